@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -188,6 +188,17 @@ def test_results_of_other_types_are_dicts_and_tuples() -> None:
     np.testing.assert_array_equal(values, x.max(1))
     np.testing.assert_array_equal(indices, x.argmax(1))
     assert others.keys() == {"x", "none"}
+
+
+class Point(NamedTuple):
+    """A class that torch does not know."""
+
+    x: Tensor
+
+
+def test_results_that_torch_does_not_write() -> None:
+    with pytest.raises(TypeError, match=r"cannot write it.*Return tuples, lists, dicts or dataclasses"):
+        jaxlstm.from_module(Model(lambda self, x: Point(x * 2)), (torch.ones(4, 3),))
 
 
 class Keywords(nn.Module):

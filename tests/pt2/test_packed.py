@@ -82,7 +82,10 @@ def rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
     y, _ = self.lstm(pack(x.sqrt(), lengths, True, False))
     scores = self.head(y.data)
     gate = 2 * torch.sigmoid(scores[:, :1]) - scores.softmax(-1).amax(dim=1, keepdim=True)
-    unsorted = PackedSequence(scores * gate, y.batch_sizes)
+    assert not y.data.is_cuda
+    assert y.data.requires_grad
+    assert y.data.shape[1:] == (y.data.size(-1),)
+    unsorted = PackedSequence(scores * gate, y.batch_sizes.cpu().to("cpu"))
     both = torch.cat([scores, y.data.log_softmax(1)], -1)
     return unpack(unsorted, True)[0], unpack(y._replace(data=both)), unpack(y.to("cpu").float())[0]
 
@@ -119,6 +122,7 @@ HOST: dict[str, Forward] = {
     "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
     "numpy": lambda self, x, lengths: plain(self, x, lengths.cpu().numpy()),
     "tensor of numpy": lambda self, x, lengths: plain(self, x, torch.tensor(lengths.numpy().tolist())),
+    "list of numbers": lambda self, x, lengths: plain(self, x[:2], list(lengths[:2].tolist())),
     "list of tensors": lambda self, x, lengths: plain(self, x[:2], [lengths[0], lengths[1]]),
 }
 
@@ -215,8 +219,8 @@ def test_a_condition_on_the_longest_sequence() -> None:
     """It is decided for a batch without steps of padding only, which the program requires."""
 
     def forward(self: Model, x: Tensor, lengths: Tensor) -> Any:
-        y = plain(self, x, lengths)[0]
-        return y.sum(1) if y.shape[1] == x.shape[1] else y[:, 0]
+        y, _ = self.lstm(packed := pack(x, lengths, True, False))
+        return unpack(y, True)[0].sum(1) if packed.batch_sizes.size(0) > 2 else x
 
     model = Model(forward)
     program = jaxlstm.from_module(model, batch(*BATCHES[0]))
@@ -267,6 +271,7 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
     "batch_norm": lambda packed: nn.functional.batch_norm(packed.data, None, None, training=True),
     "linear": lambda packed: nn.functional.linear(torch.ones(2, 3), packed.data),
     "unknown": lambda packed: getattr(packed.data, "unknown"),  # noqa: B009
+    "log_softmax": lambda packed: torch.log_softmax(input=packed.data, dim=1),
     "softmax": lambda packed: nn.functional.softmax(packed.data, 0),
     "made of another tensor": lambda packed: unpack(PackedSequence(torch.ones(10, 3), packed.batch_sizes)),
     "two others": lambda packed: unpack(PackedSequence(packed.data, _other().batch_sizes)),

@@ -131,13 +131,20 @@ def require_gradients(ours: jaxlstm.Program, model: nn.Module, x: Tensor, expect
             np.testing.assert_allclose(gradient[name], theirs, atol=1e-5)
 
 
-def test_recurrent_layers_under_autocast_are_refused() -> None:
+REFUSED: dict[str, Callable[..., Any]] = {
+    r"lstm.*runs under autocast on a CPU": lambda self, x: self.lstm(x)[0],
+    r"tensordot.*gives bfloat16 under autocast": lambda self, x: torch.tensordot(x[0], x[0], 1),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_autocast_is_refused(reason: str) -> None:
     def in_autocast(self: Function, x: Tensor) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            return self.lstm(x)[0]
+            return REFUSED[reason](self, x)
 
-    with pytest.raises(jaxlstm.CheckpointError, match=r"lstm.*runs under autocast on a CPU") as caught:
-        jaxlstm.from_module(Function(in_autocast).eval(), (torch.ones(4, 2, 3),))
+    with pytest.raises(jaxlstm.CheckpointError, match=reason) as caught:
+        jaxlstm.from_module(Function(in_autocast).eval(), (torch.ones(4, 3, 3),))
     assert caught.value.code == "pt2-unsupported"
 
 

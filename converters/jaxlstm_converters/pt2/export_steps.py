@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.free_time import free_time
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
-from jaxlstm_converters.pt2.trace_packed import packed_sequences
+from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
 
 class ModuleCall(NamedTuple):
@@ -124,21 +124,20 @@ def _export(call: ModuleCall, shapes: Any, exporter: str = "export") -> Any:
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length.
     """
+    tracing = PackedSequences(cut=True)
+    try:
+        return _export_once(call, shapes, exporter, tracing)
+    except GuardOnDataDependentSymNode:
+        if not tracing.count:
+            raise
+    return _export_once(call, shapes, exporter, PackedSequences(cut=False))
+
+
+def _export_once(call: ModuleCall, shapes: Any, exporter: str, tracing: PackedSequences) -> Any:
+    fresh = _fresh(call)
     export = getattr(torch.export, exporter)
-    for cut in (True, False):
-        fresh = _fresh(call)
-        with (
-            free_time(),
-            recorded_lines(),
-            plain_results(call.module),
-            packed_sequences(call.module, cut=cut) as packed,
-        ):
-            try:
-                return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
-            except GuardOnDataDependentSymNode:
-                if not (cut and packed.count):
-                    raise
-    raise AssertionError
+    with free_time(), recorded_lines(), plain_results(call.module), packed_sequences(call.module, tracing):
+        return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def _shapes(call: ModuleCall) -> Any:
@@ -291,7 +290,7 @@ def _with_values(call: ModuleCall, first: Exception) -> ExportStep:
         )
         return [leaf for leaf in constants if isinstance(leaf, torch.Tensor)]
 
-    with FixedValues() as values, packed_sequences(module, cut=True), plain_results(module):
+    with FixedValues() as values, packed_sequences(module, PackedSequences(cut=True)), plain_results(module):
         examples = {name: tensor.detach().clone() for name, tensor in state.items()}
         traced = make_fx(run, tracing_mode="real", pre_dispatch=True)(examples, [leaves[n] for n in places])
 

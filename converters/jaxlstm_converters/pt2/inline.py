@@ -104,14 +104,13 @@ def _with_casts(graph: Graph, dtype: Any) -> Iterator[Node]:
 
 def _target(node: Node, result: Any, floats: set[np.dtype], dtype: np.dtype) -> np.dtype | None:
     """Return the dtype to which autocast casts the arguments of a node, or None."""
-    is_lowered = node.op.rpartition(".")[0] in _LOWERED
+    if "dtype" in node.kwargs or node.op.startswith(("aten.to.", "aten.type_as.")):
+        return None
     if result == dtype and _FLOAT32 in floats:
-        if not is_lowered and "dtype" not in node.kwargs and not node.op.startswith("aten.to."):
+        if node.op.rpartition(".")[0] not in _LOWERED:
             raise unsupported(f"{node.op} in {place_of(node)}", f"gives {dtype} under autocast")
-        return dtype if is_lowered else None
-    if result == _FLOAT32 and floats == {dtype} and "dtype" not in node.kwargs:
-        return None if node.op.startswith(("aten.to.", "aten.type_as.", "aten._to_copy.")) else _FLOAT32
-    return None
+        return dtype
+    return _FLOAT32 if result == _FLOAT32 and floats == {dtype} else None
 
 
 def _cast(name: str, value: str, type_: TensorType, node: Node) -> Node:

@@ -233,11 +233,6 @@ class HostLengths(Sequence[Any]):
         """Return the same lengths."""
         return self
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        import numpy as np
-
-        return np.array([int(item) for item in self._items], dtype)
-
 
 _FULL = "the longest of the packed sequences must be as long as its padding: cut the inputs after it"
 
@@ -407,14 +402,15 @@ class PackedSequences(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def packed_sequences(module: torch.nn.Module, *, cut: bool) -> Iterator[PackedSequences]:
+def packed_sequences(module: torch.nn.Module, tracing: PackedSequences) -> Iterator[None]:
     """Trace packed sequences of a module inside the block as padded batches with lengths."""
     with contextlib.ExitStack() as stack:
         for kind in (FakeTensor, FunctionalTensor):
             stack.enter_context(mock.patch.object(kind, "tolist", _tolist))
         stack.enter_context(mock.patch.object(RNNBase, "get_expected_hidden_size", _expected_hidden_size))
         stack.callback(module.register_forward_hook(_require_padded).remove)
-        yield stack.enter_context(PackedSequences(cut=cut))
+        stack.enter_context(tracing)
+        yield
 
 
 def _require_padded(module: torch.nn.Module, args: Any, results: Any) -> None:
