@@ -54,9 +54,13 @@ class Rounded(TorchDispatchMode):
         if func is torch.ops.aten.gelu.default:
             # x (1 + erf) / 2 cancels for negative x.
             return self._perturb(results, args[0])
-        return tree_map_only(
-            torch.Tensor, lambda x: self._perturb(x, x) if x.is_floating_point() else x, results
-        )
+        return tree_map_only(torch.Tensor, self._perturb_by_its_size, results)
+
+    def _perturb_by_its_size(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_complex():
+            parts = torch.view_as_real(x.resolve_conj())
+            return torch.view_as_complex(self._perturb(parts, x.abs()[..., None]))
+        return self._perturb(x, x) if x.is_floating_point() else x
 
 
 class UndefinedCasts(TorchDispatchMode):
@@ -170,17 +174,14 @@ def _tolerance(dtype: np.dtype) -> float:
 
 
 def _explained(mine: np.ndarray, reached: np.ndarray) -> np.ndarray:
-    """Return where a value lies in the range that the rounded runs reach, widened by its own width."""
-    if not np.issubdtype(mine.dtype, np.floating):
-        return np.any(reached == mine, axis=0) | np.any(reached != reached[0], axis=0)
+    """Return where rounding explains a value: it changes torch's by a third as much, or in kind."""
+    if not np.issubdtype(mine.dtype, np.inexact):
+        return np.any(reached != reached[0], axis=0)
     finite = np.isfinite(reached)
-    unsettled = np.any(finite != finite[0], axis=0)
     with np.errstate(invalid="ignore", over="ignore"):
-        values = reached.astype(np.float64)
-        low, high = values.min(0), values.max(0)
-        width = high - low
-        near = (mine >= low - width) & (mine <= high + width)
-    return near | unsettled
+        wide = reached.astype(np.complex128)
+        near = np.abs(mine - wide[0]) <= 3 * np.abs(wide - wide[0]).max(0)
+    return near | np.any(finite != finite[0], axis=0)
 
 
 def compare(seed: int, net: torch.nn.Module, inputs: Inputs, samples: Path | None) -> str:
