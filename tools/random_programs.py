@@ -35,18 +35,28 @@ Inputs = tuple[torch.Tensor, ...]
 ROUNDED_RUNS = 12
 # Other implementations of exp, tan and the like differ by more than the last place.
 ROUNDING = 8.0
+# Operators that add terms which may cancel: their rounding error is relative to the sum of absolute values.
+SUMS = {"addmm", "mm", "bmm", "baddbmm", "convolution", "sum", "mean"} | {
+    f"upsample_{kind}" for kind in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")
+}
 
 
 class Rounded(TorchDispatchMode):
-    """Changes each floating-point result of an operator by up to ``ROUNDING`` units in the last place."""
+    """Changes each floating-point result of an operator by up to ``ROUNDING`` units in the last place.
+
+    Every second mode also sets subnormal numbers to zero, as XLA does.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
+        self._flushes = seed % 2 == 1
 
     def _perturb(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         noise = torch.rand(x.shape, generator=self._generator, dtype=torch.float64) * 2 - 1
         changed = (x.double() + ROUNDING * torch.finfo(x.dtype).eps * noise * scale.double()).to(x.dtype)
+        if self._flushes:
+            changed = torch.where(changed.abs() < torch.finfo(x.dtype).tiny, torch.zeros_like(x), changed)
         return torch.where(x.isfinite(), changed, x)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -54,6 +64,13 @@ class Rounded(TorchDispatchMode):
         if func is torch.ops.aten.gelu.default:
             # x (1 + erf) / 2 cancels for negative x.
             return self._perturb(results, args[0])
+        if func.name().partition(".")[0].removeprefix("aten::") in SUMS:
+            terms = tree_map_only(torch.Tensor, torch.abs, (args, kwargs or {}))
+            return (
+                self._perturb(results, func(*terms[0], **terms[1]))
+                if results.is_floating_point()
+                else results
+            )
         return tree_map_only(torch.Tensor, self._perturb_by_its_size, results)
 
     def _perturb_by_its_size(self, x: torch.Tensor) -> torch.Tensor:

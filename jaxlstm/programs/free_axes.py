@@ -11,8 +11,6 @@ from dataclasses import replace
 from jaxlstm.programs.graph import AxisRange, Graph, Input, TensorType
 from jaxlstm.programs.guards import shown_guard, sizes_allowed
 
-_ZERO_OR_ONE = "torch.export fixes an axis that has the size 0 or 1 in the example"
-
 
 def settle_axes(graph: Graph) -> Graph:
     """Return the graph with the range of each free axis narrowed by its conditions, and an axis fixed if the
@@ -25,7 +23,7 @@ def settle_axes(graph: Graph) -> Graph:
         for place, size in enumerate(declared.type.shape)
     }
     narrowed: dict[str, AxisRange] = {}
-    reasons = {key: _ZERO_OR_ONE for key, size in sizes.items() if size in (0, 1)}
+    reasons: dict[tuple[str, int], str] = {}
     for guard in graph.guards:
         found = sizes_allowed(guard)
         if found is None:

@@ -178,6 +178,8 @@ def how_to_free(declared: Input, axis: int) -> str:
     """Return why the size of an axis is fixed, or if that is not known, the advice on freeing it."""
     if axis in declared.fixed:
         return f"Reason: {declared.fixed[axis]}"
+    if declared.type and declared.type.shape[axis] in (0, 1):
+        return "Reason: torch.export fixes an axis that has the size 0 or 1 in the example"
     return (
         "To accept other sizes, export the axis as dynamic: "
         f"dynamic_shapes={{{declared.name!r}: {{{axis}: torch.export.Dim.AUTO}}}}. For the sequence length "
