@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from jaxlstm.programs.graph import Input
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_source
@@ -88,7 +89,19 @@ def from_module(
     step, file = export_in_steps(call, functools.partial(_as_file, name=name))
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)
-    return program_of(file._replace(graph=replace(file.graph, lines=condition_lines(step.program))))
+    inputs = tuple(_with_reason(declared, step) for declared in file.graph.inputs)
+    graph = replace(file.graph, lines=condition_lines(step.program), inputs=inputs)
+    return program_of(file._replace(graph=graph))
+
+
+def _with_reason(declared: Input, step: ExportStep) -> Input:
+    """Return an input with the reason why a step fixed sizes of its axes."""
+    if not step.has_sizes or declared.type is None:
+        return declared
+    sizes = enumerate(declared.type.shape)
+    return replace(
+        declared, fixed={axis: step.reason for axis, size in sizes if type(size) is int and size > 1}
+    )
 
 
 def _warning(step: ExportStep) -> str:

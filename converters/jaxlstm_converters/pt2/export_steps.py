@@ -50,11 +50,18 @@ class ModuleCall(NamedTuple):
 
 
 class ExportStep(NamedTuple):
-    """An exported program, and the parts that a step after the first fixed, for a warning."""
+    """An exported program, and the parts that a step after the first fixed.
+
+    Attributes:
+        fixed: the parts, for a warning.
+        reason: why they are fixed.
+        has_sizes: True if they include the sizes of axes.
+    """
 
     program: torch.export.ExportedProgram
     fixed: tuple[str, ...] = ()
     reason: str = ""
+    has_sizes: bool = False
 
 
 Result = TypeVar("Result")
@@ -136,7 +143,13 @@ def _export(call: ModuleCall, shapes: Any, exporter: str = "export") -> Any:
 def _export_once(call: ModuleCall, shapes: Any, exporter: str, tracing: PackedSequences) -> Any:
     fresh = _fresh(call)
     export = getattr(torch.export, exporter)
-    with free_time(), recorded_lines(), plain_results(call.module), packed_sequences(call.module, tracing):
+    with (
+        free_time(),
+        recorded_lines(),
+        plain_results(call.module),
+        KnownBuffers(call.module),
+        packed_sequences(call.module, tracing),
+    ):
         return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
 
 
@@ -189,7 +202,8 @@ def _with_fewer_axes(call: ModuleCall, first: Exception) -> ExportStep:
         except Exception as error:  # Of torch, or of sympy in it.
             first = error
     fixed = tuple(f"axis {axis} of {name}" for (name, axis), size in sizes.items() if size not in free)
-    return ExportStep(program, fixed, f"torch could not express the conditions on all axes ({_line(first)})")
+    reason = f"torch could not express the conditions on all axes ({_line(first)})"
+    return ExportStep(program, fixed, reason, has_sizes=True)
 
 
 def _as_draft(call: ModuleCall, first: Exception) -> ExportStep:
@@ -241,13 +255,9 @@ class FixedValues(TorchFunctionMode):
     def _read(self, func: Any, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():
             known = tensor.detach().clone()
-            value = func(known.clone(), *args, **kwargs)
-        line = line_of_model()
-        shown = str(known.tolist())[:100]
-        self.fixed.append(f"a value read as {shown}" + (f" at {line}" if line else ""))
-        message = f"the value {shown} that the export fixed" + (f" at {line}" if line else "")
+        value, text = _read_as(known, func, tensor, *args, **kwargs)
+        self.fixed.append(f"a value read as {text}")
         self.constants.append(known)
-        torch.ops.aten._assert_async.msg((tensor == known).all(), message)
         return value
 
     def require_known(self, traced: torch.fx.GraphModule, module: torch.nn.Module) -> None:
@@ -260,6 +270,36 @@ class FixedValues(TorchFunctionMode):
                 continue
             if _memory(getattr(traced, str(node.target))) not in known:
                 raise ValueError(f"the trace does not know where the tensor {node.target} comes from")
+
+
+class KnownBuffers(TorchFunctionMode):
+    """A mode in which reading the value of a buffer gives its present value, and asserts it in the trace."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self._module = module
+        self._values = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch."""
+        if getattr(func, "__name__", "") in _READS:
+            for name, buffer in self._module.named_buffers():
+                if buffer is args[0]:
+                    return _read_as(self._values[name], func, *args, **kwargs or {})[0]
+        return func(*args, **kwargs or {})
+
+
+def _read_as(
+    known: torch.Tensor, func: Any, tensor: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[Any, str]:
+    """Read the known value of a tensor, and assert it in the trace. Returns the value and a text of it."""
+    with _disable_current_modes():
+        value = func(known.clone(), *args, **kwargs)
+        text = str(known.tolist())[:100]
+    if line := line_of_model():
+        text += f" at {line}"
+    torch.ops.aten._assert_async.msg((tensor == known).all(), f"the value that the export fixed to {text}")
+    return value, text
 
 
 def _memory(leaf: Any) -> int | None:
@@ -308,7 +348,7 @@ def _with_values(call: ModuleCall, first: Exception) -> ExportStep:
     with free_time(), mock.patch.object(module, "forward", forward):
         program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)
     fixed = ("the sizes of all inputs", *dict.fromkeys(values.fixed))
-    return ExportStep(program, fixed, f"torch.export failed ({_line(first)})")
+    return ExportStep(program, fixed, f"torch.export failed ({_line(first)})", has_sizes=True)
 
 
 def _line(error: Exception) -> str:
