@@ -4,7 +4,7 @@ A part is a function ``run(settings)`` that yields rows in a form that JSON can 
 
 - ``case``: the name of the row.
 - ``unit`` and ``values``: for each implementation the lower quartile, median and upper quartile.
-- ``columns``: further columns of the table, numbers or text.
+- ``columns``: further columns of the table.
 - ``left_out``: for each implementation that cannot run the case, the reason.
 - ``wrong``: for each implementation whose result is wrong, the difference; it is not timed.
 """
@@ -97,11 +97,7 @@ PARTS = {
     "sequences": Part("streams", "sequences", "batch", STATEFUL),
     "programs": Part("programs", "run", "model", ("torch",)),
     "real-models": Part("real_models", "run", "model", ("torch",)),
-    "first-call": Part("processes", "first_call", "first call", ("torch", "flax-nnx")),
-    "checkpoint": Part("processes", "checkpoint", "process", ("torch",)),
-    "long": Part("long", "run", "training step", ("torch",)),
-    "accuracy": Part("verdicts", "accuracy", "dtype", ("torch",)),
-    "verdicts": Part("verdicts", "verdicts", "library"),
+    "accuracy": Part("accuracy", "run", "dtype", ("torch",)),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 ALL = tuple(

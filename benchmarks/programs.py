@@ -20,7 +20,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 import jaxlstm
 from benchmarks.parts import Settings
-from benchmarks.timing import interleaved, process_rows, spreads
+from benchmarks.timing import interleaved, process_row, spreads
 
 LOAD = {
     "jaxlstm": """
@@ -43,7 +43,7 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
         path = Path(folder) / "model.pt2"
         jaxlstm.from_module(Large().eval(), (torch.randn(2, 3, 640),)).save(path)
         sides = {name: ["-c", code, str(path)] for name, code in LOAD.items()}
-        yield process_rows("a process that loads a program of 50 MB", sides, settings.rounds)[0]
+        yield process_row("a process that loads a program of 50 MB", sides, settings.rounds)
 
 
 def row(name: str, settings: Settings) -> dict[str, Any]:

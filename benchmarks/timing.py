@@ -72,20 +72,15 @@ def _seconds_per_call(call: Call, repeats: int, clock: Clock) -> float:
     return (clock() - start) / repeats
 
 
-def process_rows(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> list[dict[str, Any]]:
-    """Return a row with the seconds of whole processes and one with their peak memory in MiB.
+def process_row(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any]:
+    """Return a row with the seconds of whole processes.
 
     ``sides`` has arguments of Python. The first run of each side is not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    peaks: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, arguments in sides.items():
             cost = process_cost(arguments)
             if number:
                 seconds[name].append(cost.seconds)
-                peaks[name].append(cost.peak_bytes / 2**20)
-    return [
-        {"case": case, "unit": "s", "values": spreads(seconds)},
-        {"case": f"{case}: peak memory", "unit": "MiB", "values": spreads(peaks)},
-    ]
+    return {"case": case, "unit": "s", "values": spreads(seconds)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,9 +23,7 @@ def implementation(problem: Problem, settings: Settings) -> Implementation:
         raise Unsupported("has no projection")
 
     def outputs(weights: Any, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-        shape = (config.num_layers * config.num_directions, x.shape[1], config.hidden_size)
-        zeros = jnp.zeros(shape, x.dtype)
-        y, _ = _lstm(weights, x, (zeros, zeros), lengths)
+        y = _lstm(weights, x, lengths)
         if lengths is None:
             return y
         valid = jnp.arange(len(x))[:, None] < lengths
@@ -33,15 +31,6 @@ def implementation(problem: Problem, settings: Settings) -> Implementation:
 
     params = {name: jnp.asarray(value, problem.dtype) for name, value in problem.params.items()}
     return in_jax(outputs, _weights(params, config), problem)
-
-
-def port(config: LSTMConfig) -> Callable[..., Any]:
-    """Return a port for the checker, which leaves the library's outputs as they are."""
-
-    def lstm(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
-        return _lstm(_weights(params, config), inputs, initial_state, seq_lengths)
-
-    return lstm
 
 
 def _weights(params: Mapping[str, Any], config: LSTMConfig) -> list[Any]:
@@ -57,24 +46,13 @@ def _weights(params: Mapping[str, Any], config: LSTMConfig) -> list[Any]:
     ]
 
 
-def _lstm(weights: list[Any], x: Any, state: Any, lengths: Any) -> Any:
-    """Run all layers; ``state`` is torch's (h, c), each (layers * directions, B, H)."""
-    carries: list[Any] = []
+def _lstm(weights: list[Any], x: Any, lengths: jax.Array | None) -> jax.Array:
+    """Run all layers from a state of zeros."""
     for layer in weights:
-        rows = slice(len(carries), len(carries) + len(layer))
-        h_0, c_0 = (array[rows] for array in state)
-        before = list(zip(c_0, h_0, strict=True))  # Flax's state is (c, h)
         rnns = [_rnn(w, x) for w in layer]
-        options: Any = {"time_major": True, "return_carry": True}
-        if len(layer) > 1:
-            both = nnx.Bidirectional(*rnns, **options)
-            after, x = both(x, initial_carry=(before[0], before[1]), seq_lengths=lengths)
-        else:
-            carry, x = rnns[0](x, initial_carry=before[0], seq_lengths=lengths)
-            after = [carry]
-        carries += after
-    c_n, h_n = (jnp.stack(arrays) for arrays in zip(*carries, strict=True))
-    return x, (h_n, c_n)
+        whole = nnx.Bidirectional(*rnns, time_major=True) if len(rnns) > 1 else rnns[0]
+        x = whole(x, seq_lengths=lengths)
+    return x
 
 
 def _rnn(w: Any, x: Any) -> nnx.RNN:
@@ -83,4 +61,4 @@ def _rnn(w: Any, x: Any) -> nnx.RNN:
     cell.dense_i.kernel = nnx.Param(w["i"])
     cell.dense_h.kernel = nnx.Param(w["h"])
     cell.dense_h.bias = nnx.Param(w["bias"])
-    return nnx.RNN(cell, time_major=True, return_carry=True)
+    return nnx.RNN(cell, time_major=True)

@@ -123,10 +123,10 @@ def test_table() -> None:
 
 
 def test_table_of_other_columns() -> None:
-    rows = [{"case": "Flax", "columns": {"verdict": "holds", "RMS": 1.25}}]
-    assert report.table(Part("fake", "run", "library"), rows).splitlines()[::2] == [
-        "| library | verdict | RMS |",
-        "| Flax | holds | 1.25 |",
+    rows = [{"case": "float32", "columns": {"median": 1.25, "worst": 2.0}}]
+    assert report.table(Part("fake", "run", "dtype"), rows).splitlines()[::2] == [
+        "| dtype | median | worst |",
+        "| float32 | 1.25 | 2 |",
     ]
 
 
@@ -146,6 +146,6 @@ def test_a_block_without_a_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     (tmp_path / "m.json").write_text(json.dumps({"parts": {"streams": {"rows": [ROW]}}}))
     old = "a\n<!-- benchmark: m {} -->\nold\n<!-- end -->\nz"
-    assert "\nNot measured in this run.\n" in report.render(old.format("long"))
+    assert "\nNot measured in this run.\n" in report.render(old.format("sequences"))
     assert "| small | 2 ms | 3.00 |\n\nNo other" in report.render(old.format("streams"))
     assert "divided by ours, is 3.00 (torch). No other" in report.render(old.format("streams summary"))

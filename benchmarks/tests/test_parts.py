@@ -150,10 +150,11 @@ def test_streams_and_sequences(part: Any) -> None:
 
 
 def test_processes_take_turns() -> None:
-    sides = {"small": ["-c", "pass"], "large": ["-c", "bytearray(100 << 20)"]}
-    seconds, peaks = timing.process_rows("case", sides, 1)
-    assert (seconds["unit"], peaks["unit"]) == ("s", "MiB")
-    assert 90 < peaks["values"]["large"][1] - peaks["values"]["small"][1] < 110
+    sides = {"quick": ["-c", "pass"], "slow": ["-c", "import time; time.sleep(0.5)"]}
+    row = timing.process_row("case", sides, 1)
+    assert row["unit"] == "s"
+    assert row["values"]["quick"][1] > 0
+    assert row["values"]["slow"][1] > 0.5
     with pytest.raises(RuntimeError, match="SystemExit"):
         process_cost(["-c", "raise SystemExit(3)"])
 
@@ -182,7 +183,7 @@ def test_freed_memory_is_kept() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["programs", "first-call", "checkpoint", "long", "accuracy", "verdicts"])
+@pytest.mark.parametrize("name", ["programs", "accuracy"])
 def test_other_parts(name: str) -> None:
     part = PARTS[name]
     settings = Settings("cpu", "highest", 1, rounds=1, tiny=True, against=("torch",))
