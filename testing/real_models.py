@@ -29,7 +29,6 @@ RESEMBLYZER = ("resemblyzer", "resemblyzer/pretrained.pt")
 SILERO = ("silero-vad", "silero_vad/data/silero_vad.jit")
 G2PM = ("g2pM", "g2pM/np_ckpt.pkl")
 SPEECH = ("pyannote.audio", "pyannote/audio/sample/sample.wav")
-SPEAKERS = ("pyannote.audio", "pyannote/audio/sample/sample.rttm")
 SENTENCES = (
     "然而，他红了20年以后，他竟退出了大家的视线。",
     "银行行长说，重庆的重要性还在增长。",
@@ -78,8 +77,8 @@ class StatelessBeatNet(nn.Module):
         return logits, state
 
 
-def load_resemblyzer(path: Path | None = None) -> nn.Module:
-    """Return the package's ``VoiceEncoder`` with its weights, or with the weights of ``path``."""
+def load_resemblyzer() -> nn.Module:
+    """Return the package's ``VoiceEncoder`` with its weights."""
     fetch_pinned("resemblyzer", "resemblyzer/hparams.py")
     source = fetch_pinned("resemblyzer", "resemblyzer/voice_encoder.py")
     package, audio = types.ModuleType("resemblyzer"), types.ModuleType("resemblyzer.audio")
@@ -91,7 +90,7 @@ def load_resemblyzer(path: Path | None = None) -> nn.Module:
         patch.delitem(sys.modules, "resemblyzer.hparams", raising=False)
         encoder = _import(source, "resemblyzer.voice_encoder").VoiceEncoder
         patch.delitem(sys.modules, "resemblyzer.hparams")
-    return encoder("cpu", verbose=False, weights_fpath=path or fetch_pinned(*RESEMBLYZER)).eval()
+    return encoder("cpu", verbose=False, weights_fpath=fetch_pinned(*RESEMBLYZER)).eval()
 
 
 def load_silero_script() -> Any:

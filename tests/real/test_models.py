@@ -88,26 +88,6 @@ def test_g2pm_reads_sentences(sentence: str) -> None:
     assert reader(sentence) == theirs(sentence, char_split=True)
 
 
-def test_fine_tuned_in_jax_and_given_back_to_the_package(tmp_path: Path) -> None:
-    """The loss falls, and the package loads the new file and computes the new vectors."""
-    example = real.example("fine_tune")
-    windows, speakers = example.labelled_windows(
-        real.fetch_pinned(*real.SPEECH), real.fetch_pinned(*real.SPEAKERS), step=80
-    )
-    assert set(speakers) == {0, 1}
-    windows = windows[:, :60]
-    ours = example.load(real.fetch_pinned(*real.RESEMBLYZER))
-    before = ours(jnp.asarray(windows))
-    losses = example.fine_tune(ours, windows, speakers, steps=4)
-    assert losses[-1] < 0.9 * losses[0]
-    example.write_for_torch(ours, tmp_path / "tuned.pt")
-    theirs = real.load_resemblyzer(tmp_path / "tuned.pt")
-    with torch.no_grad():
-        expected = theirs(torch.from_numpy(windows)).numpy()
-    np.testing.assert_allclose(ours(jnp.asarray(windows)), expected, rtol=0, atol=5e-6)
-    assert np.abs(expected - before).max() > 0.01
-
-
 @pytest.mark.parametrize(
     ("name", "location", "load"),
     [
