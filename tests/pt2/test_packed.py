@@ -122,6 +122,10 @@ HOST: dict[str, Forward] = {
     "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
     "numpy": lambda self, x, lengths: plain(self, x, lengths.cpu().numpy()),
     "tensor of numpy": lambda self, x, lengths: plain(self, x, torch.tensor(lengths.numpy().tolist())),
+    "a list is a list": lambda self, x, lengths: plain(
+        self, x, lengths.tolist() if isinstance(lengths.tolist(), list) else lengths * 0 + 1
+    ),
+    "a list in other use": lambda self, x, lengths: plain(self, x[:2], lengths[:2].tolist().copy()),
     "list of numbers": lambda self, x, lengths: plain(self, x[:2], list(lengths[:2].tolist())),
     "list of tensors": lambda self, x, lengths: plain(self, x[:2], [lengths[0], lengths[1]]),
 }

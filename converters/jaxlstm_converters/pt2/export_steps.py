@@ -126,18 +126,25 @@ def _fresh(call: ModuleCall) -> ModuleCall:
     return call._replace(args=copied[0], kwargs=copied[1])
 
 
-def _export(call: ModuleCall, shapes: Any, exporter: str = "export") -> Any:
+def _export(
+    call: ModuleCall, shapes: Any, exporter: str = "export", *, cut: bool = True, host: bool = True
+) -> Any:
     """Return the program of an export function of torch.
 
-    A packed batch is cut after its longest sequence, unless the model has a condition on this length.
+    A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
+    of lengths stands for their tensor, unless the model needs a list.
     """
-    tracing = PackedSequences(cut=True)
+    tracing = PackedSequences(cut=cut, host=host)
     try:
         return _export_once(call, shapes, exporter, tracing)
-    except GuardOnDataDependentSymNode:
-        if not tracing.count:
-            raise
-    return _export_once(call, shapes, exporter, PackedSequences(cut=False))
+    except ProgramError:
+        raise
+    except Exception as error:
+        if cut and tracing.batches and isinstance(error, GuardOnDataDependentSymNode):
+            return _export(call, shapes, exporter, cut=False, host=host)
+        if host and tracing.lists:
+            return _export(call, shapes, exporter, host=False)
+        raise
 
 
 def _export_once(call: ModuleCall, shapes: Any, exporter: str, tracing: PackedSequences) -> Any:

@@ -216,8 +216,13 @@ class HostLengths(Sequence[Any]):
     `pack_padded_sequence` takes the tensor back. Any other use reads the elements.
     """
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, tensor: Tensor, *, is_list: bool) -> None:
+        self.tensor, self._is_list = tensor, is_list
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The class for isinstance: a model may ask for a list. C code does not take it for one."""
+        return list if self._is_list else HostLengths
 
     @functools.cached_property
     def _items(self) -> list[Any]:
@@ -230,8 +235,8 @@ class HostLengths(Sequence[Any]):
         return self._items[index]
 
     def tolist(self) -> HostLengths:
-        """Return the same lengths."""
-        return self
+        """Return the lengths as a list."""
+        return HostLengths(self.tensor, is_list=True)
 
 
 _FULL = "the longest of the packed sequences must be as long as its padding: cut the inputs after it"
@@ -375,12 +380,14 @@ class PackedSequences(TorchFunctionMode):
         cut: a packed batch ends after its longest sequence, as in torch. Its number of steps is then unknown
             in the trace, and a condition about it cannot be decided. Otherwise the batch ends with its
             padding, and the program requires that it is as long as its longest sequence.
-        count: number of packed batches so far.
+        host: lists and arrays of lengths stand for their tensor.
+        batches, lists: number of packed batches, and of lists and arrays of lengths, so far.
     """
 
-    def __init__(self, *, cut: bool) -> None:
+    def __init__(self, *, cut: bool, host: bool = True) -> None:
         super().__init__()
-        self.cut, self.count = cut, 0
+        self.cut, self.host = cut, host
+        self.batches = self.lists = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch."""
@@ -388,17 +395,30 @@ class PackedSequences(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _CONSTRUCTORS and args and (lengths := _as_tensor(*args, **kwargs)) is not None:
             return lengths
-        if name == "numpy" and isinstance(args[0], FakeTensor | FunctionalTensor) and args[0].ndim == 1:
-            return HostLengths(args[0])
+        if name == "numpy" and isinstance(args[0], FakeTensor | FunctionalTensor) and self.takes(args[0]):
+            return HostLengths(args[0], is_list=False)
         is_packed = any(issubclass(kind, PackedRows | BatchSizes) for kind in types)
         if name == "__get__" and getattr(func, "__self__", None) is Tensor.data:
             return args[0].detach()  # A trace does not see the other.
         if name == "_pack_padded_sequence":
-            self.count += 1
+            self.batches += 1
             return _pack(*args, **kwargs, cut=self.cut)
         if is_packed and name in _FUNCTIONS:
             return _FUNCTIONS[name](*args, **kwargs)
         return on_rows(func, args, kwargs) if is_packed else func(*args, **kwargs)
+
+    def takes(self, tensor: Tensor) -> bool:
+        """Return True if the values of a tensor may be lengths, and count them."""
+        if not self.host or tensor.ndim != 1:
+            return False
+        self.lists += 1
+        return True
+
+    def tolist(self, tensor: Any) -> Any:
+        """Return the result of ``tensor.tolist()``."""
+        if self.takes(tensor):
+            return HostLengths(tensor, is_list=True)
+        return _TOLIST[type(tensor)](tensor)
 
 
 @contextlib.contextmanager
@@ -406,7 +426,7 @@ def packed_sequences(module: torch.nn.Module, tracing: PackedSequences) -> Itera
     """Trace packed sequences of a module inside the block as padded batches with lengths."""
     with contextlib.ExitStack() as stack:
         for kind in (FakeTensor, FunctionalTensor):
-            stack.enter_context(mock.patch.object(kind, "tolist", _tolist))
+            stack.enter_context(mock.patch.object(kind, "tolist", lambda tensor: tracing.tolist(tensor)))
         stack.enter_context(mock.patch.object(RNNBase, "get_expected_hidden_size", _expected_hidden_size))
         stack.callback(module.register_forward_hook(_require_padded).remove)
         stack.enter_context(tracing)
@@ -420,10 +440,6 @@ def _require_padded(module: torch.nn.Module, args: Any, results: Any) -> None:
 
 _TOLIST = {kind: kind.tolist for kind in (FakeTensor, FunctionalTensor)}
 _EXPECTED_HIDDEN_SIZE = RNNBase.get_expected_hidden_size
-
-
-def _tolist(self: Any) -> Any:
-    return HostLengths(self) if self.ndim == 1 else _TOLIST[type(self)](self)
 
 
 def _expected_hidden_size(self: RNNBase, input: Any, batch_sizes: Any) -> Any:
