@@ -13,7 +13,8 @@ import pytest
 
 CACHE = Path(os.environ.get("JAXLSTM_WHEEL_CACHE", Path(__file__).parents[1] / ".wheels"))
 
-# Version and sha256 of the wheel of each package. Licences are listed in docs/containers.md.
+# Version and sha256 of the wheel of each package. Licences: MIT (silero-vad, pyannote.audio), Apache-2.0
+# (resemblyzer, g2pM), BSD-2-Clause (whisperx), CC BY 4.0 (BeatNet).
 PINS = {
     "beatnet": ("1.1.3", "1ecfa17bdcbe899975a88bdb6efebd6970d846a4f3b6cfd5c6f320647c641c7e"),
     "resemblyzer": ("0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f"),

@@ -3,7 +3,9 @@
 // With the compiler option `-include amx_in_software.h`, the AMX kernels call these functions instead of the
 // intrinsics, and run on any processor with AVX-512. Every tile has 16 rows of 64 bytes. Sums are added and rounded in
 // the order of Intel's definition of TDPBF16PS and TDPFP16PS. Subnormal bfloat16 flush to zero, but subnormal float16
-// and subnormal sums do not.
+// and subnormal sums do not. To build the library for its own tests this way:
+//
+//   CXXFLAGS="-include $PWD/tools/kernel_harness/amx_in_software.h" python setup.py build_ext --inplace --force
 #pragma once
 #define JAXLSTM_AMX_IN_SOFTWARE 1
 

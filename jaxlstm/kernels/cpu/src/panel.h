@@ -9,6 +9,8 @@
 // accumulate into M x 4 N vector registers. Each step over k loads 4 N vectors of weights and broadcasts M elements of
 // the rows, for 4 M N multiply-adds. M and N are template parameters, chosen so that the sums, an element of each row
 // and a vector of weights fit the registers.
+//
+// A new instruction set implements `multiply` and `pack`.
 #pragma once
 #include "half.h"
 #include "vector.h"
