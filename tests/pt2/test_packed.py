@@ -106,6 +106,36 @@ def of_longest(self: Model, x: Tensor, lengths: Tensor) -> Any:
     return y * (torch.arange(lengths.max().item()) < lengths[:, None])[..., None]
 
 
+def attention_without_gradient(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    y, _ = self.lstm(pack(x, lengths, True, False))
+    with torch.no_grad():
+        weights = self.head(y.data).softmax(-1)
+    return unpack(y._replace(data=self.head(y.data) * weights), True)
+
+
+def changed_in_place(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    """Change the inputs of a sorted batch, and lengths that were read, afterwards."""
+    x, lengths = x * 1, lengths.sort(descending=True)[0]
+    y, _ = self.lstm(pack(x, lengths, True))
+    results = [unpack(y, True)]
+    for changed in (x, lengths, results[0][1]):
+        changed -= 1
+    return *results, unpack(y, True)
+
+
+def masks_of_rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    packed = pack(x, lengths, True, False)
+    mask = (packed.data > 0.3) & ~(packed.data // 0.2 == 3)
+    return self.lstm(packed._replace(data=torch.where(mask, packed.data, 2.0)))[1]
+
+
+def tensors_of_numbers(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    """The numbers are sizes, elements and results, and lose their gradient."""
+    sizes = torch.as_tensor([x.shape[0], 2, lengths[0]], dtype=torch.float32)
+    y, n, _ = plain(self, x, lengths)
+    return y * torch.tensor([n[0], y.mean(), 0]).sum(), sizes, torch.tensor([n[0].int(), n[1].short()])
+
+
 FORWARDS: list[Forward] = [
     plain,
     in_order,
@@ -117,6 +147,10 @@ FORWARDS: list[Forward] = [
     embedded,
     of_rows,
     of_longest,
+    attention_without_gradient,
+    changed_in_place,
+    masks_of_rows,
+    tensors_of_numbers,
 ]
 HOST: dict[str, Forward] = {
     "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
@@ -162,6 +196,7 @@ def require_equal(program: jaxlstm.Program, model: nn.Module, args: tuple[Any, .
         np.testing.assert_allclose(gradient[name], theirs, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("forward", FORWARDS, ids=lambda forward: forward.__name__)
 def test_values_and_gradients(forward: Forward) -> None:
     model = Model(forward)
@@ -223,7 +258,10 @@ def test_a_condition_on_the_longest_sequence() -> None:
     """It is decided for a batch without steps of padding only, which the program requires."""
 
     def forward(self: Model, x: Tensor, lengths: Tensor) -> Any:
-        y, _ = self.lstm(packed := pack(x, lengths, True, False))
+        lengths, x = lengths.sort(descending=True)[0], x * 1
+        packed = pack(x, lengths, True)
+        x *= 0
+        y, _ = self.lstm(packed)
         return unpack(y, True)[0].sum(1) if packed.batch_sizes.size(0) > 2 else x
 
     model = Model(forward)
@@ -274,6 +312,12 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
     "layer_norm": lambda packed: nn.functional.layer_norm(packed.data, (10, 3)),
     "batch_norm": lambda packed: nn.functional.batch_norm(packed.data, None, None, training=True),
     "linear": lambda packed: nn.functional.linear(torch.ones(2, 3), packed.data),
+    "mul": lambda packed: packed.data[:, :1] * packed.data.sum(1),
+    "masked_fill": lambda packed: packed.data.masked_fill(packed.data[:, 0] > 0.5, 0.0),
+    "maximum": lambda packed: torch.maximum(packed.data, packed.data[:, 0]),
+    "linear may": lambda packed: nn.functional.linear(packed.data, packed.data),
+    "where": lambda packed: torch.where(packed.data > 0.5),
+    "sum may": lambda packed: packed.data.sum(dim=()),
     "unknown": lambda packed: getattr(packed.data, "unknown"),  # noqa: B009
     "log_softmax": lambda packed: torch.log_softmax(input=packed.data, dim=1),
     "softmax": lambda packed: nn.functional.softmax(packed.data, 0),

@@ -45,9 +45,8 @@ class Batch:
         self.size, steps = padded.shape[:2] if batch_first else padded.shape[1::-1]
         self.steps = _Longest(steps.node) if isinstance(steps, torch.SymInt) else steps
 
-    @functools.cached_property
     def valid(self) -> Tensor:
-        """True where a step is within the length of its sequence, with the axes of a padded tensor."""
+        """Return True where a step is within the length of its sequence, with the axes of a padded tensor."""
         steps = torch.arange(self.steps)
         return steps < self.lengths[:, None] if self.batch_first else steps[:, None] < self.lengths
 
@@ -82,11 +81,13 @@ class PackedRows:
 
     def _flat(self) -> Tensor:
         """Return the rows as (steps * batch, ...), without padding on which a function may be undefined."""
-        if not self._filled:
-            valid = self._batch.valid.reshape(*self._batch.valid.shape, *(1,) * (self._padded.ndim - 2))
-            first = self._padded.narrow(1 if self._batch.batch_first else 0, 0, 1)
-            self._padded, self._filled = torch.where(valid, self._padded, first), True
-        return self._padded.flatten(0, 1)
+        if self._filled:
+            return self._padded.flatten(0, 1)
+        # Anew each time: a result of a region without gradient, or of a subgraph, is of no use outside.
+        valid = self._batch.valid()
+        valid = valid.reshape(*valid.shape, *(1,) * (self._padded.ndim - 2))
+        first = self._padded.narrow(1 if self._batch.batch_first else 0, 0, 1)
+        return torch.where(valid, self._padded, first).flatten(0, 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -146,6 +147,7 @@ def _operator(name: str) -> Callable[..., Any]:
 # Python looks operators up in the class.
 for _name in (
     *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "matmul"),
+    *("floordiv", "rfloordiv", "mod", "rmod", "and", "rand", "or", "ror", "xor", "rxor", "invert"),
     *("neg", "abs", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "setitem", "iadd", "isub", "imul"),
 ):
     setattr(PackedRows, f"__{_name}__", _operator(f"__{_name}__"))
@@ -246,9 +248,9 @@ def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: bool) -> tuple
     if cut:
         padded = _OPERATORS.pack_padded(input, lengths, batch_first)
     else:
-        padded = input
+        padded = input.clone()
         torch.ops.aten._assert_async.msg(lengths[0] == input.shape[1 if batch_first else 0], _FULL)
-    batch = Batch(padded, lengths, batch_first)
+    batch = Batch(padded, lengths.clone(), batch_first)  # The model may change its lengths in place.
     return PackedRows(padded, batch), BatchSizes(batch)
 
 
@@ -258,7 +260,7 @@ def _pad(
     batch = _batch_of(data, batch_sizes)
     padded, steps = data._padded, None if total_length is batch.steps else total_length
     padded = _OPERATORS.pad_packed(padded, batch.lengths, batch.batch_first, float(padding_value), steps)
-    return (padded if batch_first == batch.batch_first else padded.transpose(0, 1)), batch.lengths
+    return (padded if batch_first == batch.batch_first else padded.transpose(0, 1)), batch.lengths.clone()
 
 
 def _batch_of(data: Any, batch_sizes: Any) -> Batch:
@@ -283,19 +285,33 @@ def _recurrence(name: str) -> Callable[..., Any]:
 
 
 def _as_tensor(data: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor | None:
-    """Return lengths from the host as a tensor; None if the data is something else."""
+    """Return lengths from the host, or a list of numbers in the trace, as a tensor; None for other data."""
     if isinstance(data, HostLengths):
-        return data.tensor if dtype is None else data.tensor.to(dtype)
-    if isinstance(data, list) and any(isinstance(item, torch.SymInt) for item in data):
-        return torch.stack([torch.scalar_tensor(item, dtype=dtype or torch.int64) for item in data])
-    if isinstance(data, list) and data and all(isinstance(item, Tensor) and not item.ndim for item in data):
-        return torch.stack(data).to(dtype or data[0].dtype)
-    return None
+        return data.tensor.clone() if dtype is None else data.tensor.to(dtype)
+    if (
+        not isinstance(data, list)
+        or not all(map(_is_number, data))
+        or all(type(item) is int for item in data)
+    ):
+        return None
+    items = [torch.scalar_tensor(item, dtype=torch.int64) if _is_size(item) else item for item in data]
+    stacked = torch.stack(items).detach()
+    return stacked if dtype is None else stacked.to(dtype)
+
+
+def _is_size(item: Any) -> bool:
+    return type(item) is int or isinstance(item, torch.SymInt)
+
+
+def _is_number(item: Any) -> bool:
+    return _is_size(item) or (isinstance(item, Tensor) and item.ndim == 0)
 
 
 # Functions of each element, and functions whose other tensors are weights.
 _OF_ELEMENTS = (
     *("add", "radd", "sub", "rsub", "mul", "rmul", "div", "truediv", "rtruediv", "pow", "rpow", "neg", "abs"),
+    *("floordiv", "rfloordiv", "mod", "rmod", "and", "rand", "or", "ror", "xor", "rxor", "invert"),
+    *("floor_divide", "remainder", "logical_and", "logical_or", "logical_xor", "logical_not"),
     *("exp", "log", "log1p", "sqrt", "rsqrt", "square", "reciprocal", "sin", "cos", "tanh", "sigmoid"),
     *("relu", "relu6", "gelu", "elu", "selu", "celu", "silu", "mish", "leaky_relu", "softplus", "softsign"),
     *("hardtanh", "hardsigmoid", "hardswish", "logsigmoid", "clamp", "maximum", "minimum", "where"),
@@ -325,7 +341,7 @@ def on_rows(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
         raise _refusal(func, "is called on other fields, or on the rows of two batches")
     name = getattr(func, "__name__", "")
     name = name[2:-2] if name.startswith("__") else name
-    if kwargs.get("inplace") or "out" in kwargs or not _is_of_rows(name, args, kwargs, rows[0], tensors):
+    if kwargs.get("inplace") or "out" in kwargs or not _is_of_rows(name, args, kwargs, rows, tensors):
         raise _refusal(func, "may depend on the order or number of the rows, or changes them in place")
     axes = rows[0]._padded.shape[:2]
     args, kwargs = _pytree.tree_map_only(PackedRows, PackedRows._flat, (args, kwargs))
@@ -337,11 +353,19 @@ def on_rows(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
 
 
 def _is_of_rows(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], rows: PackedRows, tensors: Sequence[Tensor]
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    every: Sequence[PackedRows],
+    tensors: Sequence[Tensor],
 ) -> bool:
     """Return True if a function computes each row from the same row of its arguments."""
+    rows = every[0]
+    if any(other.ndim != rows.ndim for other in every):
+        return False  # They would be broadcast against each other's rows.
     if name in _OF_ELEMENTS:
-        return all(tensor.ndim < rows.ndim for tensor in tensors)
+        # torch.where of a condition alone gives the places where it holds.
+        return all(tensor.ndim < rows.ndim for tensor in tensors) and (name != "where" or len(args) == 3)
     if not args:
         return False
     if name == "getitem":
@@ -351,8 +375,8 @@ def _is_of_rows(
         dims = kwargs.get("dim", args[place] if len(args) > place else None)
         dims = dims if isinstance(dims, tuple | list) else (dims,)
         count = rows.ndim + (name == "unsqueeze")
-        return not tensors and all(type(dim) is int and dim % count != 0 for dim in dims)
-    if name not in _WITH_WEIGHTS or args[0] is not rows:
+        return not tensors and dims != () and all(type(dim) is int and dim % count != 0 for dim in dims)
+    if name not in _WITH_WEIGHTS or args[0] is not rows or len(every) > 1:
         return False
     if name in ("matmul", "mm"):
         return rows.ndim == 2 and isinstance(args[1], Tensor) and args[1].ndim == 2
