@@ -187,6 +187,11 @@ def _outputs(nodes: Sequence[Node]) -> list[str | None]:
     return names
 
 
+def _refuse_if(condition: object) -> None:
+    if condition:
+        raise _Refused
+
+
 class _Copies:
     """Copies of nodes that may be the iterations of a loop, without the first and the last."""
 
@@ -232,8 +237,7 @@ class _Copies:
         collected, last = self._used_outside()
         roles = [*self.state, *self.rows, *self.lists, *self.invariants]
         changed = {rows.base for rows in self.rows.values()} & self.state.keys()
-        if not self.state or len(roles) != len(set(roles)) or changed:
-            raise _Refused
+        _refuse_if(not self.state or len(roles) != len(set(roles)) or changed)
         fields = (self.state, self.rows, self.lists, self.indices, frozenset(self.invariants))
         return Loop(self.start, self.count, tuple(nodes), writes, *fields, collected, last)
 
@@ -269,8 +273,7 @@ class _Copies:
         if settled:
             self.rows[output] = Rows(self.constant.get(base.name, base.name), dim, tuple(index), keep)
             return None
-        if keep:
-            raise _Refused
+        _refuse_if(keep)
         self.indices[f"{output} index"] = tuple(index)
         return replace(nodes[0], kwargs={**nodes[0].kwargs, "index": Value(f"{output} index")})
 
@@ -298,8 +301,9 @@ class _Copies:
 
     def _require(self, names: Sequence[str], place: int, *, first: int) -> None:
         """Raise unless the names belong to one result in consecutive copies."""
-        if [self.homes.get(name) for name in names] != [(first + k, place) for k in range(self.count)]:
-            raise _Refused
+        _refuse_if(
+            [self.homes.get(name) for name in names] != [(first + k, place) for k in range(self.count)]
+        )
 
     def _settle_row(self, names: Sequence[str]) -> None:
         """Settle an argument that is another value of before the loop in each iteration."""
@@ -313,11 +317,9 @@ class _Copies:
             places = {name: place for place, name in enumerate(_outputs([node]))}
             if places.keys() >= set(names):
                 rows = Rows(base.name, axis, tuple(places[name] for name in names))
-                if self.rows.setdefault(names[0], rows) != rows:
-                    raise _Refused
+                _refuse_if(self.rows.setdefault(names[0], rows) != rows)
                 return
-        if self.lists.setdefault(names[0], tuple(names)) != tuple(names):
-            raise _Refused
+        _refuse_if(self.lists.setdefault(names[0], tuple(names)) != tuple(names))
 
     def _writes_at(self, offset: int) -> bool:
         return self.start + offset in self.writes
@@ -332,13 +334,10 @@ class _Copies:
                 raise _Refused
         write = writes[0]
         inside = {name for name in self.names[1] if name is not None}
-        if len({len(_names_of(other)) for other in writes}) > 1 or write.target not in inside:
-            raise _Refused
-        if not inside.issuperset(view.name for view in (*write.back, *write.again)):
-            raise _Refused
+        _refuse_if(len({len(_names_of(other)) for other in writes}) > 1 or write.target not in inside)
+        _refuse_if(not inside.issuperset(view.name for view in (*write.back, *write.again)))
         if write.owner not in inside:
-            if write.owner in self.homes:
-                raise _Refused
+            _refuse_if(write.owner in self.homes)
             self.state[write.owner] = write.owner
         return write
 
@@ -347,8 +346,7 @@ class _Copies:
         by_name = {node.name: node for node in nodes if node is not None}
 
         def moved(view: View) -> View:
-            if view.node.name not in by_name:
-                raise _Refused
+            _refuse_if(view.node.name not in by_name)
             return replace(view, node=by_name[view.node.name])
 
         return replace(write, back=tuple(map(moved, write.back)), again=tuple(map(moved, write.again)))
@@ -369,16 +367,14 @@ class _Copies:
             if outside == [names[-1]] and names[0] in ends:
                 last[names[0]] = names[-1]
             elif outside:
-                if None in names:
-                    raise _Refused
+                _refuse_if(None in names)
                 collected[names[0]] = names
         return collected, last
 
     def _require_own(self, index: int) -> None:
         """Raise if a write outside of the loop changes a value in it, or has a view of one."""
         for name in _names_of(self.writes[index]):
-            if self.homes.get(name, (0, 0))[0] > 0:
-                raise _Refused
+            _refuse_if(self.homes.get(name, (0, 0))[0] > 0)
 
 
 def _moving(node: Node) -> tuple[Argument, Argument]:

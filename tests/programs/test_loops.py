@@ -119,6 +119,23 @@ def prepared(m: Loop, x: Tensor) -> Any:
     return h
 
 
+def first_state(m: Loop, x: Tensor) -> Any:
+    """Each step reads the state of the step before and of the first step."""
+    first = h = m.gru(m.first(x[:, 0]), m.first(x[:, 1]))
+    for t in range(STEPS):
+        h = m.gru(m.first(x[:, t]), h * first)
+    return h
+
+
+def mixed(m: Loop, x: Tensor) -> Any:
+    """Outputs beside a tensor of another dtype, and of another rank."""
+    h, outputs = m.first(x[:, 0]), []
+    for t in range(STEPS):
+        h = m.gru(m.first(x[:, t]), h)
+        outputs.append(h)
+    return torch.cat([*outputs, outputs[0].half()], 1), torch.cat([*outputs, torch.zeros(0)], 1)
+
+
 Run = Callable[[Loop, Tensor], Any]
 SCANNED: dict[Run, int] = {
     unbound: 1,
@@ -128,7 +145,7 @@ SCANNED: dict[Run, int] = {
     written: 1,
     single_steps: 1,
 }
-SCANNED |= {two_loops: 2, prepared: 1}
+SCANNED |= {two_loops: 2, prepared: 1, mixed: 1, first_state: 1}
 
 
 def growing(m: Loop, x: Tensor) -> Any:
@@ -159,7 +176,33 @@ def changed_state(m: Loop, x: Tensor) -> Any:
     return torch.stack(outputs)
 
 
-NOT_SCANNED = [growing, two_before, changed_state]
+def windows(m: Loop, x: Tensor) -> Any:
+    """A step reads two elements, and writes a slice."""
+    h, outputs = m.first(x[:, 0]), torch.zeros(2, STEPS, 8)
+    for t in range(STEPS - 1):
+        h = m.gru(m.first(x[:, t : t + 2].sum(1)), h)
+        outputs[:, t : t + 1] = h.unsqueeze(1)
+    return outputs + 1
+
+
+def larger_batch(m: Loop, x: Tensor) -> Any:
+    """The state grows along an axis whose size the file does not say."""
+    h = m.first(x[:, 0])
+    for _ in range(STEPS):
+        h = torch.cat([h, m.gru(m.first(x[:, 0]), h[:2])], 0)
+    return h
+
+
+def sizes(m: Loop, x: Tensor) -> Any:
+    """A size is part of the state."""
+    h, n = m.first(x[:, 0]), x.shape[0]
+    for _ in range(STEPS):
+        n = n + x.shape[0]
+        h = m.gru(m.first(x[:, 0]), h / n)
+    return h
+
+
+NOT_SCANNED = [growing, two_before, changed_state, windows, larger_batch, sizes]
 
 
 def loss(results: Any) -> Any:

@@ -59,14 +59,6 @@ class TrainedParameters:
                 converted.update(zip(row.paths, row.to_model(given), strict=True))
         return converted
 
-    def to_torch(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return name in torch -> array, given the arrays of all paths."""
-        converted: dict[str, np.ndarray] = {}
-        for row in self.rows:
-            given = tuple(arrays[path] for path in row.paths)
-            converted.update(zip(row.torch, row.to_torch(given), strict=True))
-        return converted
-
     def tree(self, leaves: Mapping[str, Any]) -> Any:
         """Return values by path as a pytree with the structure of the parameters."""
         import jax
