@@ -174,8 +174,8 @@ def _without_names(argument: Argument) -> Any:
         return Value
     if isinstance(argument, tuple):
         return tuple(map(_without_names, argument))
-    # 1, 1.0 and True are equal, but not the same argument.
-    return type(argument), argument
+    # 1, 1.0 and True are equal, and so are 0.0 and -0.0, but they are not the same argument.
+    return type(argument), repr(argument) if isinstance(argument, float | complex) else argument
 
 
 def _outputs(nodes: Sequence[Node]) -> list[str | None]:
@@ -210,6 +210,10 @@ class _Copies:
             for copy, names in enumerate(self.names)
             for place, name in enumerate(names)
             if name is not None
+        }
+        # Values that in-place nodes change in any copy, and those that share their memory.
+        self.written = {
+            name for at in range(start, self.end) if at in writes for name in _names_of(writes[at])
         }
         self.placeholders = {*graph.parameters, *graph.buffers, *graph.constants}
         self.unbound = {
@@ -251,9 +255,11 @@ class _Copies:
         first = self.first[offset]
         same = [self.constant.get(name, name) for name in arguments[0]]
         same_before = list(values_in((*first.args, *first.kwargs.values()))) == same
-        if all(constant) and same_before and not self._writes_at(offset):
-            pairs = zip(_outputs([node]), _outputs([first]), strict=True)
-            self.constant.update((name, before) for name, before in pairs if name and before)
+        if node.op in (_SELECT, _SLICE):
+            same_before &= _moving(first) == _moving(node)
+        results, before = _outputs([node]), _outputs([first])
+        if all(constant) and same_before and self.written.isdisjoint([*same, *results, *before]):
+            self.constant.update((a, b) for a, b in zip(results, before, strict=True) if a and b)
         return node
 
     def _part(self, offset: int, nodes: Sequence[Node]) -> Node | None:

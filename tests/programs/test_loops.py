@@ -136,6 +136,26 @@ def mixed(m: Loop, x: Tensor) -> Any:
     return torch.cat([*outputs, outputs[0].half()], 1), torch.cat([*outputs, torch.zeros(0)], 1)
 
 
+def changed_constant(m: Loop, x: Tensor) -> Any:
+    """A tensor that is equal in all steps until the state is written to it."""
+    h = m.first(x[:, 0])
+    for t in range(STEPS):
+        y = torch.zeros(2, STEPS, 3) + x
+        view = y.transpose(0, 1)
+        y[:, :, 0] = h[:, :1]
+        h = m.gru(m.first(view[t] + view.cumsum(0)[t]), h)
+    return h
+
+
+def other_first_slice(m: Loop, x: Tensor) -> Any:
+    """The first step reads the rows of another slice than the others."""
+    h, bank = m.first(x[:, 0]), torch.cat([x, x * 3], 1)
+    for t in range(STEPS):
+        y = bank[:, :STEPS] if t == 0 else bank[:, STEPS : 2 * STEPS]
+        h = m.gru(m.first(y[:, t]), h)
+    return h
+
+
 Run = Callable[[Loop, Tensor], Any]
 SCANNED: dict[Run, int] = {
     unbound: 1,
@@ -145,7 +165,7 @@ SCANNED: dict[Run, int] = {
     written: 1,
     single_steps: 1,
 }
-SCANNED |= {two_loops: 2, prepared: 1, mixed: 1, first_state: 1}
+SCANNED |= {two_loops: 2, prepared: 1, mixed: 1, first_state: 1, changed_constant: 1, other_first_slice: 1}
 
 
 def growing(m: Loop, x: Tensor) -> Any:
@@ -202,7 +222,15 @@ def sizes(m: Loop, x: Tensor) -> Any:
     return h
 
 
-NOT_SCANNED = [growing, two_before, changed_state, windows, larger_batch, sizes]
+def signed_zero(m: Loop, x: Tensor) -> Any:
+    """A number is 0.0 in some steps and -0.0 in others."""
+    h = m.first(x[:, 0])
+    for t in range(STEPS):
+        h = torch.atan2(h.detach() * 0, torch.full_like(h, -0.0 if t == 9 else 0.0)) + m.gru(h, h)
+    return h
+
+
+NOT_SCANNED = [growing, two_before, changed_state, windows, larger_batch, sizes, signed_zero]
 
 
 def loss(results: Any) -> Any:
