@@ -160,6 +160,12 @@ def require_lstms(graph: Graph, seq_lengths: Any) -> None:
     if seq_lengths is None:
         return
     paths = list(dict.fromkeys(node.module_path for node in graph.nodes if node.op in SEQUENCE_LAYERS))
+    if not paths and any(node.op.startswith("jaxlstm.packed_") for node in graph.nodes):
+        raise ProgramError(
+            "input-structure",
+            "seq_lengths is given, but the model packs its sequences by lengths that it takes or computes "
+            "itself. Leave it out",
+        )
     if not paths:
         raise ProgramError(
             "input-structure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 from torch.nn.utils.rnn import pack_padded_sequence as pack
 from torch.nn.utils.rnn import pad_packed_sequence as unpack
@@ -244,6 +246,43 @@ def test_under_jit_a_batch_is_as_long_as_its_padding() -> None:
     assert not y[:, 4:].any()
     np.testing.assert_array_equal(n, [4, 3, 2])
     np.testing.assert_allclose(h, to_numpy(expected[2][0]), atol=1e-5)
+
+
+def test_sizes_that_must_agree() -> None:
+    """The number of features is fixed by the weights, and lengths are as many as sequences."""
+    program = jaxlstm.from_module(Model(changed_in_place), batch(*BATCHES[0]))
+    assert [declared.type and declared.type.shape[2:] for declared in program.inputs] == [(3,), ()]
+    with pytest.raises(ProgramError, match="must have the size of axis 0 of input"):
+        program(program.params, np.ones((3, 5, 3), np.float32), np.array([5, 3]))
+    with pytest.raises(ProgramError, match="packs its sequences by lengths that it takes or computes"):
+        program(program.params, *map(to_numpy, batch(*BATCHES[0])), seq_lengths=np.array([5, 3, 2]))
+
+
+def test_threads() -> None:
+    """Exports in two threads do not overlap: each replaces attributes of torch, and restores them."""
+    started, kernel = threading.Event(), RNNBase.get_expected_hidden_size
+
+    def first(self: Model, x: Tensor, lengths: Tensor) -> Any:
+        started.set()
+        second_started.wait(2)
+        return plain(self, x, lengths)
+
+    def second(self: Model, x: Tensor, lengths: Tensor) -> Any:
+        second_started.set()
+        one.join(20)
+        return plain(self, x, lengths)
+
+    second_started = threading.Event()
+    one, two = (
+        threading.Thread(target=jaxlstm.from_module, args=(Model(forward), batch(*BATCHES[0])))
+        for forward in (first, second)
+    )
+    one.start()
+    started.wait(20)
+    two.start()
+    one.join()
+    two.join()
+    assert RNNBase.get_expected_hidden_size is kernel
 
 
 @pytest.mark.parametrize("lengths", [[8, 2, 1], [3, 0, 1]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from jaxlstm.programs.program import Program
     from jaxlstm_converters.pt2.export_steps import ExportStep
+
+# An export replaces attributes of torch's classes, and restores them.
+_LOCK = threading.RLock()
 
 
 def from_module(
@@ -86,7 +90,8 @@ def from_module(
 
     call = ModuleCall(torch_module, args, dict(kwargs), dynamic_shapes)
     name = f"<{type(torch_module).__name__}>"
-    step, file = export_in_steps(call, functools.partial(_as_file, name=name))
+    with _LOCK:
+        step, file = export_in_steps(call, functools.partial(_as_file, name=name))
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)
     inputs = tuple(_with_reason(declared, step) for declared in file.graph.inputs)

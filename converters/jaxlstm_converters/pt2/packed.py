@@ -123,8 +123,12 @@ class _Recurrence:
     def fake(
         self, input: Tensor, lengths: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], *settings: Any
     ) -> tuple[Tensor, ...]:
-        """Return empty results."""
-        bidirectional = settings[4]
+        """Return empty results, and let torch know which sizes must agree."""
+        bidirectional, batch = settings[4], input.shape[0 if settings[5] else 1]
+        torch._check(input.shape[2] == params[0].shape[1])
+        torch._check(lengths.shape[0] == batch)
+        for state in hx:
+            torch._check(state.shape[1] == batch)
         features = hx[0].shape[-1] * (2 if bidirectional else 1)
         return input.new_empty(*input.shape[:2], features), *(torch.empty_like(state) for state in hx)
 
