@@ -14,7 +14,8 @@ from jaxlstm.programs import operators as operators
 from jaxlstm.programs.aliases import InPlaceWrite, plan_writes
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Node, place_of, values_in
-from jaxlstm.programs.loops import Loop, find_loops
+from jaxlstm.programs.loop_copies import Loop
+from jaxlstm.programs.loops import find_loops
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
 
 

@@ -11,81 +11,21 @@ The first and the last copy run as ordinary nodes. :mod:`jaxlstm.programs.scanne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.aliases import InPlaceWrite, View
-from jaxlstm.programs.graph import Argument, Graph, Input, Node, Value, place_of, values_in
+from jaxlstm.programs.aliases import InPlaceWrite
+from jaxlstm.programs.graph import Argument, Graph, Input, Node, Value, place_of
+from jaxlstm.programs.loop_copies import SELECT, SLICE, Loop, LoopCopies, NotALoop
 
 FEWEST_COPIES = 16
 """Number of copies from which a loop is worth a scan."""
 LONGEST_BODY = 1_000
 MOST_FAILURES = 50
 """The search ends after this number of repetitions that it refuses."""
-_SELECT, _SLICE, _UNBIND = "aten.select.int", "aten.slice.Tensor", "aten.unbind.int"
-
-# Name of a value -> the values that stand for it in the copies, in order.
-Names = Mapping[str, tuple[str, ...]]
-
-
-class Rows(NamedTuple):
-    """Rows of an array along an axis, one for each iteration; ``keep`` retains the axis, with size 1."""
-
-    base: str
-    axis: int
-    places: tuple[int, ...]
-    keep: bool = False
-
-
-@dataclass(frozen=True)
-class Loop:
-    """Consecutive copies of nodes. Names are the names in the first copy.
-
-    Attributes:
-      start: index of the first node of the copies.
-      count: number of the copies.
-      nodes: the nodes of one copy; None for a node whose result is in ``rows``.
-      writes: offset of an in-place node -> its effect.
-      state: name at the start of an iteration -> name at its end.
-      rows: name -> rows of an array.
-      lists: name -> values of the iterations.
-      indices: name of an index -> its values in the iterations; the name is not one of the graph.
-      invariants: names of the values that are the same in all iterations.
-      collected: name -> names in all copies, for results that are used outside.
-      last: name at the end of an iteration -> name after the last one, for states.
-    """
-
-    start: int
-    count: int
-    nodes: tuple[Node | None, ...]
-    writes: Mapping[int, InPlaceWrite]
-    state: Mapping[str, str]
-    rows: Mapping[str, Rows]
-    lists: Names
-    indices: Mapping[str, tuple[int, ...]]
-    invariants: frozenset[str]
-    collected: Names
-    last: Mapping[str, str]
-
-    @property
-    def end(self) -> int:
-        """Index of the first node after the copies."""
-        return self.start + self.count * len(self.nodes)
-
-    @cached_property
-    def inputs(self) -> frozenset[str]:
-        """Names of the values that exist before the loop."""
-        bases = {rows.base for rows in self.rows.values()}
-        listed = {name for names in self.lists.values() for name in names}
-        return frozenset({*self.state, *self.invariants, *bases, *listed})
-
-
-class _Refused(Exception):  # noqa: N818
-    """The copies are not iterations of a loop."""
 
 
 def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Loop]:
@@ -106,8 +46,8 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
         if count < FEWEST_COPIES or taken[start : start + period * count].any():
             continue
         try:
-            loop = _Copies(graph, writes, start, period, count).loop()
-        except _Refused:
+            loop = LoopCopies(graph, writes, start, period, count).loop()
+        except NotALoop:
             failures += 1
             if failures == MOST_FAILURES:
                 break
@@ -160,7 +100,7 @@ def _token(node: Node) -> Any:
     """Return a value that is equal for nodes that may be copies of each other."""
     if any(isinstance(argument, Graph) for argument in node.args):
         return node.name
-    moving = {_SELECT: ("index",), _SLICE: ("start", "end")}.get(node.op, ())
+    moving = {SELECT: ("index",), SLICE: ("start", "end")}.get(node.op, ())
     arguments = tuple(
         (name, "moving" if name in moving and type(argument) is int else _without_names(argument))
         for name, argument in (*enumerate(node.args), *node.kwargs.items())
@@ -176,226 +116,3 @@ def _without_names(argument: Argument) -> Any:
         return tuple(map(_without_names, argument))
     # 1, 1.0 and True are equal, and so are 0.0 and -0.0, but they are not the same argument.
     return type(argument), repr(argument) if isinstance(argument, float | complex) else argument
-
-
-def _outputs(nodes: Sequence[Node]) -> list[str | None]:
-    """Return the names of all results of nodes."""
-    names: list[str | None] = []
-    for node in nodes:
-        for output in node.outputs:
-            names.extend(output if isinstance(output, tuple) else (output,))
-    return names
-
-
-def _refuse_if(condition: object) -> None:
-    if condition:
-        raise _Refused
-
-
-class _Copies:
-    """Copies of nodes that may be the iterations of a loop, without the first and the last."""
-
-    def __init__(
-        self, graph: Graph, writes: Mapping[int, InPlaceWrite], start: int, period: int, count: int
-    ) -> None:
-        self.graph, self.writes = graph, writes
-        self.start, self.period, self.count = start + period, period, count - 2
-        self.end = self.start + period * self.count
-        copies = [graph.nodes[at : at + period] for at in range(start, self.end, period)]
-        self.first, *self.copies = copies
-        self.names = [_outputs(copy) for copy in copies]
-        # Name -> copy and place among its results; copy 0 runs before the loop.
-        self.homes = {
-            name: (copy, place)
-            for copy, names in enumerate(self.names)
-            for place, name in enumerate(names)
-            if name is not None
-        }
-        # Values that in-place nodes change in any copy, and those that share their memory.
-        self.written = {
-            name for at in range(start, self.end) if at in writes for name in _names_of(writes[at])
-        }
-        self.placeholders = {*graph.parameters, *graph.buffers, *graph.constants}
-        self.unbound = {
-            name: node
-            for node in graph.nodes[:start]
-            if node.op == _UNBIND
-            for name in _outputs([node])
-            if name
-        }
-        self.state: dict[str, str] = {}
-        self.rows: dict[str, Rows] = {}
-        self.lists: dict[str, tuple[str, ...]] = {}
-        self.indices: dict[str, tuple[int, ...]] = {}
-        self.invariants: set[str] = set()
-        # Results in the copy before the loop that are the same in all iterations.
-        self.constant: dict[str, str] = {}
-
-    def loop(self) -> Loop:
-        """Return the loop; raise if the copies are not its iterations."""
-        nodes: list[Node | None] = []
-        own_writes = {offset: self._write(offset) for offset in range(self.period) if self._writes_at(offset)}
-        for offset in range(self.period):
-            nodes.append(self._node(offset, [copy[offset] for copy in self.copies]))
-        writes = {offset: self._moved(write, nodes) for offset, write in own_writes.items()}
-        collected, last = self._used_outside()
-        roles = [*self.state, *self.rows, *self.lists, *self.invariants]
-        changed = {rows.base for rows in self.rows.values()} & self.state.keys()
-        _refuse_if(not self.state or len(roles) != len(set(roles)) or changed)
-        fields = (self.state, self.rows, self.lists, self.indices, frozenset(self.invariants))
-        return Loop(self.start, self.count, tuple(nodes), writes, *fields, collected, last)
-
-    def _node(self, offset: int, nodes: Sequence[Node]) -> Node | None:
-        """Settle the roles of the arguments of a node; None if its results are rows of a sequence."""
-        node = nodes[0]
-        if node.op in (_SELECT, _SLICE) and len({str(_moving(other)) for other in nodes}) > 1:
-            return self._part(offset, nodes)
-        arguments = [list(values_in((*other.args, *other.kwargs.values()))) for other in nodes]
-        constant = [self._settle(names) for names in zip(*arguments, strict=True)]
-        first = self.first[offset]
-        same = [self.constant.get(name, name) for name in arguments[0]]
-        same_before = list(values_in((*first.args, *first.kwargs.values()))) == same
-        if node.op in (_SELECT, _SLICE):
-            same_before &= _moving(first) == _moving(node)
-        results, before = _outputs([node]), _outputs([first])
-        if all(constant) and same_before and self.written.isdisjoint([*same, *results, *before]):
-            self.constant.update((a, b) for a, b in zip(results, before, strict=True) if a and b)
-        return node
-
-    def _part(self, offset: int, nodes: Sequence[Node]) -> Node | None:
-        """Settle a node that takes another part of its argument in each iteration."""
-        keep = nodes[0].op == _SLICE
-        base, dim, index = nodes[0].kwargs.get("self"), nodes[0].kwargs.get("dim", 0), []
-        for node in nodes:
-            start, end = _moving(node)
-            if not isinstance(start, int) or (keep and (end != start + 1 or node.kwargs.get("step", 1) != 1)):
-                raise _Refused
-            index.append(start)
-        names = [list(values_in(tuple(node.kwargs.values()))) for node in nodes]
-        (output,) = _outputs([nodes[0]])
-        if not isinstance(base, Value) or not isinstance(dim, int) or len(names[0]) != 1 or output is None:
-            raise _Refused
-        settled = self._settle([name for (name,) in names])
-        if settled:
-            self.rows[output] = Rows(self.constant.get(base.name, base.name), dim, tuple(index), keep)
-            return None
-        _refuse_if(keep)
-        self.indices[f"{output} index"] = tuple(index)
-        return replace(nodes[0], kwargs={**nodes[0].kwargs, "index": Value(f"{output} index")})
-
-    def _settle(self, names: Sequence[str]) -> bool:
-        """Settle the role of an argument, given its names in the copies; True if its value is constant."""
-        name, (copy, place) = names[0], self.homes.get(names[0], (-1, -1))
-        if copy == 1:
-            self._require(names, place, first=1)
-            return name in self.constant
-        if len(set(names)) == 1:
-            if name not in self.state:
-                self.invariants.add(name)
-            elif self.state[name] != name:
-                raise _Refused
-            return name not in self.state
-        if copy == 0:
-            self._require(names, place, first=0)
-            end = self.names[1][place]
-            if end is None:
-                raise _Refused
-            self.state[name] = end
-            return False
-        self._settle_row(names)
-        return False
-
-    def _require(self, names: Sequence[str], place: int, *, first: int) -> None:
-        """Raise unless the names belong to one result in consecutive copies."""
-        _refuse_if(
-            [self.homes.get(name) for name in names] != [(first + k, place) for k in range(self.count)]
-        )
-
-    def _settle_row(self, names: Sequence[str]) -> None:
-        """Settle an argument that is another value of before the loop in each iteration."""
-        if len(set(names)) < self.count or any(
-            name in self.placeholders or self.homes.get(name, (0, 0))[0] > 0 for name in names
-        ):
-            raise _Refused
-        node = self.unbound.get(names[0])
-        axis = 0 if node is None else node.kwargs.get("dim", 0)
-        if node is not None and isinstance(base := node.kwargs["self"], Value) and isinstance(axis, int):
-            places = {name: place for place, name in enumerate(_outputs([node]))}
-            if places.keys() >= set(names):
-                rows = Rows(base.name, axis, tuple(places[name] for name in names))
-                _refuse_if(self.rows.setdefault(names[0], rows) != rows)
-                return
-        _refuse_if(self.lists.setdefault(names[0], tuple(names)) != tuple(names))
-
-    def _writes_at(self, offset: int) -> bool:
-        return self.start + offset in self.writes
-
-    def _write(self, offset: int) -> InPlaceWrite:
-        """Return the write of the first copy, after a check that the others are copies of it."""
-        writes = [self.writes[self.start + offset + k * self.period] for k in range(self.count)]
-        for names in zip(*map(_names_of, writes), strict=False):
-            if self.homes.get(names[0], (-1, -1))[0] == 1:
-                self._require(names, self.homes[names[0]][1], first=1)
-            elif len(set(names)) > 1:
-                raise _Refused
-        write = writes[0]
-        inside = {name for name in self.names[1] if name is not None}
-        _refuse_if(len({len(_names_of(other)) for other in writes}) > 1 or write.target not in inside)
-        _refuse_if(not inside.issuperset(view.name for view in (*write.back, *write.again)))
-        if write.owner not in inside:
-            _refuse_if(write.owner in self.homes)
-            self.state[write.owner] = write.owner
-        return write
-
-    def _moved(self, write: InPlaceWrite, nodes: Sequence[Node | None]) -> InPlaceWrite:
-        """Return a write with the views of the nodes of the loop."""
-        by_name = {node.name: node for node in nodes if node is not None}
-
-        def moved(view: View) -> View:
-            _refuse_if(view.node.name not in by_name)
-            return replace(view, node=by_name[view.node.name])
-
-        return replace(write, back=tuple(map(moved, write.back)), again=tuple(map(moved, write.again)))
-
-    def _used_outside(self) -> tuple[Names, dict[str, str]]:
-        """Return the results that are used after the loop, and the names of its last state."""
-        used: set[str] = set(values_in((*self.graph.outputs, *self.graph.mutations.values())))
-        for index, node in enumerate(self.graph.nodes):
-            if not self.start <= index < self.end:
-                used.update(values_in((*node.args, *node.kwargs.values())))
-                if index in self.writes and not self.homes.keys().isdisjoint(_names_of(self.writes[index])):
-                    self._require_own(index)
-        ends = set(self.state.values())
-        collected: dict[str, tuple[str, ...]] = {}
-        last: dict[str, str] = {}
-        for names in zip(*self.names[1:], strict=True):
-            outside = [name for name in names if name in used]
-            if outside == [names[-1]] and names[0] in ends:
-                last[names[0]] = names[-1]
-            elif outside:
-                _refuse_if(None in names)
-                collected[names[0]] = names
-        return collected, last
-
-    def _require_own(self, index: int) -> None:
-        """Raise if a write outside of the loop changes a value in it, or has a view of one."""
-        for name in _names_of(self.writes[index]):
-            _refuse_if(self.homes.get(name, (0, 0))[0] > 0)
-
-
-def _moving(node: Node) -> tuple[Argument, Argument]:
-    """Return the arguments of a select or slice that may differ between iterations."""
-    if node.op == _SELECT:
-        return node.kwargs.get("index"), None
-    return node.kwargs.get("start"), node.kwargs.get("end")
-
-
-def _names_of(write: InPlaceWrite) -> list[str]:
-    """Return the names of the values that a write changes or reads."""
-
-    def of_views() -> Iterator[str]:
-        for view in (*write.back, *write.again):
-            yield from (view.name, view.base)
-            yield from values_in((*view.node.args, *view.node.kwargs.values()))
-
-    return [write.target, write.owner, *of_views()]

@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from jaxlstm.programs.aliases import InPlaceWrite
 from jaxlstm.programs.graph import Node, Value
-from jaxlstm.programs.loops import Loop, Rows
+from jaxlstm.programs.loop_copies import Loop, Rows
 
 Values = dict[str, Any]
 RunNode = Callable[[int, Node, InPlaceWrite | None, Values], None]
