@@ -1,15 +1,13 @@
-"""Whole programs beside PyTorch, and the time to load a file.
+"""Whole programs beside PyTorch.
 
 A text recogniser, a tagger and a voice detector, at the sizes of published ones, run as jitted programs, in
-eager PyTorch and under ``torch.compile``. Then processes load a program of 50 MB.
+eager PyTorch and under ``torch.compile``.
 """
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,30 +18,14 @@ from torch._dynamo.exc import TorchDynamoException
 
 import jaxlstm
 from benchmarks.parts import Settings
-from benchmarks.timing import interleaved, process_row, spreads
-
-LOAD = {
-    "jaxlstm": """
-import sys, jax, jaxlstm
-jax.block_until_ready(jaxlstm.load_program(sys.argv[1]).params)
-""",
-    "torch": """
-import sys, torch
-torch.export.load(sys.argv[1]).module()
-""",
-}
+from benchmarks.timing import interleaved, spreads
 
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Time each model, then processes that load a program."""
+    """Time each model."""
     torch.set_num_threads(settings.threads)
     for name in list(MODELS)[-1:] if settings.tiny else MODELS:
         yield row(name, settings)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pt2"
-        jaxlstm.from_module(Large().eval(), (torch.randn(2, 3, 640),)).save(path)
-        sides = {name: ["-c", code, str(path)] for name, code in LOAD.items()}
-        yield process_row("a process that loads a program of 50 MB", sides, settings.rounds)
 
 
 def row(name: str, settings: Settings) -> dict[str, Any]:
@@ -144,18 +126,6 @@ class VoiceDetector(nn.Module):
         x = self.encoder(torch.sqrt(real**2 + imaginary**2))
         state = torch.stack(self.cell(x.mean(dim=-1), (state[0], state[1])))
         return self.out(state[0]), state
-
-
-class Large(nn.Module):
-    """12.5 million parameters in float32, for the time to load a file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(640, 832, num_layers=2, batch_first=True)
-        self.out = nn.Linear(832, 2400)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.lstm(x)[0])
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]] = {

@@ -18,7 +18,6 @@ TITLES = {
     "beatnet": "BeatNet, 8 s of drums",
     "resemblyzer": "Resemblyzer, 8 windows of 1.6 s",
     "silero_vad": "Silero VAD, one frame of a stream",
-    "g2pm": "g2pM, 64 sentences of 18 characters",
 }
 
 

@@ -1,4 +1,4 @@
-"""Interleaved timing: calls in one process, and whole processes.
+"""Interleaved timing of calls in one process.
 
 The implementations take turns, and the order rotates from round to round. Each runs untimed for a moment
 before its timed burst: its own threads wake up, and the spinning threads of the previous one go to sleep
@@ -12,8 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from testing.processes import process_cost
 
 BURST_SECONDS = 0.05  # minimum length of a timed burst, which keeps the clock's noise small
 WARM_SECONDS = 0.1  # minimum length of the untimed run before it
@@ -70,17 +68,3 @@ def _seconds_per_call(call: Call, repeats: int, clock: Clock) -> float:
     for _ in range(repeats):
         call()
     return (clock() - start) / repeats
-
-
-def process_row(case: str, sides: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Any]:
-    """Return a row with the seconds of whole processes.
-
-    ``sides`` has arguments of Python. The first run of each side is not counted.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, arguments in sides.items():
-            cost = process_cost(arguments)
-            if number:
-                seconds[name].append(cost.seconds)
-    return {"case": case, "unit": "s", "values": spreads(seconds)}

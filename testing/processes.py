@@ -1,4 +1,4 @@
-"""Python processes that import the code under test; time and peak memory of a whole process.
+"""Python processes that import the code under test; peak memory of a whole process.
 
 A child starts as a copy of its parent, and the peak of its resident memory starts there. So a small process,
 which imports neither JAX nor torch nor NumPy, starts the one to measure.
@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 
 def python_environment(devices: int = 1, **variables: str) -> dict[str, str]:
@@ -43,36 +41,20 @@ def run_python(*arguments: object, devices: int = 1, **variables: str) -> str:
 ROOT = Path(__file__).parents[1]
 
 
-class ProcessCost(NamedTuple):
-    """Elapsed time and peak memory of one process."""
-
-    seconds: float
-    peak_bytes: int
-
-
-def process_cost(arguments: Sequence[str]) -> ProcessCost:
-    """Run Python in the root of the repository, from start to exit. Raise RuntimeError if it fails."""
-    script = "import sys; from testing.processes import measure; print(*measure(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{arguments} failed")
-    seconds, peak_bytes = done.stdout.split()
-    return ProcessCost(float(seconds), int(peak_bytes))
+def peak_memory(arguments: Sequence[str]) -> int:
+    """Run Python in the root of the repository; return the bytes of its peak memory. Raise if it fails."""
+    script = "import sys; from testing.processes import measure; print(measure(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return int(done.stdout)
 
 
-def measure(arguments: Sequence[str]) -> ProcessCost:
-    """Run Python as a child of this process. Raise RuntimeError if it fails."""
-    start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=writes_bytecode())
+def measure(arguments: Sequence[str]) -> int:
+    """Return the bytes of the peak memory of Python as a child of this process. Raise if it fails."""
+    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"exit status {child.returncode}")
-    return ProcessCost(seconds, used.ru_maxrss * 1024)
-
-
-def writes_bytecode() -> dict[str, str]:
-    """Return an environment in which a first run writes the bytecode that installed packages have."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return used.ru_maxrss * 1024

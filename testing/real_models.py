@@ -7,7 +7,6 @@ using them here (feature extraction) are replaced by empty ones.
 from __future__ import annotations
 
 import importlib.util
-import pickle
 import sys
 import types
 import warnings
@@ -27,14 +26,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "real_models"
 BEATNET = ("beatnet", "BeatNet/models/model_1_weights.pt")
 RESEMBLYZER = ("resemblyzer", "resemblyzer/pretrained.pt")
 SILERO = ("silero-vad", "silero_vad/data/silero_vad.jit")
-G2PM = ("g2pM", "g2pM/np_ckpt.pkl")
 SPEECH = ("pyannote.audio", "pyannote/audio/sample/sample.wav")
-SENTENCES = (
-    "然而，他红了20年以后，他竟退出了大家的视线。",
-    "银行行长说，重庆的重要性还在增长。",
-    "他长得很高，长大后想当音乐家，因为音乐使人快乐。",
-    "这个觉得睡觉的人都没有说过假话，也不放假。",
-)
 
 
 @cache
@@ -133,36 +125,6 @@ class SileroVAD(nn.Module):
         return self.decoder.decoder(state[0, ..., None])[..., 0], state
 
 
-def fetch_g2pm_folder() -> Path:
-    """Return the package's folder with the weights and the tables of characters and readings."""
-    for table in ("char2idx", "class2idx", "digest_cedict"):
-        fetch_pinned("g2pM", f"g2pM/{table}.pkl")
-    return fetch_pinned(*G2PM).parent
-
-
-def load_g2pm() -> Any:
-    """Return the package's ``G2pM``, which computes with NumPy."""
-    fetch_g2pm_folder()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=ResourceWarning)
-        return import_file("g2pM", "g2pM/g2pM.py").G2pM()
-
-
-class TorchG2pM(nn.Module):
-    """The network of g2pM in torch."""
-
-    def __init__(self, state_dict: dict[str, np.ndarray]) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(5398, 64)
-        self.lstm = nn.LSTM(64, 32, batch_first=True, bidirectional=True)
-        self.logit_layer = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 876))
-        tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in state_dict.items()}
-        self.load_state_dict(tensors, strict=True)
-
-    def forward(self, characters: torch.Tensor) -> torch.Tensor:
-        return self.logit_layer(self.lstm(self.embedding(characters))[0])
-
-
 def import_file(package: str, member: str) -> types.ModuleType:
     """Import one Python file of a wheel."""
     return _import(fetch_pinned(package, member), f"wheel_{Path(member).stem}")
@@ -232,13 +194,4 @@ def silero_vad() -> Problem:
     return Problem(source.load(fetch_pinned(*SILERO)), theirs, args, one, names)
 
 
-def g2pm() -> Problem:
-    """Two sentences of one length, with marks of begin and end. The long input has 64 such sentences."""
-    source = example("g2pm")
-    reader = source.Reader(fetch_g2pm_folder())
-    state_dict = pickle.loads(fetch_pinned(*G2PM).read_bytes())
-    ids = np.stack([reader.encode(sentence[:16]) for sentence in SENTENCES[:2]])
-    return Problem(reader.model, TorchG2pM(state_dict), (ids,), (np.tile(ids, (32, 1)),), source.NAMES)
-
-
-PROBLEMS: list[Callable[[], Problem]] = [beatnet, resemblyzer, silero_vad, g2pm]
+PROBLEMS: list[Callable[[], Problem]] = [beatnet, resemblyzer, silero_vad]

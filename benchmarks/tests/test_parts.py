@@ -16,7 +16,7 @@ from benchmarks.parts import PARTS, Settings, applied
 from benchmarks.peers import torch as torch_peer
 from benchmarks.problems import TINY_SIZES, Problem, Size, Unsupported, compare, expected_arrays, make_problem
 from jaxlstm.check.reference import torch_precision
-from testing.processes import process_cost, run_python
+from testing.processes import run_python
 
 RAGGED = TINY_SIZES["train"][0]
 
@@ -147,16 +147,6 @@ def test_streams_and_sequences(part: Any) -> None:
         assert all(0 < low <= median <= high for low, median, high in row["values"].values())
     assert rows[0]["values"].keys() > {"jaxlstm", *names}
     assert "jaxlstm one by one" in rows[-1]["values"]
-
-
-def test_processes_take_turns() -> None:
-    sides = {"quick": ["-c", "pass"], "slow": ["-c", "import time; time.sleep(0.5)"]}
-    row = timing.process_row("case", sides, 1)
-    assert row["unit"] == "s"
-    assert row["values"]["quick"][1] > 0
-    assert row["values"]["slow"][1] > 0.5
-    with pytest.raises(RuntimeError, match="SystemExit"):
-        process_cost(["-c", "raise SystemExit(3)"])
 
 
 def test_quartiles() -> None:

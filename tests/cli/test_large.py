@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from jaxlstm import cli, read_checkpoint, save
 from jaxlstm_converters.lstm._load import read_lstm
-from testing.processes import process_cost, run_python
+from testing.processes import peak_memory, run_python
 
 MIB = 1 << 20
 
@@ -74,7 +74,7 @@ def test_memory_of_convert(tmp_path: Path) -> None:
     lstm_bytes = sum(t.nbytes for name, t in state.items() if name.startswith("lstm."))
     assert lstm_bytes > 20e6
     arguments = ["-m", "jaxlstm", "convert", str(path), "-o", str(tmp_path / "o.safetensors")]
-    assert 2 * lstm_bytes < process_cost(arguments).peak_bytes <= 64 * MIB + 2 * lstm_bytes
+    assert 2 * lstm_bytes < peak_memory(arguments) <= 64 * MIB + 2 * lstm_bytes
 
 
 def test_no_framework_is_imported(tmp_path: Path) -> None:

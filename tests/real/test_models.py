@@ -81,13 +81,6 @@ def test_the_eager_silero_vad_equals_the_script() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("sentence", real.SENTENCES)
-def test_g2pm_reads_sentences(sentence: str) -> None:
-    theirs = real.load_g2pm()  # fetches the tables that the reader needs too
-    reader = real.example("g2pm").Reader(real.fetch_g2pm_folder())
-    assert reader(sentence) == theirs(sentence, char_split=True)
-
-
 @pytest.mark.parametrize(
     ("name", "location", "load"),
     [
