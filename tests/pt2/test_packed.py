@@ -138,6 +138,22 @@ def tensors_of_numbers(self: Model, x: Tensor, lengths: Tensor) -> Any:
     return y * torch.tensor([n[0], y.mean(), 0]).sum(), sizes, torch.tensor([n[0].int(), n[1].short()])
 
 
+def listed(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    lengths = lengths.clone()
+    given = lengths.tolist()
+    lengths -= 1
+    return plain(self, x, given)
+
+
+def integers(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    """Numbers that torch reads as integers of Python."""
+    packed = pack(x[:, : int(lengths.max())], lengths, True, False)
+    sizes = packed.batch_sizes
+    assert isinstance(lengths.ndim, int)
+    state = x.new_zeros(4, int(sizes[0]), 4), x.new_ones(4, sizes[0].item(), 4)
+    return unpack(packed, True)[0].sum(1) / sizes.size()[0], self.lstm(packed, state)[1]
+
+
 FORWARDS: list[Forward] = [
     plain,
     in_order,
@@ -153,6 +169,7 @@ FORWARDS: list[Forward] = [
     changed_in_place,
     masks_of_rows,
     tensors_of_numbers,
+    integers,
 ]
 HOST: dict[str, Forward] = {
     "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
@@ -163,6 +180,12 @@ HOST: dict[str, Forward] = {
     ),
     "a list in other use": lambda self, x, lengths: plain(self, x[:2], lengths[:2].tolist().copy()),
     "list of numbers": lambda self, x, lengths: plain(self, x[:2], list(lengths[:2].tolist())),
+    "changed later": listed,
+    "of integers": lambda self, x, lengths: plain(self, x[:2], [int(n) for n in lengths[:2].numpy() - 1]),
+    "arithmetic": lambda self, x, lengths: plain(self, x, np.clip(lengths.numpy() - 1, 1, 3)),
+    "constants": lambda self, x, lengths: plain(
+        self, torch.cat(x.split(torch.tensor([1, 2]).tolist(), 2), 2), lengths
+    ),
     "list of tensors": lambda self, x, lengths: plain(self, x[:2], [lengths[0], lengths[1]]),
 }
 
@@ -333,7 +356,8 @@ def test_file(tmp_path: Path) -> None:
 
 FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
     "tolist": lambda packed: packed.batch_sizes.tolist(),
-    r"batch_sizes\[1\]": lambda packed: list(packed.batch_sizes),
+    r"batch_sizes\[1\]": lambda packed: [size for size in packed.batch_sizes],  # noqa: C416
+    r"len\(batch_sizes\) has no value": lambda packed: len(packed.batch_sizes),
     "split": lambda packed: packed.data.split(packed.batch_sizes),
     "sum": lambda packed: packed.data.sum(0),
     "mean": lambda packed: packed.data.mean(),
@@ -364,6 +388,7 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
     "two others": lambda packed: unpack(PackedSequence(packed.data, _other().batch_sizes)),
     "two batches": lambda packed: packed.data + _other().data,
     "result of pad_packed_sequence instead": lambda packed: packed,
+    "result of the module": lambda packed: packed.batch_sizes,
 }
 
 

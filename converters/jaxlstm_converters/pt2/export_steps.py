@@ -32,6 +32,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers
 from jaxlstm_converters.pt2.free_time import free_time
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
+from jaxlstm_converters.pt2.symbolic_int import SymbolicInt, globals_of_int
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
 
@@ -131,7 +132,8 @@ def _export(
     """Return the program of an export function of torch.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
-    of lengths stands for their tensor, unless the model needs a list.
+    of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where
+    the model needs that.
     """
     tracing = PackedSequences(cut=cut, host=host)
     try:
@@ -139,7 +141,11 @@ def _export(
     except ProgramError:
         raise
     except Exception as error:
-        if cut and tracing.batches and isinstance(error, GuardOnDataDependentSymNode):
+        is_unknown = isinstance(error, GuardOnDataDependentSymNode)
+        if is_unknown and (names := globals_of_int(error)) is not None:
+            with mock.patch.dict(names, {"int": SymbolicInt}):
+                return _export(call, shapes, exporter, cut=cut, host=host)
+        if cut and tracing.batches and is_unknown:
             return _export(call, shapes, exporter, cut=False, host=host)
         if host and tracing.lists:
             return _export(call, shapes, exporter, host=False)

@@ -38,23 +38,25 @@ def recorded_lines() -> Iterator[None]:
 
 def line_of_model() -> str | None:
     """Return the innermost line on the stack that is neither torch's nor ours, or None."""
-    import torch
-
     frame: FrameType | None = sys._getframe(1)
     while frame := frame.f_back:
         path = frame.f_code.co_filename
         if path == _FROM_MODULE:
             return None
-        # Generated code has names such as "<eval_with_key>.1".
-        libraries = (os.path.dirname(torch.__file__), os.path.dirname(_FROM_MODULE), "<")
-        if not path.startswith(libraries) and not _is_standard(path):
+        if is_of_model(path):
             line = linecache.getline(path, frame.f_lineno).strip()
             return f"{os.path.basename(path)}:{frame.f_lineno}: {line}"
     return None
 
 
-def _is_standard(path: str) -> bool:
-    return path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
+def is_of_model(path: str) -> bool:
+    """Return True for a file that is neither torch's nor Python's nor ours."""
+    import torch
+
+    # Generated code has names such as "<eval_with_key>.1".
+    libraries = (os.path.dirname(torch.__file__), os.path.dirname(_FROM_MODULE), "<")
+    is_standard = path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
+    return not path.startswith(libraries) and not is_standard
 
 
 def condition_lines(exported: torch.export.ExportedProgram) -> dict[str, str]:

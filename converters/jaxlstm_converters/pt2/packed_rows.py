@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.utils import rnn
 from torch.utils import _pytree
 
@@ -150,6 +151,24 @@ class _RowShape(tuple):
         return iter([self[place] for place in range(len(self))])
 
 
+class _Count(torch.SymInt):
+    """The number of sequences; a tensor in torch."""
+
+    def item(self) -> torch.SymInt:
+        """Return the number."""
+        return self
+
+    def __int__(self) -> NoReturn:
+        # It would fix the number. The export replaces the function int in the model's file instead.
+        raise GuardOnDataDependentSymNode(self.node.expr, "int(batch_sizes[0])")
+
+
+class _KnownCount(int):
+    """The number of sequences where it is fixed."""
+
+    item = int.__int__
+
+
 class BatchSizes:
     """`PackedSequence.batch_sizes` inside the mode. Its first element is the number of sequences."""
 
@@ -163,11 +182,15 @@ class BatchSizes:
     def __getitem__(self, index: Any) -> Any:
         if type(index) is not int or index != 0:
             raise refusal(f"batch_sizes[{index}]", "depends on the lengths")
-        return self.batch.size
+        size = self.batch.size
+        return _Count(size.node) if isinstance(size, torch.SymInt) else _KnownCount(size)
 
-    def size(self, dim: int) -> Any:
-        """Return the number of steps."""
-        return self.shape[dim]
+    def __len__(self) -> NoReturn:
+        raise refusal("len(batch_sizes)", "has no value in the trace, but batch_sizes.shape[0] has")
+
+    def size(self, dim: int | None = None) -> Any:
+        """Return the shape, or the number of steps."""
+        return self.shape if dim is None else self.shape[dim]
 
     @property
     def shape(self) -> tuple[Any, ...]:

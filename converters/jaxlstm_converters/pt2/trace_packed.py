@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch._numpy import ndarray
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules.rnn import RNNBase
@@ -29,18 +30,18 @@ _OPERATORS = torch.ops.jaxlstm
 
 
 class HostLengths(Sequence[Any]):
-    """The result of ``lengths.tolist()`` or ``lengths.numpy()`` inside the mode.
+    """The result of ``lengths.tolist()`` inside the mode.
 
     `pack_padded_sequence` takes the tensor back. Any other use reads the elements.
     """
 
-    def __init__(self, tensor: Tensor, *, is_list: bool) -> None:
-        self.tensor, self._is_list = tensor, is_list
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The class for isinstance: a model may ask for a list. C code does not take it for one."""
-        return list if self._is_list else HostLengths
+        return list
 
     @functools.cached_property
     def _items(self) -> list[Any]:
@@ -51,10 +52,6 @@ class HostLengths(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._items[index]
-
-    def tolist(self) -> HostLengths:
-        """Return the lengths as a list."""
-        return HostLengths(self.tensor, is_list=True)
 
 
 _FULL = "the longest of the packed sequences must be as long as its padding: cut the inputs after it"
@@ -102,7 +99,7 @@ def _recurrence(name: str) -> Callable[..., Any]:
 
 def _as_tensor(data: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor | None:
     """Return lengths from the host, or a list of numbers in the trace, as a tensor; None for other data."""
-    if isinstance(data, HostLengths):
+    if isinstance(data, HostLengths | ndarray):
         return data.tensor.clone() if dtype is None else data.tensor.to(dtype)
     if (
         not isinstance(data, list)
@@ -124,7 +121,7 @@ def _is_number(item: Any) -> bool:
 
 
 _FUNCTIONS = {"_pad_packed_sequence": _pad, **{name: _recurrence(name) for name in packed.STATES}}
-_CONSTRUCTORS = ("as_tensor", "tensor")
+_CONSTRUCTORS = ("as_tensor", "tensor", "from_numpy")
 
 
 class PackedSequences(TorchFunctionMode):
@@ -150,7 +147,7 @@ class PackedSequences(TorchFunctionMode):
         if name in _CONSTRUCTORS and args and (lengths := _as_tensor(*args, **kwargs)) is not None:
             return lengths
         if name == "numpy" and isinstance(args[0], FakeTensor | FunctionalTensor) and self.takes(args[0]):
-            return HostLengths(args[0], is_list=False)
+            return ndarray(args[0])
         is_packed = any(issubclass(kind, PackedRows | BatchSizes) for kind in types)
         if name == "__get__" and getattr(func, "__self__", None) is Tensor.data:
             return args[0].detach()  # A trace does not see the other.
@@ -163,7 +160,7 @@ class PackedSequences(TorchFunctionMode):
 
     def takes(self, tensor: Tensor) -> bool:
         """Return True if the values of a tensor may be lengths, and count them."""
-        if not self.host or tensor.ndim != 1:
+        if not self.host or tensor.ndim != 1 or tensor.is_floating_point():
             return False
         self.lists += 1
         return True
@@ -171,7 +168,7 @@ class PackedSequences(TorchFunctionMode):
     def tolist(self, tensor: Any) -> Any:
         """Return the result of ``tensor.tolist()``."""
         if self.takes(tensor):
-            return HostLengths(tensor, is_list=True)
+            return HostLengths(tensor.clone())
         return _TOLIST[type(tensor)](tensor)
 
 
@@ -188,7 +185,7 @@ def packed_sequences(module: torch.nn.Module, tracing: PackedSequences) -> Itera
 
 
 def _require_padded(module: torch.nn.Module, args: Any, results: Any) -> None:
-    if any(isinstance(leaf, PackedRows) for leaf in _pytree.tree_leaves(results)):
+    if any(isinstance(leaf, PackedRows | BatchSizes) for leaf in _pytree.tree_leaves(results)):
         raise refusal("it", "is a result of the module; return the result of pad_packed_sequence instead")
 
 
