@@ -142,6 +142,9 @@ def _call(
         return joined
     args = [functions.get(place) or resolve(argument, values) for place, argument in enumerate(node.args)]
     kwargs = {name: resolve(argument, values) for name, argument in node.kwargs.items()}
+    if not node.with_gradient:
+        # Some operators have no derivative, such as while_loop.
+        args, kwargs = jax.tree.map(_without_gradient, (args, kwargs))
     if is_in_place(node.op):
         args, kwargs = [kwargs.pop("self")], kwargs
     try:

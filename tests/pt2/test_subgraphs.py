@@ -55,6 +55,28 @@ def in_place(self: Function, x: Tensor) -> Any:
     return y * same
 
 
+def no_grad_in_regions(self: Function, x: Tensor) -> Any:
+    with torch.autocast("cpu", enabled=False):
+        y = self.linear(x)
+        with torch.no_grad():
+            z = self.linear(y)
+    with torch.inference_mode():
+        w = self.linear(x)
+    return y * z + w
+
+
+def branches_without_gradient(self: Function, x: Tensor) -> Any:
+    with torch.no_grad():
+        y = torch.cond(x.sum() > 0, self.linear, lambda x: x * 2, (x,))
+    return self.linear(y)
+
+
+def loop_without_gradient(self: Function, x: Tensor) -> Any:
+    with torch.no_grad():
+        y = loop(self, x)[1]
+    return self.linear(y)
+
+
 def autocast(self: Function, x: Tensor) -> Any:
     with torch.autocast("cpu", torch.bfloat16):
         y = self.linear(x).relu()
@@ -91,7 +113,8 @@ def of_slices(self: Function, x: Tensor) -> Any:
     return map_slices(of_slice, x)
 
 
-FUNCTIONS = [no_grad, in_place, autocast, branches, branch_on_size, loop, recurrence, of_slices]
+WITHOUT_GRADIENT = [no_grad, in_place, no_grad_in_regions, branches_without_gradient, loop_without_gradient]
+FUNCTIONS = [*WITHOUT_GRADIENT, autocast, branches, branch_on_size, loop, recurrence, of_slices]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
@@ -131,8 +154,17 @@ def require_gradients(ours: jaxlstm.Program, model: nn.Module, x: Tensor, expect
             np.testing.assert_allclose(gradient[name], theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("region", [torch.no_grad, torch.inference_mode])
+def test_an_export_in_a_region(region: Callable[[], Any]) -> None:
+    model, x = Function(no_grad), torch.rand(4, 3)
+    with region():
+        made = jaxlstm.from_module(Function(no_grad).eval(), (torch.randn(4, 3),))
+    require_gradients(made, model, x, jax.tree.leaves(model(x)))
+
+
 REFUSED: dict[str, Callable[..., Any]] = {
-    r"lstm.*runs under autocast on a CPU": lambda self, x: self.lstm(x)[0],
+    r"lstm.*runs under autocast": lambda self, x: self.lstm(x)[0],
+    r"cond.*runs under autocast": lambda self, x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)),
     r"tensordot.*gives bfloat16 under autocast": lambda self, x: torch.tensordot(x[0], x[0], 1),
 }
 

@@ -31,6 +31,7 @@ from torch.utils import _pytree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers
 from jaxlstm_converters.pt2.free_time import free_time
+from jaxlstm_converters.pt2.kept_regions import kept_regions
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
 from jaxlstm_converters.pt2.symbolic_int import SymbolicInt, globals_of_int
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
@@ -67,6 +68,7 @@ class ExportStep(NamedTuple):
 Result = TypeVar("Result")
 
 
+@kept_regions()
 def export_in_steps(
     call: ModuleCall, finish: Callable[[torch.export.ExportedProgram], Result]
 ) -> tuple[ExportStep, Result]:
@@ -76,6 +78,8 @@ def export_in_steps(
         ProgramError: the module uses packed sequences in a way without a meaning for padded batches.
         Exception: the module fails on the example, or torch cannot export it.
     """
+    if any(tensor.is_inference() for tensor in call.module.state_dict().values()):
+        call = call._replace(module=copy.deepcopy(call.module))  # The copies are ordinary tensors.
     with _keywords_by_name(call.module, call.kwargs), _quiet():
         try:
             step = ExportStep(_export(call, _shapes(call)))
