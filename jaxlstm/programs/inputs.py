@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm._shared.table import count_of
 from jaxlstm._shared.torch_tensors import kind_of
@@ -24,6 +25,8 @@ def bind_inputs(
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """Return the user's inputs by name of value, and the sizes of the free axes.
 
+    For a constant that is unknown under ``jit``, the value is whether it equals the constant of the export.
+
     Raises:
       ProgramError: structure, shape, dtype or a constant differs from the program's.
     """
@@ -33,7 +36,11 @@ def bind_inputs(
     axis_of: dict[str, str] = {}
     for declared, argument in zip(graph.inputs, arguments, strict=True):
         if declared.type is None:
-            _require_constant(declared, argument)
+            is_number = isinstance(declared.constant, int | float)
+            if is_number and isinstance(argument, Tracer) and not argument.ndim:
+                values[declared.name] = argument == declared.constant
+            else:
+                _require_constant(declared, argument)
             continue
         array = _as_array(declared.name, declared.type, argument)
         _bind_sizes(graph, declared, array.shape, sizes, axis_of)

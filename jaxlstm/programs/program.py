@@ -12,6 +12,7 @@ from typing import Any, Protocol, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.validate import require_backend
@@ -19,7 +20,7 @@ from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.free_axes import settle_axes
-from jaxlstm.programs.graph import Graph, Input, Node
+from jaxlstm.programs.graph import Graph, Input, Node, Value
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import resolve, run_nodes, run_with_loops
@@ -27,6 +28,7 @@ from jaxlstm.programs.listing import listing
 from jaxlstm.programs.loops import with_loops_named
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
+from jaxlstm.programs.operators.sizes import ASSERTIONS
 
 
 class FileWriter(Protocol):
@@ -122,7 +124,8 @@ class Program:
             as with a packed sequence.
 
         Returns:
-          The results of ``forward``, in its structure. Sizes of axes are Python integers.
+          The results of ``forward``, in its structure. Sizes of axes are Python integers. Where ``jit`` hides
+          a value that the export fixed, floating-point results are NaN if it differs.
 
         Raises:
           ProgramError: an argument does not fit. ``code`` says which check failed.
@@ -140,10 +143,20 @@ class Program:
     ) -> tuple[Any, dict[str, jax.Array]]:
         """Run a program that changes its buffers and return (results, buffers after the call)."""
         values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
-        leaves = iter([resolve(output, values) for output in self.graph.outputs])
+        valid = self._assertions(values)
+        leaves = iter([_if_valid(resolve(output, values), valid) for output in self.graph.outputs])
         after = {name: values[value] for value, name in self.graph.buffers.items()}
         after |= {name: resolve(value, values) for name, value in self.graph.mutations.items()}
         return tree.unflatten(self.graph.out_tree, leaves), after
+
+    def _assertions(self, values: Mapping[str, Any]) -> jax.Array | None:
+        """Return whether the assertions hold on values that ``jit`` hides; None if there are none."""
+        nodes = [node for node in self.graph.nodes if node.op in ASSERTIONS]
+        arguments = [node.kwargs["self"] for node in nodes]
+        asserted = [values.get(argument.name) for argument in arguments if isinstance(argument, Value)]
+        asserted += [values.get(item.name) for item in self.inputs if item.type is None]
+        unknown = [jnp.all(value) for value in asserted if isinstance(value, Tracer)]
+        return jnp.all(jnp.stack(unknown)) if unknown else None
 
     def evaluate(
         self,
@@ -257,6 +270,14 @@ def _tied_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> 
             if owner != name:
                 others[name] = owner
     return others
+
+
+def _if_valid(result: Any, valid: jax.Array | None) -> Any:
+    """Return a result, as NaN unless valid; integers, which have no NaN, stay as they are."""
+    if valid is None or not isinstance(result, jax.Array) or not jnp.issubdtype(result.dtype, jnp.inexact):
+        return result
+    # A product also gives a gradient of NaN.
+    return result * jnp.where(valid, 1, jnp.nan).astype(result.dtype)
 
 
 def _hold_tensors(

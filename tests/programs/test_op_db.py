@@ -39,7 +39,7 @@ NAMES = """
     masked.amax masked.amin masked.argmax masked.argmin masked.cumsum masked.log_softmax masked.logsumexp
     masked.mean masked.norm masked.prod masked.softmax masked.softmin masked.sum masked_fill
     masked_scatter matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum mean
-    meshgrid.list_of_tensors meshgrid.variadic_tensors min.binary min.reduction_no_dim
+    cartesian_prod meshgrid.list_of_tensors meshgrid.variadic_tensors min.binary min.reduction_no_dim
     min.reduction_with_dim minimum mm movedim mul mv nan_to_num nanmean nansum narrow native_group_norm
     native_layer_norm ne neg new_full new_ones new_zeros nn.functional.adaptive_avg_pool1d
     nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d nn.functional.adaptive_max_pool1d

@@ -70,6 +70,30 @@ def test_a_branch_on_values_is_that_of_the_example() -> None:
     with pytest.raises(ProgramError) as caught:
         program(program.params, -x)
     assert caught.value.code == "guard"
+    # Under jit the values are unknown, and another branch would give other numbers and gradients.
+    assert np.isnan(jax.jit(program)(program.params, -x)).all()
+    assert np.isnan(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(-x)).all()
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(x), 2 * x)
+
+
+def test_an_argument_that_is_a_number() -> None:
+    program = jaxlstm.from_module(Model(lambda self, x, n: x * n), (torch.ones(4, 3), 3))
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(jax.jit(program)(program.params, x, 3), 3 * x)
+    assert np.isnan(jax.jit(program)(program.params, x, 4)).all()
+    with pytest.raises(ProgramError, match="was fixed to 3 by the export, got 4"):
+        program(program.params, x, 4)
+
+
+def test_an_index_that_is_read() -> None:
+    def pairs(self: Model, x: Tensor) -> Tensor:
+        rows = range(2 if (x > 0).all() else 1)
+        return sum(x[:, p[0]] * x[p[1]] for p in torch.cartesian_prod(torch.arange(2), torch.tensor(rows)))
+
+    program = from_module(
+        Model(pairs), (x := torch.rand(3, 3) + 0.1,), "a value read as 0 at test_export_steps"
+    )
+    np.testing.assert_allclose(program(program.params, x.numpy()), pairs(Model(pairs), x), rtol=1e-6)
 
 
 def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def _warning(step: ExportStep) -> str:
     shown = "; ".join(step.fixed[:8]) + ("; ..." if len(step.fixed) > 8 else "")
     return (
         f"from_module fixed parts of the model to the example, because {step.reason}. Fixed: {shown}. A call "
-        "outside of jax.jit checks the values; under jax.jit they are unknown, and not checked"
+        "with other values raises an error outside of jax.jit, and gives NaN under jax.jit"
     )
 
 

@@ -30,10 +30,18 @@ class FixedValues(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READS and isinstance(args[0], torch.Tensor):
             return self._read(func, args[0], *args[1:], **kwargs or {})
+        if name in ("__getitem__", "__setitem__"):
+            # torch reads an integer tensor without axes as a number.
+            args = (args[0], _pytree.tree_map_only(torch.Tensor, self._number, args[1]), *args[2:])
         result = func(*args, **kwargs or {})
         if name == "from_numpy":
             self.constants.append(result)
         return result
+
+    def _number(self, index: torch.Tensor) -> Any:
+        if index.ndim or index.is_floating_point() or index.dtype == torch.bool:
+            return index
+        return self._read(torch.Tensor.item, index)
 
     def _read(self, func: Any, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():

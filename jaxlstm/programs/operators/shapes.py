@@ -120,6 +120,14 @@ def meshgrid(tensors: Sequence[Array], indexing: str = "ij") -> list[Array]:
     return jnp.meshgrid(*(tensor.reshape(-1) for tensor in tensors), indexing=indexing)
 
 
+@register_operator("aten.cartesian_prod.default")
+def cartesian_prod(tensors: Sequence[Array]) -> Array:
+    """Return all combinations of the elements of 1-D arrays, one per row."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return jnp.stack(jnp.meshgrid(*tensors, indexing="ij"), -1).reshape(-1, len(tensors))
+
+
 def _transpose_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
     return transpose(view, **kwargs)
 
