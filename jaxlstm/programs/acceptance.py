@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Imported to register the operators.
 from jaxlstm.programs import operators as operators
 from jaxlstm.programs.aliases import InPlaceWrite, plan_writes
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, Node, place_of, values_in
+from jaxlstm.programs.graph import Graph, Node, Value, place_of, values_in
 from jaxlstm.programs.loop_copies import Loop
 from jaxlstm.programs.loops import find_loops
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
@@ -160,8 +161,41 @@ def _require_known_arguments(node: Node, operator: Operator) -> None:
     if operator.takes_options:
         kwargs["options"] = None
     try:
-        operator.signature.bind(*node.args, **operator.arguments(kwargs))
+        bound = operator.signature.bind(*node.args, **operator.arguments(kwargs))
+        bound.apply_defaults()
+        if node.op in _CALLERS:
+            _require_functions(node, bound.args)
     except TypeError as error:
         raise ProgramError(
             "malformed-graph", f"node {node.name} ({node.op}, {place_of(node)}): {error}"
         ) from None
+
+
+_CALLERS = tuple(f"higher_order.{name}" for name in ("cond", "while_loop", "scan", "map_impl"))
+
+
+def _require_functions(node: Node, args: tuple[Any, ...]) -> None:
+    """Raise a TypeError unless each function takes its operands, and returns what the node needs."""
+    results = sum(len(output) if isinstance(output, tuple) else 1 for output in node.outputs)
+    for function, operands, needed in _functions(node.op, args, results):
+        if len(function.inputs) != operands:
+            raise TypeError(f"it calls a function of {len(function.inputs)} values with {operands}")
+        if len(function.outputs) != needed:
+            raise TypeError(f"a function of it returns {len(function.outputs)} values, not {needed}")
+        if not all(isinstance(output, Value | int | float | None) for output in function.outputs):
+            raise TypeError("a function of it returns something else than tensors and numbers")
+
+
+def _functions(op: str, args: tuple[Any, ...], results: int) -> list[tuple[Graph, int, int]]:
+    """Return the functions of a node, each with the numbers of its operands and results."""
+    match op.removeprefix("higher_order."), args:
+        case "cond", (Value() | bool(), Graph() as true, Graph() as false, tuple() as operands):
+            return [(function, len(operands), results) for function in (true, false)]
+        case "while_loop", (Graph() as condition, Graph() as body, tuple() as state, tuple() as more):
+            count = len(state) + len(more)
+            return [(condition, count, 1), (body, count, len(state)), (body, count, results)]
+        case "scan", (Graph() as step, tuple() as state, tuple() as xs, tuple() as more):
+            return [(step, len(state) + len(xs) + len(more), results)]
+        case "map_impl", (Graph() as function, tuple() as xs, tuple() as more):
+            return [(function, len(xs) + len(more), results)]
+    raise TypeError("its arguments are not functions and lists of operands")

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from jaxlstm.programs.graph import AxisRange, Graph, Input, TensorType
-from jaxlstm.programs.guards import shown_guard, sizes_allowed
+from jaxlstm.programs.guards import UNBOUNDED, shown_guard, sizes_allowed
+
+_MOST_GUARDS = 1_000
+"""More conditions narrow no axis, so that a file with many of them loads in a short time."""
 
 
 def settle_axes(graph: Graph) -> Graph:
@@ -24,7 +27,7 @@ def settle_axes(graph: Graph) -> Graph:
     }
     narrowed: dict[str, AxisRange] = {}
     reasons: dict[tuple[str, int], str] = {}
-    for guard in graph.guards:
+    for guard in graph.guards[:_MOST_GUARDS]:
         found = sizes_allowed(guard)
         if found is None:
             continue
@@ -43,10 +46,9 @@ def settle_axes(graph: Graph) -> Graph:
 
 def _narrowed(graph: Graph, axis: AxisRange | None, name: str, allowed: range, why: str) -> AxisRange | None:
     low, high = axis[:2] if axis else graph.size_range(name)
-    first, last = max(allowed.start, low), allowed.stop - 1
-    if high is not None:
-        last = min(last, high)
-    return axis if first > last or (first, last) == (low, high) else AxisRange(first, last, why)
+    first, stop = max(allowed.start, low), min(allowed.stop, UNBOUNDED if high is None else high + 1)
+    last = stop - 1 if stop < UNBOUNDED else None
+    return axis if first >= stop or (first, last) == (low, high) else AxisRange(first, last, why)
 
 
 def _fix(graph: Graph, single: Mapping[str, int], reasons: Mapping[tuple[str, int], str]) -> Graph:

@@ -98,12 +98,12 @@ class AxisRange(NamedTuple):
     """The sizes of a free axis that a condition of the model allows.
 
     Attributes:
-      low, high: smallest and largest size.
+      low, high: smallest and largest size; None where unbounded.
       reason: the condition, and the line of the model's code if it is known.
     """
 
     low: int
-    high: int
+    high: int | None
     reason: str
 
 

@@ -13,7 +13,7 @@ import math
 import operator
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,9 @@ import jax.export
 from jaxlstm.programs.errors import ProgramError
 
 LONGEST = 4_000
-_LARGEST_SIZE = 1 << 40
+_LONGEST_NARROWING = 500
+UNBOUNDED = 1 << 40
+"""Larger than any size."""
 POWER_BITS = 256
 """Largest number of bits of a power of integers."""
 
@@ -127,18 +129,18 @@ def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
 def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
     """Return the sizes that an equation about one axis of one input allows: (input, axis, sizes).
 
-    None if the guard does not bound the axis, or is not such an equation, or not monotonic: ``n % 2 == 0``.
+    The sizes end at `UNBOUNDED` if the equation allows all large ones. None if the guard does not bound the
+    axis, or is not such an equation, or long, or may not be monotonic, such as ``n % 2 == 0``.
     """
+    if len(guard) > _LONGEST_NARROWING:
+        return None
     try:
         condition = _parse(guard)
         nodes = list(ast.walk(condition))
         axes = [axis for node in nodes if isinstance(node, ast.expr) and (axis := axis_of(node))]
-        is_monotonic = not any(
-            isinstance(node, ast.Mod | ast.Pow | ast.Subscript) for node in _outside_axes(condition)
-        )
         match condition:
             case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]) if (
-                len(axes) == 1 and is_monotonic
+                len(axes) == 1 and _is_monotonic(left) and _is_monotonic(right)
             ):
                 ((name, place),) = axes
             case _:
@@ -148,23 +150,39 @@ def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
             inputs = {name: {place: size}}
             return _evaluate(left, inputs) - _evaluate(right, inputs)
 
-        sign = 1 if difference(0) <= difference(_LARGEST_SIZE) else -1
-        sizes = range(_LARGEST_SIZE)
+        lowest = int(any(map(_divides_by_axis, nodes)))  # No model divides by 0.
+        sign = 1 if difference(lowest) <= difference(UNBOUNDED) else -1
         first, last = (
-            find(sizes, 0, key=lambda n: sign * difference(n)) for find in (bisect_left, bisect_right)
+            find(range(UNBOUNDED), 0, lowest, key=lambda n: sign * difference(n))
+            for find in (bisect_left, bisect_right)
         )
     except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
         return None
-    return (name, place, range(first, last)) if last < _LARGEST_SIZE else None
+    return (name, place, range(first, last)) if first or last < UNBOUNDED else None
 
 
-def _outside_axes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes of an expression, without those of ``L['x'].size()[1]``."""
-    if isinstance(node, ast.expr) and axis_of(node):
-        return
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from _outside_axes(child)
+def _is_monotonic(node: ast.expr) -> bool:
+    """Return True if an expression surely is monotonic in the only axis in it."""
+    match node:
+        case ast.Constant():
+            return True
+        case ast.BinOp(left=left, op=ast.Div() | ast.FloorDiv(), right=right):
+            return _is_monotonic(left) and (isinstance(right, ast.Constant) or _divides_by_axis(node))
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult(), right=right):
+            return _is_monotonic(left) and _is_monotonic(right)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _is_monotonic(operand)
+        case ast.Call(func=func, args=args):
+            return ast.unparse(func) != "abs" and all(map(_is_monotonic, args))
+    return axis_of(node) is not None
+
+
+def _divides_by_axis(node: ast.AST) -> bool:
+    """Return True for ``10 // L['x'].size()[1]``."""
+    match node:
+        case ast.BinOp(op=ast.Div() | ast.FloorDiv(), right=right):
+            return axis_of(right) is not None
+    return False
 
 
 def axis_of(node: ast.expr) -> tuple[str, int] | None:

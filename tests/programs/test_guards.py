@@ -106,6 +106,12 @@ def test_numbers_on_the_left() -> None:
         ("L['x'].size()[0] % 4 == 0", "[s0, 3]", "s0: 0 to any size\n"),
         ("2 * L['x'].size()[0] == 7", "[s0, 3]", "s0: 0 to any size\n"),
         ("L['x'].size()[0] // 10**40 == 0", "[s0, 3]", "s0: 0 to any size\n"),
+        ("min(L['x'].size()[0], 5) == 5", "[s0, 3]", "s0: 5 to any size (the condition"),
+        ("10 // L['x'].size()[0] == 2", "[s0, 3]", "s0: 4 to 5 (the condition"),
+        ("abs(L['x'].size()[0] - 5) == 2", "[s0, 3]", "s0: 0 to any size\n"),
+        ("10 // (L['x'].size()[0] - 3) == 10", "[s0, 3]", "s0: 0 to any size\n"),
+        ("(L['x'].size()[0] == 4) == 1", "[s0, 3]", "s0: 0 to any size\n"),
+        ("max(" + "0, " * 200 + "L['x'].size()[0]) == 5", "[s0, 3]", "s0: 0 to any size\n"),
     ],
 )
 def test_conditions_narrow_an_axis(guard: str, shape: str, why: str) -> None:

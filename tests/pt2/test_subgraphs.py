@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def autocast(self: Function, x: Tensor) -> Any:
         with torch.autocast("cpu", enabled=False):
             z = self.linear(y.float())
     with torch.autocast("cuda", enabled=False):
-        return y, both.softmax(-1), nn.functional.mse_loss(y, y * 2), z
+        return y * self.linear.bias[0], both.softmax(-1), nn.functional.mse_loss(y, x), z
 
 
 def branches(self: Function, x: Tensor) -> Any:
@@ -197,6 +198,22 @@ def test_functions_written_by_hand() -> None:
     with pytest.raises(ProgramError, match="uses the value other") as caught:
         a_map(node("aten.mul.Tensor", "z", self=X, other=Value("other")))
     assert caught.value.code == "malformed-graph"
+    calls: list[tuple[Any, ...]] = [
+        ("cond", X),
+        ("cond", "pred", squares.graph, squares.graph, (X,)),
+        ("cond", X, squares.graph, X, (X,)),
+        ("cond", X, squares.graph, squares.graph, "x"),
+        ("cond", X, squares.graph, squares.graph, (X, X)),
+        ("cond", X, squares.graph, replace(squares.graph, outputs=()), (X,)),
+        ("cond", X, squares.graph, replace(squares.graph, outputs=("a",)), (X,)),
+        ("while_loop", squares.graph, squares.graph, (X,), (X,)),
+        ("scan", squares.graph, (X,), (X,), ()),
+        ("map_impl", squares.graph, X, ()),
+    ]
+    for name, *arguments in calls:
+        with pytest.raises(ProgramError) as caught:
+            program(node(f"higher_order.{name}", "y", *arguments))
+        assert caught.value.code == "malformed-graph", (name, arguments)
     number = program(node("higher_order.map_impl", "y", squares.graph, (2,), ()))
     with pytest.raises(ProgramError, match="map has a Python number") as caught:
         number({}, x)

@@ -86,10 +86,12 @@ def _with_casts(graph: Graph, dtype: Any) -> Iterator[Node]:
     for node in graph.nodes:
         if node.op.startswith(_RECURRENT) or any(isinstance(argument, Graph) for argument in node.args):
             raise unsupported(f"{node.op} in {place_of(node)}", "runs under autocast on a CPU")
-        result = next((type_.dtype for type_ in node.types.values()), None)
+        results = {type_.dtype for type_ in node.types.values()}
         names = {name for name in values_in((*node.args, *node.kwargs.values())) if name in types}
-        floats = {types[name].dtype for name in names if _is_float(types[name].dtype)}
-        target = _target(node, result, floats, dtype)
+        # A number that is a float32 tensor makes no tensor of another dtype float32.
+        operands = [types[name] for name in names if types[name].shape or types[name].dtype != _FLOAT32]
+        floats = {type_.dtype for type_ in operands if _is_float(type_.dtype)}
+        target = _target(node, results, floats, dtype)
         casts: dict[str, Argument] = {}
         for name in sorted(names):
             if target is not None and _is_float(types[name].dtype) and types[name].dtype != target:
@@ -102,15 +104,15 @@ def _with_casts(graph: Graph, dtype: Any) -> Iterator[Node]:
         yield replace(node, kwargs=kwargs)
 
 
-def _target(node: Node, result: Any, floats: set[np.dtype], dtype: np.dtype) -> np.dtype | None:
+def _target(node: Node, results: set[np.dtype], floats: set[np.dtype], dtype: np.dtype) -> np.dtype | None:
     """Return the dtype to which autocast casts the arguments of a node, or None."""
     if "dtype" in node.kwargs or node.op.startswith(("aten.to.", "aten.type_as.")):
         return None
-    if result == dtype and _FLOAT32 in floats:
+    if results == {dtype} and _FLOAT32 in floats:
         if node.op.rpartition(".")[0] not in _LOWERED:
             raise unsupported(f"{node.op} in {place_of(node)}", f"gives {dtype} under autocast")
         return dtype
-    return _FLOAT32 if result == _FLOAT32 and floats == {dtype} else None
+    return _FLOAT32 if results == {_FLOAT32} and floats == {dtype} else None
 
 
 def _cast(name: str, value: str, type_: TensorType, node: Node) -> Node:
