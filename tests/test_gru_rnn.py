@@ -100,8 +100,13 @@ def test_refused() -> None:
             "'tanh' or 'relu'",
         ),
         (lambda: gru(x, np.ones((2, 4), np.float32)), ValueError, r"h_0 must have shape \(1, 2, 4\)"),
-        (lambda: gru(x, (x, x)), TypeError, "h_0 must be a JAX or NumPy array, got tuple"),
-        (lambda: gru(x, hx=x), TypeError, "pass it as initial_state"),
+        (lambda: gru(x, (x, x)), TypeError, "is the array h_0, without c_0; got a tuple"),
+        (lambda: gru(x, hx=x), TypeError, "^GRU.__call__ got torch's keyword hx; pass it as initial_state"),
+        (
+            lambda: jaxlstm.from_torch(torch.nn.GRU(3, 4)),
+            ValueError,
+            r"jaxlstm\.load_state_dict\(jaxlstm\.nnx\.GRU",
+        ),
         (lambda: jaxlstm.lstm(gru.params, x, config=gru.config), TypeError, "must be an LSTMConfig"),
         (lambda: gru.load_params({}), ValueError, r"missing weight_ih_l0 \(12, 3\)"),
     ]

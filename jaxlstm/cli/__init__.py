@@ -74,8 +74,8 @@ def _dispatch(argv: Sequence[str] | None) -> int:
         return 2
     try:
         with _repeat_lost_interrupts(), warnings_in_one_line(args):
-            if args.operators:
-                import_user_code("--operators", args.operators)
+            for source in args.operators:
+                import_user_code("--operators", source)
             return args.run(args)
     except KeyboardInterrupt as interrupt:
         if _debug():

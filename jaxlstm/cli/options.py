@@ -64,8 +64,10 @@ def add_operators(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operators",
         type=path_argument,
+        action="append",
+        default=[],
         metavar="FILE.py",
-        help="run this file first, which registers operators of .pt2 programs with "
+        help="run this file first (may be repeated), which registers operators of .pt2 programs with "
         "jaxlstm.programs.register_operator",
     )
 

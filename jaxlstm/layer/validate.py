@@ -36,9 +36,10 @@ def torch_keywords(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for torch_name in names.keys() & kwargs.keys():
+                is_method = function.__name__ == "__call__"
+                called = f"{type(args[0]).__name__}.__call__" if is_method else function.__name__
                 raise TypeError(
-                    f"{function.__qualname__} got torch's keyword {torch_name}; "
-                    f"pass it as {names[torch_name]} instead"
+                    f"{called} got torch's keyword {torch_name}; pass it as {names[torch_name]} instead"
                 )
             return function(*args, **kwargs)
 
@@ -186,6 +187,10 @@ def _h_argument(h_0: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
     """Return the state of a GRU or RNN after a check of shape and dtype, or zeros if it is None."""
     if h_0 is None:
         return jnp.zeros(shape, dtype)
+    if isinstance(h_0, tuple | list):
+        raise TypeError(
+            f"the state of a GRU or RNN is the array h_0, without c_0; got a {type(h_0).__name__}"
+        )
     _require_shape("h_0", h_0, shape)
     return _of_dtype("h_0", h_0, dtype)
 

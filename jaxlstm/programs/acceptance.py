@@ -111,8 +111,8 @@ def _require(names: Iterable[str], defined: set[str], user: str) -> None:
 
 
 _FIX = (
-    "Register an implementation with jaxlstm.programs.register_operator before loading, or export the model "
-    "without these operators"
+    "Register an implementation with jaxlstm.programs.register_operator before loading (for "
+    "commands, in a file: --operators FILE.py), or export the model without these operators"
 )
 
 
@@ -167,7 +167,9 @@ def _require_known_arguments(node: Node, operator: Operator) -> None:
             _require_functions(node, bound.args)
     except TypeError as error:
         raise ProgramError(
-            "malformed-graph", f"node {node.name} ({node.op}, {place_of(node)}): {error}"
+            "malformed-graph",
+            f"node {node.name} ({node.op}, {place_of(node)}): {error}. The parameters of a registered "
+            f"function must have the names of torch's schema, here {', '.join(kwargs) or 'none'}",
         ) from None
 
 

@@ -28,6 +28,9 @@ _FAILURES = (
     *(MemoryError, jax.errors.JaxRuntimeError, UNDECIDED),
 )
 
+# The exceptions of JAX where Python needs the value of a traced array, such as a size.
+_UNKNOWN = (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError)
+
 
 def run_nodes(
     accepted: AcceptedGraph, values: Values, sizes: Mapping[str, int], options: Options
@@ -152,6 +155,12 @@ def _call(
             return _apply(node, operator, args, kwargs, options)
     except ProgramError:
         raise
+    except _UNKNOWN as error:
+        raise ProgramError(
+            "node-failed",
+            f"node {_title(node)} depends on the value of a tensor, which is unknown under jax.jit. Call the "
+            "program outside of jit",
+        ) from error
     except _FAILURES as error:
         shapes = ", ".join(f"{name} {_shown(value)}" for name, value in kwargs.items() if value is not None)
         raise ProgramError(

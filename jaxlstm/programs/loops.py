@@ -11,14 +11,13 @@ The first and the last copy run as ordinary nodes. :mod:`jaxlstm.programs.scanne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxlstm.programs.aliases import InPlaceWrite
-from jaxlstm.programs.graph import Argument, Graph, Input, Node, Value, place_of
+from jaxlstm.programs.graph import Argument, Graph, Node, Value
 from jaxlstm.programs.loop_copies import SELECT, SLICE, Loop, LoopCopies, NotALoop
 
 FEWEST_COPIES = 16
@@ -26,6 +25,7 @@ FEWEST_COPIES = 16
 LONGEST_BODY = 1_000
 MOST_FAILURES = 50
 """The search ends after this number of repetitions that it refuses."""
+MOST_FAILURES_AT_A_NODE = 8
 
 
 def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Loop]:
@@ -39,47 +39,25 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
         return {}
     loops: dict[int, Loop] = {}
     taken = np.zeros(len(graph.nodes), bool)
+    refused = np.zeros(len(graph.nodes), int)
     failures = 0
     for start, end, period in _repetitions(graph.nodes):
         free = start + np.flatnonzero(~taken[start:end])
         start, count = (int(free[0]), len(free) // period) if free.size else (start, 0)
-        if count < FEWEST_COPIES or taken[start : start + period * count].any():
+        copies = slice(start, start + period * count)
+        if count < FEWEST_COPIES or taken[copies].any() or refused[copies].min() >= MOST_FAILURES_AT_A_NODE:
             continue
         try:
             loop = LoopCopies(graph, writes, start, period, count).loop()
         except NotALoop:
+            refused[copies] += 1
             failures += 1
             if failures == MOST_FAILURES:
                 break
             continue
         loops[loop.start] = loop
-        taken[start : start + period * count] = True
+        taken[copies] = True
     return loops
-
-
-def with_loops_named(graph: Graph, loops: Iterable[Loop]) -> Graph:
-    """Return the graph in which a fixed axis of an input names a loop with a step for each element."""
-    reasons: dict[int, str] = {}
-    for loop in loops:
-        copies = loop.count + 2
-        nodes = [node for node in loop.nodes if node is not None]
-        cell = next((node for node in nodes if "_cell." in node.op), nodes[0])
-        why = (
-            f"a Python loop of the model has a step for each element ({cell.op} in {place_of(cell)}); a "
-            "layer over the whole sequence, such as torch.nn.LSTM, keeps the axis free"
-        )
-        # The first step may differ from the others.
-        reasons |= {copies: why, copies + 1: why}
-
-    def named(declared: Input) -> Input:
-        shape = () if declared.type is None else declared.type.shape
-        fixed = dict(declared.fixed)
-        for axis, size in enumerate(shape):
-            if isinstance(size, int) and size in reasons:
-                fixed[axis] = "; ".join([*([fixed[axis]] if axis in fixed else []), reasons[size]])
-        return replace(declared, fixed=fixed)
-
-    return replace(graph, inputs=tuple(map(named, graph.inputs)))
 
 
 def _repetitions(nodes: Sequence[Node]) -> list[tuple[int, int, int]]:

@@ -25,7 +25,6 @@ from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import resolve, run_nodes, run_with_loops
 from jaxlstm.programs.listing import listing
-from jaxlstm.programs.loops import with_loops_named
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
@@ -82,7 +81,7 @@ class Program:
         graph = settle_axes(replace(graph, parameters=first_names))
         self.options = Options()
         self._accepted = accept(graph)
-        self.graph = with_loops_named(graph, self._accepted.loops.values())
+        self.graph = graph
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self._constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)

@@ -87,8 +87,13 @@ def test_operators_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "def erfcx(self):\n"
         "    return jax.numpy.exp(self**2) * jax.scipy.special.erfc(self)\n"
     )
-    assert jaxlstm_command("inspect", path).status == 1
+    refused = jaxlstm_command("inspect", path)
+    assert refused.status == 1
+    assert "--operators FILE.py" in refused.out
     assert jaxlstm_command("inspect", path, "--operators", operators).status == 0
+    empty = tmp_path / "empty.py"
+    empty.touch()
+    assert jaxlstm_command("inspect", path, "--operators", operators, "--operators", empty).status == 0
     operators.write_text("import jaxlstm\nraise RuntimeError('no')\n")
     done = jaxlstm_command("inspect", path, "--operators", operators)
     assert done.status == 2

@@ -55,6 +55,14 @@ def test_own_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(ran({}, ONES), 3 * ONES)
     in_place = program(node("mylib.scale_.default", self=X))
     np.testing.assert_array_equal(in_place({}, ONES), 2 * ONES)
+    message = refused("malformed-graph", lambda: program(node("mylib.scale.default", self=X)))
+    assert "the names of torch's schema, here self" in message
+
+
+@pytest.mark.parametrize("name", ["erfinv", "aten.erfinv", "mylib.ops.scale.default"])
+def test_name_of_an_own_operator(name: str) -> None:
+    with pytest.raises(ValueError, match=rf'names must have the form .*, got "{name}"'):
+        register_operator(name)
 
 
 def test_undefined_values_and_wrong_arguments() -> None:

@@ -61,6 +61,7 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
     "fmax, fmin": (lambda x: (torch.fmax(x[:, None], x), torch.fmin(x[:, None], x)), [NUMBERS]),
     "heaviside": (lambda x: (torch.heaviside(x, torch.tensor(0.25)),), [NUMBERS]),
     "signs": (lambda x: (x.sign(), x.sgn()), [NUMBERS]),
+    "bounds beyond 32 bits": (lambda x: (x.clamp(1, 2**40), x.clamp(max=2**63 - 1)), [INDICES]),
     "clamp": (lambda x: (x.clamp(-1, 2), x.clamp(max=x.flip(0)), x.clamp(2, 1)), [NUMBERS]),
     "negative numbers wrap in uint8": (
         lambda x: (

@@ -281,13 +281,6 @@ def test_few_steps_stay_as_they_are() -> None:
     assert scans(short, to_numpy(x)) == 0
 
 
-def test_a_fixed_axis_names_the_loop() -> None:
-    program = from_module(Loop(unbound).eval(), (torch.randn(2, STEPS, 3),))
-    assert "axis 1 of x is fixed: " in str(program)
-    with pytest.raises(ProgramError, match=r"for each element \(aten\.lstm_cell\.default in module lstm\)"):
-        program(program.params, np.ones((2, STEPS + 1, 3), np.float32))
-
-
 def test_values_are_checked_outside_of_jit() -> None:
     """Without jit the nodes run one by one, so that an index out of range is an error."""
 

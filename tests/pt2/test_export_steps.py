@@ -128,6 +128,19 @@ def test_a_size_in_a_buffer() -> None:
         program(program.params, x, buffers={"count": np.array(3, np.int32)})
 
 
+@pytest.mark.parametrize(
+    "cut", [lambda self, x, n: x[: n.item()], lambda self, x, n: x.narrow(0, 0, n.item())]
+)
+def test_a_size_that_is_a_value(cut: Callable[..., Any]) -> None:
+    x, n = np.ones((4, 3), np.float32), np.array(2)
+    program = jaxlstm.from_module(Model(cut), (torch.ones(4, 3), torch.tensor(3)))
+    assert program(program.params, x, n).shape == (2, 3)
+    with pytest.raises(
+        ProgramError, match=r"which is unknown under jax\.jit\. Call the program outside of jit"
+    ):
+        jax.jit(program)(program.params, x, n)
+
+
 def traced(x: Tensor, n: Tensor) -> Tensor:
     """Return the sum of some rows, in a way that only a trace with values takes."""
     return torch.stack([x[row] for row in torch.arange(n.item()).tolist()]).sum(0)

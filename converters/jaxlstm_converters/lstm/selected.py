@@ -134,7 +134,11 @@ def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -
         layers = ", ".join(
             f"{prefix or 'the root'} is {WITH_ARTICLE[kind]}" for prefix, kind in others.items()
         )
-        return f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted"
+        return (
+            f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted. Load a GRU or "
+            "RNN with jaxlstm.load_state_dict(jaxlstm.nnx.GRU(...), state_dict), and a whole model with "
+            "jaxlstm.from_module"
+        )
     if not state_dict:
         return "the state dict has no LSTM: it is empty"
     names = ", ".join(list(state_dict)[:5])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxlstm.programs.operators.dtypes import (
@@ -147,12 +149,20 @@ def clamp(self: Array, min: Operand | None = None, max: Operand | None = None) -
     dtype = result_type(*(bound for bound in (self, min, max) if bound is not None))
     result = as_array(self, dtype)
     if min is not None:
-        low = as_array(min, dtype)
+        low = _bound(min, dtype)
         result = jnp.where((result < low) | (low != low), low, result)
     if max is not None:
-        high = as_array(max, dtype)
+        high = _bound(max, dtype)
         result = jnp.where((result > high) | (high != high), high, result)
     return result
+
+
+def _bound(bound: Operand, dtype: Any) -> Array:
+    """Return a bound as an array; JAX may hold int64 in 32 bits, and no element is beyond their range."""
+    if isinstance(bound, int) and np.dtype(dtype).kind == "i":
+        limits = np.iinfo(dtype)
+        bound = min(max(bound, int(limits.min)), int(limits.max))
+    return as_array(bound, dtype)
 
 
 @register_operator("aten.clamp_min.default", "aten.clamp_min.Tensor")

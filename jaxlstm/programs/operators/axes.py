@@ -49,6 +49,8 @@ _TO_THE_END = 2**63 - 1
 
 def slice_of(size: int, start: int | None, end: int | None, step: int = 1) -> slice:
     """Return a slice within an axis. As in Python and torch, bounds outside of the axis are clamped."""
+    # A number that is a traced array is unknown: JAX raises.
+    start, end = (int(number) if isinstance(number, Array) else number for number in (start, end))
     if all(isinstance(number, int | None) for number in (size, start, end)):
         return slice(*slice(start, end, step).indices(size))
     # With the symbolic sizes of jax.export, JAX clamps the bounds.

@@ -107,6 +107,7 @@ class Operator:
 
 _OPERATORS: dict[str, Operator] = {}
 _REFUSED: dict[str, str] = {}
+_WITHOUT_OVERLOAD = ("_operator.", "higher_order.", "math.", "torch.")
 
 
 def same(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
@@ -170,6 +171,9 @@ def register_operator(
     """
     if not names:
         raise ValueError('register_operator needs a name, for example "mylib.scale.default"')
+    for name in names:
+        if name.count(".") != (1 if name.startswith(_WITHOUT_OVERLOAD) else 2):
+            raise ValueError(f'names must have the form "namespace.name.overload", got "{name}"')
 
     def register(function: Function) -> Function:
         for name in names:
