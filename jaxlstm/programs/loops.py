@@ -25,7 +25,7 @@ FEWEST_COPIES = 16
 LONGEST_BODY = 1_000
 MOST_FAILURES = 50
 """The search ends after this number of repetitions that it refuses."""
-MOST_FAILURES_AT_A_NODE = 8
+MOST_FAILURES_AT_A_NODE = 4
 
 
 def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Loop]:
