@@ -148,7 +148,7 @@ def listed(self: Model, x: Tensor, lengths: Tensor) -> Any:
 def integers(self: Model, x: Tensor, lengths: Tensor) -> Any:
     """Numbers that torch reads as integers of Python."""
     packed = pack(x[:, : int(lengths.max())], lengths, True, False)
-    sizes = packed.batch_sizes
+    sizes: Any = packed.batch_sizes
     assert isinstance(lengths.ndim, int)
     state = x.new_zeros(4, int(sizes[0]), 4), x.new_ones(4, sizes[0].item(), 4)
     return unpack(packed, True)[0].sum(1) / sizes.size()[0], self.lstm(packed, state)[1]

@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 import torch
-from torch._numpy import ndarray
+from torch._numpy._ndarray import ndarray
 
 from jaxlstm_converters.pt2.model_lines import is_of_model
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch._numpy import ndarray
+from torch._numpy._ndarray import ndarray
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules.rnn import RNNBase
@@ -100,7 +100,7 @@ def _recurrence(name: str) -> Callable[..., Any]:
 def _as_tensor(data: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor | None:
     """Return lengths from the host, or a list of numbers in the trace, as a tensor; None for other data."""
     if isinstance(data, HostLengths | ndarray):
-        return data.tensor.clone() if dtype is None else data.tensor.to(dtype)
+        return data.tensor.clone() if dtype is None else data.tensor.to(dtype, copy=True)
     if (
         not isinstance(data, list)
         or not all(map(_is_number, data))
@@ -121,7 +121,7 @@ def _is_number(item: Any) -> bool:
 
 
 _FUNCTIONS = {"_pad_packed_sequence": _pad, **{name: _recurrence(name) for name in packed.STATES}}
-_CONSTRUCTORS = ("as_tensor", "tensor", "from_numpy")
+_CONSTRUCTORS = ("as_tensor", "tensor")
 
 
 class PackedSequences(TorchFunctionMode):
