@@ -180,12 +180,9 @@ def _require_functions(node: Node, args: tuple[Any, ...]) -> None:
     """Raise a TypeError unless each function takes its operands, and returns what the node needs."""
     results = sum(len(output) if isinstance(output, tuple) else 1 for output in node.outputs)
     for function, operands, needed in _functions(node.op, args, results):
-        if len(function.inputs) != operands:
-            raise TypeError(f"it calls a function of {len(function.inputs)} values with {operands}")
-        if len(function.outputs) != needed:
-            raise TypeError(f"a function of it returns {len(function.outputs)} values, not {needed}")
-        if not all(isinstance(output, Value | int | float | None) for output in function.outputs):
-            raise TypeError("a function of it returns something else than tensors and numbers")
+        known = [output for output in function.outputs if isinstance(output, Value | int | float | None)]
+        if len(function.inputs) != operands or not len(known) == len(function.outputs) == needed:
+            raise TypeError(f"its functions must return {needed} tensors or numbers of {operands} values")
 
 
 def _functions(op: str, args: tuple[Any, ...], results: int) -> list[tuple[Graph, int, int]]:

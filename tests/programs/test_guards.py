@@ -107,6 +107,7 @@ def test_numbers_on_the_left() -> None:
         ("2 * L['x'].size()[0] == 7", "[s0, 3]", "s0: 0 to any size\n"),
         ("L['x'].size()[0] // 10**40 == 0", "[s0, 3]", "s0: 0 to any size\n"),
         ("min(L['x'].size()[0], 5) == 5", "[s0, 3]", "s0: 5 to any size (the condition"),
+        ("-(-L['x'].size()[0] // 4) == 2", "[s0, 3]", "s0: 5 to 8 (the condition"),
         ("10 // L['x'].size()[0] == 2", "[s0, 3]", "s0: 4 to 5 (the condition"),
         ("abs(L['x'].size()[0] - 5) == 2", "[s0, 3]", "s0: 0 to any size\n"),
         ("10 // (L['x'].size()[0] - 3) == 10", "[s0, 3]", "s0: 0 to any size\n"),
