@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -41,13 +42,26 @@ def with_fault(module, x, cause):
 
 def lstm_operation(module):
     planted = run_planted(TorchModel(module), Case.of_model("x", (X,), {}), np.float32, {})
-    (operation,) = (operation for operation in planted.operations if operation.name == "lstm")
+    (operation,) = (operation for operation in planted.operations if operation.name in ("lstm", "gru"))
     return operation
 
 
 def same_weights(module, other):
     other.load_state_dict(module.state_dict())
     return other
+
+
+GRU = nn.GRU(9, 4, bidirectional=True)
+RNN = nn.RNN(9, 4, nonlinearity="relu", bias=False)
+STATE = torch.ones(2, 6, 4)
+
+
+def gru_with(change):
+    """Return the outputs of the GRU as a function of x, after a change of its state dict."""
+    changed = copy.deepcopy(GRU)
+    state_dict = {name: value.clone() for name, value in changed.state_dict().items()}
+    changed.load_state_dict(state_dict | change(state_dict))
+    return lambda x: changed(x)[0]
 
 
 CONV = nn.Conv1d(6, 4, 3, padding=2, dilation=2)
@@ -103,6 +117,37 @@ with torch.no_grad():
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
         ),
         (
+            Function(lambda x: GRU(x)[0]),
+            X,
+            "gates r and z of weight_hh_l0 are swapped",
+            gru_with(lambda p: {"weight_hh_l0": p["weight_hh_l0"].view(3, 4, 4)[[1, 0, 2]].view(12, 4)}),
+        ),
+        (
+            Function(lambda x: GRU(x)[0]),
+            X,
+            "bias_ih and bias_hh of l0_reverse are swapped",
+            gru_with(
+                lambda p: {
+                    "bias_ih_l0_reverse": p["bias_hh_l0_reverse"],
+                    "bias_hh_l0_reverse": p["bias_ih_l0_reverse"],
+                }
+            ),
+        ),
+        (Function(lambda x: GRU(x)[0]), X, "outputs come first", lambda x: GRU(x)[0].roll(4, -1)),
+        (Function(lambda x: GRU(x, STATE)[0]), X, "the initial state is ignored", lambda x: GRU(x)[0]),
+        (
+            Function(lambda x: GRU(x)[0]),
+            X,
+            "batch_first=True",
+            lambda x: GRU(x.swapaxes(0, 1))[0].swapaxes(0, 1),
+        ),
+        (
+            Function(lambda x: RNN(x)[0]),
+            X,
+            "rnn_tanh",
+            lambda x: same_weights(RNN, nn.RNN(9, 4, bias=False))(x)[0],
+        ),
+        (
             nn.Upsample(size=(4, 3), mode="bilinear"),
             IMAGE,
             "antialias",
@@ -117,6 +162,7 @@ def test_fault(module, x, cause, wrong):
         assert wrong(x).shape != module(x).shape or not torch.allclose(wrong(x), module(x))
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
@@ -127,20 +173,21 @@ def test_fault(module, x, cause, wrong):
         (lambda y: y.amax(0), "the maximum of the outputs is read instead of h_n"),
     ],
 )
-def test_outputs_instead_of_h_n(read, cause, packed, bidirectional):
+def test_outputs_instead_of_h_n(read, cause, packed, bidirectional, kind):
     """The fault replaces h_n of the last layer. Outputs are zero where a sequence has ended."""
-    lstm = nn.LSTM(9, 4, num_layers=2, bidirectional=bidirectional)
+    lstm = kind(9, 4, num_layers=2, bidirectional=bidirectional)
     pack = partial(rnn.pack_padded_sequence, lengths=torch.tensor([2, 2, 2, 2, 1, 1]))
     operation = lstm_operation(Function(lambda x: lstm(pack(x) if packed else x)[1]))
     (variant,) = (v for v in variants(operation) if cause in v.cause)
     with torch.no_grad():
-        outputs, (h_n, c_n) = lstm(pack(X) if packed else X)
+        outputs, final = lstm(pack(X) if packed else X)
+        h_n, *c_n = final if kind is nn.LSTM else (final,)
         faulty = variant.apply(operation)
     torch.testing.assert_close(faulty[0], outputs.data if packed else outputs)
     y = rnn.pad_packed_sequence(outputs)[0] if packed else outputs
     last = torch.stack(read(y).chunk(2 if bidirectional else 1, -1))
     torch.testing.assert_close(faulty[1], torch.cat((h_n[: -len(last)], last)))
-    torch.testing.assert_close(faulty[2], c_n)
+    torch.testing.assert_close(list(faulty[2:]), c_n)
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

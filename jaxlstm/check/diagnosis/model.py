@@ -225,8 +225,10 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
             continue
         size = _size(layer)
         if not layer.theirs:
-            after = f" after {before.name}" if before else ""
-            yield f"the outputs of the layers agree; the results differ{after}: {size}"
+            agree = (
+                f"the outputs of the layers agree; the results differ after {before.name}" if before else ""
+            )
+            yield f"{agree or 'the results differ'}: {size}"
         elif layer.inputs <= layer.limit:
             yield f"first differs in {layer.name}, {_with_article(layer.kind)} whose inputs agree: {size}"
         else:

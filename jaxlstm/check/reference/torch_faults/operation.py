@@ -10,6 +10,10 @@ from typing import Any
 _WINDOW = ("input", "kernel_size", "stride", "padding")
 _CONV = ("input", "weight", "bias", "stride", "padding")
 _INPLACE = ("relu", "silu", "selu", "mish", "hardsigmoid", "hardswish", "relu6")
+_RECURRENT = (
+    *("input", "hx", "params", "has_biases", "num_layers"),
+    *("dropout", "train", "bidirectional", "batch_first"),
+)
 ARGUMENT_NAMES = {
     **dict.fromkeys(_INPLACE, ("input", "inplace")),
     **dict.fromkeys(("tanh", "sigmoid", "softsign", "logsigmoid"), ("input",)),
@@ -34,10 +38,7 @@ ARGUMENT_NAMES = {
     "softmax": ("input", "dim"),
     "log_softmax": ("input", "dim"),
     "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
-    "lstm": (
-        *("input", "hx", "params", "has_biases", "num_layers"),
-        *("dropout", "train", "bidirectional", "batch_first"),
-    ),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT),
     "pack_padded_sequence": ("input", "lengths", "batch_first"),
 }
 """The arguments of builtin functions, which have no signature."""

@@ -1,4 +1,4 @@
-"""Faults of attention, of masks and of LSTMs inside a model.
+"""Faults of attention, of masks and of LSTMs, GRUs and RNNs inside a model.
 
 The faults of an LSTM over packed sequences read zeros in the padding, whose contents torch dropped.
 """
@@ -6,7 +6,8 @@ The faults of an LSTM over packed sequences read zeros in the padding, whose con
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -111,7 +112,7 @@ _PACKED = (
     *("input", "batch_sizes", "hx", "params", "has_biases", "num_layers"),
     *("dropout", "train", "bidirectional"),
 )
-"""The arguments of ``torch.lstm`` over packed sequences."""
+"""The arguments of ``torch.lstm``, ``torch.gru`` and the like over packed sequences."""
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
@@ -122,9 +123,12 @@ _READ: dict[str, Callable[[Any], Any]] = {
 """Summaries of the outputs (T, B, features) that a port may read instead of h_n."""
 
 
-@faults_of("lstm")
+@faults_of("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(operation: Operation) -> Iterator[Variant]:
-    """Yield faults of ``torch.lstm``, among them those of a port that confuses h_n with the outputs."""
+    """Yield faults of ``torch.lstm``, ``torch.gru`` and the like.
+
+    Among them are those of a port that confuses h_n with the outputs.
+    """
     arguments = _arguments(operation)
     packed = "batch_sizes" in arguments
     if not packed:
@@ -136,9 +140,73 @@ def recurrent(operation: Operation) -> Iterator[Variant]:
     for end, which in () if packed else ((-1, "last"), (0, "first")):
         cause = f"in {{where}}, h_n is read instead of the {which} step of the outputs"
         yield Variant(cause, partial(_h_n_as_outputs, end=end))
+    if operation.name != "lstm":
+        yield from _of_hidden_state(operation)
+        return
     for fault in catalogue(_config(arguments)):
         if not fault.rounding:
             yield Variant(f"in {{where}}, {fault.cause}", partial(_run_oracle, fault=fault))
+
+
+def _of_hidden_state(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of a GRU or RNN that the catalogue of the LSTM does not run."""
+    arguments = _arguments(operation)
+    no_state = arguments["hx"] * 0
+    yield Variant("in {where}, the initial state is ignored", lambda op: _run(op, hx=no_state))
+    if arguments["bidirectional"]:
+        cause = "in {where}, the reverse direction's outputs come first in the last layer"
+        yield Variant(cause, _reverse_first)
+    if operation.name != "gru":
+        other = {"rnn_tanh": "rnn_relu", "rnn_relu": "rnn_tanh"}[operation.name]
+        yield Variant(f"{{where}} is {other}", partial(_run_function, name=other))
+        return
+    params, names = arguments["params"], _param_names(arguments)
+    single = [(name, [place]) for place, name in enumerate(names)]
+    for name, places in [("all weights and biases", range(len(params))), *single]:
+        cause = f"in {{where}}, the rows of the gates r and z of {name} are swapped"
+        yield Variant(cause, partial(_gates_swapped, places=places))
+    first = range(2, len(params), 4) if arguments["has_biases"] else ()
+    for name, places in [("all layers", first), *((names[place][8:], [place]) for place in first)]:
+        cause = f"in {{where}}, bias_ih and bias_hh of {name} are swapped"
+        yield Variant(cause, partial(_biases_swapped, places=places))
+
+
+def _param_names(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the names of the parameters of a GRU or RNN."""
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if arguments["has_biases"] else 2]
+    ends = ("", "_reverse")[: 2 if arguments["bidirectional"] else 1]
+    return [f"{kind}_l{k}{end}" for k in range(arguments["num_layers"]) for end in ends for kind in kinds]
+
+
+def _run(operation: Operation, **changes: Any) -> Any:
+    """Run an operation with changed arguments, under the names of :func:`_arguments`."""
+    names = dict(zip(_arguments(operation), operation.arguments, strict=True))
+    return operation.run(**{names[name]: value for name, value in changes.items()})
+
+
+def _run_function(operation: Operation, *, name: str) -> Any:
+    import torch
+
+    return replace(operation, function=getattr(torch, name)).run()
+
+
+def _reverse_first(operation: Operation) -> Any:
+    outputs, *states = operation.run()
+    return outputs.roll(outputs.shape[-1] // 2, -1), *states
+
+
+def _gates_swapped(operation: Operation, *, places: Iterable[int]) -> Any:
+    params = list(_arguments(operation)["params"])
+    for place in places:
+        params[place] = params[place].unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1)
+    return _run(operation, params=params)
+
+
+def _biases_swapped(operation: Operation, *, places: Iterable[int]) -> Any:
+    params = list(_arguments(operation)["params"])
+    for place in places:
+        params[place : place + 2] = reversed(params[place : place + 2])
+    return _run(operation, params=params)
 
 
 @faults_of("pack_padded_sequence")
@@ -151,24 +219,26 @@ def packing(operation: Operation) -> Iterator[Variant]:
 
 def _arguments(operation: Operation) -> Mapping[str, Any]:
     """Return the arguments by name; ``batch_sizes`` is among them if the sequences are packed."""
-    if isinstance(operation.get("hx"), (tuple, list)):
+    if isinstance(operation.get("has_biases"), bool):
         return operation.arguments
     return dict(zip(_PACKED, operation.arguments.values(), strict=True))
 
 
 def _flip_batch_first(operation: Operation) -> Any:
-    """Run the LSTM over the other axis, from a state of the other batch size if it is zero."""
+    """Run over the other axis, from a state of the other batch size if it is zero."""
     first = not operation.get("batch_first")
     x, state = operation.get("input"), operation.get("hx")
     batch = x.shape[0 if first else 1]
-    if all(bool((h == 0).all()) for h in state):
-        state = tuple(h.new_zeros(h.shape[0], batch, h.shape[2]) for h in state)
+    states = state if isinstance(state, (tuple, list)) else (state,)
+    if all(bool((h == 0).all()) for h in states):
+        zeros = [h.new_zeros(h.shape[0], batch, h.shape[2]) for h in states]
+        state = zeros if len(zeros) > 1 else zeros[0]
     return operation.run(batch_first=first, hx=state)
 
 
 def _as_h_n(operation: Operation, *, read: Callable[[Any], Any]) -> Any:
     """Return h_n of the last layer as read from the outputs, which are zero in rows that have ended."""
-    arguments, (outputs, h_n, c_n) = _arguments(operation), operation.run()
+    arguments, (outputs, h_n, *c_n) = _arguments(operation), operation.run()
     y = outputs.swapaxes(0, 1) if operation.get("batch_first") else outputs
     if "batch_sizes" in arguments:
         valid = _valid_steps(arguments["batch_sizes"], h_n.shape[1])
@@ -176,16 +246,16 @@ def _as_h_n(operation: Operation, *, read: Callable[[Any], Any]) -> Any:
         y[numpy_to_tensor(valid)] = outputs
     h_n, directions = h_n.clone(), 2 if arguments["bidirectional"] else 1
     h_n[-directions:] = read(y).unflatten(-1, (directions, -1)).movedim(-2, 0)
-    return outputs, h_n, c_n
+    return outputs, h_n, *c_n
 
 
 def _h_n_as_outputs(operation: Operation, *, end: int) -> Any:
     """Return the outputs at an end as h_n of the last layer."""
-    outputs, h_n, c_n = operation.run()
+    outputs, h_n, *c_n = operation.run()
     outputs, directions = outputs.clone(), 2 if _arguments(operation)["bidirectional"] else 1
     step = outputs.select(1 if operation.get("batch_first") else 0, end)
     step.copy_(h_n[-directions:].movedim(0, -2).flatten(-2))
-    return outputs, h_n, c_n
+    return outputs, h_n, *c_n
 
 
 def _valid_steps(batch_sizes: Any, batch: int) -> np.ndarray:
