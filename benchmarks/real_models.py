@@ -14,11 +14,7 @@ from benchmarks.parts import Settings
 from benchmarks.timing import interleaved, spreads
 from testing.real_models import PROBLEMS, Problem
 
-TITLES = {
-    "beatnet": "BeatNet, 8 s of drums",
-    "resemblyzer": "Resemblyzer, 8 windows of 1.6 s",
-    "silero_vad": "Silero VAD, one frame of a stream",
-}
+TITLES = {"resemblyzer": "Resemblyzer, 8 windows of 1.6 s", "silero_vad": "Silero VAD, one frame of a stream"}
 
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:

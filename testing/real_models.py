@@ -23,7 +23,6 @@ from torch import nn
 from testing.wheels import fetch_pinned
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "real_models"
-BEATNET = ("beatnet", "BeatNet/models/model_1_weights.pt")
 RESEMBLYZER = ("resemblyzer", "resemblyzer/pretrained.pt")
 SILERO = ("silero-vad", "silero_vad/data/silero_vad.jit")
 SPEECH = ("pyannote.audio", "pyannote/audio/sample/sample.wav")
@@ -40,33 +39,6 @@ def example(name: str) -> types.ModuleType:
 def speech() -> np.ndarray:
     """Return 30 s of a conversation between two people, at 16,000 Hz."""
     return example("voice_encoder").read_wav(fetch_pinned(*SPEECH)).astype(np.float32)
-
-
-def load_beatnet() -> nn.Module:
-    """Return ``BDA`` with its weights."""
-    model = import_file("beatnet", "BeatNet/model.py").BDA(272, 150, 2, "cpu")
-    model.load_state_dict(torch.load(fetch_pinned(*BEATNET), weights_only=True), strict=True)
-    return model.eval()
-
-
-class StatelessBeatNet(nn.Module):
-    """``BDA``, which keeps its state in attributes, as a function of the features and the state."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        for name, layer in model.named_children():
-            setattr(self, name, layer)
-        self.forward_of = type(model).forward
-        self.dim_in, self.conv_out = 272, 150
-
-    def num_flat_features(self, x: torch.Tensor) -> int:
-        return x[0].numel()
-
-    def forward(self, features: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> Any:
-        self.hidden, self.cell = state
-        logits, state = self.forward_of(self, features), (self.hidden, self.cell)
-        del self.hidden, self.cell
-        return logits, state
 
 
 def load_resemblyzer() -> nn.Module:
@@ -125,11 +97,6 @@ class SileroVAD(nn.Module):
         return self.decoder.decoder(state[0, ..., None])[..., 0], state
 
 
-def import_file(package: str, member: str) -> types.ModuleType:
-    """Import one Python file of a wheel."""
-    return _import(fetch_pinned(package, member), f"wheel_{Path(member).stem}")
-
-
 def _import(path: Path, name: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -154,19 +121,6 @@ class Problem(NamedTuple):
     args: tuple[Any, ...]
     long_args: tuple[Any, ...]
     names: dict[str, str]
-
-
-def beatnet() -> Problem:
-    """Half a second of a drum beat, with the state after two seconds. The long input has eight seconds."""
-    source = example("beatnet")
-    theirs = StatelessBeatNet(load_beatnet())
-    features = source.extract_features(source.drums())
-    zeros = torch.zeros(2, 1, 150)
-    with torch.no_grad():
-        _, state = theirs(torch.from_numpy(features[None, :100]), (zeros, zeros))
-    state = tuple(array.numpy() for array in state)
-    ours = source.load(fetch_pinned(*BEATNET))
-    return Problem(ours, theirs, (features[None, 100:125], state), (features[None], state), {})
 
 
 def resemblyzer() -> Problem:
@@ -194,4 +148,4 @@ def silero_vad() -> Problem:
     return Problem(source.load(fetch_pinned(*SILERO)), theirs, args, one, names)
 
 
-PROBLEMS: list[Callable[[], Problem]] = [beatnet, resemblyzer, silero_vad]
+PROBLEMS: list[Callable[[], Problem]] = [resemblyzer, silero_vad]
