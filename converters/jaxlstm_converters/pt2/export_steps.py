@@ -147,7 +147,8 @@ def _export(
     except Exception as error:
         is_unknown = isinstance(error, GuardOnDataDependentSymNode)
         if is_unknown and (names := globals_of_int(error)) is not None:
-            with mock.patch.dict(names, {"int": SymbolicInt}):
+            # torch takes int as a dtype, and not a class in its place.
+            with contextlib.suppress(TypeError), mock.patch.dict(names, {"int": SymbolicInt}):
                 return _export(call, shapes, exporter, cut=cut, host=host)
         if cut and tracing.batches and is_unknown:
             return _export(call, shapes, exporter, cut=False, host=host)

@@ -277,7 +277,7 @@ def _is_of_rows(
     if any(other.ndim != rows.ndim for other in every):
         return False  # They would be broadcast against each other's rows.
     if name in _OF_ELEMENTS:
-        # torch.where of a condition alone gives the places where it holds.
+        # torch.where with only a condition returns the places where it holds.
         return all(tensor.ndim < rows.ndim for tensor in tensors) and (name != "where" or len(args) == 3)
     if not args:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+import numpy as np
 import torch
 from torch._numpy._ndarray import ndarray
 
@@ -29,12 +30,15 @@ class _Integers(type):
 class SymbolicInt(metaclass=_Integers):
     """``int``, which returns a symbolic integer for a value of the trace."""
 
+    dtype = np.dtype(int)  # NumPy takes a class with this attribute as a dtype.
+
     def __new__(cls, value: Any = 0, *args: Any, **kwargs: Any) -> Any:
         """Return the integer."""
         value = value.tensor if isinstance(value, ndarray) else value
         if isinstance(value, torch.Tensor):
             return value.long().item()
-        return value if isinstance(value, torch.SymInt) else int(value, *args, **kwargs)
+        is_symbolic = isinstance(value, torch.SymInt | torch.SymFloat)
+        return torch.sym_int(value) if is_symbolic else int(value, *args, **kwargs)
 
 
 def globals_of_int(error: BaseException) -> dict[str, Any] | None:
