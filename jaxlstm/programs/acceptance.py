@@ -177,7 +177,7 @@ _CALLERS = tuple(f"higher_order.{name}" for name in ("cond", "while_loop", "scan
 
 
 def _require_functions(node: Node, args: tuple[Any, ...]) -> None:
-    """Raise a TypeError unless each function takes its operands, and returns what the node needs."""
+    """Raise a TypeError unless each function takes its operands, and returns the results of the node."""
     results = sum(len(output) if isinstance(output, tuple) else 1 for output in node.outputs)
     for function, operands, needed in _functions(node.op, args, results):
         known = [output for output in function.outputs if isinstance(output, Value | int | float | None)]
