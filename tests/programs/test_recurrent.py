@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from jaxlstm import from_module
+from jaxlstm import from_module, load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
 from testing.graphs import to_numpy
@@ -44,16 +46,17 @@ def require_close(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "variant"), VARIANTS, ids=str)
-def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any]) -> None:
-    """Values without an initial state, and values and gradients with one."""
+def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any], tmp_path: Path) -> None:
+    """Values, gradients and sequence lengths, at other sizes than the file was exported with."""
     torch.manual_seed(0)
-    layer, x = kind(3, 4, **variant).eval(), torch.randn(5, 2, 3)
-    program = from_module(layer, (x,))
+    layer, example, x = kind(3, 4, **variant).eval(), torch.randn(5, 2, 3), torch.randn(6, 3, 3)
+    program = from_module(layer, (example,))
     expected = layer(x)
     require_close(program(program.params, x.numpy()), expected)
 
+    from_module(layer, (example, layer(example)[1])).save(tmp_path / "layer.pt2")
+    program = load_program(tmp_path / "layer.pt2")
     state = jax.tree.map(lambda leaf: torch.randn_like(leaf, requires_grad=True), expected[1])
-    program = from_module(layer, (x, state))
     differentiated = jax.value_and_grad(lambda params, h: loss(program(params, x.numpy(), h)), (0, 1))
     value, (of_params, of_state) = differentiated(program.params, jax.tree.map(to_numpy, state))
     wanted = loss(layer(x, state))
@@ -62,18 +65,15 @@ def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any]) -> None:
     require_close(of_params, {name: parameter.grad for name, parameter in layer.named_parameters()})
     require_close(of_state, jax.tree.map(lambda leaf: leaf.grad, state))
 
-
-@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
-def test_sequence_lengths_of_other_layers(kind: Callable[..., nn.Module]) -> None:
-    layer, x, lengths = kind(3, 4, **STACKED).eval(), torch.randn(6, 3, 3), torch.tensor([4, 6, 1])
-    state = torch.randn(4, 3, 4)
-    program = from_module(layer, (x, state))
-    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
-    outputs, last = layer(packed, state)
-    expected = nn.utils.rnn.pad_packed_sequence(outputs)[0], last
-    x[4:, 0] = torch.nan
-    results = program(program.params, x.numpy(), state.numpy(), seq_lengths=lengths.numpy())
-    require_close(results, expected)
+    batch_first = variant.get("batch_first", False)
+    time, batch = (3, 6) if batch_first else (6, 3)
+    lengths = 1 + torch.arange(batch) % 3
+    outputs, last = layer(pack_padded_sequence(x, lengths, batch_first, enforce_sorted=False), state)
+    expected = pad_packed_sequence(outputs, batch_first, total_length=time)[0], last
+    ended = torch.arange(time)[:, None] >= lengths
+    x[ended.T if batch_first else ended] = torch.nan
+    hx = jax.tree.map(to_numpy, state)
+    require_close(program(program.params, x.numpy(), hx, seq_lengths=lengths.numpy()), expected)
 
 
 class Tagger(nn.Module):
@@ -90,11 +90,9 @@ class Tagger(nn.Module):
         return self.head(self.second(self.first(self.embed(words))[0])[0])
 
     def packed(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        x = nn.utils.rnn.pack_padded_sequence(
-            self.embed(words), lengths, batch_first=True, enforce_sorted=False
-        )
+        x = pack_padded_sequence(self.embed(words), lengths, batch_first=True, enforce_sorted=False)
         y = self.second(self.first(x)[0])[0]
-        return self.head(nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0])
+        return self.head(pad_packed_sequence(y, batch_first=True)[0])
 
 
 @pytest.fixture(scope="module")
@@ -167,27 +165,10 @@ def test_transformations(words: torch.Tensor, program: Program) -> None:
     assert float(jnp.abs(gradient["embed.weight"]).max()) > 0
 
 
-class Detector(nn.Module):
-    """A loop over a cell."""
-
-    def __init__(self, cell: nn.Module) -> None:
-        super().__init__()
-        self.cell = cell
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        state: Any = None
-        for step in x:
-            state = self.cell(step, state)
-        return torch.sigmoid(state[0] if isinstance(state, tuple) else state)
-
-
-CELLS = [nn.LSTMCell, nn.GRUCell, nn.RNNCell, partial(nn.RNNCell, nonlinearity="relu")]
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("cell", CELLS)
-def test_cell(cell: Any, bias: bool) -> None:
-    detector, x = Detector(cell(3, 4, bias=bias)).eval(), torch.randn(3, 2, 3)
-    program = from_module(detector, (x,))
-    result = program(program.params, x.numpy())
-    np.testing.assert_allclose(result, detector(x).detach().numpy(), atol=1e-6)
+@pytest.mark.parametrize(
+    "cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell, partial(nn.RNNCell, nonlinearity="relu")]
+)
+def test_cell_without_bias(cell: Callable[..., nn.Module]) -> None:
+    layer, x = cell(3, 4, bias=False), torch.randn(2, 3)
+    program = from_module(layer, (x,))
+    require_close(program(program.params, x.numpy()), layer(x))

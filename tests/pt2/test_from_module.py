@@ -17,7 +17,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.free_time import free_time
-from testing.exported import Tagger
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -34,18 +33,6 @@ class Recogniser(nn.Module):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         columns = nn.functional.max_pool2d(self.convolution(pictures).relu(), 2)
         return self.out(self.lstm(columns.permute(0, 3, 1, 2).flatten(2))[0])
-
-
-class Stateful(nn.Module):
-    """An LSTM with its state among nested and keyword arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, num_layers=2)
-
-    def forward(self, x: torch.Tensor, *, state: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
-        y, state = self.lstm(x, state)
-        return {"y": y[-1], "state": state}
 
 
 class Lazy(nn.Module):
@@ -122,58 +109,6 @@ def _require_plain_export_fails(module: nn.Module, x: torch.Tensor) -> None:
         warnings.simplefilter("ignore")
         with pytest.raises(UserError, match="specialized"):
             torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-
-
-def test_nested_and_keyword_arguments() -> None:
-    module = Stateful().eval()
-    program = jaxlstm.from_module(
-        module, (torch.randn(5, 2, 3),), {"state": (torch.randn(2, 2, 4), torch.randn(2, 2, 4))}
-    )
-    state = (torch.randn(2, 6, 4), torch.randn(2, 6, 4))
-    assert_same(program, module, torch.randn(7, 6, 3), state=state)
-
-
-def test_dynamic_shapes_are_used() -> None:
-    module = Tagger().eval()
-    tokens = torch.randint(0, 11, (2, 7))
-    dim = torch.export.Dim("batch", min=1, max=8)
-    program = jaxlstm.from_module(module, (tokens, 2.0), dynamic_shapes=({0: dim}, None))
-    (axis,) = program.graph.ranges
-    assert program.graph.ranges[axis] == (None, 8)
-    assert program.inputs[0].type is not None
-    assert program.inputs[0].type.shape == (axis, 7)
-    assert_same(program, module, torch.randint(0, 11, (5, 7)), 2.0)
-    with pytest.raises(jaxlstm.ProgramError, match="from"):
-        program(program.params, np.zeros((9, 7), np.int32), 2.0)
-    # A fixed time axis does not stay fixed in later exports.
-    later = jaxlstm.from_module(Tagger().eval(), (tokens, 2.0))
-    assert later.inputs[0].type is not None
-    assert all(isinstance(size, str) for size in later.inputs[0].type.shape)
-
-
-class Layers(nn.Module):
-    """A GRU between RNNs, with initial states."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tanh = nn.RNN(3, 4, batch_first=True)
-        self.gru = nn.GRU(4, 4, num_layers=2, bidirectional=True, batch_first=True)
-        self.relu = nn.RNN(8, 2, nonlinearity="relu")
-
-    def forward(self, x: torch.Tensor, state: torch.Tensor) -> Any:
-        x, last = self.gru(self.tanh(x)[0], state)
-        return last, self.relu(x.transpose(0, 1))
-
-
-def test_gru_and_rnn(tmp_path: Path) -> None:
-    """Batch and time are free, in the module and in the file."""
-    module = Layers().eval()
-    jaxlstm.from_module(module, (torch.randn(2, 7, 3), torch.randn(4, 2, 4))).save(tmp_path / "layers.pt2")
-    program = jaxlstm.load_program(tmp_path / "layers.pt2")
-    for batch, time in ((2, 7), (5, 3), (1, 1)):
-        assert_same(program, module, torch.randn(batch, time, 3), torch.randn(4, batch, 4))
-    with pytest.raises(ProgramError, match="must have the size of axis 0 of input x, 5, got 4"):
-        program(program.params, np.ones((5, 3, 3), np.float32), np.ones((4, 4, 4), np.float32))
 
 
 def test_real_tensors_keep_their_values() -> None:

@@ -133,14 +133,7 @@ class Point(NamedTuple):
 
 
 class Results(nn.Module):
-    """Results in a namedtuple, with None and a number, and buffers of several dtypes and shapes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("narrow", torch.ones(2, dtype=torch.bfloat16))
-        self.register_buffer("empty", torch.ones(0, 3, dtype=torch.int8))
-        self.register_buffer("count", torch.tensor(7))
-        self.register_buffer("flags", torch.tensor([True, False]))
+    """Results in a namedtuple, with None and a number."""
 
     def forward(self, x: torch.Tensor) -> Any:
         with torch.no_grad():
@@ -148,16 +141,13 @@ class Results(nn.Module):
         return Point(x + 1, y), None, 3
 
 
-def test_results_and_dtypes(tmp_path: Path) -> None:
+def test_results(tmp_path: Path) -> None:
     _pytree._register_namedtuple(Point, serialized_type_name="tests.Point")
-    program = save(tmp_path / "a.pt2", Results(), torch.ones(2))
-    graph, tensors, _ = read_pt2(tmp_path / "a.pt2")
+    save(tmp_path / "a.pt2", Results(), torch.ones(2))
+    graph, *_ = read_pt2(tmp_path / "a.pt2")
     point = Tree("namedtuple", (LEAF, LEAF), ("x", "y"), "tests.Point")
     assert graph.out_tree == Tree("tuple", (point, LEAF, LEAF))
     assert graph.outputs[2:] == (None, 3)
-    for name, tensor in program.state_dict.items():
-        assert tensors[name].dtype.name == str(tensor.dtype).removeprefix("torch.")
-        assert tensors[name].tolist() == tensor.tolist()
 
 
 def test_read_checkpoint(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:

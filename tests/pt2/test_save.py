@@ -83,6 +83,7 @@ class Dtypes(nn.Module):
 def test_dtypes(tmp_path: Path) -> None:
     """Buffers keep their dtypes, although JAX holds int64 as int32."""
     program = save(tmp_path / "a.pt2", Dtypes(), torch.ones(3))
+    tensors = read_pt2(tmp_path / "a.pt2")[1]
     jaxlstm.load_program(tmp_path / "a.pt2").save(tmp_path / "b.pt2")
     again = torch.export.load(tmp_path / "b.pt2")
     expected: dict[str, Any] = {**program.state_dict, **program.constants}
@@ -90,6 +91,8 @@ def test_dtypes(tmp_path: Path) -> None:
     assert again.state_dict.keys() == program.state_dict.keys()
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
+        assert tensors[name].dtype.name == str(tensor.dtype).removeprefix("torch.")
+        assert tensors[name].tolist() == tensor.tolist()
         assert actual[name].dtype == tensor.dtype
         assert torch.equal(actual[name], tensor)
 
