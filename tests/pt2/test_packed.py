@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 from torch.nn.utils.rnn import pack_padded_sequence as pack
 from torch.nn.utils.rnn import pad_packed_sequence as unpack
@@ -273,29 +274,19 @@ def test_sizes_that_must_agree() -> None:
 
 def test_threads() -> None:
     """Exports in two threads do not overlap: each replaces attributes of torch, and restores them."""
-    started, kernel = threading.Event(), RNNBase.get_expected_hidden_size
+    lock, are_alone = threading.Lock(), []
 
-    def first(self: Model, x: Tensor, lengths: Tensor) -> Any:
-        started.set()
-        second_started.wait(2)
+    def forward(self: Model, x: Tensor, lengths: Tensor) -> Any:
+        are_alone.append(lock.acquire(blocking=False))
+        time.sleep(1)
+        if are_alone[-1]:
+            lock.release()
         return plain(self, x, lengths)
 
-    def second(self: Model, x: Tensor, lengths: Tensor) -> Any:
-        second_started.set()
-        one.join(20)
-        return plain(self, x, lengths)
-
-    second_started = threading.Event()
-    one, two = (
-        threading.Thread(target=jaxlstm.from_module, args=(Model(forward), batch(*BATCHES[0])))
-        for forward in (first, second)
-    )
-    one.start()
-    started.wait(20)
-    two.start()
-    one.join()
-    two.join()
-    assert RNNBase.get_expected_hidden_size is kernel
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(jaxlstm.from_module, Model(forward), batch(*BATCHES[0])) for _ in range(2)]
+    assert all(call.result() for call in calls)
+    assert are_alone == [True, True]
 
 
 @pytest.mark.parametrize("lengths", [[8, 2, 1], [3, 0, 1]])
