@@ -135,7 +135,8 @@ class LoopCopies:
         collected, last = self._used_outside()
         roles = [*self.state, *self.rows, *self.lists, *self.invariants]
         changed = {rows.base for rows in self.rows.values()} & self.state.keys()
-        _refuse_if(not self.state or len(roles) != len(set(roles)) or changed)
+        moves = self.state or self.rows or self.lists
+        _refuse_if(not (moves and any(nodes)) or len(roles) != len(set(roles)) or changed)
         fields = (self.state, self.rows, self.lists, self.indices, frozenset(self.invariants))
         return Loop(self.start, self.count, tuple(nodes), writes, *fields, collected, last)
 

@@ -156,6 +156,17 @@ def other_first_slice(m: Loop, x: Tensor) -> Any:
     return h
 
 
+def heads(m: Loop, x: Tensor) -> Any:
+    """A layer runs over each output after the loop, and over each input in a loop without state."""
+    h, outputs = m.first(x[:, 0]), []
+    for t in range(STEPS):
+        h = m.gru(m.first(x[:, t]), h)
+        outputs.append(h)
+    return torch.stack([m.out(h) for h in outputs], 1), torch.stack(
+        [m.query(m.first(y)) for y in x.unbind(1)]
+    )
+
+
 Run = Callable[[Loop, Tensor], Any]
 SCANNED: dict[Run, int] = {
     unbound: 1,
@@ -165,7 +176,15 @@ SCANNED: dict[Run, int] = {
     written: 1,
     single_steps: 1,
 }
-SCANNED |= {two_loops: 2, prepared: 1, mixed: 1, first_state: 1, changed_constant: 1, other_first_slice: 1}
+SCANNED |= {
+    two_loops: 2,
+    prepared: 2,
+    heads: 3,
+    mixed: 1,
+    first_state: 1,
+    changed_constant: 1,
+    other_first_slice: 1,
+}
 
 
 def growing(m: Loop, x: Tensor) -> Any:
