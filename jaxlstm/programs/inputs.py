@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -38,7 +39,7 @@ def bind_inputs(
         if declared.type is None:
             is_number = isinstance(declared.constant, int | float)
             if is_number and isinstance(argument, Tracer) and not argument.ndim:
-                values[declared.name] = argument == declared.constant
+                values[declared.name] = jnp.equal(argument, declared.constant)
             else:
                 _require_constant(declared, argument)
             continue

@@ -88,7 +88,8 @@ def test_an_argument_that_is_a_number() -> None:
 def test_an_index_that_is_read() -> None:
     def pairs(self: Model, x: Tensor) -> Tensor:
         rows = range(2 if (x > 0).all() else 1)
-        return sum(x[:, p[0]] * x[p[1]] for p in torch.cartesian_prod(torch.arange(2), torch.tensor(rows)))
+        chosen = torch.cartesian_prod(torch.arange(2), torch.tensor(rows))
+        return torch.stack([x[:, pair[0]] * x[pair[1]] for pair in chosen]).sum(0)
 
     program = from_module(
         Model(pairs), (x := torch.rand(3, 3) + 0.1,), "a value read as 0 at test_export_steps"

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.axes import axes, axis, axis_of
-from jaxlstm.programs.operators.dtypes import Operand, as_array, held, promoted
+from jaxlstm.programs.operators.dtypes import Operand, as_array, converted, held, promoted
 from jaxlstm.programs.operators.registry import register_family, register_operator, same, same_values
 from jaxlstm.programs.operators.unary import of_tensor
 
@@ -126,7 +126,7 @@ def detach(self: Array) -> Array:
 )
 def to_dtype(self: Array, dtype: Any = None, copy: bool = False) -> Array:
     """Convert to a dtype; floats are truncated to integers."""
-    return self if dtype is None else self.astype(held(dtype))
+    return self if dtype is None else converted(self, held(dtype))
 
 
 @register_operator("aten.promote_types.default")
@@ -138,13 +138,13 @@ def promote_types(type1: Any, type2: Any) -> np.dtype:
 @register_operator("aten.to.other", "aten.type_as.default", may_alias=True)
 def to_other(self: Array, other: Array, copy: bool = False) -> Array:
     """Convert to the dtype of another tensor."""
-    return self.astype(other.dtype)
+    return converted(self, other.dtype)
 
 
 @register_operator("aten.copy.default")
 def copy(self: Array, src: Array) -> Array:
     """Return ``src`` in the shape and dtype of ``self``: the functional form of ``copy_``."""
-    return jnp.broadcast_to(src.astype(self.dtype), self.shape)
+    return jnp.broadcast_to(converted(src, self.dtype), self.shape)
 
 
 @register_operator("aten.fill.Tensor", "aten.fill.Scalar")

@@ -152,6 +152,12 @@ def as_array(operand: Operand, dtype: Any) -> Array:
     return operand.astype(dtype)
 
 
+def converted(x: Array, dtype: Any) -> Array:
+    """Return an array in a dtype. As in torch, complex numbers lose their imaginary part."""
+    loses_it = jnp.iscomplexobj(x) and not (jnp.issubdtype(dtype, jnp.complexfloating) or dtype == np.bool_)
+    return (x.real if loses_it else x).astype(dtype)
+
+
 def is_float(x: Any) -> bool:
     """Return True for an array or dtype of real floating-point numbers."""
     return jnp.issubdtype(getattr(x, "dtype", x), jnp.floating)

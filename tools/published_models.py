@@ -1,0 +1,256 @@
+"""Run published recurrent models through `jaxlstm.from_module`, and write the table of a page.
+
+    pip install --no-deps -r tools/published_models.txt
+    python -m tools.published_models docs/published_models.md
+
+Each model has random weights and is passed as its package defines it. Its program runs jitted at the size of
+the example and at other sizes. The table has the largest difference from torch, divided by the largest
+result, and the time of eager torch, divided by that of the program on the same threads. The exit status is 1
+if a result is wrong.
+"""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+import jaxlstm
+from jaxlstm.programs import ProgramError
+
+MARKER = "<!-- The table below is written by tools/published_models.py. -->\n"
+TOLERANCE = 1e-4
+"""Largest difference relative to the largest result: the models sum many float32 terms."""
+ROUNDS = 9
+
+
+class Model(NamedTuple):
+    """A published model.
+
+    Attributes:
+        package: the name of the package on the index.
+        name: the class, as its users import it.
+        module: the model.
+        sizes: arguments of several sizes; the first is the example of the export.
+    """
+
+    package: str
+    name: str
+    module: torch.nn.Module
+    sizes: Sequence[tuple[Any, ...]]
+
+
+def _tokens(count: int, *shape: int) -> Tensor:
+    return torch.randint(1, count, shape)
+
+
+def _ragged(make: Callable[[int, int], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return the arguments of ragged batches: those of (batch, time), then the lengths."""
+    return [(*make(len(n), max(n)), torch.tensor(n)) for n in ([9, 6], [12, 8, 3])]
+
+
+def audio_models() -> Iterator[Model]:
+    """Yield models of speech and music."""
+    from demucs.demucs import Demucs
+    from denoiser.demucs import Demucs as Denoiser
+    from encodec.modules.seanet import SEANetDecoder, SEANetEncoder
+    from openunmix.model import OpenUnmix
+    from torchaudio.models import DeepSpeech, Tacotron2, WaveRNN
+    from torchaudio.models.tacotron2 import _Encoder
+
+    randn = torch.randn
+    yield Model(
+        "torchaudio",
+        "models.DeepSpeech",
+        DeepSpeech(20, 64, 10),
+        [(randn(b, 1, t, 20),) for b, t in ((2, 7), (3, 9))],
+    )
+    wave = WaveRNN([2, 2, 3], 16, 12, n_rnn=32, n_fc=32, n_freq=20, n_hidden=24, n_output=16)
+    yield Model(
+        "torchaudio",
+        "models.WaveRNN",
+        wave,
+        [(randn(b, 1, 12 * t), randn(b, 1, 20, t + 4)) for b, t in ((2, 3), (3, 5))],
+    )
+    encoder = _Encoder(32, 2, 5)
+    yield Model("torchaudio", "models.tacotron2._Encoder", encoder, _ragged(lambda b, t: (randn(b, 32, t),)))
+    speech = [
+        (_tokens(40, b, t), torch.full((b,), t), randn(b, 80, n), torch.full((b,), n))
+        for b, t, n in ((2, 7, 5), (3, 9, 5))
+    ]
+    yield Model("torchaudio", "models.Tacotron2", Tacotron2(n_symbol=40), speech)
+    music = OpenUnmix(nb_bins=65, nb_channels=2, hidden_size=32, nb_layers=3)
+    yield Model(
+        "openunmix", "model.OpenUnmix", music, [(torch.rand(b, 2, 65, t),) for b, t in ((2, 9), (3, 14))]
+    )
+    settings = {"channels": 1, "dimension": 16, "n_filters": 4, "ratios": [4, 2], "lstm": 2}
+    yield Model(
+        "encodec",
+        "modules.seanet.SEANetEncoder",
+        SEANetEncoder(**settings),
+        [(randn(b, 1, t),) for b, t in ((2, 64), (3, 91))],
+    )
+    yield Model(
+        "encodec",
+        "modules.seanet.SEANetDecoder",
+        SEANetDecoder(**settings),
+        [(randn(b, 16, t),) for b, t in ((2, 8), (3, 12))],
+    )
+    sources = Demucs(["a", "b"], 2, 8, depth=3, lstm_layers=2, dconv_lstm=2, dconv_attn=3, resample=False)
+    yield Model(
+        "demucs", "demucs.Demucs", sources, [(randn(b, 2, t),) for b, t in ((2, 3000), (3, 3000), (2, 4000))]
+    )
+    yield Model(
+        "denoiser",
+        "demucs.Demucs",
+        Denoiser(hidden=8, depth=3, resample=1),
+        [(randn(b, 1, t),) for b, t in ((2, 2000), (3, 2600))],
+    )
+
+
+def text_models() -> Iterator[Model]:
+    """Yield models that read images of text, and models of words."""
+    from doctr.models.recognition.crnn.pytorch import crnn_vgg16_bn
+    from easyocr.model.vgg_model import Model as Recogniser
+    from joeynmt.encoders import RecurrentEncoder
+    from stanza.models.common.char_model import CharacterLanguageModel
+    from stanza.models.langid.model import LangIDBiLSTM
+    from stanza.models.tokenization.model import Tokenizer
+    from supar.modules.lstm import CharLSTM
+
+    randn = torch.randn
+    crnn = crnn_vgg16_bn(pretrained=False, pretrained_backbone=False, exportable=True)
+    yield Model("python-doctr", "crnn_vgg16_bn", crnn, [(randn(b, 3, 32, t),) for b, t in ((2, 64), (3, 96))])
+    yield Model(
+        "easyocr",
+        "model.vgg_model.Model",
+        Recogniser(1, 64, 32, 40),
+        [(randn(b, 1, 64, t), None) for b, t in ((2, 100), (3, 160))],
+    )
+    settings = {"rnn_type": "lstm", "hidden_size": 16, "emb_size": 16, "num_layers": 2}
+    masked = [
+        (*args, torch.arange(max(args[1]))[None, None] < args[1][:, None, None])
+        for args in _ragged(lambda b, t: (randn(b, t, 16),))
+    ]
+    yield Model("joeynmt", "encoders.RecurrentEncoder", RecurrentEncoder(**settings), masked)
+    tags = {chr(97 + i): i + 1 for i in range(20)}
+    languages = LangIDBiLSTM({"<PAD>": 0, **tags}, {str(i): i for i in range(5)}, 2, 16, 16)
+    yield Model(
+        "stanza",
+        "models.langid.model.LangIDBiLSTM",
+        languages,
+        [(_tokens(20, b, t),) for b, t in ((2, 7), (3, 9))],
+    )
+    names = "feat_dim rnn_layers conv_res hier_conv_res use_mwt hierarchical hier_invtemp tok_noise"
+    settings = dict(zip(names.split(), (4, 1, "1,9", True, True, True, 0.5, 0.02), strict=True))
+    batches = _ragged(lambda b, t: (_tokens(30, b, t), randn(b, t, 4)))
+    yield Model(
+        "stanza", "models.tokenization.model.Tokenizer", Tokenizer(settings, 30, 16, 16, 0.3, 0.1), batches
+    )
+    names = "char_emb_dim char_hidden_dim char_num_layers char_dropout char_rec_dropout"
+    settings = dict(zip(names.split(), (16, 24, 1, 0.1, 0), strict=True))
+    characters = CharacterLanguageModel(settings, {"char": list(range(30))})
+    yield Model(
+        "stanza",
+        "models.common.char_model.CharacterLanguageModel",
+        characters,
+        _ragged(lambda b, t: (_tokens(30, b, t),)),
+    )
+    yield Model(
+        "supar",
+        "modules.lstm.CharLSTM",
+        CharLSTM(30, 16, 16, 8),
+        [(_tokens(29, b, t, 5),) for b, t in ((2, 4), (3, 6))],
+    )
+
+
+def row(model: Model) -> list[str]:
+    """Return the columns of a model: class, free axes of each input, difference, speed and a note."""
+    name = f"{model.package} {importlib.metadata.version(model.package)} `{model.name}`"
+    model.module.eval()
+    try:
+        program = jaxlstm.from_module(model.module, model.sizes[0])
+    except ProgramError as error:
+        return [name, "", "", "", f"refused: {str(error).splitlines()[0]}"]
+    run = jax.jit(program.__call__)
+    worst, note = 0.0, ""
+    for args in model.sizes:
+        with torch.no_grad():
+            theirs = model.module(*args)
+        try:
+            worst = max(worst, _difference(run(program.params, *_numpy(args)), theirs))
+        except ProgramError as error:
+            note = str(error).splitlines()[0]
+    note = f"WRONG: {worst:.1e}" if worst > TOLERANCE else note
+    shapes = [declared.type.shape for declared in program.inputs if declared.type]
+    free = ", ".join(
+        f"{sum(not isinstance(size, int) for size in shape)} of {len(shape)}" for shape in shapes
+    )
+    return [name, free, f"{worst:.0e}", _speed(model, run, program.params), note]
+
+
+def _numpy(tree: Any) -> Any:
+    return _pytree.tree_map(lambda x: x.numpy() if isinstance(x, Tensor) else x, tree)
+
+
+def _difference(ours: Any, theirs: Any) -> float:
+    pairs = list(zip(jax.tree.leaves(ours), jax.tree.leaves(_numpy(theirs)), strict=True))
+    if any(np.shape(a) != np.shape(b) for a, b in pairs):
+        return float("inf")
+    largest = max(1.0, *(float(np.max(np.abs(b), initial=0)) for _, b in pairs))
+    return max(float(np.max(np.abs(np.asarray(a) - b), initial=0)) for a, b in pairs) / largest
+
+
+def _speed(model: Model, run: Any, params: Any) -> str:
+    """Return the time of eager torch divided by that of the jitted program, by turns."""
+    args = model.sizes[0]
+    arrays = _numpy(args)
+    ratios = []
+    with torch.no_grad():
+        for _ in range(ROUNDS + 1):
+            theirs = _seconds(lambda: model.module(*args))
+            ratios.append(theirs / _seconds(lambda: jax.block_until_ready(run(params, *arrays))))
+    return f"{statistics.median(ratios[1:]):.1f}"
+
+
+def _seconds(function: Callable[[], Any], calls: int = 5) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return time.perf_counter() - start
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("page", type=Path, help="the page whose table is replaced")
+    page = parser.parse_args(arguments).page
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    lines = ["| Model | Free axes of each input | Difference | Speed | Note |", "|---|---|---|---|---|"]
+    for models in (audio_models, text_models):
+        for model in models():
+            lines.append(f"| {' | '.join(row(model))} |")
+            print(lines[-1], flush=True)
+    text = page.read_text().partition(MARKER)[0]
+    page.write_text(f"{text}{MARKER}\n" + "\n".join(lines) + "\n")
+    return int("WRONG" in "".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
