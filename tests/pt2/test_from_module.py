@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2.free_time import free_time
+from jaxlstm_converters.pt2.export_patches import free_time
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

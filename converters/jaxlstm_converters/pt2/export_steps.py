@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
-import functools
 import inspect
 import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
@@ -29,11 +27,9 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers
-from jaxlstm_converters.pt2.free_time import free_time
-from jaxlstm_converters.pt2.kept_regions import kept_regions
+from jaxlstm_converters.pt2.export_patches import free_time, kept_regions, keywords_by_name, plain_results
+from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers, SymbolicInt, globals_of_int
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
-from jaxlstm_converters.pt2.symbolic_int import SymbolicInt, globals_of_int
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
 
@@ -80,7 +76,7 @@ def export_in_steps(
     """
     if any(tensor.is_inference() for tensor in call.module.state_dict().values()):
         call = call._replace(module=copy.deepcopy(call.module))  # The copies are ordinary tensors.
-    with _keywords_by_name(call.module, call.kwargs), _quiet():
+    with keywords_by_name(call.module, call.kwargs), _quiet():
         try:
             step = ExportStep(_export(call, _shapes(call)))
         except ProgramError:
@@ -94,7 +90,7 @@ def export_in_steps(
     with torch.no_grad():
         fresh = _fresh(call)
         copy.deepcopy(call.module)(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
-    with _keywords_by_name(call.module, call.kwargs), _quiet():
+    with keywords_by_name(call.module, call.kwargs), _quiet():
         for attempt in (_with_fewer_axes, _as_draft, _with_values):
             try:
                 step = attempt(call, first)
@@ -290,46 +286,3 @@ def _with_values(call: ModuleCall, first: Exception) -> ExportStep:
 
 def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-
-
-@contextlib.contextmanager
-def _keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Let the signature of ``forward(x, **kwargs)`` name the keywords of the example, which torch needs."""
-    signature = inspect.signature(module.forward)
-    parameters = list(signature.parameters.values())
-    if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
-        yield
-        return
-    extra = [name for name in kwargs if name not in signature.parameters]
-    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in extra]
-    original = module.forward
-
-    @functools.wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **kwargs)
-
-    forward.__signature__ = signature.replace(parameters=[*parameters[:-1], *named])  # type: ignore[attr-defined]
-    with mock.patch.object(module, "forward", forward):
-        yield
-
-
-@contextlib.contextmanager
-def plain_results(module: torch.nn.Module) -> Iterator[None]:
-    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples."""
-    handle = module.register_forward_hook(lambda module, args, results: _plain(results))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {part.name: _plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "n_sequence_fields")):
-        return tuple(_plain(item) for item in value)
-    return value

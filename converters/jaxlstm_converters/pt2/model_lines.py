@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 if TYPE_CHECKING:
     import torch
@@ -28,12 +29,8 @@ def recorded_lines() -> Iterator[None]:
     def get_sloc(self: Any, framework_loc: str | None = None) -> SLoc:
         return SLoc(framework_loc or "", line_of_model())
 
-    original = ShapeEnv._get_sloc
-    ShapeEnv._get_sloc = get_sloc  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(ShapeEnv, "_get_sloc", get_sloc):
         yield
-    finally:
-        ShapeEnv._get_sloc = original  # type: ignore[method-assign]
 
 
 def line_of_model() -> str | None:

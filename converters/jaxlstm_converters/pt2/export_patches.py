@@ -1,0 +1,162 @@
+"""Changes of torch and of a module that last for an export."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._export.passes import replace_autocast_with_hop_pass as autocast_pass
+from torch._export.passes import replace_set_grad_with_hop_pass as set_grad_pass
+from torch._subclasses.fake_tensor import is_fake
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+
+@contextlib.contextmanager
+def kept_regions() -> Iterator[None]:
+    """Let exports keep all regions, also where the caller is in one.
+
+    torch drops a region unless the node that starts it is the first of its part of the graph. But a part
+    starts with the functions of ``torch.cond``, or with ``autocast`` if ``no_grad`` is inside of that. And
+    ``inference_mode`` has no node.
+    """
+
+    def first_of(is_start: Callable[[torch.fx.Node], Any]) -> Any:
+        return lambda nodes, _: next(filter(is_start, nodes), None)
+
+    no_grad = mock.patch.object(
+        set_grad_pass, "nodes_first", first_of(set_grad_pass._is_set_grad_enabled_node)
+    )
+    autocast = mock.patch.object(
+        autocast_pass, "nodes_first", first_of(lambda node: node.op not in ("placeholder", "get_attr"))
+    )
+    functions = mock.patch.object(torch.fx.GraphModule, "delete_all_unused_submodules", _delete_unused)
+    inference = mock.patch.object(torch._C, "_InferenceMode", _inference_mode)
+    with torch.inference_mode(False), torch.enable_grad(), no_grad, autocast, functions, inference:
+        yield
+
+
+def _delete_unused(graph: torch.fx.GraphModule) -> None:
+    """Delete submodules that no node uses. torch would also delete the functions in the others."""
+    used = {node.target for node in graph.graph.nodes}
+    for name in [name for name, _ in graph.named_children() if name not in used]:
+        delattr(graph, name)
+
+
+_INFERENCE_MODE = torch._C._InferenceMode
+
+
+def _inference_mode(mode: bool) -> Any:
+    """Return torch's mode, and the modes that a trace keeps if there is one."""
+    if get_proxy_mode() is None:
+        return _INFERENCE_MODE(mode)
+    return torch.no_grad() if mode else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def free_time() -> Iterator[None]:
+    """Let exports inside the block leave the length of the sequences of LSTMs, GRUs and RNNs free.
+
+    torch traces these layers as loops over a fixed number of steps, and fixes the length in ``max_pool1d``,
+    although the exported graph holds each as one node. Only the shapes of its results are needed for that.
+    """
+    key: Any = torch._C.DispatchKey.CompositeImplicitAutograd
+    aten = torch.ops.aten
+    layers = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+    kernels = {op: op.py_kernels.get(key) for op in (*layers, aten.max_pool1d.default)}
+    try:
+        for op in layers:
+            _set_kernel(op, key, functools.partial(_shapes, op.py_kernels[key]))
+        _set_kernel(aten.max_pool1d.default, key, _max_pool1d)
+        yield
+    finally:
+        for op, kernel in kernels.items():
+            _set_kernel(op, key, kernel)
+
+
+def _set_kernel(op: Any, key: Any, kernel: Callable[..., Any] | None) -> None:
+    if kernel is None:
+        del op.py_kernels[key]
+    else:
+        op.py_kernels[key] = kernel
+    op._dispatch_cache.clear()  # It would undo the change.
+
+
+def _max_pool1d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Any:
+    """Return the tensor pooled by ``max_pool2d``."""
+
+    def in_2d(value: Any, of_height: int) -> list[int]:
+        return [of_height, value if isinstance(value, int) else value[0]]
+
+    sizes = (in_2d(kernel_size, 1), in_2d(stride or kernel_size, 1), in_2d(padding, 0), in_2d(dilation, 1))
+    return torch.max_pool2d(input.unsqueeze(-2), *sizes, bool(ceil_mode)).squeeze(-2)
+
+
+def _shapes(
+    kernel: Callable[..., Any], input: Any, hx: Any, params: Any, has_biases: bool, *settings: Any
+) -> tuple[Any, ...]:
+    """Return tensors with the shapes of a layer's results, which depend on its input, state and weights."""
+    if not is_fake(input):
+        return kernel(input, hx, params, has_biases, *settings)
+    _, _, _, bidirectional, batch_first = settings
+    states = [hx] if isinstance(hx, torch.Tensor) else hx
+    one = torch.nn.functional.linear(input, params[0])[..., : states[0].shape[2]]
+    outputs = torch.cat([one, one] if bidirectional else [one], -1)
+    # The sum over time and features has a size of the batch, which must be that of the states.
+    dependent = outputs.sum((1 if batch_first else 0, 2))[:, None]
+    return outputs, *(state + dependent for state in states)
+
+
+@contextlib.contextmanager
+def keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Let the signature of ``forward(x, **kwargs)`` name the keywords of the example, which torch needs."""
+    signature = inspect.signature(module.forward)
+    parameters = list(signature.parameters.values())
+    if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        yield
+        return
+    extra = [name for name in kwargs if name not in signature.parameters]
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in extra]
+    original = module.forward
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    forward.__signature__ = signature.replace(parameters=[*parameters[:-1], *named])  # type: ignore[attr-defined]
+    with mock.patch.object(module, "forward", forward):
+        yield
+
+
+@contextlib.contextmanager
+def plain_results(module: torch.nn.Module) -> Iterator[None]:
+    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples."""
+    handle = module.register_forward_hook(lambda module, args, results: _plain(results))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {part.name: _plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "n_sequence_fields")):
+        return tuple(_plain(item) for item in value)
+    return value
