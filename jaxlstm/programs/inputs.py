@@ -37,9 +37,9 @@ def bind_inputs(
     axis_of: dict[str, str] = {}
     for declared, argument in zip(graph.inputs, arguments, strict=True):
         if declared.type is None:
-            is_number = isinstance(declared.constant, int | float)
-            if is_number and isinstance(argument, Tracer) and not argument.ndim:
-                values[declared.name] = jnp.equal(argument, declared.constant)
+            constant = declared.constant
+            if isinstance(constant, int | float) and isinstance(argument, Tracer) and not argument.ndim:
+                values[declared.name] = jnp.equal(argument, constant)
             else:
                 _require_constant(declared, argument)
             continue
