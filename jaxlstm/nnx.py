@@ -132,6 +132,8 @@ class LSTM(_SequenceModule):
         ``train()`` set it. Required only with ``dropout > 0``.
     """
 
+    config: LSTMConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(
         self,
         input_size: int,
@@ -340,6 +342,8 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
       rngs: random streams; ``params`` initializes the parameters.
       dtype, param_dtype, precision: as for :class:`LSTM`.
     """
+
+    config: LSTMCellConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
