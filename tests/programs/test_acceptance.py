@@ -205,28 +205,3 @@ def test_in_place_views() -> None:
     )
     assert "node t (aten.t_.default, the outermost module) changes the shape of x in place" in message
     program(node("aten.detach_.default", self=X))
-
-
-# The operators of 22 models with LSTMs (without GRU and RNN), by the names that torch.export gives them.
-OF_MODELS = """
-    linear.default view.default zeros.default unsqueeze.default transpose.int add.Tensor select.int
-    cat.default mul.Tensor conv1d.default conv1d.padding squeeze.dim lstm.input sigmoid.default
-    tanh.default conv2d.default lstm_cell.default dropout.default relu.default batch_norm.default
-    embedding.default masked_fill.Scalar softmax.int bmm.default slice.Tensor permute.default
-    layer_norm.default zeros_like.default contiguous.default new_zeros.default reshape.default
-    stack.default div.Tensor eq.Scalar ne.Scalar ge.Scalar mean.dim argmax.default sub.Tensor
-    leaky_relu.default abs.default repeat.default group_norm.default split.Tensor gelu.default glu.default
-    unflatten.int instance_norm.default relu_.default expand.default _weight_norm.default
-    adaptive_avg_pool2d.default elu.default log_softmax.int pad.default sqrt.default sum.dim_IntList
-    hardtanh_.default masked_fill_.Scalar matmul.default max_pool1d.default max_pool2d.default
-    pow.Tensor_Scalar scaled_dot_product_attention.default sin.default alias.default arange.default
-    avg_pool2d.default baddbmm.default bitwise_not.default clamp.default conv_transpose1d.default
-    flatten.using_ints flip.default hardsigmoid.default hardswish.default log.default max.dim ones.default
-    prelu.default relu6.default silu.default std.dim var.dim stft.default upsample_nearest2d.vec
-    sym_size.int exp.default logsumexp.default neg.default rsub.Scalar to.dtype t.default detach_.default
-    lift_fresh_copy.default _assert_tensor_metadata.default sym_constrain_range_for_size.default
-""".split()  # noqa: SIM905
-
-
-def test_operators_of_models() -> None:
-    assert [name for name in OF_MODELS if registry.find_operator(f"aten.{name}") is None] == []

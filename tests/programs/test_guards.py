@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.guards import require_guards
 from testing.graphs import X, node, program
@@ -137,18 +135,3 @@ def test_a_size_outside_of_a_condition() -> None:
     assert ran({}, np.ones((7, 3), np.float32)).shape == (7, 3)
     with pytest.raises(ProgramError, match=r"must be from 6 to 7, got 8 because of .*model.py:7: if n"):
         ran({}, np.ones((8, 3), np.float32))
-
-
-class Branch(torch.nn.Module):
-    """A model whose branch depends on the number of rows."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.shape[0] % 2 == 0 else x * 3
-
-
-def test_a_branch_from_a_file(tmp_path: Path) -> None:
-    jaxlstm.from_module(Branch(), (torch.ones(6, 2),)).save(tmp_path / "branch.pt2")
-    ran = jaxlstm.load_program(tmp_path / "branch.pt2")
-    np.testing.assert_array_equal(ran({}, np.ones((4, 2), np.float32)), 2 * np.ones((4, 2)))
-    with pytest.raises(ProgramError, match=r"size\(\)\[0\] % 2"):
-        ran({}, np.ones((5, 2), np.float32))

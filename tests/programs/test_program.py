@@ -18,6 +18,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Value
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from testing.exported import Recogniser
 from testing.graphs import X, node, to_numpy
 from testing.graphs import program as program_of_nodes
 
@@ -25,24 +26,6 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 BATCH = torch.export.Dim("batch", min=2, max=64)
-
-
-class Recogniser(nn.Module):
-    """Convolution, batch normalization, pooling, a bidirectional LSTM, dropout and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.lstm = nn.LSTM(16, 5, num_layers=2, bidirectional=True, batch_first=True)
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(10, 3)
-
-    def forward(self, images: torch.Tensor) -> dict[str, Any]:
-        x = nn.functional.max_pool2d(torch.relu_(self.norm(self.conv(images))), 2)
-        batch, channels, height, width = x.shape
-        x, (h, _) = self.lstm(x.permute(0, 3, 1, 2).reshape(batch, width, channels * height))
-        return {"scores": self.head(self.dropout(x)), "rest": (h, batch, None)}
 
 
 @pytest.fixture(scope="module")
