@@ -75,26 +75,6 @@ class PackedRows:
         return torch.where(valid, self.padded, first).flatten(0, 1)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype."""
-        return self.padded.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device."""
-        return self.padded.device
-
-    @property
-    def is_cuda(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def requires_grad(self) -> bool:
-        """True if the rows have a gradient."""
-        return self.padded.requires_grad
-
-    @property
     def ndim(self) -> int:
         """Number of axes of the rows."""
         return self.padded.ndim - 1
@@ -113,6 +93,8 @@ class PackedRows:
         return _RowShape((None, *self.padded.shape[2:]))
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("dtype", "device", "is_cuda", "requires_grad"):
+            return getattr(self.padded, name)
         method = getattr(Tensor, name, None)
         if not callable(method):
             raise refusal(f"attribute {name}", "is not known")
@@ -197,13 +179,11 @@ class BatchSizes:
         """The number of steps."""
         return (self.batch.steps,)
 
-    def cpu(self) -> BatchSizes:
-        """Return the same sizes."""
-        return self
-
     def to(self, *args: Any, **kwargs: Any) -> BatchSizes:
         """Return the same sizes."""
         return self
+
+    cpu = to
 
     def __getattr__(self, name: str) -> NoReturn:
         raise refusal(f"batch_sizes.{name}", "depends on the lengths")
