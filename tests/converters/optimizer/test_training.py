@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,91 +14,30 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMConfig, load, load_optimizer
-from testing.optimizer_files import moments, reload
+from testing.optimizer_files import WholeModel, by_dimensions, moments, reload, steps_in_jax, train
 from testing.wheels import fetch_pinned
 
-CONFIG = LSTMConfig(3, 4, bidirectional=True, proj_size=2)
-PREFIX = "encoder.lstm."
-
-
-class Model(torch.nn.Module):
-    """An LSTM with other parameters and buffers around it, some of which have the same shapes."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.similarity = torch.nn.Parameter(torch.randn(16))
-        self.inputs = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.BatchNorm1d(16))
-        self.encoder = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, 4, bidirectional=True, proj_size=2)})
-        self.norm = torch.nn.BatchNorm1d(16)
-        self.head = torch.nn.Linear(4, 16)
-        self.double()
-
-    @property
-    def lstm(self) -> Any:
-        return self.encoder["lstm"]
-
-    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        out = self.lstm(x)[0]
-        end = self.norm(self.head(out[-1])) * self.similarity
-        return ((out - y) ** 2).mean() + (end**2).mean() + (self.inputs(x[0]) ** 2).mean()
-
-
-def data(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((6, 5, 3)), rng.standard_normal((6, 5, 4))
-
-
-def train(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        optimizer.zero_grad()
-        x, y = (torch.from_numpy(a) for a in data(step))
-        model.loss(x, y).backward()
-        optimizer.step()
-
-
-def continue_in_torch(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
-    """Take steps in which only the LSTM has gradients."""
-    for step in range(steps):
-        optimizer.zero_grad()
-        x, y = (torch.from_numpy(a) for a in data(100 + step))
-        ((model.lstm(x)[0] - y) ** 2).mean().backward()
-        optimizer.step()
-    return {name: p.detach().numpy() for name, p in model.lstm.named_parameters()}
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def gradients(params: Any, config: LSTMConfig, x: Any, y: Any) -> Any:
-    def loss(params: Any) -> Any:
-        return ((jaxlstm.lstm(params, x, config=config)[0] - y) ** 2).mean()
-
-    return jax.grad(loss)(params)
-
-
-def continue_in_jax(params: Any, config: LSTMConfig, opt: Any, steps: int) -> dict[str, Any]:
-    state = opt.state
-    for k in range(steps):
-        grads = gradients(params, config, *data(100 + k))
-        updates, state = opt.transform.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
+CONFIG = LSTMConfig(4, 4, batch_first=True, bidirectional=True, proj_size=2)
 
 
 def assert_training_continues(
-    model: Model, optimizer: torch.optim.Optimizer, path: Path, rtol: float = 1e-12, **arguments: Any
+    model: WholeModel, optimizer: torch.optim.Optimizer, path: Path, rtol: float = 1e-12, **arguments: Any
 ) -> None:
     with jax.enable_x64(True):
-        params, config = load(path, batch_first=False, dropout=0.0)
+        params, config = load(path, batch_first=True, dropout=0.0)
         assert config == CONFIG
         opt = load_optimizer(path, params, config, **arguments)
-        ours = continue_in_jax(params, config, opt, 20)
-        theirs = continue_in_torch(model, optimizer, 20)
+        steps = range(100, 120)
+        ours, _ = steps_in_jax(lambda p, x: jaxlstm.lstm(p, x, config=CONFIG)[0], params, opt, steps)
+        lstm = model.rnn["lstm"]
+        train(lambda x: lstm(x)[0], optimizer, steps)
         for name, start in params.items():
-            assert np.abs(theirs[name] - start).max() > 1e-4  # the steps are not negligible
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, atol=rtol)
+            theirs = getattr(lstm, name).detach().numpy()
+            assert np.abs(theirs - start).max() > 1e-4  # the steps are not negligible
+            np.testing.assert_allclose(ours[name], theirs, rtol=rtol, atol=rtol)
 
 
-def write(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:
+def write(path: Path, model: WholeModel, optimizer: torch.optim.Optimizer) -> None:
     torch.save(
         {
             "epoch": 3,
@@ -133,32 +71,19 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 @pytest.mark.parametrize(("name", "steps"), [*((name, 7) for name in OPTIMIZERS), ("SGD-momentum", 0)])
 def test_training_continues(name: str, steps: int, tmp_path: Path) -> None:
     """An optimizer continues after some steps, or begins with the first."""
-    model = Model()
+    model = WholeModel()
     optimizer = OPTIMIZERS[name](model.parameters())
-    train(model, optimizer, steps)
+    train(model, optimizer, range(steps))
     write(tmp_path / "c.pt", model, optimizer)
     assert_training_continues(model, optimizer, tmp_path / "c.pt")
 
 
-def by_dimensions(model: Model, *, names: bool) -> list[dict[str, Any]]:
-    """Return groups, not in the order of the model: vectors, matrices with weight decay, and the head."""
-    named = [(n, p) if names else p for n, p in model.named_parameters()]
-    tensors = [p for _, p in model.named_parameters()]
-    flat = [n for n, p in zip(named, tensors, strict=True) if p.ndim == 1]
-    matrices = [n for n, p in zip(named, tensors, strict=True) if p.ndim == 2]
-    return [
-        {"params": flat, "weight_decay": 0.0, "name": "flat"},
-        {"params": matrices[:-1], "weight_decay": 0.3},
-        {"params": matrices[-1:], "lr": 0.5},
-    ]
-
-
 @pytest.mark.parametrize("source", ["param_names", "names"])
 def test_groups_with_different_hyperparameters(source: str, tmp_path: Path) -> None:
-    model = Model()
+    model = WholeModel()
     groups = by_dimensions(model, names=source == "param_names")
     optimizer = torch.optim.AdamW(groups, lr=0.01)
-    train(model, optimizer, 5)
+    train(model, optimizer, range(5))
     write(tmp_path / "c.pt", model, optimizer)
     if source == "param_names":
         assert_training_continues(model, optimizer, tmp_path / "c.pt")
@@ -166,15 +91,15 @@ def test_groups_with_different_hyperparameters(source: str, tmp_path: Path) -> N
     ids = {id(p): name for name, p in model.named_parameters()}
     names = [ids[id(p)] for group in optimizer.param_groups for p in group["params"]]
     assert_training_continues(model, optimizer, tmp_path / "c.pt", names=names)
-    with pytest.raises(ValueError, match="has 19 parameters, but there are 18 different names"):
+    with pytest.raises(ValueError, match="has 24 parameters, but there are 23 different names"):
         reload(tmp_path / "c.pt", names=names[1:])
 
 
 def test_adam_and_adamw_before_torch_2_7(tmp_path: Path) -> None:
     for make in (torch.optim.Adam, torch.optim.AdamW):
-        model = Model()
+        model = WholeModel()
         optimizer = make(model.parameters(), lr=0.01, weight_decay=0.3)
-        train(model, optimizer, 3)
+        train(model, optimizer, range(3))
         state = optimizer.state_dict()
         del state["param_groups"][0]["decoupled_weight_decay"]
         torch.save({"m": model.state_dict(), "o": state}, tmp_path / "c.pt")

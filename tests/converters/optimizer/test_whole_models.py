@@ -16,30 +16,10 @@ from flax import nnx
 from torch import nn
 
 import jaxlstm
+from testing.optimizer_files import WholeModel, by_dimensions, data, steps_in_jax, train
 
 Optimizer = torch.optim.Optimizer
 NAMES = {"cnn.0": "conv", "rnn.lstm": "lstm", "rnn.gru": "gru"}
-
-
-class Theirs(nn.Module):
-    """Convolution, normalization, recurrent layers, attention and a tied head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.cnn = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1))
-        self.norm = nn.BatchNorm1d(4)
-        self.rnn = nn.ModuleDict(
-            {"lstm": nn.LSTM(4, 4, batch_first=True), "gru": nn.GRU(4, 4, batch_first=True)}
-        )
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-        self.head = nn.Linear(4, 2)
-        self.double().eval()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm(self.cnn(x.transpose(1, 2))).transpose(1, 2)
-        y = self.rnn["gru"](self.rnn["lstm"](y)[0])[0]
-        return self.head(self.attention(y, y, y)[0])
 
 
 def attention(query: Any, key: Any, value: Any, **_: Any) -> Any:
@@ -53,9 +33,9 @@ class Ours(nnx.Module):
 
     def __init__(self) -> None:
         kwargs: dict[str, Any] = {"rngs": nnx.Rngs(0), "param_dtype": jnp.float64}
-        self.conv = nnx.Conv(3, 4, 3, padding=1, **kwargs)
+        self.conv = nnx.Conv(4, 4, 3, padding=1, **kwargs)
         self.norm = nnx.BatchNorm(4, use_running_average=True, epsilon=1e-5, momentum=0.9, **kwargs)
-        self.lstm = jaxlstm.nnx.LSTM(4, 4, batch_first=True, **kwargs)
+        self.lstm = jaxlstm.nnx.LSTM(4, 4, batch_first=True, bidirectional=True, proj_size=2, **kwargs)
         self.gru = jaxlstm.nnx.GRU(4, 4, batch_first=True, **kwargs)
         self.attention = nnx.MultiHeadAttention(2, 4, decode=False, attention_fn=attention, **kwargs)
         self.head = nnx.Linear(4, 2, **kwargs)
@@ -65,31 +45,11 @@ class Ours(nnx.Module):
         return self.head(self.attention(y))
 
 
-def data(step: int) -> np.ndarray:
-    return np.random.default_rng(step).standard_normal((2, 5, 3))
-
-
-def train(model: Theirs, optimizer: Optimizer, steps: range) -> None:
-    for step in steps:
-        optimizer.zero_grad()
-        ((model(torch.from_numpy(data(step))) - 1) ** 2).mean().backward()
-        optimizer.step()
-
-
-def grouped(model: Theirs) -> list[dict[str, Any]]:
-    """Return groups that are not in the order of the model."""
-    named = list(model.named_parameters())
-    return [
-        {"params": [pair for pair in named if pair[1].ndim == 1], "weight_decay": 0.0},
-        {"params": [pair for pair in named if pair[1].ndim > 1], "lr": 0.02},
-    ]
-
-
-OPTIMIZERS: dict[str, Callable[[Theirs], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[WholeModel], Optimizer]] = {
     "SGD": lambda model: torch.optim.SGD(model.named_parameters(), lr=0.1),
     "momentum": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.1),
     "Adam": lambda model: torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True, weight_decay=0.1),
-    "AdamW": lambda model: torch.optim.AdamW(grouped(model), lr=0.01, weight_decay=0.2),
+    "AdamW": lambda model: torch.optim.AdamW(by_dimensions(model, names=True), lr=0.01, weight_decay=0.2),
 }
 
 
@@ -99,20 +59,8 @@ def x64() -> Any:
         yield
 
 
-def write(path: Path, model: Theirs, optimizer: Optimizer) -> None:
+def write(path: Path, model: WholeModel, optimizer: Optimizer) -> None:
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
-
-
-def steps_in_jax(
-    run: Callable[[Any, Any], Any], params: Any, opt: jaxlstm.OptimizerState, steps: range
-) -> tuple[Any, jaxlstm.OptimizerState]:
-    """Take steps and return parameters and optimizer."""
-    gradient = jax.jit(jax.grad(lambda params, x: ((run(params, x) - 1) ** 2).mean()))
-    state = opt.state
-    for step in steps:
-        updates, state = opt.transform.update(gradient(params, data(step)), state, params)
-        params = optax.apply_updates(params, updates)
-    return params, opt._replace(state=state)
 
 
 def require_parameters(model: nn.Module, actual: dict[str, Any]) -> None:
@@ -123,7 +71,7 @@ def require_parameters(model: nn.Module, actual: dict[str, Any]) -> None:
 @pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_flax_model_and_back(name: str, tmp_path: Path) -> None:
-    theirs = Theirs()
+    theirs = WholeModel()
     optimizer = OPTIMIZERS[name](theirs)
     train(theirs, optimizer, range(3))
     write(tmp_path / "c.pt", theirs, optimizer)
@@ -140,7 +88,7 @@ def test_a_flax_model_and_back(name: str, tmp_path: Path) -> None:
 
     train(theirs, optimizer, range(3, 6))
     require_parameters(theirs, jaxlstm.state_dict(ours, names=NAMES))
-    again = Theirs()
+    again = WholeModel()
     again.load_state_dict(jaxlstm.state_dict(ours, names=NAMES))
     restored = OPTIMIZERS[name](again)
     restored.load_state_dict(torch.load(tmp_path / "o.pt", weights_only=True))
@@ -150,7 +98,7 @@ def test_a_flax_model_and_back(name: str, tmp_path: Path) -> None:
 
 
 def test_a_program(tmp_path: Path) -> None:
-    theirs = Theirs()
+    theirs = WholeModel()
     optimizer = OPTIMIZERS["momentum"](theirs)
     train(theirs, optimizer, range(3))
     write(tmp_path / "c.pt", theirs, optimizer)
@@ -167,7 +115,7 @@ def test_a_program(tmp_path: Path) -> None:
 
 def test_training_that_begins_in_jax(tmp_path: Path) -> None:
     """A state of optax's own optimizer, with the groups of a torch optimizer; an LSTM under its own names."""
-    theirs = nn.LSTM(3, 4).double()
+    theirs = nn.LSTM(4, 4).double()
     optimizer = torch.optim.Adam(theirs.named_parameters(), lr=0.01)
     params, config = jaxlstm.from_torch(theirs, batch_first=False)
     adam = optax.adam(0.01)
@@ -186,7 +134,7 @@ def test_training_that_begins_in_jax(tmp_path: Path) -> None:
 
 
 def test_refused(tmp_path: Path) -> None:
-    path, theirs = tmp_path / "c.pt", Theirs()
+    path, theirs = tmp_path / "c.pt", WholeModel()
     optimizer = OPTIMIZERS["Adam"](theirs)
     train(theirs, optimizer, range(1))
     write(path, theirs, optimizer)
