@@ -343,7 +343,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
       dtype, param_dtype, precision: as for :class:`LSTM`.
     """
 
-    config: LSTMCellConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: LSTMCellConfig
 
     def __init__(
         self,
@@ -356,7 +356,7 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
         param_dtype: Any = jnp.float32,
         precision: Precision = precision_.DEFAULT,
     ):
-        self.config = LSTMCellConfig(input_size, hidden_size, bias=bias)
+        self.config = LSTMCellConfig(input_size, hidden_size, bias=bias)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.dtype, self.precision = dtype, precision
         self._init_params(rngs, param_dtype)
 
