@@ -166,7 +166,7 @@ def _call(
         raise ProgramError(
             "node-failed",
             f"node {_title(node)} with {shapes} failed: {error}. Do the inputs have other sizes than at "
-            f"export? {_how_to_free(sizes)}",
+            f"export? {_free_axes(sizes)}",
         ) from error
 
 
@@ -258,7 +258,7 @@ def _require_type(
                 "static-shape",
                 f"node {_title(node)}: axis {place} of its result has size {actual} for these inputs, and "
                 f"{size} in the file. The export fixed a size that these inputs change. "
-                f"{_how_to_free(sizes)}",
+                f"{_free_axes(sizes)}",
             )
     if held(dtype) != value.dtype:
         raise ProgramError(
@@ -266,13 +266,9 @@ def _require_type(
         )
 
 
-def _how_to_free(sizes: Mapping[str, int]) -> str:
+def _free_axes(sizes: Mapping[str, int]) -> str:
     free = ", ".join(f"{name} = {size}" for name, size in sizes.items()) or "none"
-    return (
-        "Export the axis as dynamic, with jaxlstm.from_module(model, args, dynamic_shapes=...), or with "
-        "torch.export.export(..., dynamic_shapes={'x': {1: torch.export.Dim.AUTO}}) for axis 1 of input x "
-        f"(free axes of this program: {free})"
-    )
+    return f"Free axes of this program: {free}. jaxlstm.from_module frees as many as the model allows"
 
 
 def _title(node: Node) -> str:
