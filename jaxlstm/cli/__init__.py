@@ -99,7 +99,8 @@ def _parse(
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         own = commands.get(args.command, parser)
-        close = difflib.get_close_matches(unknown[0].partition("=")[0], own._option_string_actions, n=1)
+        name, options = unknown[0].partition("=")[0], own._option_string_actions
+        close = difflib.get_close_matches(name, options, n=1, cutoff=0.7)
         hint = f"; did you mean {close[0]}?" if close else ""
         own.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args
