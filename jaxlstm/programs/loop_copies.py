@@ -128,7 +128,9 @@ class LoopCopies:
     def loop(self) -> Loop:
         """Return the loop; raise if the copies are not its iterations."""
         nodes: list[Node | None] = []
-        own_writes = {offset: self._write(offset) for offset in range(self.period) if self._writes_at(offset)}
+        own_writes = {
+            offset: self._write(offset) for offset in range(self.period) if self.start + offset in self.writes
+        }
         for offset in range(self.period):
             nodes.append(self._node(offset, [copy[offset] for copy in self.copies]))
         writes = {offset: self._moved(write, nodes) for offset, write in own_writes.items()}
@@ -221,9 +223,6 @@ class LoopCopies:
                 _refuse_if(self.rows.setdefault(names[0], rows) != rows)
                 return
         _refuse_if(self.lists.setdefault(names[0], tuple(names)) != tuple(names))
-
-    def _writes_at(self, offset: int) -> bool:
-        return self.start + offset in self.writes
 
     def _write(self, offset: int) -> InPlaceWrite:
         """Return the write of the first copy, after a check that the others are copies of it."""

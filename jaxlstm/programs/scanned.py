@@ -55,10 +55,10 @@ def run_scan(loop: Loop, values: Values, run: RunNode) -> bool:
         after = {name: _require_array(inner[end]) for name, end in loop.state.items()}
         return after, {name: _require_array(inner[name]) for name in loop.collected}
 
-    state = {name: _array(values[name]) for name in loop.state}
     try:
+        state = {name: _require_array(_array(values[name])) for name in loop.state}
         inputs = _inputs(loop, values)
-        after, _ = jax.eval_shape(body, _arrays(state), {name: rows[0] for name, rows in inputs.items()})
+        after, _ = jax.eval_shape(body, state, {name: rows[0] for name, rows in inputs.items()})
     except _NotScannable:
         return False
     if any((after[name].shape, after[name].dtype) != (x.shape, x.dtype) for name, x in state.items()):
@@ -170,10 +170,6 @@ def _is_traced(value: Any) -> bool:
 
 def _array(value: Any) -> Any:
     return value.array() if isinstance(value, Row) else value
-
-
-def _arrays(values: Values) -> Values:
-    return {name: _require_array(value) for name, value in values.items()}
 
 
 def _require_array(value: Any) -> Array:

@@ -7,9 +7,8 @@ jitted, at other sizes than at the export, and compares values and gradients.
 from __future__ import annotations
 
 import json
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +70,6 @@ def agrees(module_class: type[torch.nn.Module], sample: Any) -> bool:
         else:
             np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-5, atol=1e-5)
     return True
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Silence torch's log of exports that it refuses."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
 
 
 @pytest.mark.parametrize(
