@@ -183,9 +183,10 @@ def row(model: Model) -> list[str]:
     model.module.eval()
     try:
         program = jaxlstm.from_module(model.module, model.sizes[0])
+        run = jax.jit(program.__call__)
+        run(program.params, *_numpy(model.sizes[0]))
     except ProgramError as error:
-        return [name, "", "", "", f"refused: {str(error).splitlines()[0]}"]
-    run = jax.jit(program.__call__)
+        return [name, "", "", "", f"refused: {_first_sentence(error)}"]
     worst, note = 0.0, ""
     for args in model.sizes:
         with torch.no_grad():
@@ -193,13 +194,17 @@ def row(model: Model) -> list[str]:
         try:
             worst = max(worst, _difference(run(program.params, *_numpy(args)), theirs))
         except ProgramError as error:
-            note = str(error).splitlines()[0]
+            note = _first_sentence(error)
     note = f"WRONG: {worst:.1e}" if worst > TOLERANCE else note
     shapes = [declared.type.shape for declared in program.inputs if declared.type]
     free = ", ".join(
         f"{sum(not isinstance(size, int) for size in shape)} of {len(shape)}" for shape in shapes
     )
     return [name, free, f"{worst:.0e}", _speed(model, run, program.params), note]
+
+
+def _first_sentence(error: ProgramError) -> str:
+    return str(error).splitlines()[0].partition(". ")[0][:150].replace("|", "\\|")
 
 
 def _numpy(tree: Any) -> Any:

@@ -29,7 +29,11 @@ _FAILURES = (
 )
 
 # The exceptions of JAX where Python needs the value of a traced array, such as a size.
-_UNKNOWN = (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError)
+_UNKNOWN = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 def run_nodes(
