@@ -65,8 +65,7 @@ def _ragged(make: Callable[[int, int], tuple[Any, ...]]) -> list[tuple[Any, ...]
 def audio_models() -> Iterator[Model]:
     """Yield models of speech and music."""
     from demucs.demucs import Demucs
-    from denoiser.demucs import Demucs as Denoiser
-    from encodec.modules.seanet import SEANetDecoder, SEANetEncoder
+    from encodec.modules.seanet import SEANetEncoder
     from openunmix.model import OpenUnmix
     from torchaudio.models import DeepSpeech, Tacotron2, WaveRNN
     from torchaudio.models.tacotron2 import _Encoder
@@ -103,21 +102,9 @@ def audio_models() -> Iterator[Model]:
         SEANetEncoder(**settings),
         [(randn(b, 1, t),) for b, t in ((2, 64), (3, 91))],
     )
-    yield Model(
-        "encodec",
-        "modules.seanet.SEANetDecoder",
-        SEANetDecoder(**settings),
-        [(randn(b, 16, t),) for b, t in ((2, 8), (3, 12))],
-    )
     sources = Demucs(["a", "b"], 2, 8, depth=3, lstm_layers=2, dconv_lstm=2, dconv_attn=3, resample=False)
     yield Model(
         "demucs", "demucs.Demucs", sources, [(randn(b, 2, t),) for b, t in ((2, 3000), (3, 3000), (2, 4000))]
-    )
-    yield Model(
-        "denoiser",
-        "demucs.Demucs",
-        Denoiser(hidden=8, depth=3, resample=1),
-        [(randn(b, 1, t),) for b, t in ((2, 2000), (3, 2600))],
     )
 
 
