@@ -114,7 +114,6 @@ def text_models() -> Iterator[Model]:
     from easyocr.model.vgg_model import Model as Recogniser
     from joeynmt.encoders import RecurrentEncoder
     from stanza.models.common.char_model import CharacterLanguageModel
-    from stanza.models.langid.model import LangIDBiLSTM
     from stanza.models.tokenization.model import Tokenizer
     from supar.modules.lstm import CharLSTM
 
@@ -133,14 +132,6 @@ def text_models() -> Iterator[Model]:
         for args in _ragged(lambda b, t: (randn(b, t, 16),))
     ]
     yield Model("joeynmt", "encoders.RecurrentEncoder", RecurrentEncoder(**settings), masked)
-    tags = {chr(97 + i): i + 1 for i in range(20)}
-    languages = LangIDBiLSTM({"<PAD>": 0, **tags}, {str(i): i for i in range(5)}, 2, 16, 16)
-    yield Model(
-        "stanza",
-        "models.langid.model.LangIDBiLSTM",
-        languages,
-        [(_tokens(20, b, t),) for b, t in ((2, 7), (3, 9))],
-    )
     names = "feat_dim rnn_layers conv_res hier_conv_res use_mwt hierarchical hier_invtemp tok_noise"
     settings = dict(zip(names.split(), (4, 1, "1,9", True, True, True, 0.5, 0.02), strict=True))
     batches = _ragged(lambda b, t: (_tokens(30, b, t), randn(b, t, 4)))

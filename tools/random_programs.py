@@ -44,13 +44,15 @@ SUMS = {"addmm", "mm", "bmm", "baddbmm", "convolution", "sum", "mean"} | {
 class Rounded(TorchDispatchMode):
     """Changes each floating-point result of an operator by up to ``ROUNDING`` units in the last place.
 
-    Every second mode also sets subnormal numbers to zero, as XLA does.
+    Every second mode also sets subnormal numbers to zero, as XLA does. ``undefined`` is set if a NaN or a
+    number out of range becomes an integer, which torch leaves undefined.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
         self._flushes = seed % 2 == 1
+        self.undefined = False
 
     def _perturb(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         noise = torch.rand(x.shape, generator=self._generator, dtype=torch.float64) * 2 - 1
@@ -61,6 +63,14 @@ class Rounded(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = func(*args, **(kwargs or {}))
+        if (
+            func is torch.ops.aten._to_copy.default
+            and args[0].is_floating_point()
+            and _is_integer(results.dtype)
+        ):
+            limits, value = torch.iinfo(results.dtype), args[0].double().trunc()
+            # Both comparisons are false for NaN.
+            self.undefined |= not bool(((value >= limits.min) & (value < limits.max + 1)).all())
         if func is torch.ops.aten.gelu.default:
             # x (1 + erf) / 2 cancels for negative x.
             return self._perturb(results, args[0])
@@ -78,27 +88,6 @@ class Rounded(TorchDispatchMode):
             parts = torch.view_as_real(x.resolve_conj())
             return torch.view_as_complex(self._perturb(parts, x.abs()[..., None]))
         return self._perturb(x, x) if x.is_floating_point() else x
-
-
-class UndefinedCasts(TorchDispatchMode):
-    """Records if a NaN or a number out of range becomes an integer, which torch leaves undefined."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if (
-            func is torch.ops.aten._to_copy.default
-            and args[0].is_floating_point()
-            and _is_integer(result.dtype)
-        ):
-            limits = torch.iinfo(result.dtype)
-            value = args[0].double().trunc()
-            # Both comparisons are false for NaN.
-            self.found |= not bool(((value >= limits.min) & (value < limits.max + 1)).all())
-        return result
 
 
 def _is_integer(dtype: torch.dtype) -> bool:
@@ -156,34 +145,38 @@ def other_sizes(program: Program, inputs: Inputs, seed: int) -> Inputs | None:
     return tuple(changed) if sizes else None
 
 
-def wrong_results(net: torch.nn.Module, inputs: Inputs, ours: list[Any]) -> list[str]:
-    """Return a line per result that no rounding explains."""
+def wrong_results(net: torch.nn.Module, inputs: Inputs, ours: list[Any]) -> str:
+    """Return which results no rounding explains."""
     expected = [np.asarray(x.detach()) for x in net(*inputs)]
     suspects = {}
     for index, (theirs, mine) in enumerate(zip(expected, ours, strict=True)):
         mine = np.asarray(mine)
         if theirs.dtype != mine.dtype or theirs.shape != mine.shape:
-            return [f"result {index}: {mine.dtype}{mine.shape}, torch {theirs.dtype}{theirs.shape}"]
+            return f"WRONG: result {index}: {mine.dtype}{mine.shape}, torch {theirs.dtype}{theirs.shape}"
         differs = ~np.isclose(mine, theirs, rtol=_tolerance(theirs.dtype), atol=0, equal_nan=True)
         if differs.any():
             suspects[index] = (mine, theirs, differs)
     if not suspects:
-        return []
-    reached = rounded_results(net, inputs)
-    return [
-        f"result {index}: {mine[wrong][:3]}, torch {theirs[wrong][:3]}"
-        for index, (mine, theirs, differs) in suspects.items()
-        if (wrong := differs & ~_explained(mine, reached[index])).any()
-    ]
+        return ""
+    reached, undefined = rounded_results(net, inputs)
+    for index, (mine, theirs, differs) in suspects.items():
+        wrong = differs & ~_explained(mine, reached[index])
+        if wrong.any():
+            if undefined:
+                return "undefined in torch: a NaN or a number out of range becomes an integer"
+            return f"WRONG: result {index}: {mine[wrong][:3]}, torch {theirs[wrong][:3]}"
+    return ""
 
 
-def rounded_results(net: torch.nn.Module, inputs: Inputs) -> list[np.ndarray]:
-    """Return, for each result, torch's values in runs with and without rounding errors, (runs, ...)."""
-    runs = [net(*inputs)]
+def rounded_results(net: torch.nn.Module, inputs: Inputs) -> tuple[list[np.ndarray], bool]:
+    """Return each result without and with rounding errors, (runs, ...), and if some result is undefined."""
+    runs, undefined = [net(*inputs)], False
     for seed in range(ROUNDED_RUNS):
-        with Rounded(seed):
+        with Rounded(seed) as rounded:
             runs.append(net(*inputs))
-    return [np.stack([np.asarray(x.detach()) for x in result]) for result in zip(*runs, strict=True)]
+        undefined |= rounded.undefined
+    results = zip(*runs, strict=True)
+    return [np.stack([np.asarray(x.detach()) for x in result]) for result in results], undefined
 
 
 def _tolerance(dtype: np.dtype) -> float:
@@ -226,11 +219,7 @@ def compare(seed: int, net: torch.nn.Module, inputs: Inputs, samples: Path | Non
                 f"refused at {'other sizes' if values is not inputs else 'the size of the example'}: {error}"
             )
         if wrong := wrong_results(net, values, ours):
-            with UndefinedCasts() as casts:
-                net(*values)
-            if casts.found:
-                return "undefined in torch: a NaN or a number out of range becomes an integer"
-            return f"WRONG with {[x.shape for x in arrays]}: {'; '.join(wrong)}"
+            return wrong
     if samples and is_settled(net, tried[-1]):
         write_sample(samples / str(seed), program, net, tried[-1])
     return "equal, at two sizes" if len(tried) == 2 else "equal"
@@ -248,7 +237,7 @@ def is_settled(net: torch.nn.Module, inputs: Inputs) -> bool:
     """Return True if rounding changes torch's results by a few units in the last place only."""
     return all(
         np.allclose(reached, reached[:1], rtol=10 * _tolerance(reached.dtype), atol=0, equal_nan=True)
-        for reached in rounded_results(net, inputs)
+        for reached in rounded_results(net, inputs)[0]
     )
 
 
@@ -277,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     outcomes: collections.Counter[str] = collections.Counter()
     for seed, net, inputs in models(options.first, options.models, options.max_nodes):
         outcome = compare(seed, net, inputs, options.samples)
-        outcomes[outcome.partition(" with ")[0]] += 1
+        outcomes[outcome.partition(": result")[0]] += 1
         if not outcome.startswith("equal"):
             print(f"{seed}: {outcome}", flush=True)
     for outcome, count in outcomes.most_common():
