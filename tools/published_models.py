@@ -66,7 +66,6 @@ def audio_models() -> Iterator[Model]:
     """Yield models of speech and music."""
     from demucs.demucs import Demucs
     from encodec.modules.seanet import SEANetEncoder
-    from openunmix.model import OpenUnmix
     from torchaudio.models import DeepSpeech, Tacotron2, WaveRNN
     from torchaudio.models.tacotron2 import _Encoder
 
@@ -91,10 +90,6 @@ def audio_models() -> Iterator[Model]:
         for b, t, n in ((2, 7, 5), (3, 9, 5))
     ]
     yield Model("torchaudio", "models.Tacotron2", Tacotron2(n_symbol=40), speech)
-    music = OpenUnmix(nb_bins=65, nb_channels=2, hidden_size=32, nb_layers=3)
-    yield Model(
-        "openunmix", "model.OpenUnmix", music, [(torch.rand(b, 2, 65, t),) for b, t in ((2, 9), (3, 14))]
-    )
     settings = {"channels": 1, "dimension": 16, "n_filters": 4, "ratios": [4, 2], "lstm": 2}
     yield Model(
         "encodec",
