@@ -133,7 +133,8 @@ def _export(
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
     of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where
-    the model needs that.
+    a model with packed sequences needs that. In other models the value is that of the example, so that the
+    program runs under ``jax.jit``.
     """
     tracing = PackedSequences(cut=cut, host=host)
     try:
@@ -145,7 +146,9 @@ def _export(
         if is_unknown and (names := globals_of_int(error)) is not None:
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError), mock.patch.dict(names, {"int": SymbolicInt}):
-                return _export(call, shapes, exporter, cut=cut, host=host)
+                program = _export(call, shapes, exporter, cut=cut, host=host)
+                if any("jaxlstm" in str(node.target) for node in program.graph.nodes):
+                    return program
         if cut and tracing.batches and is_unknown:
             return _export(call, shapes, exporter, cut=False, host=host)
         if host and tracing.lists:
