@@ -58,7 +58,7 @@ def _tokens(count: int, *shape: int) -> Tensor:
 
 
 def _ragged(make: Callable[[int, int], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return the arguments of ragged batches: those of (batch, time), then the lengths."""
+    """Return the arguments of ragged batches: made from (batch, time), and the lengths."""
     return [(*make(len(n), max(n)), torch.tensor(n)) for n in ([9, 6], [12, 8, 3])]
 
 
@@ -193,7 +193,7 @@ def _difference(ours: Any, theirs: Any) -> float:
 
 
 def _speed(model: Model, run: Any, params: Any) -> str:
-    """Return the time of eager torch divided by that of the jitted program, by turns."""
+    """Return how many times longer eager torch takes than the jitted program, measured by turns."""
     args = model.sizes[0]
     arrays = _numpy(args)
     ratios = []

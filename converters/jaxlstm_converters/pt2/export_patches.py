@@ -114,7 +114,7 @@ def _shapes(
     states = [hx] if isinstance(hx, torch.Tensor) else hx
     one = torch.nn.functional.linear(input, params[0])[..., : states[0].shape[2]]
     outputs = torch.cat([one, one] if bidirectional else [one], -1)
-    # The sum over time and features has a size of the batch, which must be that of the states.
+    # One number per sequence, so that the batch must equal the batch of the states.
     dependent = outputs.sum((1 if batch_first else 0, 2))[:, None]
     return outputs, *(state + dependent for state in states)
 

@@ -133,8 +133,8 @@ def _export(
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
     of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where
-    a model with packed sequences needs that. In other models the value is that of the example, so that the
-    program runs under ``jax.jit``.
+    a model with packed sequences needs that. Other models get the example's value, so that the program runs
+    under ``jax.jit``.
     """
     tracing = PackedSequences(cut=cut, host=host)
     try:

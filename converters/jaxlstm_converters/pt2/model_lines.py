@@ -21,7 +21,7 @@ _FROM_MODULE = os.path.join(os.path.dirname(__file__), "_from_module.py")
 def recorded_lines() -> Iterator[None]:
     """Let exports inside the block record the line of the model's code with each condition on sizes.
 
-    By default torch records a line of its own code for most of them.
+    By default torch mostly records lines of torch.
     """
     from torch._guards import SLoc
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
