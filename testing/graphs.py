@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from jaxlstm.programs.graph import Argument, Graph, Input, Node, Size, TensorType, Tree, Value
+from jaxlstm.programs.graph import Argument, Graph, Input, ModuleCall, Node, Size, TensorType, Tree, Value
 from jaxlstm.programs.program import Program
 
 
@@ -29,7 +29,8 @@ def node(
 ) -> Node:
     """Return a node with one output, and its type if ``shape`` is given."""
     types = {} if shape is None else {str(output): TensorType(np.dtype(result_dtype), tuple(shape))}
-    return Node(f"{output}", op, args, kwargs, () if output is None else (output,), path, types)
+    calls = (ModuleCall(path, path, "", ""),) if path else ()
+    return Node(f"{output}", op, args, kwargs, () if output is None else (output,), calls, types)
 
 
 def program(
@@ -121,7 +122,7 @@ def _node(node: torch.fx.Node, items: Mapping[tuple[str, int], str]) -> Node:
     types = {n: _type(m) for n, m in results.items() if n and isinstance(m, torch.Tensor)}
     if is_list:
         outputs = (tuple(name or f"{node.name}__{index}" for index, name in enumerate(outputs)),)
-    return Node(node.name, str(operation), (), kwargs, outputs, "", types)
+    return Node(node.name, str(operation), (), kwargs, outputs, (), types)
 
 
 def _argument(argument: Any) -> Argument:

@@ -37,6 +37,22 @@ class TensorType:
     shape: tuple[Size, ...]
 
 
+class ModuleCall(NamedTuple):
+    """One call of a module, as printable text from the file.
+
+    Attributes:
+      key: "fc@1"; differs between the calls of one module.
+      path: "fc"; "" for the outermost module.
+      class_name: "torch.nn.modules.linear.Linear".
+      line: the line of this module's ``forward`` that led to the node; "" if unknown.
+    """
+
+    key: str
+    path: str
+    class_name: str
+    line: str
+
+
 @dataclass(frozen=True)
 class Node:
     """One call of an operator.
@@ -48,7 +64,7 @@ class Node:
       kwargs: all other arguments under the names of the operator's schema; ``self`` is an ordinary name.
       outputs: one entry per result: the name of the value, a tuple of names for a list of tensors, or
         None for a result that the graph does not use.
-      module_path: path of the module that made the call, for example ``"encoder.lstm"``; "" at the root.
+      calls: the calls of modules that led to this call, outermost first; none if torch inserted the node.
       types: the types that torch recorded for the outputs, by name of value.
       with_gradient: False inside of ``torch.no_grad``, where no gradient flows to the results.
     """
@@ -58,9 +74,14 @@ class Node:
     args: tuple[Argument, ...]
     kwargs: Mapping[str, Argument]
     outputs: tuple[str | tuple[str, ...] | None, ...]
-    module_path: str = ""
+    calls: tuple[ModuleCall, ...] = ()
     types: Mapping[str, TensorType] = field(default_factory=dict)
     with_gradient: bool = True
+
+    @property
+    def module_path(self) -> str:
+        """Path of the module that made the call, for example ``"encoder.lstm"``; "" at the root."""
+        return self.calls[-1].path if self.calls else ""
 
 
 @dataclass(frozen=True)

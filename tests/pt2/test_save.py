@@ -36,7 +36,7 @@ import torch
 from torch import nn
 
 import jaxlstm
-from jaxlstm.programs.graph import Graph
+from jaxlstm.programs.graph import Graph, ModuleCall
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.checkpoints.case import CORPUS
 from testing.exported import save
@@ -59,7 +59,8 @@ def without_versions(graph: Graph) -> Graph:
         }
         if node.op == "aten.lstm.input":
             types = {"getitem": types["getitem"]}
-        nodes.append(replace(node, name=str(node.outputs[0]), types=types))
+        calls = tuple(ModuleCall("", call.path, "", "") for call in node.calls)
+        nodes.append(replace(node, name=str(node.outputs[0]), types=types, calls=calls))
     inputs = tuple(replace(item, type=None) for item in graph.inputs)
     return replace(graph, nodes=tuple(nodes), inputs=inputs, ranges={"axis": graph.ranges[axis]})
 

@@ -96,6 +96,8 @@ class CheckpointError(ValueError):
 def printable(text: str, limit: int = 100) -> str:
     """Return text from a file as one printable line of at most `limit` characters, escapes aside."""
     short = text if len(text) <= limit else text[: limit - 3] + "..."
+    if short.isprintable():
+        return short
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in short)
 
 

@@ -19,6 +19,7 @@ from jaxlstm.programs.graph import Input
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_source
+from jaxlstm_converters.pt2.calls import without_paths
 from jaxlstm_converters.pt2.model_lines import condition_lines
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ def from_module(
             "torch_module is a ScriptModule, which torch.export does not take; make a module of its Python "
             "class, fill it with module.load_state_dict(script.state_dict()), and pass that"
         )
-    from jaxlstm_converters.pt2.export_steps import ModuleCall, export_in_steps
+    from jaxlstm_converters.pt2.export_steps import ExportCall, export_in_steps
 
-    call = ModuleCall(torch_module, args, dict(kwargs), dynamic_shapes)
+    call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes)
     name = f"<{type(torch_module).__name__}>"
     with _LOCK:
         step, file = export_in_steps(call, functools.partial(_as_file, name=name))
@@ -124,7 +125,8 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
 
     for part in exported.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # It holds the paths of source files on this machine.
+            if stack_trace := node.meta.get("stack_trace"):
+                node.meta["stack_trace"] = without_paths(stack_trace)
     for tensors in (exported.state_dict, exported.constants):
         tensors.update((key, _resolved(tensor)) for key, tensor in tensors.items())
     buffer = io.BytesIO()

@@ -33,7 +33,7 @@ from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
 
-class ModuleCall(NamedTuple):
+class ExportCall(NamedTuple):
     """A module and the arguments of an example, whose tensors are distinct objects.
 
     Attributes:
@@ -66,7 +66,7 @@ Result = TypeVar("Result")
 
 @kept_regions()
 def export_in_steps(
-    call: ModuleCall, finish: Callable[[torch.export.ExportedProgram], Result]
+    call: ExportCall, finish: Callable[[torch.export.ExportedProgram], Result]
 ) -> tuple[ExportStep, Result]:
     """Return the first step that succeeds, and the result of a function of its program.
 
@@ -113,7 +113,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _fresh(call: ModuleCall) -> ModuleCall:
+def _fresh(call: ExportCall) -> ExportCall:
     """Return the call with new tensors: torch marks free axes on them, and leaves the marks if it fails.
 
     A tensor that occurs twice would be one input.
@@ -127,7 +127,7 @@ def _fresh(call: ModuleCall) -> ModuleCall:
 
 
 def _export(
-    call: ModuleCall, shapes: Any, exporter: str = "export", *, cut: bool = True, host: bool = True
+    call: ExportCall, shapes: Any, exporter: str = "export", *, cut: bool = True, host: bool = True
 ) -> Any:
     """Return the program of an export function of torch.
 
@@ -156,7 +156,7 @@ def _export(
         raise
 
 
-def _export_once(call: ModuleCall, shapes: Any, exporter: str, tracing: PackedSequences) -> Any:
+def _export_once(call: ExportCall, shapes: Any, exporter: str, tracing: PackedSequences) -> Any:
     fresh = _fresh(call)
     export = getattr(torch.export, exporter)
     with (
@@ -169,11 +169,11 @@ def _export_once(call: ModuleCall, shapes: Any, exporter: str, tracing: PackedSe
         return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
 
 
-def _shapes(call: ModuleCall) -> Any:
+def _shapes(call: ExportCall) -> Any:
     return free_axes(call) if call.shapes is None else call.shapes
 
 
-def free_axes(call: ModuleCall, kept: Callable[[str, int], bool] = lambda path, axis: True) -> Any:
+def free_axes(call: ExportCall, kept: Callable[[str, int], bool] = lambda path, axis: True) -> Any:
     """Return dynamic shapes by which torch decides for each axis that is kept whether it can be free."""
 
     def axes(path: Any, value: Any) -> dict[int, Any] | None:
@@ -186,7 +186,7 @@ def free_axes(call: ModuleCall, kept: Callable[[str, int], bool] = lambda path, 
     return _pytree.tree_map_with_path(axes, _bound(call))
 
 
-def _bound(call: ModuleCall) -> dict[str, Any]:
+def _bound(call: ExportCall) -> dict[str, Any]:
     return dict(inspect.signature(call.module.forward).bind(*call.args, **call.kwargs).arguments)
 
 
@@ -198,7 +198,7 @@ def _name(path: Any) -> str:
 _SECONDS = 60
 
 
-def _with_fewer_axes(call: ModuleCall, first: Exception) -> ExportStep:
+def _with_fewer_axes(call: ExportCall, first: Exception) -> ExportStep:
     """Free the axes of one size after the other, as long as torch can export and for at most a minute."""
     if call.shapes is not None or isinstance(first, GuardOnDataDependentSymNode):
         raise first
@@ -222,7 +222,7 @@ def _with_fewer_axes(call: ModuleCall, first: Exception) -> ExportStep:
     return ExportStep(program, fixed, reason, has_sizes=True)
 
 
-def _as_draft(call: ModuleCall, first: Exception) -> ExportStep:
+def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
     """Decide conditions on values as the example does."""
     decided: list[str] = []
     with _recorded_decisions(decided):
@@ -245,7 +245,7 @@ def _recorded_decisions(decided: list[str]) -> Iterator[None]:
         yield
 
 
-def _with_values(call: ModuleCall, first: Exception) -> ExportStep:
+def _with_values(call: ExportCall, first: Exception) -> ExportStep:
     """Trace with the values of the example, and export the trace."""
     call = _fresh(call)
     module = call.module

@@ -69,7 +69,8 @@ def _renamed(node: Node, graph: Graph, nodes: Iterable[Node], operands: Iterable
         if isinstance(output, str):
             # The result shares memory with the value inside.
             kwargs = {"self": _substituted(result, names)}
-            yield Node(f"{node.name}__{output}_result", "aten.alias.default", (), kwargs, (output,))
+            name = f"{node.name}__{output}_result"
+            yield Node(name, "aten.alias.default", (), kwargs, (output,), node.calls)
 
 
 def _substituted(argument: Argument, names: Mapping[str, Argument]) -> Argument:
@@ -117,7 +118,7 @@ def _target(node: Node, results: set[np.dtype], floats: set[np.dtype], dtype: np
 
 def _cast(name: str, value: str, type_: TensorType, node: Node) -> Node:
     kwargs: dict[str, Argument] = {"self": Value(value), "dtype": type_.dtype}
-    cast = Node(name, "aten._to_copy.default", (), kwargs, (name,), node.module_path, {name: type_})
+    cast = Node(name, "aten._to_copy.default", (), kwargs, (name,), node.calls, {name: type_})
     return replace(cast, with_gradient=node.with_gradient)
 
 

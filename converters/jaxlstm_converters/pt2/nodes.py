@@ -9,6 +9,7 @@ from typing import Any
 from jaxlstm.programs.graph import Argument, Graph, Input, Node, Tree, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.pt2.argument_kinds import read_argument
+from jaxlstm_converters.pt2.calls import read_calls
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
 from jaxlstm_converters.pt2.inline import INLINED, inlined
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
@@ -45,7 +46,8 @@ def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> No
     target = field(record, "target", str, "a node")
     if not _OPERATOR.fullmatch(target):
         raise malformed("a node", f"{printable(target)!r} is not the name of an operator")
-    path = _module_path(record)
+    calls = read_calls(record.get("metadata"))
+    path = calls[-1].path if calls else ""
     context = f"{target} in {f'module {path}' if path else 'the outermost module'}"
     op = target.removeprefix(_TORCH)
     # Only operators of torch with a schema have argument names that do not depend on the version of torch.
@@ -62,7 +64,7 @@ def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> No
         args=() if by_name else args,
         kwargs=dict(arguments) if by_name else {},
         outputs=outputs,
-        module_path=path,
+        calls=calls,
         types=types.of_results(target, results, values_in(args)),
     )
 
@@ -143,14 +145,3 @@ def _name(record: Any, number: int, results: Sequence[str], context: str) -> str
     if record.get("name") is None:
         return results[0] if results else f"node_{number}"
     return field(record, "name", str, context)
-
-
-def _module_path(record: Any) -> str:
-    """Return the path of the innermost module of the stack "key,path,class;key,path,class;..."."""
-    metadata = record.get("metadata", {})
-    stack = metadata.get("nn_module_stack", "") if isinstance(metadata, dict) else ""
-    innermost = stack.rpartition(";")[2].split(",") if type(stack) is str else []
-    # Nodes that torch inserted have a stack of three equal placeholders.
-    if len(innermost) < 3 or innermost[0] == innermost[1]:
-        return ""
-    return printable(innermost[1], 1_000)

@@ -1,0 +1,64 @@
+"""The calls of modules that led to a node, from the texts that torch records as its metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from jaxlstm.programs.graph import ModuleCall
+from jaxlstm_converters.checkpoint.errors import printable
+
+_HERE = os.path.dirname(__file__)
+# torch also records functions of its own; only the frames of "forward" have a module each.
+_FRAME = "in forward"
+
+
+def read_calls(metadata: Any) -> tuple[ModuleCall, ...]:
+    """Return the calls of the stack "key,path,class;key,path,class;...", outermost first.
+
+    Nodes that torch inserted have a stack of placeholders, and no calls.
+    """
+    stack = _text(metadata, "nn_module_stack")
+    entries = [entry.split(",") for entry in stack.split(";")]
+    if any(len(entry) < 3 or entry[0] == entry[1] for entry in entries):
+        return ()
+    lines = _lines_of_modules([line for _, line in _frames(_text(metadata, "stack_trace"))])
+    lines += [""] * (len(entries) - len(lines))
+    return tuple(
+        ModuleCall(
+            printable(entry[0].removeprefix("L__self__"), 1_000),
+            printable(entry[1], 1_000),
+            printable(entry[-1], 1_000),
+            line,
+        )
+        for entry, line in zip(entries, lines, strict=False)
+    )
+
+
+def without_paths(stack_trace: str) -> str:
+    """Return the text of a stack with the lines of code only, which `read_calls` reads alike."""
+    frames = [line for head, line in _frames(stack_trace) if f'"{_HERE}{os.sep}' not in head]
+    return "\n".join(f"{_FRAME}\n    {line}" for line in frames)
+
+
+def _text(metadata: Any, name: str) -> str:
+    text = metadata.get(name, "") if isinstance(metadata, dict) else ""
+    return text if type(text) is str else ""
+
+
+def _frames(stack_trace: str) -> Iterator[tuple[str, str]]:
+    """Yield the heading of each frame of a "forward", and its line of code, "" where torch had no source."""
+    texts = stack_trace.split("\n")
+    for head, line in zip(texts, [*texts[1:], ""], strict=True):
+        if head.endswith(_FRAME) and not head.startswith("    "):
+            yield head, printable(line.strip(), 400) if line.startswith("    ") else ""
+
+
+def _lines_of_modules(lines: list[str]) -> list[str]:
+    """Return one line for each module: a direct call of a "forward" has a frame, and no module."""
+    nested = [False, *(".forward(" in line for line in lines)]
+    merged: list[str] = []
+    for line, is_nested in zip(lines, nested, strict=False):
+        merged[len(merged) - is_nested :] = [line]
+    return merged
