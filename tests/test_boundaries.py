@@ -84,7 +84,7 @@ HOMES = {
     "onnx": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),
     "google": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),  # the exceptions of protobuf
     "optax": ("jaxlstm_converters.optimizer",),
-    "rich": ("jaxlstm._shared", "jaxlstm.cli", "jaxlstm.check.report"),
+    "rich": ("jaxlstm._shared", "jaxlstm.cli"),
     "matplotlib": ("jaxlstm.check.report",),
     "pyarrow": ("jaxlstm.cli.run", "jaxlstm.inference.columns"),
     "flatbuffers": ("jaxlstm.inference.artifact",),

@@ -15,7 +15,7 @@ from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.lstm import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.lstm import diagnose_port
-from jaxlstm.check.notes import heatmaps, port_notes, report_on
+from jaxlstm.check.notes import port_notes, report_on
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.requirements import (
     REFERENCES,
@@ -100,7 +100,6 @@ def verify(
         {"port": name_of(port), "config": repr(config)},
         name=name_of(port),
         notes=port_notes(verification, subject, against),
-        heatmaps=heatmaps(verification, subject),
     )
 
 

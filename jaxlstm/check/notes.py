@@ -1,4 +1,4 @@
-"""The report on a verification, with notes, heat maps, and the environment of the check."""
+"""The report on a verification, with notes and the environment of the check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import numpy as np
 from jaxlstm._shared.version import __version__
 from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.reference import torch_lstm
-from jaxlstm.check.report.item import Heatmap
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.subjects.jax_settings import default_device, lacks_float64
 from jaxlstm.check.subjects.port import PortSubject
@@ -31,7 +30,6 @@ def report_on(
     *,
     name: str,
     notes: Iterable[str],
-    heatmaps: Iterable[Heatmap] = (),
 ) -> Report:
     """Return the report on the cases tried, with a diagnosis if an item failed.
 
@@ -61,7 +59,6 @@ def report_on(
         notes=tuple(notes),
         settings={**names, **options, "against": ", ".join(against)},
         environment=environment(verification.subject.precision, with_torch="torch" in against),
-        heatmaps=tuple(heatmaps),
         again=_call_text(function, arguments, {**names, **options}),
         difference=diagnosis.difference,
         layers=diagnosis.layers,
@@ -94,23 +91,6 @@ def port_notes(verification: Verification, port: PortSubject, against: Sequence[
             + f"one ulp grows {amplification:.0e} times with these weights, so its RMS "
             "errors are a matter of chance and were not compared; the step residual covers its steps"
         )
-
-
-def heatmaps(verification: Verification, port: PortSubject) -> Iterator[Heatmap]:
-    """Yield the error of the outputs over time and units, of the first and of the longest case."""
-    config, cases = port.config, verification.tried
-    shown = (cases[0].name, max(cases, key=lambda case: len(case.inputs)).name)
-    for entry in verification.evidence["working"]:
-        case, theirs = entry.case, entry.truth.outputs["outputs"]
-        ours = entry.results.outputs.get("outputs")
-        if case.name not in shown or ours is None or ours.shape != theirs.shape:
-            continue
-        error = np.abs(ours.astype(np.float64) - theirs).max(axis=1)
-        title = f"{case.name}: largest error of the outputs over the batch"
-        if config.bidirectional:
-            title += f"; units from {config.h_size} on are the reverse direction"
-        rounding = float(ml_dtypes.finfo(verification.dtype).eps)
-        yield Heatmap(title, "time", "unit", error.T.tolist(), floor=rounding / 10)
 
 
 def environment(precision: str | None, *, with_torch: bool) -> dict[str, str]:

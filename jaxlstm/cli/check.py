@@ -82,8 +82,6 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check on each backend and in each dtype, and print the verdict. Return 0 if all hold, else 1."""
-    from jaxlstm.check.report.report import show_text
-
     if args.report:
         _require_writable(args)
     subject = _load(args)
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
     else:
-        show_text(verdict_text(args, subject.name, reports, absent))
+        print(verdict_text(args, subject.name, reports, absent))
     return 0 if all(report.ok for report in reports.values()) else 1
 
 

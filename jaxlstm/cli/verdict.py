@@ -98,7 +98,7 @@ def merge_reports(
 ) -> Report:
     """Return one report of all runs.
 
-    The names of items, diagnoses and heat maps start with the backend and dtype. ``not_run`` maps each absent
+    The names of items and diagnoses start with the backend and dtype. ``not_run`` maps each absent
     backend to the reason. ``difference`` comes from the first run with one.
     """
     from jaxlstm.check import Item, Report
@@ -115,11 +115,6 @@ def merge_reports(
         notes=tuple(dict.fromkeys(note for _, report in runs for note in report.notes)),
         settings={"checkpoint": args.checkpoint, "config": repr(config), "seed": args.seed},
         environment=_environment(reports),
-        heatmaps=tuple(
-            dataclasses.replace(heatmap, title=f"{run}, {heatmap.title}")
-            for run, report in runs
-            for heatmap in report.heatmaps
-        ),
         again=command_line(args),
         difference=next((report.difference for _, report in runs if report.difference), None),
     )

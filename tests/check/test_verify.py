@@ -64,8 +64,6 @@ def test_our_layer_holds():
     assert [what for _, _, what in steps] == [*names, "step residual", "done"]
     assert json.loads(report.to_json())["ok"]
     assert report.again == f"jaxlstm.check.verify(None, params, {STRONG})"
-    assert [len(picture.rows[0]) for picture in report.heatmaps] == [12, 100]
-    assert {p.floor for p in report.heatmaps} == {float(np.finfo(np.float32).eps) / 10}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

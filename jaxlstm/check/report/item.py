@@ -48,22 +48,6 @@ class Item:
         return {**fields, "detail": self.detail, "data": dict(self.data)}
 
 
-@dataclass(frozen=True)
-class Heatmap:
-    """A grid of non-negative numbers, ``rows[y][x]``, such as errors over time and units.
-
-    ``x`` and ``y`` name the axes. ``labels`` are those of the rows, empty for numbered rows. The color scale
-    starts at ``floor`` or, if that is 0, some orders of magnitude below the largest number.
-    """
-
-    title: str
-    x: str
-    y: str
-    rows: list[list[float]]
-    labels: tuple[str, ...] = ()
-    floor: float = 0.0
-
-
 class LayerDifference(NamedTuple):
     """The distance of a layer's inputs and outputs from torch's, relative to torch's largest element.
 
@@ -111,14 +95,12 @@ class Section(NamedTuple):
       rows: lines of one cell each, names with their values, or the rows of a table.
       header: the columns of a table, of which the first is a status.
       numbers: the columns that are aligned right.
-      heatmaps: pictures below the rows.
     """
 
     heading: str
     rows: Sequence[tuple[str, ...]] = ()
     header: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
-    heatmaps: tuple[Heatmap, ...] = ()
 
 
 def lines_section(heading: str, lines: Iterable[str]) -> Section:
@@ -188,15 +170,11 @@ class StepDifference(NamedTuple):
     place: Divergence
     gates: Mapping[str, tuple[Array, Array]]
 
-    def errors(self) -> dict[str, Array]:
-        """Return the absolute error of each unit, by gate."""
-        with np.errstate(invalid="ignore"):
-            return {gate: np.abs(a.astype(np.float64) - b) for gate, (a, b) in self.gates.items()}
-
     def summary(self) -> Iterator[dict[str, Any]]:
         """Yield for each gate the number of units that differ, and the worst unit."""
-        for gate, error in self.errors().items():
-            actual, expected = self.gates[gate]
+        for gate, (actual, expected) in self.gates.items():
+            with np.errstate(invalid="ignore"):
+                error = np.abs(actual.astype(np.float64) - expected)
             worst, off = int(np.argmax(error)), differing_units(actual, expected, None).size
             numbers = {"worst": worst, "actual": float(actual[worst]), "expected": float(expected[worst])}
             yield {"gate": gate, "off": off, "units": error.size, **numbers}
@@ -207,7 +185,7 @@ class StepDifference(NamedTuple):
 
 
 def gates_section(difference: StepDifference) -> Section:
-    """Return the gates of the first step that differs, as a table and as a heat map."""
+    """Return the gates of the first step that differs, as a table."""
     rows = [
         (
             "DIFFERS" if gate["off"] else "equal",
@@ -217,15 +195,11 @@ def gates_section(difference: StepDifference) -> Section:
         )
         for gate in difference.summary()
     ]
-    errors = difference.errors()
-    values = [row.tolist() for row in errors.values()]
-    grid = Heatmap("Distance from the oracle", "unit", "gate", values, tuple(errors))
     return Section(
         f"First difference from the oracle: {difference.place.where}",
         rows,
         ("status", "gate", "units that differ", "worst unit", "port", "oracle"),
         (2, 3, 4, 5),
-        (grid,),
     )
 
 

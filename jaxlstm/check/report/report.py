@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from jaxlstm._shared.table import table
 from jaxlstm.check.report.html import page
 from jaxlstm.check.report.item import (
-    Heatmap,
     Item,
     LayerDifference,
     Section,
@@ -52,7 +50,6 @@ class Report:
       notes: facts that limit the verdict, such as tolerances set by the caller.
       settings: the arguments of the check.
       environment: the versions, device and precision of the check.
-      heatmaps: the errors over time and units.
       again: the call or command that repeats the check.
       difference: the first step at which the port differs from the oracle, or None.
       layers: the layers of a model that failed, in torch's order of calls.
@@ -64,7 +61,6 @@ class Report:
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    heatmaps: tuple[Heatmap, ...] = ()
     again: str = ""
     difference: StepDifference | None = None
     layers: tuple[LayerDifference, ...] = ()
@@ -139,7 +135,6 @@ class Report:
             yield gates_section(self.difference)
         yield layers_section(self.layers)
         yield items_section(sorted(self.items, key=lambda item: item.ok is not False))
-        yield Section("Error over time and units", heatmaps=self.heatmaps)
         yield lines_section("Notes", self.notes)
         for name, values in (("Settings", self.settings), ("Environment", self.environment)):
             yield Section(name, [(key, str(value)) for key, value in values.items()])
@@ -149,8 +144,8 @@ class Report:
         return "\n".join([self.verdict, *(line for part in self._sections() for line in section_text(part))])
 
     def show(self) -> None:
-        """Print the report, in color on a terminal."""
-        show_text(str(self))
+        """Print the report."""
+        print(self)
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
@@ -193,29 +188,3 @@ def matrix_table(items: Iterable[Item]) -> str:
     columns = list(next(iter(cells.values()), ()))
     rows = [(label, *(row[column] for column in columns)) for label, row in cells.items()]
     return table(("", *columns), rows, right=range(1, len(columns) + 1))
-
-
-_STYLES = {
-    r"\bok\b": "green",
-    r"\buntested\b": "yellow",
-    r"\bHOLDS\b": "bold green",
-    r"\b(FAILED|DOES NOT HOLD)\b": "bold red",
-    r"(?m)^[A-Z].*:$": "bold",  # Headings.
-}
-
-
-def show_text(text: str) -> None:
-    """Print text with the words of a verdict in color. Without rich or a terminal, print plain text."""
-    if not sys.stdout.isatty():
-        print(text)
-        return
-    try:
-        from rich.console import Console
-        from rich.text import Text
-    except ModuleNotFoundError:
-        print(text)
-        return
-    colored = Text(text)
-    for pattern, style in _STYLES.items():
-        colored.highlight_regex(pattern, style)
-    Console(highlight=False).print(colored, soft_wrap=True)
