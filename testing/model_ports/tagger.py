@@ -19,8 +19,6 @@ FAULTS = {
     "epsilon of one norm": r"the epsilon of norm0 \(layer_norm\) is 1e-06 instead of 1e-05",
     "norm missing": r"norm1 \(layer_norm\) is missing",
     "norms swapped": r"the weights of norm0 \(layer_norm\) and norm1 \(layer_norm\) are swapped",
-    "embedding scale": r"the result of embed \(embedding\) is multiplied by the square root of its size",
-    "embedding offset": r"the indices of embed \(embedding\) are one too low",
     "batch_first": r"lstm \(lstm\) has batch_first=True instead of False",
     "gate order": r"in lstm \(lstm\), the gates are read in the order i, g, o, f",
     "head bias": r"head.0 \(linear\) has no bias",
@@ -76,8 +74,7 @@ class Tagger(nnx.Module):
         self.dense1 = nnx.Linear(8, 5, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        x = self.embed(tokens - 1 if self.fault == "embedding offset" else tokens)
-        x = x * 8**0.5 if self.fault == "embedding scale" else x
+        x = self.embed(tokens)
         x = self.lstm(self.drop(self.norm0(x)))[0]
         x = x if self.fault == "norm missing" else self.norm1(x)
         x = self.dense0(x)

@@ -45,10 +45,6 @@ class SummaryPort(nnx.Module):
     [
         (lambda outputs, state: outputs[:, 0], "indexing in forward is [:, 0] instead of [:, -1]"),
         (
-            lambda outputs, state: outputs.mean(1),
-            "indexing in forward is mean over axis 1 instead of [:, -1]",
-        ),
-        (
             lambda outputs, state: jnp.concatenate(tuple(state.h), -1),
             "in lstm (lstm), h_n is read instead of the last step of the outputs",
         ),

@@ -9,20 +9,18 @@ from typing import Any
 
 _WINDOW = ("input", "kernel_size", "stride", "padding")
 _CONV = ("input", "weight", "bias", "stride", "padding")
-_INPLACE = ("relu", "silu", "selu", "mish", "hardsigmoid", "hardswish", "relu6")
+_INPLACE = ("relu", "silu", "hardsigmoid", "hardswish", "relu6")
 _RECURRENT = (
     *("input", "hx", "params", "has_biases", "num_layers"),
     *("dropout", "train", "bidirectional", "batch_first"),
 )
 ARGUMENT_NAMES = {
     **dict.fromkeys(_INPLACE, ("input", "inplace")),
-    **dict.fromkeys(("tanh", "sigmoid", "softsign", "logsigmoid"), ("input",)),
+    **dict.fromkeys(("tanh", "sigmoid"), ("input",)),
     "softplus": ("input", "beta", "threshold"),
     "leaky_relu": ("input", "negative_slope", "inplace"),
     "elu": ("input", "alpha", "inplace"),
-    "prelu": ("input", "weight"),
-    **dict.fromkeys(("sum", "mean", "amax", "max"), ("input", "dim", "keepdim")),
-    **dict.fromkeys(("add", "mul", "div"), ("input", "other")),
+    "add": ("input", "other"),
     "indexing": ("input", "index"),
     "linear": ("input", "weight", "bias"),
     **{f"conv{n}d": (*_CONV, "dilation", "groups") for n in (1, 2, 3)},
@@ -34,7 +32,6 @@ ARGUMENT_NAMES = {
     "masked_fill": ("input", "mask", "value"),
     "where": ("condition", "input", "other"),
     "cat": ("tensors", "dim"),
-    "stack": ("tensors", "dim"),
     "softmax": ("input", "dim"),
     "log_softmax": ("input", "dim"),
     "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),

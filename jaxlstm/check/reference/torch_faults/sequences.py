@@ -1,13 +1,11 @@
-"""Faults of attention, of masks and of LSTMs, GRUs and RNNs inside a model.
+"""Faults of masks, and of LSTMs, GRUs and RNNs inside a model.
 
 The faults of an LSTM over packed sequences read zeros in the padding, whose contents torch dropped.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,9 +18,6 @@ from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import config_of_weights, param_shapes
-
-Parts = list[Any]
-"""The three parts of a packed projection: those of query, key and value."""
 
 
 @faults_of("masked_fill", "where", "scaled_dot_product_attention", "multi_head_attention_forward")
@@ -51,76 +46,11 @@ def _inverted(mask: Any) -> Any:
     return torch.zeros_like(mask).masked_fill(mask == 0, torch.finfo(mask.dtype).min)
 
 
-@faults_of("scaled_dot_product_attention")
-def dot_product(operation: Operation) -> Iterator[Variant]:
-    """Yield faults of ``scaled_dot_product_attention``."""
-    yield changed("{where} does not scale the scores", scale=1.0)
-    if operation.get("attn_mask") is None:
-        causal = operation.get("is_causal", False)
-        words = "is not causal" if causal else "is causal"
-        yield changed(f"{{where}} {words}", is_causal=not causal)
-
-
-@faults_of("multi_head_attention_forward")
-def multi_head(operation: Operation) -> Iterator[Variant]:
-    """Yield faults of ``multi_head_attention_forward``."""
-    heads, rows = operation.get("num_heads"), operation.get("embed_dim_to_check")
-    if operation.get("in_proj_bias") is not None:
-        yield changed("the projections of {where} have no bias", in_proj_bias=None)
-        no_bias = operation.get("out_proj_bias") * 0
-        yield changed("the output of {where} has no bias", out_proj_bias=no_bias)
-    if operation.get("in_proj_weight") is None:
-        return
-    scale = (rows // heads) ** 0.5
-    yield Variant(
-        "{where} does not scale the scores",
-        partial(_projected, change=lambda parts: [parts[0] * scale, *parts[1:]]),
-    )
-    heads_last = [d * heads + h for h, d in itertools.product(range(heads), range(rows // heads))]
-    yield Variant(
-        "{where} has its heads as (size, heads) instead of (heads, size)",
-        lambda op: _projected(
-            op,
-            lambda parts: [part[heads_last] for part in parts],
-            out_proj_weight=op.get("out_proj_weight")[:, heads_last],
-        ),
-    )
-    for order, words in (
-        ((1, 0, 2), "query and key"),
-        ((0, 2, 1), "key and value"),
-        ((2, 1, 0), "query and value"),
-    ):
-        yield Variant(
-            f"the {words} projections of {{where}} are swapped",
-            partial(_projected, change=lambda parts, order=order: [parts[k] for k in order]),
-        )
-    if heads > 1:
-        yield changed("{where} has one head", num_heads=1)
-
-
-def _projected(operation: Operation, change: Callable[[Parts], Parts], **changes: Any) -> Any:
-    """Run the attention with another packed weight and bias of its projections."""
-    import torch
-
-    for name in ("in_proj_weight", "in_proj_bias"):
-        if (packed := operation.get(name)) is not None:
-            changes[name] = torch.cat(change(packed.chunk(3)))
-    return operation.run(**changes)
-
-
 _PACKED = (
     *("input", "batch_sizes", "hx", "params", "has_biases", "num_layers"),
     *("dropout", "train", "bidirectional"),
 )
 """The arguments of ``torch.lstm``, ``torch.gru`` and the like over packed sequences."""
-
-
-_READ: dict[str, Callable[[Any], Any]] = {
-    "last step": lambda y: y[-1],
-    "mean": lambda y: y.mean(0),
-    "maximum": lambda y: y.amax(0),
-}
-"""Summaries of the outputs (T, B, features) that a port may read instead of h_n."""
 
 
 @faults_of("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -134,79 +64,14 @@ def recurrent(operation: Operation) -> Iterator[Variant]:
     if not packed:
         first = arguments["batch_first"]
         yield Variant(f"{{where}} has batch_first={not first} instead of {first}", _flip_batch_first)
-    for what, read in _READ.items():
-        cause = f"in {{where}}, the {what} of the outputs is read instead of h_n"
-        yield Variant(cause, partial(_as_h_n, read=read))
-    for end, which in () if packed else ((-1, "last"), (0, "first")):
-        cause = f"in {{where}}, h_n is read instead of the {which} step of the outputs"
-        yield Variant(cause, partial(_h_n_as_outputs, end=end))
+    yield Variant("in {where}, the last step of the outputs is read instead of h_n", _as_h_n)
+    if not packed:
+        yield Variant("in {where}, h_n is read instead of the last step of the outputs", _h_n_as_outputs)
     if operation.name != "lstm":
-        yield from _of_hidden_state(operation)
         return
     for fault in catalogue(_config(arguments)):
         if not fault.rounding:
             yield Variant(f"in {{where}}, {fault.cause}", partial(_run_oracle, fault=fault))
-
-
-def _of_hidden_state(operation: Operation) -> Iterator[Variant]:
-    """Yield the faults of a GRU or RNN that the catalogue of the LSTM does not run."""
-    arguments = _arguments(operation)
-    no_state = arguments["hx"] * 0
-    yield Variant("in {where}, the initial state is ignored", lambda op: _run(op, hx=no_state))
-    if arguments["bidirectional"]:
-        cause = "in {where}, the reverse direction's outputs come first in the last layer"
-        yield Variant(cause, _reverse_first)
-    if operation.name != "gru":
-        other = {"rnn_tanh": "rnn_relu", "rnn_relu": "rnn_tanh"}[operation.name]
-        yield Variant(f"{{where}} is {other}", partial(_run_function, name=other))
-        return
-    params, names = arguments["params"], _param_names(arguments)
-    single = [(name, [place]) for place, name in enumerate(names)]
-    for name, places in [("all weights and biases", range(len(params))), *single]:
-        cause = f"in {{where}}, the rows of the gates r and z of {name} are swapped"
-        yield Variant(cause, partial(_gates_swapped, places=places))
-    first = range(2, len(params), 4) if arguments["has_biases"] else ()
-    for name, places in [("all layers", first), *((names[place][8:], [place]) for place in first)]:
-        cause = f"in {{where}}, bias_ih and bias_hh of {name} are swapped"
-        yield Variant(cause, partial(_biases_swapped, places=places))
-
-
-def _param_names(arguments: Mapping[str, Any]) -> list[str]:
-    """Return the names of the parameters of a GRU or RNN."""
-    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if arguments["has_biases"] else 2]
-    ends = ("", "_reverse")[: 2 if arguments["bidirectional"] else 1]
-    return [f"{kind}_l{k}{end}" for k in range(arguments["num_layers"]) for end in ends for kind in kinds]
-
-
-def _run(operation: Operation, **changes: Any) -> Any:
-    """Run an operation with changed arguments, under the names of :func:`_arguments`."""
-    names = dict(zip(_arguments(operation), operation.arguments, strict=True))
-    return operation.run(**{names[name]: value for name, value in changes.items()})
-
-
-def _run_function(operation: Operation, *, name: str) -> Any:
-    import torch
-
-    return replace(operation, function=getattr(torch, name)).run()
-
-
-def _reverse_first(operation: Operation) -> Any:
-    outputs, *states = operation.run()
-    return outputs.roll(outputs.shape[-1] // 2, -1), *states
-
-
-def _gates_swapped(operation: Operation, *, places: Iterable[int]) -> Any:
-    params = list(_arguments(operation)["params"])
-    for place in places:
-        params[place] = params[place].unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1)
-    return _run(operation, params=params)
-
-
-def _biases_swapped(operation: Operation, *, places: Iterable[int]) -> Any:
-    params = list(_arguments(operation)["params"])
-    for place in places:
-        params[place : place + 2] = reversed(params[place : place + 2])
-    return _run(operation, params=params)
 
 
 @faults_of("pack_padded_sequence")
@@ -236,8 +101,8 @@ def _flip_batch_first(operation: Operation) -> Any:
     return operation.run(batch_first=first, hx=state)
 
 
-def _as_h_n(operation: Operation, *, read: Callable[[Any], Any]) -> Any:
-    """Return h_n of the last layer as read from the outputs, which are zero in rows that have ended."""
+def _as_h_n(operation: Operation) -> Any:
+    """Return the last step of the outputs as h_n of the last layer. It is zero in rows that have ended."""
     arguments, (outputs, h_n, *c_n) = _arguments(operation), operation.run()
     y = outputs.swapaxes(0, 1) if operation.get("batch_first") else outputs
     if "batch_sizes" in arguments:
@@ -245,15 +110,15 @@ def _as_h_n(operation: Operation, *, read: Callable[[Any], Any]) -> Any:
         y = outputs.new_zeros(*valid.shape, outputs.shape[-1])
         y[numpy_to_tensor(valid)] = outputs
     h_n, directions = h_n.clone(), 2 if arguments["bidirectional"] else 1
-    h_n[-directions:] = read(y).unflatten(-1, (directions, -1)).movedim(-2, 0)
+    h_n[-directions:] = y[-1].unflatten(-1, (directions, -1)).movedim(-2, 0)
     return outputs, h_n, *c_n
 
 
-def _h_n_as_outputs(operation: Operation, *, end: int) -> Any:
-    """Return the outputs at an end as h_n of the last layer."""
+def _h_n_as_outputs(operation: Operation) -> Any:
+    """Return h_n of the last layer as the last step of the outputs."""
     outputs, h_n, *c_n = operation.run()
     outputs, directions = outputs.clone(), 2 if _arguments(operation)["bidirectional"] else 1
-    step = outputs.select(1 if operation.get("batch_first") else 0, end)
+    step = outputs.select(1 if operation.get("batch_first") else 0, -1)
     step.copy_(h_n[-directions:].movedim(0, -2).flatten(-2))
     return outputs, h_n, *c_n
 

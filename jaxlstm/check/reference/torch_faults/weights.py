@@ -1,4 +1,4 @@
-"""Faults of linear layers, convolutions, pooling, embeddings and normalizations, and of their precision."""
+"""Faults of linear layers, convolutions, pooling and normalizations, and of their precision."""
 
 from __future__ import annotations
 
@@ -55,9 +55,6 @@ def convolution(operation: Operation) -> Iterator[Variant]:
     yield changed("{where} has no padding", padding=0)
     yield changed("{where} has a stride of 1", stride=1)
     yield changed("{where} has a dilation of 1", dilation=1)
-    yield Variant("{where} has a dilation of 1 and pads as SAME does", partial(_same_padding, dilation=1))
-    yield Variant("{where} pads at the start only, as a causal convolution", _causal_padding)
-    yield Variant("{where} pads circularly", _circular_padding)
 
 
 @faults_of("batch_norm")
@@ -77,58 +74,13 @@ def normalization(operation: Operation) -> Iterator[Variant]:
     yield missing()
 
 
-@faults_of("group_norm")
-def groups(operation: Operation) -> Iterator[Variant]:
-    """Yield the other numbers of groups."""
-    channels = operation.get("input").shape[1]
-    counts = (count for count in range(1, channels + 1) if channels % count == 0)
-    words = "{where} has num_groups={new} instead of {old}"
-    yield from other_values(operation, "num_groups", counts, words)
-
-
-@faults_of("embedding")
-def embedding(operation: Operation) -> Iterator[Variant]:
-    """Yield faults of an embedding."""
-    yield Variant("the indices of {where} are one too low", lambda op: op.run(input=op.get("input").sub(1)))
-    yield Variant(
-        "the result of {where} is multiplied by the square root of its size",
-        lambda op: op.run() * op.get("weight").shape[1] ** 0.5,
-    )
-
-
-def _same_padding(operation: Operation, dilation: Any = None) -> torch.Tensor:
-    kernel = operation.get("weight").shape[2:]
-    dilation = _tuple(dilation or operation.get("dilation", 1), len(kernel))
-    stride = _tuple(operation.get("stride", 1), len(kernel))
-    pads = same_pads(operation.get("input").shape[2:], kernel, stride, dilation)
-    return _padded(operation, pads, dilation=dilation)
-
-
-def _causal_padding(operation: Operation) -> torch.Tensor:
-    return _padded(operation, [pad for d, k in _kernel(operation) for pad in (d * (k - 1), 0)])
-
-
-def _circular_padding(operation: Operation) -> torch.Tensor:
-    kernel, given = _kernel(operation), operation.get("padding", 0)
-    pads = [d * (k - 1) // 2 for d, k in kernel]
-    if not isinstance(given, str):
-        pads = list(reversed(_tuple(given, len(kernel))))
-    return _padded(operation, [pad for pad in pads for _ in range(2)], "circular")
-
-
-def _kernel(operation: Operation) -> list[tuple[int, int]]:
-    """Return the dilation and the size of each spatial axis of a kernel, the last axis first."""
-    sizes = operation.get("weight").shape[2:]
-    dilations = _tuple(operation.get("dilation", 1), len(sizes))
-    return list(zip(dilations, sizes, strict=True))[::-1]
-
-
-def _padded(operation: Operation, pads: list[int], mode: str = "constant", **changes: Any) -> torch.Tensor:
-    """Run a convolution on an input that is padded before, in the order of ``torch.nn.functional.pad``."""
+def _same_padding(operation: Operation) -> torch.Tensor:
     import torch
 
-    x = torch.nn.functional.pad(operation.get("input"), pads, mode)
-    return operation.run(input=x, padding=0, **changes)
+    kernel = operation.get("weight").shape[2:]
+    stride, dilation = (_tuple(operation.get(name, 1), len(kernel)) for name in ("stride", "dilation"))
+    pads = same_pads(operation.get("input").shape[2:], kernel, stride, dilation)
+    return operation.run(input=torch.nn.functional.pad(operation.get("input"), pads), padding=0)
 
 
 def same_pads(sizes: Any, kernel: Any, stride: Any, dilation: Any) -> list[int]:
