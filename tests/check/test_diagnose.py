@@ -7,6 +7,7 @@ import pytest
 
 from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.cases.results import Results
+from jaxlstm.check.diagnosis.gradients import wrong_gradients
 from jaxlstm.check.diagnosis.lstm import diagnose_port
 from jaxlstm.check.diagnosis.search import Failures
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
@@ -51,6 +52,24 @@ def test_first_evidence_of_a_gradient_fault_counts():
     assert diagnosis_of(run, kind="gradient") == ["the gradient of h_0 is zero, as after stop_gradient"]
     run.evidence["float64"], run.evidence["working"] = [bare], [wrong]
     assert diagnosis_of(run, kind="gradient") == ["the gradient of h_0 is zero, as after stop_gradient"]
+
+
+def test_descriptions_of_wrong_gradients():
+    true = OracleLSTM(PARAMS, CONFIG).run(CASE, gradients=True).gradients or {}
+
+    def described(**changed):
+        return wrong_gradients({**true, **changed}, true)
+
+    assert described() == []
+    assert wrong_gradients({name: a.astype(np.float32) for name, a in true.items()}, true) == []
+    assert described(bias_hh_l0=true["bias_hh_l0"] * 0) == [
+        "the gradient of bias_hh_l0 is zero, as after stop_gradient"
+    ]
+    assert described(h_0=true["h_0"] * 2) == ["the gradient of h_0 is 2 times the correct gradient"]
+    assert described(inputs=true["inputs"] + np.eye(12, 5)[..., None]) == ["the gradient of inputs is wrong"]
+    assert described(c_0=true["c_0"] * np.nan) == ["the gradient of c_0 is not finite"]
+    (alike,) = described(**{k: -v for k, v in true.items() if "weight" in k})
+    assert "is -1 times" in alike
 
 
 NAN = cases.nan_case(CONFIG, np.random.default_rng(3))

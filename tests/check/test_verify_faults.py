@@ -126,7 +126,7 @@ def test_float32_function_within_float64_is_named():
     report = check(SingleSigmoid(CONFIG), against="oracle")
     assert [item.name for item in report.failures] == ["float64 semantics against oracle"]
     assert "a part of the computation is in float32" in report.diagnosis[0]
-    assert re.search("in [ifo], unit", report.diagnosis[1])
+    assert re.search("in [ch], unit", report.diagnosis[1])
 
 
 def changed(change):

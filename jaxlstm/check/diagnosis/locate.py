@@ -1,8 +1,8 @@
-"""The first step at which a port differs from the oracle, and the gates of that step."""
+"""The first step at which a port differs from the oracle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import Candidate, StepDifference, differing_units, first_difference
+from jaxlstm.check.report.item import Candidate, StepDifference, first_difference
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.layer.config import LSTMConfig
 
@@ -24,8 +24,7 @@ def locate_difference(
     """Return the first step at which a port differs from the oracle, or None.
 
     A port returns only outputs and final states. It is therefore run on the first 1, 2, 3, ... steps of the
-    case until a run differs. The lowest layer whose state differs is the place. If the first step already
-    differs, its gates are recovered too (:func:`gates_of_one_step`).
+    case until a run differs. The lowest layer whose state differs is the place.
     """
     config = port.config
     case = port.adapt(case).astype(dtype)
@@ -37,12 +36,6 @@ def locate_difference(
         found = first_difference(_states(ours, theirs, config, part), tolerance)
         if found is None:
             found = first_difference(_outputs(ours, theirs, config), tolerance)
-        elif steps == 1 and port.port.takes_state:
-            layer, reverse, _, row = where = found.place.indices
-            slot = layer * config.num_directions + reverse
-            a, b = (gates_of_one_step(run, config, part, slot, tolerance) for run in runs)
-            recovered = {gate: (a[gate][row], b[gate][row]) for gate in b if gate in a}
-            found = first_difference([(where, {**recovered, **found.gates})], tolerance)
         if found is not None:
             return found
     return None
@@ -81,37 +74,3 @@ def _outputs(ours: Results, theirs: Results, config: LSTMConfig) -> Iterator[Can
 def _have(name: str, ours: Results, theirs: Results) -> bool:
     """Return True if both results have an output of this name in the same shape."""
     return name in ours.outputs and ours.outputs[name].shape == theirs.outputs[name].shape
-
-
-def gates_of_one_step(
-    run: Callable[[Case], Results], config: LSTMConfig, case: Case, slot: int, tolerance: float | None
-) -> dict[str, Array]:
-    """Return the gates f, i*g and o (batch, units) of one layer and direction that can be recovered.
-
-    c' = f c + i g is linear in c. Steps from c = 0 and c = 1 therefore give i g and f, and h' = o tanh(c')
-    gives o, unless h is projected. A step from c = 2 verifies that c' is linear. It is not if more than one
-    step was made or if c feeds the gates, and then no gate can be recovered.
-
-    ``run`` runs the LSTM on a case and returns its results, ``case`` is one step with an initial state,
-    and ``slot`` is the index of the layer and direction in the state.
-    """
-    results = [run(_starting_from(case, slot, value)).outputs for value in (0.0, 1.0, 2.0)]
-    if "c_n" not in results[0]:
-        return {}
-    dtype = results[0]["c_n"].dtype
-    c = [np.asarray(result["c_n"][slot], np.float64) for result in results]
-    i_g, f = c[0], c[1] - c[0]
-    if differing_units(c[2].astype(dtype), i_g + 2.0 * f, tolerance).size:
-        return {}
-    gates = {"f": f, "i*g": i_g}
-    if "h_n" in results[1] and not config.proj_size:
-        with np.errstate(all="ignore"):
-            gates["o"] = np.asarray(results[1]["h_n"][slot], np.float64) / np.tanh(c[1])
-    return {name: value.astype(dtype) for name, value in gates.items()}
-
-
-def _starting_from(case: Case, slot: int, value: float) -> Case:
-    """Return the case with every element of one slot of c_0 set to ``value``."""
-    c_0 = np.array(case.arrays["c_0"])
-    c_0[slot] = value
-    return case.with_arrays(c_0=c_0)

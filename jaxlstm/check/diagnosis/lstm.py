@@ -10,7 +10,7 @@ from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.lstm import ordinary_case
 from jaxlstm.check.criteria.catalogue import SINGLE
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
-from jaxlstm.check.diagnosis.gradients import explain_gradients
+from jaxlstm.check.diagnosis.gradients import wrong_gradients
 from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
@@ -103,13 +103,10 @@ class _PortDiagnosis:
             yield "the equations are right; no known fault of precision explains the loss of accuracy"
 
     def _gradients(self) -> Iterator[str]:
-        rounded = self.oracle.rounded(self.check.dtype)
-        for oracle, evidence in ((self.oracle, self.float64), (rounded, self.working)):
-            for entry in evidence:
-                gradients = entry.results.gradients
-                if gradients and (lines := explain_gradients(gradients, oracle, entry.case)):
-                    yield from lines
-                    return
+        for entry in (*self.float64, *self.working):
+            if lines := wrong_gradients(entry.results.gradients or {}, entry.truth.gradients or {}):
+                yield from lines
+                return
         yield "the gradients are right to rounding, but less precise than in correct implementations"
 
     def _axes(self) -> Iterator[str]:

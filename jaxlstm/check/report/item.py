@@ -129,7 +129,7 @@ class Divergence(NamedTuple):
     Attributes:
       layer, time, row, unit: indices from 0.
       direction: "forward" or "reverse".
-      gate: one of i, f, g, o, c and h; "i*g" if a port shows only the product; or "output".
+      gate: "c", "h" or "output" of a port; for recorded activations also "i", "f", "g" or "o".
       actual: the number of the port.
       expected: the number of the oracle.
     """
@@ -163,8 +163,8 @@ class Divergence(NamedTuple):
 class StepDifference(NamedTuple):
     """The first step at which a port differs from the oracle.
 
-    ``gates`` maps each of f, i*g, o, c and h that the port shows, or "output", to the values of the port
-    and of the oracle, each of shape (units,).
+    ``gates`` maps "c" and "h", or "output", to the values of the port and of the oracle, each of shape
+    (units,).
     """
 
     place: Divergence
