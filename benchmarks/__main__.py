@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tiny", action="store_true", help="tiny sizes, to test that the benchmark runs")
     add("--against", type=_names, metavar="NAMES", help=f"comma-separated, of {','.join(PEERS)}")
     add("--dtype", choices=DTYPES, default="float32", help="of the parts layer-infer and layer-train")
-    add("--backend", choices=("auto", "scan", "native", "pallas", "cudnn"), default="auto")
+    add("--backend", choices=("auto", "scan", "native", "cudnn"), default="auto")
     add("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
     add(
         "--precision",

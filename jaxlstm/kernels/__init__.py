@@ -1,12 +1,12 @@
-"""Kernels for CPU, GPU and TPU, and the selection of a backend.
+"""Kernels for CPU and GPU, and the selection of a backend.
 
 A kernel changes speed, not results beyond rounding. The plain scan (:mod:`jaxlstm.layer.scan`) is the
 reference for every kernel and the fallback where a kernel does not apply.
 
-``backend="auto"`` of :func:`jaxlstm.lstm` selects the native CPU kernel if it was built and supports the
-dtype. A program with ``"auto"`` that is compiled for another platform contains the plain scan.
-``backend="scan"`` always selects the plain scan. ``"native"`` (CPU), ``"pallas"`` (TPU) and ``"cudnn"``
-(NVIDIA GPU) raise an error on any other platform.
+``backend="auto"`` of :func:`jaxlstm.lstm` selects the native CPU kernel if it was built. A
+program with ``"auto"`` that is compiled for another platform contains the plain scan.
+``backend="scan"`` always selects the plain scan. ``"native"`` (CPU) and ``"cudnn"`` (NVIDIA GPU) raise an
+error on any other platform.
 """
 
 from __future__ import annotations
@@ -15,16 +15,12 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxlstm.layer import gru_rnn
 from jaxlstm.layer.config import LayerConfig, LSTMConfig
 from jaxlstm.layer.direction import over_time
 from jaxlstm.layer.scan import PLAIN, Recurrence
 from jaxlstm.layer.stack import StackFunction, stack_by_direction
-from jaxlstm.layer.validate import require_backend
-
-PALLAS_DTYPES = ("bfloat16", "float32")
 
 # Each call of the native kernel packs the weights. Up to SMALL_WEIGHTS elements, this takes negligible time.
 # Beyond, it pays off from WORTH_PACKING time steps times sequences (measured on two cores with AVX-512).
@@ -46,54 +42,35 @@ def select_stack(backend: str, config: LayerConfig, x: jax.Array) -> StackFuncti
 
         return cudnn.stack_by_cudnn
     weights = 4 * config.hidden_size * (config.input_size + config.h_size)
-    chosen = select_recurrence(backend, x.dtype, weights=weights, rows=x.shape[0] * x.shape[1])
+    chosen = select_recurrence(backend, weights=weights, rows=x.shape[0] * x.shape[1])
     return partial(stack_by_direction, partial(over_time, recurrence=chosen))
 
 
-def select_recurrence(backend: str, dtype: Any, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:
-    """Return the recurrence that a backend uses for a dtype.
+def select_recurrence(backend: str, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:
+    """Return the recurrence of the backend "auto", "scan" or "native".
 
     ``weights`` is the number of elements in the matrices of one direction, and ``rows`` is time steps times
     sequences.
 
     Raises:
-      ValueError: the backend does not exist, or is ``"cudnn"``.
-      RuntimeError: the backend is not available, or does not support the dtype. A backend that lacks a kernel
-        for the platform of the program raises later, when the program is lowered.
+      RuntimeError: the backend is not available. One without a kernel for the platform of the program raises
+        later, when the program is lowered.
     """
-    require_backend(backend)
-    if backend == "cudnn":
-        raise ValueError("backend='cudnn' runs whole stacks, not one direction; use select_stack")
     if backend == "scan":
         return PLAIN
-    name = jnp.dtype(dtype).name
-    if backend == "pallas":
-        _require_dtype(backend, name, PALLAS_DTYPES)
-        from jaxlstm.kernels.tpu import PALLAS
-
-        return PALLAS
-    from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
+    from jaxlstm.kernels.cpu.library import library
 
     if backend == "auto":
         worth_packing = weights <= SMALL_WEIGHTS or rows >= WORTH_PACKING
-        if not worth_packing or library().handle is None or name not in DTYPE_NUMBERS:
+        if not worth_packing or library().handle is None:
             return PLAIN
     if library().handle is None:
         raise RuntimeError(
             f"backend='native' is unavailable: {library().reason}; use backend='auto' or 'scan'"
         )
-    _require_dtype(backend, name, tuple(DTYPE_NUMBERS))
     from jaxlstm.kernels.cpu.ffi import AUTO, NATIVE
 
     return AUTO if backend == "auto" else NATIVE
-
-
-def _require_dtype(backend: str, dtype: str, supported: tuple[str, ...]) -> None:
-    if dtype not in supported:
-        raise RuntimeError(
-            f"backend={backend!r} supports {' and '.join(supported)}, got {dtype}; "
-            "use backend='auto' or 'scan'"
-        )
 
 
 def info() -> dict[str, Any]:

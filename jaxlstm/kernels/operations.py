@@ -63,8 +63,8 @@ class KernelOperation:
         """Return the type of each leaf of the results, and the structure of their tree."""
         return jax.tree.flatten(self.tree(self.results(*arguments, **static)))
 
-    def kernel(self, compute: Callable[..., dict[str, Any] | None]) -> Callable[..., Any]:
-        """Return the function computed by a kernel, or by ``plain`` where the kernel returns None.
+    def kernel(self, compute: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+        """Return the function computed by a kernel.
 
         Args:
           compute: ``(*arguments, out, **static)`` to arrays. ``out`` holds the results to compute by name, as
@@ -74,8 +74,7 @@ class KernelOperation:
         def call(*arguments: Any, **static: Any) -> Any:
             types = self.results(*arguments, **static)
             out = {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in types.items()}
-            arrays = compute(*arguments, out, **static)
-            return self.plain(*arguments, **static) if arrays is None else self.tree(arrays)
+            return self.tree(compute(*arguments, out, **static))
 
         return call
 

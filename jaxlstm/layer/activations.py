@@ -33,7 +33,6 @@ def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     if x.dtype != jnp.float32:
         return jnp.tanh(x)
     size, square = jnp.abs(x), x * x
-    # The coefficients are Python floats because a Pallas kernel cannot capture constant arrays.
     polynomial = reduce(lambda y, coefficient: y * square + coefficient, _TANH_POLYNOMIAL)
     near_zero = size + size * square * polynomial
     beyond = 1 - 2 / (jnp.exp(2 * size) + 1)

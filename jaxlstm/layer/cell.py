@@ -19,9 +19,6 @@ The derivative of c' and m with respect to z and c is elementwise:
     dm  &= o (1 - \tanh^2 c') \, dc' + \tanh(c') \, o (1 - o) \, dz_o
     \end{aligned}
 
-The plain scan (:mod:`jaxlstm.layer.scan`) and the TPU kernel (:mod:`jaxlstm.kernels.tpu`) share this code
-through :func:`evaluate_step` and :class:`StepDerivative`.
-
 As in torch, the state is (h, c), with h first. Sources: Hochreiter and Schmidhuber (1997), the forget gate
 of Gers et al. (2000), and the projection of Sak et al. (2014), https://arxiv.org/abs/1402.1128.
 """
@@ -138,27 +135,17 @@ class StepDerivative(NamedTuple):
         dc_next = self.f * dc + (di + df + dg)
         return self.m_by_c * dc_next + do, dc_next
 
-    def transpose(self, m_bar: jax.Array, c_next_bar: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the cotangents (z_bar, c_bar), given the cotangents of m and c'."""
-        c_bar = c_next_bar + self.m_by_c * m_bar
-        z_bar = self.by_gates * jnp.concatenate([c_bar, c_bar, c_bar, m_bar], axis=-1)
-        return z_bar, self.f * c_bar
-
-
-def evaluate_step(z: Float[Array, "*batch gates"], c: Float[Array, "*batch units"]) -> StepValues:
-    """Evaluate the gates and the cell state, given z (..., 4H) and c (..., H) of the same dtype."""
-    i, f, g, o = jnp.split(z, 4, axis=-1)
-    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
-    c_next = f * c + i * g
-    return StepValues(i, f, g, o, c, c_next, tanh(c_next))
-
 
 def _evaluate(
     params: Mapping[str, Any], x_gates: jax.Array, state: tuple, precision: Precision
 ) -> StepValues:
     h, c = state
     z = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
-    return evaluate_step(z, c.astype(z.dtype))
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+    c = c.astype(z.dtype)
+    c_next = f * c + i * g
+    return StepValues(i, f, g, o, c, c_next, tanh(c_next))
 
 
 def _next_state(

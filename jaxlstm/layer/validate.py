@@ -19,7 +19,7 @@ from jaxlstm.layer.lengths import as_lengths
 from jaxlstm.layer.params import Params, check_params, require_mapping
 from jaxlstm.layer.precision import as_float_array, require_array
 
-BACKENDS = ("auto", "scan", "native", "pallas", "cudnn")
+BACKENDS = ("auto", "scan", "native", "cudnn")
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -37,11 +37,9 @@ class Program:
     ragged: bool = False
     gradient: bool = False
     precision: str = "highest"
-    backend: str = "scan"
 
     def __str__(self) -> str:
-        how = "gradient" if self.gradient else "forward"
-        return "-".join([self.name, how, self.backend])
+        return f"{self.name}-{'gradient' if self.gradient else 'forward'}"
 
     def but(self, **changes: Any) -> Program:
         """Return a copy with other settings."""
@@ -63,7 +61,7 @@ class Program:
         """Return a function of :meth:`arguments` to outputs and last state, or to the gradients of a loss."""
 
         def forward(params: Any, inputs: Any, state: Any, lengths: Any) -> Any:
-            static: dict[str, Any] = {"precision": self.precision, "backend": self.backend}
+            static: dict[str, Any] = {"precision": self.precision, "backend": "scan"}
             return jaxlstm.lstm(params, inputs, state, config=self.config, seq_lengths=lengths, **static)
 
         def loss(params: Any, inputs: Any, state: Any, lengths: Any) -> jax.Array:
@@ -161,28 +159,16 @@ def mesh(chip: str, **sizes: int) -> Mesh:
     return Mesh(devices(chip).reshape(tuple(sizes.values())), tuple(sizes))
 
 
-def place(arguments: Any, sharding: Any) -> Any:
-    """Add a sharding to shapes: one for all, or a tuple of trees that matches ``arguments``."""
-    if not isinstance(sharding, tuple):
-        sharding = jax.tree.map(lambda _: sharding, arguments)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), arguments, sharding)
-
-
-def compile_program(program: Program, chip: str) -> Any:
-    """Compile a program for one chip."""
-    arguments = place(program.arguments(), SingleDeviceSharding(devices(chip)[0, 0]))
-    platform = "tpu" if chip in CHIPS["tpu"] else "cuda"
-    return jax.jit(program.function()).trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+def compile_for(function: Callable[..., Any], arguments: Any, shardings: Any) -> Hlo:
+    """Compile a function of arguments for the devices of their shardings, a tree like the arguments."""
+    placed = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), arguments, shardings
+    )
+    return Hlo(jax.jit(function).lower(*placed).compile().as_text() or "")
 
 
 @functools.cache
 def compiled(program: Program, chip: str) -> Hlo:
-    """Return the compiled text of a program for one chip."""
-    return Hlo(compile_program(program, chip).as_text())
-
-
-def compile_to_hlo(function: Callable[..., Any], arguments: Any) -> Hlo:
-    """Compile a function of arguments that have a sharding."""
-    text = jax.jit(function).lower(*arguments).compile().as_text()
-    assert text is not None
-    return Hlo(text)
+    """Compile a program for one chip."""
+    arguments, on_the_chip = program.arguments(), SingleDeviceSharding(devices(chip)[0, 0])
+    return compile_for(program.function(), arguments, jax.tree.map(lambda _: on_the_chip, arguments))

@@ -15,7 +15,7 @@ import torch
 from jaxlstm import lstm
 from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
 from testing.each_backend import name_of, on_each_backend
-from testing.problems import Problem, draw, values_and_gradients, worst_error
+from testing.problems import Problem, draw, worst_error
 from testing.real_files import (
     BY_LABEL,
     EACH_LSTM,
@@ -84,26 +84,12 @@ def test_detects_lower_precision(backend: str, case: Case) -> None:
         check(case, np.float32, in_tf32)
 
 
-KERNEL_ROWS = list(itertools.product(CASES, (np.float32, ml_dtypes.bfloat16)))
 WITHOUT_PROJECTION = [case for case in CASES if case.config.proj_size == 0]
-
-
-@on_each_backend("row", KERNEL_ROWS, backends=["tpu"], ids=name_of)
-def test_pallas_against_torch(backend: str, row: tuple[Case, Any]) -> None:
-    case, dtype = row
-    check(case, dtype, functional(case, "pallas"))
 
 
 @on_each_backend("case", WITHOUT_PROJECTION, backends=["gpu"])
 def test_cudnn_against_torch(backend: str, case: Case) -> None:
     check(case, np.float32, functional(case, "cudnn"))
-
-
-@on_each_backend("hidden_size", [16, 64, 128, 200, 256], backends=["tpu"])
-def test_pallas_against_the_scan(backend: str, hidden_size: int) -> None:
-    problem = Problem(20, 40, 8, hidden_size, ragged=True, bidirectional=True)
-    actual = values_and_gradients(problem, jnp.float32, "pallas")
-    assert worst_error(actual, values_and_gradients(problem, jnp.float32, "scan")) < 5e-6
 
 
 @on_each_backend(backends=["gpu"])

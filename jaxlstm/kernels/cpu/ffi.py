@@ -1,5 +1,7 @@
 """Calls of the native CPU kernel for one direction, through XLA's FFI.
 
+Each function computes an operation of :mod:`jaxlstm.kernels.operations`. It takes the operation's arguments
+and then ``out``, a ``jax.ShapeDtypeStruct`` for each result, and returns arrays of these names and shapes.
 The kernel ignores ``precision``, because products on a CPU always have the full precision of the dtype.
 """
 
@@ -12,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.kernels.operations import TANGENTS
-from jaxlstm.kernels.primitive import PlatformKernels, Results, build_recurrence
+from jaxlstm.kernels import operations
+from jaxlstm.kernels.operations import TANGENTS, KernelOperation
+from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.layer.cell import StepDerivative
 from jaxlstm.layer.precision import Precision
+from jaxlstm.layer.scan import Recurrence
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 """The parameters that the library takes, in its order."""
@@ -33,8 +37,8 @@ def forward_pass(
     *,
     reverse: bool,
     precision: Precision,
-) -> Results:
-    """Run the forward pass, see :class:`jaxlstm.kernels.primitive.PlatformKernels`."""
+) -> dict[str, Any]:
+    """Run FORWARD, or FORWARD_AND_DIFFERENTIATE if ``out`` has the fields of a derivative."""
     operands = (inputs, *map(params.get, WEIGHTS), *state, valid)
     results = ("outputs", "h", "c", *StepDerivative._fields, "m")
     return _call("jaxlstm_forward", operands, results, out, reverse)
@@ -50,8 +54,8 @@ def backward_pass(
     projected: bool,
     reverse: bool,
     precision: Precision,
-) -> Results:
-    """Run the backward pass, see :class:`jaxlstm.kernels.primitive.PlatformKernels`."""
+) -> dict[str, Any]:
+    """Run BACKWARD."""
     outputs_bar, state_bar = cotangents
     if "weight_hr" in weights:  # the kernel writes the cotangent of a projection, requested or not
         out = {**out, "projection_bar": jax.ShapeDtypeStruct(outputs_bar.shape, outputs_bar.dtype)}
@@ -75,8 +79,8 @@ def gradients(
     names: tuple[str, ...],
     reverse: bool,
     precision: Precision,
-) -> Results:
-    """Compute all gradients in one call, because XLA would share the threads among several."""
+) -> dict[str, Any]:
+    """Run GRADIENTS: all in one call, because XLA would share the threads among several."""
     operands = (z_bar, inputs, outputs, h_0, valid, weight_ih)
     return _call("jaxlstm_gradients", operands, tuple(TANGENTS), out, reverse)
 
@@ -100,6 +104,19 @@ def _call(
     return {name: array for name, array in zip(results, arrays, strict=True) if name in out}
 
 
-KERNELS = PlatformKernels("cpu", forward_pass, backward_pass, gradients)
-AUTO = build_recurrence("lstm", KERNELS)
-NATIVE = build_recurrence("lstm_native", KERNELS, required_by="native")
+def _recurrence(prefix: str, required_by: str | None = None) -> Recurrence:
+    """Return the recurrence of primitives with a prefix, see :class:`.KernelPrimitive`."""
+
+    def primitive(operation: KernelOperation, *kernel: Any) -> KernelPrimitive:
+        return KernelPrimitive(prefix, operation, "cpu", *kernel, required_by=required_by)
+
+    return Recurrence(
+        primitive(operations.FORWARD, forward_pass),
+        primitive(operations.FORWARD_AND_DIFFERENTIATE, forward_pass),
+        primitive(operations.OUTPUTS_TANGENT, None, primitive(operations.BACKWARD, backward_pass)),
+        primitive(operations.GATES_TANGENT, None, primitive(operations.GRADIENTS, gradients)),
+    )
+
+
+AUTO = _recurrence("lstm")
+NATIVE = _recurrence("lstm_native", required_by="native")
