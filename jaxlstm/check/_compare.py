@@ -36,7 +36,7 @@ def compare(
     Returns:
       A report with one item for each leaf, named by its path. The detail gives the number of elements that
       differ and the worst absolute and relative error, each with its index and the absolute error allowed
-      there. The item's data, and the JSON, also give the worst error in ulp.
+      there.
 
     Raises:
       ValueError: if only one tolerance is given, or a tolerance is negative.

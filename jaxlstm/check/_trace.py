@@ -57,10 +57,8 @@ def trace(
         case = replace(case, arrays={name: np.asarray(a) for name, a in given.items() if a is not None})
     if callable(actual):
         port = PortSubject(Port.of(actual), params, config, "highest")
-        difference = locate_difference(port, case, dtype, tolerance)
-    else:
-        difference = first_difference(_activations(actual, params, config, case), tolerance)
-    return None if difference is None else difference.place
+        return locate_difference(port, case, dtype, tolerance)
+    return first_difference(_activations(actual, params, config, case), tolerance)
 
 
 def _check_names(activations: Activations, config: LSTMConfig) -> None:

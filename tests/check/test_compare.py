@@ -32,9 +32,7 @@ def test_agrees_with_assert_close(seed):
 def test_reports_number_size_and_place_of_differences():
     expected = np.array([[1.0, 2.0], [4.0, 0.5]], np.float32)
     actual = expected.copy()
-    # 4 ulp at 4.0
     actual[1, 0] += 4 * 2.0**-21
-    # 6 ulp at 1.0
     actual[0, 0] += 3 * 2.0**-22
     [item] = compare({"w": actual}, {"w": expected}, rtol=0.0, atol=1e-6).items
     assert item.name == "['w']"
@@ -42,8 +40,6 @@ def test_reports_number_size_and_place_of_differences():
     assert item.data["mismatched"] == 1
     assert item.data["total"] == 4
     assert item.data["absolute"] == {"value": 2.0**-19, "index": (1, 0), "allowed": 1e-6}
-    assert item.data["ulp"]["value"] == 6
-    assert item.data["ulp"]["index"] == (0, 0)
     assert item.data["relative"]["value"] == 3 * 2.0**-22
     assert item.detail == (
         "1 of 4 (25 %) differ; worst absolute error 1.9e-06 at (1, 0) (absolute error allowed: 1.0e-06), "
@@ -59,19 +55,6 @@ def test_our_state_and_torchs_pair():
     report = compare(jaxlstm.lstm(params, x, config=config), lstm(torch.from_numpy(x)))
     assert report.ok, str(report)
     assert [item.name for item in report.items] == ["[0]", "[1][0]", "[1][1]"]
-
-
-def test_ulp_of_the_coarser_dtype():
-    one = np.ones(1, ml_dtypes.bfloat16)
-    near = np.array([1 + 2.0**-7], np.float32)
-    [item] = compare(near, one, check_dtype=False, rtol=0.0, atol=1.0).items
-    assert item.data["ulp"]["value"] == 1.0
-
-
-def test_ulp_of_subnormals_and_zero():
-    tiny = np.array([0.0, 2.0**-140], np.float32)
-    [item] = compare(tiny + np.float32(2.0**-149), tiny, rtol=0.0, atol=1.0).items
-    assert item.data["ulp"]["value"] == 1.0
 
 
 def test_nan_and_infinity():

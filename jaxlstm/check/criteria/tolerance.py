@@ -37,17 +37,14 @@ class ArrayDifference:
     Attributes:
       mismatched: the number of elements that differ by more than atol + rtol * abs(expected).
       total: the number of elements.
-      absolute: the largest absolute error. None if the arrays are empty, like the next two.
+      absolute: the largest absolute error. None if the arrays are empty, like the next one.
       relative: the largest error relative to the expected value.
-      ulp: the largest error in units of the spacing of floats at the expected value, in the coarser of the
-        two dtypes.
     """
 
     mismatched: int
     total: int
     absolute: LargestError | None = None
     relative: LargestError | None = None
-    ulp: LargestError | None = None
 
     def __str__(self) -> str:
         if self.absolute is None or self.relative is None:
@@ -81,15 +78,13 @@ def array_difference(
         allowed = np.where(np.isfinite(allowed), allowed, 0.0)  # Infinity must be met exactly.
         relative = np.where(agree, 0.0, error / np.abs(e))
         relative = np.where(np.isnan(relative), np.inf, relative)
-        ulp = np.where(agree, 0.0, error / _ulp(e, coarser_dtype(actual, expected)))
-        ulp = np.where(np.isnan(ulp), np.inf, ulp)
 
     def largest(values: Array) -> LargestError:
         index = np.unravel_index(int(np.argmax(values)), values.shape)
         return LargestError(float(values[index]), tuple(int(k) for k in index), float(allowed[index]))
 
     mismatched = int(np.count_nonzero(error > allowed))
-    return ArrayDifference(mismatched, error.size, largest(error), largest(relative), largest(ulp))
+    return ArrayDifference(mismatched, error.size, largest(error), largest(relative))
 
 
 def default_tolerance(actual: Array, expected: Array) -> tuple[float, float]:
@@ -108,13 +103,3 @@ def coarser_dtype(actual: Array, expected: Array) -> np.dtype:
 
 def _is_float(dtype: np.dtype) -> bool:
     return bool(jax.numpy.issubdtype(dtype, np.floating))
-
-
-def _ulp(values: Array, dtype: np.dtype) -> Array:
-    """Return the spacing of floats of ``dtype`` at each value; 1 for integers."""
-    if not _is_float(dtype):
-        return np.ones_like(values)
-    info = ml_dtypes.finfo(dtype)
-    _, exponent = np.frexp(np.abs(values))
-    exponent = np.maximum(exponent - 1, int(info.minexp))
-    return np.ldexp(1.0, exponent - int(info.nmant))

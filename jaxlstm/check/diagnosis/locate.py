@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import Candidate, StepDifference, first_difference
+from jaxlstm.check.report.item import Candidate, Divergence, first_difference
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.layer.config import LSTMConfig
 
@@ -20,8 +20,8 @@ Array = np.ndarray
 
 def locate_difference(
     port: PortSubject, case: Case, dtype: Any, tolerance: float | None = None
-) -> StepDifference | None:
-    """Return the first step at which a port differs from the oracle, or None.
+) -> Divergence | None:
+    """Return the first number in which a port differs from the oracle, or None.
 
     A port returns only outputs and final states. It is therefore run on the first 1, 2, 3, ... steps of the
     case until a run differs. The lowest layer whose state differs is the place.

@@ -15,7 +15,7 @@ from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import StepDifference
+from jaxlstm.check.report.item import Divergence
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.check.verification import Evidence, Verification
 
@@ -43,7 +43,7 @@ class _PortDiagnosis:
         self.case = ordinary_case(port.config, verification.seed)
         self.difference = self._locate()
 
-    def _locate(self) -> StepDifference | None:
+    def _locate(self) -> Divergence | None:
         dtype = np.float64 if self.check.evidence["float64"] else self.check.dtype
         try:
             return locate_difference(self.port, self.case, dtype)
@@ -75,9 +75,6 @@ class _PortDiagnosis:
         evidence = self.float64 or self.working
         if not evidence:  # The port raised or returned no outputs, which the items report.
             return
-        if self._casts_to_float32():
-            yield "float64 inputs are cast to float32: the results equal those for float32 inputs"
-            return
         single = self._float32_error()
         deadline = Deadline(self.seconds if single is None else 0)
         explanations = self._search(evidence, deadline, rounding=False)
@@ -93,7 +90,7 @@ class _PortDiagnosis:
                 f"{self.seconds:g} s (argument seconds)"
             )
         if self.difference is not None:
-            yield str(self.difference.place)
+            yield str(self.difference)
 
     def _precision(self) -> Iterator[str]:
         """Explain a port that is right in float64 and imprecise in the working dtype."""
@@ -124,37 +121,20 @@ class _PortDiagnosis:
             yield "the port is batch-first: it matches if its inputs are (batch, time, feature)"
 
     def _nan(self) -> Iterator[str]:
-        """Name the rows in which NaN appears without a reason, and the reason."""
+        """Name the padding if NaN appears only in rows whose padding holds NaN."""
         entries = (entry for entry in self.check.evidence["working"] if not entry.case.is_finite)
         if (entry := next(entries, None)) is None:
             return
-        case, ours, truth = entry.case, entry.results, entry.truth
-        spread, swallowed = set(), set()
-        for name, a in ours.outputs.items():
-            a_finite, b_finite = (np.isfinite(x.astype(np.float64)) for x in (a, truth.outputs[name]))
-            spread |= _rows(~a_finite & b_finite)
-            swallowed |= _rows(a_finite & ~b_finite)
-        nan_in_padding = ~case.valid & np.isnan(case.inputs).any(-1)
-        if spread and spread <= set(np.flatnonzero(nan_in_padding.any(0)).tolist()):
+        rows = set[int]()
+        for name, a in entry.results.outputs.items():
+            a_finite, b_finite = (np.isfinite(x.astype(np.float64)) for x in (a, entry.truth.outputs[name]))
+            rows |= set(np.flatnonzero((~a_finite & b_finite).any(axis=(0, 2))).tolist())
+        nan_in_padding = (~entry.case.valid & np.isnan(entry.case.inputs).any(-1)).any(0)
+        if rows and rows <= set(np.flatnonzero(nan_in_padding).tolist()):
             yield (
                 "the padding reaches the results: it is multiplied by zero instead of being masked, and NaN "
                 "times zero is NaN"
             )
-        elif spread:
-            rows = f"rows {sorted(spread)}, whose inputs are finite"
-            yield f"NaN spreads to {rows}: rows of the batch are mixed"
-        elif swallowed:
-            yield "NaN or infinity in the inputs does not reach the results"
-
-    def _casts_to_float32(self) -> bool:
-        """Return True if the results for float64 inputs equal those for the same inputs in float32."""
-        if self.check.dtype != np.float32 or not self.float64:
-            return False
-        single = {e.case.name: e.results.outputs["outputs"] for e in self.working}
-        pairs = [(e.results.outputs["outputs"], single.get(e.case.name)) for e in self.float64]
-        return all(
-            b is not None and np.allclose(a, b.astype(np.float64), rtol=1e-12, atol=0) for a, b in pairs
-        )
 
     @np.errstate(invalid="ignore")  # Infinity minus infinity.
     def _float32_error(self) -> float | None:
@@ -170,8 +150,3 @@ class _PortDiagnosis:
         found = [error for entry in self.float64 for error in errors(entry)]
         worst = float(np.max(found, initial=0.0))  # NaN if any error is NaN.
         return worst if found and worst <= SINGLE else None
-
-
-def _rows(mask: Array) -> set[int]:
-    """Return the rows of the batch, the middle axis, in which the mask is true anywhere."""
-    return set(np.flatnonzero(mask.any(axis=(0, 2))).tolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm._shared.table import format_number
@@ -169,21 +168,13 @@ class _ModelDiagnosis:
         yield f"the model {verb} if the channels of {', '.join(moved)} are the last axis: {how}{after}"
 
     def _foreign_weights(self) -> Iterator[str]:
-        """Name the parameters whose values torch does not have, by the dtype to which they were rounded."""
-        ours, theirs = self.subject.working.call.params, self.theirs.params()
-        foreign: dict[str, list[str]] = {}
-        for name in self.subject.pairing.unpaired:
-            value = ours[name]
-            like = [p for p in theirs.values() if p.size == value.size]
-            halves = (d for d in ("bfloat16", "float16") if any(_equal_in(d, value, p) for p in like))
-            foreign.setdefault(next(halves, ""), []).append(name)
-        if len(foreign.get("", ())) == len(ours) > 1:
+        """Name the parameters whose values torch does not have."""
+        unpaired, total = self.subject.pairing.unpaired, len(self.subject.working.call.params)
+        if len(unpaired) == total > 1:
             yield "no parameter of the model has torch's values: fill it with jaxlstm.load_state_dict first"
-            return
-        for half, found in foreign.items():
-            names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-            hint = f"; they equal torch's rounded to {half}" if half else ""
-            yield f"the values of {names} are not a re-layout of any parameter of torch{hint}"
+        elif unpaired:
+            names = ", ".join(unpaired[:3]) + (f" and {len(unpaired) - 3} more" if len(unpaired) > 3 else "")
+            yield f"the values of {names} are not a re-layout of any parameter of torch"
 
     def _causes(self, layers: Sequence[LayerRecord], seconds: float) -> Iterator[str]:
         """Search for the faults that explain the results."""
@@ -240,8 +231,3 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
 def _with_article(kind: str) -> str:
     """Return the class of a layer after "a" or "an", as in "an LSTM"."""
     return f"{'an' if kind.startswith((*'AEIO', 'LSTM', 'RNN')) else 'a'} {kind}"
-
-
-def _equal_in(dtype: str, value: np.ndarray, other: np.ndarray) -> bool:
-    rounded = [np.sort(a.astype(jnp.dtype(dtype)).astype(np.float32), axis=None) for a in (value, other)]
-    return bool(np.array_equal(rounded[0], rounded[1]))

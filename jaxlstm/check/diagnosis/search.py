@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.report.item import Item, LayerDifference, StepDifference
+from jaxlstm.check.report.item import Divergence, Item, LayerDifference
 
 IMPROVEMENT = 8.0
 """An explanation brings the reference at least this many times closer to the subject."""
@@ -40,7 +40,7 @@ class Diagnosis:
     """The explanations, the most likely first, and where a port or the layers of a model differ."""
 
     lines: tuple[str, ...] = ()
-    difference: StepDifference | None = None
+    difference: Divergence | None = None
     layers: tuple[LayerDifference, ...] = ()
 
 

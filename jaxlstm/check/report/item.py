@@ -1,9 +1,9 @@
-"""The parts of a report: items, layers, the first step that differs, and the sections that show them."""
+"""The parts of a report: items, layers, the first number that differs, and the sections that show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -143,78 +143,26 @@ class Divergence(NamedTuple):
     actual: float
     expected: float
 
-    @property
-    def indices(self) -> tuple[int, int, int, int]:
-        """The layer, 1 for the reverse direction, the time and the row."""
-        return self.layer, int(self.direction == "reverse"), self.time, self.row
-
-    @property
-    def where(self) -> str:
-        """The layer, direction, time and row."""
-        return f"layer {self.layer}, {self.direction}, at time {self.time}, row {self.row}"
-
     def __str__(self) -> str:
         return (
-            f"first differs from the oracle in {self.where}, in {self.gate}, unit {self.unit}: "
+            f"first differs from the oracle in layer {self.layer}, {self.direction}, at time {self.time}, "
+            f"row {self.row}, in {self.gate}, unit {self.unit}: "
             f"{self.actual:.9g}, expected {self.expected:.9g}"
         )
-
-
-class StepDifference(NamedTuple):
-    """The first step at which a port differs from the oracle.
-
-    ``gates`` maps "c" and "h", or "output", to the values of the port and of the oracle, each of shape
-    (units,).
-    """
-
-    place: Divergence
-    gates: Mapping[str, tuple[Array, Array]]
-
-    def summary(self) -> Iterator[dict[str, Any]]:
-        """Yield for each gate the number of units that differ, and the worst unit."""
-        for gate, (actual, expected) in self.gates.items():
-            with np.errstate(invalid="ignore"):
-                error = np.abs(actual.astype(np.float64) - expected)
-            worst, off = int(np.argmax(error)), differing_units(actual, expected, None).size
-            numbers = {"worst": worst, "actual": float(actual[worst]), "expected": float(expected[worst])}
-            yield {"gate": gate, "off": off, "units": error.size, **numbers}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the place and the summary as plain Python values."""
-        return {**self.place._asdict(), "gates": list(self.summary())}
-
-
-def gates_section(difference: StepDifference) -> Section:
-    """Return the gates of the first step that differs, as a table."""
-    rows = [
-        (
-            "DIFFERS" if gate["off"] else "equal",
-            gate["gate"],
-            f"{gate['off']} of {gate['units']}",
-            *(f"{gate[number]:.9g}" for number in ("worst", "actual", "expected")),
-        )
-        for gate in difference.summary()
-    ]
-    return Section(
-        f"First difference from the oracle: {difference.place.where}",
-        rows,
-        ("status", "gate", "units that differ", "worst unit", "port", "oracle"),
-        (2, 3, 4, 5),
-    )
 
 
 Candidate = tuple[tuple[int, int, int, int], Mapping[str, tuple[Array, Array]]]
 """Layer, reverse, time and row; and by gate the values of a port and of the oracle, (units,) each."""
 
 
-def first_difference(candidates: Iterable[Candidate], tolerance: float | None) -> StepDifference | None:
-    """Return the first candidate that differs from the oracle, with the first gate and unit, or None."""
+def first_difference(candidates: Iterable[Candidate], tolerance: float | None) -> Divergence | None:
+    """Return the first number of any candidate that differs from the oracle's, or None."""
     for (layer, reverse, time, row), gates in candidates:
         for gate, (actual, expected) in gates.items():
             for unit in differing_units(actual, expected, tolerance)[:1].tolist():
                 direction = "reverse" if reverse else "forward"
                 values = float(actual[unit]), float(expected[unit])
-                return StepDifference(Divergence(layer, direction, time, row, gate, unit, *values), gates)
+                return Divergence(layer, direction, time, row, gate, unit, *values)
     return None
 
 

@@ -11,17 +11,16 @@ from typing import Any
 from jaxlstm._shared.table import table
 from jaxlstm.check.report.html import page
 from jaxlstm.check.report.item import (
+    Divergence,
     Item,
     LayerDifference,
     Section,
-    StepDifference,
-    gates_section,
     items_section,
     layers_section,
     lines_section,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON. It grows when a key changes its meaning or is removed."""
 
 FIRST_SCREEN = 5
@@ -51,7 +50,7 @@ class Report:
       settings: the arguments of the check.
       environment: the versions, device and precision of the check.
       again: the call or command that repeats the check.
-      difference: the first step at which the port differs from the oracle, or None.
+      difference: the first number in which the port differs from the oracle, or None.
       layers: the layers of a model that failed, in torch's order of calls.
     """
 
@@ -62,7 +61,7 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     again: str = ""
-    difference: StepDifference | None = None
+    difference: Divergence | None = None
     layers: tuple[LayerDifference, ...] = ()
 
     @property
@@ -105,7 +104,7 @@ class Report:
             "settings": dict(self.settings),
             "environment": dict(self.environment),
             "again": self.again,
-            "difference": self.difference.to_dict() if self.difference else None,
+            "difference": self.difference._asdict() if self.difference else None,
             "layers": [{**layer._asdict(), "ok": layer.ok} for layer in self.layers],
         }
 
@@ -131,8 +130,6 @@ class Report:
     def _sections(self) -> Iterator[Section]:
         """Yield the parts of the report, some of them empty. The failures are the first items."""
         yield lines_section("Diagnosis", self.diagnosis)
-        if self.difference:
-            yield gates_section(self.difference)
         yield layers_section(self.layers)
         yield items_section(sorted(self.items, key=lambda item: item.ok is not False))
         yield lines_section("Notes", self.notes)

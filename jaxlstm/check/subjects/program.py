@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,13 +10,13 @@ import jax
 import numpy as np
 
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord, is_floating
+from jaxlstm.check.cases.results import is_floating
 from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
 from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import Call, CheckedModel, cast
 from jaxlstm.check.subjects.jax_settings import jax_settings
-from jaxlstm.programs.graph import Graph, Node, TensorType, Value
+from jaxlstm.programs.graph import Graph, Node, TensorType
 from jaxlstm.programs.inputs import bind_inputs
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.program import Program
@@ -50,25 +49,6 @@ class ProgramModel(CheckedModel):
         in_64.options = program.options
         return in_64
 
-    def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
-        """Return the calls of the modules that are a single node each, such as a norm or a convolution."""
-        results: dict[str, tuple[np.ndarray, ...]] = {}
-        with jax_settings(dtype, precision):
-            program = self.program_in(dtype)
-            args, kwargs = case.call(jax.device_put(dict(case.astype(dtype).arrays)))
-
-            def record(node: Node, result: Any) -> None:
-                results[node.name] = tuple(_arrays(result))
-
-            values = program.evaluate(program.params, *args, record=record, **kwargs)
-        weights = {*program.graph.parameters, *program.graph.buffers, *program.graph.constants}
-        calls = []
-        for node in program.graph.nodes:
-            inputs = _arrays([values[name] for name in _value_names(node) if name not in weights])
-            if inputs and results[node.name]:  # Others create zeros or compute sizes.
-                calls.append(LayerRecord(node.module_path, node.op, tuple(inputs), results[node.name]))
-        return _single_calls(calls)
-
     def nodes(self, case: Case, precision: str | None) -> list[LayerDifference]:
         """Compare each node with torch's operator in float64, in the order of the graph.
 
@@ -100,19 +80,6 @@ def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndar
     return LayerDifference(
         where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
     )
-
-
-def _single_calls(calls: Sequence[LayerRecord]) -> list[LayerRecord]:
-    """Return the calls of the modules that never make two in succession."""
-    pairs = itertools.pairwise(call.path for call in calls)
-    several = {"", *(path for path, following in pairs if path == following)}
-    return [call for call in calls if call.path not in several]
-
-
-def _value_names(node: Node) -> list[str]:
-    """Return the names of the values that a node takes, in order."""
-    arguments = jax.tree.leaves([*node.args, *node.kwargs.values()])
-    return [a.name for a in arguments if isinstance(a, Value)]
 
 
 def _arrays(result: Any) -> list[np.ndarray]:
