@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import jaxlstm
-from jaxlstm.check.pytest_plugin import approx
+from jaxlstm.check import compare
 
 CONFIG = jaxlstm.LSTMConfig(input_size=8, hidden_size=12)
 
@@ -71,9 +71,9 @@ def test_my_lstm_equals_torch(jaxlstm_verify: Any, weights: Any) -> None:
 
 
 def test_two_halves_equal_the_whole(weights: Any) -> None:
-    """``approx`` compares trees leaf by leaf."""
+    """``compare`` compares trees leaf by leaf."""
     p, h = my_params(weights), jnp.zeros((3, CONFIG.hidden_size))
     xs = jax.random.normal(jax.random.key(0), (10, 3, CONFIG.input_size))
     state, first = my_lstm(p, xs[:5], h, h)
     state, second = my_lstm(p, xs[5:], *state)
-    assert (state, jnp.concatenate([first, second])) == approx(my_lstm(p, xs, h, h))
+    compare((state, jnp.concatenate([first, second])), my_lstm(p, xs, h, h)).raise_if_failed()

@@ -113,5 +113,5 @@ def test_other_texts_lead_to_the_same_faults(expected, random_texts):
 def test_models_are_wrong_in_what_their_names_say(expected):
     *_, imprecise, _, with_double_gradients = expected
     assert {item.kind for item in imprecise.failures} == {"precision", "gradient"}
-    assert "in bfloat16" in imprecise.diagnosis[0]
+    assert "lose accuracy in float32" in imprecise.diagnosis[0]
     assert {item.kind for item in with_double_gradients.failures} == {"gradient"}

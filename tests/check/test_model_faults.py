@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 QUICK = {
     *(("crnn", "flatten order"), ("crnn", "pool stride")),
-    *(("tagger", "dropout"), ("tagger", "linear in bfloat16")),
+    *(("tagger", "dropout"), ("crnn", "conv in bfloat16")),
 }
 """Faults of different kinds. The others are as quick, but together they take minutes."""
 

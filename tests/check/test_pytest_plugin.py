@@ -6,17 +6,13 @@ import subprocess
 import sys
 from importlib import metadata
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from jaxlstm.check.pytest_plugin import approx
 from testing.processes import python_environment, run_python
 
 FOREIGN = """
 import numpy as np
 from torch import nn
-from jaxlstm.check.pytest_plugin import approx
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params
 from testing.wrong_ports import WrongPort
@@ -42,11 +38,6 @@ def test_wrong_model(jaxlstm_verify_model):
 
 def test_something_else():
     assert 1 + 1 == 3
-
-def test_trees():
-    a = np.arange(10_000, dtype=np.float32).reshape(100, 100)
-    assert {"w": a} == approx({"w": a})
-    assert {"w": a + np.eye(100, dtype=np.float32)} == approx({"w": a})
 """
 
 
@@ -69,7 +60,7 @@ def foreign(tmp_path_factory):
 
 
 def test_right_port_passes_and_wrong_ones_fail(foreign):
-    assert "4 failed, 2 passed" in foreign
+    assert "3 failed, 2 passed" in foreign
     assert foreign.count("DOES NOT HOLD") >= 2
     assert "assert (1 + 1) == 3" in foreign
     assert "INTERNALERROR" not in foreign
@@ -78,7 +69,6 @@ def test_right_port_passes_and_wrong_ones_fail(foreign):
 def test_failure_fits_one_screen(foreign):
     assert "order iofg in float32: DOES NOT HOLD" in foreign
     assert "in which the gates are read in the order i, o, f, g" in foreign
-    assert "100 of 10000 (1 %) differ" in foreign
     assert "array(" not in foreign
     # No frame of the plugin.
     assert "pytest_plugin.py" not in foreign
@@ -88,17 +78,3 @@ def test_failure_fits_one_screen(foreign):
 def test_plugin_loads_nothing():
     code = "import jaxlstm.check.pytest_plugin, sys; assert not {'jax', 'torch'} & set(sys.modules)"
     run_python("-c", code)
-
-
-def test_approx_on_either_side():
-    a = np.array([1.0, 2.0], np.float32)
-    near = a * np.float32(1 + 1e-7)
-    assert near == approx(a)
-    assert approx(a) == near
-    assert jnp.asarray(near) == approx(a)
-    assert [near, (a,)] == approx([a, (a,)])
-    assert a + 1 != approx(a)
-    assert a + 1 == approx(a, rtol=0.0, atol=1.0)
-    with pytest.raises(TypeError, match="unhashable"):
-        hash(approx(a))
-    assert repr(approx(a, rtol=0.0, atol=1.0)) == "approx(ndarray, rtol=0.0, atol=1.0)"

@@ -104,16 +104,13 @@ class FaultedModule(FaultedReference):
         *,
         dtype: Any,
         tolerance: float,
-        rounding: bool,
     ) -> None:
         """Take the evidence, and the layers of the model on a case, which is used first.
 
         ``position`` is its position among the cases tried. It may lack evidence, if the model raised.
-        ``rounding`` restricts the search to faults of precision, which are measured by the RMS instead of the
-        largest element.
         """
         self.theirs, self.subject, self.dtype = theirs, subject, dtype
-        self.tolerance, self.rounding = tolerance, rounding
+        self.tolerance = tolerance
         self.start = f"matches {theirs.module_name} if"
         self.first, self.layers = case, layers
         finite = [entry for entry in evidence if entry.results.is_finite]
@@ -125,14 +122,14 @@ class FaultedModule(FaultedReference):
     def single(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield every fault alone, unless the model raised after layers that are right."""
         if not self.raised or max(self.distances(())) > EQUAL:
-            faults = planted_faults(self.operations, rounding=self.rounding)
+            faults = planted_faults(self.operations)
             yield from ((fault,) for fault in deadline.before(faults))
 
     def combined(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield chains of faults, each of which moves the first difference further down."""
         chain: Faults = ()
         progress = self._progress(chain)
-        while len(chain) < MAX_FAULTS and not self.rounding:
+        while len(chain) < MAX_FAULTS:
             best = None
             sites = {site for fault in chain for site in fault.replacements}
             for fault in deadline.before(planted_faults(self.operations)):
@@ -149,10 +146,9 @@ class FaultedModule(FaultedReference):
         """Yield the distance from the layers if the model raised, then from the outputs on each case."""
         if self.raised:
             yield self._layer_distance(faults)
-        measure = _rms if self.rounding else _largest
         for entry in self.evidence:
             outputs = self._run(faults, entry.case).outputs
-            yield math.inf if outputs is None else output_distance(entry.results.outputs, outputs, measure)
+            yield math.inf if outputs is None else output_distance(entry.results.outputs, outputs)
 
     def _run(self, faults: Faults, case: Case, record: bool = False) -> PlantedRun:
         replacements: dict[int, Replacement] = {}
@@ -176,22 +172,14 @@ class FaultedModule(FaultedReference):
         return compare_layers(self.layers, planted.layers, self.subject.names, self.subject.pairing, {})
 
 
-def output_distance(ours: Mapping[str, Array], theirs: Mapping[str, Array], measure: Any = None) -> float:
-    """Return the largest difference of any output, relative to the measure of torch's.
-
-    The measure is the largest element, or the RMS.
-    """
-    measure = measure or _largest
+def output_distance(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
+    """Return the largest difference of any output, relative to the largest element of torch's."""
     if {n: a.shape for n, a in ours.items()} != {n: a.shape for n, a in theirs.items()}:
         return math.inf
     pairs = [(a.astype(np.float64), theirs[name].astype(np.float64)) for name, a in ours.items()]
-    errors = [measure(a - b) / (measure(b) or 1.0) for a, b in pairs]
+    errors = [_largest(a - b) / (_largest(b) or 1.0) for a, b in pairs]
     return max((math.inf if math.isnan(error) else error for error in errors), default=0.0)
 
 
 def _largest(array: Array) -> float:
     return float(np.max(np.abs(array), initial=0.0))
-
-
-def _rms(array: Array) -> float:
-    return float(np.sqrt(np.mean(array**2))) if array.size else 0.0

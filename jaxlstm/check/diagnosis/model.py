@@ -178,6 +178,9 @@ class _ModelDiagnosis:
 
     def _causes(self, layers: Sequence[LayerRecord], seconds: float) -> Iterator[str]:
         """Search for the faults that explain the results."""
+        if not self.wrong and self.check.evidence["float64"]:
+            yield f"the model is right in float64; its layers lose accuracy in {self.check.dtype}"
+            return
         faulted = FaultedModule(
             self.theirs,
             self.subject,
@@ -187,8 +190,6 @@ class _ModelDiagnosis:
             self.check.evidence["float64" if self.dtype == np.float64 else "working"],
             dtype=self.dtype,
             tolerance=self.agreement,
-            # Without a run in float64, a large error may have any cause.
-            rounding=not self.wrong and bool(self.check.evidence["float64"]),
         )
         deadline = Deadline(seconds)
         found = faulted.explain(deadline)

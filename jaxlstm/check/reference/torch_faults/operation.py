@@ -34,7 +34,6 @@ ARGUMENT_NAMES = {
     "cat": ("tensors", "dim"),
     "softmax": ("input", "dim"),
     "log_softmax": ("input", "dim"),
-    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT),
     "pack_padded_sequence": ("input", "lengths", "batch_first"),
 }

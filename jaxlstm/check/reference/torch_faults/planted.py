@@ -37,13 +37,10 @@ if TYPE_CHECKING:
 _MODULES = (elementwise, sequences, weights)
 
 
-def variants(operation: Operation, *, rounding: bool = False) -> Iterator[Variant]:
-    """Yield the faults of an operation; if ``rounding`` is true, its faults of precision."""
-    if not rounding:
-        found = (variant for variants in FAULTS[operation.name] for variant in variants(operation))
-        yield from (variant for variant in found if not variant.changes_nothing(operation))
-    elif operation.name in weights.PRODUCTS:
-        yield from weights.roundings(operation)
+def variants(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of an operation."""
+    found = (variant for variants in FAULTS[operation.name] for variant in variants(operation))
+    return (variant for variant in found if not variant.changes_nothing(operation))
 
 
 _WEIGHTS = ("weight", "bias", "params", "running_mean", "running_var")
@@ -95,32 +92,24 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class PlantedFault:
-    """Replacements of operations by site, and the fault in words; ``rounding`` marks faults of precision."""
+    """Replacements of operations by site, and the fault in words."""
 
     cause: str
     replacements: Mapping[int, Replacement]
-    rounding: bool = False
+    rounding = False
 
 
-def planted_faults(operations: Sequence[Operation], *, rounding: bool = False) -> Iterator[PlantedFault]:
-    """Yield every fault of one operation, then the same fault at every operation of a kind, then swaps.
-
-    If ``rounding`` is true, yield the faults of precision instead, also at every product.
-    """
+def planted_faults(operations: Sequence[Operation]) -> Iterator[PlantedFault]:
+    """Yield every fault of one operation, then the same fault at every operation of a kind, then swaps."""
     alike: dict[tuple[str, str], dict[int, Replacement]] = {}
     for site, operation in enumerate(operations):
-        for variant in variants(operation, rounding=rounding):
-            yield PlantedFault(variant.cause.format(where=operation.where), {site: variant.apply}, rounding)
+        for variant in variants(operation):
+            yield PlantedFault(variant.cause.format(where=operation.where), {site: variant.apply})
             alike.setdefault((operation.name, variant.cause), {})[site] = variant.apply
     for (name, cause), sites in alike.items():
         if len(sites) > 1:
-            yield PlantedFault(cause.format(where=f"every {name}"), sites, rounding)
-    if not rounding:
-        yield from (PlantedFault(cause, replacements) for cause, replacements in swaps(operations))
-        return
-    for cause in dict.fromkeys(cause for _, cause in alike):
-        sites = {site: a for (_, other), s in alike.items() if other == cause for site, a in s.items()}
-        yield PlantedFault(cause.format(where="every product"), sites, rounding)
+            yield PlantedFault(cause.format(where=f"every {name}"), sites)
+    yield from (PlantedFault(cause, replacements) for cause, replacements in swaps(operations))
 
 
 @dataclass

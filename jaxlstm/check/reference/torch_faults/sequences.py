@@ -20,30 +20,13 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import config_of_weights, param_shapes
 
 
-@faults_of("masked_fill", "where", "scaled_dot_product_attention", "multi_head_attention_forward")
+@faults_of("masked_fill", "where")
 def masks(operation: Operation) -> Iterator[Variant]:
     """Yield the faults of the arguments that are masks."""
-    for name in ("mask", "condition", "key_padding_mask", "attn_mask"):
-        if not hasattr(operation.get(name), "dtype"):
-            continue
-        cause = f"the {name} of {{where}} is inverted"
-        yield Variant(cause, lambda op, name=name: op.run(**{name: _inverted(op.get(name))}))
-        if name in ("attn_mask", "key_padding_mask"):
-            yield changed(f"{{where}} has no {name}", **{name: None})
-        elif operation.name == "masked_fill":
-            yield missing()
-
-
-def _inverted(mask: Any) -> Any:
-    """Invert a mask of bools, or one of zeros and minus infinity that is added to the scores.
-
-    The result for scores is finite, as in Flax: a row that is masked everywhere then gives a mean.
-    """
-    import torch
-
-    if mask.dtype == torch.bool:
-        return ~mask
-    return torch.zeros_like(mask).masked_fill(mask == 0, torch.finfo(mask.dtype).min)
+    name = "mask" if operation.name == "masked_fill" else "condition"
+    yield Variant(f"the {name} of {{where}} is inverted", lambda op: op.run(**{name: ~op.get(name)}))
+    if operation.name == "masked_fill":
+        yield missing()
 
 
 _PACKED = (

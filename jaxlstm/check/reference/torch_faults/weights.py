@@ -1,4 +1,4 @@
-"""Faults of linear layers, convolutions, pooling and normalizations, and of their precision."""
+"""Faults of linear layers, convolutions, pooling and normalizations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ EPSILONS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-12)
 """Epsilons of Flax, torch, Keras and of published models."""
 
 _CONVOLUTIONS = tuple(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3))
-PRODUCTS = ("linear", *_CONVOLUTIONS, "lstm")
 
 
 def _with_weight(cause: str, change: Callable[[Any], Any]) -> Variant:
@@ -140,53 +139,3 @@ def _windows(operation: Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
     dims = int(operation.name[-2])
     kernel, stride = _tuple(operation.get("kernel_size"), dims), operation.get("stride")
     return kernel, _tuple(stride, dims) if stride not in (None, []) else kernel
-
-
-def roundings(operation: Operation) -> Iterator[Variant]:
-    """Yield the faults of a product that rounds its operands, its product, and the sum with the bias.
-
-    XLA may leave out the last one or two of these roundings.
-    """
-    for dtype in ("bfloat16", "float16"):
-        for words, count in (("computes", 3), ("computes the product", 2), ("takes its operands", 1)):
-            yield Variant(f"{{where}} {words} in {dtype}", partial(_in_half, dtype=dtype, count=count))
-    yield Variant("{where} takes its operands in TF32", partial(_with_rounded_operands, rounded=_to_tf32))
-
-
-def _in_half(operation: Operation, *, dtype: str, count: int) -> Any:
-    bias = operation.get("bias")
-    result = _with_rounded_operands(operation, lambda a: _round(a, dtype), bias=None)
-    if isinstance(result, tuple):
-        return tuple(_round(a, dtype) if count > 1 else a for a in result)
-    if count > 1:
-        result = _round(result, dtype)
-    if bias is not None:
-        axes = operation.get("weight").ndim - 2  # The axes after the channels.
-        result = result + _round(bias, dtype).reshape(-1, *(1,) * axes)
-    return _round(result, dtype) if count > 2 else result
-
-
-def _with_rounded_operands(operation: Operation, rounded: Callable[[Any], Any], **changes: Any) -> Any:
-    arguments = {name: _map(value, rounded) for name, value in operation.arguments.items()}
-    return operation.run(**arguments | {name: changes[name] for name in changes if name in arguments})
-
-
-def _map(value: Any, change: Callable[[Any], Any]) -> Any:
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map(entry, change) for entry in value)
-    is_float = hasattr(value, "is_floating_point") and value.is_floating_point()
-    return change(value) if is_float else value
-
-
-def _round(tensor: Any, dtype: str) -> Any:
-    import torch
-
-    return tensor.to(getattr(torch, dtype)).to(tensor.dtype)
-
-
-def _to_tf32(tensor: Any) -> Any:
-    """Round the mantissa of float32 to 10 bits."""
-    import torch
-
-    bits = tensor.to(torch.float32).contiguous().view(torch.int32)
-    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).to(tensor.dtype)
