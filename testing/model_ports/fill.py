@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 
@@ -13,6 +14,9 @@ def fill(flax: Any, layer: nn.Module) -> None:
     match layer:
         case nn.LSTM():
             flax.load_params(arrays)
+            return
+        case nn.MultiheadAttention():
+            _fill_attention(flax, arrays)
             return
         case nn.Embedding():
             flax.embedding[...] = arrays["weight"]
@@ -29,3 +33,12 @@ def fill(flax: Any, layer: nn.Module) -> None:
         flax.mean[...], flax.var[...] = arrays["running_mean"], arrays["running_var"]
     if flax.bias is not None:
         flax.bias[...] = arrays["bias"]
+
+
+def _fill_attention(flax: Any, arrays: dict[str, np.ndarray]) -> None:
+    heads, width = flax.num_heads, flax.in_features
+    weights, biases = (np.split(arrays[f"in_proj_{kind}"], 3) for kind in ("weight", "bias"))
+    for part, weight, bias in zip((flax.query, flax.key, flax.value), weights, biases, strict=True):
+        part.kernel[...], part.bias[...] = weight.T.reshape(width, heads, -1), bias.reshape(heads, -1)
+    flax.out.kernel[...] = arrays["out_proj.weight"].T.reshape(heads, -1, width)
+    flax.out.bias[...] = arrays["out_proj.bias"]
