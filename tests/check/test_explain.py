@@ -9,10 +9,8 @@ import pytest
 
 from jaxlstm.check import verify
 from jaxlstm.check.cases import lstm as cases
-from jaxlstm.check.cases.results import Results
 from jaxlstm.check.diagnosis import search
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
-from jaxlstm.check.reference.faults.cells import clipped_c
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Evidence
@@ -96,19 +94,6 @@ def test_kinds_of_pairs(bugs, causes):
     assert len(found.causes) == 2
     for cause in causes:
         assert cause in " and ".join(found.causes)
-
-
-@pytest.mark.parametrize("bound", [0.25, 3.3, 50.0, 400.0])
-def test_clip_is_named_with_its_bound(clock, bound):
-    """Single faults ignore the budget."""
-
-    def clipped(case):
-        call = clipped_c(bound).apply(OracleLSTM(PARAMS, CONFIG).call(case))
-        return Results(call.run().results)
-
-    (found,) = explained(clipped, seconds=0.0)
-    assert found.causes == (f"c is clipped to [-{bound:g}, {bound:g}]",)
-    assert next(clock.looks) == 0
 
 
 def test_report_has_the_budget():

@@ -114,11 +114,11 @@ def without_initial_state(x, *, params):
     ("port", "place", "gate"),
     [
         ("order iofg", (0, "forward", 0), "c"),
-        ("no output gate", (0, "forward", 0), "h"),
+        ("c linear", (0, "forward", 0), "h"),
         ("no reverse bias", (0, "reverse", 0), "c"),
         ("never reversed", (0, "reverse", 0), "c"),
         ("flip over padding", (0, "reverse", 0), "c"),
-        ("output of first layer", (1, "forward", 0), "output"),
+        ("reverse first at the top", (1, "forward", 0), "output"),
         # With two layers nothing is wrong.
         ("one layer for all", None, ""),
         (without_h_n, (0, "forward", 0), "c"),

@@ -7,7 +7,7 @@ swapped axes and unmasked padding, can accompany any fault; they are repaired be
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from jaxlstm.check.cases.results import Results
 from jaxlstm.check.criteria.layer_distance import AGREEMENT
 from jaxlstm.check.diagnosis.search import IMPROVEMENT, Deadline, FaultedReference
 from jaxlstm.check.reference.faults.catalogue import catalogue
-from jaxlstm.check.reference.faults.cells import CLIPS, clipped_c
 from jaxlstm.check.reference.faults.fault import Fault
 from jaxlstm.check.reference.oracle import OracleCall, OracleRun
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
@@ -45,8 +44,7 @@ class FaultedOracle(FaultedReference):
         dtypes = {entry.results.outputs["outputs"].dtype.name for entry in evidence}
         self.tolerance = max((AGREEMENT.get(name, 0.0) for name in dtypes), default=0.0)
         self.cheapest_runs: dict[Faults, OracleRun] = {}
-        known = (*catalogue(oracle.config), *_clipped(self.results))
-        self.faults = [fault for fault in known if fault.rounding or not rounding]
+        self.faults = [fault for fault in catalogue(oracle.config) if fault.rounding or not rounding]
 
     def single(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield every fault alone, whatever the deadline."""
@@ -102,17 +100,6 @@ class FaultedOracle(FaultedReference):
         """Return True if a fault does not change the run of the cheapest case."""
         run, correct = self._cheapest_run((fault,)), self._cheapest_run(())
         return all(np.array_equal(a, b) for a, b in zip(run[:3], correct[:3], strict=True))
-
-
-def _clipped(results: Iterable[Results]) -> Iterator[Fault]:
-    """Yield the fault of a clipped c if the largest magnitude in c_n occurs several times."""
-    sizes = [np.abs(r.outputs["c_n"]).ravel() for r in results if "c_n" in r.outputs]
-    if not sizes:
-        return
-    numbers = np.concatenate(sizes)
-    bound = float(np.max(numbers, initial=0.0))
-    if np.isfinite(bound) and bound not in (0.0, *CLIPS) and np.count_nonzero(numbers == bound) > 1:
-        yield clipped_c(bound)
 
 
 def _cost(case: Case) -> tuple[int, bool]:

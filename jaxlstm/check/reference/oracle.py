@@ -91,10 +91,9 @@ def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
     if "bias_ih" in w:
         z = z + w["bias_ih"] + w["bias_hh"]
     i, f, g, o = z.reshape(len(z), 4, z.shape[-1] // 4).swapaxes(0, 1)
-    i, f, o = eq.gates(eq.sigmoid(i), eq.sigmoid(f), eq.sigmoid(o))
-    g = eq.candidate(eq, g)
-    c_next = eq.stored(f * c + i * g)
-    h = o * eq.squashed(eq, c_next, c)
+    i, f, g, o = eq.sigmoid(i), eq.sigmoid(f), eq.candidate(eq, g), eq.sigmoid(o)
+    c_next = f * c + i * g
+    h = o * eq.squashed(eq, c_next)
     if "weight_hr" in w:
         h = eq.projection(eq, h, w["weight_hr"])
     return Step(i, f, g, o, c_next, h)
@@ -133,18 +132,13 @@ def join(outputs: Sequence[Array]) -> Array:
 
 @dataclass(frozen=True)
 class Equations:
-    """The parts of an LSTM that a fault can replace.
-
-    ``gates`` takes i, f and o; ``stored`` takes the new c; ``squashed`` takes the new and the old c.
-    """
+    """The parts of an LSTM that a fault can replace."""
 
     sigmoid: Callable[[Array], Array] = sigmoid
     tanh: Callable[[Array], Array] = np.tanh
     product: Callable[[Array, Array], Array] = product
-    gates: Callable[[Array, Array, Array], tuple[Array, Array, Array]] = lambda i, f, o: (i, f, o)
     candidate: Callable[[Equations, Array], Array] = lambda eq, z: eq.tanh(z)
-    stored: Callable[[Array], Array] = lambda c: c
-    squashed: Callable[[Equations, Array, Array], Array] = lambda eq, c, old_c: eq.tanh(c)
+    squashed: Callable[[Equations, Array], Array] = lambda eq, c: eq.tanh(c)
     projection: Callable[[Equations, Array, Array], Array] = lambda eq, h, weight: eq.product(h, weight)
     cell: Callable[..., Step] = cell
     direction: Callable[..., DirectionRun] = direction

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.reference.faults.fault import Change, Fault, equations
+from jaxlstm.check.reference.faults.fault import Change, Fault
 from jaxlstm.check.reference.oracle import DirectionRun, Equations, OracleCall, OracleRun, Step
 from jaxlstm.layer.config import LSTMConfig
 
@@ -63,13 +63,6 @@ def _state_at_the_end(state: State, run: OracleRun, call: OracleCall) -> State:
     return np.stack([s.h[last, rows] for s in steps]), np.stack([s.c[last, rows] for s in steps])
 
 
-def _state_before_last(state: State, run: OracleRun, call: OracleCall) -> State:
-    rows = np.arange(len(call.lengths))
-    last = [call.lengths - 1, np.zeros_like(call.lengths)]
-    ends = [(d, last[reverse]) for layer in run.record for reverse, d in enumerate(layer)]
-    return np.stack([d.h_prev[t, rows] for d, t in ends]), np.stack([d.c_prev[t, rows] for d, t in ends])
-
-
 _LAYOUTS: tuple[tuple[str, SlotOf, str], ...] = (
     (
         "are laid out direction by direction",
@@ -93,29 +86,20 @@ STATES = (
     _initial("h_0 is ignored", lambda s, call: (s[0] * 0, s[1])),
     _initial("c_0 is ignored", lambda s, call: (s[0], s[1] * 0)),
     _initial("the initial state is ignored", lambda s, call: (s[0] * 0, s[1] * 0)),
-    _initial("h_0 is used for c_0 too", lambda s, call: (s[0], s[0]), "not-projected"),
     *(_initial_slots(f"h_0 and c_0 {layout}", slots, needs) for layout, slots, needs in _LAYOUTS),
     _initial_slots(
         "h_0 and c_0 are read at layer + direction instead of layer * 2 + direction",
         lambda layer, direction, config: layer + direction,
         "stacked bidirectional",
     ),
-    _initial_slots(
-        "every layer starts from the first layer's state",
-        lambda layer, direction, config: direction,
-        "stacked",
-    ),
     _initial("rows are sorted by length but h_0 and c_0 are not", _initial_not_sorted),
     _final("h_n and c_n are swapped", lambda s, run, call: (s[1], s[0]), "not-projected"),
-    _final("h_n is returned for c_n too", lambda s, run, call: (s[0], s[0]), "not-projected"),
-    _final("the final state is the initial state", lambda s, run, call: call.state),
     *(_final_slots(f"h_n and c_n {layout}", slots, needs) for layout, slots, needs in _LAYOUTS),
     _final(
         "the final state of the reverse direction is the state after its first step",
         _state_at_the_end,
         "bidirectional",
     ),
-    _final("the final state is that before the last step", _state_before_last),
     _final(
         "rows are sorted by length but h_n and c_n are not restored to their order",
         lambda state, _, call: _taken(state, np.s_[:, _by_length(call)]),
@@ -186,17 +170,6 @@ def _reverse_first(call: OracleCall) -> OracleCall:
     return call.with_equations(join=lambda outputs: inner(outputs[::-1]))
 
 
-def _interleaved(outputs: Sequence[Array]) -> Array:
-    stacked = np.stack(outputs, axis=-1)
-    return stacked.reshape(*stacked.shape[:-2], -1)
-
-
-def _shifted(run: OracleRun, call: OracleCall) -> Array:
-    shifted = np.concatenate([np.zeros_like(run.outputs[:1]), run.outputs[:-1]])
-    valid = np.arange(len(shifted))[:, None] < call.lengths[None, :]
-    return np.where(valid[..., None], shifted, 0)
-
-
 TIME = (
     Fault(
         "the lengths are ignored",
@@ -230,31 +203,12 @@ TIME = (
         "flip",
         "bidirectional",
     ),
-    Fault("every direction runs backwards", _direction(lambda run, *_: run(reverse=True)), "flip"),
-    Fault(
-        "the inputs are reversed in time",
-        lambda call: replace(call, inputs=_flip(call.inputs, call.lengths)),
-        "axes",
-    ),
     Fault("the batch and time axes are swapped", _axes_swapped, "axes"),
     Fault("the reverse direction's outputs come first", _reverse_first, "join", "bidirectional"),
-    Fault(
-        "the outputs of the two directions are interleaved",
-        equations(join=_interleaved),
-        "join",
-        "bidirectional",
-    ),
     Fault(
         "the reverse direction's outputs come first in the last layer",
         _outputs(lambda run, call: np.roll(run.outputs, call.config.h_size, axis=-1)),
         "join",
         "stacked bidirectional",
     ),
-    Fault(
-        "the outputs are the first layer's",
-        _outputs(lambda run, call: call.equations.join([d.steps.h for d in run.record[0]])),
-        "layer output",
-        "stacked",
-    ),
-    Fault("the outputs are shifted by one time step", _outputs(_shifted), "layer output"),
 )

@@ -45,12 +45,9 @@ def _copied(source: str, target: str) -> Change:
     )
 
 
-def _forget_bias_raised(by: float) -> Change:
-    def change(a: Array) -> Array:
-        i, f, g, o = np.split(a, 4)
-        return np.concatenate([i, f + by, g, o])
-
-    return _each("bias_ih", change)
+def _with_forget_bias(a: Array) -> Array:
+    i, f, g, o = np.split(a, 4)
+    return np.concatenate([i, f + 1, g, o])
 
 
 def _transposed(prefix: str) -> Change:
@@ -127,8 +124,7 @@ FAULTS = (
     _bias("the biases are doubled", _scaled("bias", 2)),
     _bias("bias_ih is used for bias_hh too", _copied("bias_ih", "bias_hh")),
     _bias("bias_hh is used for bias_ih too", _copied("bias_hh", "bias_ih")),
-    _bias("1 is added to the forget gate's bias", _forget_bias_raised(1.0)),
-    _bias("1 is subtracted from the forget gate's bias", _forget_bias_raised(-1.0)),
+    _bias("1 is added to the forget gate's bias", _each("bias_ih", _with_forget_bias)),
     Fault(
         "the biases of the reverse direction are dropped",
         _each("bias", lambda a: a * 0, "_reverse"),
@@ -143,7 +139,6 @@ FAULTS = (
         Fault(f"{name} is reshaped instead of transposed", _reshaped(name), name, needs)
         for name, needs in (("weight_hh", ""), ("weight_ih", ""), ("weight_hr", "projected-to-several"))
     ),
-    Fault("weight_hh is ignored", _scaled("weight_hh", 0), "weight_hh"),
     Fault("the layers' weights are in reverse order", _moved(_backwards), "layer", "several-alike"),
     Fault("every layer has the first layer's weights", _moved(_first), "layer", "several-alike"),
     Fault(
