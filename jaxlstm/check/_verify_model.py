@@ -1,7 +1,7 @@
-"""``verify_model``: the verdict on a whole model that should equal a torch module.
+"""``verify_model``: the verdict on a whole model that should equal a torch module or a program.
 
 Both models run on each case of :mod:`jaxlstm.check.cases.model`, in float64 and in the dtype of the module.
-The oracle is the module in float64. The criteria are the same as in ``verify``.
+The oracle is the module or program in float64. The criteria are the same as in ``verify``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
 from jaxlstm.check.subjects.program import ProgramModel
+from jaxlstm.check.subjects.program_reference import ProgramReference
 from jaxlstm.check.verification import Verification
 from jaxlstm.programs.program import Program
 
@@ -50,13 +51,13 @@ def verify_model(
     seconds: float = 10.0,
     progress: Progress | None = None,
 ) -> Report:
-    """Check that a model equals a torch module to rounding.
+    """Check that a model equals a torch module, or a program, to rounding.
 
     Args:
       ours: a Flax NNX module in the mode in which it should run, a :class:`jaxlstm.programs.program.Program`,
         or a function of arrays.
-      theirs: a ``torch.nn.Module``, of which a copy runs in evaluation mode on the CPU, or a
-        ``torch.export.ExportedProgram``.
+      theirs: a ``torch.nn.Module``, of which a copy runs in evaluation mode on the CPU, a
+        ``torch.export.ExportedProgram``, or a Program, which needs no torch.
       args, kwargs: an example of the arguments, as NumPy arrays, JAX arrays or torch tensors. Other inputs
         are made from it.
       call: ``call(ours, *args, **kwargs)``, for an NNX module whose arguments or results have another layout
@@ -82,7 +83,8 @@ def verify_model(
     """
     tolerance = require_tolerance(rtol, atol)
     example = Case.of_model("example", _require_args(args), kwargs or {})
-    model, module = _model(ours, call, params), TorchModel(theirs)
+    model = _model(ours, call, params)
+    module = ProgramReference(theirs, example) if isinstance(theirs, Program) else TorchModel(theirs)
     subject = ModelSubject(model, example, module, ModuleNames(names), require_precision(precision))
     verification = Verification(
         subject, [module], CRITERIA, module.dtype, require_seed(seed), gradients, tolerance=tolerance
@@ -100,7 +102,7 @@ def verify_model(
 
 
 def _try_cases(
-    verification: Verification, example: Case, theirs: TorchModel, progress: Progress
+    verification: Verification, example: Case, theirs: TorchModel | ProgramReference, progress: Progress
 ) -> list[str]:
     """Try the example and the cases made from it. Return notes about skipped cases."""
     example = example.astype(theirs.dtype)
@@ -121,8 +123,10 @@ def _try_cases(
     return notes
 
 
-def _refusal(theirs: TorchModel, case: Case) -> str:
-    """Return the exception that torch raises for a case, or an empty string."""
+def _refusal(theirs: TorchModel | ProgramReference, case: Case) -> str:
+    """Return the exception that the reference raises for a case, or an empty string."""
+    if isinstance(theirs, ProgramReference):
+        return theirs.refusal(case)
     try:
         # torch's float32 LSTM does not always check the sizes of its input; its float64 LSTM does.
         for dtype in {theirs.dtype, np.dtype(np.float64)}:
@@ -143,7 +147,9 @@ def _with_cotangents(case: Case, truth: Results, verification: Verification) -> 
     return replace(case, cotangents=cotangents, differentiate=bool(cotangents))
 
 
-def _notes(verification: Verification, subject: ModelSubject, theirs: TorchModel) -> Iterator[str]:
+def _notes(
+    verification: Verification, subject: ModelSubject, theirs: TorchModel | ProgramReference
+) -> Iterator[str]:
     if theirs.was_training:
         yield "theirs is in training mode; a copy of it was checked in evaluation mode"
     for name, sources in subject.pairing.summed().items():

@@ -19,9 +19,9 @@ from jaxlstm.check.criteria import exact
 from jaxlstm.check.criteria.criterion import Criterion
 from jaxlstm.check.criteria.findings import Findings
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, PortError, describe
-from jaxlstm.check.reference.torch_lstm import Reference
 from jaxlstm.check.report.item import Item
 from jaxlstm.check.subjects.model import Subject
+from jaxlstm.check.subjects.program_reference import Reference
 
 
 class Evidence(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results, worst_error, worst_errors
 from jaxlstm.check.criteria.criterion import Measurement, worst_of
-from jaxlstm.check.reference.torch_lstm import Reference
+from jaxlstm.check.subjects.program_reference import Reference
 
 Array = np.ndarray
 

@@ -21,6 +21,7 @@ from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel, ModelRunner
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.program import ProgramModel
+from jaxlstm.check.subjects.program_reference import ProgramReference
 from jaxlstm.check.verification import Evidence, Verification
 
 OWN_ERRORS = 16.0
@@ -28,7 +29,11 @@ OWN_ERRORS = 16.0
 
 
 def diagnose_model(
-    verification: Verification, subject: ModelSubject, theirs: TorchModel, failures: Failures, seconds: float
+    verification: Verification,
+    subject: ModelSubject,
+    theirs: TorchModel | ProgramReference,
+    failures: Failures,
+    seconds: float,
 ) -> Diagnosis:
     """Explain the failures. ``seconds`` is the time for the search of causes."""
     wrong = bool(failures.kinds & {"exact", "semantic"})
@@ -57,7 +62,11 @@ class _ModelDiagnosis:
     """
 
     def __init__(
-        self, verification: Verification, subject: ModelSubject, theirs: TorchModel, wrong: bool
+        self,
+        verification: Verification,
+        subject: ModelSubject,
+        theirs: TorchModel | ProgramReference,
+        wrong: bool,
     ) -> None:
         self.check, self.subject, self.theirs, self.wrong = verification, subject, theirs, wrong
         self.position = (verification.first_failure if wrong else None) or 0
@@ -74,7 +83,7 @@ class _ModelDiagnosis:
             if not self.wrong or any(not node.ok for node in nodes.layers):
                 return nodes
         ours = self._layers()
-        theirs = record_torch_layers(self.theirs, self.case, np.float64)
+        theirs = _reference_layers(self.theirs, self.case, np.float64)
         limits = self._limits(theirs)
         layers = compare_layers(ours, theirs, self.subject.names, self.subject.pairing, limits)
         raised = "runs" in failures.ids
@@ -83,7 +92,8 @@ class _ModelDiagnosis:
         if not causes and raised:
             causes = ["the model raised an exception: see the item runs"]
         elif not causes:
-            causes = ["no known fault of the operations of torch's module explains the results"]
+            known = "no known fault of the operations of torch's module explains the results"
+            causes = [known] if isinstance(self.theirs, TorchModel) else []
         lines = [*causes, *self._other_case(), *_location(layers), *nodes.lines]
         return Diagnosis(tuple(lines), layers=tuple(layers))
 
@@ -114,7 +124,7 @@ class _ModelDiagnosis:
         """Return by position the distance within which a layer is right or precise enough."""
         if self.dtype == np.float64:
             return dict.fromkeys(range(len(theirs)), self.agreement)
-        same = record_torch_layers(self.theirs, self.case, self.dtype)
+        same = _reference_layers(self.theirs, self.case, self.dtype)
         pairs = enumerate(zip(same, theirs, strict=True))
         return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
 
@@ -177,9 +187,11 @@ class _ModelDiagnosis:
             yield f"the values of {names} are not a re-layout of any parameter of torch"
 
     def _causes(self, layers: Sequence[LayerRecord], seconds: float) -> Iterator[str]:
-        """Search for the faults that explain the results."""
+        """Search for the faults that explain the results. A program has no faults to plant."""
         if not self.wrong and self.check.evidence["float64"]:
             yield f"the model is right in float64; its layers lose accuracy in {self.check.dtype}"
+            return
+        if isinstance(self.theirs, ProgramReference):
             return
         faulted = FaultedModule(
             self.theirs,
@@ -202,6 +214,12 @@ class _ModelDiagnosis:
         if self.case.optional:
             names = f"{self.subject.model.name} equals {self.theirs.module_name}"
             yield f"{names} on the example; with {self.case.name} it does not"
+
+
+def _reference_layers(theirs: TorchModel | ProgramReference, case: Case, dtype: Any) -> list[LayerRecord]:
+    if isinstance(theirs, ProgramReference):
+        return theirs.layers(case, dtype)
+    return record_torch_layers(theirs, case, dtype)
 
 
 def _size(layer: LayerDifference) -> str:

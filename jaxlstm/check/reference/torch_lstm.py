@@ -1,4 +1,4 @@
-"""``torch.nn.LSTM`` as a reference, the type of all references, and the versions and settings of torch."""
+"""``torch.nn.LSTM`` as a reference, and the versions and settings of torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxlstm.check.cases.case import ArrayName, Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.reference import torch_precision
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.reference.torch_model import TorchModel, pinned, run_module
+from jaxlstm.check.reference.torch_model import pinned, run_module
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 
 if TYPE_CHECKING:
@@ -92,11 +92,3 @@ def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.
     rounded = {name: np.array(value, order="C").astype(dtype) for name, value in params.items()}
     module.load_state_dict({name: numpy_to_tensor(a) for name, a in rounded.items()}, strict=True)
     return module.eval()
-
-
-Reference = OracleLSTM | TorchModel
-"""A right implementation of a subject: the oracle, torch's LSTM (a subclass), or a torch module.
-
-Each has the methods of :class:`OracleLSTM`. ``dtype`` is the dtype of its parameters, None if it runs in any;
-``chaotic`` is the amplification of one ulp above which RMS errors are a matter of chance.
-"""

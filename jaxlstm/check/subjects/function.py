@@ -96,8 +96,8 @@ class ModelRunner:
         with jax_settings(dtype, precision):
             self.call = model.call_in(dtype if cast_model else None)
             self._params = jax.device_put(dict(self.call.params))
-        self._forward = _jitted(self._outputs)
-        self._forward_and_back = _jitted(with_gradients(self._outputs))
+        self._forward = jitted(self._outputs)
+        self._forward_and_back = jitted(with_gradients(self._outputs))
 
     def set_param(self, name: str, value: Array) -> None:
         """Replace the value of a parameter."""
@@ -185,7 +185,7 @@ def _is_jaxpr(value: Any) -> bool:
     return hasattr(value, "eqns")
 
 
-def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the jitted function, which runs eagerly if its control flow depends on values."""
     jitted = jax.jit(function)
 

@@ -13,6 +13,7 @@ from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
 from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.subjects.program_reference import ProgramReference
 
 
 class ModelSubject:
@@ -33,7 +34,7 @@ class ModelSubject:
         self,
         model: CheckedModel,
         example: Case,
-        theirs: TorchModel,
+        theirs: TorchModel | ProgramReference,
         names: ModuleNames,
         precision: str | None,
     ) -> None:
