@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import pytest
 import torch
+from flax import nnx
 from torch import nn
 from torch.nn import functional
 
@@ -119,3 +121,84 @@ def test_another_epsilon_than_the_module(exported):
     assert report.diagnosis[0].startswith(
         "matches Model if the epsilon of norm (layer_norm) is 1e-05 instead"
     )
+
+
+class Scaled(nn.Module):
+    """Tied layers, and a buffer that float32 rounds."""
+
+    table: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.outer.weight = self.inner.weight
+        self.register_buffer("table", torch.tensor([1 / 3]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(torch.tanh(self.inner(x))) * self.table
+
+
+def scaled(params: dict[str, Any], x: Any, table: float = 1 / 3) -> Any:
+    """Port of ``Scaled`` with the table in full precision."""
+    x = jnp.tanh(x @ params["inner.weight"].T + params["inner.bias"])
+    return (x @ params["inner.weight"].T + params["outer.bias"]) * table
+
+
+def test_a_program_is_a_reference_without_torch():
+    x = torch.randn(4, 3)
+    program = jaxlstm.from_module(Scaled().eval(), (x,))
+    report = verify_model(scaled, program, (x,), params=program.params)
+    assert report.ok, str(report)
+    assert report.settings["against"] == "program"
+    assert "torch" not in report.environment
+    (refusal,) = [item.detail for item in report.items if item.id == "float64"]
+    assert "rounded table to float32" in refusal
+    report = verify_model(partial(scaled, table=0.3), program, (x,), params=program.params)
+    assert report.failures
+    with pytest.raises(jaxlstm.ProgramError, match="x"):
+        verify_model(scaled, program, (x[:, :2],), params=program.params)
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_a_program_as_a_reference_refuses_values():
+    class Positive(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if x.min() > 0.5 else x
+
+    x = torch.rand(4, 3) + 1
+    program = jaxlstm.from_module(Positive().eval(), (x,))
+    report = verify_model(lambda x: x * 2, program, (x,))
+    assert report.ok, str(report)
+    assert any("small values: skipped" in note for note in report.notes)
+
+
+def test_a_program_as_a_reference_locates_the_module(exported):
+    _, args, program = exported
+
+    class Port(nnx.Module):
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            exact = {"use_fast_variance": False, "rngs": rngs}
+            self.conv = nnx.Conv(3, 8, 3, rngs=rngs)
+            self.batch_norm = nnx.BatchNorm(8, momentum=0.9, epsilon=1e-5, **exact)
+            self.group_norm = nnx.GroupNorm(8, 2, epsilon=1e-5, **exact)
+            self.lstm = jaxlstm.nnx.LSTM(8, 4, batch_first=True, bidirectional=True, rngs=rngs)
+            self.norm = nnx.LayerNorm(8, epsilon=1e-5, **exact)
+            self.head = nnx.List([nnx.Linear(8, 6, rngs=rngs)])
+
+        def __call__(self, x: Any) -> Any:
+            x = self.group_norm(self.batch_norm(self.conv(x.transpose(0, 2, 1))))
+            x = nnx.max_pool(nnx.leaky_relu(x, 0.2), (2,), (2,))
+            x = nnx.gelu(self.head[0](self.norm(self.lstm(x)[0])), approximate=False)
+            x = jnp.concatenate([x, nnx.silu(x)], -1)
+            return nnx.softmax(x, -1).mean(1)
+
+    port, reports = Port(), []
+    port.eval()
+    jaxlstm.load_state_dict(port, {**program.params, **program.buffers})
+    for epsilon in (1e-5, 1e-2):
+        port.batch_norm.epsilon = epsilon
+        reports.append(verify_model(port, program, args))
+    assert reports[0].ok, str(reports[0])
+    (line,) = reports[1].diagnosis
+    assert line.startswith("first differs in batch_norm, a BatchNorm1d whose inputs agree")
