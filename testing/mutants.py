@@ -23,7 +23,7 @@ WHOLE = (
     ("bias off by a thousandth",),
     ("clip at 50",),
     ("rows mixed",),
-    ("bfloat16 weights", "order ifog"),
+    ("double bias", "reverse first"),
 )
 
 

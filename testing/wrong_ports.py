@@ -1,4 +1,4 @@
-"""A port of an LSTM in NumPy, and 68 ways to get it wrong.
+"""A port of an LSTM in NumPy, and 66 ways to get it wrong.
 
 Its structure differs from the oracle's and from the catalogue of faults: batches are flipped and masked, and
 weights are transposed kernels. A bug replaces some of its methods.
@@ -284,13 +284,6 @@ def _with_padding(port: WrongPort, right: Any, x: Array, lengths: Array, inside:
 BUGS: dict[str, Bug] = {
     # Gates in the wrong order, wrong functions, and wrong cell equations.
     **{f"order {order}": _order(order) for order in ("iofg", "igfo", "figo", "ifog", "ofig", "gofi")},
-    "order of weights": Bug(
-        "but not of the biases, are read in the order i, o, f", orders=lambda *_: ("iofg", "iofg", "ifgo")
-    ),
-    "order of weight_hh": Bug(
-        "only the gates of weight_hh are read in the order i, f, o",
-        orders=lambda *_: ("ifgo", "ifog", "ifgo"),
-    ),
     "forget bias": Bug("1 is added to the forget gate's bias", forget=lambda p, f, z, c: f(z + 1, c)),
     "hard sigmoid keras": Bug(
         "sigmoid is the hard one, clip(0.2 z + 0.5)", sigmoid=_hard(lambda z: 0.2 * z + 0.5)
@@ -421,7 +414,6 @@ PAIRS = (
     ("flip over padding", "final directions swapped"),
     ("c linear", "final by direction"),
     ("directions swapped", "no h_0"),
-    ("bfloat16 weights", "order ifog"),
     ("padding kept", "no state"),
     ("never reversed", "final swapped"),
 )

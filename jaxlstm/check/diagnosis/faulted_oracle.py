@@ -14,7 +14,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.results import Results
 from jaxlstm.check.criteria.layer_distance import AGREEMENT
-from jaxlstm.check.diagnosis.search import IMPROVEMENT, Deadline, FaultedReference
+from jaxlstm.check.diagnosis.search import Deadline, FaultedReference
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.fault import Fault
 from jaxlstm.check.reference.oracle import OracleCall, OracleRun
@@ -54,22 +54,17 @@ class FaultedOracle(FaultedReference):
         """Yield the pairs that the cheapest case does not refute, until the deadline.
 
         Pairs in which one fault does not change the run of the cheapest case come first, because they need no
-        further run of the oracle. A fault of precision is paired only with faults that already bring the
-        oracle closer.
+        further run of the oracle.
         """
         if self.rounding:
             return
         semantic = [fault for fault in self.faults if not fault.rounding]
-        without = max(self.distances(()), default=np.inf)
-        close = [f for f in semantic if self._distance((f,), 0) <= without / IMPROVEMENT]
         pairs = [p for p in itertools.combinations(semantic, 2) if p[0].group != p[1].group]
         effective = {fault for fault in semantic if not self._is_idle(fault)}
         cheap = [pair for pair in pairs if not effective.issuperset(pair)]
         costly = [pair for pair in pairs if effective.issuperset(pair)]
-        of_precision = itertools.product(close, (fault for fault in self.faults if fault.rounding))
-        yield from (pair for pair in deadline.before(cheap) if self._distance(pair, 0) <= self.tolerance)
-        yield from deadline.before(of_precision)
-        yield from (pair for pair in deadline.before(costly) if self._distance(pair, 0) <= self.tolerance)
+        pairs = itertools.chain(cheap, costly)
+        yield from (pair for pair in deadline.before(pairs) if self._distance(pair, 0) <= self.tolerance)
 
     def distances(self, faults: Faults) -> Iterator[float]:
         """Yield the distance of the oracle under some faults from the results on each case."""

@@ -148,15 +148,12 @@ class FaultedReference(ABC):
     def _limit(self, faults: Faults) -> float:
         """Return the largest distance of an explanation by some faults.
 
-        A fault of precision must bring the reference closer than the other faults do on their own.
+        Faults of precision explain a small distance, so that only an improvement counts.
         """
         if not faults:
             return self.tolerance
-        semantic = tuple(fault for fault in faults if not fault.rounding)
-        if len(semantic) == len(faults):
-            return min(self.tolerance, self._before / IMPROVEMENT)
-        without = self._distance_on_all(semantic) if semantic else self._before
-        return min(self._before, without) / IMPROVEMENT
+        improved = self._before / IMPROVEMENT
+        return improved if any(fault.rounding for fault in faults) else min(self.tolerance, improved)
 
 
 def _best(explanations: Iterable[Explanation]) -> list[Explanation]:

@@ -27,12 +27,12 @@ def _each(prefix: str | tuple[str, ...], change: Callable[[Array], Array], suffi
     return apply
 
 
-def _reordered(order: str, prefixes: tuple[str, ...]) -> Change:
+def _reordered(order: str) -> Change:
     def change(a: Array) -> Array:
         blocks = a.reshape(4, len(a) // 4, *a.shape[1:])
         return blocks[[order.index(gate) for gate in GATES]].reshape(a.shape)
 
-    return _each(prefixes, change)
+    return _each(("weight_ih", "weight_hh", "bias_"), change)
 
 
 def _scaled(prefix: str, factor: float) -> Change:
@@ -90,33 +90,19 @@ def _first(layer: int, reverse: int, layers: range) -> tuple[int, int]:
     return (layers[0] if layer in layers else layer), reverse
 
 
-def _gates(
-    order: str, prefixes: tuple[str, ...], subject: str, needs: str = "", *, used_by: str = ""
-) -> Fault:
-    cause = f"{subject} are read in the order {', '.join(order)}{used_by}"
-    return Fault(cause, _reordered(order, prefixes), "gate order", needs)
-
-
 def _bias(cause: str, change: Change) -> Fault:
     return Fault(cause, change, "bias", "bias")
 
 
-_ALL = ("weight_ih", "weight_hh", "bias_")
-
 FAULTS = (
     *(
-        _gates(order, _ALL, "the gates", used_by=_USED_BY.get(order, ""))
+        Fault(
+            f"the gates are read in the order {', '.join(order)}{_USED_BY.get(order, '')}",
+            _reordered(order),
+            "gate order",
+        )
         for order in map("".join, itertools.permutations(GATES))
         if order != GATES
-    ),
-    *(
-        _gates(order, prefixes, subject, needs)
-        for order in ("iofg", "igfo", "figo", "ifog")
-        for subject, prefixes, needs in (
-            ("the gates of the weights, but not of the biases,", _ALL[:2], "bias"),
-            ("only the gates of weight_hh", _ALL[1:2], ""),
-            ("only the gates of the biases", _ALL[2:], "bias"),
-        )
     ),
     _bias("bias_hh is dropped", _scaled("bias_hh", 0)),
     _bias("bias_ih is dropped", _scaled("bias_ih", 0)),

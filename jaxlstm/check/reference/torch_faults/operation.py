@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _WINDOW = ("input", "kernel_size", "stride", "padding")
@@ -99,29 +99,15 @@ class Variant:
 
     Attributes:
       cause: completes the sentence "the model matches torch's in which ..."; ``{where}`` is the place.
-      apply: computes the wrong result.
-      changes: the arguments that ``apply`` changes, if it does nothing else.
+      apply: computes the wrong result, or the right one if the operation cannot have the fault.
     """
 
     cause: str
     apply: Replacement
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    def changes_nothing(self, operation: Operation) -> bool:
-        """Return True if the operation already has the arguments of the variant."""
-        pairs = [(operation.get(name), value) for name, value in self.changes.items()]
-        return bool(pairs) and all(_is_equal(given, value) for given, value in pairs)
-
-
-def _is_equal(given: Any, value: Any) -> bool:
-    """Compare a number, a flag, a string or None with an argument, such as 1 with (1, 1)."""
-    if isinstance(given, (tuple, list)) and given:
-        return all(_is_equal(entry, value) for entry in given)
-    return type(given) is type(value) and isinstance(value, (int, float, str, type(None))) and given == value
 
 
 Variants = Callable[[Operation], Iterator[Variant]]
-"""Yields the faults of an operation. Those that change nothing are dropped."""
+"""Yields the faults of an operation."""
 
 FAULTS: dict[str, list[Variants]] = {}
 """The faults of an operation by its name. The other modules of this package register them."""
@@ -140,7 +126,7 @@ def faults_of(*names: str) -> Callable[[Variants], Variants]:
 
 def changed(cause: str, **arguments: Any) -> Variant:
     """Return the fault of an operation with other arguments."""
-    return Variant(cause, lambda op: op.run(**arguments), arguments)
+    return Variant(cause, lambda op: op.run(**arguments))
 
 
 def missing(cause: str = "{where} is missing") -> Variant:

@@ -39,27 +39,18 @@ _MODULES = (elementwise, sequences, weights)
 
 def variants(operation: Operation) -> Iterator[Variant]:
     """Yield the faults of an operation."""
-    found = (variant for variants in FAULTS[operation.name] for variant in variants(operation))
-    return (variant for variant in found if not variant.changes_nothing(operation))
+    return (variant for variants in FAULTS[operation.name] for variant in variants(operation))
 
 
 _WEIGHTS = ("weight", "bias", "params", "running_mean", "running_var")
-_ELEMENTWISE = {
-    *("relu", "leaky_relu", "gelu", "silu", "elu", "tanh", "sigmoid", "dropout"),
-    *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "max_pool2d", "avg_pool2d"),
-}
-"""Operations of one tensor that keep its number of channels."""
 
 
 def swaps(operations: Sequence[Operation]) -> Iterator[tuple[str, Mapping[int, Replacement]]]:
-    """Yield the cause and the replacements of each swap that fits."""
+    """Yield the cause and the replacements of each swap of weights that fits."""
     for (i, a), (j, b) in itertools.combinations(enumerate(operations), 2):
         if a.name == b.name and _fit(a, b):
             cause = f"the weights of {a.where} and {b.where} are swapped"
             yield cause, {i: _with_weights_of(b), j: _with_weights_of(a)}
-    for (i, a), (j, b) in itertools.pairwise(enumerate(operations)):
-        if a.name != b.name and {a.name, b.name} <= _ELEMENTWISE:
-            yield f"{b.where} comes before {a.where}", {i: _instead(b), j: _instead(a)}
 
 
 def _fit(a: Operation, b: Operation) -> bool:
@@ -81,10 +72,6 @@ def _tensors(weights: Mapping[str, Any]) -> list[Any]:
 
 def _with_weights_of(other: Operation) -> Replacement:
     return lambda operation: operation.run(**_weights(other))
-
-
-def _instead(other: Operation) -> Replacement:
-    return lambda operation: other.run(input=operation.get("input"))
 
 
 Array = np.ndarray
