@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxlstm.check.criteria.tolerance import Array, array_difference, default_tolerance
+from jaxlstm.check.criteria.difference import Array, array_difference, default_tolerance
 from jaxlstm.check.report.item import Item
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.requirements import require_numbers, require_tolerance

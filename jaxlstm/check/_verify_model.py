@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.progress import Progress, no_progress
-from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.case import Case, Results, is_floating
 from jaxlstm.check.cases.model import model_cases
-from jaxlstm.check.cases.results import Results, is_floating
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
 from jaxlstm.check.exceptions import describe

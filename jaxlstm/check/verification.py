@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import Case, Results
 from jaxlstm.check.criteria import exact
-from jaxlstm.check.criteria.criterion import Criterion
-from jaxlstm.check.criteria.findings import Findings
+from jaxlstm.check.criteria.criterion import Criterion, Findings
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, PortError, describe
 from jaxlstm.check.report.item import Item
 from jaxlstm.check.subjects.model import Subject

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _require_writable(args: argparse.Namespace) -> None:
     """Raise, before anything is computed, if ``--report`` cannot be written or would replace an input."""
-    from jaxlstm.check.report.html import is_html_page
+    from jaxlstm.check.report.report import is_html_page
 
     report = Path(args.report)
     inputs = checkpoint_files(args.checkpoint)

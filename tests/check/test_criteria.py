@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check.cases import lstm as cases
-from jaxlstm.check.cases.results import Results, worst_errors
+from jaxlstm.check.cases.case import Results, worst_errors
 from jaxlstm.check.criteria import exact, rms, semantics
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlstm.check.cases import lstm as cases
-from jaxlstm.check.cases.results import Results
-from jaxlstm.check.diagnosis.gradients import wrong_gradients
+from jaxlstm.check.cases.case import Results
+from jaxlstm.check.diagnosis.locate import wrong_gradients
 from jaxlstm.check.diagnosis.lstm import diagnose_port
 from jaxlstm.check.diagnosis.search import Failures
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

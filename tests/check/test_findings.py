@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check.cases.results import Results
-from jaxlstm.check.criteria.criterion import Criterion, Measurement, Outcome, RmsRatio, Untested
-from jaxlstm.check.criteria.findings import Findings
+from jaxlstm.check.cases.case import Results
+from jaxlstm.check.criteria.criterion import Criterion, Findings, Measurement, Outcome, RmsRatio, Untested
 from jaxlstm.check.criteria.rms import mean_ratio, worst_ratio
 
 RUNS = Criterion("runs", "exact", "it runs", lambda trial: ())
@@ -79,8 +78,8 @@ def test_references_have_an_item_each():
 def test_rms_errors_are_totalled():
     found = Findings()
     mean, worst = (
-        Criterion("rms", "precision", "RMS", lambda trial: (), total=total)
-        for total in (mean_ratio, worst_ratio)
+        Criterion(id_, "precision", "RMS", lambda trial: (), total=total)
+        for id_, total in (("rms", mean_ratio), ("rms-worst", worst_ratio))
     )
     for where, ours in (("a", 2.0), ("b", 40.0)):
         for criterion in (mean, worst):

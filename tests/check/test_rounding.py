@@ -14,7 +14,7 @@ from torch import nn
 
 from jaxlstm.check import verify_model
 from jaxlstm.check.cases import lstm as cases
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import Results
 from jaxlstm.check.criteria.criterion import RmsRatio
 from jaxlstm.check.criteria.rms import with_rounding_as_unit
 from jaxlstm.check.criteria.step_residual import gamma, step_residual

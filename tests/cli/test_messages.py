@@ -14,7 +14,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import load
-from jaxlstm.check.report.html import is_html_page
+from jaxlstm.check.report.report import is_html_page
 from jaxlstm.cli.options import checkpoint_files, require_output
 from jaxlstm.inference import load_exported
 from testing.command import jaxlstm_command

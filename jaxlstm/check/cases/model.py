@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import is_floating
+from jaxlstm.check.cases.case import Case, is_floating
 
 Array = np.ndarray
 Axis = tuple[str, int]

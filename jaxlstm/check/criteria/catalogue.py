@@ -12,11 +12,11 @@ from functools import partial
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.results import Results, is_floating, worst_errors
+from jaxlstm.check.cases.case import Results, is_floating, worst_errors
 from jaxlstm.check.criteria import exact, rms, semantics
 from jaxlstm.check.criteria.criterion import Criterion, Outcome, RmsRatio, Untested, place
+from jaxlstm.check.criteria.difference import array_difference
 from jaxlstm.check.criteria.step_residual import step_residual
-from jaxlstm.check.criteria.tolerance import array_difference
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import PortSubject

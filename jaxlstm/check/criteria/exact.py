@@ -9,7 +9,7 @@ from collections.abc import Container
 
 import numpy as np
 
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import Results
 
 Array = np.ndarray
 

@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import Results
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio
 
 Array = np.ndarray

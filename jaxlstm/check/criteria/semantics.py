@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results, worst_error, worst_errors
+from jaxlstm.check.cases.case import Case, Results, worst_error, worst_errors
 from jaxlstm.check.criteria.criterion import Measurement, worst_of
 from jaxlstm.check.subjects.program_reference import Reference
 

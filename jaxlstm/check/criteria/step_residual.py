@@ -22,8 +22,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import Case, Results
 from jaxlstm.check.criteria.criterion import Measurement, worst_of
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results
-from jaxlstm.check.criteria.layer_distance import AGREEMENT
+from jaxlstm.check.cases.case import Case, Results
+from jaxlstm.check.criteria.difference import AGREEMENT
 from jaxlstm.check.diagnosis.search import Deadline, FaultedReference
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.fault import Fault

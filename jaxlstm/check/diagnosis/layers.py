@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord
-from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
+from jaxlstm.check.cases.case import Case, LayerRecord
+from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of
 from jaxlstm.check.diagnosis.search import Deadline, FaultedReference
 from jaxlstm.check.reference.torch_faults.operation import Replacement
 from jaxlstm.check.reference.torch_faults.planted import PlantedFault, PlantedRun, planted_faults, run_planted

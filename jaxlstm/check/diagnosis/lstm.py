@@ -10,8 +10,7 @@ from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.lstm import ordinary_case
 from jaxlstm.check.criteria.catalogue import SINGLE
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
-from jaxlstm.check.diagnosis.gradients import wrong_gradients
-from jaxlstm.check.diagnosis.locate import locate_difference
+from jaxlstm.check.diagnosis.locate import locate_difference, wrong_gradients
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

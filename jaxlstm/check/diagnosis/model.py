@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord, Results, is_floating
-from jaxlstm.check.criteria.layer_distance import AGREEMENT, distance
-from jaxlstm.check.diagnosis.gradients import wrong_gradients
+from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_floating
+from jaxlstm.check.criteria.difference import AGREEMENT, distance
 from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, output_distance
+from jaxlstm.check.diagnosis.locate import wrong_gradients
 from jaxlstm.check.diagnosis.search import IMPROVEMENT, Deadline, Diagnosis, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.torch_layers import record_torch_layers

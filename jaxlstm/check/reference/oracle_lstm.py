@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import Case, Results
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle import (
     DirectionRun,

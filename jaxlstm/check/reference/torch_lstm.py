@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor
-from jaxlstm.check.cases.case import ArrayName, Case
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import ArrayName, Case, Results
 from jaxlstm.check.reference import torch_precision
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_model import pinned, run_module

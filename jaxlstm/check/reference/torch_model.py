@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results, named_outputs
+from jaxlstm.check.cases.case import Case, Results, named_outputs
 from jaxlstm.check.reference import torch_precision
 
 if TYPE_CHECKING:

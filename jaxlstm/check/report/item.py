@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.criteria.layer_distance import AGREEMENT, EQUAL
+from jaxlstm.check.criteria.difference import AGREEMENT, EQUAL
 
 
 @dataclass(frozen=True)

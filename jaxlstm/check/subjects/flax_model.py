@@ -13,8 +13,7 @@ from flax import linen, nnx
 from flax.errors import FlaxError, ScopeCollectionNotFound
 from jax.core import Tracer
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord
+from jaxlstm.check.cases.case import Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast
 from jaxlstm.check.subjects.jax_settings import jax_settings

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord, Results, is_array, is_floating, named_outputs
+from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_array, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.subjects.jax_settings import jax_settings
 

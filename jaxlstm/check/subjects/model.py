@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results, is_floating
+from jaxlstm.check.cases.case import Case, Results, is_floating
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters

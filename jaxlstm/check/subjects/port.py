@@ -23,8 +23,7 @@ import jax
 import numpy as np
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import Results
+from jaxlstm.check.cases.case import Case, Results
 from jaxlstm.check.exceptions import PortError, describe
 from jaxlstm.check.subjects.function import split, to_numpy, with_gradients
 from jaxlstm.check.subjects.jax_settings import jax_settings

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import is_floating
-from jaxlstm.check.criteria.layer_distance import EQUAL, distance, shape_of
+from jaxlstm.check.cases.case import Case, is_floating
+from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of
 from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import Call, CheckedModel, cast

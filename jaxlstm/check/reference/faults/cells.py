@@ -45,6 +45,15 @@ _FORMULAS: dict[str, Change] = {
 }
 
 
+_SWAPS: dict[str, Change] = {
+    "h and c are swapped at every step": _swap_state,
+    "every step returns (c, h) instead of (h, c)": _return_swapped,
+    "every step takes and returns (c, h) (as in Flax) instead of (h, c)": (
+        lambda call: _return_swapped(_swap_state(call))
+    ),
+}
+
+
 def tf32(a: Array) -> Array:
     """Round to the 10 bits of mantissa of TF32, ties to even."""
     bits = np.asarray(a, np.float32).view(np.uint32).astype(np.uint64)
@@ -101,12 +110,7 @@ _CAUSES = {"the matrix products run in TF32": _round_products(tf32), **_half("bf
 FAULTS = (
     *(Fault(f"{name} is {what}", equations(**{name: how}), name) for name, what, how in _ACTIVATIONS),
     *(Fault(cause, change, "formula") for cause, change in _FORMULAS.items()),
-    Fault(
-        "every step takes and returns (c, h) (as in Flax) instead of (h, c)",
-        lambda call: _return_swapped(_swap_state(call)),
-        "formula",
-        "not-projected",
-    ),
+    *(Fault(cause, change, "formula", "not-projected") for cause, change in _SWAPS.items()),
     Fault(
         "tanh comes after the projection",
         equations(squashed=lambda eq, c: c, projection=lambda eq, h, weight: eq.tanh(eq.product(h, weight))),

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord
+from jaxlstm.check.cases.case import Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.torch_faults import elementwise, sequences, weights
+from jaxlstm.check.reference.torch_faults import layers, sequences
 from jaxlstm.check.reference.torch_faults.operation import (
     FAULTS,
     Operation,
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_MODULES = (elementwise, sequences, weights)
+_MODULES = (layers, sequences)
 
 
 def variants(operation: Operation) -> Iterator[Variant]:
