@@ -1,4 +1,4 @@
-"""A port of an LSTM in NumPy, and 66 ways to get it wrong.
+"""A port of an LSTM in NumPy, and 63 ways to get it wrong.
 
 Its structure differs from the oracle's and from the catalogue of faults: batches are flipped and masked, and
 weights are transposed kernels. A bug replaces some of its methods.
@@ -255,16 +255,6 @@ def _reshaped(name: str) -> Bug:
     return _kernel(cause, name, lambda port, matrix: matrix.reshape(matrix.shape[::-1]))
 
 
-def _not_sorted(port: WrongPort, right: Any, state: Any, lengths: Array) -> Any:
-    back = port.xp.argsort(port.xp.argsort(-lengths, stable=True))
-    return right([a[:, back] for a in state], lengths)
-
-
-def _not_unsorted(port: WrongPort, right: Any, state: Any, given: Any, lengths: Array) -> Any:
-    rows = port.xp.argsort(-lengths, stable=True)
-    return right([a[:, rows] for a in state], given, lengths)
-
-
 def _float32_inside(port: WrongPort, right: Any, weights: Any, x: Array, h: Array, c: Array, n: Any) -> Any:
     weights = {name: a.astype(np.float32) for name, a in weights.items()}
     return right(weights, *(a.astype(np.float32) for a in (x, h, c)), n)
@@ -316,7 +306,7 @@ BUGS: dict[str, Bug] = {
         "hh",
         lambda p, matrix: p.xp.concatenate(p.xp.split(matrix, 4), axis=1),
     ),
-    **{f"{name} reshaped": _reshaped(name) for name in ("hh", "ih", "hr")},
+    **{f"{name} reshaped": _reshaped(name) for name in ("hh", "ih")},
     "layers reversed": Bug(
         "the layers' weights are in reverse order",
         source=lambda p, f, at: (p.config.num_layers - at[0] if at[0] else 0, at[1]),
@@ -331,7 +321,7 @@ BUGS: dict[str, Bug] = {
         "the reverse direction has the forward direction's weights", source=lambda p, f, at: (at[0], 0)
     ),
     "bias off by a thousandth": _biases(None, lambda ih, hh: (ih * ih.dtype.type(1.001), hh)),
-    # Wrong states: h and c swapped, wrong layout, not sorted with the rows, or stale.
+    # Wrong states: h and c swapped, wrong layout, or stale.
     "state swapped": _initial("h_0 and c_0 are swapped", lambda h, c: (c, h)),
     "no h_0": _initial("h_0 is ignored", lambda h, c: (h * 0, c)),
     "no c_0": _initial("c_0 is ignored", lambda h, c: (h, c * 0)),
@@ -340,7 +330,6 @@ BUGS: dict[str, Bug] = {
     "state stride": _slot(
         "h_0 and c_0 are read at layer + direction", lambda slots: np.add.outer(*map(np.arange, slots.shape))
     ),
-    "state not sorted": Bug("rows are sorted by length but h_0 and c_0 are not", initial=_not_sorted),
     "stale state": Bug(
         "the port keeps state", initial=lambda p, f, s, n: p.kept.get((s[0].shape, s[0].dtype)) or s
     ),
@@ -349,7 +338,6 @@ BUGS: dict[str, Bug] = {
         f"final {name}": _final_slots(f"h_n and c_n {cause}", order)
         for name, (cause, order) in _LAYOUTS.items()
     },
-    "final not unsorted": Bug("sorted by length but h_n and c_n are not restored", final=_not_unsorted),
     # Errors in time: lengths ignored, padding read, reverse direction flipped or joined wrongly.
     "no lengths": Bug("the lengths are ignored", valid=lambda p, f, n, time: p.xp.full_like(n, time)),
     "flip over padding": Bug(
@@ -419,4 +407,4 @@ PAIRS = (
 )
 
 # Bugs that need a projection to show.
-NEEDS_PROJECTION = {"hr reshaped", "projection before tanh"}
+NEEDS_PROJECTION = {"projection before tanh"}

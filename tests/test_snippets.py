@@ -21,7 +21,7 @@ import torch
 from flax import linen, nnx
 
 import jaxlstm
-from jaxlstm.check.reference.faults import weights
+from jaxlstm.check.reference.faults import cells
 from jaxlstm.cli import COMMANDS
 from jaxlstm.programs.operators import registry
 from testing.command import jaxlstm_command
@@ -149,7 +149,7 @@ def test_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
     orders = {(order, library) for library, order in re.findall(r"^\| (\w+).* \| `([ifgo]{4})`", text, re.M)}
     pattern = r"the gates are read in the order (.*) \(as in (\w+)\)"
-    causes = [match for fault in weights.FAULTS if (match := re.fullmatch(pattern, fault.cause))]
+    causes = [match for fault in cells.WEIGHTS if (match := re.fullmatch(pattern, fault.cause))]
     named = {(match[1].replace(", ", ""), match[2].replace("haiku", "Haiku")) for match in causes}
     assert {row for row in orders if row[0] != "ifgo"} == named
 

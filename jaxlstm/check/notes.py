@@ -16,7 +16,7 @@ from jaxlstm._shared.version import __version__
 from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.report.report import Report
-from jaxlstm.check.subjects.jax_settings import default_device, lacks_float64
+from jaxlstm.check.subjects.function import default_device, lacks_float64
 from jaxlstm.check.subjects.port import PortSubject
 from jaxlstm.check.verification import Verification
 

@@ -48,7 +48,7 @@ def test_every_fault_changes_the_result_differently(config):
 
 def test_a_config_has_only_the_faults_that_it_can_have():
     groups = [{fault.group for fault in catalogue(config)} for config in (CONFIGS["plain"], WHOLE)]
-    of_stacks_and_directions = {"layer", "direction", "flip", "join", "projection", "weight_hr"}
+    of_stacks_and_directions = {"layer", "direction", "flip", "join", "projection"}
     assert groups[1] - groups[0] == of_stacks_and_directions
     assert {"bias", "gate order", "precision", "formula", "length"} <= groups[0] & groups[1]
     without = catalogue(LSTMConfig(3, 4, bias=False))

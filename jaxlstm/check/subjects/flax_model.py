@@ -15,8 +15,7 @@ from jax.core import Tracer
 
 from jaxlstm.check.cases.case import Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast
-from jaxlstm.check.subjects.jax_settings import jax_settings
+from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast, jax_settings
 
 
 class FlaxModel(CheckedModel):

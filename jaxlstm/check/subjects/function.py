@@ -1,7 +1,8 @@
-"""A model under test as a function of parameters and arguments, and its compiled runs."""
+"""A model under test as a function of parameters and arguments, its compiled runs, and their settings."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,34 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_array, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.subjects.jax_settings import jax_settings
+
+
+def default_device() -> Any:
+    """Return the device that JAX uses by default."""
+    config: Any = jax.config
+    chosen = config.jax_default_device
+    if isinstance(chosen, str):  # The name of a platform.
+        return jax.devices(chosen)[0]
+    return chosen or jax.devices()[0]
+
+
+def lacks_float64(device: Any) -> bool:
+    """Return True if the device emulates float64 with less precision. A TPU combines two float32."""
+    return device.platform == "tpu"
+
+
+@contextlib.contextmanager
+def jax_settings(dtype: Any, precision: str | None) -> Iterator[None]:
+    """Set the precision of products, and for float64 the 64-bit mode and a device that has it."""
+    with contextlib.ExitStack() as stack:
+        if np.dtype(dtype) == np.float64:
+            stack.enter_context(jax.enable_x64(True))
+            if lacks_float64(default_device()):
+                stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+        if precision is not None:  # It applies to the products of a port that sets no precision.
+            stack.enter_context(jax.default_matmul_precision(precision))
+        yield
+
 
 Array = np.ndarray
 

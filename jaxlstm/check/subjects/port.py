@@ -25,8 +25,7 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from jaxlstm.check.cases.case import Case, Results
 from jaxlstm.check.exceptions import PortError, describe
-from jaxlstm.check.subjects.function import split, to_numpy, with_gradients
-from jaxlstm.check.subjects.jax_settings import jax_settings
+from jaxlstm.check.subjects.function import jax_settings, split, to_numpy, with_gradients
 from jaxlstm.layer.config import LSTMConfig
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -13,8 +13,7 @@ from jaxlstm.check.cases.case import Case, is_floating
 from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of
 from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.report.item import LayerDifference
-from jaxlstm.check.subjects.function import Call, CheckedModel, cast
-from jaxlstm.check.subjects.jax_settings import jax_settings
+from jaxlstm.check.subjects.function import Call, CheckedModel, cast, jax_settings
 from jaxlstm.programs.graph import Graph, Node, TensorType
 from jaxlstm.programs.inputs import bind_inputs
 from jaxlstm.programs.operators.registry import find_operator

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from jaxlstm.check.reference.faults import cells, sequences, weights
+from jaxlstm.check.reference.faults import cells, sequences
 from jaxlstm.check.reference.faults.fault import Fault, properties
 from jaxlstm.layer.config import LSTMConfig
 
-_FAULTS = (*weights.FAULTS, *sequences.STATES, *sequences.TIME, *cells.FAULTS, *cells.PRECISION)
+_FAULTS = (*cells.WEIGHTS, *sequences.STATES, *sequences.TIME, *cells.FORMULAS, *cells.PRECISION)
 
 
 def catalogue(config: LSTMConfig) -> tuple[Fault, ...]:

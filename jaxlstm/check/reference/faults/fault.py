@@ -47,7 +47,6 @@ def properties(config: LSTMConfig) -> set[str]:
         "bidirectional": config.bidirectional,
         "stacked": config.num_layers > 1,
         "projected": config.proj_size > 0,
-        "projected-to-several": config.proj_size > 1,
         "not-projected": config.proj_size == 0,
         "square-weight_ih": config.hidden_size in sizes,
         "several-alike": len(layers_alike(config)) > 1,

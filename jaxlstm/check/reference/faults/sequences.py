@@ -49,14 +49,6 @@ def _final_slots(cause: str, slot_of: SlotOf, needs: str) -> Fault:
     )
 
 
-def _by_length(call: OracleCall) -> Array:
-    return np.argsort(-call.lengths, kind="stable")
-
-
-def _initial_not_sorted(state: State, call: OracleCall) -> State:
-    return _taken(state, np.s_[:, np.argsort(_by_length(call), kind="stable")])
-
-
 def _state_at_the_end(state: State, run: OracleRun, call: OracleCall) -> State:
     last, rows = call.lengths - 1, np.arange(len(call.lengths))
     steps = [direction.steps for layer in run.record for direction in layer]
@@ -92,17 +84,12 @@ STATES = (
         lambda layer, direction, config: layer + direction,
         "stacked bidirectional",
     ),
-    _initial("rows are sorted by length but h_0 and c_0 are not", _initial_not_sorted),
     _final("h_n and c_n are swapped", lambda s, run, call: (s[1], s[0]), "not-projected"),
     *(_final_slots(f"h_n and c_n {layout}", slots, needs) for layout, slots, needs in _LAYOUTS),
     _final(
         "the final state of the reverse direction is the state after its first step",
         _state_at_the_end,
         "bidirectional",
-    ),
-    _final(
-        "rows are sorted by length but h_n and c_n are not restored to their order",
-        lambda state, _, call: _taken(state, np.s_[:, _by_length(call)]),
     ),
 )
 

@@ -12,7 +12,6 @@ from jaxlstm.check.reference.torch_faults.operation import (
     Variant,
     changed,
     faults_of,
-    flipped,
     missing,
     other_values,
 )
@@ -252,7 +251,8 @@ def pooling(operation: Operation) -> Iterator[Variant]:
         counts = operation.get("count_include_pad", True)
         words = "does not count the padding" if counts else "counts the padding"
         yield changed(f"{{where}} {words}", count_include_pad=not counts)
-    yield from flipped(operation, "ceil_mode")
+    ceil = not operation.get("ceil_mode", False)
+    yield changed(f"{{where}} has ceil_mode={ceil} instead of {not ceil}", ceil_mode=ceil)
     yield Variant(f"{{where}} takes the {'average' if is_max else 'maximum'}", _other_kind)
     yield missing()
 

@@ -144,12 +144,6 @@ def other_values(
         yield changed(cause, **{name: value})
 
 
-def flipped(operation: Operation, name: str, default: bool = False) -> Iterator[Variant]:
-    """Yield the fault of an operation with the other value of a flag."""
-    old = bool(operation.get(name, default))
-    yield changed(f"{{where}} has {name}={not old} instead of {old}", **{name: not old})
-
-
 def _written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
