@@ -15,7 +15,7 @@ from benchmarks.peers import PEERS, missing
 from jaxlstm.kernels.cpu.stack import available_threads
 
 DESCRIPTION = (
-    "Time jaxlstm beside other libraries on one device. All get the same weights, precision and number of "
+    "Time jaxlstm beside other libraries on the CPU. All get the same weights, dtype and number of "
     "threads (one per CPU of this process; `taskset` limits them), and their results are compared before "
     "they are timed. They take turns in one process; times are medians. Leave the machine idle meanwhile. "
     "Exit status 1 if a part fails or a result is wrong."
@@ -33,14 +33,6 @@ def parser() -> argparse.ArgumentParser:
     add("--tiny", action="store_true", help="tiny sizes, to test that the benchmark runs")
     add("--against", type=_names, metavar="NAMES", help=f"comma-separated, of {','.join(PEERS)}")
     add("--dtype", choices=DTYPES, default="float32", help="of the parts layer-infer and layer-train")
-    add("--backend", choices=("auto", "scan", "native", "cudnn"), default="auto")
-    add("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
-    add(
-        "--precision",
-        choices=("highest", "float32", "tensorfloat32", "bfloat16"),
-        default="highest",
-        help="the coarsest arithmetic allowed for float32 products (default: highest, which is float32)",
-    )
     return result
 
 
@@ -74,13 +66,10 @@ def run(name: str, args: argparse.Namespace) -> int:
     load_average, start = record.load_average(), time.perf_counter()
     part, label = PARTS[name], key(name, args.dtype)
     against = args.against or (part.against if args.dtype == "float32" else HALF)
-    left_out = {peer: reason for peer in against if (reason := _reason(peer, args.device))}
+    left_out = {peer: f"not installed: {', '.join(absent)}" for peer in against if (absent := missing(peer))}
     settings = Settings(
-        device=args.device,
-        precision=args.precision,
         threads=available_threads(),
         dtype=args.dtype,
-        backend=args.backend,
         rounds=args.rounds,
         tiny=args.tiny,
         against=tuple(peer for peer in against if peer not in left_out),
@@ -109,13 +98,6 @@ def _run_each(runs: Sequence[tuple[str, str]], options: list[str]) -> int:
     if failed:
         print(f"\nfailed: {', '.join(failed)}", flush=True)
     return int(bool(failed))
-
-
-def _reason(peer: str, device: str) -> str:
-    """Return the reason why a library cannot take part, or an empty string."""
-    if absent := missing(peer):
-        return f"not installed: {', '.join(absent)}"
-    return "" if device in PEERS[peer].devices else f"does not run on a {device.upper()}"
 
 
 def _names(text: str) -> tuple[str, ...]:

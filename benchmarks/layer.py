@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.parts import Settings, applied
+from benchmarks.parts import Settings
 from benchmarks.problems import (
     SIZES,
     TINY_SIZES,
@@ -17,7 +17,6 @@ from benchmarks.problems import (
     Size,
     Unsupported,
     compare,
-    cudnn,
     expected_arrays,
     make_problem,
     own,
@@ -54,32 +53,29 @@ def keep_freed_memory() -> None:
 
 def _measure_all(mode: str, ours: Makers, settings: Settings) -> Iterator[dict[str, Any]]:
     makers = {**ours, **{name: peers.load(name).implementation for name in settings.against}}
-    if settings.device == "gpu":
-        makers["jaxlstm cuDNN"] = cudnn
     for size in (TINY_SIZES if settings.tiny else SIZES)[mode]:
         yield measure(mode, size, makers, settings)
 
 
 def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[str, Any]:
     """Return one row. Its ``error`` holds each largest difference from the oracle, see `compare`."""
-    with applied(settings):
-        problem = make_problem(size, settings.dtype)
-        expected = expected_arrays(problem, mode)
-        calls: dict[str, Call] = {}
-        errors, left_out, wrong = {}, {}, {}
-        for name, make in makers.items():
-            try:
-                call = _call(make(problem, settings), mode)
-                result = call()
-            except Unsupported as reason:
-                left_out[name] = str(reason)
-                continue
-            errors[name], fault = compare(result, expected, mode, settings.arithmetic)
-            if fault is None:
-                calls[name] = call
-            else:
-                wrong[name] = fault
-        times = interleaved(calls, settings.rounds)
+    problem = make_problem(size, settings.dtype)
+    expected = expected_arrays(problem, mode)
+    calls: dict[str, Call] = {}
+    errors, left_out, wrong = {}, {}, {}
+    for name, make in makers.items():
+        try:
+            call = _call(make(problem, settings), mode)
+            result = call()
+        except Unsupported as reason:
+            left_out[name] = str(reason)
+            continue
+        errors[name], fault = compare(result, expected, mode, settings.dtype)
+        if fault is None:
+            calls[name] = call
+        else:
+            wrong[name] = fault
+    times = interleaved(calls, settings.rounds)
     row = {"case": size.label, "words": size.words, "unit": "ms", "values": spreads(times)}
     return row | {"error": errors, "left_out": left_out, "wrong": wrong}
 

@@ -69,7 +69,7 @@ def details() -> dict[str, Any]:
     kernel = kernels.info()
     if kernel["native"]:
         del kernel["reason"]  # a path on this machine
-    names = dict.fromkeys(name for peer in PEERS.values() for name in peer.distributions)
+    names = dict.fromkeys(name for names in PEERS.values() for name in names)
     versions = {name: version(name) for name in ("jaxlstm", "jax", "jaxlib", "numpy", *names, "safetensors")}
     return {
         "system": f"{platform.system()} {platform.machine()}",

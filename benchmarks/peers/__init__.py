@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import importlib
 from importlib import metadata
-from typing import Any, NamedTuple
-
-
-class Peer(NamedTuple):
-    """The distributions that an adapter needs, and the devices that the library runs on."""
-
-    distributions: tuple[str, ...]
-    devices: tuple[str, ...] = ("cpu",)
-
+from typing import Any
 
 PEERS = {
-    "torch": Peer(("torch",), ("cpu", "gpu")),
-    "onnxruntime": Peer(("onnxruntime", "onnx")),
-    "openvino": Peer(("openvino", "onnx")),
-    "flax-nnx": Peer(("flax",), ("cpu", "gpu", "tpu")),
+    "torch": ("torch",),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "openvino": ("openvino", "onnx"),
+    "flax-nnx": ("flax",),
 }
+"""The distributions that each adapter needs."""
 
 
 def missing(name: str) -> list[str]:
     """Return the distributions that a peer needs and that are not installed."""
-    return [name for name in PEERS[name].distributions if version(name) is None]
+    return [name for name in PEERS[name] if version(name) is None]
 
 
 def version(distribution: str) -> str | None:

@@ -1,33 +1,17 @@
-"""``torch.nn.LSTM``; on an NVIDIA GPU it runs cuDNN's LSTM."""
+"""``torch.nn.LSTM``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils import rnn
 
 from benchmarks.parts import Settings
-from benchmarks.problems import Implementation, Problem, Unsupported
+from benchmarks.problems import Implementation, Problem
 from jaxlstm.layer.config import LSTMConfig
-
-
-class Placement(NamedTuple):
-    """torch's device, and a function that waits until its work is done."""
-
-    device: str
-    wait: Callable[[], None]
-
-
-def placement(device: str) -> Placement:
-    """Return torch's device for "cpu" or "gpu". Raise Unsupported if torch has no GPU."""
-    if device == "cpu":
-        return Placement("cpu", lambda: None)
-    if not torch.cuda.is_available():
-        raise Unsupported(f"no CUDA device (torch {torch.__version__})")
-    return Placement("cuda", torch.cuda.synchronize)
 
 
 def module(params: Mapping[str, np.ndarray], config: LSTMConfig) -> torch.nn.LSTM:
@@ -40,11 +24,10 @@ def module(params: Mapping[str, np.ndarray], config: LSTMConfig) -> torch.nn.LST
 
 def implementation(problem: Problem, settings: Settings) -> Implementation:
     """Run the module, over a packed sequence if ragged. Sets the number of threads of the whole process."""
-    device, wait = placement(settings.device)
     torch.set_num_threads(settings.threads)
     dtype = getattr(torch, problem.dtype)
-    lstm = module(problem.params, problem.config).to(device, dtype)
-    x = torch.from_numpy(problem.inputs).to(device, dtype)
+    lstm = module(problem.params, problem.config).to(dtype)
+    x = torch.from_numpy(problem.inputs).to(dtype)
     x_with_gradient = x.clone().requires_grad_()
     names = [name for name, _ in lstm.named_parameters()]
     leaves = [x_with_gradient, *lstm.parameters()]
@@ -58,13 +41,10 @@ def implementation(problem: Problem, settings: Settings) -> Implementation:
 
     def infer() -> torch.Tensor:
         with torch.inference_mode():
-            outputs = forward(x)
-        wait()
-        return outputs
+            return forward(x)
 
     def train() -> tuple[Any, Any]:
         inputs, *weights = torch.autograd.grad(forward(x_with_gradient).square().sum(), leaves)
-        wait()
         return inputs, dict(zip(names, weights, strict=True))
 
     return Implementation(infer, train)

@@ -35,12 +35,12 @@ def test_all_sizes(mode: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert bench(f"layer-{mode}", "--against", ",".join(names), "--json", str(out)) == 0
     document = json.loads(out.read_text())
-    distributions = {d for name in names for d in PEERS[name].distributions}
+    distributions = {d for name in names for d in PEERS[name]}
     for distribution in {"jax", "jaxlib", "numpy"} | distributions:
         assert document["versions"][distribution] == metadata.version(distribution)
     assert document["cpu"] == record.cpu_name()
     part = document["parts"][f"layer-{mode}"]
-    expected = {"device": "cpu", "threads": 1, "rounds": 3, "dtype": "float32", "against": list(names)}
+    expected = {"threads": 1, "rounds": 3, "dtype": "float32", "against": list(names)}
     assert expected.items() <= part["settings"].items()
     assert [row["case"] for row in part["rows"]] == [size.label for size in TINY_SIZES[mode]]
     ours = {"jaxlstm", "jaxlstm Runner"} if mode == "infer" else {"jaxlstm"}

@@ -1,4 +1,4 @@
-"""The parts of a benchmark: comparison with the oracle, timing, settings, torch on a GPU, carried state."""
+"""The parts of a benchmark: comparison with the oracle, timing, carried state, memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import torch
 
 import jaxlstm
 from benchmarks import peers, streams, timing
-from benchmarks.parts import PARTS, Settings, applied
-from benchmarks.peers import torch as torch_peer
-from benchmarks.problems import TINY_SIZES, Problem, Size, Unsupported, compare, expected_arrays, make_problem
-from jaxlstm.check.reference import torch_precision
+from benchmarks.parts import PARTS, Settings
+from benchmarks.problems import TINY_SIZES, Problem, Size, compare, expected_arrays, make_problem
 from testing.processes import run_python
 
 RAGGED = TINY_SIZES["train"][0]
@@ -45,16 +42,16 @@ def test_wrong_outputs_are_found(value: float) -> None:
     assert fault == "outputs: shape (4, 2, 8), expected (5, 2, 8)"
 
 
-@pytest.mark.parametrize(("arithmetic", "bits"), [("float32", None), ("tf32", 10), ("bfloat16", 7)], ids=str)
-def test_tolerances_fit_the_arithmetic(arithmetic: str, bits: int | None) -> None:
-    """Weights rounded to the arithmetic's bits pass; a third of the bits or another gate order fail."""
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", None), ("float16", 10), ("bfloat16", 7)], ids=str)
+def test_tolerances_fit_the_dtype(dtype: str, bits: int | None) -> None:
+    """Weights rounded to the dtype's bits pass; a third of the bits or another gate order fail."""
     problem = make_problem(Size(20, 4, jaxlstm.LSTMConfig(16, 32)))
     expected = expected_arrays(problem, "infer")
 
     def fault(params: dict[str, Any]) -> str | None:
         rounded = Problem(problem.size, params, problem.inputs, None)
         outputs = expected_arrays(rounded, "infer")["outputs"]
-        return compare(outputs, expected, "infer", arithmetic)[1]
+        return compare(outputs, expected, "infer", dtype)[1]
 
     def rounded(bits: int) -> dict[str, Any]:
         params = problem.params.items()
@@ -89,59 +86,11 @@ def test_turns_rotate_and_start_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "".join(called) == "aacc" + "aac" + "caa"  # long calls are only timed
 
 
-@pytest.mark.parametrize(
-    ("device", "precision", "arithmetic"),
-    [
-        ("cpu", "bfloat16", "float32"),
-        ("gpu", "highest", "float32"),
-        ("gpu", "float32", "float32"),
-        ("gpu", "tensorfloat32", "tf32"),
-        ("gpu", "bfloat16", "tf32"),
-        ("tpu", "highest", "float32"),
-        ("tpu", "tensorfloat32", "tf32"),
-        ("tpu", "bfloat16", "bfloat16"),
-    ],
-)
-def test_arithmetic(device: str, precision: str, arithmetic: str) -> None:
-    assert Settings(device, precision, 1).arithmetic == arithmetic
-
-
-def test_settings_are_applied_and_restored() -> None:
-    def in_force() -> tuple[Any, Any]:
-        config: Any = jax.config
-        return torch_precision.in_force(), config.jax_default_matmul_precision
-
-    before = in_force()
-    with applied(Settings("cpu", "tensorfloat32", 1, against=("torch",))):
-        in_torch, in_jax = in_force()
-        assert in_torch["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"  # a CPU has no TF32
-        assert in_jax == "tensorfloat32"
-    assert in_force() == before
-
-
-def test_torch_waits_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(Unsupported, match="no CUDA device"):
-        torch_peer.placement("gpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert torch_peer.placement("gpu") == ("cuda", torch.cuda.synchronize)
-    waits: list[str] = []
-    on_cpu = torch_peer.Placement("cpu", lambda: waits.append("torch"))
-    monkeypatch.setattr(torch_peer, "placement", lambda device: on_cpu)
-    problem = make_problem(RAGGED)
-    infer, train = torch_peer.implementation(problem, Settings("gpu", "highest", 1))
-    assert train is not None
-    for mode, call in (("infer", infer), ("train", train)):
-        expected = expected_arrays(problem, mode)
-        assert compare(call(), expected, mode)[1] is None
-    assert waits == ["torch", "torch"]
-
-
 @pytest.mark.parametrize("part", [streams.run, streams.sequences])
 def test_streams_and_sequences(part: Any) -> None:
     """The parts compare the outputs themselves."""
     names = tuple(n for n in ("torch", "onnxruntime") if not peers.missing(n))
-    settings = Settings("cpu", "highest", 1, rounds=2, tiny=True, against=names)
+    settings = Settings(1, rounds=2, tiny=True, against=names)
     rows = list(part(settings))
     for row in rows:
         assert all(0 < low <= median <= high for low, median, high in row["values"].values())
@@ -176,7 +125,7 @@ def test_freed_memory_is_kept() -> None:
 @pytest.mark.parametrize("name", ["programs", "accuracy"])
 def test_other_parts(name: str) -> None:
     part = PARTS[name]
-    settings = Settings("cpu", "highest", 1, rounds=1, tiny=True, against=("torch",))
+    settings = Settings(1, rounds=1, tiny=True, against=("torch",))
     for row in part.run()(settings):
         assert row["case"]
         assert row.get("values", {"jaxlstm": row.get("columns")})["jaxlstm"]
