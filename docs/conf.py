@@ -3,11 +3,14 @@
 import argparse
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from jaxlstm import __version__
 from jaxlstm.cli import COMMANDS
+from jaxlstm.programs import errors
 from jaxlstm.programs.operators.registry import operator_names
+from jaxlstm_converters import checkpoint
 
 project = "jaxlstm"
 author = "The jaxlstm authors"
@@ -96,9 +99,22 @@ def command_reference() -> str:
     return "\n\n".join(parts)
 
 
+def code_table(codes: Mapping[str, str]) -> str:
+    """Return a table of error codes."""
+    return "\n".join(["| `code` | Meaning |", "|---|---|", *(f"| `{c}` | {codes[c]} |" for c in codes)])
+
+
+TABLES = {
+    "<!-- operators -->": operator_list,
+    "<!-- commands -->": command_reference,
+    "<!-- codes of files -->": lambda: code_table(checkpoint.CODES),
+    "<!-- codes of programs -->": lambda: code_table(errors.CODES),
+}
+
+
 def insert_tables(app: Any, page: str, source: list[str]) -> None:
-    """Insert the operators and the arguments of the commands into their pages."""
-    for marker, table in (("<!-- operators -->", operator_list), ("<!-- commands -->", command_reference)):
+    """Insert the tables in place of their markers."""
+    for marker, table in TABLES.items():
         if marker in source[0]:
             source[0] = source[0].replace(marker, table())
 

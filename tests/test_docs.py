@@ -1,7 +1,4 @@
-"""The texts of the pages: links, pictures, tables, quoted commands and code, versions; each page is tested.
-
-Run this file to write the table of error codes in docs/programs.md.
-"""
+"""The texts of the pages: links, pictures, tables, quoted commands and code, versions; each is run."""
 
 from __future__ import annotations
 
@@ -15,7 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 import jaxlstm
-from jaxlstm.programs.errors import CODES
+from jaxlstm.programs import errors
+from jaxlstm_converters import checkpoint
 from testing.pages import API, ROOT, blocks, public_objects
 
 README = (ROOT / "README.md").read_text()
@@ -115,16 +113,9 @@ def test_the_site_lists_every_argument() -> None:
         assert line in site("cli.md")
 
 
-def with_codes(text: str) -> str:
-    table = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in CODES.items())
-    new = f"<!-- codes -->\n{table}\n<!-- /codes -->"
-    text, count = re.subn(r"<!-- codes -->\n.*<!-- /codes -->", new, text, flags=re.DOTALL)
-    assert count == 1
-    return text
-
-
-def test_codes_of_programs() -> None:
-    assert PAGES["programs.md"] == with_codes(PAGES["programs.md"]), "run python -m tests.test_docs"
+def test_the_site_lists_every_code() -> None:
+    for page, codes in (("containers.md", checkpoint.CODES), ("programs.md", errors.CODES)):
+        assert all(f"| `{code}` | {codes[code]} |" in site(page) for code in codes), page
 
 
 def test_the_site_lists_every_operator() -> None:
@@ -170,7 +161,3 @@ def test_classifiers_include_the_oldest_python() -> None:
     oldest = PROJECT["requires-python"].removeprefix(">=")
     assert f"Programming Language :: Python :: {oldest}" in PROJECT["classifiers"]
     assert not [classifier for classifier in PROJECT["classifiers"] if classifier.startswith("License ::")]
-
-
-if __name__ == "__main__":
-    (ROOT / "docs" / "programs.md").write_text(with_codes(PAGES["programs.md"]))

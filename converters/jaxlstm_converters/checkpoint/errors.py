@@ -1,6 +1,6 @@
 """`CheckpointError`, the table of its codes, and text for its messages.
 
-Codes are stable: programs may branch on them. A test compares `CODES` with `docs/containers.md`.
+Codes are stable: programs may branch on them. The documentation site lists `CODES`.
 """
 
 from __future__ import annotations
