@@ -13,8 +13,7 @@ import numpy as np
 
 from jaxlstm._shared.safetensors_header import DTYPES, SafetensorsError, TensorEntry, read_header
 
-DTYPE_CODES = {DTYPES[code]: code for code in ("F64", "F32", "F16", "BF16")}
-"""The dtypes that are written."""
+DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def safetensors_bytes(
@@ -25,13 +24,13 @@ def safetensors_bytes(
     C-contiguous little-endian tensors are not copied, so that memory does not grow with the file.
 
     Raises:
-      TypeError: a tensor is not a float array; raised before the first bytes are yielded.
+      TypeError: a tensor has a dtype that the format lacks; raised before the first bytes are yielded.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPE_CODES:
-            raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
+            raise TypeError(f"{name} must have a dtype of safetensors files, got {tensor.dtype}")
         nbytes = math.prod(tensor.shape) * tensor.dtype.itemsize
         header[name] = {
             "dtype": DTYPE_CODES[tensor.dtype],

@@ -21,6 +21,7 @@ from jaxlstm_converters.flax.plan import ConversionPlan
 from jaxlstm_converters.flax.settings import SETTINGS
 from jaxlstm_converters.lstm._load import lookalikes, module_state_dict
 from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
+from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, read_settings, settings_of_file
 
 
 class TorchSource(NamedTuple):
@@ -47,7 +48,11 @@ def open_source(source: Any) -> TorchSource:
     if isinstance(source, str | os.PathLike):
         source = read_checkpoint(source)
     if isinstance(source, Checkpoint):
-        return TorchSource(source, {prefix.rstrip("."): dict(hint) for prefix, hint in source.hints.items()})
+        if source.container == "pt2":
+            settings = settings_of_file(source.path)
+        else:
+            settings = read_settings(source.metadata.get(SETTINGS_KEY, ""))
+        return TorchSource(source, settings | {p.rstrip("."): dict(hint) for p, hint in source.hints.items()})
     if isinstance(source, Mapping):
         return TorchSource(_flat(source), {})
     if callable(getattr(source, "state_dict", None)) and callable(getattr(source, "named_modules", None)):

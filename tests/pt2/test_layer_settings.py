@@ -1,0 +1,94 @@
+"""Settings that a state dict lacks come from the graph of a program, or from the file of its weights."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import jaxlstm
+from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm_converters.porting_warning import PortingWarning
+from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, read_settings, settings_text
+from testing.exported import save
+
+
+class Normalized(nn.Module):
+    """Layers whose arguments differ from torch's defaults."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4, eps=1e-3, momentum=0.2)
+        self.group = nn.GroupNorm(2, 4, eps=1e-4)
+        self.rnn = nn.RNN(4, 3, nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(self.group(self.norm(x)).mT)[0]
+
+
+class Port(nnx.Module):
+    """The same layers in Flax."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        exact: Any = {"use_fast_variance": False, "rngs": rngs}
+        self.norm = nnx.BatchNorm(4, epsilon=1e-3, momentum=0.8, use_running_average=True, **exact)
+        self.group = nnx.GroupNorm(4, 2, epsilon=1e-4, **exact)
+        self.rnn = jaxlstm.nnx.RNN(4, 3, nonlinearity="relu", rngs=rngs)
+
+
+SETTINGS = {
+    "norm": {"eps": 1e-3, "momentum": 0.2},
+    "group": {"eps": 1e-4, "num_groups": 2},
+    "rnn": {"batch_first": False, "nonlinearity": "relu"},
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("settings") / "a.pt2"
+    save(path, Normalized(), torch.randn(2, 4, 5))
+    return path
+
+
+def test_program(path: Path) -> None:
+    assert layer_settings(read_pt2(path).graph) == SETTINGS
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxlstm.load_state_dict(Port(), path)
+        wrong = Port()
+        wrong.group.epsilon = 1e-5
+        with pytest.raises(
+            PortingWarning, match=r"group: epsilon=1e-05, but the torch layer's eps is 0.0001"
+        ):
+            jaxlstm.load_state_dict(wrong, path)
+
+
+def test_file_of_weights(path: Path, tmp_path: Path) -> None:
+    program = jaxlstm.load_program(path)
+    tensors = {name: np.asarray(a) for name, a in {**program.params, **program.buffers}.items()}
+    tensors["norm.num_batches_tracked"] = np.array(7)
+    metadata = {SETTINGS_KEY: settings_text(SETTINGS)}
+    (tmp_path / "a.safetensors").write_bytes(b"".join(safetensors_bytes(tensors, metadata)))
+    assert np.asarray(jaxlstm.read_checkpoint(tmp_path / "a.safetensors")["norm.num_batches_tracked"]) == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxlstm.load_state_dict(Port(), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', "[" * 100_000, "1e999"])
+def test_hostile_texts(text: str) -> None:
+    assert read_settings(text) == {}
+
+
+def test_hostile_values() -> None:
+    row = {"eps": "1", "momentum": True, "num_groups": 1.5, "batch_first": 1, "nonlinearity": [], "a": 1}
+    assert read_settings(json.dumps({"norm": row, "ok": {"eps": 0.5}})) == {"norm": {}, "ok": {"eps": 0.5}}
