@@ -9,13 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.results import LayerRecord, Results, is_floating, named_outputs
+from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.subjects.function import jitted, split, to_numpy, with_gradients
-from jaxlstm.check.subjects.jax_settings import jax_settings
+from jaxlstm.check.subjects.function import jax_settings, jitted, split, to_numpy, with_gradients
 from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.programs.graph import Graph, values_in
 from jaxlstm.programs.operators.sizes import ASSERTIONS
