@@ -11,12 +11,21 @@ have. A program whose result depends on this is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, place_of, values_in
-from jaxlstm.programs.operators.registry import Operator, changes_shape, is_in_place
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, place_of, values_in
+from jaxlstm.programs.operators.registry import (
+    Operator,
+    changes_shape,
+    find_operator,
+    functional_name,
+    is_in_place,
+    same,
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,75 @@ def plan_writes(graph: Graph, operators: Sequence[Operator]) -> dict[int, InPlac
             )
         views.add(node, operator)
     return writes
+
+
+def functional_form(graph: Graph, types: Mapping[str, TensorType]) -> tuple[Graph, frozenset[str]]:
+    """Return a graph with fewer in-place operators, and the values that the remaining ones write to.
+
+    An elementwise operator such as ``relu_`` becomes ``relu`` if nothing else shares the memory of its
+    argument.
+
+    Args:
+      graph: the graph.
+      types: the type of each value, parameters and buffers included.
+    """
+    operators = tuple(operator for node in graph.nodes if (operator := find_operator(node.op)))
+    writes = plan_writes(graph, operators)
+    kept_between_calls = {*graph.parameters, *graph.buffers, *graph.constants}
+    kept_between_calls |= {declared.name for declared in graph.inputs}
+    renamed: dict[str, str] = {}
+    written: set[str] = set()
+    nodes = []
+    for index, (node, operator) in enumerate(zip(graph.nodes, operators, strict=True)):
+        node = replace(
+            node,
+            args=tuple(_rename(argument, renamed) for argument in node.args),
+            kwargs={name: _rename(argument, renamed) for name, argument in node.kwargs.items()},
+        )
+        if write := writes.get(index):
+            views = (*write.back, *write.again)
+            names = {write.target, *(name for view in views for name in (view.name, view.base))}
+            equal = all(is_in_place(view.node.op) or view.operator.write_back is same for view in views)
+            if equal and write.owner not in kept_between_calls and _returns_argument(node, operator, types):
+                result = _first_output(node) or node.name
+                kwargs = {operator.first_parameter if n == "self" else n: a for n, a in node.kwargs.items()}
+                node = replace(node, op=functional_name(node.op), kwargs=kwargs, outputs=(result,))
+                renamed |= dict.fromkeys(names, result)
+            else:
+                written |= names
+        elif changes_shape(node.op):
+            node = replace(node, op=functional_name(node.op))
+        nodes.append(node)
+    graph = replace(
+        graph,
+        nodes=tuple(nodes),
+        outputs=tuple(_rename(output, renamed) for output in graph.outputs),
+        mutations={name: _rename(value, renamed) for name, value in graph.mutations.items()},
+    )
+    return graph, frozenset(written)
+
+
+def _returns_argument(node: Node, operator: Operator, types: Mapping[str, TensorType]) -> bool:
+    """Return True if the functional form of a node has the dtype, shape and gradient of the in-place form."""
+    if operator.layout != "elementwise" or not node.with_gradient:
+        return False
+    found = [types.get(name) for name in values_in(tuple(node.kwargs.values()))]
+    if any(type_ is None for type_ in found):
+        return False
+    dtypes = {type_.dtype for type_ in found if type_ is not None} - {np.dtype(bool)}
+    return len(dtypes) == 1 and (dtype := dtypes.pop()).kind in "fV" and types[target_of(node)].dtype == dtype
+
+
+def _first_output(node: Node) -> str | None:
+    return node.outputs[0] if node.outputs and isinstance(node.outputs[0], str) else None
+
+
+def _rename(argument: Argument, renamed: Mapping[str, str]) -> Argument:
+    if isinstance(argument, Value):
+        return Value(renamed.get(argument.name, argument.name))
+    if isinstance(argument, tuple):
+        return tuple(_rename(item, renamed) for item in argument)
+    return argument
 
 
 def target_of(node: Node) -> str:

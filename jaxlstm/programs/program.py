@@ -18,6 +18,7 @@ from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.validate import require_backend
 from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
+from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.free_axes import settle_axes
 from jaxlstm.programs.graph import Graph, Input, Node, Value
@@ -85,6 +86,8 @@ class Program:
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self._constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
+        run = channels_last(graph, {**self.params, **self.buffers, **self._constants})
+        self._run = self._accepted if run is graph else accept(run)
         self._write = write
 
     @property
@@ -143,14 +146,15 @@ class Program:
         """Run a program that changes its buffers and return (results, buffers after the call)."""
         values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
         valid = self._assertions(values)
-        leaves = iter([_if_valid(resolve(output, values), valid) for output in self.graph.outputs])
-        after = {name: values[value] for value, name in self.graph.buffers.items()}
-        after |= {name: resolve(value, values) for name, value in self.graph.mutations.items()}
+        graph = self._run.graph
+        leaves = iter([_if_valid(resolve(output, values), valid) for output in graph.outputs])
+        after = {name: values[value] for value, name in graph.buffers.items()}
+        after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
         return tree.unflatten(self.graph.out_tree, leaves), after
 
     def _assertions(self, values: Mapping[str, Any]) -> jax.Array | None:
         """Return whether the assertions hold on values that ``jit`` hides; None if there are none."""
-        nodes = [node for node in self.graph.nodes if node.op in ASSERTIONS]
+        nodes = [node for node in self._run.graph.nodes if node.op in ASSERTIONS]
         arguments = [node.kwargs["self"] for node in nodes]
         asserted = [values.get(argument.name) for argument in arguments if isinstance(argument, Value)]
         asserted += [values.get(item.name) for item in self.inputs if item.type is None]
@@ -169,7 +173,8 @@ class Program:
         """Run the program and return the values of the graph by name.
 
         A value that an in-place operator changes has the contents of its last use. ``record`` is called with
-        each node and its result, in order; without it, values inside of loops may be missing.
+        each node and its result, in order; without it, values inside of loops and between convolutions may be
+        missing, and those with the channels last have names of their own.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
@@ -188,7 +193,7 @@ class Program:
         }
         options = replace(self.options, seq_lengths=seq_lengths)
         if record is None:
-            run_with_loops(self._accepted, values, sizes, options)
+            run_with_loops(self._run, values, sizes, options)
         else:
             for node, result in run_nodes(self._accepted, values, sizes, options):
                 record(node, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,11 +13,11 @@ from jaxlstm.layer import activations
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import as_float, held, in_float32
-from jaxlstm.programs.operators.registry import register_family, register_operator, same
+from jaxlstm.programs.operators.registry import register_family, register_layouts, register_operator, same
 from jaxlstm.programs.operators.unary import of_floats, of_tensor
 
 
-@register_operator("aten.hardtanh.default")
+@register_operator("aten.hardtanh.default", layout="elementwise")
 def hardtanh(self: Array, min_val: float = -1, max_val: float = 1) -> Array:
     """Return x between two bounds, with gradient 0 at the bounds."""
     inside = (self > min_val) & (self < max_val)
@@ -25,20 +26,23 @@ def hardtanh(self: Array, min_val: float = -1, max_val: float = 1) -> Array:
     return jnp.where(inside, self, clipped)
 
 
-@register_operator("aten.leaky_relu.default")
+@register_operator("aten.leaky_relu.default", layout="elementwise")
 def leaky_relu(self: Array, negative_slope: float = 0.01) -> Array:
     """Return x where positive, else ``negative_slope * x``."""
     return jnp.where(self > 0, self, self * jnp.asarray(negative_slope, self.dtype))
 
 
-@register_operator("aten.prelu.default", "aten._prelu_kernel.default")
-def prelu(self: Array, weight: Array) -> Array:
+@register_layouts("aten.prelu.default")
+def prelu(last: bool, self: Array, weight: Array) -> Array:
     """Return x where positive, else x times a learned slope, one for all channels or one for each."""
     if weight.size == 1:
         weight = weight.reshape(())
-    elif weight.ndim == 1 and self.ndim > 1:
+    elif weight.ndim == 1 and self.ndim > 1 and not last:
         weight = weight.reshape(-1, *((1,) * (self.ndim - 2)))
     return jnp.where(self > 0, self, self * weight)
+
+
+register_operator("aten._prelu_kernel.default")(partial(prelu, False))
 
 
 @register_operator("aten.rrelu.default", in_training=lambda kwargs: bool(kwargs.get("training")))
@@ -49,7 +53,7 @@ def rrelu(
     return leaky_relu(self, (lower + upper) / 2)
 
 
-@register_operator("aten.elu.default")
+@register_operator("aten.elu.default", layout="elementwise")
 @in_float32
 def elu(self: Array, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Array:
     """Return x where positive, else ``alpha * (exp(x) - 1)``, with the scales of SELU."""
@@ -59,13 +63,13 @@ def elu(self: Array, alpha: float = 1, scale: float = 1, input_scale: float = 1)
     return jnp.where(positive, self * scale, jnp.expm1(negative * input_scale) * (alpha * scale))
 
 
-@register_operator("aten.celu.default")
+@register_operator("aten.celu.default", layout="elementwise")
 def celu(self: Array, alpha: float = 1) -> Array:
     """Return the ELU of slope 1 at 0 for each alpha."""
     return elu(self, alpha, 1, 1 / alpha)
 
 
-@register_operator("aten.gelu.default")
+@register_operator("aten.gelu.default", layout="elementwise")
 @in_float32
 def gelu(self: Array, approximate: str = "none") -> Array:
     """Return x times the normal distribution function of x, exact ("none") or by a tanh ("tanh")."""
@@ -84,11 +88,12 @@ _OF_TENSOR: dict[str, Any] = {
     "selu": lambda x: elu(x, _SELU_ALPHA, _SELU_SCALE),
     "silu": in_float32(lambda x: x * activations.sigmoid(x)),
 }
-register_family(of_tensor, _OF_TENSOR)
-register_family(of_floats, {"sigmoid special_expit": sigmoid, "tanh": in_float32(activations.tanh)})
+register_family(of_tensor, _OF_TENSOR, layout="elementwise")
+_OF_FLOATS = {"sigmoid special_expit": sigmoid, "tanh": in_float32(activations.tanh)}
+register_family(of_floats, _OF_FLOATS, layout="elementwise")
 
 
-@register_operator("aten.glu.default")
+@register_operator("aten.glu.default", layout="along")
 def glu(self: Array, dim: int = -1) -> Array:
     """Return the first half along an axis times the sigmoid of the second half."""
     place = axis(self, dim)
@@ -98,7 +103,7 @@ def glu(self: Array, dim: int = -1) -> Array:
     return value * sigmoid(as_float(gate))
 
 
-@register_operator("aten.softplus.default")
+@register_operator("aten.softplus.default", layout="elementwise")
 @in_float32
 def softplus(self: Array, beta: float = 1, threshold: float = 20) -> Array:
     """Return log(1 + exp(beta * x)) / beta, and x where ``beta * x`` exceeds the threshold."""
@@ -106,20 +111,20 @@ def softplus(self: Array, beta: float = 1, threshold: float = 20) -> Array:
     return jnp.where(scaled > threshold, self, jax.nn.softplus(scaled) / beta)
 
 
-@register_operator("aten.hardshrink.default")
+@register_operator("aten.hardshrink.default", layout="elementwise")
 def hardshrink(self: Array, lambd: float = 0.5) -> Array:
     """Return x, and 0 where it is between -lambd and lambd."""
     return jnp.where((self >= -lambd) & (self <= lambd), jnp.zeros_like(self), self)
 
 
-@register_operator("aten.softshrink.default")
+@register_operator("aten.softshrink.default", layout="elementwise")
 def softshrink(self: Array, lambd: float = 0.5) -> Array:
     """Return x moved by ``lambd`` towards 0, and 0 in between."""
     below = jnp.where(self < -lambd, self + lambd, jnp.zeros_like(self))
     return jnp.where(self > lambd, self - lambd, jnp.where(self != self, self, below))
 
 
-@register_operator("aten.threshold.default")
+@register_operator("aten.threshold.default", layout="elementwise")
 def threshold(self: Array, threshold: float, value: float) -> Array:
     """Return x where it exceeds the threshold, else ``value``."""
     return jnp.where(self <= threshold, jnp.asarray(value, self.dtype), self)
@@ -133,8 +138,10 @@ def normalized(function: Any, self: Array, dim: int, dtype: Any = None, half_to_
 
 
 _SOFTMAX = {"softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax}
-register_family(normalized, _SOFTMAX, "int")
-register_family(normalized, {f"_{name} special_{name}": function for name, function in _SOFTMAX.items()})
+register_family(normalized, _SOFTMAX, "int", layout="along")
+register_family(
+    normalized, {f"_{name} special_{name}": function for name, function in _SOFTMAX.items()}, layout="along"
+)
 
 
 # torch returns the input itself.
@@ -142,6 +149,7 @@ register_family(normalized, {f"_{name} special_{name}": function for name, funct
     *(f"aten.{name}dropout.default" for name in ("", "feature_", "alpha_", "feature_alpha_")),
     write_back=same,
     in_training=lambda kwargs: bool(kwargs.get("train")),
+    layout="elementwise",
 )
 def dropout(input: Array, p: float, train: bool) -> Array:
     """Return the input: dropout in evaluation."""

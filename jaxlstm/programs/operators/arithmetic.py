@@ -67,7 +67,6 @@ _NUMBERS = {
 _TENSORS = {
     "fmax": _fmax,
     "fmin": _fmin,
-    "kron": jnp.kron,
     "logical_and": jnp.logical_and,
     "logical_or": jnp.logical_or,
     "logical_xor": jnp.logical_xor,
@@ -80,19 +79,21 @@ _TENSORS_OF_FLOATS = {
     "logaddexp": jnp.logaddexp,
     "logaddexp2": jnp.logaddexp2,
 }
-register_family(_of_promoted, _COMPARISONS | _NUMBERS, TENSOR_OR_SCALAR)
-register_family(_of_promoted, _TENSORS)
-register_family(_of_promoted, {"max": jnp.maximum, "min": jnp.minimum}, "other")
-register_family(_of_promoted, {"floor_divide": _floor_divide}, "default Scalar Tensor")
-register_family(_of_promoted_floats, _TENSORS_OF_FLOATS)
+register_family(_of_promoted, _COMPARISONS | _NUMBERS, TENSOR_OR_SCALAR, layout="elementwise")
+register_family(_of_promoted, _TENSORS, layout="elementwise")
+register_family(_of_promoted, {"kron": jnp.kron})
+register_family(_of_promoted, {"max": jnp.maximum, "min": jnp.minimum}, "other", layout="elementwise")
+register_family(_of_promoted, {"floor_divide": _floor_divide}, "default Scalar Tensor", layout="elementwise")
+register_family(_of_promoted_floats, _TENSORS_OF_FLOATS, layout="elementwise")
 register_family(
     _of_promoted_floats,
     {"copysign": jnp.copysign, "div divide true_divide": operator.truediv},
     TENSOR_OR_SCALAR,
+    layout="elementwise",
 )
 
 
-@register_operator("aten.add.Tensor", "aten.add.Scalar")
+@register_operator("aten.add.Tensor", "aten.add.Scalar", layout="elementwise")
 def add(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     """Return ``self + alpha * other``."""
     self, other = promoted(self, other)
@@ -101,14 +102,16 @@ def add(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     return self + _scaled(other, alpha)
 
 
-@register_operator("aten.sub.Tensor", "aten.sub.Scalar", "aten.subtract.Tensor", "aten.subtract.Scalar")
+@register_operator(
+    "aten.sub.Tensor", "aten.sub.Scalar", "aten.subtract.Tensor", "aten.subtract.Scalar", layout="elementwise"
+)
 def sub(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     """Return ``self - alpha * other``."""
     self, other = promoted(self, other)
     return self - _scaled(other, alpha)
 
 
-@register_operator("aten.rsub.Tensor", "aten.rsub.Scalar")
+@register_operator("aten.rsub.Tensor", "aten.rsub.Scalar", layout="elementwise")
 def rsub(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     """Return ``other - alpha * self``."""
     self, other = promoted(self, other)
@@ -116,7 +119,8 @@ def rsub(self: Array, other: Operand, alpha: Operand = 1) -> Array:
 
 
 @register_operator(
-    *(f"aten.{name}.{kind}_mode" for name in ("div", "divide") for kind in ("Tensor", "Scalar"))
+    *(f"aten.{name}.{kind}_mode" for name in ("div", "divide") for kind in ("Tensor", "Scalar")),
+    layout="elementwise",
 )
 def div_mode(self: Array, other: Operand, rounding_mode: str | None = None) -> Array:
     """Return the quotient, exact (None) or rounded to zero ("trunc") or down ("floor")."""
@@ -128,7 +132,13 @@ def div_mode(self: Array, other: Operand, rounding_mode: str | None = None) -> A
     return lax.div(*jnp.broadcast_arrays(self, other)) if is_integer(self) else jnp.trunc(self / other)
 
 
-@register_operator("aten.pow.Tensor_Tensor", "aten.pow.Tensor_Scalar", "aten.pow.Scalar", "aten.pow.Tensor")
+@register_operator(
+    "aten.pow.Tensor_Tensor",
+    "aten.pow.Tensor_Scalar",
+    "aten.pow.Scalar",
+    "aten.pow.Tensor",
+    layout="elementwise",
+)
 def pow(self: Operand, exponent: Operand) -> Array:
     """Return ``self ** exponent``; integers to a negative integer power are refused, as in torch."""
     dtype = result_type(self, exponent)
@@ -140,7 +150,9 @@ def pow(self: Operand, exponent: Operand) -> Array:
     return jnp.power(as_array(self, dtype), as_array(exponent, dtype))
 
 
-@register_operator("aten.clamp.default", "aten.clamp.Tensor", "aten.clip.default", "aten.clip.Tensor")
+@register_operator(
+    "aten.clamp.default", "aten.clamp.Tensor", "aten.clip.default", "aten.clip.Tensor", layout="elementwise"
+)
 def clamp(self: Array, min: Operand | None = None, max: Operand | None = None) -> Array:
     """Return ``self`` between two bounds; ``max`` wins where the bounds cross.
 
@@ -165,19 +177,19 @@ def _bound(bound: Operand, dtype: Any) -> Array:
     return as_array(bound, dtype)
 
 
-@register_operator("aten.clamp_min.default", "aten.clamp_min.Tensor")
+@register_operator("aten.clamp_min.default", "aten.clamp_min.Tensor", layout="elementwise")
 def clamp_min(self: Array, min: Operand) -> Array:
     """Return the larger of ``self`` and a bound."""
     return clamp(self, min)
 
 
-@register_operator("aten.clamp_max.default", "aten.clamp_max.Tensor")
+@register_operator("aten.clamp_max.default", "aten.clamp_max.Tensor", layout="elementwise")
 def clamp_max(self: Array, max: Operand) -> Array:
     """Return the smaller of ``self`` and a bound."""
     return clamp(self, None, max)
 
 
-@register_operator("aten.lerp.Scalar", "aten.lerp.Tensor")
+@register_operator("aten.lerp.Scalar", "aten.lerp.Tensor", layout="elementwise")
 def lerp(self: Array, end: Array, weight: Operand) -> Array:
     """Return the linear interpolation from ``self`` (weight 0) to ``end`` (weight 1)."""
     weight = as_array(weight, self.dtype)
@@ -190,7 +202,7 @@ def _add_scaled(function: _Binary, self: Array, tensor1: Array, tensor2: Array, 
     return self + _scaled(function(tensor1, tensor2), value)
 
 
-register_family(_add_scaled, {"addcmul": operator.mul, "addcdiv": operator.truediv})
+register_family(_add_scaled, {"addcmul": operator.mul, "addcdiv": operator.truediv}, layout="elementwise")
 
 
 def _scaled(x: Array, factor: Operand) -> Array:
@@ -198,7 +210,13 @@ def _scaled(x: Array, factor: Operand) -> Array:
     return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
 
 
-@register_operator("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
+@register_operator(
+    "aten.where.self",
+    "aten.where.ScalarOther",
+    "aten.where.ScalarSelf",
+    "aten.where.Scalar",
+    layout="elementwise",
+)
 def where(condition: Array, self: Operand, other: Operand) -> Array:
     """Return ``self`` where the condition holds, else ``other``."""
     return jnp.where(condition.astype(bool), *promoted(self, other))

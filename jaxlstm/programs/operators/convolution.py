@@ -9,15 +9,16 @@ from jax import Array, lax
 
 from jaxlstm.layer import precision as precision_
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm.programs.operators.registry import Options, register_operator
+from jaxlstm.programs.operators.registry import Options, register_layouts
 
 Ints = int | Sequence[int]
 Pads = Sequence[tuple[int, int]]
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
 
-@register_operator(*(f"aten.conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")))
+@register_layouts(*(f"aten.conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")))
 def conv(
+    last: bool,
     input: Array,
     weight: Array,
     bias: Array | None = None,
@@ -32,13 +33,16 @@ def conv(
     n = weight.ndim - 2
     dilations = repeated(dilation, n)
     pads = _pads(padding, weight.shape[2:], dilations)
-    return _convolve(input, weight, bias, pads, repeated(stride, n), (1,) * n, dilations, groups, options)
+    return _convolve(
+        last, input, weight, bias, pads, repeated(stride, n), (1,) * n, dilations, groups, options
+    )
 
 
-@register_operator(
+@register_layouts(
     "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"
 )
 def conv_transpose(
+    last: bool,
     input: Array,
     weight: Array,
     bias: Array | None = None,
@@ -63,11 +67,14 @@ def conv_transpose(
     per_group = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     kernel = jnp.swapaxes(per_group, 1, 2).reshape(-1, weight.shape[0] // groups, *weight.shape[2:])
     kernel = jnp.flip(kernel, range(2, kernel.ndim))
-    return _convolve(input, kernel, bias, pads, (1,) * n, repeated(stride, n), dilations, groups, options)
+    return _convolve(
+        last, input, kernel, bias, pads, (1,) * n, repeated(stride, n), dilations, groups, options
+    )
 
 
-@register_operator("aten.convolution.default")
+@register_layouts("aten.convolution.default")
 def convolution(
+    last: bool,
     input: Array,
     weight: Array,
     bias: Array | None,
@@ -83,9 +90,9 @@ def convolution(
     """Convolve, or apply the transpose: the operator of a decomposed graph."""
     if transposed:
         return conv_transpose(
-            input, weight, bias, stride, padding, output_padding, groups, dilation, options=options
+            last, input, weight, bias, stride, padding, output_padding, groups, dilation, options=options
         )
-    return conv(input, weight, bias, stride, padding, dilation, groups, options=options)
+    return conv(last, input, weight, bias, stride, padding, dilation, groups, options=options)
 
 
 def _pads(padding: Ints | str, kernel: Sequence[int], dilations: Sequence[int]) -> Pads:
@@ -100,6 +107,7 @@ def _pads(padding: Ints | str, kernel: Sequence[int], dilations: Sequence[int]) 
 
 
 def _convolve(
+    last: bool,
     x: Array,
     weight: Array,
     bias: Array | None,
@@ -111,6 +119,7 @@ def _convolve(
     options: Options,
 ) -> Array:
     space = _AXES[weight.ndim - 2]
+    images = f"N{space}C" if last else f"NC{space}"
     batched = x.ndim == weight.ndim
     y = lax.conv_general_dilated(
         x if batched else x[None],
@@ -119,10 +128,10 @@ def _convolve(
         pads,
         input_dilation,
         kernel_dilation,
-        (f"NC{space}", f"OI{space}", f"NC{space}"),
+        (images, f"OI{space}", images),
         groups,
         precision=precision_.resolve(options.precision),
     )
     if bias is not None:
-        y = y + bias.reshape(-1, *((1,) * len(space)))
+        y = y + (bias if last else bias.reshape(-1, *((1,) * len(space))))
     return y if batched else y[0]

@@ -18,7 +18,7 @@ from jaxlstm.programs.operators.registry import register_family, register_operat
 from jaxlstm.programs.operators.unary import of_tensor
 
 
-@register_operator(*(f"aten.{name}.default" for name in ("cat", "concat", "concatenate")))
+@register_operator(*(f"aten.{name}.default" for name in ("cat", "concat", "concatenate")), layout="along")
 def cat(tensors: Sequence[Array], dim: int = 0) -> Array:
     """Concatenate along an axis. Tensors of shape (0,) are skipped, whatever the other shapes."""
     arrays = promoted(*tensors)
@@ -84,7 +84,7 @@ def repeat_interleave(
     return jnp.repeat(self, repeats, place, total_repeat_length=total)
 
 
-@register_operator("aten.flip.default")
+@register_operator("aten.flip.default", layout="along")
 def flip(self: Array, dims: Sequence[int]) -> Array:
     """Reverse axes."""
     return jnp.flip(self, axes(self, dims) if dims else ())
@@ -110,19 +110,23 @@ def _itself(x: Array) -> Array:
     return x
 
 
-register_family(of_tensor, {"alias lift_fresh positive": _itself}, write_back=same)
-register_family(of_tensor, {"contiguous resolve_conj resolve_neg": _itself}, may_alias=True)
-register_family(of_tensor, {"clone lift_fresh_copy": _itself})
+register_family(of_tensor, {"alias lift_fresh positive": _itself}, write_back=same, layout="elementwise")
+register_family(
+    of_tensor, {"contiguous resolve_conj resolve_neg": _itself}, may_alias=True, layout="elementwise"
+)
+register_family(of_tensor, {"clone lift_fresh_copy": _itself}, layout="elementwise")
 
 
-@register_operator("aten.detach.default", write_back=same_values)
+@register_operator("aten.detach.default", write_back=same_values, layout="elementwise")
 def detach(self: Array) -> Array:
     """Return the tensor itself, through which no gradient flows."""
     return jax.lax.stop_gradient(self)
 
 
 @register_operator(
-    "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default", may_alias=True
+    *("aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten._to_copy.default"),
+    may_alias=True,
+    layout="elementwise",
 )
 def to_dtype(self: Array, dtype: Any = None, copy: bool = False) -> Array:
     """Convert to a dtype; floats are truncated to integers."""

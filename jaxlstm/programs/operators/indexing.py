@@ -130,7 +130,7 @@ def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
     return tuple(result)
 
 
-@register_operator("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+@register_operator("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", layout="elementwise")
 def masked_fill(self: Array, mask: Array, value: Operand) -> Array:
     """Return ``value`` where the mask is True."""
     return jnp.where(mask, as_array(value, self.dtype), self)

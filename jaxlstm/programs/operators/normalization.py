@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axis
-from jaxlstm.programs.operators.registry import Kwargs, register_operator
+from jaxlstm.programs.operators.registry import Kwargs, register_layouts, register_operator
 
 Optional = Array | None
 
@@ -21,8 +20,9 @@ def _updates_statistics(kwargs: Kwargs) -> bool:
     return bool(uses_batch) and kwargs.get("running_mean") is not None
 
 
-@register_operator("aten.batch_norm.default", in_training=_updates_statistics)
+@register_layouts("aten.batch_norm.default", in_training=_updates_statistics)
 def batch_norm(
+    last: bool,
     input: Array,
     weight: Optional,
     bias: Optional,
@@ -33,13 +33,14 @@ def batch_norm(
     eps: float,
     cudnn_enabled: bool = False,
 ) -> Array:
-    """Normalize each channel (axis 1) by its running statistics, or by the batch if they are None."""
+    """Normalize each channel by its running statistics, or by the batch if they are None."""
     x = _wide(input)
     if running_mean is None or running_var is None:
-        y = _standardize(x, (0, *range(2, x.ndim)), eps)
+        y = _standardize(x, (0, *_positions(last, x)), eps)
     else:
-        y = (x - _per_channel(running_mean, x)) * jax.lax.rsqrt(_per_channel(running_var, x) + eps)
-    return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
+        mean, var = (_per_channel(last, values, x) for values in (running_mean, running_var))
+        y = (x - mean) * jax.lax.rsqrt(var + eps)
+    return _scale_channels(last, y, weight, bias).astype(input.dtype)
 
 
 @register_operator("aten._native_batch_norm_legit_no_training.default")
@@ -53,7 +54,7 @@ def native_batch_norm(
     eps: float,
 ) -> tuple[Array, Array, Array]:
     """Return the batch normalization and two empty tensors."""
-    y = batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+    y = batch_norm(False, input, weight, bias, running_mean, running_var, False, momentum, eps)
     return y, jnp.zeros(0, input.dtype), jnp.zeros(0, input.dtype)
 
 
@@ -63,7 +64,7 @@ def native_batch_norm_without_statistics(
 ) -> tuple[Array, Array, Array]:
     """Return the normalization by the batch, the means and the reciprocal standard deviations."""
     mean, scale = _statistics(_wide(input), (0, *range(2, input.ndim)), eps)
-    y = batch_norm(input, weight, bias, None, None, training, momentum, eps)
+    y = batch_norm(False, input, weight, bias, None, None, training, momentum, eps)
     return y, mean.reshape(-1), scale.reshape(-1)
 
 
@@ -103,8 +104,9 @@ def rms_norm(
     return _scale_and_shift(y, weight, None).astype(input.dtype)
 
 
-@register_operator("aten.group_norm.default")
+@register_layouts("aten.group_norm.default")
 def group_norm(
+    last: bool,
     input: Array,
     num_groups: int,
     weight: Optional = None,
@@ -112,12 +114,14 @@ def group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Array:
-    """Normalize groups of channels (axis 1) with all their positions."""
+    """Normalize groups of channels with all their positions."""
     x = _wide(input)
-    batch, channels, *sizes = x.shape
-    grouped = x.reshape(batch, num_groups, channels // num_groups, *sizes)
-    y = _standardize(grouped, tuple(range(2, grouped.ndim)), eps).reshape(x.shape)
-    return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
+    place = x.ndim - 1 if last else 1
+    split = (num_groups, x.shape[place] // num_groups)
+    grouped = x.reshape(*x.shape[:place], *split, *x.shape[place + 1 :])
+    others = tuple(axis for axis in range(1, grouped.ndim) if axis != place)
+    y = _standardize(grouped, others, eps).reshape(x.shape)
+    return _scale_channels(last, y, weight, bias).astype(input.dtype)
 
 
 @register_operator("aten.native_group_norm.default")
@@ -126,11 +130,12 @@ def native_group_norm(
 ) -> tuple[Array, Array, Array]:
     """Return the group normalization, the means and the reciprocal standard deviations."""
     mean, scale = _statistics(_wide(input).reshape(N, group, C // group * HxW), (-1,), eps)
-    return group_norm(input, group, weight, bias, eps), mean.squeeze(-1), scale.squeeze(-1)
+    return group_norm(False, input, group, weight, bias, eps), mean.squeeze(-1), scale.squeeze(-1)
 
 
-@register_operator("aten.instance_norm.default", in_training=_updates_statistics)
+@register_layouts("aten.instance_norm.default", in_training=_updates_statistics)
 def instance_norm(
+    last: bool,
     input: Array,
     weight: Optional,
     bias: Optional,
@@ -143,10 +148,10 @@ def instance_norm(
 ) -> Array:
     """Normalize each channel of each row over its positions, or by the running statistics."""
     if not use_input_stats:
-        return batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+        return batch_norm(last, input, weight, bias, running_mean, running_var, False, momentum, eps)
     x = _wide(input)
-    y = _standardize(x, tuple(range(2, x.ndim)), eps)
-    return _scale_and_shift(y, _per_channel(weight, x), _per_channel(bias, x)).astype(input.dtype)
+    y = _standardize(x, _positions(last, x), eps)
+    return _scale_channels(last, y, weight, bias).astype(input.dtype)
 
 
 @register_operator("aten._weight_norm.default")
@@ -185,10 +190,16 @@ def _scale_and_shift(x: Array, weight: Optional, bias: Optional) -> Array:
     return x if bias is None else x + bias.astype(x.dtype)
 
 
-@overload
-def _per_channel(values: Array, x: Array) -> Array: ...
-@overload
-def _per_channel(values: Optional, x: Array) -> Optional: ...
-def _per_channel(values: Optional, x: Array) -> Optional:
+def _scale_channels(last: bool, x: Array, weight: Optional, bias: Optional) -> Array:
+    weight, bias = (None if v is None else _per_channel(last, v, x) for v in (weight, bias))
+    return _scale_and_shift(x, weight, bias)
+
+
+def _per_channel(last: bool, values: Array, x: Array) -> Array:
     """Return one value per channel in a shape that broadcasts with ``x``."""
-    return None if values is None else values.astype(x.dtype).reshape(1, -1, *((1,) * (x.ndim - 2)))
+    return values.astype(x.dtype).reshape(-1, *((1,) * (0 if last else x.ndim - 2)))
+
+
+def _positions(last: bool, x: Array) -> tuple[int, ...]:
+    """Return the axes between the batch and the channels, or behind both."""
+    return tuple(range(1, x.ndim - 1) if last else range(2, x.ndim))

@@ -16,7 +16,7 @@ from jaxlstm.programs.operators.registry import register_operator
 from jaxlstm.programs.operators.unary import magnitude
 
 
-@register_operator("aten.linalg_vector_norm.default")
+@register_operator("aten.linalg_vector_norm.default", layout="over")
 def linalg_vector_norm(
     self: Array, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Array:

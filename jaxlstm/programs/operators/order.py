@@ -18,8 +18,8 @@ from jaxlstm.programs.operators.registry import register_family, register_operat
 from jaxlstm.programs.operators.unary import of_tensor
 
 # Equal elements share the gradient, as in torch.
-register_family(over_axes, {"amax": jnp.max, "amin": jnp.min})
-register_family(of_tensor, {"max": jnp.max, "min": jnp.min})
+register_family(over_axes, {"amax": jnp.max, "amin": jnp.min}, layout="over")
+register_family(of_tensor, {"max": jnp.max, "min": jnp.min}, layout="over")
 
 
 @register_operator("aten.aminmax.default")
@@ -49,8 +49,8 @@ def _extremum(
     return (values, indices) if keepdim else (values.squeeze(place), indices.squeeze(place))
 
 
-register_family(_index, {"argmax": jnp.argmax, "argmin": jnp.argmin})
-register_family(_extremum, {"max": jnp.argmax, "min": jnp.argmin}, "dim")
+register_family(_index, {"argmax": jnp.argmax, "argmin": jnp.argmin}, layout="over")
+register_family(_extremum, {"max": jnp.argmax, "min": jnp.argmin}, "dim", layout="over")
 
 
 @register_operator("aten.topk.default")

@@ -7,7 +7,7 @@ parts. The view and its inverse, which writes a changed part back, follow from t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
@@ -38,7 +38,7 @@ def _get_part(x: Array, place: int, part: Part) -> Array:
     return x[(slice(None),) * place + (part,)]
 
 
-def _register_parts(*names: str, schema_names: Mapping[str, str] | None = None) -> Callable[[Rule], Rule]:
+def _register_parts(*names: str, **declared: Any) -> Callable[[Rule], Rule]:
     """Register the decorated rule as operators that return the part of an axis, or the list of parts."""
 
     def register(rule: Rule) -> Rule:
@@ -53,13 +53,13 @@ def _register_parts(*names: str, schema_names: Mapping[str, str] | None = None) 
             place, parts = rule(base, **kwargs)
             return set_part(base, view, place, parts[index] if isinstance(parts, list) else parts)
 
-        register_operator(*names, write_back=write_back, schema_names=schema_names)(view)
+        register_operator(*names, write_back=write_back, **declared)(view)
         return rule
 
     return register
 
 
-@_register_parts("aten.select.int")
+@_register_parts("aten.select.int", layout="without")
 def select(self: Array, dim: int, index: int) -> tuple[int, int]:
     """Return one slice of an axis, without the axis."""
     place = axis(self, dim)
@@ -70,7 +70,7 @@ def select(self: Array, dim: int, index: int) -> tuple[int, int]:
     return place, index
 
 
-@_register_parts("aten.slice.Tensor")
+@_register_parts("aten.slice.Tensor", layout="along")
 def slice_(
     self: Array, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> tuple[int, slice]:
@@ -79,7 +79,7 @@ def slice_(
     return place, slice_of(self.shape[place], start, end, step)
 
 
-@_register_parts("aten.narrow.default")
+@_register_parts("aten.narrow.default", layout="along")
 def narrow(self: Array, dim: int, start: int, length: int) -> tuple[int, slice]:
     """Return ``length`` elements of an axis from ``start``."""
     place = axis(self, dim)
@@ -90,14 +90,14 @@ def narrow(self: Array, dim: int, start: int, length: int) -> tuple[int, slice]:
     return place, slice(first, first + length)
 
 
-@_register_parts("aten.unbind.int")
+@_register_parts("aten.unbind.int", layout="without")
 def unbind(self: Array, dim: int = 0) -> tuple[int, list[Part]]:
     """Return the slices of an axis, without the axis."""
     place = axis(self, dim)
     return place, list(range(self.shape[place]))
 
 
-@_register_parts("aten.split.Tensor")
+@_register_parts("aten.split.Tensor", layout="along")
 def split(self: Array, split_size: int, dim: int = 0) -> tuple[int, list[Part]]:
     """Split an axis into parts of a size; the last part may be smaller."""
     place = axis(self, dim)
@@ -110,14 +110,16 @@ def split(self: Array, split_size: int, dim: int = 0) -> tuple[int, list[Part]]:
     return place, [slice(start, min(start + split_size, size)) for start in starts]
 
 
-@_register_parts("aten.chunk.default")
+@_register_parts("aten.chunk.default", layout="along")
 def chunk(self: Array, chunks: int, dim: int = 0) -> tuple[int, list[Part]]:
     """Split an axis into at most ``chunks`` parts of equal size; the last part may be smaller."""
     return split(self, max(-(-self.shape[axis(self, dim)] // chunks), 1), dim)
 
 
 @_register_parts(
-    "aten.split_with_sizes.default", "aten.split.sizes", schema_names={"split_size": "split_sizes"}
+    *("aten.split_with_sizes.default", "aten.split.sizes"),
+    schema_names={"split_size": "split_sizes"},
+    layout="along",
 )
 def split_with_sizes(self: Array, split_sizes: Sequence[int], dim: int = 0) -> tuple[int, list[Part]]:
     """Split an axis into parts of given sizes."""

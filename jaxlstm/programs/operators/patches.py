@@ -147,7 +147,7 @@ def channel_shuffle(self: Array, groups: int) -> Array:
 _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-@register_operator("aten.pad.default")
+@register_operator("aten.pad.default", layout="pads")
 def pad(self: Array, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Array:
     """Pad the last axes; ``pad`` lists (before, after) of the last axis first."""
     if mode == "constant":
@@ -161,7 +161,7 @@ def pad(self: Array, pad: Sequence[int], mode: str = "constant", value: float | 
     return _crop(jnp.pad(self, wider, mode=_MODES[mode]), widths)
 
 
-@register_operator("aten.constant_pad_nd.default")
+@register_operator("aten.constant_pad_nd.default", layout="pads")
 def constant_pad_nd(self: Array, pad: Sequence[int], value: float = 0) -> Array:
     """Pad the last axes with a number."""
     config = [(before, after, 0) for before, after in _widths(self, pad)]
@@ -173,7 +173,8 @@ def _pad_in_mode(mode: str, self: Array, padding: Sequence[int]) -> Array:
 
 
 for _name, _mode in {"reflection": "reflect", "replication": "replicate"}.items():
-    register_family(_pad_in_mode, {" ".join(f"{_name}_pad{n}d" for n in (1, 2, 3)): _mode})
+    _names = " ".join(f"{_name}_pad{n}d" for n in (1, 2, 3))
+    register_family(_pad_in_mode, {_names: _mode}, layout="pads")
 
 
 def _widths(x: Array, padding: Sequence[int]) -> list[tuple[int, int]]:

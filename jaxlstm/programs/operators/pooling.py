@@ -15,7 +15,7 @@ from jax import Array, lax
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.dtypes import held, is_float
-from jaxlstm.programs.operators.registry import register_family, register_operator
+from jaxlstm.programs.operators.registry import register_family, register_layouts
 
 Ints = int | Sequence[int]
 Function = Callable[[Array, Array], Array]
@@ -33,6 +33,7 @@ class Windows:
 
     def __init__(
         self,
+        last: bool,
         x: Array,
         n: int,
         kernel_size: Ints,
@@ -41,7 +42,9 @@ class Windows:
         dilation: Ints,
         ceil_mode: bool,
     ) -> None:
-        self.sizes = x.shape[-n:]
+        # Axes after the spatial ones: that of the channels or none.
+        self.after = (slice(None),) * last
+        self.sizes = x.shape[x.ndim - n - last : x.ndim - last]
         self.kernel = repeated(kernel_size, n)
         self.stride = repeated(stride, n, default=self.kernel)
         self.padding = repeated(padding, n)
@@ -89,15 +92,16 @@ class Windows:
             return self._reduce_window(x, start, function)
         x = lax.pad(x, jnp.asarray(start), [(low, high, 0) for low, high in self._pads(x.ndim)])
         for place in reversed(range(len(self.kernel))):
-            index = (slice(None),) * (len(self.kernel) - place - 1)
+            index = (slice(None),) * (len(self.kernel) - place - 1) + self.after
             offsets = range(self.kernel[place])
             slices = [x[(..., self._slice(x, place, offset), *index)] for offset in offsets]
             x = functools.reduce(by_slices, slices)
         return x
 
     def _reduce_window(self, x: Array, start: np.ndarray, function: Function) -> Array:
-        other = (1,) * (x.ndim - len(self.kernel))
-        shape, strides = (*other, *self.kernel), (*other, *self.stride)
+        after = (1,) * len(self.after)
+        other = (1,) * (x.ndim - len(self.kernel) - len(after))
+        shape, strides = (*other, *self.kernel, *after), (*other, *self.stride, *after)
         return lax.reduce_window(x, start, function, shape, strides, self._pads(x.ndim))
 
     def largest_with_indices(self, x: Array) -> tuple[Array, Array]:
@@ -118,7 +122,8 @@ class Windows:
     def _pads(self, ndim: int) -> list[tuple[int, int]]:
         """Return the padding (before, after) of each axis of an array."""
         pads = [(pad, pad + extra) for pad, extra in zip(self.padding, self.extra, strict=True)]
-        return [(0, 0)] * (ndim - len(pads)) + pads
+        after = [(0, 0)] * len(self.after)
+        return [(0, 0)] * (ndim - len(pads) - len(after)) + pads + after
 
     def _at_offset(self, x: Any, offset: Sequence[int]) -> Any:
         """Return the element at an offset in each window of a padded array."""
@@ -126,7 +131,7 @@ class Windows:
 
     def _slice(self, x: Any, place: int, offset: int) -> slice:
         """Return the slice of a spatial axis with the element at an offset in each window."""
-        size = x.shape[x.ndim - len(self.kernel) + place]
+        size = x.shape[x.ndim - len(self.kernel) - len(self.after) + place]
         first = offset * self.dilation[place]
         reach = self.dilation[place] * (self.kernel[place] - 1)
         return slice(first, first + size - reach, self.stride[place])
@@ -145,7 +150,7 @@ class Windows:
             if not include_pad:
                 starts, ends = np.maximum(starts, 0), np.minimum(ends, size)
             counts = counts[..., None] * (ends - starts)
-        return jnp.asarray(counts)
+        return jnp.asarray(counts[..., None] if self.after else counts)
 
 
 def _lowest(dtype: Any) -> np.ndarray:
@@ -162,20 +167,35 @@ _MOST_PARTS = 1 << 16
 
 
 def _max_pool(
-    family: tuple[int, Callable[[Windows, Array], Any]],
+    n: int,
+    last: bool,
     self: Array,
     kernel_size: Ints,
     stride: Ints = (),
     padding: Ints = 0,
     dilation: Ints = 1,
     ceil_mode: bool = False,
-) -> Any:
-    n, largest = family
-    return largest(Windows(self, n, kernel_size, stride, padding, dilation, ceil_mode), self)
+) -> Array:
+    """Return the largest element of each window."""
+    return Windows(last, self, n, kernel_size, stride, padding, dilation, ceil_mode).largest(self)
+
+
+def _max_pool_with_indices(
+    n: int,
+    self: Array,
+    kernel_size: Ints,
+    stride: Ints = (),
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    windows = Windows(False, self, n, kernel_size, stride, padding, dilation, ceil_mode)
+    return windows.largest_with_indices(self)
 
 
 def _avg_pool(
     n: int,
+    last: bool,
     self: Array,
     kernel_size: Ints,
     stride: Ints = (),
@@ -184,7 +204,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Array:
-    windows = Windows(self, n, kernel_size, stride, padding, 1, ceil_mode)
+    windows = Windows(last, self, n, kernel_size, stride, padding, 1, ceil_mode)
     wide = self.astype(gate_dtype(self.dtype))
     sums = windows.sums(wide)
     if divisor_override is not None:
@@ -204,17 +224,17 @@ def _adaptive_max_pool(n: int, self: Array, output_size: Sequence[int]) -> tuple
 
 
 for _n in (1, 2, 3):
-    register_family(_max_pool, {f"max_pool{_n}d": (_n, Windows.largest)})
-    register_family(_max_pool, {f"max_pool{_n}d_with_indices": (_n, Windows.largest_with_indices)})
-    register_family(_avg_pool, {f"avg_pool{_n}d": _n})
+    register_layouts(f"aten.max_pool{_n}d.default")(functools.partial(_max_pool, _n))
+    register_layouts(f"aten.avg_pool{_n}d.default")(functools.partial(_avg_pool, _n))
+    register_family(_max_pool_with_indices, {f"max_pool{_n}d_with_indices": _n})
     register_family(_adaptive_max_pool, {f"adaptive_max_pool{_n}d": _n})
 
 
-@register_operator(*(f"aten.adaptive_avg_pool{n}d.default" for n in (1, 2, 3)))
-def adaptive_avg_pool(self: Array, output_size: Sequence[int]) -> Array:
+@register_layouts(*(f"aten.adaptive_avg_pool{n}d.default" for n in (1, 2, 3)))
+def adaptive_avg_pool(last: bool, self: Array, output_size: Sequence[int]) -> Array:
     """Average windows that divide each axis into ``output_size`` parts; parts may overlap by one element."""
     x = self.astype(gate_dtype(self.dtype))
-    first = self.ndim - len(output_size)
+    first = self.ndim - len(output_size) - last
     for place, count in enumerate(output_size, start=first):
         x = _average_parts(x, place, part_bounds(self.shape[place], count))
     return x.astype(self.dtype)

@@ -19,7 +19,7 @@ from jaxlstm.programs.operators.dtypes import Operand, as_float, held, in_float3
 from jaxlstm.programs.operators.registry import register_family, register_operator
 
 
-@register_operator("aten.sum.default", "aten.sum.dim_IntList")
+@register_operator("aten.sum.default", "aten.sum.dim_IntList", layout="over")
 def sum_(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the sum over axes; over all axes for None or an empty list."""
     result = sum_type(self, dtype)
@@ -27,7 +27,7 @@ def sum_(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None)
     return jnp.sum(self.astype(wide), axes(self, dim), keepdims=keepdim).astype(result)
 
 
-@register_operator("aten.mean.default", "aten.mean.dim")
+@register_operator("aten.mean.default", "aten.mean.dim", layout="over")
 def mean(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the mean over axes; over all axes for None or an empty list."""
     x = self if dtype is None else self.astype(held(dtype))
@@ -47,10 +47,10 @@ def over_axes(function: Callable[..., Array], self: Array, dim: Any = None, keep
     return function(self, axes(self, dim), keepdims=keepdim)
 
 
-register_family(over_axes, {"any": jnp.any, "all": jnp.all}, "default dim dims")
+register_family(over_axes, {"any": jnp.any, "all": jnp.all}, "default dim dims", layout="over")
 
 
-@register_operator("aten.logsumexp.default", "aten.special_logsumexp.default")
+@register_operator("aten.logsumexp.default", "aten.special_logsumexp.default", layout="over")
 def logsumexp(self: Array, dim: Any, keepdim: bool = False) -> Array:
     """Return log(sum(exp(x))) over axes."""
     x = as_float(self)
@@ -113,7 +113,7 @@ def _moment(
 
 for _name, _function in {"var": _variance, "std": _deviation}.items():
     _moments = {_name: _function, f"{_name}_mean": _with_mean(_function)}
-    register_family(_moment, _moments, "default dim correction")
+    register_family(_moment, _moments, "default dim correction", layout="over")
 
 
 def _running(function: Callable[..., Array], self: Array, dim: int, dtype: Any = None) -> Array:
@@ -121,7 +121,7 @@ def _running(function: Callable[..., Array], self: Array, dim: int, dtype: Any =
     return function(x, axis(self, dim)) if self.ndim else x
 
 
-register_family(_running, {"cumsum": jnp.cumsum, "cumprod": jnp.cumprod})
+register_family(_running, {"cumsum": jnp.cumsum, "cumprod": jnp.cumprod}, layout="along")
 
 
 @register_operator("aten.logcumsumexp.default")

@@ -70,7 +70,7 @@ class Operator:
     Attributes:
       name: torch's name, for example ``"aten.add.Tensor"``.
       function: the implementation.
-      write_back, may_alias, creates, in_training, schema_names: see :func:`register_operator`.
+      write_back, may_alias, creates, in_training, schema_names, layout: see :func:`register_operator`.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Operator:
     creates: bool = False
     in_training: Callable[[Kwargs], bool] | None = None
     schema_names: Mapping[str, str] = field(default_factory=dict)
+    layout: str = ""
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -146,6 +147,7 @@ def register_operator(
     creates: bool = False,
     in_training: Callable[[Kwargs], bool] | None = None,
     schema_names: Mapping[str, str] | None = None,
+    layout: str = "",
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the implementation of operators.
 
@@ -164,6 +166,8 @@ def register_operator(
       in_training: takes the arguments and returns True if they show that the model was exported in training
         mode. Such a program is refused.
       schema_names: torch's name of an argument -> name of the parameter, where overloads differ in names.
+      layout: how the operator depends on the order of the axes, for :mod:`jaxlstm.programs.channels_last`:
+        "elementwise" if it does not; by default, it needs torch's order.
 
     >>> @jaxlstm.programs.register_operator("mylib.scale.default")  # doctest: +SKIP
     ... def scale(x, factor=2.0):
@@ -178,8 +182,27 @@ def register_operator(
     def register(function: Function) -> Function:
         for name in names:
             _OPERATORS[name] = Operator(
-                name, function, write_back, may_alias, creates, in_training, schema_names or {}
+                name, function, write_back, may_alias, creates, in_training, schema_names or {}, layout
             )
+        return function
+
+    return register
+
+
+CHANNELS_LAST = "channels_last."
+
+
+def register_layouts(*names: str, **declared: Any) -> Callable[[Function], Function]:
+    """Register the decorated function as operators of torch and as their forms with channels last.
+
+    The first argument is False for torch's operator, with images of shape (N, C, *size), and True for the
+    operator of the same name in the namespace ``channels_last``, with images of shape (N, *size, C).
+    """
+
+    def register(function: Function) -> Function:
+        register_operator(*names, **declared, layout="channels")(functools.partial(function, False))
+        others = [name.replace("aten.", CHANNELS_LAST) for name in names]
+        register_operator(*others, **declared)(functools.partial(function, True))
         return function
 
     return register
@@ -243,5 +266,5 @@ def changes_shape(name: str) -> bool:
 
 
 def operator_names() -> list[str]:
-    """Return the names of all registered operators, sorted."""
-    return sorted(_OPERATORS)
+    """Return the names of all registered operators of torch, sorted."""
+    return sorted(name for name in _OPERATORS if not name.startswith(CHANNELS_LAST))

@@ -19,37 +19,43 @@ from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.linear_algebra import product
-from jaxlstm.programs.operators.registry import Options, register_family, register_operator
+from jaxlstm.programs.operators.registry import Options, register_layouts, register_operator
 
 Scales = Sequence[float | None]
 # (array, axis, places of the outputs on the axis) -> the array with the outputs on the axis
 Kernel = Callable[[Array, int, np.ndarray], Array]
-# (array, sizes, scales, align_corners) -> the array in these sizes
-Resample = Callable[[Array, Sequence[int], Scales, bool], Array]
+# (channels are last, array, sizes, scales, align_corners) -> the array in these sizes
+Resample = Callable[[bool, Array, Sequence[int], Scales, bool], Array]
 
 
 def _to_size(
-    resample: Resample, self: Array, output_size: Sequence[int], align_corners: bool = False, **scales: Any
+    resample: Resample,
+    last: bool,
+    self: Array,
+    output_size: Sequence[int],
+    align_corners: bool = False,
+    **scales: Any,
 ) -> Array:
     # The schemas name the scales `scales` in one dimension, else scales_d, scales_h and scales_w.
     letters = "dhw"[-len(output_size) :]
     in_order = [scales.get("scales", scales.get(f"scales_{letter}")) for letter in letters]
-    return resample(self, output_size, in_order, align_corners)
+    return resample(last, self, output_size, in_order, align_corners)
 
 
 def _to_size_or_by_factors(
     resample: Resample,
+    last: bool,
     input: Array,
     output_size: Sequence[int] | None,
     align_corners: bool = False,
     scale_factors: Sequence[float] | None = None,
 ) -> Array:
     if output_size:
-        return resample(input, output_size, [None] * len(output_size), align_corners)
+        return resample(last, input, output_size, [None] * len(output_size), align_corners)
     assert scale_factors is not None, "interpolation needs sizes or factors"
-    last = input.shape[-len(scale_factors) :]
-    sizes = [math.floor(size * factor) for size, factor in zip(last, scale_factors, strict=True)]
-    return resample(input, sizes, scale_factors, align_corners)
+    own = input.shape[input.ndim - len(scale_factors) - last :][: len(scale_factors)]
+    sizes = [math.floor(size * factor) for size, factor in zip(own, scale_factors, strict=True)]
+    return resample(last, input, sizes, scale_factors, align_corners)
 
 
 def _step(size: int, target: int, scale: float | None) -> float:
@@ -57,8 +63,10 @@ def _step(size: int, target: int, scale: float | None) -> float:
     return 1 / scale if scale else size / target
 
 
-def _nearest(offset: float, x: Array, sizes: Sequence[int], scales: Scales, align_corners: bool) -> Array:
-    first = x.ndim - len(sizes)
+def _nearest(
+    offset: float, last: bool, x: Array, sizes: Sequence[int], scales: Scales, align_corners: bool
+) -> Array:
+    first = x.ndim - len(sizes) - last
     for place, (target, scale) in enumerate(zip(sizes, scales, strict=True), start=first):
         size = x.shape[place]
         step = np.float32(_step(size, target, scale))
@@ -67,10 +75,12 @@ def _nearest(offset: float, x: Array, sizes: Sequence[int], scales: Scales, alig
     return x
 
 
-def _smooth(kernel: Kernel, x: Array, sizes: Sequence[int], scales: Scales, align_corners: bool) -> Array:
+def _smooth(
+    kernel: Kernel, last: bool, x: Array, sizes: Sequence[int], scales: Scales, align_corners: bool
+) -> Array:
     """Interpolate along each axis from the neighbours of each output."""
     y = x.astype(gate_dtype(x.dtype))
-    first = x.ndim - len(sizes)
+    first = x.ndim - len(sizes) - last
     for place, (target, scale) in enumerate(zip(sizes, scales, strict=True), start=first):
         y = kernel(y, place, _positions(y.dtype, x.shape[place], target, scale, align_corners))
     return y.astype(x.dtype)
@@ -136,8 +146,10 @@ _METHODS: dict[str, Resample] = {
     "upsample_linear1d upsample_bilinear2d upsample_trilinear3d": partial(_smooth, _linear),
     "upsample_bicubic2d": partial(_smooth, _cubic),
 }
-register_family(_to_size, _METHODS)
-register_family(_to_size_or_by_factors, _METHODS, "vec")
+for _names, _method in _METHODS.items():
+    register_layouts(*(f"aten.{name}.default" for name in _names.split()))(partial(_to_size, _method))
+    _by_factors = partial(_to_size_or_by_factors, _method)
+    register_layouts(*(f"aten.{name}.vec" for name in _names.split()))(_by_factors)
 
 
 _BILINEAR, _NEAREST, _BICUBIC = 0, 1, 2

@@ -27,9 +27,12 @@ def _reshape(self: Array, size: Sequence[int]) -> Array:
     return jnp.reshape(self, tuple(size))
 
 
-register_operator("aten.view.default", write_back=_reshape_back)(_reshape)
+register_operator("aten.view.default", write_back=_reshape_back, layout="merges")(_reshape)
 register_operator(
-    "aten.reshape.default", "aten._unsafe_view.default", may_alias=True, schema_names={"shape": "size"}
+    *("aten.reshape.default", "aten._unsafe_view.default"),
+    may_alias=True,
+    schema_names={"shape": "size"},
+    layout="merges",
 )(_reshape)
 
 
@@ -48,7 +51,7 @@ def ravel(self: Array) -> Array:
     return self.reshape(-1)
 
 
-@register_operator("aten.flatten.using_ints", may_alias=True)
+@register_operator("aten.flatten.using_ints", may_alias=True, layout="merges")
 def flatten(self: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
     """Merge the axes from ``start_dim`` to ``end_dim`` into one."""
     start, end = axis(self, start_dim), axis(self, end_dim)
@@ -71,13 +74,17 @@ def unflatten(self: Array, dim: int, sizes: Sequence[int]) -> Array:
     return self.reshape(*self.shape[:place], *split, *self.shape[place + 1 :])
 
 
-@register_operator("aten.unsqueeze.default", write_back=_reshape_back)
+@register_operator("aten.unsqueeze.default", write_back=_reshape_back, layout="inserts")
 def unsqueeze(self: Array, dim: int) -> Array:
     """Insert an axis of size 1."""
     return jnp.expand_dims(self, axis_of(self.ndim + 1, dim))
 
 
-@register_operator("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", write_back=_reshape_back)
+@register_operator(
+    *("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims"),
+    write_back=_reshape_back,
+    layout="squeezes",
+)
 def squeeze(self: Array, dim: Any = None) -> Array:
     """Remove axes of size 1, all of them or only among ``dim``."""
     # An empty list of axes removes none.
@@ -94,7 +101,9 @@ register_family(of_tensor, _AT_LEAST, write_back=_reshape_back)
 register_family(_each, _AT_LEAST, "Sequence", write_back=_reshape_back)
 
 
-@register_operator("aten.expand.default", "aten.broadcast_to.default", write_back=_reshape_back)
+@register_operator(
+    "aten.expand.default", "aten.broadcast_to.default", write_back=_reshape_back, layout="sizes"
+)
 def expand(self: Array, size: Sequence[int], implicit: bool = False) -> Array:
     """Repeat axes of size 1 and add axes in front; -1 keeps a size."""
     added = len(size) - self.ndim
@@ -102,7 +111,7 @@ def expand(self: Array, size: Sequence[int], implicit: bool = False) -> Array:
     return jnp.broadcast_to(self, [own if new == -1 else new for own, new in zip(kept, size, strict=True)])
 
 
-@register_operator("aten.expand_as.default", write_back=_reshape_back)
+@register_operator("aten.expand_as.default", write_back=_reshape_back, layout="elementwise")
 def expand_as(self: Array, other: Array) -> Array:
     """Expand to the shape of another tensor."""
     return jnp.broadcast_to(self, other.shape)
@@ -136,6 +145,7 @@ def _transpose_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Arr
     *("aten.transpose.int", "aten.transpose.default", "aten.swapdims.default", "aten.swapaxes.default"),
     write_back=_transpose_back,
     schema_names={"axis0": "dim0", "axis1": "dim1"},
+    layout="permutes",
 )
 def transpose(self: Array, dim0: int, dim1: int) -> Array:
     """Swap two axes."""
@@ -160,7 +170,7 @@ def _permute_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array
     return jnp.transpose(view, np.argsort([axis(view, dim) for dim in kwargs["dims"]]).tolist())
 
 
-@register_operator("aten.permute.default", write_back=_permute_back)
+@register_operator("aten.permute.default", write_back=_permute_back, layout="permutes")
 def permute(self: Array, dims: Sequence[int]) -> Array:
     """Reorder the axes."""
     return jnp.transpose(self, [axis(self, dim) for dim in dims])
@@ -173,6 +183,7 @@ def _movedim_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array
 @register_operator(
     *(f"aten.{name}.{overload}" for name in ("movedim", "moveaxis") for overload in ("int", "intlist")),
     write_back=_movedim_back,
+    layout="permutes",
 )
 def movedim(self: Array, source: Any, destination: Any) -> Array:
     """Move axes to other places."""

@@ -17,7 +17,7 @@ from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.registry import register_operator
 
 
-@register_operator("aten.sym_size.int")
+@register_operator("aten.sym_size.int", layout="along")
 def sym_size(self: Array, dim: int) -> int:
     """Return the size of an axis."""
     return self.shape[axis(self, dim)]

@@ -87,9 +87,9 @@ def _rounded(function: Any, self: Array) -> Array:
     return function(self) if is_float(self) else self
 
 
-register_family(of_tensor, _SAME_DTYPE)
-register_family(of_floats, _OF_FLOATS)
-register_family(_rounded, _ROUNDING)
+register_family(of_tensor, _SAME_DTYPE, layout="elementwise")
+register_family(of_floats, _OF_FLOATS, layout="elementwise")
+register_family(_rounded, _ROUNDING, layout="elementwise")
 
 
 @register_operator("aten.round.decimals", "aten.special_round.default")
@@ -101,7 +101,7 @@ def round_decimals(self: Array, decimals: int = 0) -> Array:
     return jnp.round(self * scale) / scale if decimals >= 0 else jnp.round(self / scale) * scale
 
 
-@register_operator("aten.logit.default", "aten.special_logit.default")
+@register_operator("aten.logit.default", "aten.special_logit.default", layout="elementwise")
 def logit(self: Array, eps: float | None = None) -> Array:
     """Return log(x / (1 - x)), with x between ``eps`` and 1 - ``eps``."""
     return _logit(as_float(self), eps)
@@ -115,7 +115,7 @@ def _logit(x: Array, eps: float | None) -> Array:
     return jnp.log(x / (1 - x))
 
 
-@register_operator("aten.nan_to_num.default")
+@register_operator("aten.nan_to_num.default", layout="elementwise")
 def nan_to_num(
     self: Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Array:

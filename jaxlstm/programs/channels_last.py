@@ -1,0 +1,307 @@
+"""Channels last: convolutions and the operators between them on images of shape (N, *size, C).
+
+torch has (N, C, *size). On a CPU, XLA's convolutions are faster with the channels last, and so are products
+with 1x1 kernels and sums of shifted images. :func:`channels_last` rewrites a graph: convolutions, norms,
+pools and the like become the operators of the same names in the namespace ``channels_last``, elementwise
+operators stay, other operators get the new numbers of their axes, and an ``aten.permute.default`` stands
+where a chain of such operators begins or ends. A permutation of the model that undoes another one disappears.
+
+The pass keeps, for each value, the orders of axes in which it is stored. A convolution asks for its input
+with channels last; any other operator takes the order in which the fewest elements are transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.programs.aliases import functional_form
+from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value
+from jaxlstm.programs.operators.registry import CHANNELS_LAST, Operator
+from jaxlstm.programs.orders import (
+    Order,
+    Rewriter,
+    Rule,
+    channel_order,
+    first_tensor,
+    is_convolution,
+    own_order,
+    results_of,
+)
+
+
+def channels_last(graph: Graph, tensors: Mapping[str, Any]) -> Graph:
+    """Return a graph with the same inputs and results that keeps the channels last between convolutions.
+
+    Graphs without convolutions, and the functions of ``cond`` and loops, stay as they are.
+
+    Args:
+      graph: an accepted graph.
+      tensors: name in torch -> parameter, buffer or constant, or anything else with a shape and dtype.
+    """
+    if not any(is_convolution(node) for node in graph.nodes):
+        return graph
+    names = {**graph.parameters, **graph.buffers, **graph.constants}
+    types = {value: _type_of(tensors[name]) for value, name in names.items()}
+    types |= {declared.name: declared.type for declared in graph.inputs if declared.type}
+    types |= {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
+    graph, written = functional_form(graph, types)
+    return Rewriter(graph, types, written).rewritten(_RULES)
+
+
+def _type_of(tensor: Any) -> TensorType:
+    return TensorType(np.dtype(tensor.dtype), tuple(tensor.shape))
+
+
+def _without(order: Order, axes: Iterable[int]) -> Order:
+    """Return the order of the axes that remain after some of torch's axes are removed."""
+    kept = [axis for axis in order if axis not in set(axes)]
+    return tuple(sorted(kept).index(axis) for axis in kept)
+
+
+def _elementwise(state: Rewriter, node: Node, operator: Operator) -> bool:
+    outputs, given = results_of(node), tuple(node.kwargs.values())
+    tensors = [value for value in given if isinstance(value, Value) and value.name in state.types]
+    if len(outputs) != 1 or outputs[0] not in node.types or any(isinstance(value, tuple) for value in given):
+        return False
+    rank = len(node.types[outputs[0]].shape)
+
+    def part(value: Value, order: Order) -> Order | None:
+        """Return the order of an operand, whose axes are the last ones; None if they leave them."""
+        skipped = rank - state.rank(value)
+        return tuple(a - skipped for a in order[skipped:]) if order[:skipped] == own_order(skipped) else None
+
+    def cost(order: Order) -> int | None:
+        orders = [part(value, order) if state.rank(value) else () for value in tensors]
+        if any(order is None for order in orders):
+            return None
+        return sum(state.cost(value, own) for value, own in zip(tensors, orders, strict=True) if own)
+
+    full = [value for value in tensors if state.rank(value) == rank]
+    order = state.best((*state.orders(full), own_order(rank)), cost, outputs[0])
+    if order is None:
+        return False
+    changed = {}
+    for name, value in node.kwargs.items():
+        if isinstance(value, Value) and value.name in state.types and state.rank(value):
+            changed[name] = state.array(value, part(value, order) or ())
+    return state.emit(node, order, **changed)
+
+
+def _channels(state: Rewriter, node: Node, operator: Operator) -> bool:
+    found = _tensor_and_rank(state, node, operator)
+    if found is None:
+        return False
+    value, rank = found
+    last = channel_order(node, rank, state.types)
+    order: Order | None = last
+    if not is_convolution(node):
+        order = state.best_of(value, results_of(node)[0], (last, own_order(rank)))
+    if order != last or last == own_order(rank):
+        return False
+    op = CHANNELS_LAST + node.op.removeprefix("aten.")
+    return state.emit(node, last, op=op, **{operator.first_parameter: state.array(value, last)})
+
+
+def _tensors(state: Rewriter, node: Node, operator: Operator) -> list[Value]:
+    """Return the first argument as a list of tensors of one rank; empty if it is anything else."""
+    argument = node.kwargs.get(operator.first_parameter)
+    values = [v for v in (argument if isinstance(argument, tuple) else (argument,)) if isinstance(v, Value)]
+    known = [value for value in values if value.name in state.types]
+    same = len({state.rank(value) for value in known}) == 1
+    return known if same and len(known) == len(argument if isinstance(argument, tuple) else (1,)) else []
+
+
+def _dims(node: Node, operator: Operator, rank: int) -> tuple[str, Any, tuple[int, ...]] | None:
+    """Return the name of the argument with axes, its value, and the axes as a tuple; None if unknown."""
+    names = [name for name in ("dim", "dims") if name in operator.signature.parameters]
+    name = names[0] if names else ""
+    value: Any = node.kwargs.get(name, operator.signature.parameters[name].default) if names else None
+    listed = (value,) if isinstance(value, int) else () if value is None else value
+    if not isinstance(listed, tuple) or not all(type(dim) is int and -rank <= dim < rank for dim in listed):
+        return None
+    return name, value, tuple(dim % rank for dim in listed)
+
+
+def _by_axes(
+    state: Rewriter, node: Node, operator: Operator, after: Callable[[Order, tuple[int, ...]], Order]
+) -> bool:
+    """Emit a node with its axes renamed; ``after`` returns the order of the results."""
+    tensors = _tensors(state, node, operator)
+    found = _dims(node, operator, state.rank(tensors[0])) if tensors else None
+    if found is None:
+        return False
+    name, value, dims = found
+    outputs = [output for output in results_of(node) if output in node.types]
+    follows = outputs[0] if outputs and len(node.types[outputs[0]].shape) == state.rank(tensors[0]) else None
+
+    def cost(order: Order) -> int:
+        return sum(state.cost(tensor, order) for tensor in tensors)
+
+    order = state.best(state.orders(tensors), cost, follows)
+    if order is None:
+        return False
+    result = after(order, dims)
+    if any(len(node.types[output].shape) != len(result) for output in outputs):
+        return False
+    places = tuple(order.index(dim) for dim in dims)
+    first = operator.first_parameter
+    arrays = tuple(state.array(tensor, order) for tensor in tensors)
+    changed: dict[str, Any] = {first: arrays if isinstance(node.kwargs[first], tuple) else arrays[0]}
+    if value is not None and value != ():
+        changed[name] = places[0] if isinstance(value, int) else places
+    return state.emit(node, result, **changed)
+
+
+def _along(state: Rewriter, node: Node, operator: Operator) -> bool:
+    return _by_axes(state, node, operator, lambda order, dims: order)
+
+
+def _removing(state: Rewriter, node: Node, operator: Operator) -> bool:
+    return _by_axes(state, node, operator, _without)
+
+
+def _over(state: Rewriter, node: Node, operator: Operator) -> bool:
+    if node.op.startswith("aten.arg") and node.kwargs.get("dim") is None:
+        return False  # The index of the flattened tensor.
+
+    def after(order: Order, dims: tuple[int, ...]) -> Order:
+        return order if node.kwargs.get("keepdim") else _without(order, dims or order)
+
+    return _by_axes(state, node, operator, after)
+
+
+def _tensor_and_rank(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, int] | None:
+    """Return the tensor of a node and the rank of its only result."""
+    value, outputs = first_tensor(node, operator), results_of(node)
+    if value is None or value.name not in state.types or len(outputs) != 1 or outputs[0] not in node.types:
+        return None
+    return value, len(node.types[outputs[0]].shape)
+
+
+def _single(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, Order, int] | None:
+    """Return the tensor of a node, the order to take it in, and the rank of the result; None for torch's."""
+    found = _tensor_and_rank(state, node, operator)
+    if found is None:
+        return None
+    value, rank = found
+    follows = results_of(node)[0] if rank == state.rank(value) else None
+    order = state.best_of(value, follows)
+    return None if order is None else (value, order, rank)
+
+
+def _squeezes(state: Rewriter, node: Node, operator: Operator) -> bool:
+    found = _single(state, node, operator)
+    dims = found and _dims(node, operator, state.rank(found[0]))
+    if not found or not dims:
+        return False
+    value, order, rank = found
+    candidates = order if dims[1] is None else dims[2]
+    removed = [axis for axis in candidates if state.types[value.name].shape[axis] == 1]
+    if len(order) - len(removed) != rank:
+        return False
+    places = tuple(sorted(order.index(axis) for axis in removed))
+    array = state.array(value, order)
+    return state.emit(node, _without(order, removed), op="aten.squeeze.dims", self=array, dim=places)
+
+
+def _inserts(state: Rewriter, node: Node, operator: Operator) -> bool:
+    found, dim = _tensor_and_rank(state, node, operator), node.kwargs.get("dim")
+    if found is None or type(dim) is not int:
+        return False
+    value, rank = found
+    order = state.best_of(value, None) or own_order(rank - 1)
+    new = dim % rank
+    others = [axis + (axis >= new) for axis in order]
+    results = [(*others[:place], new, *others[place:]) for place in range(rank)]
+    # An axis of size 1 may stand where the convolution after it wants it.
+    liked = state.wanted.get(results_of(node)[0]), own_order(rank), (0, *range(2, rank), 1), results[new]
+    result = next(order for order in liked if order in results)
+    return state.emit(node, result, self=state.array(value, order), dim=result.index(new))
+
+
+def _pads(state: Rewriter, node: Node, operator: Operator) -> bool:
+    found = _single(state, node, operator)
+    name = "padding" if "padding" in node.kwargs else "pad"
+    given: Any = node.kwargs.get(name)
+    if found is None or not isinstance(given, tuple) or len(given) % 2 or len(given) > 2 * found[2]:
+        return False
+    value, order, rank = found
+    pairs = [(0, 0)] * (rank - len(given) // 2) + list(zip(given[::2], given[1::2], strict=True))[::-1]
+    moved = [number for axis in reversed(order) for number in pairs[axis]]
+    while moved[-2:] == [0, 0]:
+        del moved[-2:]
+    return state.emit(node, order, **{"self": state.array(value, order), name: tuple(moved)})
+
+
+def _sizes(state: Rewriter, node: Node, operator: Operator) -> bool:
+    found, size = _single(state, node, operator), node.kwargs.get("size")
+    if found is None or not isinstance(size, tuple) or not len(size) == found[2] == len(found[1]):
+        return False
+    value, order, _ = found
+    sizes = tuple(size[axis] for axis in order)
+    return state.emit(node, order, self=state.array(value, order), size=sizes)
+
+
+def _merges(state: Rewriter, node: Node, operator: Operator) -> bool:
+    """Merge axes that stand next to each other in the order, too."""
+    found = _single(state, node, operator)
+    merged = found and _merged(state.types[found[0].name].shape, node.types[results_of(node)[0]].shape)
+    if not found or not merged:
+        return False
+    value, order, _ = found
+    start, end = merged
+    places = sorted(order.index(axis) for axis in range(start, end + 1))
+    first = places[0]
+    long = [axis for axis in order if start <= axis <= end and state.types[value.name].shape[axis] != 1]
+    if places != list(range(first, first + len(places))) or long != sorted(long):
+        return False
+    result = _without(order, range(start + 1, end + 1))
+    kwargs = {"self": state.array(value, order), "start_dim": first, "end_dim": first + end - start}
+    dropped = replace(node, kwargs={"self": value})
+    return state.emit(dropped, result, op="aten.flatten.using_ints", **kwargs)
+
+
+def _merged(before: Sequence[Size], after: Sequence[Size]) -> tuple[int, int] | None:
+    """Return the first and the last of consecutive axes that a reshape merges; None for any other one."""
+    more = len(before) - len(after)
+    for start in range(len(after)) if more > 0 else ():
+        kept = (*before[:start], *before[start + more + 1 :])
+        if None not in kept and kept == (*after[:start], *after[start + 1 :]):
+            return start, start + more
+    return None
+
+
+def _permutes(state: Rewriter, node: Node, operator: Operator) -> bool:
+    found = _tensor_and_rank(state, node, operator)
+    if found is None:
+        return False
+    value, (output,) = found[0], results_of(node)
+    kwargs = {name: a for name, a in operator.arguments(node.kwargs).items() if a != value}
+    like = jax.ShapeDtypeStruct(own_order(state.rank(value)), np.float32)
+    # Sizes 0, 1, 2, ... show where each axis goes.
+    order = jax.eval_shape(lambda x: operator.function(x, **kwargs), like).shape
+    state.stored[output] = {
+        tuple(order.index(axis) for axis in stored): name for stored, name in state.stored[value.name].items()
+    }
+    state.waiting[output] = state.index, node
+    return True
+
+
+_RULES: dict[str, Rule] = {
+    "elementwise": _elementwise,
+    "channels": _channels,
+    "along": _along,
+    "over": _over,
+    "without": _removing,
+    "squeezes": _squeezes,
+    "inserts": _inserts,
+    "pads": _pads,
+    "sizes": _sizes,
+    "merges": _merges,
+    "permutes": _permutes,
+}

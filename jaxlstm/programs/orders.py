@@ -1,0 +1,299 @@
+"""Orders of axes: those that operators want, and those in which the arrays of values are stored."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from jaxlstm.programs.graph import Argument, Graph, ModuleCall, Node, TensorType, Value, values_in
+from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place
+
+Order = tuple[int, ...]
+"""The axis of torch at each axis of an array: (0, 2, 3, 1) for images with channels last."""
+
+Rule = Callable[["Rewriter", Node, Operator], bool]
+
+_ASSUMED_SIZE = 64
+"""The size of a free axis where orders are compared."""
+
+
+def own_order(rank: int) -> Order:
+    """Return torch's order."""
+    return tuple(range(rank))
+
+
+def is_convolution(node: Node) -> bool:
+    """Return True for a convolution, transposed or not, unless the user has registered another one."""
+    operator = find_operator(node.op)
+    return operator is not None and operator.layout == "channels" and node.op.startswith("aten.conv")
+
+
+def channel_order(node: Node, rank: int, types: Mapping[str, TensorType]) -> Order:
+    """Return the order with channels last for the input of a node that knows channels."""
+    axis = 1
+    weight = node.kwargs.get("weight")
+    if digit := re.search(r"pool(\d)d", node.op):
+        axis = rank - int(digit[1]) - 1
+    elif is_convolution(node) and isinstance(weight, Value):
+        axis = rank - len(types[weight.name].shape) + 1
+    return (*range(axis), *range(axis + 1, rank), axis)
+
+
+def _permuted(type_: TensorType, order: Order) -> TensorType:
+    return replace(type_, shape=tuple(type_.shape[axis] for axis in order))
+
+
+def _elements(type_: TensorType) -> int:
+    return math.prod(size if isinstance(size, int) else _ASSUMED_SIZE for size in type_.shape)
+
+
+def results_of(node: Node) -> list[str]:
+    """Return the names of the results of a node, those of lists included."""
+    listed = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
+    return [name for names in listed for name in names if name]
+
+
+def first_tensor(node: Node, operator: Operator) -> Value | None:
+    """Return the first argument of a node, if it is a tensor."""
+    value = node.kwargs.get(operator.first_parameter)
+    return value if isinstance(value, Value) else None
+
+
+class _Wanted:
+    """The order in which the consumers of a value all want it, where they agree: that of convolutions."""
+
+    def __init__(self, graph: Graph, types: Mapping[str, TensorType], operators: Sequence[Operator]) -> None:
+        self.types = types
+        self._votes: dict[str, set[Order | None]] = {}
+        self._vote((*graph.outputs, *graph.mutations.values()), None)
+        for node, operator in zip(reversed(graph.nodes), reversed(operators), strict=True):
+            self._visit(node, operator)
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        return {name: order for name in self._votes if (order := self._order(name))}
+
+    def _order(self, name: str) -> Order | None:
+        votes = self._votes.get(name, set())
+        return next(iter(votes)) if len(votes) == 1 else None
+
+    def _visit(self, node: Node, operator: Operator) -> None:
+        layout = operator.layout
+        if layout in ("over", "without") or node.op == "aten.sym_size.int":
+            return  # In any order at no cost.
+        outputs = results_of(node)
+        order = self._order(outputs[0]) if outputs else None
+        values = tuple(node.kwargs.values())
+        if layout == "channels":
+            data = first_tensor(node, operator)
+            if data is not None and data.name in self.types:
+                last = channel_order(node, len(self.types[data.name].shape), self.types)
+                order = last if order == last or is_convolution(node) else None
+                self._vote(data, order)
+                values = tuple(value for value in values if value != data)
+            order = None
+        elif layout not in ("elementwise", "along", "pads"):
+            order = None
+        self._vote((*node.args, *values), order)
+
+    def _vote(self, argument: Argument, order: Order | None) -> None:
+        for name in values_in(argument):
+            known = self.types.get(name)
+            fits = order is not None and known is not None and len(known.shape) == len(order)
+            self._votes.setdefault(name, set()).add(order if fits else None)
+
+
+class Rewriter:
+    """The state of the pass, at one node after the other."""
+
+    def __init__(self, graph: Graph, types: Mapping[str, TensorType], written: frozenset[str]) -> None:
+        self.graph = graph
+        self.types = types
+        self.written = written
+        self.operators = tuple(found for node in graph.nodes if (found := find_operator(node.op)))
+        self.index = 0
+        self.wanted = _Wanted(graph, types, self.operators).orders
+        # value -> order -> name of the array with its axes in this order
+        self.stored: dict[str, dict[Order, str]] = {n: {own_order(len(t.shape)): n} for n, t in types.items()}
+        for node in graph.nodes:
+            for name in node.types:
+                self.stored[name] = {}
+        # permutations of the model that are emitted if nothing else gives their result
+        self.waiting: dict[str, tuple[int, Node]] = {}
+        self.made = {name: index for index, node in enumerate(graph.nodes) for name in results_of(node)}
+        self.names = {*types, *self.made, *(declared.name for declared in graph.inputs)}
+        self.emitted: list[tuple[tuple[int, int], Node]] = []
+
+    def rewritten(self, rules: Mapping[str, Rule]) -> Graph:
+        """Return the graph after a rule has emitted each node; nodes without a rule stay in torch's order.
+
+        Args:
+          rules: layout of an operator -> a function that emits a node, or returns False if it must stay.
+        """
+        for index, node in enumerate(self.graph.nodes):
+            self.index = index
+            operator = self.operators[index]
+            rule = None if is_in_place(node.op) else rules.get(operator.layout)
+            if rule is None or self.written & {*results_of(node)} or not rule(self, node, operator):
+                self._keep(node)
+        self.index = len(self.graph.nodes)
+        outputs = tuple(map(self.plain, self.graph.outputs))
+        mutations = {name: self.plain(argument) for name, argument in self.graph.mutations.items()}
+        nodes = tuple(node for _, node in sorted(self.emitted, key=lambda pair: pair[0]))
+        return replace(self.graph, nodes=nodes, outputs=outputs, mutations=mutations)
+
+    def plain(self, argument: Argument) -> Argument:
+        """Return an argument with its tensors in torch's order."""
+        if isinstance(argument, tuple):
+            return tuple(map(self.plain, argument))
+        if isinstance(argument, Value) and argument.name in self.types:
+            return self.array(argument, own_order(self.rank(argument)))
+        return argument
+
+    def rank(self, value: Value) -> int:
+        """Return the number of axes of a tensor."""
+        return len(self.types[value.name].shape)
+
+    def array(self, value: Value, order: Order) -> Value:
+        """Return the array of a value with its axes in an order; permute it if there is none."""
+        stored = self.stored[value.name]
+        if order not in stored:
+            if order == own_order(len(order)) and self._emit_waiting(value.name):
+                return value
+            source = min(stored, key=lambda source: self._cost(value.name, source, order))
+            name = self._permute(value.name, stored[source], source, order)
+            if value.name in self.written:
+                # A later write changes the value, and not this copy of it.
+                return Value(name)
+            stored[order] = name
+        return Value(stored[order])
+
+    def _emit_waiting(self, name: str) -> bool:
+        """Emit the model's own permutation that defines a value, if its input has torch's order."""
+        index, node = self.waiting.get(name, (0, None))
+        value = node and node.kwargs["self"]
+        if not isinstance(value, Value):
+            return False
+        if self.stored[value.name].get(own_order(self.rank(value))) != value.name:
+            return False
+        self.emitted.append(((index, 1), node))  # type: ignore[arg-type]
+        self.stored[name][own_order(len(self.types[name].shape))] = name
+        return True
+
+    def _permute(self, value: str, source: str, before: Order, after: Order) -> str:
+        name = value if after == own_order(len(after)) else self._fresh(value)
+        dims = tuple(before.index(axis) for axis in after)
+        position, calls = self._place(value, source)
+        types = {name: _permuted(self.types[value], after)}
+        kwargs: dict[str, Argument] = {"self": Value(source), "dims": dims}
+        node = Node(f"{name}_permute", "aten.permute.default", (), kwargs, (name,), calls, types)
+        self.emitted.append(((position, 0), node))
+        self.made[name] = position
+        return name
+
+    def _fresh(self, value: str) -> str:
+        name = f"{value}_last"
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
+
+    def _place(self, value: str, source: str) -> tuple[int, tuple[ModuleCall, ...]]:
+        """Return where a permutation stands and in which calls: before the outermost one that needs it."""
+        nodes, index, made = self.graph.nodes, self.index, self.made.get(source)
+        if index == len(nodes):
+            return index, nodes[-1].calls[:1]
+        end = nodes[index].calls
+        if value in {**self.graph.parameters, **self.graph.buffers, **self.graph.constants}:
+            return index, end
+        depth = 1 if made is None else _common_depth(nodes[made].calls, end)
+        if value not in self.written:
+            while (
+                index - 1 > (-1 if made is None else made)
+                and _common_depth(nodes[index - 1].calls, end) > depth
+            ):
+                index -= 1
+        return index, end[:depth]
+
+    def _cost(self, value: str, before: Order, after: Order) -> int:
+        """Return the number of elements that a permutation moves; axes of size 1 move for free."""
+        type_ = self.types[value]
+        before, after = ([axis for axis in o if type_.shape[axis] != 1] for o in (before, after))  # type: ignore[assignment]
+        return 0 if before == after else _elements(type_)
+
+    def cost(self, value: Value, order: Order) -> int:
+        """Return the number of elements that are moved to have a value in an order."""
+        return min(self._cost(value.name, source, order) for source in self._stored(value))
+
+    def _stored(self, value: Value) -> Mapping[Order, str]:
+        return self.stored[value.name] or {own_order(self.rank(value)): ""}
+
+    def orders(self, values: Iterable[Value]) -> Iterator[Order]:
+        """Yield the orders in which values are stored."""
+        for value in values:
+            yield from self._stored(value)
+
+    def best(
+        self, orders: Iterable[Order], cost: Callable[[Order], int | None], output: str | None
+    ) -> Order | None:
+        """Return the order of least cost, the cost of the result's included; None for torch's."""
+        wanted = self.wanted.get(output or "")
+        found = []
+        candidates = [wanted, *orders] if wanted else [*orders]
+        for order in dict.fromkeys(candidates):
+            own, total = order == own_order(len(order)), cost(order)
+            if total is not None:
+                if wanted and order != wanted:
+                    total += self._cost(str(output), order, wanted)
+                # Of equal orders, torch's if nothing moves; else the chain goes on.
+                found.append((total, order != wanted, own == (total > 0), order))
+        order = min(found)[-1] if found else ()
+        return None if order == own_order(len(order)) else order
+
+    def best_of(
+        self, value: Value, output: str | None, orders: Iterable[Order] | None = None
+    ) -> Order | None:
+        """Return the best order for one tensor, by default among those in which it is stored."""
+        orders = self.orders([value]) if orders is None else orders
+        return self.best(orders, lambda order: self.cost(value, order), output)
+
+    def emit(
+        self, node: Node, order: Order | Callable[[str], Order], /, *, op: str | None = None, **changed: Any
+    ) -> bool:
+        """Emit a node with changed arguments whose results have an order; return True."""
+        names: dict[str, str] = {}
+        types = dict(node.types)
+        for name in results_of(node):
+            if name in types:
+                own = order if isinstance(order, tuple) else order(name)
+                names[name] = name if own == own_order(len(own)) else self._fresh(name)
+                self.stored[name] = {own: names[name]}
+                types[names[name]] = _permuted(types.pop(name), own)
+                self.made[names[name]] = self.index
+        kwargs = {n: changed[n] if n in changed else self.plain(a) for n, a in node.kwargs.items()}
+        outputs = tuple(_renamed(output, names) for output in node.outputs)
+        kwargs |= changed
+        new = replace(node, op=op or node.op, kwargs=kwargs, outputs=outputs, types=types)
+        self.emitted.append(((self.index, 1), new))
+        return True
+
+    def _keep(self, node: Node) -> None:
+        """Emit a node on arrays in torch's order."""
+        node = replace(node, args=tuple(map(self.plain, node.args)))
+        self.emit(node, lambda name: own_order(len(self.types[name].shape)))
+
+
+def _renamed(output: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(output, tuple):
+        return tuple(_renamed(name, names) for name in output)
+    return names.get(output, output)
+
+
+def _common_depth(first: Sequence[ModuleCall], second: Sequence[ModuleCall]) -> int:
+    """Return the number of calls, from the outermost one, that two nodes share."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0].key == pair[1].key, pairs))
