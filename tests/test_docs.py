@@ -1,4 +1,4 @@
-"""The texts of the pages: links, pictures, tables, quoted commands and code, versions; each is run."""
+"""The texts of the pages: links, pictures, tables, quoted commands and code, versions."""
 
 from __future__ import annotations
 

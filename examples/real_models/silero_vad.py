@@ -9,13 +9,13 @@ The weights come from the TorchScript file of the PyTorch package::
 from __future__ import annotations
 
 import sys
+import wave
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from voice_encoder import read_wav
 
 import jaxlstm
 
@@ -76,6 +76,14 @@ def load(path: Any) -> SileroVAD:
     model = SileroVAD(rngs=nnx.Rngs(0))
     jaxlstm.load_state_dict(model, path, names=NAMES)
     return model
+
+
+def read_wav(path: Any) -> np.ndarray:
+    """Return the samples of a 16-bit mono file, in [-1, 1]."""
+    with wave.open(str(path)) as file:
+        if (file.getframerate(), file.getsampwidth(), file.getnchannels()) != (16000, 2, 1):
+            raise ValueError(f"{path} must be a mono file of 16 bits at 16000 Hz")
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 2.0**15
 
 
 def main() -> None:
