@@ -197,6 +197,11 @@ def _bfloat16(a: Array) -> Array:
     return a.astype(ml_dtypes.bfloat16).astype(a.dtype)
 
 
+def _with_bfloat16_c(port: WrongPort, right: Any, w: Any, x: Array, h: Array, c: Array) -> Any:
+    h, c = right(w, x, h, _bfloat16(c))
+    return h, _bfloat16(c)
+
+
 def _order(order: str) -> Bug:
     cause = f"the gates are read in the order {', '.join(order)}"
     return Bug(cause, orders=lambda port, right, _: (order,) * 3)
@@ -386,7 +391,7 @@ BUGS: dict[str, Bug] = {
     "float16 weights": Bug(
         "the weights are rounded to float16", stored=lambda p, f, a: f(a.astype(np.float16).astype(a.dtype))
     ),
-    "bfloat16 c": Bug("c is kept in bfloat16", new_c=lambda p, f, *a: _bfloat16(f(*a[:3], _bfloat16(a[3])))),
+    "bfloat16 c": Bug("c is kept in bfloat16", cell=_with_bfloat16_c),
     "float32 inside": Bug("a part of the computation is in float32", run=_float32_inside),
 }
 

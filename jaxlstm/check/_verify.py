@@ -95,8 +95,6 @@ def verify(
     return report_on(
         verification,
         partial(diagnose_port, verification, subject, seconds=seconds),
-        verify,
-        ["None" if port is None else name_of(port), "params", repr(config)],
         {"port": name_of(port), "config": repr(config)},
         name=name_of(port),
         notes=port_notes(verification, subject, against),

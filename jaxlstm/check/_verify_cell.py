@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -61,9 +60,7 @@ def verify_cell(
     takes_params = "params" in inspect.signature(step).parameters
     chosen = port_with_params if takes_params else port
     chosen.__name__ = getattr(step, "__name__", type(step).__name__)
-    report = verify(chosen, params, config, **settings)
-    _, _, arguments = report.again.partition("(")
-    return replace(report, again=f"jaxlstm.check.verify_cell({arguments}")
+    return verify(chosen, params, config, **settings)
 
 
 def _steps(inputs: Any) -> Any:

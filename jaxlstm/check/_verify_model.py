@@ -27,8 +27,7 @@ from jaxlstm.check.requirements import require_precision, require_seed, require_
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
-from jaxlstm.check.subjects.program import ProgramModel
-from jaxlstm.check.subjects.program_reference import ProgramReference
+from jaxlstm.check.subjects.program import ProgramModel, ProgramReference
 from jaxlstm.check.verification import Verification
 from jaxlstm.programs.program import Program
 
@@ -92,8 +91,6 @@ def verify_model(
     return report_on(
         verification,
         partial(diagnose_model, verification, subject, module, seconds=seconds),
-        verify_model,
-        ["ours", "theirs", "args", *(["kwargs"] if kwargs else [])],
         {"ours": model.name, "theirs": module.module_name, "names": dict(names) if names else None},
         name=model.name,
         notes=(*notes, *_notes(verification, subject, module)),

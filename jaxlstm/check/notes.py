@@ -24,8 +24,6 @@ from jaxlstm.check.verification import Verification
 def report_on(
     verification: Verification,
     diagnose: Callable[[Failures], Diagnosis],
-    function: Callable[..., Report],
-    arguments: Sequence[str],
     names: Mapping[str, Any],
     *,
     name: str,
@@ -33,7 +31,6 @@ def report_on(
 ) -> Report:
     """Return the report on the cases tried, with a diagnosis if an item failed.
 
-    ``function`` is the function that the caller called, ``arguments`` are its positional ones in words, and
     ``names`` are settings that the verification does not hold. ``name`` is the name of the subject.
     """
     items = tuple(verification.items())
@@ -59,18 +56,9 @@ def report_on(
         notes=tuple(notes),
         settings={**names, **options, "against": ", ".join(against)},
         environment=environment(verification.subject.precision, with_torch="torch" in against),
-        again=_call_text(function, arguments, {**names, **options}),
         difference=diagnosis.difference,
         layers=diagnosis.layers,
     )
-
-
-def _call_text(function: Callable[..., Report], arguments: Sequence[str], options: Mapping[str, Any]) -> str:
-    """Return a call of a function of ``jaxlstm.check``, without the options that have their default."""
-    defaults = function.__kwdefaults__ or {}
-    given = {name: v for name, v in options.items() if name in defaults and v != defaults[name]}
-    parts = [*arguments, *(f"{name}={value!r}" for name, value in given.items())]
-    return f"jaxlstm.check.{function.__name__}({', '.join(parts)})"
 
 
 def port_notes(verification: Verification, port: PortSubject, against: Sequence[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Models of the shapes that occur in practice, fourteen of them with LSTMs."""
+"""Models with LSTMs, of the shapes that occur in practice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of sound: a voice detector, sinc filters, DeepSpeech, Tacotron, a speech enhancer."""
+"""Models of sound: a voice detector, DeepSpeech, Tacotron, a speech enhancer."""
 
 from __future__ import annotations
 
@@ -36,40 +36,6 @@ class VoiceDetector(nn.Module):
         h, c = self.cell(x.mean(dim=-1), (state[0], state[1]))
         speech = self.decoder(h.unsqueeze(-1))
         return speech.squeeze(1).mean(dim=1, keepdim=True), torch.stack([h, c])
-
-
-class SincFilters(nn.Module):
-    """Band-pass filters with learned cutoffs on the waveform, pooling, normalization, and an LSTM."""
-
-    steps: Tensor
-    window: Tensor
-
-    def __init__(self, taps: int = 15) -> None:
-        super().__init__()
-        self.low, self.band = nn.Parameter(torch.rand(6, 1) * 0.2), nn.Parameter(torch.rand(6, 1) * 0.2)
-        self.register_buffer("steps", torch.arange(1, taps // 2 + 1).float())
-        self.register_buffer("window", torch.hamming_window(taps, periodic=False))
-        self.norm = nn.GroupNorm(2, 6)
-        self.second = nn.Conv1d(6, 8, 3)
-        self.instance_norm = nn.InstanceNorm1d(8, affine=True)
-        self.lstm = nn.LSTM(8, 5, batch_first=True)
-        self.speaker = nn.Linear(5, 4)
-
-    def filters(self) -> Tensor:
-        low = self.low.abs() + 0.01
-        high = torch.clamp(low + self.band.abs(), max=0.5)
-        below, above = (2 * cutoff * torch.sinc(2 * cutoff * self.steps) for cutoff in (low, high))
-        right = above - below
-        kernel = torch.cat([right.flip(1), 2 * (high - low), right], dim=1)
-        return (kernel / (2 * (high - low)) * self.window).unsqueeze(1)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        x = functional.conv1d(waveform.unsqueeze(1), self.filters(), padding="same").abs()
-        x = functional.max_pool2d(x.unsqueeze(2), (1, 3)).squeeze(2)
-        x = functional.leaky_relu(self.norm(x), 0.2)
-        x = functional.avg_pool1d(functional.elu(self.instance_norm(self.second(x))), 2, ceil_mode=True)
-        y, _ = self.lstm(x.transpose(1, 2))
-        return functional.normalize(self.speaker(y[:, -1]), dim=-1)
 
 
 class DeepSpeech(nn.Module):
@@ -172,9 +138,6 @@ SHAPES = {
         lambda batch, length: (torch.randn(batch, 128), torch.randn(2, batch, 6)),
         (2, 0),
         ((1, 0), (5, 0)),
-    ),
-    "sinc filters": ModelShape(
-        SincFilters, lambda batch, length: (torch.randn(batch, length),), (2, 64), ((3, 101), (1, 80))
     ),
     "DeepSpeech": ModelShape(
         DeepSpeech, lambda batch, length: (torch.rand(batch, 20, length),), (2, 16), ((3, 31), (1, 9))

@@ -1,4 +1,4 @@
-"""Models of images, time series and control: text, sub-pixels, forecasting, actor and critic, a TCN."""
+"""Models of images, time series and control: text, forecasting, actor and critic, a TCN."""
 
 from __future__ import annotations
 
@@ -161,25 +161,9 @@ class TCN(nn.Module):
         return self.out(y[:, -1])
 
 
-class SuperResolution(nn.Module):
-    """A sub-pixel convolution that adds detail to an enlarged image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.Tanh(), nn.ChannelShuffle(2))
-        self.subpixel = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.PixelShuffle(2))
-
-    def forward(self, images: Tensor) -> Tensor:
-        enlarged = functional.interpolate(images, scale_factor=2, mode="bicubic")
-        return torch.special.expit(enlarged + self.subpixel(self.features(images)))
-
-
 SHAPES = {
     "rectified text recogniser": ModelShape(
         RectifiedTextRecogniser, smooth_images, (2, 24), ((1, 40), (3, 17))
-    ),
-    "super-resolution": ModelShape(
-        SuperResolution, lambda batch, length: (torch.randn(batch, 2, 6, length),), (2, 8), ((1, 5), (3, 7))
     ),
     "text recogniser": ModelShape(
         TextRecogniser,

@@ -9,7 +9,7 @@ import pytest
 
 from jaxlstm.check.cases import lstm as cases
 from jaxlstm.check.cases.case import Results, worst_errors
-from jaxlstm.check.criteria import exact, rms, semantics
+from jaxlstm.check.criteria import rms, semantics
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
@@ -33,10 +33,10 @@ def test_measurement_and_its_limit():
 
 def test_form_reports_every_shape_and_dtype():
     good = results([[1.0]], [2.0], [3.0])
-    assert exact.shape_and_dtype(good, good) == ""
+    assert semantics.shape_and_dtype(good, good) == ""
     bad = results([[1.0, 1.0]], [2.0], None)
-    assert exact.shape_and_dtype(bad, good) == "outputs has shape (1, 2), expected (1, 1)"
-    assert exact.shape_and_dtype(bad, good.astype("float32")) == (
+    assert semantics.shape_and_dtype(bad, good) == "outputs has shape (1, 2), expected (1, 1)"
+    assert semantics.shape_and_dtype(bad, good.astype("float32")) == (
         "outputs has shape (1, 2), expected (1, 1); outputs has dtype float64, expected float32; "
         "h_n has dtype float64, expected float32"
     )
@@ -45,10 +45,10 @@ def test_form_reports_every_shape_and_dtype():
 def test_masks_distinguish_nan_and_infinities():
     kinds = [0.0, NAN, INF, -INF]
     for actual, expected in itertools.product(kinds, kinds):
-        result = exact.nan_mask(results([1.0, actual]), results([2.0, expected]))
+        result = semantics.nan_mask(results([1.0, actual]), results([2.0, expected]))
         differ = f"1 of 2 elements differ, the first at (1,): {actual}, expected {expected}"
         assert result == ("" if actual is expected else f"outputs: {differ}")
-    result = exact.nan_mask(results([NAN, NAN], [1.0], [INF]), results([1.0, 1.0], [1.0], [1.0]))
+    result = semantics.nan_mask(results([NAN, NAN], [1.0], [INF]), results([1.0, 1.0], [1.0], [1.0]))
     assert result == (
         "outputs: 2 of 2 elements differ, the first at (0,): nan, expected 1.0; "
         "c_n: 1 of 1 elements differ, the first at (0,): inf, expected 1.0"
@@ -57,9 +57,9 @@ def test_masks_distinguish_nan_and_infinities():
 
 def test_a_second_call_repeats_the_first():
     first = results([1.0, NAN], [2.0], [3.0], {"inputs": np.ones(2)})
-    assert exact.repeatability(first, first) == ""
+    assert semantics.repeatability(first, first) == ""
     other = results([1.0, NAN], [2.5], [3.0], {"inputs": np.zeros(2)})
-    assert exact.repeatability(first, other) == "a second call returned different values of h_n, d inputs"
+    assert semantics.repeatability(first, other) == "a second call returned different values of h_n, d inputs"
 
 
 def test_semantics_allow_amplified_rounding():

@@ -15,7 +15,6 @@ from jaxlstm.check.reference.torch_faults.planted import run_planted, variants
 from jaxlstm.check.reference.torch_model import TorchModel
 
 X = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
-IMAGE = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(1))
 
 
 class Function(nn.Module):

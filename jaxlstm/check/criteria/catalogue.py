@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.case import Results, is_floating, worst_errors
-from jaxlstm.check.criteria import exact, rms, semantics
+from jaxlstm.check.criteria import rms, semantics
 from jaxlstm.check.criteria.criterion import Criterion, Outcome, RmsRatio, Untested, place
 from jaxlstm.check.criteria.difference import array_difference
 from jaxlstm.check.criteria.step_residual import step_residual
@@ -48,7 +48,7 @@ def _nan_mask(trial: Trial) -> Iterator[Outcome]:
 
 def _repeatable(trial: Trial) -> Iterator[Outcome]:
     if trial.case.repeated and trial.is_usable:
-        yield Outcome(exact.repeatability(trial.ours, trial.again()))
+        yield Outcome(semantics.repeatability(trial.ours, trial.again()))
 
 
 def _tolerance(trial: Trial) -> Iterator[Outcome]:

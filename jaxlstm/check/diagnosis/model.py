@@ -19,8 +19,7 @@ from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel, ModelRunner
 from jaxlstm.check.subjects.model import ModelSubject
-from jaxlstm.check.subjects.program import ProgramModel
-from jaxlstm.check.subjects.program_reference import ProgramReference
+from jaxlstm.check.subjects.program import ProgramModel, ProgramReference
 from jaxlstm.check.verification import Evidence, Verification
 
 OWN_ERRORS = 16.0

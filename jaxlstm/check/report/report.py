@@ -50,7 +50,7 @@ class Report:
       notes: facts that limit the verdict, such as tolerances set by the caller.
       settings: the arguments of the check.
       environment: the versions, device and precision of the check.
-      again: the call or command that repeats the check.
+      again: the command that repeats the check, if a command made it.
       difference: the first number in which the port differs from the oracle, or None.
       layers: the layers of a model that failed, in torch's order of calls.
     """

@@ -12,7 +12,7 @@ from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
 from jaxlstm.check.subjects.port import PortSubject
-from jaxlstm.check.subjects.program_reference import ProgramReference
+from jaxlstm.check.subjects.program import ProgramReference
 
 
 class ModelSubject:
