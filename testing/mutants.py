@@ -23,7 +23,7 @@ WHOLE = (
     ("bias off by a thousandth",),
     ("clip at 50",),
     ("rows mixed",),
-    ("double bias", "reverse first"),
+    ("no bias_ih", "state by direction"),
 )
 
 

@@ -55,14 +55,11 @@ _FAR = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
 END_RECORDS: dict[str, Callable[[int, int, int], bytes]] = {
     "count + 1": lambda n, size, start: end_record(n + 1, size, start),
     "count - 1": lambda n, size, start: end_record(n - 1, size, start),
-    "size": lambda n, size, start: end_record(n, size - 1, start),
     "offset": lambda n, size, start: end_record(n, size, start - 1),
     "a comment": lambda n, size, start: end_record(n, size, start, b"PK\5\6"),
     "bytes after": lambda *record: end_record(*record) + b"x",
-    "two ends": lambda *record: end_record(*record) * 2,
     "no ZIP64": lambda n, size, start: end_record(n, size, 0xFFFFFFFF),
     "ZIP64 elsewhere": lambda *record: end_record64(*record, at=0),
-    "ZIP64 of another count": lambda n, *rest: end_record64(n, *rest, lie=(n + 1, *rest)),
     "ZIP64 of another offset": lambda n, size, start: end_record64(n, size, start, lie=(n, size, 0)),
     "ZIP64 of 2^62 entries": lambda n, size, start: end_record64(1 << 62, size, start),
     "ZIP64 size 2^63": lambda n, size, start: end_record64(n, 1 << 63, start),
@@ -159,7 +156,6 @@ def _names_and_places(label: str, made: ZipMembers) -> Iterator[FileCase]:
     twice = {
         "first again": [*made, made[0]],
         "first again, other bytes": [replace(made[0], data=b"\x80\x02}."), *made],
-        "every one again": made * 2,
     }
     yield from archives(12, label, twice, "zip-duplicate-name")
     names = ("../x", "/x", "m//x", "m/./x", "m\\x", "m/x\0", "")
@@ -217,12 +213,9 @@ def _local_headers(member: ZipMember) -> Changes:
     size = len(member.data)
     local: Changes = {
         "name": {"name": member.name[:-1] + "x"},
-        "longer name": {"name": member.name + "x"},
         "size": {"size": size - 1},
         "compressed": {"compressed": size - 1},
         "crc": {"crc": zlib.crc32(member.data) ^ 1},
-        "flags": {"flags": 0},
-        "method": {"method": 8},
         "no sizes": {"size": 0, "compressed": 0, "crc": 0},
         "ZIP64 without values": _FAR,
     }
@@ -236,12 +229,10 @@ def _extra_fields(member: ZipMember) -> Changes:
         "a size": {"local": _FAR, "extra": _zip64(size + 1, size)},
         "one value": {"local": _FAR, "extra": _zip64(size)},
         "a size that the header has too": {"extra": _zip64(size + 1, size)},
-        "only one size that the header has too": {"extra": _zip64(size)},
         "more than the sizes": {"extra": _zip64(size, size, 0)},
         "twice": {"local": _FAR, "extra": _zip64(size, size) * 2},
         "a field that is cut": {"extra": b"\x01\0\xff\xff"},
         "a central size": _FAR | {"central_extra": _zip64(1 << 62, 1 << 62)},
-        "a separate central size": {"central_extra": _zip64(size, size)},
         "a central offset": {"offset": 0xFFFFFFFF, "central_extra": _zip64(1 << 63)},
         "a streamed header": streamed | {"after": right, "extra": _zip64(12345)},
     }
@@ -301,7 +292,6 @@ def _code() -> Iterator[FileCase]:
     programs = {
         "that calls": b"import os\nos.system('touch PWNED')\n",
         "that is garbage": bytes(range(256)) * 100,
-        "that nests": b"(" * 1_000_000,
         "that inflates": bytes(30_000_000),
     }
     small = {label: text for label, text in programs.items() if len(text) < 10**7}

@@ -45,13 +45,10 @@ def _objects() -> Iterator[tuple[str, bytes]]:
     """Yield tuples of many small objects, each of which must be accounted for."""
     bodies = {
         "dictionaries": b"}K\x01Ns" * 2 * N,
-        "lists of one": b"]Na" * 2 * N,
-        "tuples": b"N\x85" * 3 * N,
         "numbers": (b"J\0\0\1\1") * 5 * N,
         "globals": b"ca\nb\n" * 3 * N,
         "placeholders": name("a", "b") + b"q\x000" + b"h\x00)R" * 2 * N,
         "refused tensors": name("torch._utils", "_rebuild_x") + b"q\x000" + b"h\x00)R" * 2 * N,
-        "ordered dictionaries": name("collections", "OrderedDict") + b"q\x000" + b"h\x00)R" * 2 * N,
         "memo places": b"".join(b"Nr" + struct.pack("<I", i) for i in range(3 * N)),
         "texts that widen": text("😀" + "x" * 65_000) * 300,
     }

@@ -40,13 +40,9 @@ def _calls(box: Box) -> Iterator[FileCase]:
     weight = box.weight()
     calls = {
         "os.system": SYSTEM,
-        "eval": call(name("builtins", "eval"), text("__import__('os').system('touch PWNED')")),
-        "exec": call(name("__builtin__", "exec"), text("import os")),
         "getattr": call(name("builtins", "getattr"), name("os", "system"), text("__call__")),
         "Popen": name("subprocess", "Popen") + sequence(text("touch PWNED")) + b"\x81",
         "NEWOBJ_EX": name("posix", "system") + sequence(text("touch PWNED")) + b"}\x92",
-        "torch.load": call(name("torch.serialization", "load"), text("x")),
-        "import": call(name("importlib", "import_module"), text("antigravity")),
     }
     for label, code in calls.items():
         yield box.case(1, f"{label} as a weight", mapping(weight_ih_l0=code), "foreign-weight")
@@ -75,15 +71,12 @@ def _opcodes(box: Box) -> Iterator[FileCase]:
         "dotted STACK_GLOBAL": text("os") + text("path.join") + b"\x93",
         "dotted GLOBAL": b"cos\npath.join\n",
         "number STACK_GLOBAL": b"K\0K\0\x93",
-        "empty GLOBAL": b"c\n\n",
         "newline STACK_GLOBAL": text("os\n") + text("system") + b"\x93",
     }
     opcodes = {
         "INST": b"(" + text("x") + b"iposix\nsystem\n",
         "OBJ": b"(" + name("posix", "system") + text("x") + b"o",
         "EXT1": b"\x82\x01",
-        "EXT2": b"\x83\x01\x00",
-        "EXT4": b"\x84\x01\x00\x00\x00",
         "DUP": b"N2",
         "STRING": b"S'x'\n",
         "NEXT_BUFFER": b"\x97",
@@ -93,10 +86,7 @@ def _opcodes(box: Box) -> Iterator[FileCase]:
         "a function": name("posix", "system"),
         "a rebuild": name("torch._utils", "_rebuild_tensor_v2"),
         "a class": name("collections", "OrderedDict"),
-        "a storage type": name("torch", "FloatStorage"),
         "a dict": b"}",
-        "a tuple": b")",
-        "a text": text("x"),
     }
     state = mapping(__code__=text("x")) + b"b"
     builds = {f"BUILD on {label}": code + state for label, code in targets.items()}

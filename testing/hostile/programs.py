@@ -129,16 +129,11 @@ def _graphs() -> Iterator[FileCase]:
     arguments = {
         "undefined": {"as_tensor": {"name": "y"}},
         "its own result": {"as_tensor": {"name": "mul"}},
-        "name as a number": {"as_tensor": {"name": 1}},
         "unknown kind": {"as_nothing": 1},
         "two kinds": {"as_int": 1, "as_float": 1.0},
-        "no kind": {},
-        "a list": [],
         "float as int": {"as_int": 1.0},
         "int of 100 digits": {"as_int": 10**100},
         "bool as int": {"as_int": True},
-        "int as bool": {"as_bool": 1},
-        "ints as a number": {"as_ints": 1},
         "infinity as another text": {"as_float": "inf"},
         "unknown dtype": {"as_scalar_type": 98},
     }

@@ -1,11 +1,10 @@
-"""Models of images, time series and control: text, forecasting, actor and critic, a TCN."""
+"""Models of images and time series: text and forecasting."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import weight_norm
 
 from testing.model_shapes.shape import ModelShape
 
@@ -113,54 +112,6 @@ class Forecaster(nn.Module):
         return quantiles, quantiles.amax(-1) - quantiles.amin(-1)
 
 
-class ActorCritic(nn.Module):
-    """Images through convolutions and an LSTMCell; the distribution of actions, its entropy and a value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(
-            *(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ELU()),
-            *(nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.ELU()),
-            nn.Flatten(),
-        )
-        self.cell = nn.LSTMCell(64, 8)
-        self.actor, self.critic = nn.Linear(8, 5), nn.Linear(8, 1)
-
-    def forward(self, images: Tensor, state: tuple[Tensor, Tensor], done: Tensor) -> dict[str, object]:
-        keep = 1.0 - done.float().unsqueeze(-1)
-        h, c = self.cell(self.conv(images / 255.0 - 0.5), (state[0] * keep, state[1] * keep))
-        scores = functional.log_softmax(self.actor(h), dim=-1)
-        entropy = -(scores.exp() * scores).sum(-1)
-        value = self.critic(h).squeeze(-1)
-        return {"scores": scores, "entropy": entropy, "value": value, "state": (h, c)}
-
-
-class TCN(nn.Module):
-    """Causal dilated convolutions with weight normalization and residual connections, then an LSTM."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = ((3, 6), (6, 6))
-        self.first = nn.ModuleList(
-            weight_norm(nn.Conv1d(i, o, 3, padding=2 * 2**k, dilation=2**k)) for k, (i, o) in enumerate(sizes)
-        )
-        self.second = nn.ModuleList(
-            weight_norm(nn.Conv1d(o, o, 3, padding=2 * 2**k, dilation=2**k)) for k, (_, o) in enumerate(sizes)
-        )
-        self.shortcut = nn.Conv1d(3, 6, 1)
-        self.lstm = nn.LSTM(6, 5, batch_first=True)
-        self.out = nn.Linear(5, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        length = x.shape[-1]
-        for index, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
-            y = torch.relu(first(x)[..., :length])
-            y = torch.relu(second(y)[..., :length])
-            x = torch.relu(y + (x if index else self.shortcut(x)))
-        y, _ = self.lstm(x.transpose(1, 2))
-        return self.out(y[:, -1])
-
-
 SHAPES = {
     "rectified text recogniser": ModelShape(
         RectifiedTextRecogniser, smooth_images, (2, 24), ((1, 40), (3, 17))
@@ -173,18 +124,5 @@ SHAPES = {
     ),
     "forecaster": ModelShape(
         Forecaster, lambda batch, length: (torch.randn(batch, length, 3),), (2, 8), ((5, 12), (1, 5))
-    ),
-    "actor and critic": ModelShape(
-        ActorCritic,
-        lambda batch, length: (
-            torch.rand(batch, 3, 16, 16) * 255,
-            (torch.randn(batch, 8), torch.randn(batch, 8)),
-            torch.rand(batch) < 0.5,
-        ),
-        (2, 0),
-        ((1, 0), (5, 0)),
-    ),
-    "TCN": ModelShape(
-        TCN, lambda batch, length: (torch.randn(batch, 3, length),), (2, 12), ((3, 20), (1, 9))
     ),
 }

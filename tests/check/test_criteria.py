@@ -12,7 +12,6 @@ from jaxlstm.check.cases.case import Results, worst_errors
 from jaxlstm.check.criteria import rms, semantics
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.layer.config import LSTMConfig
 from testing.verification import CONFIGS, random_params
 
 NAN, INF = float("nan"), float("inf")
@@ -184,14 +183,6 @@ def test_right_runs_differ(dtype):
             assert found.arrays()[name].dtype == dtype
             assert distance <= 40 * eps * max(1.0, np.abs(truth.arrays()[name]).max()), name
     if dtype != "float16":
-        assert np.any(straight.outputs["outputs"] != otherwise.outputs["outputs"])
-
-
-def test_right_runs_differ_in_sigmoid_and_sums():
-    """With one input and one unit only the sigmoid can differ, because sums have one order."""
-    for config in (LSTMConfig(1, 1), LSTMConfig(5, 4)):
-        oracle, case = OracleLSTM(random_params(config), config), cases.ordinary_case(config)
-        straight, otherwise = oracle.right_runs(case, np.float32, gradients=False)
         assert np.any(straight.outputs["outputs"] != otherwise.outputs["outputs"])
 
 

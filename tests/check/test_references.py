@@ -190,18 +190,6 @@ def test_settings_are_set_and_restored():
     np.testing.assert_array_equal(before.outputs["outputs"], during.outputs["outputs"])
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-def test_gpu_settings(tf32):
-    with torch_precision.pinned(tf32=tf32):
-        found = torch_precision.in_force()
-    for name in ("cudnn.rnn", "cudnn.conv", "cuda.matmul"):
-        assert found[f"torch.backends.{name}.fp32_precision"] == ("tf32" if tf32 else "ieee")
-    assert (
-        found["torch.backends.mkldnn.matmul.fp32_precision"] == "ieee"
-        # bfloat16 is the other one.
-    )
-
-
 class Operator(torch.nn.Module):
     """An LSTM as in an exported program: without the checks of ``nn.LSTM``."""
 

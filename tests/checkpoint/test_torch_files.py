@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -183,15 +182,6 @@ def test_storage_views_of_torch_0_4(tmp_path: Path) -> None:
     theirs = torch.load(tmp_path / "a.pt", weights_only=True)["w"]
     assert theirs.tolist() == [3.0, 4.0, 5.0, 6.0]
     assert_same_bits(read_checkpoint(tmp_path / "a.pt")["w"], theirs)
-
-
-def test_tar(tmp_path: Path) -> None:
-    """The tar files of torch 0.1 are refused, with what to do."""
-    with tarfile.open(tmp_path / "a.pt", "w:") as archive:
-        archive.add(__file__, "storages")
-    with pytest.raises(CheckpointError, match=r"tar archive: .* save it again with torch") as caught:
-        read_checkpoint(tmp_path / "a.pt")
-    assert caught.value.code == "unknown-format"
 
 
 ignore_deprecation = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")

@@ -72,10 +72,6 @@ def test_no_warning(make: Any, prefix: str) -> None:
         jaxlstm.from_torch(module, prefix=prefix)
 
 
-class DerivedCell(torch.nn.LSTMCell):
-    pass
-
-
 @pytest.mark.parametrize("prefix", ["", "rnn"])
 def test_the_class_in_a_file_of_a_module(prefix: str, tmp_path: Path) -> None:
     path = tmp_path / "module.pt"
@@ -91,23 +87,6 @@ def test_the_class_in_a_file_of_a_module(prefix: str, tmp_path: Path) -> None:
     (warning,) = describe(str(path))["warnings"]
     name = "rnn." if prefix else "(root)"
     assert re.match(f"{re.escape(name)}: the torch module {expected}", warning)
-
-
-@pytest.mark.parametrize(
-    ("module", "named"),
-    [
-        (torch.nn.LSTM(3, 5), False),
-        (torch.nn.LSTMCell(3, 5), False),
-        (Subclass(3, 5), False),
-        (torch.nn.DataParallel(torch.nn.LSTM(3, 5)), False),
-        (DerivedCell(3, 5), True),  # a file does not tell a derived cell from a foreign one
-        (torch.nn.GRU(3, 5), False),
-    ],
-)
-def test_classes_in_files(module: torch.nn.Module, named: bool, tmp_path: Path) -> None:
-    torch.save(module, tmp_path / "module.pt")
-    hints = jaxlstm.read_checkpoint(tmp_path / "module.pt").hints
-    assert any("lookalike" in hint for hint in hints.values()) is named
 
 
 @pytest.mark.parametrize("from_file", [False, True])
