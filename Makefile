@@ -80,7 +80,8 @@ CONFIGS ?= 10000
 FIRST_CONFIG ?= 0
 CONFIGS_SEED ?= 0
 random-configs: $(VENV)/.test  ## the native kernel against the plain scan on random configs (an hour of one core)
-	$(BIN)/python -m tools.random_configs --configs $(CONFIGS) --first $(FIRST_CONFIG) --seed $(CONFIGS_SEED)
+	CONFIGS=$(CONFIGS) FIRST_CONFIG=$(FIRST_CONFIG) CONFIGS_SEED=$(CONFIGS_SEED) \
+		$(BIN)/python -m pytest -q tests/kernels/test_random.py
 
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)

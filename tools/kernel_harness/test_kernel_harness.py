@@ -10,53 +10,41 @@ from pathlib import Path
 import jaxlib
 import pytest
 
-from tools.kernel_harness.__main__ import (
-    compile_harness,
-    compile_kernels_for_aarch64,
-    compile_threads_check,
-    link_library_for_aarch64,
-    missing_for_aarch64,
-    run_on_aarch64,
-)
+from tools.kernel_harness import __main__ as harness
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the harness")
-needs_emulator = pytest.mark.skipif(missing_for_aarch64() is not None, reason=str(missing_for_aarch64()))
+needs_emulator = pytest.mark.skipif(
+    harness.missing_for_aarch64() is not None, reason=str(harness.missing_for_aarch64())
+)
 EM_AARCH64 = 183
 
 
 @pytest.mark.slow
 @needs_compiler
 def test_random_problems(tmp_path: Path) -> None:
-    harness = compile_harness(tmp_path, "g++", ["-O2"])
-    finished = subprocess.run([harness, "10000", "1", "8"], capture_output=True, text=True)
-    assert finished.stdout.endswith("10000 problems, 0 wrong\n")
-    assert finished.returncode == 0
+    program = harness.compile_harness(tmp_path, ["g++", "-O2"])
+    finished = subprocess.run([program, "10000", "1", "8"], capture_output=True, text=True)
+    assert (finished.stdout.splitlines()[-1], finished.returncode) == ("10000 problems, 0 wrong", 0)
 
 
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="moves threads to one core, as only Linux can")
 def test_threads_of_a_call(tmp_path: Path) -> None:
-    check = compile_threads_check(tmp_path, "g++")
+    compiler = ["g++", "-O2"]
+    kernels = harness.compile_kernels(tmp_path, compiler)
+    check = harness.link(tmp_path / "threads", compiler, kernels, "threads.cc")
     finished = subprocess.run([check], capture_output=True, text=True, timeout=60)
     assert (finished.stdout, finished.returncode) == ("", 0)
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return compile_kernels_for_aarch64(tmp_path_factory.mktemp("kernels"))
-
-
 @needs_emulator
-def test_random_problems_on_aarch64(kernels: list[Path], tmp_path: Path) -> None:
-    finished = run_on_aarch64(tmp_path, kernels, problems=60)
-    assert finished.stdout == "60 problems, 0 wrong\n", finished.stderr
-    assert finished.returncode == 0
-
-
-@needs_emulator
-def test_library_for_aarch64(kernels: list[Path], tmp_path: Path) -> None:
-    include = Path(jaxlib.__file__).parent / "include"
-    elf = link_library_for_aarch64(tmp_path, kernels, include).read_bytes()
-    assert elf[:4] == b"\x7fELF"
-    assert int.from_bytes(elf[18:20], "little") == EM_AARCH64
+def test_aarch64(tmp_path: Path) -> None:
+    """Random problems in the emulator, and the library, linked as setup.py does."""
+    kernels = harness.compile_kernels(tmp_path, harness.AARCH64)
+    finished = harness.run_on_aarch64(tmp_path, kernels, problems=60)
+    assert (finished.stdout, finished.returncode) == ("60 problems, 0 wrong\n", 0), finished.stderr
+    shared = ["-shared", "-fvisibility=hidden", f"-I{Path(jaxlib.__file__).parent / 'include'}"]
+    sources = [path for path in harness.SOURCES.glob("*.cc") if path.name != "kernels.cc"]
+    elf = harness.build(tmp_path / "_native.so", harness.AARCH64, [*shared, *sources, *kernels]).read_bytes()
+    assert (elf[:4], int.from_bytes(elf[18:20], "little")) == (b"\x7fELF", EM_AARCH64)
     assert b"jaxlstm_gradients" in elf
