@@ -16,8 +16,7 @@ from benchmarks import layer, peers, record
 from benchmarks.__main__ import main
 from benchmarks.parts import Settings
 from benchmarks.peers import PEERS
-from benchmarks.problems import SIZES, TINY_SIZES, Implementation, Size, make_problem, own
-from jaxlstm import LSTMConfig
+from benchmarks.problems import TINY_SIZES, Implementation, own
 
 NAMES = ("torch", "onnxruntime", "openvino", "flax-nnx")
 DO_NOT_TRAIN = {"onnxruntime", "openvino"}
@@ -100,20 +99,3 @@ def test_wrong_results_are_not_timed(
     printed = capsys.readouterr().out
     assert "wrong: flax-nnx: the gradient of" in printed
     assert "| wrong |" in printed
-
-
-def test_sizes_cover_the_unusual_options() -> None:
-    assert [len(SIZES[mode]) for mode in ("infer", "train")] == [7 + 3, 4 + 3]
-    for sizes in (*SIZES.values(), TINY_SIZES["infer"]):
-        assert any(size.config.bidirectional for size in sizes)
-        assert any(size.config.proj_size for size in sizes)
-        assert any(size.ragged for size in sizes)
-
-
-def test_lengths_are_unsorted_and_numbers_repeat() -> None:
-    size = Size(512, 64, LSTMConfig(3, 4), ragged=True)
-    problem, again = make_problem(size), make_problem(size)
-    assert problem.lengths is not None
-    assert sorted(problem.lengths)[:: len(problem.lengths) - 1] == [1, problem.size.time]
-    assert sorted(problem.lengths, reverse=True) != list(problem.lengths)
-    np.testing.assert_array_equal(problem.inputs, again.inputs)

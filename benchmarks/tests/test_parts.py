@@ -98,10 +98,6 @@ def test_streams_and_sequences(part: Any) -> None:
     assert "jaxlstm one by one" in rows[-1]["values"]
 
 
-def test_quartiles() -> None:
-    assert timing.quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == [2.0, 3.0, 4.0]
-
-
 MEMORY = """
 import resource, sys
 from benchmarks.layer import keep_freed_memory

@@ -6,8 +6,6 @@ import copy
 import dataclasses
 import importlib
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,20 +97,6 @@ def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
     text = "alice opened her eyes and said the queen who is that"
     printed = run_python("-c", code, EXAMPLES, text)
     assert f"restored:\n{examples.tag.punctuate(text)}\n" in printed
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_demo_ends_with_the_next_step() -> None:
-    command = ["make", "--no-print-directory", "--dry-run", "demo"]
-    done = subprocess.run(command, cwd=EXAMPLES.parent, check=True, capture_output=True, text=True)
-    check, run, blank, shown, following = done.stdout.splitlines()[-5:]
-    assert "jaxlstm check" in check
-    assert "tag.py" in run
-    assert blank == "echo"
-    assert shown.startswith('echo "Shown: ')
-    assert following.startswith('echo "Next: ')
-    (script,) = [word for word in following.split() if word.endswith(".py")]
-    assert (EXAMPLES.parent / script).is_file()
 
 
 def test_strip_and_restore_are_inverse(examples: SimpleNamespace) -> None:

@@ -40,15 +40,6 @@ def test_pieces_give_the_results_of_the_whole(runner: Runner) -> None:
     np.testing.assert_allclose(stream.state.c, c_n, rtol=0, atol=2e-6)
 
 
-def test_bits_do_not_depend_on_the_pieces(runner: Runner) -> None:
-    x = normal(2, 60, 5)
-    one, other = runner.stream(2), runner.stream(2)
-    expected = [one(x[:, a:b]) for a, b in ((0, 30), (30, 60))]
-    actual = [other(x[:, a:b]) for a, b in ((0, 2), (2, 19), (19, 27), (27, 58), (58, 60))]
-    np.testing.assert_array_equal(np.concatenate(actual, 1), np.concatenate(expected, 1))
-    np.testing.assert_array_equal(other.state.c, one.state.c)
-
-
 def test_save_and_restore_the_state(runner: Runner) -> None:
     x = normal(1, 20, 5)
     stream = runner.stream()

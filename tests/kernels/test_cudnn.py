@@ -16,7 +16,7 @@ import pytest
 from jax import lax
 from jax.experimental import rnn
 
-from jaxlstm import LSTMConfig, LSTMState, inference, init_params, lstm, pack_padded_sequence
+from jaxlstm import LSTMConfig, LSTMState, init_params, lstm
 from jaxlstm.kernels.gpu import cudnn
 from testing.cases import CASES, Case, check, functional
 from testing.problems import worst_error
@@ -76,14 +76,6 @@ def assert_matches_the_scan(*arguments: Any, **options: Any) -> None:
 
 
 @pytest.mark.usefixtures("reference_for_cudnn")
-def test_packed_sequence() -> None:
-    config = LSTMConfig(3, 5, bidirectional=True)
-    params, inputs, state = drawn(config)
-    packed = pack_padded_sequence(inputs, [2, 5, 3], enforce_sorted=False)
-    assert_matches_the_scan(params, packed, state, config=config)
-
-
-@pytest.mark.usefixtures("reference_for_cudnn")
 def test_lengths_that_cudnn_does_not_support() -> None:
     """A length of zero leaves the state unchanged, and a length above T counts as T."""
     config = LSTMConfig(3, 5, bidirectional=True)
@@ -100,44 +92,10 @@ def test_lengths_that_cudnn_does_not_support() -> None:
 
 
 @pytest.mark.usefixtures("reference_for_cudnn")
-def test_runner() -> None:
-    """Rows end within a chunk and before it, in short and in long chunks."""
-    params, _, _ = drawn()
-    inputs = np.random.default_rng(1).standard_normal((300, 3, 3)).astype(np.float32)
-    lengths = np.array([300, 17, 131])
-    options: Any = {"max_length": 300, "max_batch": 4}
-    actual, expected = (
-        inference.compile(params, CONFIG, backend=backend, **options)(inputs, None, lengths)
-        for backend in ("cudnn", "scan")
-    )
-    assert worst_error(actual, expected) < 1e-6
-
-
-@pytest.mark.usefixtures("reference_for_cudnn")
 def test_dropout_uses_the_masks_of_other_backends() -> None:
     config = LSTMConfig(3, 5, num_layers=2, dropout=0.5)
     params, inputs, state = drawn(config)
     assert_matches_the_scan(params, inputs, state, config=config, dropout_key=jax.random.key(1))
-
-
-@pytest.mark.usefixtures("reference_for_cudnn")
-def test_weight_layout() -> None:
-    params, inputs, state = drawn()
-    shapes = jax.eval_shape(lambda *a: lstm(*a, config=CONFIG, backend="cudnn"), params, inputs, state)
-    assert [leaf.shape for leaf in jax.tree.leaves(shapes)] == [(5, 3, 10), (4, 3, 5), (4, 3, 5)]
-    packed = cudnn.pack(params, CONFIG, range(2))
-    unpacked = rnn.unpack_lstm_weights(packed, 3, 5, 2, True)
-    for number, end in enumerate(("l0", "l0_reverse", "l1", "l1_reverse")):
-        for name, leaves in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), unpacked, strict=True):
-            np.testing.assert_array_equal(leaves[number], params[f"{name}_{end}"])
-
-
-def test_precision() -> None:
-    levels = {"highest": False, "float32": False, "high": True, "bfloat16": True, "default": True}
-    for precision, tf32 in levels.items():
-        level = cudnn.cudnn_precision(precision)
-        assert level == (lax.Precision.HIGH if tf32 else lax.Precision.HIGHEST)
-        assert rnn._lstm_cudnn_allow_tf32(level) == tf32
 
 
 def test_unsupported_calls() -> None:

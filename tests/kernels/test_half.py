@@ -127,15 +127,6 @@ def test_rows_are_independent(dtype: str, instruction_set: str) -> None:
     np.testing.assert_array_equal(stream.state.c, state.c)
 
 
-def test_many_rows_in_a_runner() -> None:
-    config = CONFIGS["many rows"]
-    params, x = half("bfloat16", weights(config)), half("bfloat16", normal(20, 32, 40))
-    outputs, state = lstm(params, x, config=config, backend="native")
-    from_runner, last = compile(params, config, max_length=20, max_batch=32)(np.asarray(x))
-    np.testing.assert_array_equal(from_runner, outputs)
-    np.testing.assert_array_equal(last.h, state.h)
-
-
 @pytest.mark.parametrize(
     ("dtype", "rows"), [("float32", 6), ("bfloat16", 6), ("float16", 6), ("bfloat16", 30)]
 )

@@ -43,7 +43,7 @@ AARCH64, EMULATOR = ["aarch64-linux-gnu-g++", "-O3", "-fPIC"], "qemu-aarch64"
 def compile_kernels(
     folder: Path, compiler: list[str], instruction_sets: Mapping[str, list[str]] = BASELINE
 ) -> list[Path]:
-    """Compile ``kernels.cc`` once for each instruction set, in parallel. ``compiler`` includes its options."""
+    """Compile ``kernels.cc`` once for each instruction set, in parallel."""
 
     def compile_one(name: str) -> Path:
         target = [*instruction_sets[name], f"-DJAXLSTM_TARGET={name}", "-c", SOURCES / "kernels.cc"]
