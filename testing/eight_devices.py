@@ -73,20 +73,6 @@ def _value_and_gradients(run: Callable[[Any, Any], Any]) -> Callable[[Any, Any],
     return jax.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))
 
 
-def jit_over_the_batch() -> None:
-    """A batch that is split over the devices stays split, and nothing is sent."""
-    config = LSTMConfig(5, 16, num_layers=2, bidirectional=True)
-    params, x, lengths = weights(config), normal(7, 8, 5), np.array([3, 6, 1, 6, 4, 2, 5, 7])
-    mesh = jax.make_mesh((8,), ("batch",))
-    rows = jax.NamedSharding(mesh, jax.P(None, "batch"))
-    split = jax.device_put(x, rows), jax.device_put(lengths, jax.NamedSharding(mesh, jax.P("batch")))
-    run = jax.jit(lambda p, x, n: lstm(p, x, config=config, seq_lengths=n)[0])
-    outputs = run(params, *split)
-    assert outputs.sharding.is_equivalent_to(rows, 3), outputs.sharding
-    assert not re.search(COLLECTIVE, str(run.lower(params, *split).compile().as_text()))
-    assert worst_error(outputs, run(params, x, lengths)) < 3e-6
-
-
 def default_device() -> None:
     """A Runner uses JAX's default device, which may be a device, a platform or None."""
     config = LSTMConfig(5, 12)

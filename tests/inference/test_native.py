@@ -73,15 +73,6 @@ def test_bits_do_not_depend_on_the_bucket(name: str, batch: int, time: int) -> N
     assert_same_bits(runner, by_lstm(params, x, state, full, config), x, state)
 
 
-def test_bits_of_prepared_weights_with_tiles() -> None:
-    """With AMX, these sizes use tiles of float16 where the processor has them."""
-    config = LSTMConfig(40, 130, bidirectional=True)
-    params, x = weights(config), normal(9, 48, 40)
-    state = tuple(normal(*shape, seed=1) for shape in config.state_shapes(48))
-    runner = compile(params, config, max_length=9, max_batch=48)
-    assert_same_bits(runner, by_lstm(params, x, state, np.full(48, 9), config), x, state)
-
-
 @pytest.mark.parametrize("batch", [3, 32])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bits_of_saturated_gates(dtype: str, batch: int) -> None:

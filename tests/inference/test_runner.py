@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.experimental.layout import Format, Layout
 
-from jaxlstm import LSTMCellConfig, LSTMConfig, kernels, lstm
+from jaxlstm import LSTMCellConfig, LSTMConfig, kernels
 from jaxlstm.inference import Runner, compile
 from jaxlstm.inference.chunked import CHUNK, ChunkedForward
 from jaxlstm.inference.compiled import SHORTEST, buckets
@@ -177,21 +177,6 @@ def test_map_of_an_iterator_that_reuses_its_buffer() -> None:
 
     for actual, expected in zip(runner.map(one_after_another()), runner.map(sequences), strict=True):
         np.testing.assert_array_equal(actual[0], expected[0])
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(dtype: str) -> None:
-    config = CONFIGS["one"]
-    params = weights(config)
-    runner = compile(params, config, max_length=16, max_batch=2, dtype=dtype)
-    x = normal(9, 2, 5).astype(runner.dtype)
-    cast = {name: leaf.astype(dtype) for name, leaf in params.items()}
-    outputs, _ = runner(x)
-    assert outputs.dtype == runner.dtype
-    expected = jax.jit(lambda x: lstm(cast, x, config=config)[0])(x)
-    np.testing.assert_allclose(
-        outputs.astype(np.float32), np.asarray(expected, np.float32), atol=2e-3, rtol=0
-    )
 
 
 def test_float64_params_without_64_bit_mode() -> None:

@@ -12,7 +12,7 @@ from jaxlstm.inference import shard
 from testing.inference import normal, weights
 from testing.processes import run_python
 
-QUICK = ["default_device", "jit_over_the_batch", "both:data=2,hidden=4"]
+QUICK = ["default_device", "both:data=2,hidden=4"]
 SLOW = ["stack:data=2,hidden=4", "stack:data=8", "stack:hidden=8", "both:data=8", "both:hidden=8"]
 
 

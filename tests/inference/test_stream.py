@@ -18,7 +18,6 @@ from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm.inference import Runner, Slots, compile
 from jaxlstm.inference.compiled import CompiledState
 from testing.inference import compilations, normal, reference, weights
-from testing.processes import run_python
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)
 
@@ -240,28 +239,3 @@ def test_memory_stays_over_100_000_calls(kind: str) -> None:
         calls[kind]()
     assert resident_bytes() - before <= 2**20
     assert runner.stats().calls == 105_000
-
-
-CACHED = """
-import sys, jax
-from jaxlstm import LSTMConfig
-from jaxlstm.inference import compile
-from testing.inference import normal, weights
-jax.config.update("jax_compilation_cache_dir", sys.argv[1])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-hits = []
-jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
-config = LSTMConfig(5, 12, num_layers=2)
-params, x = weights(config), normal(20, 2, 5)
-del hits[:]
-outputs, _ = compile(params, config, max_length=32, max_batch=2, backend="scan")(x)
-print(hits.count("/jax/compilation_cache/cache_hits"), outputs.tobytes().hex())
-"""
-
-
-def test_persistent_cache(tmp_path: Path) -> None:
-    """A second process compiles nothing, and computes the same bits."""
-    first, second = (run_python("-c", CACHED, tmp_path, JAX_PLATFORMS="cpu").split() for _ in range(2))
-    assert (first[0], second[0]) == ("0", "1")
-    assert first[1] == second[1]

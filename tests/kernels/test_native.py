@@ -189,29 +189,3 @@ def test_ragged_batches(problem: Problem, reverse: bool, monkeypatch: pytest.Mon
             never = ~valid.any(axis=0)
             np.testing.assert_array_equal(last.h[never], state.h[never])
             np.testing.assert_array_equal(last.c[never], state.c[never])
-
-
-@pytest.mark.parametrize("filling", [0.0, np.nan])
-@pytest.mark.parametrize(("input_size", "hidden_size"), [(9, 70), (40, 130)])
-@pytest.mark.parametrize(("rows", "batch"), [(3, 5), (9, 16), (17, 32), (30, 48)])
-def test_padding_rows_change_no_bit(
-    rows: int, batch: int, input_size: int, hidden_size: int, filling: float
-) -> None:
-    """This holds even if a full batch of the padded size would use AMX."""
-    params, inputs, state = direction(Problem(20, batch, input_size, hidden_size))
-    lengths = np.random.default_rng(0).integers(1, 21, rows)
-    valid = np.arange(20)[:, None] < np.pad(lengths, (0, batch - rows))
-    inputs = inputs.at[:, rows:].set(filling)
-    state = LSTMState(*(leaf.at[rows:].set(filling) for leaf in state))
-
-    @jax.jit
-    def run(inputs: Any, state: Any, valid: Any) -> Any:
-        arrays = (params, inputs, state, valid)
-        return FORWARD.kernel(ffi.forward_pass)(*arrays, reverse=False, precision="highest")
-
-    padded, padded_last = run(inputs, state, valid)
-    unpadded = (inputs[:, :rows], LSTMState(*(leaf[:rows] for leaf in state)), valid[:, :rows])
-    outputs, last = run(*unpadded)
-    np.testing.assert_array_equal(padded[:, :rows], outputs)
-    for a, e in zip(padded_last, last, strict=True):
-        np.testing.assert_array_equal(a[:rows], e)

@@ -143,22 +143,14 @@ def test_wrong_size(handler: Handler, name: str) -> None:
                 handler.run({name: wrong})
 
 
-@pytest.mark.parametrize("handler", HANDLERS[:2], ids=lambda handler: handler.target)
-def test_omitted_projection(handler: Handler) -> None:
-    with rejected("without weight_hr"):
-        handler.run({"weight_hr": (0,)})
-
-
-@pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
-def test_one_bias(name: str) -> None:
-    with rejected("bias_ih and bias_hh must be given together"):
-        HANDLERS[0].run({name: (0,)})
-
-
-@pytest.mark.parametrize("name", DERIVATIVE)
-def test_part_of_the_derivative(name: str) -> None:
-    with rejected("by_gates, f and m_by_c must be given together"):
-        HANDLERS[0].run({name: (0,)})
+def test_parts_that_belong_together() -> None:
+    messages = {"weight_hr": "without weight_hr"}
+    messages |= dict.fromkeys(("bias_ih", "bias_hh"), "bias_ih and bias_hh must be given together")
+    messages |= dict.fromkeys(DERIVATIVE, "by_gates, f and m_by_c must be given together")
+    for handler, names in ((HANDLERS[0], messages), (HANDLERS[1], ["weight_hr"])):
+        for name in names:
+            with rejected(messages[name]):
+                handler.run({name: (0,)})
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
