@@ -1,7 +1,7 @@
 """Programs compiled ahead of time, for devices that are not attached.
 
 A program is a jitted call of ``jaxlstm.lstm`` or its gradient: a function and the shapes of its arguments.
-The compilers are in libtpu and in the CUDA plugin of JAX; :mod:`testing.aot.hlo` reads the compiled text.
+The compilers are in libtpu and in the CUDA plugin of JAX; :class:`Hlo` reads the compiled text.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,86 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 import jaxlstm
 from jaxlstm import LSTMConfig, LSTMState
-from testing.aot.hlo import Hlo
+
+COLLECTIVES = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+GEMM = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul)', re.IGNORECASE)
+CALLED = r"\b(?:calls|to_apply|body|condition|\w+_computations?)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
+
+
+class Instruction(NamedTuple):
+    """An instruction of a computation, from a line ``%name = type op(operands), attributes``."""
+
+    computation: str
+    op: str
+    called: tuple[str, ...]
+    line: str
+
+    @property
+    def is_product(self) -> bool:
+        """True if the instruction itself, and not a computation that it calls, multiplies matrices."""
+        return self.op in ("dot", "convolution") or bool(GEMM.search(self.line))
+
+    @property
+    def precision(self) -> str:
+        """The requested precision of a product in JAX's terms, the lower one of its two operands."""
+        found = re.search(r"operand_precision\W+\[?\{?([\w\", ]+)", self.line)
+        names = re.findall(r"[a-z]+", found[1].lower()) if found else ["default"]
+        return min(names, key=("default", "high", "highest").index)
+
+
+class Hlo:
+    """A parsed program."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.instructions: list[Instruction] = []
+        name = ""
+        for line in text.splitlines():
+            if head := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line):
+                name = head[1]
+            elif line.startswith("  ") and " = " in line:
+                self.instructions.append(_instruction(name, line.strip()))
+
+    @property
+    def loops(self) -> list[Instruction]:
+        """The ``while`` instructions."""
+        return [i for i in self.instructions if i.op == "while"]
+
+    @cached_property
+    def _in_loops(self) -> set[str]:
+        """The names of the computations that loops call, directly or indirectly."""
+        found: set[str] = set()
+        waiting = {name for loop in self.loops for name in loop.called}
+        while waiting:
+            found |= waiting
+            called = {name for i in self.instructions if i.computation in waiting for name in i.called}
+            waiting = called - found
+        return found
+
+    def products(self) -> list[Instruction]:
+        """Return the products outside of kernels."""
+        return [i for i in self.instructions if i.is_product]
+
+    def products_in_loops(self) -> int:
+        """Return the number of products that loops compute in each step."""
+        return sum(i.computation in self._in_loops for i in self.products())
+
+    def collectives(self) -> list[tuple[str, bool]]:
+        """Return the kind of each collective and whether it is in a loop."""
+        return [
+            (found[1], i.computation in self._in_loops)
+            for i in self.instructions
+            if (found := re.search(COLLECTIVES, i.line))
+        ]
+
+
+def _instruction(computation: str, line: str) -> Instruction:
+    # The first word before a bracket is the operation: in types, a colon or bracket comes before words.
+    op = re.search(r" ([a-z][\w\-]*)\(", line.split(" =", 1)[1])
+    assert op is not None, line
+    groups = [several or one for several, one in re.findall(CALLED, line)]
+    called = tuple(name.strip(" %") for group in groups for name in group.split(","))
+    return Instruction(computation, op[1], called, line)
 
 
 @dataclass(frozen=True)
@@ -106,20 +187,20 @@ TPU_ENVIRONMENT = {
 
 
 def each_chip(*platforms: str) -> pytest.MarkDecorator:
-    """Parametrize by ``chip``, over the platforms whose compiler is installed.
+    """Parametrize by ``chip``, over the platforms whose compiler is installed, or skip if none is.
 
-    Skip the calling test module if none is, or fail if one is missing and skipping is not allowed.
+    Fail if one is missing and skipping is not allowed.
     """
     missing = [platform for platform in platforms if not _is_installed(COMPILERS[platform][0])]
+    reason = ""
     if missing:
         package, extra = COMPILERS[missing[0]]
         reason = f"{package} is not installed; pip install 'jaxlstm[{extra}]', or run `make test-aot`"
         if os.environ.get(SWITCH) == "required":
             pytest.fail(f"{SWITCH}=required, but {reason}", pytrace=False)
-        if len(missing) == len(platforms):
-            pytest.skip(reason, allow_module_level=True)
     chips = [chip for platform in platforms if platform not in missing for chip in CHIPS[platform]]
-    return pytest.mark.parametrize("chip", chips)
+    skipped = pytest.param("none", marks=pytest.mark.skip(reason=reason))
+    return pytest.mark.parametrize("chip", chips or [skipped])
 
 
 def _is_installed(package: str) -> bool:

@@ -1,7 +1,6 @@
 """The plain scan and its gradient, compiled for TPUs and GPUs: loops, precision, memory and communication.
 
-cuDNN is missing here: JAX asks the device for the size of cuDNN's workspace, so it cannot lower cuDNN calls
-without a GPU.
+cuDNN is missing: JAX asks the device for the size of its workspace, so it cannot be lowered without a GPU.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import shard
-from testing.aot.hlo import Hlo
-from testing.aot.programs import FORMS, Program, compile_for, compiled, each_chip, mesh
+from testing.aot.programs import FORMS, Hlo, Program, compile_for, compiled, each_chip, mesh
 
 PLAIN, RAGGED, BIDIRECTIONAL, PROJECTED = FORMS[:4]
 GRADIENTS = [form.but(gradient=True) for form in FORMS]
@@ -110,3 +109,38 @@ def test_units_split_over_chips_gather_h_once_per_step(layers: int, axes: dict[s
     rows = NamedSharding(lstm.mesh, P(None, "data" if "data" in axes else None))
     hlo = compile_for(lstm, (jax.tree.map(by_gate, params), inputs), (dict.fromkeys(params, weights), rows))
     assert hlo.collectives() == [("all-gather", True)] * layers
+
+
+X, W = jnp.ones((6, 3, 4)), jnp.ones((4, 4))
+
+
+def compiled_here(function: Any, *arguments: Any) -> Hlo:
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    assert text is not None
+    return Hlo(text)
+
+
+def simple_rnn(w_x: jax.Array, w_h: jax.Array, x: jax.Array, hoisted: bool) -> jax.Array:
+    def step(h: jax.Array, x_t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = jnp.tanh((x_t if hoisted else x_t @ w_x) + h @ w_h)
+        return h, h
+
+    return lax.scan(step, jnp.zeros((3, 4)), x @ w_x if hoisted else x)[1]
+
+
+def test_products_in_loops() -> None:
+    """JAX's derivative of a scan computes h_t^T dz_t in the loop, although no step needs it."""
+    inside = compiled_here(lambda *a: simple_rnn(*a, hoisted=False), W, W, X)
+    assert (len(inside.products()), inside.products_in_loops()) == (2, 2)
+    outside = compiled_here(lambda *a: simple_rnn(*a, hoisted=True), W, W, X)
+    assert (len(outside.products()), outside.products_in_loops()) == (2, 1)
+    loss = lambda w, x: simple_rnn(w, w, x, hoisted=True).sum()  # noqa: E731
+    assert compiled_here(jax.grad(loss), W, X).products_in_loops() == 3  # h W_hh, dz W_hh^T and h^T dz
+
+
+def test_precision() -> None:
+    for name in ("highest", "high", "default"):
+        product = lambda a, b, name=name: jnp.matmul(a, b, precision=name)  # noqa: E731
+        program = compiled_here(product, jnp.ones((300, 400)), jnp.ones((400, 500)))
+        assert [parsed.precision for parsed in program.products()] == [name]
+        assert program.products_in_loops() == 0
