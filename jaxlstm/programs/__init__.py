@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jaxlstm._shared.imports import lazy_names
 
 if TYPE_CHECKING:
+    from jaxlstm.programs._call import call as call
     from jaxlstm.programs.errors import ProgramError as ProgramError
     from jaxlstm.programs.operators.registry import Options as Options
     from jaxlstm.programs.operators.registry import register_operator as register_operator

@@ -1,0 +1,106 @@
+"""Templates of tensors made of a shape and numbers, and of arithmetic on sizes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jaxlstm_converters.source.spelling.operation import Operation, Rule
+
+
+def _dtype(operation: Operation, default: Any) -> str:
+    """Return the keyword for the dtype of a created tensor unless it is the default of the function."""
+    result = operation.result
+    if result is None or result.dtype == default:
+        return ""
+    operation.extra["to"] = result.dtype
+    return ", dtype=to"
+
+
+def _filled(function: str, operation: Operation) -> str:
+    size = "size[0]" if len(operation["size"]) == 1 else "size"
+    return f"jnp.{function}({size}{_dtype(operation, np.float32)})"
+
+
+def _filled_like(function: str, operation: Operation) -> str | None:
+    own = operation.type("self")
+    return None if own is None else f"jnp.{function}_like(self{_dtype(operation, own.dtype)})"
+
+
+def _full(operation: Operation) -> str:
+    size, value = operation["size"], operation["fill_value"]
+    of_value = {bool: np.bool_, int: np.int64, float: np.float32}.get(type(value))
+    dtype = _dtype(operation, of_value)
+    if not size:
+        return f"jnp.array(fill_value{dtype})"
+    return f"jnp.full({'size[0]' if len(size) == 1 else 'size'}, fill_value{dtype})"
+
+
+def _full_like(operation: Operation) -> str | None:
+    own = operation.type("self")
+    return None if own is None else f"jnp.full_like(self, fill_value{_dtype(operation, own.dtype)})"
+
+
+def _arange(operation: Operation) -> str:
+    start, end, step = (operation[name] for name in ("start", "end", "step"))
+    whole = not any(isinstance(bound, float) for bound in (start, end, step))
+    dtype = _dtype(operation, np.int64 if whole else np.float32)
+    if step != 1:
+        return f"jnp.arange(start, end, step{dtype})"
+    return f"jnp.arange({'' if start == 0 else 'start, '}end{dtype})"
+
+
+def _eye(operation: Operation) -> str:
+    return f"jnp.eye(n{'' if operation['m'] is None else ', m'}{_dtype(operation, np.float32)})"
+
+
+def _scalar(operation: Operation) -> str:
+    of_value = {bool: np.bool_, int: np.int64, float: np.float32}.get(type(operation["s"]))
+    return f"jnp.array(s{_dtype(operation, of_value)})"
+
+
+_COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "and_": "&", "or_": "|"}
+RULES: dict[str, Rule] = {
+    "fill": "jnp.full_like(self, value)",
+    "zero": "jnp.zeros_like(self)",
+    **dict.fromkeys(("zeros", "empty", "new_zeros", "new_empty"), partial(_filled, "zeros")),
+    **dict.fromkeys(("ones", "new_ones"), partial(_filled, "ones")),
+    **dict.fromkeys(("zeros_like", "empty_like"), partial(_filled_like, "zeros")),
+    "ones_like": partial(_filled_like, "ones"),
+    **dict.fromkeys(("full", "new_full"), _full),
+    "full_like": _full_like,
+    "scalar_tensor": _scalar,
+    "arange": _arange,
+    "linspace": lambda op: f"jnp.linspace(start, end, steps{_dtype(op, np.float32)})",
+    "eye": _eye,
+    "tril": "jnp.tril(self, k=diagonal)",
+    "triu": "jnp.triu(self, k=diagonal)",
+    # Sizes
+    "sym_size": "self.shape[dim]",
+    "sym_numel": "self.size",
+    "_operator.add": "a + b",
+    "_operator.sub": "a - b",
+    "_operator.mul": "a * b",
+    "_operator.floordiv": "a // b",
+    "_operator.truediv": "a / b",
+    "_operator.mod": "a % b",
+    "_operator.pow": "a ** b",
+    "_operator.neg": "-a",
+    "_operator.pos": "a",
+    **{f"_operator.{name}": f"a {symbol} b" for name, symbol in _COMPARISONS.items()},
+    "math.trunc": "int(a)",
+    "math.floor": "int(a // 1)",
+    "math.ceil": "-int(-a // 1)",
+    "torch.sym_int": "int(a)",
+    "torch.sym_float": "float(a)",
+    "torch.sym_max": "max(a, b)",
+    "torch.sym_min": "min(a, b)",
+    "torch.sym_not": "not a",
+    "torch.sym_sqrt": "a ** 0.5",
+    "torch.sym_ite": "b if a else c",
+    # Assertions have no result.
+    **dict.fromkeys(("_assert_scalar", "_assert_async", "_assert_tensor_metadata"), "None"),
+    **dict.fromkeys(("sym_constrain_range", "sym_constrain_range_for_size"), "None"),
+}

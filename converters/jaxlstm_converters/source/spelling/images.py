@@ -1,0 +1,172 @@
+"""Templates of convolutions with computed weights, pooling and padding, for both orders of the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from jaxlstm.programs.operators.axes import repeated
+from jaxlstm_converters.source.spelling.operation import Operation, Rule
+
+_AXES = {1: "W", 2: "HW", 3: "DHW"}
+
+
+def compact(values: Sequence[Any]) -> Any:
+    """Return one value for all spatial axes if they are equal, else all of them."""
+    return values[0] if len(set(values)) == 1 else tuple(values)
+
+
+def conv_padding(operation: Operation, sizes: Sequence[int]) -> Any:
+    """Return the padding of a convolution as Flax takes it."""
+    padding = operation["padding"]
+    if isinstance(padding, str):
+        return padding.upper()
+    pads = repeated(padding, len(sizes))
+    return compact(pads) if any(pads) else "VALID"
+
+
+def _convolved(operation: Operation) -> str | None:
+    """Return ``lax.conv_general_dilated``, which needs pairs of paddings."""
+    weight, image = operation.type("weight"), operation.type("input")
+    if weight is None or image is None or operation.is_half() or len(image.shape) != len(weight.shape):
+        return None
+    n = len(weight.shape) - 2
+    padding = conv_padding(operation, (0,) * n)
+    if not isinstance(padding, str):
+        padding = tuple((p, p) for p in repeated(padding, n))
+    dilations = repeated(operation["dilation"], n)
+    space = _AXES[n]
+    images = f"N{space}C" if operation.channels_last else f"NC{space}"
+    operation.extra.update(
+        pads=padding,
+        strides=repeated(operation["stride"], n),
+        dilations=None if set(dilations) == {1} else dilations,
+        order=(images, f"OI{space}", images),
+    )
+    # In two dimensions torch's order is the default.
+    order = "" if n == 2 and not operation.channels_last else ", dimension_numbers=order"
+    template = (
+        "lax.conv_general_dilated(input, weight, strides, pads, rhs_dilation=dilations"
+        f"{order}, feature_group_count=groups)"
+    )
+    if operation["bias"] is None:
+        return template
+    return f"{template} + bias" + ("" if operation.channels_last else f"[:{', None' * n}]")
+
+
+def _pooled(kind: str, n: int, operation: Operation) -> str | None:
+    """Return ``nnx.max_pool`` or ``nnx.avg_pool``, or a reduction of windows for torch's order."""
+    own = operation.type("self")
+    if own is None or not operation.is_float() or operation["ceil_mode"]:
+        return None
+    settings = [operation.arguments.get(name) for name in ("kernel_size", "stride", "padding", "dilation")]
+    kernel = repeated(settings[0], n)
+    stride, pads = repeated(settings[1], n, default=kernel), repeated(settings[2], n)
+    if set(repeated(settings[3], n, default=1)) != {1} or operation.arguments.get("divisor_override"):
+        return None
+    padding = tuple((p, p) for p in pads) if any(pads) else "VALID"
+    if operation.channels_last:
+        operation.extra.update(window=kernel, strides=stride, pads=padding)
+        count = "" if kind == "max" else ", count_include_pad=count_include_pad"
+        return f"nnx.{kind}_pool(self, window, strides=strides, padding=pads{count})"
+    ones = (1,) * (len(own.shape) - n)
+    if padding != "VALID":
+        padding = ((0, 0),) * len(ones) + tuple((p, p) for p in pads)
+    operation.extra.update(window=ones + kernel, strides=ones + stride, pads=padding)
+    if kind == "max":
+        return "lax.reduce_window(self, -jnp.inf, lax.max, window, strides, pads)"
+    if padding != "VALID" and not operation["count_include_pad"]:
+        return None
+    sums = "lax.reduce_window(self, 0.0, lax.add, window, strides, pads)"
+    operation.extra["elements"] = _product(kernel)
+    return f"{sums} / elements"
+
+
+def _product(numbers: Sequence[int]) -> int:
+    result = 1
+    for number in numbers:
+        result *= number
+    return result
+
+
+def _adaptive(operation: Operation) -> str | None:
+    """Return the mean over the axes of which one element is left, if all others keep their size."""
+    own, result = operation.type("self"), operation.result
+    if own is None or result is None or not operation.is_float():
+        return None
+    n = len(operation["output_size"])
+    first = len(own.shape) - n - operation.channels_last
+    places = [
+        place
+        for place in range(first, first + n)
+        if own.shape[place] is None or own.shape[place] != result.shape[place]
+    ]
+    if any(result.shape[place] != 1 for place in places):
+        return _divided(operation, first, n)
+    if not places:
+        return "self"
+    operation.extra["place"] = tuple(places) if len(places) > 1 else places[0]
+    return "self.mean(axis=place, keepdims=True)"
+
+
+def _divided(operation: Operation, first: int, n: int) -> str | None:
+    """Return the average over windows if the parts of each axis have equal sizes."""
+    own, result = operation.type("self"), operation.result
+    assert own is not None
+    assert result is not None
+    sizes = list(zip(own.shape[first : first + n], result.shape[first : first + n], strict=True))
+    if not operation.channels_last or not all(
+        isinstance(size, int) and isinstance(count, int) and size % count == 0 for size, count in sizes
+    ):
+        return None
+    operation.extra["window"] = tuple(size // count for size, count in sizes)  # type: ignore[operator]
+    return "nnx.avg_pool(self, window, strides=window)"
+
+
+_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def _padded(mode: str | None, operation: Operation) -> str | None:
+    """Return ``jnp.pad``; negative widths crop, which it does not do."""
+    widths = operation.arguments.get("pad") or operation.arguments.get("padding") or ()
+    if any(isinstance(width, int) and width < 0 for width in widths):
+        return None
+    if not any(widths):
+        return "self"
+    mode = mode or _MODES[operation.arguments.get("mode") or "constant"]
+    pairs = list(zip(widths[::2], widths[1::2], strict=True))[::-1]
+    operation.extra.update(
+        widths=((0, 0),) * (operation.ndim() - len(pairs)) + tuple(pairs),
+        mode=mode,
+        filling=_whole(operation.arguments.get("value") or 0),
+    )
+    return f"jnp.pad(self, widths, mode=mode{', constant_values=filling' if mode == 'constant' else ''})"
+
+
+def _whole(number: float) -> float:
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _weight_norm(operation: Operation) -> str | None:
+    own, dim = operation.type("v"), operation["dim"]
+    if own is None or not operation.is_float():
+        return None
+    kept = () if dim == -1 else (dim % len(own.shape),)
+    others = tuple(place for place in range(len(own.shape)) if place not in kept)
+    operation.extra["others"] = others[0] if len(others) == 1 else others
+    over = "axis=others, keepdims=True" if kept else ""
+    return f"v * (g / jnp.sqrt(jnp.square(v).sum({over})))"
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),
+    **{f"max_pool{n}d": partial(_pooled, "max", n) for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": partial(_pooled, "avg", n) for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": _adaptive for n in (1, 2, 3)},
+    "pad": partial(_padded, None),
+    "constant_pad_nd": partial(_padded, "constant"),
+    **{f"reflection_pad{n}d": partial(_padded, "reflect") for n in (1, 2, 3)},
+    **{f"replication_pad{n}d": partial(_padded, "edge") for n in (1, 2, 3)},
+    "_weight_norm": _weight_norm,
+}

@@ -1,0 +1,190 @@
+"""Templates of operators that read or write parts of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from jaxlstm_converters.source.spelling.operation import Operation, Rule, same_sizes
+
+_TO_THE_END = 2**63 - 1
+_FARTHEST = 3  # axes written as ":" before an index
+
+
+def index_of(axis: int, ndim: int, item: str) -> str | None:
+    """Return an index of one axis, for example ``":, 0"`` or ``"..., 0"``; None if it is too long."""
+    from_end = axis - ndim if axis >= 0 else axis
+    first = axis % ndim if ndim else axis
+    if axis < 0 or (first == ndim - 1 and first > 1):
+        return ", ".join(["...", item, *[":"] * (-from_end - 1)]) if -from_end <= _FARTHEST else None
+    return ", ".join([":"] * first + [item]) if first <= _FARTHEST else None
+
+
+def _part(axis: int, operation: Operation, item: str) -> str | None:
+    """Return the index of one axis of ``self``."""
+    index = index_of(axis, operation.ndim(), item)
+    return f"self[{index}]" if index else None
+
+
+def _selected(operation: Operation) -> str | None:
+    return _part(operation["dim"], operation, "index")
+
+
+def _sliced(operation: Operation) -> str | None:
+    item = _slice(operation)
+    return "self" if item == ":" else _part(operation["dim"], operation, item)
+
+
+def _slice(operation: Operation) -> str:
+    """Return the slice of an axis, without the bounds that do not matter."""
+    own = operation.type("self")
+    size = own.shape[operation.axis(operation["dim"])] if own is not None and own.shape else None
+    start, end, step = (operation[name] for name in ("start", "end", "step"))
+    to_end = end is None or (
+        isinstance(end, int) and (end == _TO_THE_END or (isinstance(size, int) and end >= size))
+    )
+    first = "" if start is None or (isinstance(start, int) and start == 0) else "start"
+    return f"{first}:{'' if to_end else 'end'}" + ("" if step == 1 else ":step")
+
+
+def _narrowed(operation: Operation) -> str | None:
+    start, length = operation["start"], operation["length"]
+    if not isinstance(start, int) or start < 0:
+        return None
+    if isinstance(length, int):
+        operation.extra["end"] = start + length
+    else:
+        operation.extra["end"] = length
+        if start:
+            return None
+    return _part(operation["dim"], operation, "start:end" if start else ":end")
+
+
+def _split(operation: Operation) -> str | None:
+    """Return equal parts by their number, others by the places between them."""
+    own, dim = operation.type("self"), operation["dim"]
+    parts = operation.node.outputs[0]
+    if own is None or not isinstance(parts, tuple):
+        return None
+    size = own.shape[operation.axis(dim)]
+    sizes = operation.arguments.get("split_sizes")
+    if sizes is None:
+        length = operation.arguments.get("split_size")
+        if length is None:
+            length = -(-size // operation["chunks"]) if isinstance(size, int) else None
+        if not isinstance(length, int):
+            return None
+        sizes = (length,) * len(parts)
+        if isinstance(size, int):
+            sizes = (*sizes[:-1], size - length * (len(parts) - 1))
+    operation.extra["places"] = tuple(accumulate(sizes[:-1])) if _are_integers(sizes[:-1]) else None
+    operation.extra["count"] = len(parts)
+    if isinstance(size, int) and _are_integers(sizes) and len(set(sizes)) == 1:
+        return "jnp.split(self, count, axis=dim)"
+    return None if operation.extra["places"] is None else "jnp.split(self, [*places], axis=dim)"
+
+
+def _embedded(operation: Operation) -> str | None:
+    is_plain = operation["padding_idx"] < 0 and not operation["scale_grad_by_freq"]
+    return "weight[indices]" if is_plain else None
+
+
+def _are_integers(items: Sequence[Any]) -> bool:
+    return all(isinstance(item, int) for item in items)
+
+
+def _index(operation: Operation) -> str | None:
+    """Return NumPy's index of the arrays and whole axes."""
+    indices = operation["indices"]
+    while indices and indices[-1] is None:
+        indices = indices[:-1]
+    if any(type_.dtype == np.uint8 for type_ in operation.tensors("indices")):
+        return None
+    items = [":" if item is None else f"indices[{place}]" for place, item in enumerate(indices)]
+    return ", ".join(items) or None
+
+
+def _indexed(operation: Operation) -> str | None:
+    index = _index(operation)
+    return f"self[{index}]" if index else None
+
+
+def _index_put(operation: Operation) -> str | None:
+    own, values, index = operation.type("self"), operation.type("values"), _index(operation)
+    masks = [type_ for type_ in operation.tensors("indices") if type_.dtype == np.bool_]
+    if own is None or values is None or own.dtype != values.dtype or index is None:
+        return None
+    if masks:
+        is_whole = len(operation["indices"]) == 1 and len(masks[0].shape) == len(own.shape)
+        is_where = is_whole and not values.shape and not operation["accumulate"]
+        return "jnp.where(indices[0], values, self)" if is_where else None
+    return f"self.at[{index}].{'add' if operation['accumulate'] else 'set'}(values)"
+
+
+def _index_select(operation: Operation) -> str | None:
+    is_vector = operation.ndim("index") == 1 and operation.ndim() > 0
+    return "jnp.take(self, index, axis=dim)" if is_vector else None
+
+
+def _along(operation: Operation) -> bool:
+    """Return True if an index has the sizes of ``self`` except along its axis, as NumPy wants it."""
+    own, index = operation.type("self"), operation.type("index")
+    if own is None or index is None or not own.shape or len(own.shape) != len(index.shape):
+        return False
+    place = operation.axis(operation["dim"])
+    others = [(*type_.shape[:place], *type_.shape[place + 1 :]) for type_ in (own, index)]
+    return same_sizes(*others)
+
+
+def _gathered(operation: Operation) -> str | None:
+    return "jnp.take_along_axis(self, index, axis=dim)" if _along(operation) else None
+
+
+def _scattered(operation: Operation) -> str | None:
+    source, own = operation.type("src"), operation.type("self")
+    if not _along(operation) or operation["reduce"] is not None or own is None:
+        return None
+    if source is None:
+        return "jnp.put_along_axis(self, index, value, axis=dim, inplace=False)"
+    index = operation.type("index")
+    fits = index is not None and same_sizes(source.shape, index.shape) and source.dtype == own.dtype
+    return "jnp.put_along_axis(self, index, src, axis=dim, inplace=False)" if fits else None
+
+
+def _written(item: Any, operation: Operation) -> str | None:
+    """Return ``self`` with a part of an axis replaced by ``src``."""
+    own, source = operation.type("self"), operation.type("src")
+    index = index_of(operation["dim"], operation.ndim(), item if isinstance(item, str) else item(operation))
+    fits = own is not None and source is not None and own.dtype == source.dtype
+    return f"self.at[{index}].set(src)" if index and fits else None
+
+
+def _copied(operation: Operation) -> str | None:
+    own, source = operation.type("self"), operation.type("src")
+    if own is None or source is None:
+        return None
+    converted = "src" if own.dtype == source.dtype else "src.astype(self.dtype)"
+    same = same_sizes(own.shape, source.shape)
+    return converted if same else f"jnp.broadcast_to({converted}, self.shape)"
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("split", "chunk", "split_with_sizes"), _split),
+    "select": _selected,
+    "slice": _sliced,
+    "narrow": _narrowed,
+    "unbind": "jnp.unstack(self, axis=dim)",
+    "index": _indexed,
+    "index_put": _index_put,
+    "index_select": _index_select,
+    "gather": _gathered,
+    "scatter": _scattered,
+    "select_scatter": partial(_written, "index"),
+    "slice_scatter": partial(_written, _slice),
+    "copy": _copied,
+    "embedding": _embedded,
+}

@@ -1,0 +1,156 @@
+"""An operator with its arguments, as the rules of the tables see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.programs.graph import Node, TensorType, Value
+from jaxlstm.programs.operators.registry import IGNORED, find_operator, functional_name
+
+CHANNELS_LAST = "channels_last."
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A node, with the arguments that it omits.
+
+    Attributes:
+      node: the call.
+      types: the types of the tensors, by name of value. Other values are sizes.
+      extra: further names that a rule may put into its template.
+    """
+
+    node: Node
+    types: Mapping[str, TensorType]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def name(self) -> str:
+        """The operator's functional form in torch, for example ``"aten.conv2d.default"``."""
+        name = self.node.op
+        return functional_name(
+            "aten." + name.removeprefix(CHANNELS_LAST) if name.startswith(CHANNELS_LAST) else name
+        )
+
+    @property
+    def channels_last(self) -> bool:
+        """True if channels are the last axis of the operator's tensors."""
+        return self.node.op.startswith(CHANNELS_LAST)
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments under the names of the registered function, with their defaults.
+
+        Arguments without a meaning in JAX are dropped. Those without names are called a, b and c.
+        """
+        operator = find_operator(self.node.op) or find_operator(self.name)
+        if self.node.args or operator is None:
+            kwargs = {key: value for key, value in self.node.kwargs.items() if key not in IGNORED}
+            return dict(zip("abc", self.node.args, strict=False)) | kwargs
+        given = operator.arguments(self.node.kwargs)
+        defaults = {
+            name: None if parameter.default is parameter.empty else parameter.default
+            for name, parameter in operator.signature.parameters.items()
+            if name != "options" and parameter.kind is not parameter.VAR_KEYWORD
+        }
+        return {**defaults, **given}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def type(self, name: str) -> TensorType | None:
+        """Return the type of an argument that is a tensor; None for numbers and None."""
+        value = self.arguments.get(name)
+        return self.types.get(value.name) if isinstance(value, Value) else None
+
+    def tensors(self, *names: str) -> list[TensorType]:
+        """Return the types of those arguments, or of all, that are tensors."""
+        found: list[TensorType] = []
+        for name in names or self.arguments:
+            value = self.arguments.get(name)
+            items = value if isinstance(value, tuple) else (value,)
+            found += [self.types[v.name] for v in items if isinstance(v, Value) and v.name in self.types]
+        return found
+
+    def ndim(self, name: str = "self") -> int:
+        """Return the number of axes of a tensor."""
+        type_ = self.type(name)
+        return 0 if type_ is None else len(type_.shape)
+
+    def axis(self, dim: int, name: str = "self", added: int = 0) -> int:
+        """Return a non-negative axis of a tensor with ``added`` more axes."""
+        return dim % max(self.ndim(name) + added, 1)
+
+    @cached_property
+    def results(self) -> list[TensorType | None]:
+        """The types of the results, with those of a list in its place."""
+        names: list[str | None] = []
+        for output in self.node.outputs:
+            names += list(output) if isinstance(output, tuple) else [output]
+        return [None if name is None else self.types.get(name) or self.node.types.get(name) for name in names]
+
+    @property
+    def result(self) -> TensorType | None:
+        """The type of the first result that is used."""
+        return next((result for result in self.results if result is not None), None)
+
+    def same_shape(self, name: str = "self") -> bool:
+        """Return True if the result is known to have the shape of an argument."""
+        own, result = self.type(name), self.result
+        return own is not None and result is not None and same_sizes(own.shape, result.shape)
+
+    def is_float(self, *names: str) -> bool:
+        """Return True if those arguments that are tensors, or all, are float32 or float64."""
+        return all(type_.dtype in (np.float32, np.float64) for type_ in self.tensors(*names))
+
+    def is_half(self) -> bool:
+        """Return True if an argument is float16 or bfloat16, which torch computes in float32."""
+        return any(type_.dtype.name in ("float16", "bfloat16") for type_ in self.tensors())
+
+    def promotes(self, *names: str) -> bool:
+        """Return True if JAX gives torch's dtype to an elementwise operator of those arguments.
+
+        torch prefers the dtypes of tensors with axes, and wraps numbers into unsigned integers.
+        """
+        values = [self.arguments[name] for name in names]
+        numbers = [value for value in values if isinstance(value, bool | int | float)]
+        types = self.tensors(*names)
+        return all(_fits(number, types) for number in numbers) and _agree(types)
+
+
+Rule = str | Callable[[Operation], str | None]
+"""A template, or a function that returns one, or None where no template equals the operator."""
+
+
+def same_sizes(first: tuple, second: tuple) -> bool:
+    """Return True if two shapes are known to be equal."""
+    return None not in first and first == second
+
+
+def _fits(number: float, types: list[TensorType]) -> bool:
+    if isinstance(number, float):
+        return all(type_.dtype.kind != "c" for type_ in types)
+    kinds = {type_.dtype.kind for type_ in types}
+    limits = [np.iinfo(type_.dtype) for type_ in types if type_.dtype.kind in "iu"]
+    low = max([-(2**31), *(int(limit.min) for limit in limits)] if kinds <= {"i", "u"} else [-(2**31)])
+    high = min([2**31 - 1, *(int(limit.max) for limit in limits)] if kinds <= {"i", "u"} else [2**31 - 1])
+    return low <= number <= high
+
+
+def _agree(types: list[TensorType]) -> bool:
+    with_axes = {type_.dtype for type_ in types if type_.shape}
+    without = {type_.dtype for type_ in types if not type_.shape}
+    if not with_axes or not without:
+        return True
+    return all(_rank(a) != _rank(b) or a == b for a in with_axes for b in without)
+
+
+def _rank(dtype: np.dtype) -> int:
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next(rank for rank, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))

@@ -1,0 +1,173 @@
+"""Templates of reductions, orders, and matrix products."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from jaxlstm_converters.source.spelling.operation import Operation, Rule
+
+_WHOLE = (np.dtype(np.int64), np.dtype(bool))
+
+
+def _over(operation: Operation) -> str:
+    """Return the keywords for the axes of a reduction; None and () mean all of them."""
+    dim = operation.arguments.get("dim")
+    if dim in (None, ()):
+        operation.extra["place"] = None
+    else:
+        operation.extra["place"] = dim[0] if isinstance(dim, tuple) and len(dim) == 1 else dim
+    return "axis=place, keepdims=keepdim" if "keepdim" in operation.arguments else "axis=place"
+
+
+def _reduced(method: str, operation: Operation) -> str | None:
+    """Return a method of the array, for tensors with axes."""
+    if operation.arguments.get("dtype") is not None:
+        return None
+    return f"self.{method}({_over(operation)})" if operation.ndim() else None
+
+
+def _sum(method: str, operation: Operation) -> str | None:
+    """Return a sum or product; those of integers are int64 in torch."""
+    own, result, over = operation.type("self"), operation.result, _over(operation)
+    if own is None or result is None or not own.shape:
+        return None
+    if result.dtype == own.dtype or (own.dtype in _WHOLE and result.dtype == np.int64):
+        return f"self.{method}({over})"
+    operation.extra["to"] = result.dtype
+    return f"self.{method}({over}, dtype=to)" if own.dtype.kind in "biu" else None
+
+
+def _mean(operation: Operation) -> str | None:
+    own, result = operation.type("self"), operation.result
+    if own is None or result is None or not own.shape:
+        return None
+    operation.extra["to"] = result.dtype
+    converted = "self" if own.dtype == result.dtype else "self.astype(to)"
+    return f"{converted}.mean({_over(operation)})"
+
+
+def _logsumexp(operation: Operation) -> str | None:
+    over = _over(operation)
+    return f"nnx.logsumexp(self, {over})" if operation.is_float() and operation.ndim() else None
+
+
+def _extremum(kind: str, operation: Operation) -> str | None:
+    if not operation.ndim():
+        return None
+    over = _over(operation)
+    return f"(self.{kind}({over}), self.arg{kind}({over}))"
+
+
+def _moment(kind: str, operation: Operation) -> str | None:
+    correction = operation["correction"]
+    operation.extra["removed"] = int(operation["unbiased"]) if correction is None else correction
+    if not operation.is_float() or not operation.ndim():
+        return None
+    over = _over(operation)
+    first = f"self.{kind.removesuffix('_mean')}({over}, ddof=removed)"
+    return f"({first}, self.mean({over}))" if kind.endswith("_mean") else first
+
+
+def _running(method: str, operation: Operation) -> str | None:
+    own, result = operation.type("self"), operation.result
+    if own is None or result is None or not own.shape:
+        return None
+    operation.extra["to"] = result.dtype
+    same = own.dtype == result.dtype or (own.dtype in _WHOLE and result.dtype == np.int64)
+    return f"self.{method}(axis=dim{'' if same else ', dtype=to'})"
+
+
+def _top(operation: Operation) -> str | None:
+    is_last = operation.ndim() > 0 and operation.axis(operation["dim"]) == operation.ndim() - 1
+    return "lax.top_k(self, k)" if is_last and operation["largest"] and operation.is_float() else None
+
+
+def _sorted(which: str, operation: Operation) -> str | None:
+    if not operation.ndim():
+        return None
+    settings = "axis=dim, descending=descending"
+    parts = {"sort": f"jnp.sort(self, {settings})", "argsort": f"jnp.argsort(self, {settings})"}
+    return f"({parts['sort']}, {parts['argsort']})" if which == "sort" else parts["argsort"]
+
+
+def _plain(template: str) -> Rule:
+    """Return the template of a product unless torch would accumulate it in a wider dtype."""
+    return lambda operation: None if operation.is_half() else template
+
+
+def _linear(operation: Operation) -> str | None:
+    weight = operation.type("weight")
+    if operation.is_half() or weight is None:
+        return None
+    product = "input @ weight.T" if len(weight.shape) == 2 else "input @ weight"
+    return product if operation["bias"] is None else f"{product} + bias"
+
+
+def _added(operation: Operation) -> str | None:
+    if not operation.is_float():
+        return None
+    alpha, beta = operation["alpha"], operation["beta"]
+    product = "mat1 @ mat2" if alpha == 1 else "alpha * (mat1 @ mat2)"
+    return product if beta == 0 else f"{'self' if beta == 1 else 'beta * self'} + {product}"
+
+
+def _normalized(function: str, operation: Operation) -> str | None:
+    own, result = operation.type("self"), operation.result
+    if own is None or result is None or not own.shape or result.dtype not in (np.float32, np.float64):
+        return None
+    operation.extra["to"] = result.dtype
+    return f"nnx.{function}({'self' if own.dtype == result.dtype else 'self.astype(to)'}, axis=dim)"
+
+
+def _attention(operation: Operation) -> str | None:
+    """Return scaled dot-product attention; JAX's has the heads in another axis, and no float64."""
+    if not operation.is_float("query", "key", "value") or operation["enable_gqa"]:
+        return None
+    mask, scale = operation.type("attn_mask"), operation["scale"]
+    scores = "query @ key.mT / query.shape[-1] ** 0.5" if scale is None else "scale * (query @ key.mT)"
+    is_bool = mask is not None and mask.dtype == np.bool_
+    causal = "jnp.tri(query.shape[-2], key.shape[-2], dtype=bool)"
+    allowed = [causal] * bool(operation["is_causal"]) + ["attn_mask"] * is_bool
+    if mask is not None and not is_bool:
+        scores += " + attn_mask"
+    # A query without any key gives zeros.
+    where = f", where={' & '.join(allowed)}" if allowed else ""
+    return f"nnx.softmax({scores}{where}) @ value"
+
+
+def _einsum(operation: Operation) -> str | None:
+    return None if operation.is_half() else "jnp.einsum(equation, *tensors)"
+
+
+_PRODUCTS = "matmul linalg_matmul bmm mm mv dot"
+RULES: dict[str, Rule] = {
+    "sum": partial(_sum, "sum"),
+    "prod": partial(_sum, "prod"),
+    "mean": _mean,
+    "amax": partial(_reduced, "max"),
+    "amin": partial(_reduced, "min"),
+    **{f"{name}.default": partial(_reduced, name) for name in ("max", "min")},
+    **{name: partial(_reduced, name) for name in ("any", "all", "argmax", "argmin")},
+    **{f"{name}.dim": partial(_extremum, name) for name in ("max", "min")},
+    "logsumexp": _logsumexp,
+    "special_logsumexp": _logsumexp,
+    **{name: partial(_moment, name) for name in ("var", "std", "var_mean", "std_mean")},
+    **{name: partial(_running, name) for name in ("cumsum", "cumprod")},
+    "topk": _top,
+    **{name: partial(_sorted, name) for name in ("sort", "argsort")},
+    **dict.fromkeys(_PRODUCTS.split(), _plain("self @ other")),
+    "linear": _linear,
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
+    "einsum": _einsum,
+    "outer": "jnp.outer(self, vec2)",
+    "ger": "jnp.outer(self, vec2)",
+    **{
+        f"{prefix}{name}": partial(_normalized, name)
+        for name in ("softmax", "log_softmax")
+        for prefix in ("", "_", "special_")
+    },
+    "glu": lambda op: "nnx.glu(self, axis=dim)" if op.is_float() else None,
+    "scaled_dot_product_attention": _attention,
+}

@@ -1,0 +1,155 @@
+"""Expressions from templates: Python text in which names stand for the arguments of an operator.
+
+A template is parsed once, and its names are replaced by the trees of the arguments. Precedence, quoting and
+hostile strings are therefore a matter of :func:`ast.unparse` alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.programs.graph import Argument
+
+Expression = Callable[[Argument], ast.expr]
+"""Returns the tree of a value or a graph."""
+
+# Python's types are JAX's default dtypes: of 32 bits, or of 64 bits in its 64-bit mode, as the program's.
+_DTYPES = {"float32": "float", "int64": "int", "bool": "bool"}
+
+# The defaults of the functions in templates; "" stands for all other functions.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "axis": {
+        **dict.fromkeys(("concatenate", "stack", "unstack", "split"), 0),
+        **dict.fromkeys(("softmax", "log_softmax", "glu", "sort", "argsort"), -1),
+        "": None,
+    },
+    "alpha": {"": 1},
+    "constant_values": {"": 0},
+    "count_include_pad": {"": True},
+    "ddof": {"": 0},
+    "descending": {"": False},
+    "dtype": {"": None},
+    "feature_group_count": {"": 1},
+    "include_initial": {"": False},
+    "k": {"": 0},
+    "keepdims": {"": False},
+    "mode": {"": "constant"},
+    "nan": {"": 0.0},
+    "negative_slope": {"": 0.01},
+    "neginf": {"": None},
+    "padding": {"": "VALID"},
+    "posinf": {"": None},
+    "rhs_dilation": {"": None},
+}
+_POSITIONAL_AXIS = frozenset({"concatenate", "stack", "squeeze", "softmax", "log_softmax", "glu"})
+
+
+def filled(template: str, arguments: Mapping[str, Any], expression: Expression) -> ast.expr:
+    """Return the tree of a template.
+
+    Args:
+      template: a Python expression. ``size`` stands for an argument, ``size[0]`` for an item of an argument
+        that is a tuple, and ``*size`` among other items for all of them.
+      arguments: the arguments by name. A tree stands for itself.
+      expression: gives the tree of a value or a graph.
+    """
+    return _Filler(arguments, expression).visit(copy.deepcopy(_parsed(template)))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(template: str) -> ast.expr:
+    return ast.parse(template, mode="eval").body
+
+
+class _Filler(ast.NodeTransformer):
+    """Replace the names of arguments, and drop keywords that equal the default of the called function."""
+
+    def __init__(self, arguments: Mapping[str, Any], expression: Expression) -> None:
+        self.arguments, self.expression = arguments, expression
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self.arguments:
+            return tree_of(self.arguments[node.id], self.expression)
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        value = self.arguments.get(node.value.id) if isinstance(node.value, ast.Name) else None
+        place = node.slice.value if isinstance(node.slice, ast.Constant) else None
+        if isinstance(value, tuple) and isinstance(place, int):
+            return tree_of(value[place], self.expression)
+        self.generic_visit(node)
+        return node
+
+    def visit_List(self, node: ast.List) -> ast.expr:
+        self.generic_visit(node)
+        node.elts = _without_stars(node.elts)
+        return node
+
+    def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
+        self.generic_visit(node)
+        node.elts = _without_stars(node.elts)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        node.args = _without_stars(node.args)
+        name = ast.unparse(node.func).rpartition(".")[2]
+        keywords = [keyword for keyword in node.keywords if not _is_default(name, keyword)]
+        if name in _POSITIONAL_AXIS:
+            node.args += [keyword.value for keyword in keywords if keyword.arg == "axis"]
+            keywords = [keyword for keyword in keywords if keyword.arg != "axis"]
+        node.keywords = keywords
+        return node
+
+
+def _without_stars(items: list[ast.expr]) -> list[ast.expr]:
+    """Return items with those of a starred tuple in its place."""
+    result: list[ast.expr] = []
+    for item in items:
+        if isinstance(item, ast.Starred) and isinstance(item.value, ast.Tuple):
+            result += item.value.elts
+        else:
+            result.append(item)
+    return result
+
+
+def _is_default(function: str, keyword: ast.keyword) -> bool:
+    defaults = _DEFAULTS.get(keyword.arg or "")
+    if defaults is None:
+        return False
+    try:
+        value = ast.literal_eval(keyword.value)
+    except ValueError:
+        return False
+    default = defaults.get(function, defaults.get("", NotImplemented))
+    return value is None or (value == default and isinstance(value, bool) == isinstance(default, bool))
+
+
+def tree_of(argument: Any, expression: Expression) -> ast.expr:
+    """Return the tree of an argument: a literal, a dtype, or what ``expression`` gives for a value."""
+    if isinstance(argument, ast.expr):
+        return copy.deepcopy(argument)
+    if isinstance(argument, tuple):
+        return ast.Tuple([tree_of(item, expression) for item in argument], ast.Load())
+    if isinstance(argument, np.dtype):
+        return _parsed(_DTYPES.get(argument.name, f"jnp.{argument.name}"))
+    if isinstance(argument, int | float) and not isinstance(argument, bool):
+        return _number(argument)
+    if argument is None or isinstance(argument, bool | str):
+        return ast.Constant(argument)
+    return expression(argument)
+
+
+def _number(number: float) -> ast.expr:
+    """Return the tree of a number. A constant below zero would print without parentheses as a base."""
+    if math.isnan(number):
+        return _parsed("jnp.nan")
+    size = _parsed("jnp.inf") if math.isinf(number) else ast.Constant(abs(number))
+    return ast.UnaryOp(ast.USub(), size) if math.copysign(1, number) < 0 else size

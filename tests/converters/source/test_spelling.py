@@ -1,0 +1,170 @@
+"""The spelling of operators and layers equals the registered operators, in values and gradients."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import warnings
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import jaxlstm
+from jaxlstm import from_module
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Node, TensorType, Value
+from jaxlstm_converters.source.spelling import spell
+from jaxlstm_converters.source.spelling.template import _DEFAULTS, tree_of
+from testing.flax_layers import CASES, example
+from testing.graphs import to_numpy
+from testing.model_shapes import SHAPES
+from testing.op_samples import has_gradient, op_infos, samples
+from testing.spelled import MODULES, name_of, spelled_layers, traced_nodes
+from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
+
+SLOW = pytest.mark.slow
+REFUSED = ("unsupported-operator", "training-mode")
+
+
+def require_samples(name: str, dtype: torch.dtype, most: int) -> None:
+    gradients = dtype.is_floating_point and has_gradient(name)
+    for function, tensors in samples(name, dtype, most):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                nodes = list(traced_nodes(function, tensors))
+            except ProgramError as error:
+                if error.code in REFUSED:
+                    continue
+                raise
+        for node in nodes:
+            node.require_equal(gradients=gradients)
+
+
+SPELLED = [name for name in NAMES if name not in NEED_FLOAT64]
+
+
+@pytest.mark.parametrize("name", SPELLED[3::12])
+def test_first_sample(name: str) -> None:
+    require_samples(name, torch.float32, 1)
+
+
+@SLOW
+@pytest.mark.parametrize("name", SPELLED)
+def test_samples(name: str) -> None:
+    require_samples(name, torch.float32, 5)
+
+
+@SLOW
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OTHER_DTYPES)
+def test_samples_of_other_dtypes(name: str, dtype: torch.dtype) -> None:
+    if dtype not in op_infos()[name].dtypes:
+        pytest.skip(f"torch has no {name} of {dtype}")
+    require_samples(name, dtype, 5)
+
+
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    **{
+        name: (case.torch, example(case).shape)
+        for name, case in CASES.items()
+        if not any(part in name for part in ("WeightNorm", "MultiHead", "General", "RNN", "Cell", "Bidir"))
+        and case.shape
+    },
+    "GRU": (lambda: nn.GRU(3, 4, 2, bidirectional=True), (5, 2, 3)),
+    "RNN": (lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True), (2, 5, 3)),
+    "Conv1d of one": (lambda: nn.Conv1d(4, 6, 3, padding="same"), (4, 7)),
+    "Conv2d of one": (lambda: nn.Conv2d(4, 6, 3, padding=(2, 1), stride=(1, 2)), (4, 7, 5)),
+    "InstanceNorm without scale": (lambda: nn.InstanceNorm1d(3), (2, 3, 5)),
+}
+
+
+def of_layer(make: Any, shape: tuple[int, ...]) -> list[Any]:
+    torch.manual_seed(0)
+    module = make().eval()
+    x = torch.randn(shape)
+    program = from_module(nn.Sequential(module), (x,))
+    inputs = {program.graph.inputs[0].name: to_numpy(x)}
+    return [layer for _, layer in spelled_layers(program, inputs) if layer is not None]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str) -> None:
+    (layer,) = of_layer(*LAYERS[name])
+    assert layer.layer.path == "0"
+    layer.require_equal()
+
+
+def model_nodes(name: str) -> list[Any]:
+    shape = SHAPES[name]
+    arguments = shape.arguments(shape.exported_at)
+    program = from_module(shape.build(), arguments)
+    leaves = [to_numpy(leaf) for leaf in pytree.tree_leaves(arguments)]
+    names = [i.name for i in program.graph.inputs]
+    return list(spelled_layers(program, dict(zip(names, leaves, strict=True))))
+
+
+@pytest.mark.parametrize(
+    "name", ["tagger", *(pytest.param(name, marks=SLOW) for name in SHAPES if name != "tagger")]
+)
+def test_models(name: str) -> None:
+    for node, layer in model_nodes(name):
+        node.require_equal(gradients=True)
+        if layer is not None:
+            layer.require_equal()
+
+
+def test_text_of_a_tagger() -> None:
+    text = {node.node.name: (layer or node).text for node, layer in model_nodes("tagger")}
+    assert text["cat"] == "jnp.concatenate([embedding_1, reshape_1], -1)"
+    assert text["lstm"] == "layer(embedding)"
+    assert text["masked_fill"] == "jnp.where(bitwise_not, -9.0, linear)"
+    assert text["slice_2"] == "slice_1[:, 1:]"
+
+
+def test_defaults_are_those_of_the_functions() -> None:
+    """A keyword that the written source omits has the value that it would have written."""
+    for keyword, defaults in _DEFAULTS.items():
+        for name, value in defaults.items():
+            module = next((m for m in (jnp, nnx) if hasattr(m, name)), None)
+            if name and module is not None:
+                parameters = inspect.signature(getattr(module, name)).parameters
+                assert parameters[keyword].default == value, (name, keyword)
+
+
+def test_numbers_and_strings() -> None:
+    for value in (-1, -0.5, float("inf"), -float("inf"), True, None, "a'\"\n\\", (1,), ()):
+        assert eval(ast.unparse(tree_of(value, name_of)), MODULES) == value
+    power = Node("y", "aten.pow.Scalar", (), {"self": -2, "exponent": Value("x")}, ("y",))
+    types = {"x": TensorType(np.dtype("float32"), (3,))}
+    assert ast.unparse(spell(power, types, name_of).expr) == "(-2) ** x"
+
+
+def test_names_of_a_file_are_never_code() -> None:
+    hostile = "a=1); import os; f(b"
+    resized = Node("y", "aten.upsample_nearest2d.default", (), {"self": Value("x"), hostile: 1}, ("y",))
+    assert hostile not in ast.unparse(spell(resized, {}, name_of).expr)
+
+
+def test_no_gradient() -> None:
+    node = Node("y", "aten.relu.default", (), {"self": Value("x")}, ("y",), with_gradient=False)
+    types = {name: TensorType(np.dtype("float32"), (3,)) for name in "xy"}
+    assert ast.unparse(spell(node, types, name_of).expr) == "lax.stop_gradient(nnx.relu(x))"
+
+
+def test_call() -> None:
+    x = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(jaxlstm.programs.call("aten.cumsum.default", x, dim=1)[1], [3, 7, 12])
+    half = jaxlstm.programs.call("aten.sum.dim_IntList", x, dim=[1], dtype=jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    assert jaxlstm.programs.call("aten.hann_window.default", 5, dtype=float).dtype == jnp.float32
+    with pytest.raises(ProgramError, match="is not registered"):
+        jaxlstm.programs.call("aten.foo.default", x)
+    with pytest.raises(ProgramError, match="evaluation mode"):
+        jaxlstm.programs.call("aten.dropout.default", x, p=0.5, train=True)
