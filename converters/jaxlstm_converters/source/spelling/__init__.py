@@ -1,6 +1,6 @@
 """The spelling of operators and layers in Flax and ``jax.numpy``."""
 
-from jaxlstm_converters.source.spelling._layer_of import Layer as Layer
+from jaxlstm_converters.source.spelling._layer_of import LayerSpelling as Layer
 from jaxlstm_converters.source.spelling._layer_of import layer_of as layer_of
 from jaxlstm_converters.source.spelling._layer_of import spell_call as spell_call
 from jaxlstm_converters.source.spelling._spell import Spelling as Spelling

@@ -22,7 +22,7 @@ _TORCH = "torch.nn.modules."
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSpelling:
     """A layer in place of the operator of one module.
 
     Attributes:
@@ -54,7 +54,7 @@ def layer_of(
     types: Mapping[str, TensorType],
     tensors: Mapping[str, str],
     producers: Mapping[str, Node] | None = None,
-) -> Layer | None:
+) -> LayerSpelling | None:
     """Return the layer that computes a node, or None.
 
     The weights must be the tensors of one module: of the calling module if it is one of torch's own, or of a
@@ -120,12 +120,12 @@ def _without(default: Any, **settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value != default}
 
 
-def _linear(operation: Operation, producers: Any) -> Layer | None:
+def _linear(operation: Operation, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
     if len(shape) != 2:
         return None
     outputs, inputs = shape
-    return Layer(
+    return LayerSpelling(
         "nnx.Linear",
         {"in_features": inputs, "out_features": outputs},
         _without(True, use_bias=operation["bias"] is not None),
@@ -145,13 +145,13 @@ def _around(operation: Operation, ndim: int) -> str:
     return f"jnp.moveaxis(layer(jnp.moveaxis(input, {first}, -1)), -1, {first})"
 
 
-def _conv(operation: Operation, producers: Any) -> Layer | None:
+def _conv(operation: Operation, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
     if not shape:
         return None
     outputs, inputs, *kernel = shape
     padding = conv_padding(operation, kernel)
-    return Layer(
+    return LayerSpelling(
         "nnx.Conv",
         {"in_features": inputs * operation["groups"], "out_features": outputs, "kernel_size": tuple(kernel)},
         {
@@ -166,7 +166,7 @@ def _conv(operation: Operation, producers: Any) -> Layer | None:
     )
 
 
-def _conv_transpose(operation: Operation, producers: Any) -> Layer | None:
+def _conv_transpose(operation: Operation, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
     if not shape or operation["groups"] != 1:
         return None
@@ -177,7 +177,7 @@ def _conv_transpose(operation: Operation, producers: Any) -> Layer | None:
     padding = tuple(
         (d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in zip(kernel, *settings, strict=True)
     )
-    return Layer(
+    return LayerSpelling(
         "nnx.ConvTranspose",
         {"in_features": inputs, "out_features": outputs, "kernel_size": tuple(kernel)},
         {
@@ -192,7 +192,7 @@ def _conv_transpose(operation: Operation, producers: Any) -> Layer | None:
     )
 
 
-def _embed(operation: Operation, producers: Any) -> Layer | None:
+def _embed(operation: Operation, producers: Any) -> LayerSpelling | None:
     """Return an embedding; the row of ``padding_idx`` has no gradient in torch."""
     shape = _sizes(operation, "weight")
     if not shape or shape[0] == 1 or operation["scale_grad_by_freq"]:
@@ -202,7 +202,7 @@ def _embed(operation: Operation, producers: Any) -> Layer | None:
         frozen = f"lax.stop_gradient({call})"
         call = f"jnp.where((indices == padding_idx)[..., None], {frozen}, {call})"
     sizes = {"num_embeddings": shape[0], "features": shape[1]}
-    return Layer("nnx.Embed", sizes, {}, call, _values(operation, weight="weight"))
+    return LayerSpelling("nnx.Embed", sizes, {}, call, _values(operation, weight="weight"))
 
 
 def _norm_kwargs(operation: Operation, default: float, epsilon: float | None = None) -> dict[str, Any]:
@@ -225,14 +225,14 @@ def _channels(operation: Operation) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _batch_norm(operation: Operation, producers: Any) -> Layer | None:
+def _batch_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
     """Return a norm by running averages, as soon as ``model.eval()`` was called."""
     features = _channels(operation)
     if features is None or operation["running_mean"] is None or operation["training"]:
         return None
     channels_first = not operation.channels_last and operation.ndim("input") > 2
     names = ("weight", "bias", "running_mean", "running_var")
-    return Layer(
+    return LayerSpelling(
         "nnx.BatchNorm",
         {"num_features": features},
         {
@@ -245,14 +245,14 @@ def _batch_norm(operation: Operation, producers: Any) -> Layer | None:
     )
 
 
-def _layer_norm(constructor: str, operation: Operation, producers: Any) -> Layer | None:
+def _layer_norm(constructor: str, operation: Operation, producers: Any) -> LayerSpelling | None:
     shape = operation["normalized_shape"]
     if len(shape) != 1 or not isinstance(shape[0], int):
         return None
     is_rms = constructor == "nnx.RMSNorm"
     epsilon = float(np.finfo(np.float32).eps) if operation["eps"] is None else None
     names = {"weight": "weight"} if is_rms else {"weight": "weight", "bias": "bias"}
-    return Layer(
+    return LayerSpelling(
         constructor,
         {"num_features": shape[0]},
         _norm_kwargs(operation, 1e-6, epsilon),
@@ -261,12 +261,12 @@ def _layer_norm(constructor: str, operation: Operation, producers: Any) -> Layer
     )
 
 
-def _group_norm(operation: Operation, producers: Any) -> Layer | None:
+def _group_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
     features = _channels(operation)
     if features is None:
         return None
     ndim = operation.ndim("input")
-    return Layer(
+    return LayerSpelling(
         "nnx.GroupNorm",
         {"num_features": features, "num_groups": operation["num_groups"]},
         _norm_kwargs(operation, 1e-6),
@@ -275,11 +275,11 @@ def _group_norm(operation: Operation, producers: Any) -> Layer | None:
     )
 
 
-def _instance_norm(operation: Operation, producers: Any) -> Layer | None:
+def _instance_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
     features = _channels(operation)
     if features is None or not operation["use_input_stats"] or operation["running_mean"] is not None:
         return None
-    return Layer(
+    return LayerSpelling(
         "nnx.InstanceNorm",
         {"num_features": features},
         {**_norm_kwargs(operation, 1e-6), **({} if operation.channels_last else {"feature_axes": 1})},
@@ -288,17 +288,17 @@ def _instance_norm(operation: Operation, producers: Any) -> Layer | None:
     )
 
 
-def _prelu(operation: Operation, producers: Any) -> Layer | None:
+def _prelu(operation: Operation, producers: Any) -> LayerSpelling | None:
     if _sizes(operation, "weight") != (1,):
         return None
-    return Layer("nnx.PReLU", {}, {}, "layer(self)", _values(operation, weight="weight"), rngs=False)
+    return LayerSpelling("nnx.PReLU", {}, {}, "layer(self)", _values(operation, weight="weight"), rngs=False)
 
 
-def _dropout(operation: Operation, producers: Any) -> Layer | None:
+def _dropout(operation: Operation, producers: Any) -> LayerSpelling | None:
     calls = operation.node.calls
     if not calls or calls[-1].class_name != f"{_TORCH}dropout.Dropout" or not operation["p"]:
         return None
-    return Layer("nnx.Dropout", {"rate": operation["p"]}, {}, "layer(input)")
+    return LayerSpelling("nnx.Dropout", {"rate": operation["p"]}, {}, "layer(input)")
 
 
 _ZEROS = ("aten.zeros.default", "aten.new_zeros.default", "aten.zeros_like.default")
@@ -310,7 +310,7 @@ def _zeros(state: tuple[Any, ...], producers: Mapping[str, Node]) -> tuple[str, 
     return names if all(name in producers and producers[name].op in _ZEROS for name in names) else ()
 
 
-def _recurrent(op: str, operation: Operation, producers: Mapping[str, Node]) -> Layer | None:
+def _recurrent(op: str, operation: Operation, producers: Mapping[str, Node]) -> LayerSpelling | None:
     """Return a layer over sequences; ``hx`` is a pair for an LSTM, and in packed layers always a tuple."""
     is_lstm, is_packed = op == "aten.lstm.input", "lengths" in operation.arguments
     params, hx = operation["params"], operation["hx"]
@@ -330,7 +330,7 @@ def _recurrent(op: str, operation: Operation, producers: Mapping[str, Node]) -> 
     consumed = _zeros(hx if isinstance(hx, tuple) else (hx,), producers)
     state = "(hx[0], hx[1])" if is_lstm else "hx[0]" if is_packed else "hx"
     call = "layer(input" + ("" if consumed else f", {state}")
-    return Layer(
+    return LayerSpelling(
         f"jaxlstm.nnx.{'LSTM' if is_lstm else 'GRU' if 'gru' in op else 'RNN'}",
         {"input_size": config.input_size, "hidden_size": config.hidden_size},
         settings,
@@ -341,14 +341,14 @@ def _recurrent(op: str, operation: Operation, producers: Mapping[str, Node]) -> 
     )
 
 
-def _lstm_cell(operation: Operation, producers: Mapping[str, Node]) -> Layer | None:
+def _lstm_cell(operation: Operation, producers: Mapping[str, Node]) -> LayerSpelling | None:
     shape = _sizes(operation, "w_ih")
     if not shape:
         return None
     rows, inputs = shape
     consumed = _zeros(operation["hx"], producers)
     names = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
-    return Layer(
+    return LayerSpelling(
         "jaxlstm.nnx.LSTMCell",
         {"input_size": inputs, "hidden_size": rows // 4},
         _without(True, bias=operation["b_ih"] is not None),
@@ -359,7 +359,7 @@ def _lstm_cell(operation: Operation, producers: Mapping[str, Node]) -> Layer | N
     )
 
 
-_RULES: dict[str, Callable[[Operation, Any], Layer | None]] = {
+_RULES: dict[str, Callable[[Operation, Any], LayerSpelling | None]] = {
     "aten.linear.default": _linear,
     **{f"aten.conv{n}d.{kind}": _conv for n in (1, 2, 3) for kind in ("default", "padding")},
     "aten.conv_transpose1d.default": _conv_transpose,
