@@ -75,7 +75,7 @@ def layer_of(
     return None if path is None else replace(layer, path=path)
 
 
-def spell_call(layer: Layer, node: Node, receiver: ast.expr, expression: Expression) -> ast.expr:
+def spell_call(layer: LayerSpelling, node: Node, receiver: ast.expr, expression: Expression) -> ast.expr:
     """Return the call of a layer: ``receiver`` is the tree of the module, for example ``self.conv``."""
     arguments = Operation(node, {}).arguments
     return filled(layer.call, {**arguments, "layer": receiver}, expression)
