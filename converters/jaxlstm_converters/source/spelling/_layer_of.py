@@ -15,8 +15,8 @@ from jaxlstm.programs.graph import Node, TensorType, Value
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm_converters.source.spelling.images import compact, conv_padding
-from jaxlstm_converters.source.spelling.operation import Operation
 from jaxlstm_converters.source.spelling.template import Expression, filled
+from jaxlstm_converters.source.spelling.typed_node import TypedNode
 
 _TORCH = "torch.nn.modules."
 
@@ -66,7 +66,7 @@ def layer_of(
       tensors: parameters and buffers of the graph: name of the value -> name in torch.
       producers: the node that makes a value, by name of the value, to recognize initial states of zeros.
     """
-    operation = Operation(node, types)
+    operation = TypedNode(node, types)
     rule = _RULES.get(operation.name)
     layer = rule(operation, producers or {}) if rule else None
     if layer is None:
@@ -77,7 +77,7 @@ def layer_of(
 
 def spell_call(layer: LayerSpelling, node: Node, receiver: ast.expr, expression: Expression) -> ast.expr:
     """Return the call of a layer: ``receiver`` is the tree of the module, for example ``self.conv``."""
-    arguments = Operation(node, {}).arguments
+    arguments = TypedNode(node, {}).arguments
     return filled(layer.call, {**arguments, "layer": receiver}, expression)
 
 
@@ -101,13 +101,13 @@ def _path(node: Node, own: Mapping[str, str], tensors: Mapping[str, str]) -> str
     return path if path and is_child and not others - {"num_batches_tracked"} else None
 
 
-def _values(operation: Operation, **arguments: str) -> dict[str, str]:
+def _values(operation: TypedNode, **arguments: str) -> dict[str, str]:
     """Return name in torch -> value, for the arguments that are tensors."""
     found = {name: operation[argument] for name, argument in arguments.items()}
     return {name: value.name for name, value in found.items() if isinstance(value, Value)}
 
 
-def _sizes(operation: Operation, name: str) -> tuple[int, ...]:
+def _sizes(operation: TypedNode, name: str) -> tuple[int, ...]:
     """Return the shape of a weight; () if the argument is no tensor, or its shape not known."""
     type_ = operation.type(name)
     sizes = () if type_ is None else type_.shape
@@ -120,7 +120,7 @@ def _without(default: Any, **settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value != default}
 
 
-def _linear(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _linear(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
     if len(shape) != 2:
         return None
@@ -134,7 +134,7 @@ def _linear(operation: Operation, producers: Any) -> LayerSpelling | None:
     )
 
 
-def _around(operation: Operation, ndim: int) -> str:
+def _around(operation: TypedNode, ndim: int) -> str:
     """Return the template of a call of a layer that has the channels last."""
     if operation.channels_last:
         return "layer(input)"
@@ -145,7 +145,7 @@ def _around(operation: Operation, ndim: int) -> str:
     return f"jnp.moveaxis(layer(jnp.moveaxis(input, {first}, -1)), -1, {first})"
 
 
-def _conv(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _conv(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
     if not shape:
         return None
@@ -166,7 +166,7 @@ def _conv(operation: Operation, producers: Any) -> LayerSpelling | None:
     )
 
 
-def _conv_transpose(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _conv_transpose(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
     if not shape or operation["groups"] != 1:
         return None
@@ -192,7 +192,7 @@ def _conv_transpose(operation: Operation, producers: Any) -> LayerSpelling | Non
     )
 
 
-def _embed(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _embed(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     """Return an embedding; the row of ``padding_idx`` has no gradient in torch."""
     shape = _sizes(operation, "weight")
     if not shape or shape[0] == 1 or operation["scale_grad_by_freq"]:
@@ -205,7 +205,7 @@ def _embed(operation: Operation, producers: Any) -> LayerSpelling | None:
     return LayerSpelling("nnx.Embed", sizes, {}, call, _values(operation, weight="weight"))
 
 
-def _norm_kwargs(operation: Operation, default: float, epsilon: float | None = None) -> dict[str, Any]:
+def _norm_kwargs(operation: TypedNode, default: float, epsilon: float | None = None) -> dict[str, Any]:
     """Return the settings that all norms share. Flax's fast variance loses precision."""
     has_bias = "bias" not in operation.arguments or operation["bias"] is not None
     return {
@@ -216,7 +216,7 @@ def _norm_kwargs(operation: Operation, default: float, epsilon: float | None = N
     }
 
 
-def _channels(operation: Operation) -> int | None:
+def _channels(operation: TypedNode) -> int | None:
     """Return the number of channels of the input of a norm."""
     image = operation.type("input")
     if image is None or len(image.shape) < 2:
@@ -225,7 +225,7 @@ def _channels(operation: Operation) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _batch_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _batch_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     """Return a norm by running averages, as soon as ``model.eval()`` was called."""
     features = _channels(operation)
     if features is None or operation["running_mean"] is None or operation["training"]:
@@ -245,7 +245,7 @@ def _batch_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
     )
 
 
-def _layer_norm(constructor: str, operation: Operation, producers: Any) -> LayerSpelling | None:
+def _layer_norm(constructor: str, operation: TypedNode, producers: Any) -> LayerSpelling | None:
     shape = operation["normalized_shape"]
     if len(shape) != 1 or not isinstance(shape[0], int):
         return None
@@ -261,7 +261,7 @@ def _layer_norm(constructor: str, operation: Operation, producers: Any) -> Layer
     )
 
 
-def _group_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _group_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     features = _channels(operation)
     if features is None:
         return None
@@ -275,7 +275,7 @@ def _group_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
     )
 
 
-def _instance_norm(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _instance_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     features = _channels(operation)
     if features is None or not operation["use_input_stats"] or operation["running_mean"] is not None:
         return None
@@ -288,13 +288,13 @@ def _instance_norm(operation: Operation, producers: Any) -> LayerSpelling | None
     )
 
 
-def _prelu(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _prelu(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     if _sizes(operation, "weight") != (1,):
         return None
     return LayerSpelling("nnx.PReLU", {}, {}, "layer(self)", _values(operation, weight="weight"), rngs=False)
 
 
-def _dropout(operation: Operation, producers: Any) -> LayerSpelling | None:
+def _dropout(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     calls = operation.node.calls
     if not calls or calls[-1].class_name != f"{_TORCH}dropout.Dropout" or not operation["p"]:
         return None
@@ -310,7 +310,7 @@ def _zeros(state: tuple[Any, ...], producers: Mapping[str, Node]) -> tuple[str, 
     return names if all(name in producers and producers[name].op in _ZEROS for name in names) else ()
 
 
-def _recurrent(op: str, operation: Operation, producers: Mapping[str, Node]) -> LayerSpelling | None:
+def _recurrent(op: str, operation: TypedNode, producers: Mapping[str, Node]) -> LayerSpelling | None:
     """Return a layer over sequences; ``hx`` is a pair for an LSTM, and in packed layers always a tuple."""
     is_lstm, is_packed = op == "aten.lstm.input", "lengths" in operation.arguments
     params, hx = operation["params"], operation["hx"]
@@ -341,7 +341,7 @@ def _recurrent(op: str, operation: Operation, producers: Mapping[str, Node]) -> 
     )
 
 
-def _lstm_cell(operation: Operation, producers: Mapping[str, Node]) -> LayerSpelling | None:
+def _lstm_cell(operation: TypedNode, producers: Mapping[str, Node]) -> LayerSpelling | None:
     shape = _sizes(operation, "w_ih")
     if not shape:
         return None
@@ -359,7 +359,7 @@ def _lstm_cell(operation: Operation, producers: Mapping[str, Node]) -> LayerSpel
     )
 
 
-_RULES: dict[str, Callable[[Operation, Any], LayerSpelling | None]] = {
+_RULES: dict[str, Callable[[TypedNode, Any], LayerSpelling | None]] = {
     "aten.linear.default": _linear,
     **{f"aten.conv{n}d.{kind}": _conv for n in (1, 2, 3) for kind in ("default", "padding")},
     "aten.conv_transpose1d.default": _conv_transpose,

@@ -12,8 +12,8 @@ import numpy as np
 from jaxlstm.programs.graph import Node, TensorType
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm_converters.source.spelling import creation, elementwise, images, indexing, reductions, shapes
-from jaxlstm_converters.source.spelling.operation import Operation, Rule
 from jaxlstm_converters.source.spelling.template import Expression, filled
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 _TABLES = (elementwise, shapes, indexing, creation, reductions, images)
 _RULES: dict[str, Rule] = {name: rule for table in _TABLES for name, rule in table.RULES.items()}
@@ -41,7 +41,7 @@ def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -
       types: the types of the tensors of the graph, by name of value. Other values are sizes.
       expression: gives the tree of a value, or of a graph that ``cond`` and the like call.
     """
-    operation = Operation(node, types)
+    operation = TypedNode(node, types)
     template = _template(operation)
     is_idiomatic = template is not None
     if template is None:
@@ -52,13 +52,13 @@ def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -
     return Spelling(tree, is_idiomatic)
 
 
-def _template(operation: Operation) -> str | None:
+def _template(operation: TypedNode) -> str | None:
     name = operation.name.removeprefix("aten.")
     rule = _RULES.get(name) or _RULES.get(name.rpartition(".")[0])
     return rule if isinstance(rule, str | None) else rule(operation)
 
 
-def _call(operation: Operation) -> str:
+def _call(operation: TypedNode) -> str:
     """Return the template of a call of the operator itself.
 
     A function may take any keywords, so that a name in the template may come from a file.

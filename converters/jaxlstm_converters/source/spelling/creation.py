@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.operation import Operation, Rule
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 
-def _dtype(operation: Operation, default: Any) -> str:
+def _dtype(operation: TypedNode, default: Any) -> str:
     """Return the keyword for the dtype of a created tensor unless it is the default of the function."""
     result = operation.result
     if result is None or result.dtype == default:
@@ -19,17 +19,17 @@ def _dtype(operation: Operation, default: Any) -> str:
     return ", dtype=to"
 
 
-def _filled(function: str, operation: Operation) -> str:
+def _filled(function: str, operation: TypedNode) -> str:
     size = "size[0]" if len(operation["size"]) == 1 else "size"
     return f"jnp.{function}({size}{_dtype(operation, np.float32)})"
 
 
-def _filled_like(function: str, operation: Operation) -> str | None:
+def _filled_like(function: str, operation: TypedNode) -> str | None:
     own = operation.type("self")
     return None if own is None else f"jnp.{function}_like(self{_dtype(operation, own.dtype)})"
 
 
-def _full(operation: Operation) -> str:
+def _full(operation: TypedNode) -> str:
     size, value = operation["size"], operation["fill_value"]
     of_value = {bool: np.bool_, int: np.int64, float: np.float32}.get(type(value))
     dtype = _dtype(operation, of_value)
@@ -38,12 +38,12 @@ def _full(operation: Operation) -> str:
     return f"jnp.full({'size[0]' if len(size) == 1 else 'size'}, fill_value{dtype})"
 
 
-def _full_like(operation: Operation) -> str | None:
+def _full_like(operation: TypedNode) -> str | None:
     own = operation.type("self")
     return None if own is None else f"jnp.full_like(self, fill_value{_dtype(operation, own.dtype)})"
 
 
-def _arange(operation: Operation) -> str:
+def _arange(operation: TypedNode) -> str:
     start, end, step = (operation[name] for name in ("start", "end", "step"))
     whole = not any(isinstance(bound, float) for bound in (start, end, step))
     dtype = _dtype(operation, np.int64 if whole else np.float32)
@@ -52,11 +52,11 @@ def _arange(operation: Operation) -> str:
     return f"jnp.arange({'' if start == 0 else 'start, '}end{dtype})"
 
 
-def _eye(operation: Operation) -> str:
+def _eye(operation: TypedNode) -> str:
     return f"jnp.eye(n{'' if operation['m'] is None else ', m'}{_dtype(operation, np.float32)})"
 
 
-def _scalar(operation: Operation) -> str:
+def _scalar(operation: TypedNode) -> str:
     of_value = {bool: np.bool_, int: np.int64, float: np.float32}.get(type(operation["s"]))
     return f"jnp.array(s{_dtype(operation, of_value)})"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.operation import Operation, Rule
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 
 def promoted(template: str, *names: str) -> Rule:
@@ -20,7 +20,7 @@ def promoted(template: str, *names: str) -> Rule:
 def of_floats(rule: Rule) -> Rule:
     """Return the rule for tensors that are all float32 or float64."""
 
-    def guarded(operation: Operation) -> str | None:
+    def guarded(operation: TypedNode) -> str | None:
         if not operation.is_float():
             return None
         return rule if isinstance(rule, str) else rule(operation)
@@ -31,7 +31,7 @@ def of_floats(rule: Rule) -> Rule:
 def _scaled(plain: str, scaled: str) -> Rule:
     """Return the rule of an operator with a factor ``alpha``, which is 1 as a rule."""
 
-    def rule(operation: Operation) -> str | None:
+    def rule(operation: TypedNode) -> str | None:
         if not operation.promotes("self", "other"):
             return None
         alpha = operation["alpha"]
@@ -42,7 +42,7 @@ def _scaled(plain: str, scaled: str) -> Rule:
     return rule
 
 
-def _divided(operation: Operation) -> str | None:
+def _divided(operation: TypedNode) -> str | None:
     if not operation.promotes("self", "other"):
         return None
     mode, is_float = operation.arguments.get("rounding_mode"), operation.is_float()
@@ -53,7 +53,7 @@ def _divided(operation: Operation) -> str | None:
     return "self / other"
 
 
-def _floor_divided(operation: Operation) -> str | None:
+def _floor_divided(operation: TypedNode) -> str | None:
     """Return the quotient rounded down; that of floats by zero is not JAX's."""
     divisor = operation["other"]
     is_safe = isinstance(divisor, int | float) and divisor != 0
@@ -62,7 +62,7 @@ def _floor_divided(operation: Operation) -> str | None:
     return "self // other" if operation.promotes("self", "other") and (is_safe or has_integers) else None
 
 
-def _power(operation: Operation) -> str | None:
+def _power(operation: TypedNode) -> str | None:
     exponent = operation["exponent"]
     if not operation.promotes("self", "exponent"):
         return None
@@ -73,7 +73,7 @@ def _power(operation: Operation) -> str | None:
     return "self ** exponent"
 
 
-def _clamped(operation: Operation) -> str | None:
+def _clamped(operation: TypedNode) -> str | None:
     bounds = [name for name in ("min", "max") if operation.arguments.get(name) is not None]
     if not operation.promotes("self", *bounds):
         return None
@@ -81,7 +81,7 @@ def _clamped(operation: Operation) -> str | None:
     return functions.get(tuple(bounds), "jnp.minimum(self, max)")
 
 
-def _masked(operation: Operation) -> str | None:
+def _masked(operation: TypedNode) -> str | None:
     value, own = operation["value"], operation.type("self")
     if own is None or not operation.promotes("self", "value"):
         return None
@@ -92,21 +92,21 @@ def _masked(operation: Operation) -> str | None:
     return "jnp.where(mask, value, self)" if fits else None
 
 
-def _where(operation: Operation) -> str | None:
+def _where(operation: TypedNode) -> str | None:
     condition = operation.type("condition")
     is_bool = condition is not None and condition.dtype == np.bool_
     return "jnp.where(condition, self, other)" if is_bool and operation.promotes("self", "other") else None
 
 
 def _logical(symbol: str, function: str) -> Rule:
-    def rule(operation: Operation) -> str:
+    def rule(operation: TypedNode) -> str:
         is_bool = all(type_.dtype == np.bool_ for type_ in operation.tensors())
         return f"self {symbol} other" if is_bool else f"jnp.{function}(self, other)"
 
     return rule
 
 
-def _logical_not(operation: Operation) -> str:
+def _logical_not(operation: TypedNode) -> str:
     is_bool = all(type_.dtype == np.bool_ for type_ in operation.tensors())
     return "~self" if is_bool else "jnp.logical_not(self)"
 
@@ -114,7 +114,7 @@ def _logical_not(operation: Operation) -> str:
 def _rounded(function: str) -> Rule:
     """Return the rule of a function that leaves integers as they are."""
 
-    def rule(operation: Operation) -> str | None:
+    def rule(operation: TypedNode) -> str | None:
         if operation.arguments.get("decimals"):
             return None
         return f"jnp.{function}(self)" if operation.is_float() or operation.is_half() else "self"
@@ -122,29 +122,29 @@ def _rounded(function: str) -> Rule:
     return rule
 
 
-def _hardtanh(operation: Operation) -> str:
+def _hardtanh(operation: TypedNode) -> str:
     bounds = (operation["min_val"], operation["max_val"])
     functions = {(-1, 1): "nnx.hard_tanh(self)", (0, 6): "nnx.relu6(self)"}
     return functions.get(bounds, "jnp.clip(self, min_val, max_val)")
 
 
-def _elu(operation: Operation) -> str | None:
+def _elu(operation: TypedNode) -> str | None:
     scales = (operation["scale"], operation["input_scale"])
     return "nnx.elu(self, alpha=alpha)" if scales == (1, 1) else None
 
 
-def _gelu(operation: Operation) -> str:
+def _gelu(operation: TypedNode) -> str:
     return f"nnx.gelu(self, approximate={operation['approximate'] == 'tanh'})"
 
 
-def _softplus(operation: Operation) -> str | None:
+def _softplus(operation: TypedNode) -> str | None:
     # Beyond torch's threshold, the difference is smaller than its rounding in float32.
     if operation["threshold"] < 20:
         return None
     return "nnx.softplus(self)" if operation["beta"] == 1 else "nnx.softplus(beta * self) / beta"
 
 
-def _prelu(operation: Operation) -> str | None:
+def _prelu(operation: TypedNode) -> str | None:
     weight = operation.type("weight")
     if weight is None or (weight.shape != (1,) and not operation.channels_last and operation.ndim() != 2):
         return None
@@ -154,7 +154,7 @@ def _prelu(operation: Operation) -> str | None:
 def _added(function: str) -> Rule:
     """Return the rule of a product or quotient that is added, times ``value``."""
 
-    def rule(operation: Operation) -> str | None:
+    def rule(operation: TypedNode) -> str | None:
         if not (operation.is_float() and operation.promotes("self", "tensor1", "tensor2")):
             return None
         one = f"self + tensor1 {function} tensor2"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm_converters.source.spelling.operation import Operation, Rule
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
@@ -17,7 +17,7 @@ def compact(values: Sequence[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
-def conv_padding(operation: Operation, sizes: Sequence[int]) -> Any:
+def conv_padding(operation: TypedNode, sizes: Sequence[int]) -> Any:
     """Return the padding of a convolution as Flax takes it."""
     padding = operation["padding"]
     if isinstance(padding, str):
@@ -26,7 +26,7 @@ def conv_padding(operation: Operation, sizes: Sequence[int]) -> Any:
     return compact(pads) if any(pads) else "VALID"
 
 
-def _convolved(operation: Operation) -> str | None:
+def _convolved(operation: TypedNode) -> str | None:
     """Return ``lax.conv_general_dilated``, which needs pairs of paddings."""
     weight, image = operation.type("weight"), operation.type("input")
     if weight is None or image is None or operation.is_half() or len(image.shape) != len(weight.shape):
@@ -55,7 +55,7 @@ def _convolved(operation: Operation) -> str | None:
     return f"{template} + bias" + ("" if operation.channels_last else f"[:{', None' * n}]")
 
 
-def _pooled(kind: str, n: int, operation: Operation) -> str | None:
+def _pooled(kind: str, n: int, operation: TypedNode) -> str | None:
     """Return ``nnx.max_pool`` or ``nnx.avg_pool``, or a reduction of windows for torch's order."""
     own = operation.type("self")
     if own is None or not operation.is_float() or operation["ceil_mode"]:
@@ -90,7 +90,7 @@ def _product(numbers: Sequence[int]) -> int:
     return result
 
 
-def _adaptive(operation: Operation) -> str | None:
+def _adaptive(operation: TypedNode) -> str | None:
     """Return the mean over the axes of which one element is left, if all others keep their size."""
     own, result = operation.type("self"), operation.result
     if own is None or result is None or not operation.is_float():
@@ -110,7 +110,7 @@ def _adaptive(operation: Operation) -> str | None:
     return "self.mean(axis=place, keepdims=True)"
 
 
-def _divided(operation: Operation, first: int, n: int) -> str | None:
+def _divided(operation: TypedNode, first: int, n: int) -> str | None:
     """Return the average over windows if the parts of each axis have equal sizes."""
     own, result = operation.type("self"), operation.result
     assert own is not None
@@ -127,7 +127,7 @@ def _divided(operation: Operation, first: int, n: int) -> str | None:
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def _padded(mode: str | None, operation: Operation) -> str | None:
+def _padded(mode: str | None, operation: TypedNode) -> str | None:
     """Return ``jnp.pad``; negative widths crop, which it does not do."""
     widths = operation.arguments.get("pad") or operation.arguments.get("padding") or ()
     if any(isinstance(width, int) and width < 0 for width in widths):
@@ -148,7 +148,7 @@ def _whole(number: float) -> float:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def _weight_norm(operation: Operation) -> str | None:
+def _weight_norm(operation: TypedNode) -> str | None:
     own, dim = operation.type("v"), operation["dim"]
     if own is None or not operation.is_float():
         return None

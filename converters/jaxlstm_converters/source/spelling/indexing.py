@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.operation import Operation, Rule, same_sizes
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_sizes
 
 _TO_THE_END = 2**63 - 1
 _FARTHEST = 3  # axes written as ":" before an index
@@ -24,22 +24,22 @@ def index_of(axis: int, ndim: int, item: str) -> str | None:
     return ", ".join([":"] * first + [item]) if first <= _FARTHEST else None
 
 
-def _part(axis: int, operation: Operation, item: str) -> str | None:
+def _part(axis: int, operation: TypedNode, item: str) -> str | None:
     """Return the index of one axis of ``self``."""
     index = index_of(axis, operation.ndim(), item)
     return f"self[{index}]" if index else None
 
 
-def _selected(operation: Operation) -> str | None:
+def _selected(operation: TypedNode) -> str | None:
     return _part(operation["dim"], operation, "index")
 
 
-def _sliced(operation: Operation) -> str | None:
+def _sliced(operation: TypedNode) -> str | None:
     item = _slice(operation)
     return "self" if item == ":" else _part(operation["dim"], operation, item)
 
 
-def _slice(operation: Operation) -> str:
+def _slice(operation: TypedNode) -> str:
     """Return the slice of an axis, without the bounds that do not matter."""
     own = operation.type("self")
     size = own.shape[operation.axis(operation["dim"])] if own is not None and own.shape else None
@@ -51,7 +51,7 @@ def _slice(operation: Operation) -> str:
     return f"{first}:{'' if to_end else 'end'}" + ("" if step == 1 else ":step")
 
 
-def _narrowed(operation: Operation) -> str | None:
+def _narrowed(operation: TypedNode) -> str | None:
     start, length = operation["start"], operation["length"]
     if not isinstance(start, int) or start < 0:
         return None
@@ -64,7 +64,7 @@ def _narrowed(operation: Operation) -> str | None:
     return _part(operation["dim"], operation, "start:end" if start else ":end")
 
 
-def _split(operation: Operation) -> str | None:
+def _split(operation: TypedNode) -> str | None:
     """Return equal parts by their number, others by the places between them."""
     own, dim = operation.type("self"), operation["dim"]
     parts = operation.node.outputs[0]
@@ -88,7 +88,7 @@ def _split(operation: Operation) -> str | None:
     return None if operation.extra["places"] is None else "jnp.split(self, [*places], axis=dim)"
 
 
-def _embedded(operation: Operation) -> str | None:
+def _embedded(operation: TypedNode) -> str | None:
     is_plain = operation["padding_idx"] < 0 and not operation["scale_grad_by_freq"]
     return "weight[indices]" if is_plain else None
 
@@ -97,7 +97,7 @@ def _are_integers(items: Sequence[Any]) -> bool:
     return all(isinstance(item, int) for item in items)
 
 
-def _index(operation: Operation) -> str | None:
+def _index(operation: TypedNode) -> str | None:
     """Return NumPy's index of the arrays and whole axes."""
     indices = operation["indices"]
     while indices and indices[-1] is None:
@@ -108,12 +108,12 @@ def _index(operation: Operation) -> str | None:
     return ", ".join(items) or None
 
 
-def _indexed(operation: Operation) -> str | None:
+def _indexed(operation: TypedNode) -> str | None:
     index = _index(operation)
     return f"self[{index}]" if index else None
 
 
-def _index_put(operation: Operation) -> str | None:
+def _index_put(operation: TypedNode) -> str | None:
     own, values, index = operation.type("self"), operation.type("values"), _index(operation)
     masks = [type_ for type_ in operation.tensors("indices") if type_.dtype == np.bool_]
     if own is None or values is None or own.dtype != values.dtype or index is None:
@@ -125,12 +125,12 @@ def _index_put(operation: Operation) -> str | None:
     return f"self.at[{index}].{'add' if operation['accumulate'] else 'set'}(values)"
 
 
-def _index_select(operation: Operation) -> str | None:
+def _index_select(operation: TypedNode) -> str | None:
     is_vector = operation.ndim("index") == 1 and operation.ndim() > 0
     return "jnp.take(self, index, axis=dim)" if is_vector else None
 
 
-def _along(operation: Operation) -> bool:
+def _along(operation: TypedNode) -> bool:
     """Return True if an index has the sizes of ``self`` except along its axis, as NumPy wants it."""
     own, index = operation.type("self"), operation.type("index")
     if own is None or index is None or not own.shape or len(own.shape) != len(index.shape):
@@ -140,11 +140,11 @@ def _along(operation: Operation) -> bool:
     return same_sizes(*others)
 
 
-def _gathered(operation: Operation) -> str | None:
+def _gathered(operation: TypedNode) -> str | None:
     return "jnp.take_along_axis(self, index, axis=dim)" if _along(operation) else None
 
 
-def _scattered(operation: Operation) -> str | None:
+def _scattered(operation: TypedNode) -> str | None:
     source, own = operation.type("src"), operation.type("self")
     if not _along(operation) or operation["reduce"] is not None or own is None:
         return None
@@ -155,7 +155,7 @@ def _scattered(operation: Operation) -> str | None:
     return "jnp.put_along_axis(self, index, src, axis=dim, inplace=False)" if fits else None
 
 
-def _written(item: Any, operation: Operation) -> str | None:
+def _written(item: Any, operation: TypedNode) -> str | None:
     """Return ``self`` with a part of an axis replaced by ``src``."""
     own, source = operation.type("self"), operation.type("src")
     index = index_of(operation["dim"], operation.ndim(), item if isinstance(item, str) else item(operation))
@@ -163,7 +163,7 @@ def _written(item: Any, operation: Operation) -> str | None:
     return f"self.at[{index}].set(src)" if index and fits else None
 
 
-def _copied(operation: Operation) -> str | None:
+def _copied(operation: TypedNode) -> str | None:
     own, source = operation.type("self"), operation.type("src")
     if own is None or source is None:
         return None

@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.operation import Operation, Rule
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 _WHOLE = (np.dtype(np.int64), np.dtype(bool))
 
 
-def _over(operation: Operation) -> str:
+def _over(operation: TypedNode) -> str:
     """Return the keywords for the axes of a reduction; None and () mean all of them."""
     dim = operation.arguments.get("dim")
     if dim in (None, ()):
@@ -21,14 +21,14 @@ def _over(operation: Operation) -> str:
     return "axis=place, keepdims=keepdim" if "keepdim" in operation.arguments else "axis=place"
 
 
-def _reduced(method: str, operation: Operation) -> str | None:
+def _reduced(method: str, operation: TypedNode) -> str | None:
     """Return a method of the array, for tensors with axes."""
     if operation.arguments.get("dtype") is not None:
         return None
     return f"self.{method}({_over(operation)})" if operation.ndim() else None
 
 
-def _sum(method: str, operation: Operation) -> str | None:
+def _sum(method: str, operation: TypedNode) -> str | None:
     """Return a sum or product; those of integers are int64 in torch."""
     own, result, over = operation.type("self"), operation.result, _over(operation)
     if own is None or result is None or not own.shape:
@@ -39,7 +39,7 @@ def _sum(method: str, operation: Operation) -> str | None:
     return f"self.{method}({over}, dtype=to)" if own.dtype.kind in "biu" else None
 
 
-def _mean(operation: Operation) -> str | None:
+def _mean(operation: TypedNode) -> str | None:
     own, result = operation.type("self"), operation.result
     if own is None or result is None or not own.shape:
         return None
@@ -48,19 +48,19 @@ def _mean(operation: Operation) -> str | None:
     return f"{converted}.mean({_over(operation)})"
 
 
-def _logsumexp(operation: Operation) -> str | None:
+def _logsumexp(operation: TypedNode) -> str | None:
     over = _over(operation)
     return f"nnx.logsumexp(self, {over})" if operation.is_float() and operation.ndim() else None
 
 
-def _extremum(kind: str, operation: Operation) -> str | None:
+def _extremum(kind: str, operation: TypedNode) -> str | None:
     if not operation.ndim():
         return None
     over = _over(operation)
     return f"(self.{kind}({over}), self.arg{kind}({over}))"
 
 
-def _moment(kind: str, operation: Operation) -> str | None:
+def _moment(kind: str, operation: TypedNode) -> str | None:
     correction = operation["correction"]
     operation.extra["removed"] = int(operation["unbiased"]) if correction is None else correction
     if not operation.is_float() or not operation.ndim():
@@ -70,7 +70,7 @@ def _moment(kind: str, operation: Operation) -> str | None:
     return f"({first}, self.mean({over}))" if kind.endswith("_mean") else first
 
 
-def _running(method: str, operation: Operation) -> str | None:
+def _running(method: str, operation: TypedNode) -> str | None:
     own, result = operation.type("self"), operation.result
     if own is None or result is None or not own.shape:
         return None
@@ -79,12 +79,12 @@ def _running(method: str, operation: Operation) -> str | None:
     return f"self.{method}(axis=dim{'' if same else ', dtype=to'})"
 
 
-def _top(operation: Operation) -> str | None:
+def _top(operation: TypedNode) -> str | None:
     is_last = operation.ndim() > 0 and operation.axis(operation["dim"]) == operation.ndim() - 1
     return "lax.top_k(self, k)" if is_last and operation["largest"] and operation.is_float() else None
 
 
-def _sorted(which: str, operation: Operation) -> str | None:
+def _sorted(which: str, operation: TypedNode) -> str | None:
     if not operation.ndim():
         return None
     settings = "axis=dim, descending=descending"
@@ -97,7 +97,7 @@ def _plain(template: str) -> Rule:
     return lambda operation: None if operation.is_half() else template
 
 
-def _linear(operation: Operation) -> str | None:
+def _linear(operation: TypedNode) -> str | None:
     weight = operation.type("weight")
     if operation.is_half() or weight is None:
         return None
@@ -105,7 +105,7 @@ def _linear(operation: Operation) -> str | None:
     return product if operation["bias"] is None else f"{product} + bias"
 
 
-def _added(operation: Operation) -> str | None:
+def _added(operation: TypedNode) -> str | None:
     if not operation.is_float():
         return None
     alpha, beta = operation["alpha"], operation["beta"]
@@ -113,7 +113,7 @@ def _added(operation: Operation) -> str | None:
     return product if beta == 0 else f"{'self' if beta == 1 else 'beta * self'} + {product}"
 
 
-def _normalized(function: str, operation: Operation) -> str | None:
+def _normalized(function: str, operation: TypedNode) -> str | None:
     own, result = operation.type("self"), operation.result
     if own is None or result is None or not own.shape or result.dtype not in (np.float32, np.float64):
         return None
@@ -121,7 +121,7 @@ def _normalized(function: str, operation: Operation) -> str | None:
     return f"nnx.{function}({'self' if own.dtype == result.dtype else 'self.astype(to)'}, axis=dim)"
 
 
-def _attention(operation: Operation) -> str | None:
+def _attention(operation: TypedNode) -> str | None:
     """Return scaled dot-product attention; JAX's has the heads in another axis, and no float64."""
     if not operation.is_float("query", "key", "value") or operation["enable_gqa"]:
         return None
@@ -137,7 +137,7 @@ def _attention(operation: Operation) -> str | None:
     return f"nnx.softmax({scores}{where}) @ value"
 
 
-def _einsum(operation: Operation) -> str | None:
+def _einsum(operation: TypedNode) -> str | None:
     return None if operation.is_half() else "jnp.einsum(equation, *tensors)"
 
 

@@ -6,16 +6,16 @@ from functools import partial
 
 from jaxlstm.programs.graph import Value
 from jaxlstm_converters.source.spelling.indexing import index_of
-from jaxlstm_converters.source.spelling.operation import Operation, Rule
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 
-def _reshaped(operation: Operation) -> str:
+def _reshaped(operation: TypedNode) -> str:
     if operation.same_shape():
         return "self"
     return "self.reshape(*size)" if operation["size"] else "self.reshape(())"
 
 
-def _flattened(operation: Operation) -> str | None:
+def _flattened(operation: TypedNode) -> str | None:
     ndim = operation.ndim()
     if ndim == 0:
         return "self.reshape(1)"
@@ -29,20 +29,20 @@ def _flattened(operation: Operation) -> str | None:
     return f"self.reshape({', '.join(sizes)})"
 
 
-def _unflattened(operation: Operation) -> str:
+def _unflattened(operation: TypedNode) -> str:
     place, ndim = operation.axis(operation["dim"]), operation.ndim()
     before = "*self.shape[:-1], " if place == ndim - 1 else f"*self.shape[:{place}], "
     after = "" if place == ndim - 1 else f", *self.shape[{place + 1}:]"
     return f"self.reshape({before if place else ''}*sizes{after})"
 
 
-def _unsqueezed(operation: Operation) -> str:
+def _unsqueezed(operation: TypedNode) -> str:
     dim, ndim = operation["dim"], operation.ndim() + 1
     index = index_of(dim, ndim, "None") if dim < 0 or dim < ndim - 1 or ndim < 4 else "..., None"
     return f"self[{index}]" if index else "jnp.expand_dims(self, dim)"
 
 
-def _squeezed(operation: Operation) -> str | None:
+def _squeezed(operation: TypedNode) -> str | None:
     own, dim = operation.type("self"), operation["dim"]
     if own is None or dim == ():
         return "self"
@@ -58,7 +58,7 @@ def _squeezed(operation: Operation) -> str | None:
     return "jnp.squeeze(self, ones[0])" if len(ones) == 1 else "jnp.squeeze(self, ones)"
 
 
-def _expanded(operation: Operation) -> str:
+def _expanded(operation: TypedNode) -> str:
     size, own = operation["size"], operation.type("self")
     if operation.same_shape():
         return "self"
@@ -75,30 +75,30 @@ def _expanded(operation: Operation) -> str:
     return f"jnp.broadcast_to(self, ({', '.join(items)},))"
 
 
-def _swapped(operation: Operation) -> str:
+def _swapped(operation: TypedNode) -> str:
     first, second = (operation.axis(operation[name]) for name in ("dim0", "dim1"))
     if first == second:
         return "self"
     return "self.T" if operation.ndim() == 2 else "self.swapaxes(dim0, dim1)"
 
 
-def _permuted(operation: Operation) -> str:
+def _permuted(operation: TypedNode) -> str:
     dims = [operation.axis(dim) for dim in operation["dims"]]
     return "self" if dims == sorted(dims) else "self.transpose(*dims)"
 
 
-def _tiled(operation: Operation) -> str:
+def _tiled(operation: TypedNode) -> str:
     repeats = operation["repeats" if "repeats" in operation.arguments else "dims"]
     ones = all(isinstance(count, int) and count == 1 for count in repeats)
     operation.extra["counts"] = repeats
     return "self" if ones and len(repeats) <= operation.ndim() else "jnp.tile(self, counts)"
 
 
-def _repeated(operation: Operation) -> str | None:
+def _repeated(operation: TypedNode) -> str | None:
     return "jnp.repeat(self, repeats, axis=dim)" if isinstance(operation["repeats"], int | Value) else None
 
 
-def _joined(function: str, operation: Operation) -> str | None:
+def _joined(function: str, operation: TypedNode) -> str | None:
     types = operation.tensors("tensors")
     if not operation.promotes("tensors") or any(type_.shape == (0,) for type_ in types):
         return None
@@ -107,23 +107,23 @@ def _joined(function: str, operation: Operation) -> str | None:
     return f"jnp.{function}([*tensors], axis=dim)"
 
 
-def _stacked(function: str, operation: Operation) -> str | None:
+def _stacked(function: str, operation: TypedNode) -> str | None:
     return f"jnp.{function}([*tensors])" if operation.promotes("tensors") else None
 
 
-def _flipped(operation: Operation) -> str:
+def _flipped(operation: TypedNode) -> str:
     dims = operation["dims"]
     return "jnp.flip(self, axis=dims[0])" if len(dims) == 1 else "jnp.flip(self, axis=dims)"
 
 
-def _rolled(operation: Operation) -> str:
+def _rolled(operation: TypedNode) -> str:
     shifts, dims = operation["shifts"], operation["dims"]
     if isinstance(shifts, tuple) and len(shifts) == 1:
         return "jnp.roll(self, shifts[0], axis=dims[0])" if dims else "jnp.roll(self, shifts[0])"
     return "jnp.roll(self, shifts, axis=dims)"
 
 
-def converted(operation: Operation) -> str | None:
+def converted(operation: TypedNode) -> str | None:
     """Return the conversion to a dtype, or the argument itself if it has the dtype."""
     own, result = operation.type("self"), operation.result
     if own is None or result is None:
@@ -136,7 +136,7 @@ def converted(operation: Operation) -> str | None:
     return "self.astype(to)"
 
 
-def _one_hot(operation: Operation) -> str | None:
+def _one_hot(operation: TypedNode) -> str | None:
     known = operation["num_classes"] != -1
     return "nnx.one_hot(self, num_classes, dtype=int)" if known else None
 

@@ -17,7 +17,7 @@ CHANNELS_LAST = "channels_last."
 
 
 @dataclass(frozen=True)
-class Operation:
+class TypedNode:
     """A node, with the arguments that it omits.
 
     Attributes:
@@ -124,7 +124,7 @@ class Operation:
         return all(_fits(number, types) for number in numbers) and _agree(types)
 
 
-Rule = str | Callable[[Operation], str | None]
+Rule = str | Callable[[TypedNode], str | None]
 """A template, or a function that returns one, or None where no template equals the operator."""
 
 
