@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlstm import cli
 from testing.command import jaxlstm_command, sequences
 
 
@@ -90,10 +89,3 @@ def test_an_interrupt_in_a_destructor_is_not_lost(
     done = jaxlstm_command("convert", checkpoint, "-o", tmp_path / "x.pt")
     assert (done.status, done.err) == (130, "jaxlstm convert: interrupted\n")
     assert os.listdir(tmp_path) == [checkpoint.name]
-
-
-def test_debug_shows_the_traceback(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAXLSTM_DEBUG", "1")
-    interrupt_at(monkeypatch, "fsync", 1)
-    with pytest.raises(KeyboardInterrupt):
-        cli.main(["convert", str(checkpoint), "-o", str(tmp_path / "x.pt")])

@@ -7,13 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 import jaxlstm
-from jaxlstm import load
 from jaxlstm.check.report.report import is_html_page
 from jaxlstm.cli.options import checkpoint_files, require_output
 from jaxlstm.inference import load_exported
@@ -214,20 +212,6 @@ def test_a_directory_is_one_input(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="would replace the input"):
             require_output(output, [path])
     require_output(tmp_path / "other", [path, tmp_path / "missing"])
-
-
-def test_another_file_needs_overwrite(model: Path) -> None:
-    (model / "notes.safetensors").write_text("mine")
-    done = jaxlstm_command("convert", "model.pt", "-o", "notes.safetensors")
-    assert done.status == 2
-    assert "notes.safetensors exists and was not written by jaxlstm" in done.err
-    assert (model / "notes.safetensors").read_text() == "mine"
-    for _ in range(2):  # the second time, jaxlstm wrote it
-        done = jaxlstm_command("convert", "model.pt", "-o", "notes.safetensors", "--overwrite")
-        assert done.status == 0
-    assert jaxlstm_command("convert", "model.pt", "-o", "notes.safetensors").status == 0
-    params, _ = load("notes.safetensors", batch_first=False)
-    np.testing.assert_array_equal(params["weight_hh_l0"], MODEL["lstm.weight_hh_l0"].numpy())
 
 
 @pytest.mark.parametrize("output", ["model.pt", "hard.pt", "soft.pt", "link/model.pt", "my_port.py"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -77,17 +76,6 @@ def start_two(*arguments: str) -> list[subprocess.Popen[str]]:
     return [start(*among, "--process", str(number)) for number in range(2)]
 
 
-def start_training(*arguments: str) -> list[subprocess.Popen[str]]:
-    """Return two processes that have started to train. A slow machine needs the longer timeouts."""
-    for timeout in ("12", "60", "300"):
-        both = start_two(*arguments, "--timeout", timeout)
-        assert both[0].stdout is not None
-        if any(LOSS.match(line) for line in both[0].stdout):
-            return both
-        errors = [child.communicate(timeout=600)[1] for child in both]
-    raise AssertionError(errors)
-
-
 def losses(output: str) -> list[float]:
     return [float(value) for value in LOSS.findall(output)]
 
@@ -107,20 +95,3 @@ def test_two_processes_train_as_one(hidden: str) -> None:
     assert losses(printed[1][0]) == pytest.approx(expected, rel=1e-5)
     # Only process 0 prints.
     assert losses(printed[2][0]) == []
-
-
-@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_process_ends_the_other(dead: int) -> None:
-    both = start_training("--steps", "1000000", "--hidden", "4")
-    both[dead].send_signal(signal.SIGKILL)
-    _, errors = both[1 - dead].communicate(timeout=600)
-    both[dead].communicate(timeout=600)
-    assert both[1 - dead].returncode != 0
-    assert re.search("another task died|no response from the others in step", errors), errors[-3000:]
-
-
-def test_missing_process_is_reported() -> None:
-    waiting = start("--coordinator", "localhost:0", "--processes", "2", "--timeout", "4")
-    _, errors = waiting.communicate(timeout=600)
-    assert waiting.returncode != 0
-    assert "several_hosts.py: the other processes did not arrive" in errors
