@@ -2,7 +2,8 @@
 
 A page has blocks between ``<!-- benchmark: FILE WHAT -->`` and ``<!-- end -->``. FILE is a file of
 ``benchmarks/results`` without its ending. WHAT is "machine", the name of a part's results, or such a name
-followed by "means" or "summary", which is the means and the cases in which another library is ahead.
+followed by "means" or "summary", which is the means and the cases in which another library is ahead; or
+"summaries", for the summaries of all parts.
 """
 
 from __future__ import annotations
@@ -154,6 +155,9 @@ def block(file: str, what: str) -> str:
     document = record.load(RESULTS / f"{file}.json")
     if what == "machine":
         return machine(document)
+    if what == "summaries":
+        parts = ((name, part["rows"]) for name, part in document["parts"].items())
+        return "\n".join(f"- {name}: {means(rows)} {losses(rows)}" for name, rows in parts if _others(rows))
     name, _, view = what.partition(" ")
     if name not in document["parts"]:
         return "Not measured in this run."

@@ -253,10 +253,10 @@ static vector<Array> naive_forward(const Problem<double>& p) {
 // Returns true if the first `rows` of the `batch` rows of each array have the bits of `expected`.
 static bool same_rows(const vector<Array>& actual, const vector<Array>& expected, long rows, long batch) {
   for (size_t i = 0; i < expected.size(); i++) {
-    const long times = expected[i].times, step = expected[i].values.size() / times, stride = step / rows * batch;
-    for (long t = 0; t < times; t++)
-      if (std::memcmp(&actual[i].values[0] + t * stride, &expected[i].values[0] + t * step, step * sizeof(double)))
-        return false;
+    const Doubles &ours = actual[i].values, &right = expected[i].values;
+    const long times = expected[i].times, step = right.size() / times, stride = step / rows * batch;
+    for (long t = 0; t < times && step; t++)
+      if (std::memcmp(&ours[t * stride], &right[t * step], step * sizeof(double))) return false;
   }
   return true;
 }
