@@ -59,9 +59,9 @@ def build(path: Path, compiler: list[str], arguments: Iterable[str | Path]) -> P
     return path
 
 
-def link(path: Path, compiler: list[str], kernels: Iterable[Path], source: str = "harness.cc") -> Path:
-    """Link compiled kernels with a program of this folder."""
-    return build(path, compiler, [HERE / source, SOURCES / "wait.cc", *kernels])
+def link(path: Path, compiler: list[str], kernels: Iterable[Path]) -> Path:
+    """Link compiled kernels with the harness."""
+    return build(path, compiler, [HERE / "harness.cc", SOURCES / "wait.cc", *kernels])
 
 
 def compile_harness(folder: Path, compiler: list[str]) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import jaxlib
@@ -25,16 +24,6 @@ def test_random_problems(tmp_path: Path) -> None:
     program = harness.compile_harness(tmp_path, ["g++", "-O2"])
     finished = subprocess.run([program, "10000", "1", "8"], capture_output=True, text=True)
     assert (finished.stdout.splitlines()[-1], finished.returncode) == ("10000 problems, 0 wrong", 0)
-
-
-@needs_compiler
-@pytest.mark.skipif(sys.platform != "linux", reason="moves threads to one core, as only Linux can")
-def test_threads_of_a_call(tmp_path: Path) -> None:
-    compiler = ["g++", "-O2"]
-    kernels = harness.compile_kernels(tmp_path, compiler)
-    check = harness.link(tmp_path / "threads", compiler, kernels, "threads.cc")
-    finished = subprocess.run([check], capture_output=True, text=True, timeout=60)
-    assert (finished.stdout, finished.returncode) == ("", 0)
 
 
 @needs_emulator
