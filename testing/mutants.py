@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from jaxlstm.check.cases.lstm import standard_cases
+from jaxlstm.check.cases.inputs import standard_cases
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params

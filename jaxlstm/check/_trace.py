@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.lstm import ordinary_case
+from jaxlstm.check.cases.inputs import ordinary_case
 from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

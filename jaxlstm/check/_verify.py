@@ -1,6 +1,6 @@
 """``verify``: the verdict on a port of ``torch.nn.LSTM``.
 
-The port, torch and the oracle run each case of :mod:`jaxlstm.check.cases.lstm` in float64 and in the
+The port, torch and the oracle run each case of :mod:`jaxlstm.check.cases.inputs` in float64 and in the
 working dtype. A port is right if its results meet all criteria of :mod:`jaxlstm.check.criteria.catalogue`.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.lstm import standard_cases
+from jaxlstm.check.cases.inputs import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.lstm import diagnose_port
 from jaxlstm.check.notes import port_notes, report_on

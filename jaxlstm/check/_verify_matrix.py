@@ -13,7 +13,7 @@ from jax.errors import TracerArrayConversionError
 
 from jaxlstm._shared.progress import Progress
 from jaxlstm._shared.table import count_of
-from jaxlstm.check.cases.lstm import make_case
+from jaxlstm.check.cases.inputs import make_case
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.notes import environment, port_notes
 from jaxlstm.check.report.item import Item

@@ -1,6 +1,6 @@
 """``verify_model``: the verdict on a whole model that should equal a torch module or a program.
 
-Both models run on each case of :mod:`jaxlstm.check.cases.model`, in float64 and in the dtype of the module.
+Both models run on each case of :mod:`jaxlstm.check.cases.inputs`, in float64 and in the dtype of the module.
 The oracle is the module or program in float64. The criteria are the same as in ``verify``.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.check.cases.case import Case, Results, is_floating
-from jaxlstm.check.cases.model import model_cases
+from jaxlstm.check.cases.inputs import model_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
 from jaxlstm.check.exceptions import describe

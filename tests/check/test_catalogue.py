@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check.cases.lstm import ordinary_case, standard_cases
+from jaxlstm.check.cases.inputs import ordinary_case, standard_cases
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.faults.cells import tf32
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

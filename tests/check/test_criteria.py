@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results, worst_errors
 from jaxlstm.check.criteria import rms, semantics
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of

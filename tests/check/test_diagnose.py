@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results
 from jaxlstm.check.diagnosis.locate import wrong_gradients
 from jaxlstm.check.diagnosis.lstm import diagnose_port

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import verify
-from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.diagnosis import search
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

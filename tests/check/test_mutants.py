@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import verify
-from jaxlstm.check.cases.lstm import make_case
+from jaxlstm.check.cases.inputs import make_case
 from jaxlstm.check.criteria import semantics
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.diagnosis.search import Deadline

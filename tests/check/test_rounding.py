@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from jaxlstm.check import verify_model
-from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results
 from jaxlstm.check.criteria.criterion import RmsRatio
 from jaxlstm.check.criteria.rms import with_rounding_as_unit

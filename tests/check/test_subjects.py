@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.notes import port_notes
 from jaxlstm.check.subjects.pairing import pair_parameters
 from jaxlstm.check.subjects.port import Port, own_port

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.check import trace
-from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import differing_units
 from jaxlstm.layer.config import LSTMConfig

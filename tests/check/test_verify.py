@@ -11,7 +11,7 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import verify
-from jaxlstm.check.cases import lstm as cases
+from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.criteria import catalogue
 from jaxlstm.check.criteria.criterion import Measurement
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.lstm import ordinary_case
+from jaxlstm.check.cases.inputs import ordinary_case
 from jaxlstm.check.criteria.catalogue import SINGLE
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.diagnosis.locate import locate_difference, wrong_gradients

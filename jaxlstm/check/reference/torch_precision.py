@@ -8,68 +8,45 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-# The settings that affect an LSTM: owner, name, and the values for products in float32 and in TF32. A CPU has
-# no TF32.
-_SETTINGS = (
-    ("backends.cudnn.rnn", "fp32_precision", "ieee", "tf32"),
-    ("backends.cudnn.conv", "fp32_precision", "ieee", "tf32"),
-    ("backends.cuda.matmul", "fp32_precision", "ieee", "tf32"),
-    ("backends.mkldnn.rnn", "fp32_precision", "ieee", "ieee"),
-    ("backends.mkldnn.matmul", "fp32_precision", "ieee", "ieee"),
-)
-_BEFORE_2_9 = (
-    ("backends.cudnn", "allow_tf32", False, True),
-    ("backends.cuda.matmul", "allow_tf32", False, True),
-)
+_PARTS = ("cudnn.rnn", "cudnn.conv", "cuda.matmul", "mkldnn.rnn", "mkldnn.matmul")
+_SETTINGS: dict[str, Any] = {f"backends.{part}.fp32_precision": "ieee" for part in _PARTS}
+_BEFORE_2_9 = {"backends.cudnn.allow_tf32": False, "backends.cuda.matmul.allow_tf32": False}
+"""The values of the settings that affect an LSTM, for products in float32."""
 
 
 def in_force() -> dict[str, str]:
     """Return the current value of every setting by its name in torch."""
     import torch
 
-    values = {f"torch.{path}.{name}": str(getattr(_owner(path), name)) for path, name, _, _ in _here()}
-    for owner in ("backends.cudnn", "backends.cuda.matmul"):
-        old = _read(lambda owner=owner: _owner(owner).allow_tf32)
-        values.setdefault(f"torch.{owner}.allow_tf32", old)
-    name = "get_float32_matmul_precision"
-    return values | {f"torch.{name}()": _read(getattr(torch, name))}
+    return {f"torch.{setting}": str(operator.attrgetter(setting)(torch)) for setting in _here()}
 
 
 @contextlib.contextmanager
-def pinned(*, tf32: bool = False) -> Iterator[None]:
-    """Compute products in float32, or on a GPU in TF32, within a context."""
-    settings = [
-        (_owner(path), name, as_tf32 if tf32 else as_float32) for path, name, as_float32, as_tf32 in _here()
-    ]
-    before = [getattr(owner, name) for owner, name, _ in settings]
+def pinned() -> Iterator[None]:
+    """Compute products in float32 within a context."""
+    import torch
+
+    before = {setting: operator.attrgetter(setting)(torch) for setting in _here()}
     try:
-        for owner, name, value in settings:
-            setattr(owner, name, value)
+        _set(_here())
         yield
     finally:
-        for (owner, name, _), value in zip(settings, before, strict=True):
-            setattr(owner, name, value)
+        _set(before)
 
 
-def _here() -> tuple[tuple[str, str, Any, Any], ...]:
+def _set(values: dict[str, Any]) -> None:
+    import torch
+
+    for setting, value in values.items():
+        owner, _, name = setting.rpartition(".")
+        setattr(operator.attrgetter(owner)(torch), name, value)
+
+
+def _here() -> dict[str, Any]:
     """Return the settings of this version of torch. It rejects a mix of new and old names."""
     import torch
 
     return _SETTINGS if hasattr(torch.backends.cudnn, "rnn") else _BEFORE_2_9
-
-
-def _read(read: Callable[[], Any]) -> str:
-    """Read a setting of the old interface. torch raises if it cannot express the new settings."""
-    try:
-        return str(read())
-    except RuntimeError:
-        return "superseded by the newer settings"
-
-
-def _owner(path: str) -> Any:
-    import torch
-
-    return operator.attrgetter(path)(torch)

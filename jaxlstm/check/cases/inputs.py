@@ -1,16 +1,120 @@
-"""Test inputs of a model, made from one example: other values, batch sizes and lengths."""
+"""Test inputs: the cases of an LSTM, and cases of a model made from one example."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from jaxlstm.check.cases.case import Case, is_floating
+from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
+
+RAGGED_TIME = 12
+LONG_TIME = 100
+LARGE_C = 1e4
+"""Largest element of an initial cell state. float16 ends at 65,504."""
+
+
+def make_case(
+    name: str,
+    config: LSTMConfig,
+    rng: np.random.Generator,
+    *,
+    time: int,
+    batch: int,
+    ragged: bool = False,
+    scale: float = 1.0,
+    differentiate: bool = True,
+) -> Case:
+    """Draw a case with normal inputs of standard deviation ``scale`` and a non-zero initial state.
+
+    If ``ragged`` is true, lengths are drawn from 1 to ``time``. Both extremes occur, and the lengths are
+    not sorted.
+    """
+    h_shape, c_shape = config.state_shapes(batch)
+    arrays = {
+        "inputs": scale * rng.standard_normal((time, batch, config.input_size)),
+        "h_0": scale * rng.uniform(-1, 1, h_shape),
+        "c_0": scale * (0.5 + rng.standard_normal(c_shape)),
+    }
+    if ragged:
+        arrays["seq_lengths"] = _ragged_lengths(rng, time, batch)
+    shapes = {"outputs": (time, batch, config.output_size), "h_n": h_shape, "c_n": c_shape}
+    cotangents = {result: rng.standard_normal(shape) for result, shape in shapes.items()}
+    return Case(name, arrays, cotangents, differentiate)
+
+
+def ordinary_case(config: LSTMConfig, seed: int = 0) -> Case:
+    """Return the case that shows most faults: a ragged batch of ordinary magnitudes."""
+    rng = np.random.default_rng([seed, 0])
+    case = make_case("ragged", config, rng, time=RAGGED_TIME, batch=5, ragged=True)
+    return replace(case, repeated=True)
+
+
+def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
+    """Return every case of a verification.
+
+    Cases share shapes where possible, because each shape costs a jitted port one compilation. Gradients
+    are compared at two shapes only. The dense case has as many rows as steps, so that a port which swaps
+    the batch and time axes runs on it.
+    """
+
+    def rng(number: int) -> np.random.Generator:
+        return np.random.default_rng([seed, number])
+
+    shape: dict[str, Any] = {"time": RAGGED_TIME, "batch": 5, "ragged": True}
+    return (
+        ordinary_case(config, seed),
+        make_case("saturating", config, rng(1), scale=8.0, **shape),
+        make_case("tiny", config, rng(2), scale=1e-4, **shape),
+        nan_case(config, rng(3)),
+        make_case("dense", config, rng(4), time=6, batch=6),
+        make_case("batch 1", config, rng(5), time=7, batch=1, differentiate=False),
+        make_case("one step", config, rng(6), time=1, batch=3, differentiate=False),
+        _from_zeros(make_case("one step from zeros", config, rng(8), time=1, batch=3, differentiate=False)),
+        large_c_case(config, rng(9)),
+        make_case("long", config, rng(7), time=LONG_TIME, batch=2, differentiate=False),
+    )
+
+
+def _from_zeros(case: Case) -> Case:
+    """Return the case with a zero state, where a fault of the initial state cannot hide another fault."""
+    return case.with_arrays(**{name: np.zeros_like(case.arrays[name]) for name in ("h_0", "c_0")})
+
+
+def large_c_case(config: LSTMConfig, rng: np.random.Generator) -> Case:
+    """Return a case of one step from cell states of either sign, between 100 and ``LARGE_C``."""
+    case = make_case("large c", config, rng, time=1, batch=3, differentiate=False)
+    c_0 = case.arrays["c_0"]
+    sizes = 10 ** rng.uniform(2, np.log10(LARGE_C), c_0.shape)
+    return replace(case.with_arrays(c_0=np.copysign(sizes, c_0)), scale=LARGE_C)
+
+
+def nan_case(config: LSTMConfig, rng: np.random.Generator) -> Case:
+    """Return a case with NaN in one row, infinity in another and NaN in the padding of a third."""
+    shape: dict[str, Any] = {"time": RAGGED_TIME, "batch": 5, "ragged": True}
+    case = make_case("NaN and Inf", config, rng, differentiate=False, **shape)
+    inputs, lengths = case.inputs.copy(), case.arrays["seq_lengths"]
+    longest, second, *_, shortest = np.argsort(-lengths, kind="stable")
+    inputs[lengths[longest] // 2, longest, 0] = np.nan
+    inputs[0, second, -1] = np.inf
+    inputs[lengths[shortest] :, shortest] = np.nan
+    return case.with_arrays(inputs=inputs)
+
+
+def _ragged_lengths(rng: np.random.Generator, time: int, batch: int) -> Array:
+    """Draw lengths from 1 to ``time``, both of which occur if the batch has two rows."""
+    lengths = rng.integers(1, time + 1, batch)
+    # Short before long, which is never torch's sorted order.
+    lengths[(batch - 2) % batch], lengths[(batch - 1) % batch] = 1, time
+    return lengths.astype(np.int32)
+
+
 Axis = tuple[str, int]
 """The name of an array and one of its axes."""
 
