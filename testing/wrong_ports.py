@@ -197,9 +197,9 @@ def _bfloat16(a: Array) -> Array:
     return a.astype(ml_dtypes.bfloat16).astype(a.dtype)
 
 
-def _with_bfloat16_c(port: WrongPort, right: Any, w: Any, x: Array, h: Array, c: Array) -> Any:
-    h, c = right(w, x, h, _bfloat16(c))
-    return h, _bfloat16(c)
+def _with_bfloat16_states(port: WrongPort, right: Any, w: Any, x: Array, h: Array, c: Array) -> Any:
+    h, c = right(w, x, _bfloat16(h), _bfloat16(c))
+    return _bfloat16(h), _bfloat16(c)
 
 
 def _order(order: str) -> Bug:
@@ -354,9 +354,7 @@ BUGS: dict[str, Bug] = {
         "the outputs in the padding are not zeroed", without_padding=lambda p, f, y, inside: y
     ),
     "padding multiplied": Bug(
-        "the padding reaches the results",
-        masked=lambda p, f, on, new, old: new * on + old * ~on,
-        read=_with_padding,
+        None, masked=lambda p, f, on, new, old: new * on + old * ~on, read=_with_padding
     ),
     "not flipped back": Bug(
         "outputs of the reverse direction are not flipped back", flip_back=lambda p, f, y, lengths: y
@@ -379,7 +377,7 @@ BUGS: dict[str, Bug] = {
         "the matrix products take bfloat16 operands", product=lambda p, f, *xw: f(*map(_bfloat16, xw))
     ),
     "bfloat16 weights": Bug("the weights are rounded to bfloat16", stored=lambda p, f, a: f(_bfloat16(a))),
-    "bfloat16 c": Bug("c is kept in bfloat16", cell=_with_bfloat16_c),
+    "bfloat16 states": Bug("h and c are kept in bfloat16", cell=_with_bfloat16_states),
     "float32 inside": Bug("a part of the computation is in float32", run=_float32_inside),
 }
 

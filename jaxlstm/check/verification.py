@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlstm.check.cases.case import Case, Results
-from jaxlstm.check.criteria import semantics
+from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Findings
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, PortError, describe
 from jaxlstm.check.report.item import Item
@@ -204,8 +204,8 @@ class Trial:
 
     def _form(self, ours: Results, expected: Results, *, dtypes: bool = True) -> str:
         subject = self.check.subject
-        problem = semantics.names(subject.noun, ours, expected, subject.optional_outputs)
-        return problem or semantics.shape_and_dtype(ours, expected, dtypes=dtypes)
+        problem = accuracy.names(subject.noun, ours, expected, subject.optional_outputs)
+        return problem or accuracy.shape_and_dtype(ours, expected, dtypes=dtypes)
 
     @cached_property
     def form(self) -> str:
@@ -215,7 +215,7 @@ class Trial:
     @cached_property
     def mask(self) -> str:
         """The NaN and infinities that are not where they should be, in words."""
-        return semantics.nan_mask(self.ours, self.expected)
+        return accuracy.nan_mask(self.ours, self.expected)
 
     @cached_property
     def is_usable(self) -> bool:
@@ -240,7 +240,7 @@ class Trial:
     @cached_property
     def mask64(self) -> str:
         """The same in float64."""
-        return "" if self.ours64 is None or self.form64 else semantics.nan_mask(self.ours64, self.truth64)
+        return "" if self.ours64 is None or self.form64 else accuracy.nan_mask(self.ours64, self.truth64)
 
     @cached_property
     def aligned64(self) -> Results | None:

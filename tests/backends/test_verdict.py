@@ -14,7 +14,7 @@ import pytest
 import jaxlstm
 from jaxlstm import LSTMConfig, cli
 from jaxlstm.check import verify
-from jaxlstm.check.criteria import semantics
+from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.subjects.port import Port
 from testing.each_backend import on_each_backend
@@ -69,7 +69,7 @@ def test_semantics(backend: str, bugs: tuple[str, ...]) -> None:
     results = [port.run(params, case, np.float64) for case, _ in cases]
     limit = {"outputs": 1e-9, "h_n": 1e-9, "c_n": 1e-9}
     right = all(
-        semantics.result_semantics(found, truth, limit).ok
+        accuracy.result_semantics(found, truth, limit).ok
         for found, (_, truth) in zip(results, cases, strict=True)
     )
     assert right == (bugs == ())

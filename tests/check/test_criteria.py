@@ -9,7 +9,7 @@ import pytest
 
 from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results, worst_errors
-from jaxlstm.check.criteria import rms, semantics
+from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from testing.verification import CONFIGS, random_params
@@ -32,10 +32,10 @@ def test_measurement_and_its_limit():
 
 def test_form_reports_every_shape_and_dtype():
     good = results([[1.0]], [2.0], [3.0])
-    assert semantics.shape_and_dtype(good, good) == ""
+    assert accuracy.shape_and_dtype(good, good) == ""
     bad = results([[1.0, 1.0]], [2.0], None)
-    assert semantics.shape_and_dtype(bad, good) == "outputs has shape (1, 2), expected (1, 1)"
-    assert semantics.shape_and_dtype(bad, good.astype("float32")) == (
+    assert accuracy.shape_and_dtype(bad, good) == "outputs has shape (1, 2), expected (1, 1)"
+    assert accuracy.shape_and_dtype(bad, good.astype("float32")) == (
         "outputs has shape (1, 2), expected (1, 1); outputs has dtype float64, expected float32; "
         "h_n has dtype float64, expected float32"
     )
@@ -44,10 +44,10 @@ def test_form_reports_every_shape_and_dtype():
 def test_masks_distinguish_nan_and_infinities():
     kinds = [0.0, NAN, INF, -INF]
     for actual, expected in itertools.product(kinds, kinds):
-        result = semantics.nan_mask(results([1.0, actual]), results([2.0, expected]))
+        result = accuracy.nan_mask(results([1.0, actual]), results([2.0, expected]))
         differ = f"1 of 2 elements differ, the first at (1,): {actual}, expected {expected}"
         assert result == ("" if actual is expected else f"outputs: {differ}")
-    result = semantics.nan_mask(results([NAN, NAN], [1.0], [INF]), results([1.0, 1.0], [1.0], [1.0]))
+    result = accuracy.nan_mask(results([NAN, NAN], [1.0], [INF]), results([1.0, 1.0], [1.0], [1.0]))
     assert result == (
         "outputs: 2 of 2 elements differ, the first at (0,): nan, expected 1.0; "
         "c_n: 1 of 1 elements differ, the first at (0,): inf, expected 1.0"
@@ -56,26 +56,26 @@ def test_masks_distinguish_nan_and_infinities():
 
 def test_a_second_call_repeats_the_first():
     first = results([1.0, NAN], [2.0], [3.0], {"inputs": np.ones(2)})
-    assert semantics.repeatability(first, first) == ""
+    assert accuracy.repeatability(first, first) == ""
     other = results([1.0, NAN], [2.5], [3.0], {"inputs": np.zeros(2)})
-    assert semantics.repeatability(first, other) == "a second call returned different values of h_n, d inputs"
+    assert accuracy.repeatability(first, other) == "a second call returned different values of h_n, d inputs"
 
 
 def test_semantics_allow_amplified_rounding():
     truth = results([1.0, 2.0], [INF])
     at = {"outputs": 0.0, "h_n": 0.0}
-    found = semantics.result_semantics(results([1.0, 2.0 + 2e-14], [INF]), truth, at)
+    found = accuracy.result_semantics(results([1.0, 2.0 + 2e-14], [INF]), truth, at)
     assert found.value == pytest.approx(2e-14, 0.03)
     assert (found.limit, found.where) == (1e-14, "outputs[1]")
     assert not found.ok
     at["outputs"] = 1e-15
-    assert semantics.result_semantics(results([1.0, 2.0 + 2e-14], [INF]), truth, at).limit == 32e-15
-    missing = semantics.result_semantics(results([NAN, 2.0], [0.0]), truth, at)
+    assert accuracy.result_semantics(results([1.0, 2.0 + 2e-14], [INF]), truth, at).limit == 32e-15
+    missing = accuracy.result_semantics(results([NAN, 2.0], [0.0]), truth, at)
     assert (missing.value, missing.where) == (INF, "outputs[0]")
-    assert semantics.result_semantics(results([]), results([]), at) == (0.0, 32e-15, "outputs")
+    assert accuracy.result_semantics(results([]), results([]), at) == (0.0, 32e-15, "outputs")
     # The reported element is the nearest to its own limit, not the largest.
     wide = {"outputs": 1.0, "h_n": 0.0}
-    found = semantics.result_semantics(results([1.5], [1e-14]), results([1.0], [0.0]), wide)
+    found = accuracy.result_semantics(results([1.5], [1e-14]), results([1.0], [0.0]), wide)
     assert found == (1e-14, 1e-14, "h_n[0]")
 
 
@@ -83,16 +83,16 @@ def test_gradients_are_relative_to_their_largest_element():
     truth = {"w": np.array([1.0, -8.0]), "b": np.array([0.0])}
     at = {"d w": 0.0, "d b": 0.0}
     ours = {"w": np.array([1.0, -8.0 - 8e-12]), "b": np.array([0.0])}
-    found = semantics.gradient_semantics(ours, truth, at)
+    found = accuracy.gradient_semantics(ours, truth, at)
     assert found.value == pytest.approx(1e-12, rel=1e-3)
     assert found.limit == 1e-12
     assert found.where == "d w[1]"
     at["d w"] = 1.0
     # 32 units of 1/8.
-    assert semantics.gradient_semantics(ours, truth, at).limit == 4.0
+    assert accuracy.gradient_semantics(ours, truth, at).limit == 4.0
     # Where all are zero, the limit is absolute.
     ours["b"] = np.array([1e-3])
-    assert semantics.gradient_semantics(ours, truth, at) == (1e-3, 1e-12, "d b[0]")
+    assert accuracy.gradient_semantics(ours, truth, at) == (1e-3, 1e-12, "d b[0]")
 
 
 def test_a_ratio_of_rms_errors():
@@ -100,7 +100,7 @@ def test_a_ratio_of_rms_errors():
     assert RmsRatio("", 1, 3.0, None, 0.0).value == INF
     assert RmsRatio("", 1, 0.0, None, 0.0).value == 1.0
     truth = np.array([1.0, 1.0, 1.0, INF])
-    found = rms.rms_ratio(
+    found = accuracy.rms_ratio(
         "here",
         np.array([1.0, 1.0, 1.5, 7.0], np.float32),
         truth,
@@ -113,25 +113,25 @@ def test_a_ratio_of_rms_errors():
     assert found.torch == pytest.approx(0.75 / 3**0.5)
     # The largest error among the reference implementations.
     assert found.own == found.torch
-    without_torch = rms.rms_ratio("", truth.astype(np.float32), truth / 3, [], None)
+    without_torch = accuracy.rms_ratio("", truth.astype(np.float32), truth / 3, [], None)
     assert without_torch.torch is None
     # Only the rounding to float32.
     assert 0 < without_torch.own < 1e-7
-    nothing = rms.rms_ratio("", np.ones(1), np.array([INF]), [], None)
+    nothing = accuracy.rms_ratio("", np.ones(1), np.array([INF]), [], None)
     assert (nothing.size, nothing.ours, nothing.value) == (0, 0.0, 1.0)
 
 
 def test_rms_of_many_arrays():
     ratios = [RmsRatio("a", 600, 2.0, 4.0, 1.0), RmsRatio("b", 400, 8.0, 4.0, 1.0)]
-    found = rms.mean_ratio(ratios)
+    found = accuracy.mean_ratio(ratios)
     assert found.value == pytest.approx(4.0)
     assert found.limit == 2.0
     assert found.where == "1000 elements in 2 arrays; 1 times the error of torch"
-    few = rms.mean_ratio([RmsRatio("a", 999, 2.0, None, 1.0)])
+    few = accuracy.mean_ratio([RmsRatio("a", 999, 2.0, None, 1.0)])
     assert (few.limit, few.where) == (4.0, "999 elements in 1 arrays")
     # A zero must not reach the logarithm.
-    assert rms.mean_ratio([RmsRatio("a", 1, 0.0, 1.0, 1.0)]).value == pytest.approx(1e-3)
-    better = rms.mean_ratio([RmsRatio("a", 1, 0.0, 2.0, 1.0)])
+    assert accuracy.mean_ratio([RmsRatio("a", 1, 0.0, 1.0, 1.0)]).value == pytest.approx(1e-3)
+    better = accuracy.mean_ratio([RmsRatio("a", 1, 0.0, 2.0, 1.0)])
     assert better.where.endswith("0.0005 times the error of torch")
 
 
@@ -139,8 +139,8 @@ def test_rms_of_large_cell_states():
     """They are left out of the mean unless there is nothing else."""
     large = RmsRatio("large c", 600, 1e-3, None, 1.0, in_mean=False)
     ordinary = RmsRatio("a", 1000, 3.0, None, 1.0)
-    assert rms.mean_ratio([large, ordinary]).value == pytest.approx(3.0)
-    assert rms.mean_ratio([large]).value == pytest.approx(1e-3)
+    assert accuracy.mean_ratio([large, ordinary]).value == pytest.approx(3.0)
+    assert accuracy.mean_ratio([large]).value == pytest.approx(1e-3)
 
 
 def test_rms_of_one_array():
@@ -149,8 +149,8 @@ def test_rms_of_one_array():
         RmsRatio("b", 9, 3.0, None, 0.5),
         RmsRatio("c", 9, 1.0, None, 1.0),
     ]
-    assert rms.worst_ratio(ratios) == (6.0, 16.0, "b: 3.00e+00, correct implementations 5.00e-01")
-    assert rms.worst_ratio([*ratios, RmsRatio("n", 9, NAN, None, 1.0)]).where.startswith("n: nan")
+    assert accuracy.worst_ratio(ratios) == (6.0, 16.0, "b: 3.00e+00, correct implementations 5.00e-01")
+    assert accuracy.worst_ratio([*ratios, RmsRatio("n", 9, NAN, None, 1.0)]).where.startswith("n: nan")
 
 
 def test_worst_is_nearest_its_limit():
@@ -163,9 +163,9 @@ def test_amplification():
     truth = results([2.0, INF], [0.0], [4.0], {"w": np.array([1.0, -1.0])})
     ulp = np.spacing(1.0)
     condition = {"outputs": 10 * ulp, "h_n": 5.0, "c_n": 4 * ulp}
-    assert semantics.amplification(condition, truth) == 5.0
+    assert accuracy.amplification(condition, truth) == 5.0
     nothing = results([0.0], [INF], [])
-    assert semantics.amplification(dict.fromkeys(condition, 9.0), nothing) == 0.0
+    assert accuracy.amplification(dict.fromkeys(condition, 9.0), nothing) == 0.0
     moved = results([2.5, 0.0], [0.0], [1.0], {"w": np.array([1.0, 3.0])})
     errors = {"outputs": 0.5, "h_n": 0.0, "c_n": 3.0, "d w": 4.0}
     assert worst_errors(moved, truth) == errors

@@ -1,9 +1,8 @@
-"""The diagnosis of a failed verification from its evidence: gradients and NaN."""
+"""The diagnosis of a failed verification from its evidence: gradients."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results
@@ -70,44 +69,3 @@ def test_descriptions_of_wrong_gradients():
     assert described(c_0=true["c_0"] * np.nan) == ["the gradient of c_0 is not finite"]
     (alike,) = described(**{k: -v for k, v in true.items() if "weight" in k})
     assert "is -1 times" in alike
-
-
-NAN = cases.nan_case(CONFIG, np.random.default_rng(3))
-TRUE = OracleLSTM(PARAMS, CONFIG).run(NAN)
-LENGTHS = NAN.seq_lengths if NAN.seq_lengths is not None else np.zeros(0)
-# NaN follows its end.
-SHORTEST = int(np.argsort(-LENGTHS, kind="stable")[-1])
-CLEAN = next(
-    row for row in range(5) if row != SHORTEST and np.isfinite(TRUE.outputs["outputs"][:, row]).all()
-)
-
-
-def spread_to(*rows):
-    outputs = TRUE.outputs["outputs"].copy()
-    outputs[:, rows] = np.nan
-    return Results({**TRUE.outputs, "outputs": outputs})
-
-
-@pytest.mark.parametrize(
-    ("ours", "expected"),
-    [
-        (
-            spread_to(SHORTEST),
-            [
-                "the padding reaches the results: it is multiplied by zero instead of being masked, "
-                "and NaN times zero is NaN"
-            ],
-        ),
-        (spread_to(SHORTEST, CLEAN), []),
-        (TRUE, []),
-    ],
-    ids=["padding", "rows", "none"],
-)
-def test_unexpected_nan(ours, expected):
-    run = a_run()
-    run.evidence["working"] = [Evidence(NAN, ours, TRUE)]
-    assert diagnosis_of(run, id_="nan-mask") == expected
-
-
-def test_no_nan_diagnosis_without_results():
-    assert diagnosis_of(a_run(), id_="nan-mask") == []

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlstm.check.cases.case import Results
+from jaxlstm.check.criteria.accuracy import mean_ratio, worst_ratio
 from jaxlstm.check.criteria.criterion import Criterion, Findings, Measurement, Outcome, RmsRatio, Untested
-from jaxlstm.check.criteria.rms import mean_ratio, worst_ratio
 
 RUNS = Criterion("runs", "exact", "it runs", lambda trial: ())
 STEPS = Criterion("steps", "semantic", "each step", lambda trial: ())

@@ -13,7 +13,7 @@ import pytest
 
 from jaxlstm.check import verify
 from jaxlstm.check.cases.inputs import make_case
-from jaxlstm.check.criteria import semantics
+from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.diagnosis.search import Deadline
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
@@ -46,7 +46,7 @@ def test_semantics_catch_and_search_names(bugs):
     evidence = [Evidence(case, port.run(params, case, np.float64), truth) for case, truth in cases]
     # Not even a loose limit accepts it.
     generous: dict[str, float] = dict.fromkeys(("outputs", "h_n", "c_n"), 1e-9)
-    assert not all(semantics.result_semantics(entry.results, entry.truth, generous).ok for entry in evidence)
+    assert not all(accuracy.result_semantics(entry.results, entry.truth, generous).ok for entry in evidence)
     faulted = FaultedOracle(OracleLSTM(params, config), evidence)
     causes = "\n".join(map(str, faulted.explain(Deadline(60.0))))
     for bug in bugs:

@@ -89,11 +89,6 @@ def test_full_text():
     )
 
 
-def test_show_prints_the_text(capsys: pytest.CaptureFixture[str]) -> None:
-    REPORT.show()
-    assert capsys.readouterr().out == f"{REPORT}\n"
-
-
 def test_summary_has_at_most_five_failures():
     table = "status  item       measured    limit  detail\nFAILED  semantics      0.25  1.0e-14  worst: <a>"
     assert REPORT.first_screen() == TEXT.partition("\nLayers")[0] + "\n" + table

@@ -15,8 +15,8 @@ from torch import nn
 from jaxlstm.check import verify_model
 from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results
+from jaxlstm.check.criteria.accuracy import with_rounding_as_unit
 from jaxlstm.check.criteria.criterion import RmsRatio
-from jaxlstm.check.criteria.rms import with_rounding_as_unit
 from jaxlstm.check.criteria.step_residual import gamma, step_residual
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port, own_port

@@ -163,26 +163,20 @@ def test_port_without_final_state(h, c):
 
 
 @pytest.mark.parametrize(
-    ("change", "message", "cause"),
+    ("change", "message"),
     [
-        (
-            lambda y, h, c: (y.swapaxes(0, 1), (h, c)),
-            "outputs has shape (5, 12, 4), expected (12, 5, 4)",
-            "the first two axes of outputs are swapped",
-        ),
+        (lambda y, h, c: (y.swapaxes(0, 1), (h, c)), "outputs has shape (5, 12, 4), expected (12, 5, 4)"),
         (
             lambda y, h, c: (y, (h.astype(np.float32), c)),
             "in float64, h_n has dtype float32, expected float64",
-            "",
         ),
     ],
     ids=["shape", "dtype"],
 )
-def test_shape_and_dtype_are_reported(change, message, cause):
+def test_shape_and_dtype_are_reported(change, message):
     report = check(changed(change))
     assert status(report)["shape and dtype"] == "FAILED"
     assert message in str(report)
-    assert cause in "; ".join(report.diagnosis)
 
 
 def test_port_without_outputs():

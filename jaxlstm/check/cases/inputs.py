@@ -1,4 +1,17 @@
-"""Test inputs: the cases of an LSTM, and cases of a model made from one example."""
+"""Test inputs: the cases of an LSTM, and cases of a model made from one example.
+
+The choice of inputs matters more than the tolerance. On one layer with a zero initial state, 16 of 30 wrong
+ports look right. The cases of an LSTM therefore have:
+
+- a non-zero initial state, with h_0 unlike c_0;
+- ragged, unsorted lengths, with numbers in the padding;
+- a batch of one and larger batches, and one, some and many time steps;
+- magnitudes that saturate the gates and magnitudes that nearly vanish;
+- cell states of up to 10,000, which show that c is not clipped;
+- NaN in one row and infinity in another, which must not reach the other rows.
+
+Every case follows from the config and a seed.
+"""
 
 from __future__ import annotations
 

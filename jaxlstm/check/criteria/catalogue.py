@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.case import Results, is_floating, worst_errors
-from jaxlstm.check.criteria import rms, semantics
+from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Outcome, RmsRatio, Untested, place
 from jaxlstm.check.criteria.difference import array_difference
 from jaxlstm.check.criteria.step_residual import step_residual
@@ -48,7 +48,7 @@ def _nan_mask(trial: Trial) -> Iterator[Outcome]:
 
 def _repeatable(trial: Trial) -> Iterator[Outcome]:
     if trial.case.repeated and trial.is_usable:
-        yield Outcome(semantics.repeatability(trial.ours, trial.again()))
+        yield Outcome(accuracy.repeatability(trial.ours, trial.again()))
 
 
 def _tolerance(trial: Trial) -> Iterator[Outcome]:
@@ -64,8 +64,8 @@ def _tolerance(trial: Trial) -> Iterator[Outcome]:
 def _condition(trial: Trial) -> dict[str, float]:
     check = trial.check
     if trial.aligned64 is None:
-        return semantics.condition_of(check.rounded, trial.rounded, trial.truth, check.seed)
-    return semantics.condition_of(check.truth, trial.case, trial.truth64, check.seed)
+        return accuracy.condition_of(check.rounded, trial.rounded, trial.truth, check.seed)
+    return accuracy.condition_of(check.truth, trial.case, trial.truth64, check.seed)
 
 
 def _theirs64(trial: Trial) -> dict[str, Results]:
@@ -83,7 +83,7 @@ def _semantics(trial: Trial) -> Iterator[Outcome]:
         return
     condition = trial.once(_condition)
     found = {
-        against: semantics.result_semantics(ours, theirs, condition, trial.case.scale)
+        against: accuracy.result_semantics(ours, theirs, condition, trial.case.scale)
         for against, theirs in trial.once(_theirs64).items()
     }
     if not all(number.ok for number in found.values()) and (reason := _excuse(trial, ours)):
@@ -94,7 +94,7 @@ def _semantics(trial: Trial) -> Iterator[Outcome]:
 
 def _excuse(trial: Trial, ours: Results) -> str:
     """Return the reason why a float64 error is not larger than rounding to float32, or an empty string."""
-    error = semantics.relative_error(ours, trial.truth64)
+    error = accuracy.relative_error(ours, trial.truth64)
     if error <= SINGLE and (casts := trial.check.subject.casts_to_float32(trial.case)):
         return (
             f"the model converts float64 to float32 in {', '.join(casts[:3])}; its error in float64, "
@@ -121,7 +121,7 @@ def _gradients(trial: Trial) -> Iterator[Outcome]:
     for against, theirs in trial.once(_theirs64).items():
         if theirs.gradients:
             condition = trial.once(_condition)
-            yield Outcome(semantics.gradient_semantics(ours.gradients, theirs.gradients, condition), against)
+            yield Outcome(accuracy.gradient_semantics(ours.gradients, theirs.gradients, condition), against)
 
 
 def _ratios(trial: Trial) -> dict[str, RmsRatio]:
@@ -130,7 +130,7 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     if check.tolerance is not None or check.dtype == np.float64 or not trial.is_usable:
         return {}
     if np.isfinite(check.rounded.chaotic):
-        amplification = semantics.amplification(trial.once(_condition), trial.truth)
+        amplification = accuracy.amplification(trial.once(_condition), trial.truth)
         if not amplification <= check.rounded.chaotic:
             check.chaotic[case.name] = amplification
             return {}
@@ -139,7 +139,7 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     torch = next((trial.theirs(r, check.dtype).arrays() for r in check.references if r.name == "torch"), {})
     truth = trial.truth.arrays()
     ratios = {
-        name: rms.rms_ratio(
+        name: accuracy.rms_ratio(
             place(case.name, name), a, truth[name], [run[name] for run in right], torch.get(name)
         )._replace(in_mean=case.scale == 1)
         for name, a in trial.aligned.arrays().items()
@@ -148,7 +148,7 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     if len(right) > 1:
         return ratios
     rng = np.random.default_rng([check.seed, 100])
-    return rms.with_rounding_as_unit(
+    return accuracy.with_rounding_as_unit(
         ratios,
         trial.truth,
         check.dtype,
@@ -193,21 +193,23 @@ CRITERIA = (
     Criterion("tolerance", "precision", "within the tolerance", _tolerance),
     Criterion("float64-results", "semantic", "float64 semantics", _semantics),
     Criterion("float64-gradients", "gradient", "float64 gradients", _gradients),
-    Criterion("rms-results", "precision", "RMS error of results", _result_ratios, total=rms.mean_ratio),
+    Criterion("rms-results", "precision", "RMS error of results", _result_ratios, total=accuracy.mean_ratio),
     Criterion(
         "rms-worst-result",
         "precision",
         "RMS error of results, worst array",
         _result_ratios,
-        total=rms.worst_ratio,
+        total=accuracy.worst_ratio,
     ),
-    Criterion("rms-gradients", "gradient", "RMS error of gradients", _gradient_ratios, total=rms.mean_ratio),
+    Criterion(
+        "rms-gradients", "gradient", "RMS error of gradients", _gradient_ratios, total=accuracy.mean_ratio
+    ),
     Criterion(
         "rms-worst-gradient",
         "gradient",
         "RMS error of gradients, worst array",
         _gradient_ratios,
-        total=rms.worst_ratio,
+        total=accuracy.worst_ratio,
     ),
     Criterion("step-residual", "precision", "step residual", _steps, "at the end"),
 )

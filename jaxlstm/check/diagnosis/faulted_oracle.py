@@ -1,7 +1,7 @@
 """The oracle with faults, and a port's results on several cases as the evidence.
 
-Cases are tried in order of cost, so that a single time step refutes nearly every pair. Some errors of layout,
-swapped axes and unmasked padding, can accompany any fault; they are repaired before the search.
+Cases are tried in order of cost, so that a single time step refutes nearly every pair. Unmasked padding can
+accompany any fault.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Faults = tuple[Fault, ...]
 
 
 class FaultedOracle(FaultedReference):
-    """The evidence in order of cost, with its layout repaired, and the oracle runs made so far."""
+    """The evidence in order of cost, and the oracle runs made so far."""
 
     start = "matches an LSTM in which"
 
     def __init__(self, oracle: OracleLSTM, evidence: Sequence[Evidence], *, rounding: bool = False) -> None:
-        """Take evidence free of NaN; ``rounding`` restricts the search to faults of precision."""
+        """Take evidence of the right shapes without NaN; ``rounding`` restricts the search to precision."""
         self.rounding, self.causes = rounding, list[str]()
         self.calls: list[OracleCall] = []
         self.results: list[Results] = []
-        swapped = _swapped_arrays(evidence)
         for entry in sorted(evidence, key=lambda entry: _cost(entry.case)):
-            results, causes = _repair_layout(entry, swapped)
-            self.causes += [cause for cause in causes if cause not in self.causes]
+            padding = np.asarray(entry.results.outputs["outputs"][~entry.case.valid], np.float64)
+            if np.any(padding != 0):
+                self.causes = ["the outputs in the padding are not zeroed"]
             self.calls.append(oracle.call(entry.case))
-            self.results.append(results)
+            self.results.append(entry.results)
         dtypes = {entry.results.outputs["outputs"].dtype.name for entry in evidence}
         self.tolerance = max((AGREEMENT.get(name, 0.0) for name in dtypes), default=0.0)
         self.cheapest_runs: dict[Faults, OracleRun] = {}
@@ -122,36 +122,3 @@ def _relative(a: Array, b: Array) -> float:
     scale = float(np.sqrt(np.mean(b**2))) or 1.0
     distance = float(np.sqrt(np.mean((np.asarray(a, np.float64) - b) ** 2))) / scale
     return distance if np.isfinite(distance) else np.inf
-
-
-def _swapped_arrays(evidence: Sequence[Evidence]) -> set[str]:
-    """Return the names of the arrays whose first two axes are swapped.
-
-    Only a case whose shape is not square shows this.
-    """
-    swapped = set()
-    for entry in evidence:
-        for name, a in entry.results.outputs.items():
-            first, second, last = shape = entry.truth.outputs[name].shape
-            if shape != a.shape == (second, first, last):
-                swapped.add(name)
-    return swapped
-
-
-def _repair_layout(entry: Evidence, swapped: set[str]) -> tuple[Results, list[str]]:
-    """Return the results with swapped axes restored, and a description of each layout error.
-
-    Arrays of any other wrong shape are left out.
-    """
-    causes: list[str] = []
-    outputs: dict[str, Array] = {}
-    for name, value in entry.results.outputs.items():
-        if name in swapped:
-            value = value.swapaxes(0, 1)
-            causes.append(f"the first two axes of {name} are swapped")
-        if value.shape == entry.truth.outputs[name].shape:
-            outputs[name] = value
-    padding = outputs["outputs"][~entry.case.valid] if "outputs" in outputs else np.empty(0)
-    if np.any(np.asarray(padding, np.float64) != 0):
-        causes.append("the outputs in the padding are not zeroed")
-    return Results(outputs), causes

@@ -35,7 +35,7 @@ class _PortDiagnosis:
     def __init__(self, verification: Verification, port: PortSubject, seconds: float) -> None:
         self.check, self.port, self.seconds = verification, port, seconds
         self.float64, self.working = (
-            [e for e in verification.evidence[which] if e.case.is_finite and "outputs" in e.results.outputs]
+            [entry for entry in verification.evidence[which] if entry.case.is_finite and _has_shapes(entry)]
             for which in ("float64", "working")
         )
         self.oracle = OracleLSTM(port.params, port.config)
@@ -55,16 +55,13 @@ class _PortDiagnosis:
             yield "a second call with the same arguments returns different values: the port keeps state"
         if "runs" in failures.ids:
             yield from self._axes()
-        wrong_values = "semantic" in failures.kinds or "form" in failures.ids
         imprecise = "precision" in failures.kinds
-        if wrong_values or (imprecise and not self.float64):
+        if "semantic" in failures.kinds or (imprecise and not self.float64):
             yield from self._values()
         elif imprecise:
             yield from self._precision()
         elif "gradient" in failures.kinds:
             yield from self._gradients()
-        if "nan-mask" in failures.ids and not wrong_values:
-            yield from self._nan()
 
     def _search(self, evidence: list[Evidence], deadline: Deadline, *, rounding: bool) -> list[Explanation]:
         oracle = self.oracle if evidence is self.float64 else self.oracle.rounded(self.check.dtype)
@@ -119,22 +116,6 @@ class _PortDiagnosis:
         if outputs.shape == truth.shape and np.allclose(outputs, truth, atol=1e-2):
             yield "the port is batch-first: it matches if its inputs are (batch, time, feature)"
 
-    def _nan(self) -> Iterator[str]:
-        """Name the padding if NaN appears only in rows whose padding holds NaN."""
-        entries = (entry for entry in self.check.evidence["working"] if not entry.case.is_finite)
-        if (entry := next(entries, None)) is None:
-            return
-        rows = set[int]()
-        for name, a in entry.results.outputs.items():
-            a_finite, b_finite = (np.isfinite(x.astype(np.float64)) for x in (a, entry.truth.outputs[name]))
-            rows |= set(np.flatnonzero((~a_finite & b_finite).any(axis=(0, 2))).tolist())
-        nan_in_padding = (~entry.case.valid & np.isnan(entry.case.inputs).any(-1)).any(0)
-        if rows and rows <= set(np.flatnonzero(nan_in_padding).tolist()):
-            yield (
-                "the padding reaches the results: it is multiplied by zero instead of being masked, and NaN "
-                "times zero is NaN"
-            )
-
     @np.errstate(invalid="ignore")  # Infinity minus infinity.
     def _float32_error(self) -> float | None:
         """Return the error of the float64 results if float32 rounding explains it, else None."""
@@ -149,3 +130,10 @@ class _PortDiagnosis:
         found = [error for entry in self.float64 for error in errors(entry)]
         worst = float(np.max(found, initial=0.0))  # NaN if any error is NaN.
         return worst if found and worst <= SINGLE else None
+
+
+def _has_shapes(entry: Evidence) -> bool:
+    """Return True if the results have outputs, and every array its shape."""
+    shapes = {name: a.shape for name, a in entry.truth.outputs.items()}
+    found = entry.results.outputs
+    return "outputs" in found and all(a.shape == shapes[name] for name, a in found.items())

@@ -141,10 +141,6 @@ class Report:
     def __str__(self) -> str:
         return "\n".join([self.verdict, *(line for part in self._sections() for line in section_text(part))])
 
-    def show(self) -> None:
-        """Print the report."""
-        print(self)
-
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
         found = self.environment
@@ -215,7 +211,10 @@ th { color: var(--none); font-weight: 500; } .n { text-align: right; white-space
 
 
 def page(verdict: str, ok: bool, header: Sequence[str], sections: Iterable[Section]) -> str:
-    """Return the page. ``verdict`` is its title; ``header`` starts with the verdict in one word."""
+    """Return a page without scripts, fonts or links to other files.
+
+    ``verdict`` is its title; ``header`` starts with the verdict in one word.
+    """
     word, name, *below = map(escape, header)
     lines = "".join(f"<p>{line}</p>" for line in below)
     body = "\n".join(part for section in sections if (part := _section(section)))

@@ -198,13 +198,13 @@ def _round_products(round_: Round) -> Change:
     return apply
 
 
-def _round_states(round_h: Round, round_c: Round) -> Change:
+def _round_states(round_: Round) -> Change:
     def apply(call: OracleCall) -> OracleCall:
         inner = call.equations.cell
 
         def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
-            step = inner(eq, w, x, round_h(h), round_c(c))
-            return step._replace(h=round_h(step.h), c=round_c(step.c))
+            step = inner(eq, w, x, round_(h), round_(c))
+            return step._replace(h=round_(step.h), c=round_(step.c))
 
         return call.with_equations(cell=cell)
 
@@ -221,16 +221,10 @@ def _half(name: str) -> dict[str, Change]:
     def weights(call: OracleCall) -> OracleCall:
         return replace(call, params={name: round_(a) for name, a in call.params.items()})
 
-    def inputs(call: OracleCall) -> OracleCall:
-        return replace(call, inputs=round_(call.inputs))
-
-    states, only_c = _round_states(round_, round_), _round_states(lambda h: h, round_)
     return {
         f"the matrix products take {name} operands": _round_products(round_),
         f"the weights are rounded to {name}": weights,
-        f"h and c are kept in {name}": states,
-        f"c is kept in {name}": only_c,
-        f"weights, inputs and states are in {name}": lambda call: states(inputs(weights(call))),
+        f"h and c are kept in {name}": _round_states(round_),
     }
 
 

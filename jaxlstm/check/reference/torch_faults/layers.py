@@ -29,13 +29,9 @@ _SLOPES = (0.01, 0.1, 0.2, 0.25, 0.3)
 
 def _instead(words: str, name: str, **options: Any) -> Variant:
     """Return the fault of another function of the same input."""
-    return Variant(words, lambda op: _function(name)(op.get("input"), **options))
-
-
-def _function(name: str) -> Callable[..., Any]:
     from torch.nn import functional
 
-    return getattr(functional, name)
+    return Variant(words, lambda op: getattr(functional, name)(op.get("input"), **options))
 
 
 @faults_of(*_ACTIVATIONS)
@@ -67,13 +63,6 @@ def softmax(operation: Operation) -> Iterator[Variant]:
     for axis in range(axes):
         if axis != given % axes:
             yield _instead(f"{{where}} is over axis {axis} instead of {given}", operation.name, dim=axis)
-
-
-@faults_of("dropout")
-def dropout(operation: Operation) -> Iterator[Variant]:
-    """Yield the fault of a dropout that scales in evaluation mode."""
-    rate = operation.get("p", 0.5)
-    yield Variant("{where} scales its input in evaluation mode", lambda op: op.get("input") * (1 - rate))
 
 
 @faults_of("indexing")
@@ -118,14 +107,6 @@ def concatenation(operation: Operation) -> Iterator[Variant]:
             "{where} has its parts in the reverse order",
             lambda op: op.run(tensors=list(op.get("tensors"))[::-1]),
         )
-
-
-@faults_of("add")
-def addition(operation: Operation) -> Iterator[Variant]:
-    """Yield the faults of a sum that lacks one of two tensors."""
-    if all(hasattr(operation.get(name), "shape") for name in ("input", "other")):
-        yield Variant("{where} lacks its first summand", lambda op: op.get("other"))
-        yield missing("{where} lacks its second summand")
 
 
 def _merged(source: tuple[int, ...], target: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -186,9 +167,6 @@ def weighted(operation: Operation) -> Iterator[Variant]:
     if len(sizes) > 1 and len(set(sizes)) == 1:
         cause = "the height and width of the weight of {where} are swapped"
         yield _with_weight(cause, lambda w: w.transpose(2, 3))
-    if outputs == inputs and sizes:
-        cause = "the input and output channels of the weight of {where} are swapped"
-        yield _with_weight(cause, lambda w: w.transpose(0, 1))
 
 
 @faults_of("conv1d", "conv2d", "conv3d")
@@ -253,7 +231,6 @@ def pooling(operation: Operation) -> Iterator[Variant]:
         yield changed(f"{{where}} {words}", count_include_pad=not counts)
     ceil = not operation.get("ceil_mode", False)
     yield changed(f"{{where}} has ceil_mode={ceil} instead of {not ceil}", ceil_mode=ceil)
-    yield Variant(f"{{where}} takes the {'average' if is_max else 'maximum'}", _other_kind)
     yield missing()
 
 
@@ -270,14 +247,6 @@ def _same(operation: Operation, count: bool = False) -> torch.Tensor:
         return operation.run(input=padded, padding=0, ceil_mode=False)
 
     return pooled(x) if is_max or count else pooled(x) / pooled(x * 0 + 1)
-
-
-def _other_kind(operation: Operation) -> torch.Tensor:
-    from torch.nn import functional
-
-    kind, rest = operation.name.split("_")
-    pool = getattr(functional, f"{'avg' if kind == 'max' else 'max'}_{rest}")
-    return pool(operation.get("input"), *_windows(operation), operation.get("padding", 0))
 
 
 def _windows(operation: Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:

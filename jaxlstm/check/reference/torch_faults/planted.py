@@ -8,7 +8,6 @@ known operations. A site is the number of such a call.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -41,41 +40,6 @@ def variants(operation: Operation) -> Iterator[Variant]:
     return (variant for variants in FAULTS[operation.name] for variant in variants(operation))
 
 
-_WEIGHTS = ("weight", "bias", "params", "running_mean", "running_var")
-
-
-def swaps(operations: Sequence[Operation]) -> Iterator[tuple[str, Mapping[int, Replacement]]]:
-    """Yield the cause and the replacements of each swap of weights that fits."""
-    for (i, a), (j, b) in itertools.combinations(enumerate(operations), 2):
-        if a.name == b.name and _fit(a, b):
-            cause = f"the weights of {a.where} and {b.where} are swapped"
-            yield cause, {i: _with_weights_of(b), j: _with_weights_of(a)}
-
-
-def _fit(a: Operation, b: Operation) -> bool:
-    """Return True if two operations have different weights of equal shapes."""
-    mine, others = _weights(a), _weights(b)
-    if mine.keys() != others.keys() or not mine:
-        return False
-    pairs = list(zip(_tensors(mine), _tensors(others), strict=False))
-    return all(x.shape == y.shape for x, y in pairs) and any(x is not y for x, y in pairs)
-
-
-def _weights(operation: Operation) -> dict[str, Any]:
-    return {name: operation.get(name) for name in _WEIGHTS if operation.get(name) is not None}
-
-
-def _tensors(weights: Mapping[str, Any]) -> list[Any]:
-    return [t for value in weights.values() for t in (value if isinstance(value, (list, tuple)) else [value])]
-
-
-def _with_weights_of(other: Operation) -> Replacement:
-    return lambda operation: operation.run(**_weights(other))
-
-
-Array = np.ndarray
-
-
 @dataclass(frozen=True)
 class PlantedFault:
     """Replacements of operations by site, and the fault in words."""
@@ -86,7 +50,7 @@ class PlantedFault:
 
 
 def planted_faults(operations: Sequence[Operation]) -> Iterator[PlantedFault]:
-    """Yield every fault of one operation, then the same fault at every operation of a kind, then swaps."""
+    """Yield every fault of one operation, then the same fault at every operation of a kind."""
     alike: dict[tuple[str, str], dict[int, Replacement]] = {}
     for site, operation in enumerate(operations):
         for variant in variants(operation):
@@ -95,7 +59,6 @@ def planted_faults(operations: Sequence[Operation]) -> Iterator[PlantedFault]:
     for (name, cause), sites in alike.items():
         if len(sites) > 1:
             yield PlantedFault(cause.format(where=f"every {name}"), sites)
-    yield from (PlantedFault(cause, replacements) for cause, replacements in swaps(operations))
 
 
 @dataclass
@@ -108,7 +71,7 @@ class PlantedRun:
       layers: the calls of submodules, if they were recorded.
     """
 
-    outputs: dict[str, Array] | None = None
+    outputs: dict[str, np.ndarray] | None = None
     operations: list[Operation] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
 

@@ -20,13 +20,11 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import config_of_weights, param_shapes
 
 
-@faults_of("masked_fill", "where")
-def masks(operation: Operation) -> Iterator[Variant]:
-    """Yield the faults of the arguments that are masks."""
-    name = "mask" if operation.name == "masked_fill" else "condition"
-    yield Variant(f"the {name} of {{where}} is inverted", lambda op: op.run(**{name: ~op.get(name)}))
-    if operation.name == "masked_fill":
-        yield missing()
+@faults_of("masked_fill")
+def masking(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of the mask."""
+    yield Variant("the mask of {where} is inverted", lambda op: op.run(mask=~op.get("mask")))
+    yield missing()
 
 
 _PACKED = (
