@@ -70,7 +70,8 @@ def _renamed(node: Node, graph: Graph, nodes: Iterable[Node], operands: Iterable
             # The result shares memory with the value inside.
             kwargs = {"self": _substituted(result, names)}
             name = f"{node.name}__{output}_result"
-            yield Node(name, "aten.alias.default", (), kwargs, (output,), node.calls)
+            types = {output: node.types[output]} if output in node.types else {}
+            yield Node(name, "aten.alias.default", (), kwargs, (output,), node.calls, types)
 
 
 def _substituted(argument: Argument, names: Mapping[str, Argument]) -> Argument:

@@ -1,7 +1,7 @@
 """The spelling of operators and layers in Flax and ``jax.numpy``."""
 
-from jaxlstm_converters.source.spelling._layer_of import LayerSpelling, layer_of, spell_call
-from jaxlstm_converters.source.spelling._spell import Spelling, spell
-
-Layer = LayerSpelling
-__all__ = ("Layer", "Spelling", "layer_of", "spell", "spell_call")
+from jaxlstm_converters.source.spelling._layer_of import LayerSpelling as LayerSpelling
+from jaxlstm_converters.source.spelling._layer_of import layer_of as layer_of
+from jaxlstm_converters.source.spelling._layer_of import spell_call as spell_call
+from jaxlstm_converters.source.spelling._spell import Spelling as Spelling
+from jaxlstm_converters.source.spelling._spell import spell as spell

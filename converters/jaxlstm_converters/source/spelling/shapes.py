@@ -102,7 +102,7 @@ def _joined(function: str, operation: TypedNode) -> str | None:
     types = operation.tensors("tensors")
     if not operation.promotes("tensors") or any(type_.shape == (0,) for type_ in types):
         return None
-    if function == "concatenate" and len(types) == 1:
+    if function == "concatenate" and len(operation["tensors"]) == 1:
         return "tensors[0]"
     return f"jnp.{function}([*tensors], axis=dim)"
 

@@ -1,0 +1,242 @@
+"""The calls of modules in a graph, as a tree."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from jaxlstm.programs.graph import Graph, ModuleCall, Node, values_in
+from jaxlstm_converters.source.sizes import Sizes
+
+Item: TypeAlias = "Node | Invocation"
+
+
+@dataclass
+class Invocation:
+    """One call of a module.
+
+    Attributes:
+        path: path of the module.
+        class_name: full name of its class.
+        depth: number of the modules around it.
+        body: its nodes and the calls of other modules, each after those that it depends on.
+        inputs: the values and sizes that it takes from its parent, in the order of their first use.
+        outputs: the values that its parent uses.
+    """
+
+    path: str
+    class_name: str
+    depth: int
+    body: list[Item]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A node, and the modules around it that count."""
+
+    node: Node
+    calls: tuple[ModuleCall, ...]
+
+
+def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
+    """Return the call of the outermost module; nodes that compute sizes are left out.
+
+    Args:
+        graph: a graph without in-place operators.
+        sizes: the sizes of the graph.
+    """
+    entries = [_Entry(node, node.calls) for node in _live(graph) if not sizes.is_size(node.name)]
+    entries = _without_strangers(entries)
+    root = next((entry.calls[0] for entry in entries if entry.calls), None)
+    class_name = root.class_name if root else "Model"
+    entries = [_Entry(entry.node, entry.calls or (ModuleCall("", "", class_name, ""),)) for entry in entries]
+    return Invocation("", class_name, 0, _body(entries, 0))
+
+
+def _live(graph: Graph) -> list[Node]:
+    """Return the nodes whose results are used."""
+    used = {name for output in (*graph.outputs, *graph.mutations.values()) for name in values_in(output)}
+    live = []
+    for node in reversed(graph.nodes):
+        if used.intersection(results_of(node)):
+            live.append(node)
+            used.update(uses_of(node))
+    return live[::-1]
+
+
+def results_of(node: Node) -> list[str]:
+    """Return the names of the values that a node defines."""
+    return [
+        name for output in node.outputs for name in ((output,) if isinstance(output, str) else output or ())
+    ]
+
+
+def uses_of(node: Node) -> Iterator[str]:
+    """Yield the names of the values that a node takes, functions that it calls included."""
+    yield from values_in((*node.args, *node.kwargs.values()))
+
+
+def nodes_of(item: Item) -> Iterator[Node]:
+    """Yield the nodes of an item, those of called modules included."""
+    if isinstance(item, Node):
+        yield item
+    else:
+        for part in item.body:
+            yield from nodes_of(part)
+
+
+def is_under(path: str, parent: str) -> bool:
+    """Return True if a module or tensor belongs to a module or to one of its submodules."""
+    return not parent or path == parent or path.startswith(f"{parent}.")
+
+
+def _without_strangers(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Drop modules that call a module which does not belong to them: its attribute is out of their reach."""
+    while True:
+        strange = {
+            (outer.key, inner.path)
+            for entry in entries
+            for outer, inner in zip(entry.calls, entry.calls[1:], strict=False)
+            if not is_under(inner.path, outer.path)
+        }
+        keys = {key for key, _ in strange}
+        if not keys:
+            return list(entries)
+        entries = [
+            _Entry(entry.node, tuple(call for call in entry.calls if call.key not in keys))
+            for entry in entries
+        ]
+
+
+def _body(entries: Sequence[_Entry], depth: int) -> list[Item]:
+    """Return the items of one call in an order that their dependencies allow."""
+    while True:
+        groups: dict[str | int, list[_Entry]] = {}
+        for place, entry in enumerate(entries):
+            inner = entry.calls[depth + 1 : depth + 2]
+            groups.setdefault(inner[0].key if inner else place, []).append(entry)
+        order, stuck = _sorted(list(groups.values()))
+        if stuck is None:
+            break
+        # Two calls that need each other's results: the first one is written out.
+        dissolved = next(iter(groups[key] for key in groups if isinstance(key, str) and groups[key] is stuck))
+        key = dissolved[0].calls[depth + 1].key
+        entries = [
+            _Entry(entry.node, tuple(call for call in entry.calls if call.key != key)) for entry in entries
+        ]
+    items: list[Item] = []
+    for group in order:
+        inner = group[0].calls[depth + 1 : depth + 2]
+        if inner:
+            items.append(Invocation(inner[0].path, inner[0].class_name, depth + 1, _body(group, depth + 1)))
+        else:
+            items.append(group[0].node)
+    return items
+
+
+def _sorted(groups: Sequence[Sequence[_Entry]]) -> tuple[list[Sequence[_Entry]], Sequence[_Entry] | None]:
+    """Sort groups by their dependencies, else by place; or return a group with several nodes on a cycle."""
+    owner = {name: index for index, group in enumerate(groups) for e in group for name in results_of(e.node)}
+    needs = [
+        {owner[name] for entry in group for name in uses_of(entry.node) if name in owner} - {index}
+        for index, group in enumerate(groups)
+    ]
+    users: dict[int, list[int]] = {}
+    for index, needed in enumerate(needs):
+        for other in needed:
+            users.setdefault(other, []).append(index)
+    missing = [len(needed) for needed in needs]
+    ready = [index for index, count in enumerate(missing) if not count]
+    done: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        done.append(index)
+        for user in users.get(index, ()):
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, user)
+    if len(done) == len(groups):
+        return [groups[index] for index in done], None
+    waiting = set(range(len(groups))) - set(done)
+    return [], next(groups[index] for index in sorted(waiting) if len(groups[index]) > 1)
+
+
+def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: Iterable[str]) -> None:
+    """Fill in the inputs and outputs of all calls.
+
+    Args:
+        root: the call of the outermost module.
+        sizes: the sizes of the graph.
+        owners: placeholder of a parameter, buffer or constant -> its name in torch.
+        outputs: the values that the program returns.
+    """
+    _find_inputs(root, sizes, owners)
+    _find_outputs(root, set(outputs))
+    _share_outputs(list(walk(root)))
+
+
+def walk(call: Invocation) -> Iterator[Invocation]:
+    """Yield all calls in a call, then the call."""
+    for item in call.body:
+        if isinstance(item, Invocation):
+            yield from walk(item)
+    yield call
+
+
+def _share_outputs(calls: Sequence[Invocation]) -> None:
+    """Let equal modules return equal results, although a result of one of them may not be used."""
+    groups: dict[tuple[str, ...], list[Invocation]] = {}
+    for call in calls:
+        key = (call.class_name, *(node.op for node in nodes_of(call)))
+        groups.setdefault(key, []).append(call)
+    for group in groups.values():
+        results = [_results(call) for call in group]
+        places = {
+            names.index(name) for call, names in zip(group, results, strict=True) for name in call.outputs
+        }
+        if len({len(names) for names in results}) == 1:
+            for call, names in zip(group, results, strict=True):
+                call.outputs = tuple(names[place] for place in sorted(places))
+
+
+def _find_inputs(call: Invocation, sizes: Sizes, owners: Mapping[str, str]) -> None:
+    for item in call.body:
+        if isinstance(item, Invocation):
+            _find_inputs(item, sizes, owners)
+    defined: set[str] = set()
+    inputs: dict[str, None] = {}
+    for item in call.body:
+        for name in _uses(item):
+            owned = name in owners and is_under(owners[name], call.path)
+            if not owned and name not in defined and not sizes.is_size(name):
+                inputs[name] = None
+        defined.update(_results(item))
+    # Most sizes can be read from the shape of a value at hand.
+    known = {symbol for name in inputs for symbol in sizes.symbols_of(name)}
+    for item in call.body:
+        for name in _uses(item):
+            for symbol in sizes.leaves(name) - known:
+                inputs[symbol] = None
+        known.update(symbol for name in _results(item) for symbol in sizes.symbols_of(name))
+    call.inputs = tuple(inputs)
+
+
+def _find_outputs(call: Invocation, needed: set[str]) -> None:
+    call.outputs = tuple(name for item in call.body for name in _results(item) if name in needed)
+    # A call does not list values of its own among its inputs.
+    used = {name for item in call.body for name in _uses(item)}
+    for item in call.body:
+        if isinstance(item, Invocation):
+            _find_outputs(item, needed | used)
+
+
+def _uses(item: Item) -> Iterable[str]:
+    return uses_of(item) if isinstance(item, Node) else item.inputs
+
+
+def _results(item: Item) -> list[str]:
+    return [name for node in nodes_of(item) for name in results_of(node)]

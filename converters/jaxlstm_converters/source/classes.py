@@ -1,0 +1,209 @@
+"""Classes of modules: equal modules become one class, with arguments for what differs between them."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.statements import Method
+
+
+@dataclass
+class Draft:
+    """The class of one module, as if no other module had the class.
+
+    Attributes:
+        path: path of the module.
+        class_name: name of the class in torch.
+        base: name of the base class.
+        init: the statements of ``__init__``.
+        methods: the methods by name.
+        doc: the docstring, or "".
+    """
+
+    path: str
+    class_name: str
+    base: str
+    init: list[ast.stmt]
+    methods: dict[str, Method]
+    doc: str = ""
+
+    def trees(self) -> Iterator[ast.stmt]:
+        """Yield all statements: those of ``__init__``, then those of the methods."""
+        yield from self.init
+        for method in self.methods.values():
+            yield from (statement.tree for statement in method.body)
+
+
+@dataclass
+class WrittenClass:
+    """A class that one or more modules share.
+
+    Attributes:
+        name: its name.
+        draft: the draft of the first module, with names in place of the literals that differ.
+        parameters: names of the arguments of ``__init__``.
+        arguments: path of a module -> its arguments.
+        defaults: the arguments with a default, which most modules have.
+    """
+
+    name: str
+    draft: Draft
+    parameters: list[str] = field(default_factory=list)
+    arguments: dict[str, list[ast.expr]] = field(default_factory=dict)
+    defaults: dict[str, ast.expr] = field(default_factory=dict)
+
+    @property
+    def required(self) -> list[str]:
+        """The arguments without a default."""
+        return [name for name in self.parameters if name not in self.defaults]
+
+    def construct(self, path: str) -> ast.expr:
+        """Return the expression that makes the module at a path."""
+        given = dict(zip(self.parameters, self.arguments[path], strict=True))
+        values = {name: _hinted(copy.deepcopy(value), name) for name, value in given.items()}
+        kwargs = {name: value for name, value in values.items() if name in self.defaults}
+        if len(self.required) > _MOST_POSITIONAL:
+            return trees.call(self._called, **{n: values[n] for n in self.required}, **kwargs, rngs=_RNGS)
+        return trees.call(self._called, *(values[n] for n in self.required), **kwargs, rngs=_RNGS)
+
+    @property
+    def _called(self) -> ast.expr:
+        return trees.name(self.name)
+
+    def find_defaults(self) -> None:
+        """Make the most frequent value of an argument its default, sizes of layers apart."""
+        for place, name in enumerate(self.parameters):
+            values = [arguments[place] for arguments in self.arguments.values()]
+            texts = [trees.shown(value) for value in values]
+            most = max(texts, key=texts.count)
+            if texts.count(most) * 2 >= len(texts) and not _SIZE.search(name):
+                self.defaults[name] = copy.deepcopy(values[texts.index(most)])
+
+
+def drop_defaults(classes: Sequence[WrittenClass]) -> None:
+    """Leave out arguments of the classes that equal their defaults."""
+    defaults = {
+        written.name: {(name, trees.shown(value)) for name, value in written.defaults.items()}
+        for written in classes
+    }
+    for written in classes:
+        for node in (node for tree in written.draft.init for node in ast.walk(tree)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defaults:
+                known = defaults[node.func.id]
+                node.keywords = [k for k in node.keywords if (k.arg, trees.shown(k.value)) not in known]
+
+
+_MOST_POSITIONAL = 3
+_SIZE = re.compile("(features|size|embeddings)[0-9]*$")
+_RNGS = trees.name("rngs")
+
+
+def unite(drafts: Sequence[Draft], taken: set[str]) -> list[WrittenClass]:
+    """Return one class for all drafts that differ only in literals. Its name is added to ``taken``."""
+    groups: dict[tuple[str, str], list[Draft]] = {}
+    for draft in drafts:
+        groups.setdefault((draft.class_name, _form(draft)), []).append(draft)
+    return [_united(group, taken) for group in groups.values()]
+
+
+def _form(draft: Draft) -> str:
+    """Return the text of a class in which literals are left out."""
+    methods = [(name, [p.arg for p in method.parameters]) for name, method in draft.methods.items()]
+    masked = [trees.shown(_Masked().visit(copy.deepcopy(tree))) for tree in draft.trees()]
+    return repr((draft.base, len(draft.init), methods, masked))
+
+
+def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
+    name = names.valid_name(group[0].class_name, taken, default="Model")
+    taken.add(name)
+    written = WrittenClass(name, group[0], arguments={draft.path: [] for draft in group})
+    places = zip(*([*_literals(draft)] for draft in group), strict=True)
+    variables: dict[tuple[str, ...], str] = {}
+    replaced: dict[int, ast.expr] = {}
+    used = {name for tree in group[0].trees() for name in trees.variables(tree)}
+    stored: dict[str, None] = {}
+    for place in places:
+        values = tuple(trees.shown(literal) for literal, _ in place)
+        if len(set(values)) == 1:
+            continue
+        if values not in variables:
+            hint = getattr(place[0][0], "hint", "") or "value"
+            variables[values] = names.valid_name(hint, used | {*variables.values()})
+            written.parameters.append(variables[values])
+            for draft, (literal, _) in zip(group, place, strict=True):
+                written.arguments[draft.path].append(literal)
+        variable = variables[values]
+        literal, in_init = place[0]
+        if in_init:
+            replaced[id(literal)] = trees.name(variable)
+        else:
+            stored[variable] = None
+            replaced[id(literal)] = ast.Attribute(trees.name("self"), variable, ast.Load())
+    written.find_defaults()
+    _substitute(group[0], replaced)
+    for variable in reversed(stored):
+        target = trees.attribute(trees.name("self"), variable)
+        group[0].init.insert(0, trees.assign(target, trees.name(variable)))
+    return written
+
+
+def _substitute(draft: Draft, replaced: dict[int, ast.expr]) -> None:
+    draft.init = [_Substituted(replaced).visit(tree) for tree in draft.init]
+    for method in draft.methods.values():
+        for statement in method.body:
+            statement.tree = _Substituted(replaced).visit(statement.tree)
+
+
+def _literals(draft: Draft) -> Iterator[tuple[ast.expr, bool]]:
+    """Yield each literal with True if it stands in ``__init__``."""
+    found: list[ast.expr] = []
+    for place, tree in enumerate(draft.trees()):
+        found.clear()
+        _Masked(found.append).visit(tree)
+        yield from ((literal, place < len(draft.init)) for literal in found)
+
+
+def is_literal(tree: ast.AST) -> bool:
+    """Return True for a number, string, bool, None, or a tuple of them."""
+    if isinstance(tree, ast.Constant):
+        return True
+    if isinstance(tree, ast.UnaryOp):
+        return isinstance(tree.op, ast.USub) and is_literal(tree.operand)
+    return isinstance(tree, ast.Tuple) and bool(tree.elts) and all(map(is_literal, tree.elts))
+
+
+class _Masked(ast.NodeTransformer):
+    """Replaces literals by a name, or, with ``record``, passes them on and changes nothing."""
+
+    def __init__(self, record: Callable[[ast.expr], None] | None = None) -> None:
+        self._record = record
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, ast.keyword) and node.arg and not hasattr(node.value, "hint"):
+            _hinted(node.value, node.arg)
+        if isinstance(node, ast.expr) and is_literal(node):
+            if self._record is None:
+                return trees.name("_literal")
+            self._record(node)
+            return node
+        return self.generic_visit(node)
+
+
+class _Substituted(ast.NodeTransformer):
+    """Replaces trees by others."""
+
+    def __init__(self, replaced: dict[int, ast.expr]) -> None:
+        self._replaced = replaced
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self._replaced[id(node)] if id(node) in self._replaced else self.generic_visit(node)
+
+
+def _hinted(tree: ast.expr, hint: str) -> ast.expr:
+    tree.hint = hint  # type: ignore[attr-defined]
+    return tree

@@ -1,0 +1,126 @@
+"""A graph without in-place operators: each write becomes new values under new names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from jaxlstm.programs.acceptance import AcceptedGraph
+from jaxlstm.programs.aliases import InPlaceWrite, View
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
+from jaxlstm.programs.operators.registry import functional_name
+
+_SCATTERS = {
+    "aten.select.int": "aten.select_scatter.default",
+    "aten.slice.Tensor": "aten.slice_scatter.default",
+}
+# The inverse of these views gives the base its shape again.
+_SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as")
+
+
+def functional_graph(accepted: AcceptedGraph, types: Mapping[str, TensorType]) -> Graph:
+    """Return the graph with a functional operator in place of each in-place one.
+
+    Args:
+        accepted: the graph with its planned writes.
+        types: the types of all values.
+
+    Raises:
+        ProgramError: a view has no inverse among the operators.
+    """
+    if not accepted.writes:
+        return accepted.graph
+    names: dict[str, str] = {}
+    nodes: list[Node] = []
+    for index, node in enumerate(accepted.graph.nodes):
+        current = _renamed(node, names)
+        write = accepted.writes.get(index)
+        if write is None:
+            nodes.append(current)
+        else:
+            nodes += _written(current, write, names, types)
+    graph = accepted.graph
+    outputs = tuple(_rename(output, names) for output in graph.outputs)
+    changed = {
+        graph.buffers[write.owner]: Value(names[write.owner])
+        for write in accepted.writes.values()
+        if write.owner in graph.buffers and write.owner in names
+    }
+    mutations = {name: _rename(value, names) for name, value in graph.mutations.items()}
+    return replace(graph, nodes=tuple(nodes), outputs=outputs, mutations={**changed, **mutations})
+
+
+def _written(
+    node: Node, write: InPlaceWrite, names: dict[str, str], types: Mapping[str, TensorType]
+) -> list[Node]:
+    """Return the nodes of a write, and give the values that it changes their new names."""
+    if not node.with_gradient:
+        raise _unsupported(node, "inside of no_grad")
+    result = next((output for output in node.outputs if isinstance(output, str)), node.name)
+    nodes = _in_place_of(node, result, types[write.target], types)
+    names[write.target] = result
+    for view in write.back:
+        name = f"{result}_{view.base}"
+        base = Value(names.get(view.base, view.base))
+        nodes.append(_back(view, base, Value(names[view.name]), name, types[view.base], node))
+        names[view.base] = name
+    for view in write.again:
+        if view.name not in (write.target, *(written.name for written in write.back)):
+            again = _renamed(view.node, names)
+            name = f"{result}_{view.name}"
+            outputs = tuple(name if output == view.name else None for output in view.node.outputs)
+            nodes.append(replace(again, name=name, outputs=outputs, types={name: types[view.name]}))
+            names[view.name] = name
+    return nodes
+
+
+def _in_place_of(node: Node, result: str, target: TensorType, types: Mapping[str, TensorType]) -> list[Node]:
+    """Return the functional form of a node, whose result keeps the dtype of its target."""
+    functional = replace(node, op=functional_name(node.op), outputs=(result,), types={result: target})
+    tensors = [types[name] for name in values_in(tuple(node.kwargs.values())) if name in types]
+    if all(type_.dtype == target.dtype for type_ in tensors):
+        return [functional]
+    wide = f"{result}_wide"
+    kwargs = {"self": Value(wide), "dtype": target.dtype}
+    return [
+        replace(functional, name=wide, outputs=(wide,), types={}),
+        replace(functional, op="aten.to.dtype", kwargs=kwargs),
+    ]
+
+
+def _unsupported(node: Node, what: str) -> ProgramError:
+    return ProgramError(
+        "unsupported-alias",
+        f"node {node.name} ({node.op}) writes in place {what}, which has no Flax source. Replace the "
+        "in-place operator by its functional form, and export again",
+    )
+
+
+def _back(view: View, base: Value, written: Value, name: str, type_: TensorType, node: Node) -> Node:
+    """Return the node that writes a view into its base."""
+    op, kwargs = view.node.op, dict(view.node.kwargs)
+    if op in _SCATTERS:
+        op, kwargs = _SCATTERS[op], {**kwargs, "self": base, "src": written}
+    elif op.split(".")[1] in _SHAPES:
+        op, kwargs = "aten.reshape.default", {"self": written, "shape": type_.shape}
+    elif op == "aten.transpose.int":
+        kwargs["self"] = written
+    elif view.operator.name == functional_name(op) != op:
+        op, kwargs = "aten.alias.default", {"self": written}
+    else:
+        raise _unsupported(node, f"to a view made by {op}")
+    return replace(node, name=name, op=op, kwargs=kwargs, outputs=(name,), types={name: type_})
+
+
+def _renamed(node: Node, names: Mapping[str, str]) -> Node:
+    args = tuple(_rename(argument, names) for argument in node.args)
+    return replace(node, args=args, kwargs={key: _rename(value, names) for key, value in node.kwargs.items()})
+
+
+def _rename(argument: Argument, names: Mapping[str, str]) -> Argument:
+    if isinstance(argument, Value):
+        return Value(names.get(argument.name, argument.name))
+    if isinstance(argument, tuple):
+        return tuple(_rename(item, names) for item in argument)
+    return argument

@@ -1,0 +1,135 @@
+"""The modules of a program as a tree: how each is made in ``__init__``, and how a parent reaches it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from jaxlstm_converters.source import names, trees
+
+SELF = trees.name("self")
+
+
+@dataclass
+class Part:
+    """A module, tensor or container.
+
+    Attributes:
+        path: its path in torch.
+        kind: "class", "layer", "tensor", "function" or "container".
+        made: the expression that makes it.
+        parts: what it holds, by name in torch.
+    """
+
+    path: str = ""
+    kind: str = "container"
+    made: ast.expr | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def at(self, path: str) -> Part:
+        """Return the part at a path below this one, which is added if it is missing."""
+        part = self
+        for name in filter(None, path.split(".")):
+            inner = f"{part.path}.{name}" if part.path else name
+            part = part.parts.setdefault(name, Part(inner))
+        return part
+
+    def find(self, path: str) -> Part | None:
+        """Return the part at a path, or None."""
+        part: Part | None = self
+        for name in filter(None, path.split(".")):
+            part = part.parts.get(name) if part else None
+        return part
+
+    @property
+    def is_list(self) -> bool:
+        """True if all parts have numbers."""
+        return bool(self.parts) and all(name.isdecimal() for name in self.parts)
+
+    def height(self) -> int:
+        """Return the number of classes on the longest way down from this part."""
+        below = max((part.height() for part in self.parts.values()), default=0)
+        return below + (self.kind == "class")
+
+    def walk(self) -> Iterator[Part]:
+        """Yield this part and all below it."""
+        yield self
+        for part in self.parts.values():
+            yield from part.walk()
+
+
+def access(root: Part, scope: str, path: str) -> ast.expr:
+    """Return the expression that reaches the part at a path from the module at ``scope``."""
+    expression: ast.expr = SELF
+    part = root.find(scope) or root
+    relative = path[len(scope) :].lstrip(".") if scope else path
+    for name in filter(None, relative.split(".")):
+        if part.is_list:
+            expression = ast.Subscript(expression, ast.Constant(int(name)), ast.Load())
+        elif part.kind == "container" and part is not root:
+            expression = ast.Subscript(expression, ast.Constant(name), ast.Load())
+        else:
+            expression = ast.Attribute(expression, names.attribute_name(name), ast.Load())
+        part = part.parts.get(name, Part())
+    return expression
+
+
+def initialized(part: Part) -> list[ast.stmt]:
+    """Return the statements of ``__init__`` of a class."""
+    if part.is_list:
+        function = ast.Attribute(ast.Call(trees.name("super"), [], []), "__init__", ast.Load())
+        return [ast.Expr(ast.Call(function, [_elements(part)], []))]
+    return [
+        trees.assign(trees.attribute(SELF, names.attribute_name(name)), made(child))
+        for name, child in part.parts.items()
+    ]
+
+
+def made(part: Part) -> ast.expr:
+    """Return the expression that makes a part."""
+    if part.kind != "container":
+        assert part.made is not None, part.path
+        return part.made
+    if part.is_list:
+        return ast.Call(_nnx("List"), [_elements(part)], [])
+    keys: list[ast.expr | None] = [ast.Constant(name) for name in part.parts]
+    return ast.Call(_nnx("Dict"), [ast.Dict(keys, [made(child) for child in part.parts.values()])], [])
+
+
+def _elements(part: Part) -> ast.expr:
+    """Return the elements of a list; torch numbers modules without parameters too."""
+    last = max(map(int, part.parts))
+    items = [
+        made(part.parts[str(index)]) if str(index) in part.parts else ast.Constant(None)
+        for index in range(last + 1)
+    ]
+    kinds = [part.parts[str(index)].kind if str(index) in part.parts else "" for index in range(last + 1)]
+    texts = [
+        trees.shown(item) if kind in ("class", "layer") else ""
+        for item, kind in zip(items, kinds, strict=True)
+    ]
+    grouped: list[ast.expr] = []
+    place = 0
+    while place < len(items):
+        count = 1
+        while texts[place] and texts[place : place + 1] == texts[place + count : place + count + 1]:
+            count += 1
+        if count == len(items) > 1:
+            return _repeated(ast.ListComp, items[place], count)
+        if count > 2:
+            grouped.append(ast.Starred(_repeated(ast.GeneratorExp, items[place], count), ast.Load()))
+        else:
+            grouped += items[place : place + count]
+        place += count
+    return ast.List(grouped, ast.Load())
+
+
+def _repeated(form: type[ast.ListComp] | type[ast.GeneratorExp], item: ast.expr, count: int) -> ast.expr:
+    """Return the expression that makes equal elements."""
+    numbers = trees.call(trees.name("range"), ast.Constant(count))
+    return form(item, [ast.comprehension(ast.Name("_", ast.Store()), numbers, [], 0)])
+
+
+def _nnx(name: str) -> ast.expr:
+    return ast.Attribute(trees.name("nnx"), name, ast.Load())

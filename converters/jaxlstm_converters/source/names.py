@@ -1,0 +1,111 @@
+"""Names in written source: valid identifiers, and the names of the user's code."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+import re
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
+
+Target: TypeAlias = "str | list[Target]"
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}", re.ASCII)
+_ASSIGNED = re.compile(r"([A-Za-z_][\w, ()\[\]]{0,200}?)\s*(?::[^=]{0,100})?[-+*/@|&]?=(?!=)", re.ASCII)
+# Names that the written file uses for other things.
+RESERVED = frozenset(
+    {*dir(builtins), *keyword.kwlist, *keyword.softkwlist}
+    | {"self", "rngs", "jax", "jnp", "lax", "nnx", "jaxlstm", "programs", "functools", "Buffer"}
+)
+_METHODS = frozenset({"train", "eval", "iter_children", "iter_modules", "perturb", "set_attributes", "sow"})
+
+
+def is_name(text: object) -> bool:
+    """Return True for a name that a variable of the written file can have."""
+    return (
+        isinstance(text, str)
+        and _IDENTIFIER.fullmatch(text) is not None
+        and text not in RESERVED
+        and not text.startswith("__")
+    )
+
+
+def valid_name(text: str, taken: Collection[str] = (), default: str = "value") -> str:
+    """Return a valid name near a text, which is not taken."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", text, flags=re.ASCII)[:60].strip("_") or default
+    if name[0].isdigit():
+        name = f"{default}_{name}"
+    if not is_name(name):
+        name += "_"
+    return unique(name, taken)
+
+
+def attribute_name(text: str) -> str:
+    """Return the name of an attribute of a module: the text itself where it is valid."""
+    is_valid = _IDENTIFIER.fullmatch(text) is not None and not text.startswith("__")
+    if is_valid and text not in {*keyword.kwlist, *_METHODS, "self", "rngs"}:
+        return text
+    return valid_name(text, default="part") + "_" * (text in _METHODS)
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """Return the name, with a number if it is taken."""
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}{number}" in taken:
+        number += 1
+    return f"{name}{number}"
+
+
+def targets(line: str) -> list[Target]:
+    """Return the names that a line of Python assigns: ``["y", ["h", "c"]]`` for ``y, (h, c) = f(x)``."""
+    match = _ASSIGNED.match(line)
+    if match is None:
+        return []
+    try:
+        tree = ast.parse(match[1].strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    found = _target(tree)
+    return found if isinstance(tree, ast.Tuple) and isinstance(found, list) else [found] if found else []
+
+
+def _target(tree: ast.expr) -> Target:
+    if isinstance(tree, ast.Name):
+        return tree.id if is_name(tree.id) else ""
+    if isinstance(tree, ast.Tuple | ast.List):
+        return [_target(item) for item in tree.elts]
+    return ""
+
+
+def arguments(line: str) -> list[str]:
+    """Return the names of variables that a line of Python passes to functions, in their order."""
+    try:
+        tree = ast.parse(line)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    owners = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in called
+    ]
+    names.sort(key=lambda node: (node.lineno, node.col_offset))
+    return [node.id for node in names if is_name(node.id) and not (id(node) in owners and node.id == "self")]
+
+
+def singular(name: str) -> str:
+    """Return the name of one element of a list: "block" for "blocks"."""
+    if name.endswith("s") and len(name) > 2 and is_name(name[:-1]):
+        return name[:-1]
+    return "layer"
+
+
+def leaves(target: Sequence[Target] | Target) -> list[str]:
+    """Return the names in a target, in order; "" where there is none."""
+    if isinstance(target, str):
+        return [target]
+    return [name for item in target for name in leaves(item)]

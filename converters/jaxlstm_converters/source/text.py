@@ -1,0 +1,114 @@
+"""The text of a written file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.classes import WrittenClass
+from jaxlstm_converters.source.statements import Method, Statement
+
+_BUFFER = '''
+class Buffer(nnx.Variable):
+    """A tensor that torch registers with `register_buffer`: saved, never trained."""
+'''
+_IMPORTS = {
+    "functools": "import functools",
+    "math": "import math",
+    "jax": "import jax",
+    "jnp": "import jax.numpy as jnp",
+    "nnx": "from flax import nnx",
+    "lax": "from jax import lax",
+    "jaxlstm": "import jaxlstm",
+    "programs": "from jaxlstm import programs",
+}
+_LINE_LENGTH = 100
+
+
+def file_text(classes: Sequence[WrittenClass], *, comments: bool) -> str:
+    """Return the formatted text of a file with these classes, the model's last.
+
+    Raises:
+        ImportError: ruff is not installed.
+    """
+    bodies = [_class_text(written, comments) for written in classes]
+    used = {
+        node.id for body in bodies for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)
+    } | {"nnx"}
+    buffer = _BUFFER if "Buffer" in used else ""
+    standard = [line for name, line in _IMPORTS.items() if name in used and name in ("functools", "math")]
+    others = [line for name, line in _IMPORTS.items() if name in used and name not in ("functools", "math")]
+    doc = (
+        f'"""{classes[-1].name} in Flax NNX, written by jaxlstm from a program of torch.export.\n\n'
+        'Modules, parameters and buffers have torch\'s names.\n"""\n'
+    )
+    parts = [doc, "\n".join(standard), "\n".join(others), buffer, *bodies]
+    return formatted("\n\n".join(part for part in parts if part))
+
+
+def formatted(text: str) -> str:
+    """Return Python source as ruff formats it."""
+    settings = ["--isolated", f"--line-length={_LINE_LENGTH}", "--target-version=py311"]
+    # Sorted imports, with the order of groups that ruff's rules want.
+    sort = ["check", "--select=I", "--fix-only", "--quiet", *settings, "--stdin-filename=model.py", "-"]
+    return _ruff(["format", "--quiet", *settings, "-"], _ruff(sort, text))
+
+
+def _ruff(arguments: Sequence[str], text: str) -> str:
+    command = [sys.executable, "-m", "ruff", *arguments]
+    result = subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
+    if "No module named ruff" in result.stderr:
+        raise ImportError("Written source is formatted by ruff: pip install 'jaxlstm[source]'")
+    if result.returncode:
+        raise RuntimeError(f"ruff {arguments[0]} failed: {result.stderr.strip()}")
+    return result.stdout
+
+
+def _class_text(written: WrittenClass, comments: bool) -> str:
+    draft = written.draft
+    lines = [f"class {written.name}({draft.base}):"]
+    if draft.doc:
+        lines += [f'    """{draft.doc}"""', ""]
+    arguments = ast.arguments(
+        posonlyargs=[],
+        args=[ast.arg("self"), *map(ast.arg, written.required)],
+        kwonlyargs=[*map(ast.arg, written.defaults), ast.arg("rngs", trees.parsed("nnx.Rngs"))],
+        kw_defaults=[*written.defaults.values(), None],
+        defaults=[],
+    )
+    init = draft.init or [ast.Pass()]
+    lines += [f"    def __init__({trees.shown(arguments)}):"]
+    lines += [_indented(trees.shown(tree)) for tree in init]
+    for name, method in draft.methods.items():
+        lines += ["", f"    def {name}({_parameters(method)}):"]
+        lines += [text for statement in method.body for text in _statement(statement, comments)]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(method: Method) -> str:
+    arguments = ast.arguments(
+        posonlyargs=[],
+        args=[ast.arg("self"), *method.parameters],
+        kwonlyargs=method.keywords,
+        kw_defaults=[None] * len(method.keywords),
+        defaults=[],
+    )
+    return trees.shown(arguments)
+
+
+def _statement(statement: Statement, comments: bool) -> list[str]:
+    comment = "".join(char for char in statement.line if char.isprintable())[:200]
+    lines = [_indented(f"# {comment}")] if comments and comment else []
+    text = trees.shown(statement.tree)
+    if isinstance(statement.tree, ast.Return) and isinstance(statement.tree.value, ast.Tuple):
+        text = f"return {', '.join(map(trees.shown, statement.tree.value.elts))}"
+    return [*lines, _indented(text)]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"        {line}" for line in text.split("\n"))

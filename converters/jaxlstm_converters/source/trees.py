@@ -1,0 +1,63 @@
+"""Syntax trees of Python: the few forms that the writer makes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+
+def name(identifier: str) -> ast.Name:
+    """Return a variable that is read."""
+    return ast.Name(identifier, ast.Load())
+
+
+def target(tree: ast.expr) -> ast.expr:
+    """Return a variable, attribute or tuple of variables as the target of an assignment."""
+    if isinstance(tree, ast.Tuple):
+        return ast.Tuple([target(item) for item in tree.elts], ast.Store())
+    if isinstance(tree, ast.Attribute):
+        return ast.Attribute(tree.value, tree.attr, ast.Store())
+    if isinstance(tree, ast.Subscript):
+        return ast.Subscript(tree.value, tree.slice, ast.Store())
+    assert isinstance(tree, ast.Name)
+    return ast.Name(tree.id, ast.Store())
+
+
+def assign(to: ast.expr, value: ast.expr) -> ast.Assign:
+    """Return an assignment."""
+    return ast.Assign([target(to)], value, lineno=1)
+
+
+def attribute(owner: ast.expr, attr: str) -> ast.Attribute:
+    """Return an attribute that is read."""
+    return ast.Attribute(owner, attr, ast.Load())
+
+
+def item(owner: ast.expr, key: object) -> ast.Subscript:
+    """Return an item that is read."""
+    return ast.Subscript(owner, ast.Constant(key), ast.Load())  # type: ignore[arg-type]
+
+
+def call(function: ast.expr, *args: ast.expr, **kwargs: ast.expr) -> ast.Call:
+    """Return a call."""
+    return ast.Call(function, list(args), [ast.keyword(key, value) for key, value in kwargs.items()])
+
+
+def loop(element: ast.expr, over: ast.expr, body: Sequence[ast.stmt]) -> ast.For:
+    """Return a loop."""
+    return ast.For(target(element), over, list(body), [], lineno=1)
+
+
+def parsed(text: str) -> ast.expr:
+    """Return the tree of an expression."""
+    return ast.parse(text, mode="eval").body
+
+
+def shown(tree: ast.AST) -> str:
+    """Return the text of a tree."""
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def variables(tree: ast.AST, context: type[ast.expr_context] = ast.expr_context) -> list[str]:
+    """Return the variables that a tree reads (``ast.Load``), sets (``ast.Store``) or both."""
+    return [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, context)]

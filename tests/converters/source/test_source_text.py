@@ -1,0 +1,270 @@
+"""The text of written source: classes, names, loops and sizes. Every file runs and equals its program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from testing.written import Written, assert_equal, body_of, write
+
+
+class Block(nn.Module):
+    """A convolution with a norm; some blocks have other strides."""
+
+    def __init__(self, inputs: int, outputs: int, stride: Any = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return functional.leaky_relu(x, 0.1)
+
+
+class Recogniser(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(1, 4), Block(4, 6, (2, 1)), Block(6, 6)])
+        self.rnn = nn.LSTM(24, 5, bidirectional=True, batch_first=True)
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.out = nn.Linear(10, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images / self.scale
+        for block in self.blocks:
+            x = block(x)
+        b, c, h, w = x.shape
+        x = x.permute(0, 3, 1, 2).reshape(b, w, c * h)
+        y, _ = self.rnn(x)
+        return self.out(y).log_softmax(-1)
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Written:
+    torch.manual_seed(0)
+    return write(Recogniser(), torch.randn(2, 1, 8, 12))
+
+
+def test_equal_modules_are_one_class_and_a_loop(recogniser: Written) -> None:
+    assert recogniser.text.count("class Block") == 1
+    assert body_of(recogniser.text, "Block")[1].strip() == (
+        "def __init__(self, in_features, out_features, *, strides=1, rngs: nnx.Rngs):"
+    )
+    body = "\n".join(body_of(recogniser.text, "Recogniser"))
+    assert "Block(4, 6, strides=(2, 1), rngs=rngs)" in body
+    assert "for block in self.blocks:\n            x = block(x)\n" in body
+    assert not recogniser.remarks
+
+
+def test_it_equals_the_program_at_other_sizes(recogniser: Written) -> None:
+    for sizes in ((2, 12), (3, 17), (1, 5)):
+        assert_equal(recogniser, torch.randn(sizes[0], 1, 8, sizes[1]))
+
+
+def test_channels_are_last_between_one_transposition_at_each_end(recogniser: Written) -> None:
+    assert "transpose" not in "\n".join(body_of(recogniser.text, "Block"))
+    assert recogniser.text.count(".transpose(") == 2
+
+
+def test_names_are_those_of_the_code(recogniser: Written) -> None:
+    body = "\n".join(body_of(recogniser.text, "Recogniser"))
+    assert "def __call__(self, images):" in body
+    assert "y, _ = self.rnn(" in body
+
+
+def test_the_same_input_gives_the_same_text(recogniser: Written) -> None:
+    torch.manual_seed(0)
+    assert write(Recogniser(), torch.randn(2, 1, 8, 12)).text == recogniser.text
+
+
+def test_comments_are_the_lines_of_the_code() -> None:
+    text = write(Recogniser(), torch.randn(2, 1, 8, 12), comments=True).text
+    assert "# x = self.norm(self.conv(x))" in text
+    assert "# y, _ = self.rnn(x)" in text
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.out = nn.Linear(4, 7, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.out(self.embedding(tokens))
+
+
+class Twice(nn.Module):
+    """One module that is called twice, once for one of its results only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 3)
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c = self.cell(x)
+        h, _ = self.cell(self.mix(h), (h, c))
+        return self.mix(h)
+
+
+class InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, 0] = 1.0
+        y.add_(x)
+        y[:, 1:3] *= x[:, :2]
+        return y
+
+
+class Counter(nn.Module):
+    """A buffer that the program changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return x + self.calls
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos() + 1, (x,))
+
+
+class Shared(nn.Module):
+    """A module that belongs to its parent but is called by a sibling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(4, 4)
+        self.decoder = Decoder(self.embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.embedding(x))
+
+
+class Decoder(nn.Module):
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.scale = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embedding(x * self.scale).tanh()
+
+
+class Containers(nn.Module):
+    """Parts in a ModuleDict, a ParameterList, nested Sequentials, and a list that is read backwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({"a-b": nn.Linear(4, 2), "class": nn.Linear(4, 3)})
+        self.gains = nn.ParameterList([nn.Parameter(torch.randn(4)) for _ in range(2)])
+        inner = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.body = nn.Sequential(inner, nn.Identity(), nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()))
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.body(x * self.gains[1] + self.gains[0])
+        for layer in reversed(self.layers):
+            x = layer(x).relu()
+        return self.heads["a-b"](x), self.heads["class"](x)
+
+
+class Hostile(nn.Module):
+    """Attributes with names that mean something else in Flax or Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rngs = nn.Linear(3, 3)
+        self.jnp = nn.Linear(3, 3)
+        self.sow = nn.Linear(3, 3)
+
+    def forward(self, self_: Tensor, nnx: Tensor) -> dict[str, Any]:
+        jnp = self.rngs(self_)
+        return {"list": [self.jnp(jnp), None], "pair": (self.sow(nnx) + jnp,)}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        y, weights = self.attention(x, memory, memory)
+        return x + y, weights
+
+
+class Pair(nn.Module):
+    """Nested arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return self.lstm(x, state)
+
+
+class OddOrder(nn.Module):
+    """Two values whose names trade places, and an old value that is used after its name is taken."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        old = a
+        a, b = b * 2, a + 1
+        a = a.sin() + b
+        return a * old.cos() + b * (a + old)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]]] = {
+    "tied": (Tied, lambda n: (torch.randint(0, 7, (n, 3)),)),
+    "twice": (Twice, lambda n: (torch.randn(n, 3),)),
+    "in place": (InPlace, lambda n: (torch.randn(n, 4),)),
+    "cond": (Branch, lambda n: (torch.randn(n, 4),)),
+    "shared": (Shared, lambda n: (torch.randn(n, 4),)),
+    "containers": (Containers, lambda n: (torch.randn(n, 4),)),
+    "hostile": (Hostile, lambda n: (torch.randn(n, 3), torch.randn(n, 3))),
+    "attention": (Attention, lambda n: (torch.randn(n, 5, 8), torch.randn(n, 6, 8))),
+    "pair": (Pair, lambda n: (torch.randn(5, n, 3), (torch.randn(1, n, 4), torch.randn(1, n, 4)))),
+    "odd order": (OddOrder, lambda n: (torch.randn(n, 3), torch.randn(n, 3))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_written_source_equals_the_program(name: str) -> None:
+    torch.manual_seed(1)
+    module, inputs = CASES[name]
+    written = write(module(), *inputs(2))
+    for size in (2, 3, 1):
+        assert_equal(written, *inputs(size))
+
+
+def test_a_tied_weight_is_read_where_it_is_owned() -> None:
+    text = write(Tied(), torch.randint(0, 7, (2, 3))).text
+    assert "self.embedding.embedding[...]" in text
+    assert text.count("nnx.Param") == 0
+
+
+def test_a_changed_buffer_keeps_its_value() -> None:
+    x = torch.randn(2, 3)
+    written = write(Counter(), x)
+    _, buffers = written.program.call_with_buffers({}, x.numpy())
+    written.model(x.numpy())
+    assert written.model.calls[...] == pytest.approx(buffers["calls"])
+
+
+def test_dead_values_are_not_written() -> None:
+    class Dead(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            _ = x.exp()
+            return x.sin()
+
+    assert "jnp.exp" not in write(Dead(), torch.randn(2, 3)).text
