@@ -31,10 +31,19 @@ Size: TypeAlias = int | str | None
 
 @dataclass(frozen=True)
 class TensorType:
-    """The dtype and shape of a tensor, with named free axes."""
+    """The dtype and shape of a tensor, with named free axes.
+
+    ``expressions`` is torch's text of each size, which tells whether two sizes are equal; () if not known.
+    """
 
     dtype: np.dtype
     shape: tuple[Size, ...]
+    expressions: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    def permuted(self, order: Sequence[int]) -> TensorType:
+        """Return the type with its axes in another order."""
+        expressions = tuple(self.expressions[axis] for axis in order) if self.expressions else ()
+        return TensorType(self.dtype, tuple(self.shape[axis] for axis in order), expressions)
 
 
 class ModuleCall(NamedTuple):

@@ -43,10 +43,6 @@ def channel_order(node: Node, rank: int, types: Mapping[str, TensorType]) -> Ord
     return (*range(axis), *range(axis + 1, rank), axis)
 
 
-def _permuted(type_: TensorType, order: Order) -> TensorType:
-    return replace(type_, shape=tuple(type_.shape[axis] for axis in order))
-
-
 def _elements(type_: TensorType) -> int:
     return math.prod(size if isinstance(size, int) else _ASSUMED_SIZE for size in type_.shape)
 
@@ -188,7 +184,7 @@ class Rewriter:
         name = value if after == own_order(len(after)) else self._fresh(value)
         dims = tuple(before.index(axis) for axis in after)
         position, calls = self._place(value, source)
-        types = {name: _permuted(self.types[value], after)}
+        types = {name: self.types[value].permuted(after)}
         kwargs: dict[str, Argument] = {"self": Value(source), "dims": dims}
         node = Node(f"{name}_permute", "aten.permute.default", (), kwargs, (name,), calls, types)
         self.emitted.append(((position, 0), node))
@@ -272,7 +268,7 @@ class Rewriter:
                 own = order if isinstance(order, tuple) else order(name)
                 names[name] = name if own == own_order(len(own)) else self._fresh(name)
                 self.stored[name] = {own: names[name]}
-                types[names[name]] = _permuted(types.pop(name), own)
+                types[names[name]] = types.pop(name).permuted(own)
                 self.made[names[name]] = self.index
         kwargs = {n: changed[n] if n in changed else self.plain(a) for n, a in node.kwargs.items()}
         outputs = tuple(_renamed(output, names) for output in node.outputs)

@@ -1,7 +1,7 @@
 """The dtypes and sizes that torch recorded for the values of a graph.
 
 The expression of a symbolic size is never parsed: a size is an integer, a single symbol that matches a
-pattern, or unknown.
+pattern, or unknown. Its text is kept, because equal texts are equal sizes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class TensorTypes:
         record = field(self._records, name, dict, context)
         sizes = field(record, "sizes", list, context)
         dtype = scalar_type(field(record, "dtype", int, context))
-        return TensorType(dtype, tuple(self._size(size, context) for size in sizes))
+        shape = tuple(self._size(size, context) for size in sizes)
+        return TensorType(dtype, shape, tuple(_text(size) for size in sizes))
 
     def of_results(
         self, target: str, results: Sequence[str], arguments: Iterable[str]
@@ -94,3 +95,9 @@ class TensorTypes:
         match = _SYMBOL.fullmatch(field(content, "expr_str", str, context))
         symbol = match[1] if match else None
         return symbol if self.free_axes is None or symbol in self.free_axes else None
+
+
+def _text(size: Any) -> str:
+    """Return the text of a size that was read."""
+    _, content = union(size, "a size")
+    return str(content) if isinstance(content, int) else str(content["expr_str"])

@@ -29,7 +29,7 @@ from testing.spelled import MODULES, name_of, spelled_layers, traced_nodes
 from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
 
 SLOW = pytest.mark.slow
-REFUSED = ("unsupported-operator", "training-mode")
+REFUSED = ("unsupported-operator", "training-mode", "tensor-dtype")
 
 
 def require_samples(name: str, dtype: torch.dtype, most: int) -> None:

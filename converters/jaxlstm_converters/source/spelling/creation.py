@@ -61,6 +61,15 @@ def _scalar(operation: TypedNode) -> str:
     return f"jnp.array(s{_dtype(operation, of_value)})"
 
 
+def _added(operation: TypedNode) -> str:
+    """Return the sum with its number behind, as torch writes it in front."""
+    first, second = operation["a"], operation["b"]
+    if not isinstance(first, int) or isinstance(second, int):
+        return "a + b"
+    operation.extra["a"] = abs(first)
+    return "b - a" if first < 0 else "b + a"
+
+
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "and_": "&", "or_": "|"}
 RULES: dict[str, Rule] = {
     "fill": "jnp.full_like(self, value)",
@@ -80,7 +89,7 @@ RULES: dict[str, Rule] = {
     # Sizes
     "sym_size": "self.shape[dim]",
     "sym_numel": "self.size",
-    "_operator.add": "a + b",
+    "_operator.add": _added,
     "_operator.sub": "a - b",
     "_operator.mul": "a * b",
     "_operator.floordiv": "a // b",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_size
 
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
@@ -97,11 +97,7 @@ def _adaptive(operation: TypedNode) -> str | None:
         return None
     n = len(operation["output_size"])
     first = len(own.shape) - n - operation.channels_last
-    places = [
-        place
-        for place in range(first, first + n)
-        if own.shape[place] is None or own.shape[place] != result.shape[place]
-    ]
+    places = [place for place in range(first, first + n) if not same_size(own, place, result, place)]
     if any(result.shape[place] != 1 for place in places):
         return _divided(operation, first, n)
     if not places:

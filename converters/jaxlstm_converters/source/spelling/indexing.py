@@ -133,11 +133,9 @@ def _index_select(operation: TypedNode) -> str | None:
 def _along(operation: TypedNode) -> bool:
     """Return True if an index has the sizes of ``self`` except along its axis, as NumPy wants it."""
     own, index = operation.type("self"), operation.type("index")
-    if own is None or index is None or not own.shape or len(own.shape) != len(index.shape):
+    if own is None or index is None or not own.shape:
         return False
-    place = operation.axis(operation["dim"])
-    others = [(*type_.shape[:place], *type_.shape[place + 1 :]) for type_ in (own, index)]
-    return same_sizes(*others)
+    return same_sizes(own, index, without=operation.axis(operation["dim"]))
 
 
 def _gathered(operation: TypedNode) -> str | None:
@@ -151,7 +149,7 @@ def _scattered(operation: TypedNode) -> str | None:
     if source is None:
         return "jnp.put_along_axis(self, index, value, axis=dim, inplace=False)"
     index = operation.type("index")
-    fits = index is not None and same_sizes(source.shape, index.shape) and source.dtype == own.dtype
+    fits = index is not None and same_sizes(source, index) and source.dtype == own.dtype
     return "jnp.put_along_axis(self, index, src, axis=dim, inplace=False)" if fits else None
 
 
@@ -168,7 +166,7 @@ def _copied(operation: TypedNode) -> str | None:
     if own is None or source is None:
         return None
     converted = "src" if own.dtype == source.dtype else "src.astype(self.dtype)"
-    same = same_sizes(own.shape, source.shape)
+    same = same_sizes(own, source)
     return converted if same else f"jnp.broadcast_to({converted}, self.shape)"
 
 

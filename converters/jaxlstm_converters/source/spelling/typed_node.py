@@ -103,7 +103,7 @@ class TypedNode:
     def same_shape(self, name: str = "self") -> bool:
         """Return True if the result is known to have the shape of an argument."""
         own, result = self.type(name), self.result
-        return own is not None and result is not None and same_sizes(own.shape, result.shape)
+        return own is not None and result is not None and same_sizes(own, result)
 
     def is_float(self, *names: str) -> bool:
         """Return True if those arguments that are tensors, or all, are float32 or float64."""
@@ -128,9 +128,20 @@ Rule = str | Callable[[TypedNode], str | None]
 """A template, or a function that returns one, or None where no template equals the operator."""
 
 
-def same_sizes(first: tuple, second: tuple) -> bool:
-    """Return True if two shapes are known to be equal."""
-    return None not in first and first == second
+def same_size(first: TensorType, axis: int, second: TensorType, other: int) -> bool:
+    """Return True if the sizes of two axes are known to be equal."""
+    size = first.shape[axis]
+    if size is not None and size == second.shape[other]:
+        return True
+    texts = first.expressions, second.expressions
+    return all(texts) and texts[0][axis] == texts[1][other]
+
+
+def same_sizes(first: TensorType, second: TensorType, without: int | None = None) -> bool:
+    """Return True if two shapes are known to be equal, but for one axis."""
+    axes = [axis for axis in range(len(first.shape)) if axis != without]
+    ranks = len(first.shape) == len(second.shape)
+    return ranks and all(same_size(first, axis, second, axis) for axis in axes)
 
 
 def _fits(number: float, types: list[TensorType]) -> bool:
