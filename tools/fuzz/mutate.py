@@ -41,7 +41,7 @@ VALUES = (
 )
 ENTRIES = ("byteorder", "constants.pkl", "data.pkl", "data/0", "code/a.py", ".format_version", "b.npy")
 HEAD = re.compile(rb"\x80[\x02-\x05]")
-# How many values an opcode pops, whether down to a mark, and how many it pushes.
+# The number of values that an opcode pops, True if it pops down to a mark, and the number that it pushes.
 KIND = {
     op.code.encode("latin1"): (
         len(op.stack_before),
@@ -209,7 +209,7 @@ def small_parts(head: re.Pattern[bytes], *modules: Any) -> Iterator[bytes]:
 
 @cache
 def opcodes_by_kind() -> dict[Any, list[bytes]]:
-    """Return every opcode of the valid files and of the hostile pickles, and every code by itself."""
+    """Return the opcodes of the valid files and of the hostile pickles, and each code without an argument."""
     made = dict.fromkeys(KIND)
     for part in small_parts(HEAD, pickles, tensors, found):
         with suppress(*UNPARSED):
