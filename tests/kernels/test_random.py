@@ -26,7 +26,7 @@ TOLERANCE = {"float32": 5e-6, "float64": 2e-14, "bfloat16": 3e-2, "float16": 4e-
 
 
 def draw_problem(number: int) -> tuple[Problem, str, int]:
-    """Draw a problem with sizes near vectors, register blocks and panels, a dtype and the number of threads."""
+    """Draw a problem with sizes near vectors, blocks and panels, a dtype and the number of threads."""
     rng = np.random.default_rng([SEED, number])
     hidden_size = int(rng.choice([1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 65, 100, 130]))
     projected = hidden_size > 1 and rng.random() < 0.3

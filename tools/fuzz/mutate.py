@@ -41,13 +41,10 @@ VALUES = (
 )
 ENTRIES = ("byteorder", "constants.pkl", "data.pkl", "data/0", "code/a.py", ".format_version", "b.npy")
 HEAD = re.compile(rb"\x80[\x02-\x05]")
+MARKED = pickletools.markobject
 # The number of values that an opcode pops, True if it pops down to a mark, and the number that it pushes.
 KIND = {
-    op.code.encode("latin1"): (
-        len(op.stack_before),
-        pickletools.markobject in op.stack_before,
-        len(op.stack_after),
-    )
+    op.code.encode("latin1"): (len(op.stack_before), MARKED in op.stack_before, len(op.stack_after))
     for op in pickletools.opcodes
 }
 # Opcodes with a string, and the width of its length.
