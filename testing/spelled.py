@@ -18,7 +18,7 @@ from jaxlstm.programs.graph import Graph, Node, TensorType, Value
 from jaxlstm.programs.operators.registry import Options, find_operator
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.porting_warning import PortingWarning
-from jaxlstm_converters.source.spelling import Layer, layer_of, spell, spell_call
+from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell, spell_call
 from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_close
 
@@ -111,7 +111,7 @@ class SpelledNode:
 class SpelledLayer:
     """A node with the layer that computes it."""
 
-    def __init__(self, spelled: SpelledNode, layer: Layer) -> None:
+    def __init__(self, spelled: SpelledNode, layer: LayerSpelling) -> None:
         self.spelled, self.layer = spelled, layer
         receiver = ast.Name("layer", ast.Load())
         self.text = ast.unparse(spell_call(layer, spelled.node, receiver, name_of))
