@@ -9,10 +9,10 @@ from jax import Array, lax
 
 from jaxlstm.layer import precision as precision_
 from jaxlstm.programs.operators.axes import repeated
+from jaxlstm.programs.operators.fast_convolution import Form, Geometry, Pads, form_on_cpu
 from jaxlstm.programs.operators.registry import Options, register_layouts
 
 Ints = int | Sequence[int]
-Pads = Sequence[tuple[int, int]]
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
 
@@ -120,17 +120,31 @@ def _convolve(
 ) -> Array:
     space = _AXES[weight.ndim - 2]
     images = f"N{space}C" if last else f"NC{space}"
+    precision = precision_.resolve(options.precision)
     batched = x.ndim == weight.ndim
-    y = lax.conv_general_dilated(
-        x if batched else x[None],
-        weight,
-        stride,
-        pads,
-        input_dilation,
-        kernel_dilation,
-        (images, f"OI{space}", images),
-        groups,
-        precision=precision_.resolve(options.precision),
+
+    def plain(groups: int) -> Form:
+        return lambda x, weight: lax.conv_general_dilated(
+            x,
+            weight,
+            stride,
+            pads,
+            input_dilation,
+            kernel_dilation,
+            (images, f"OI{space}", images),
+            groups,
+            precision=precision,
+        )
+
+    fast = None
+    if last and max(input_dilation) == 1:
+        geometry = Geometry(stride, pads, kernel_dilation)
+        fast = form_on_cpu(x.shape[-1], weight, geometry, groups, precision, plain)
+    operands = x if batched else x[None], weight
+    y = (
+        lax.platform_dependent(*operands, cpu=fast, default=plain(groups))
+        if fast
+        else plain(groups)(*operands)
     )
     if bias is not None:
         y = y + (bias if last else bias.reshape(-1, *((1,) * len(space))))
