@@ -38,7 +38,7 @@ _PACKED = (
 def recurrent(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``torch.lstm``, ``torch.gru`` and the like.
 
-    Among them are those of a port that confuses h_n with the outputs.
+    Some faults confuse h_n with the outputs.
     """
     arguments = _arguments(operation)
     packed = "batch_sizes" in arguments
