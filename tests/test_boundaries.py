@@ -80,6 +80,7 @@ HOMES = {
     "flax": (
         *("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.subjects.flax_model"),
         "jaxlstm_converters.flax",
+        "jaxlstm_converters.source.proof",
     ),
     "onnx": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),
     "google": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),  # the exceptions of protobuf

@@ -1,4 +1,4 @@
-"""``jaxlstm convert FILE -o OUT``: convert one LSTM of a checkpoint to another file format."""
+"""``jaxlstm convert FILE -o OUT``: one LSTM to another file format, or a program to Flax source."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jaxlstm.cli.options import (
     require_output,
     warn_of_assumptions,
 )
+from jaxlstm.cli.source import run_source
 
 
 def add_parser(commands: Any) -> None:
@@ -24,10 +25,11 @@ def add_parser(commands: Any) -> None:
         commands,
         "convert",
         run,
-        help="convert one LSTM of a checkpoint to another file format",
+        help="convert one LSTM of a checkpoint to another file format, or a .pt2 program to Flax source",
         description="Convert one LSTM of a checkpoint to safetensors, PyTorch or NumPy. "
-        "The file is read back and compared bit for bit. "
-        "Exit status: 0 if all bits are equal, 1 if not, 2 for bad input.",
+        "The file is read back and compared bit for bit. If OUT ends in .py, write a .pt2 program as Flax "
+        "source and its weights as safetensors; the source is run and compared with the program. "
+        "Exit status: 0 if all bits are equal, or source and program are, 1 if not, 2 for bad input.",
         output="the file to write; it must not be FILE",
         overwrite=True,
     )
@@ -37,9 +39,24 @@ def add_parser(commands: Any) -> None:
         choices=("safetensors", "torch", "npz"),
         help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .npz)",
     )
+    parser.add_argument(
+        "--comments", action="store_true", help="in source, write the lines of the torch code as comments"
+    )
+    parser.add_argument(
+        "--test", action="store_true", help="also write test_OUT.py, which repeats the comparison with pytest"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Convert to source or to a file of weights."""
+    if args.output.endswith(".py"):
+        return run_source(args)
+    if args.comments or args.test:
+        raise ValueError(f"--comments and --test write source: -o must end in .py, got {args.output}")
+    return _run_weights(args)
+
+
+def _run_weights(args: argparse.Namespace) -> int:
     """Write the file, read it back and compare: return 0 if every bit is the same, 1 if not."""
     import numpy as np
 

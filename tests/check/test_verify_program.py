@@ -159,6 +159,14 @@ def test_a_program_is_a_reference_without_torch():
         verify_model(scaled, program, (x[:, :2],), params=program.params)
 
 
+def test_an_exported_program_with_tied_weights(tmp_path):
+    x = torch.randn(4, 3)
+    program = jaxlstm.from_module(Scaled().eval(), (x,))
+    program.save(tmp_path / "a.pt2")
+    report = verify_model(program, torch.export.load(tmp_path / "a.pt2"), (x,))
+    assert report.ok, str(report)
+
+
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
 def test_a_program_as_a_reference_refuses_values():
     class Positive(nn.Module):

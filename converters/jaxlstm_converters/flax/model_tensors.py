@@ -21,7 +21,7 @@ from jaxlstm_converters.flax.plan import ConversionPlan
 from jaxlstm_converters.flax.settings import SETTINGS
 from jaxlstm_converters.lstm._load import lookalikes, module_state_dict
 from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
-from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, read_settings, settings_of_file
+from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, read_records, read_settings
 
 
 class TorchSource(NamedTuple):
@@ -31,10 +31,12 @@ class TorchSource(NamedTuple):
       tensors: name -> torch tensor, NumPy array or lazy tensor of a checkpoint.
       settings: prefix of a torch module -> its ``SETTINGS``; its class is under "lookalike" if it is not
         torch's LSTM but has the same parameter names.
+      unused: names that a model of a program need not have; None for other sources.
     """
 
     tensors: Mapping[str, Any]
     settings: dict[str, dict[str, Any]]
+    unused: frozenset[str] | None = None
 
 
 def open_source(source: Any) -> TorchSource:
@@ -49,9 +51,9 @@ def open_source(source: Any) -> TorchSource:
         source = read_checkpoint(source)
     if isinstance(source, Checkpoint):
         if source.container == "pt2":
-            settings = settings_of_file(source.path)
-        else:
-            settings = read_settings(source.metadata.get(SETTINGS_KEY, ""))
+            recorded = read_records(source.path)
+            return TorchSource(source, recorded.settings, recorded.unused)
+        settings = read_settings(source.metadata.get(SETTINGS_KEY, ""))
         return TorchSource(source, settings | {p.rstrip("."): dict(hint) for p, hint in source.hints.items()})
     if isinstance(source, Mapping):
         return TorchSource(_flat(source), {})
@@ -92,6 +94,7 @@ class ModelTensors:
       root: the prefix among the plain names below which most of the model was found; often empty.
       key: the usual key that was removed from the names, such as "model_state_dict"; often empty.
       beside: name in the source -> tensor beside ``key`` that may be part of a larger model.
+      unused: names in the source that a model of a program need not have; None for other sources.
     """
 
     tensors: dict[str, Any]
@@ -101,6 +104,7 @@ class ModelTensors:
     root: str
     key: str
     beside: dict[str, Any] = field(default_factory=dict)
+    unused: frozenset[str] | None = None
 
     @cached_property
     def layers(self) -> dict[str, set[str]]:
@@ -153,7 +157,7 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
     }
     found = set(plain.values()).intersection(f"{root}.{name}" for name in wanted)
     root = root.removeprefix(key).strip(".") if 2 * len(found) >= len(wanted) else ""
-    model = ModelTensors({}, {}, settings, list(fold_notes), root, key)
+    model = ModelTensors({}, {}, settings, list(fold_notes), root, key, unused=source.unused)
     ignored: list[str] = []
     for original, name in plain.items():
         short = name[len(start) :]

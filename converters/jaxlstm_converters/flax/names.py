@@ -100,6 +100,8 @@ def without_wrappers(name: str, keep: Iterable[str] = ()) -> str:
     The new spelling of weight normalization becomes the old one: ``weight_g`` and ``weight_v``.
     """
     plain = ".".join(part for part in name.split(".") if part not in WRAPPERS or part in keep)
+    if "parametrizations" in keep:
+        return plain
     return _PARAMETRIZATION.sub(lambda match: f"{match[1]}_{'gv'[int(match[2])]}", plain)
 
 

@@ -139,10 +139,13 @@ def unexpected_hints(used: set[str], model: ModelTensors) -> dict[str, str]:
     hints = {}
     for name, tensor in model.tensors.items():
         prefix, _, last = name.rpartition(".")
-        if name in used:
+        twin = twins.get(_memory(tensor))
+        # A program does not record which name of a tied tensor it uses.
+        optional = model.unused is not None and (twin is not None or model.original[name] in model.unused)
+        if name in used or optional:
             continue
         hints[name] = ""
-        if (twin := twins.get(_memory(tensor))) is not None:
+        if twin is not None:
             other = twin.rpartition(".")[0]
             names = {prefix: other, other: other}
             hints[name] = f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"

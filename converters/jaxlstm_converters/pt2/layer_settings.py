@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxlstm.programs.graph import Graph, Node
+from jaxlstm.programs.graph import Graph, Node, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 
@@ -41,12 +41,29 @@ def _of_node(node: Node) -> dict[str, Any]:
     return _plain(settings)
 
 
-def settings_of_file(path: str) -> dict[str, dict[str, Any]]:
-    """Return the settings of the layers in a `.pt2` file; none if its graph cannot be read."""
+class ProgramRecords(NamedTuple):
+    """What a program records about its layers and tensors.
+
+    Attributes:
+        settings: the settings of its layers.
+        unused: the constants, and the names of parameters and buffers that no operator uses.
+    """
+
+    settings: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
+    unused: frozenset[str] = frozenset()
+
+
+def read_records(path: str) -> ProgramRecords:
+    """Return the records of a `.pt2` file; none if its graph cannot be read."""
     try:
-        return layer_settings(read_pt2(path).graph)
+        graph = read_pt2(path).graph
     except CheckpointError:
-        return {}
+        return ProgramRecords()
+    used = {name for node in graph.nodes for name in values_in((*node.args, *node.kwargs.values()))}
+    used |= set(values_in(graph.outputs))
+    tensors = {**graph.parameters, **graph.buffers}
+    unused = {name for value, name in tensors.items() if value not in used}
+    return ProgramRecords(layer_settings(graph), frozenset(unused | set(graph.constants.values())))
 
 
 def settings_text(settings: LayerSettings) -> str:

@@ -210,13 +210,25 @@ def run_module(
 
 def _exported_module(program: torch.export.ExportedProgram) -> torch.nn.Module:
     try:
-        return program.module()
+        module = program.module()
     except RuntimeError as error:
         # For example, torch's own attribute "meta" hides a submodule of that name.
         raise ValueError(
             f"torch cannot run this exported program: {error}. Pass the live module to verify_model instead, "
             "or rename the submodule that the error names and export the model again"
         ) from error
+    _tie_parameters(module)
+    return module
+
+
+def _tie_parameters(module: torch.nn.Module) -> None:
+    """Tie the parameters that share memory: a program's module has two parameters where the model had one."""
+    first: dict[Any, Any] = {}
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
+        place = parameter.data_ptr(), parameter.shape, parameter.stride()
+        path, _, last = name.rpartition(".")
+        if parameter.numel():
+            setattr(module.get_submodule(path), last, first.setdefault(place, parameter))
 
 
 def _deep_copy(module: torch.nn.Module) -> torch.nn.Module:

@@ -100,7 +100,7 @@ def _arrays(result: Any) -> list[np.ndarray]:
 
 
 def in_float64(graph: Graph) -> Graph:
-    """Return the graph with every dtype among floating-point types and arguments replaced by float64."""
+    """Return the graph with every floating-point and complex dtype in double precision."""
     return replace(
         graph,
         inputs=tuple(replace(i, type=i.type and _type(i.type)) for i in graph.inputs),
@@ -127,6 +127,8 @@ def _argument(value: Any) -> Any:
         return tuple(map(_argument, value))
     if isinstance(value, Graph):
         return in_float64(value)
+    if isinstance(value, np.dtype) and value.kind == "c":
+        return np.dtype(np.complex128)
     if isinstance(value, np.dtype) and (value.kind == "f" or value.name == "bfloat16"):
         return np.dtype(np.float64)
     return value

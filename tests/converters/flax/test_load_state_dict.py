@@ -235,3 +235,24 @@ def test_non_strict_writes_the_rest() -> None:
     assert model["a"].kernel[...].all()
     np.testing.assert_array_equal(model["b"].bias[...], kept)
     assert "2 loaded, 1 missing, 1 unexpected, 1 misshapen" in str(result)
+
+
+def test_parametrizations_of_a_port() -> None:
+    """A port may keep torch's modules of a parametrization, under their names."""
+
+    class Parametrization(nnx.Module):
+        def __init__(self) -> None:
+            self.original0, self.original1 = nnx.Param(jnp.zeros((5, 1))), nnx.Param(jnp.zeros((5, 3)))
+
+    class Parametrized(nnx.Module):
+        def __init__(self) -> None:
+            self.bias = nnx.Param(jnp.zeros(5))
+            self.parametrizations = nnx.Dict({"weight": Parametrization()})
+
+    theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 5))
+    ours = Parametrized()
+    jaxlstm.load_state_dict(ours, theirs)
+    back = jaxlstm.state_dict(ours)
+    assert back.keys() == theirs.state_dict().keys()
+    for name, tensor in theirs.state_dict().items():
+        np.testing.assert_array_equal(back[name], tensor.numpy(), strict=True)

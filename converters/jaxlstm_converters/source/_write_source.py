@@ -1,0 +1,127 @@
+"""`write_source`: a program as Flax source and weights, two files that the user owns."""
+
+from __future__ import annotations
+
+import keyword
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxlstm._shared.files import require_path, require_replaceable, write_together
+from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm.programs.program import Program
+from jaxlstm_converters.pt2._load_program import load_program
+from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, settings_text
+from jaxlstm_converters.source._source_text import source_text
+
+if TYPE_CHECKING:
+    from jaxlstm_converters.source._source_text import WrittenSource
+
+
+def write_source(
+    program_or_path: Program | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    comments: bool = False,
+) -> SourceFiles:
+    """Write a program as Flax NNX source, and its weights as a safetensors file beside it.
+
+    The source has one class for each class of torch module, with torch's names of classes, attributes and
+    variables. It imports only jax, flax and jaxlstm. ``jaxlstm.load_state_dict(model, "crnn.safetensors")``
+    fills the model, and so do the ``.pt2`` file and a state dict of the torch module. The same program gives
+    the same bytes. ``jaxlstm convert`` also checks the written model against the program.
+
+    Args:
+      program_or_path: a program, or a ``.pt2`` file for ``jaxlstm.load_program``.
+      path: the file to write, such as ``crnn.py``; the weights go to ``crnn.safetensors``.
+      overwrite: replace existing files.
+      comments: write the lines of the torch module's code as comments.
+
+    Returns:
+      The files: their paths, the classes, and remarks about lines that no Flax user would have written.
+
+    Raises:
+      ValueError: ``path`` is not a file that Python can import, such as ``crnn.py``.
+      FileExistsError: one of the files exists. Nothing is written.
+      CheckpointError, ProgramError: as for ``load_program``.
+      ModuleNotFoundError: ruff, which formats the source, is not installed.
+
+    >>> jaxlstm.write_source("crnn.pt2", "crnn.py")  # doctest: +SKIP
+    """
+    program = program_or_path if isinstance(program_or_path, Program) else load_program(program_or_path)
+    files = SourceFiles.of(program, path, comments=comments)
+    files.write(overwrite=overwrite)
+    return files
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The source of a model and its weights.
+
+    Attributes:
+      source, weights: the paths of the two files.
+      text: the source.
+      class_names: its classes; the last is the model's.
+      tensors: name in torch -> weight.
+      remarks: one line for each operator without a counterpart in Flax or JAX.
+      settings: the arguments of torch's layers that their weights do not show, for the file of the weights.
+    """
+
+    source: Path
+    weights: Path
+    text: str
+    class_names: tuple[str, ...]
+    tensors: Mapping[str, np.ndarray]
+    remarks: tuple[str, ...]
+    settings: str
+
+    @classmethod
+    def of(cls, program: Program, path: str | os.PathLike[str], *, comments: bool = False) -> SourceFiles:
+        """Return the files of a program, which are not written yet."""
+        require_path(path, "call jaxlstm.write_source(program, path)")
+        source = Path(path)
+        if source.suffix != ".py" or not source.stem.isidentifier() or keyword.iskeyword(source.stem):
+            raise ValueError(f"path must be the file of a module, such as crnn.py, got {os.fspath(path)!r}")
+        tensors = {**program.params, **program.buffers, **program.constants}
+        tensors |= {name: program.params[first] for name, first in program.tied.items()}
+        arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+        written: WrittenSource = source_text(program.graph, arrays, comments=comments)
+        return cls(
+            source,
+            source.with_suffix(".safetensors"),
+            written.text,
+            tuple(written.class_names),
+            written.tensors,
+            tuple(written.remarks),
+            settings_text(layer_settings(program.graph)),
+        )
+
+    @property
+    def model(self) -> str:
+        """The name of the class of the model."""
+        return self.class_names[-1]
+
+    def write(self, *, overwrite: bool, others: Mapping[Path, str] | None = None) -> None:
+        """Write both files and other texts, all of them or none.
+
+        Raises:
+          FileExistsError: one of them exists and must not be replaced.
+        """
+        others = others or {}
+        for path in (self.source, self.weights, *others):
+            if not overwrite and os.path.lexists(path):
+                raise FileExistsError(
+                    f"{path} exists; choose another path, or pass overwrite=True to replace it"
+                )
+            require_replaceable(path, overwrite=True, is_ours=bool)
+        metadata = {"format": "pt", SETTINGS_KEY: self.settings}
+        texts = {self.source: self.text, **others}
+        write_together(
+            {path: [text.encode()] for path, text in texts.items()}
+            | {self.weights: safetensors_bytes(self.tensors, metadata)}
+        )

@@ -1,0 +1,197 @@
+"""The proof of a written model: it runs, and is compared with the program from which it was written."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from jaxlstm._shared.progress import Progress, no_progress
+from jaxlstm.check import Report, verify_model
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.inference.program_artifact import as_arguments
+from jaxlstm.inference.random_inputs import random_inputs
+from jaxlstm.programs.program import Program
+from jaxlstm_converters.flax._load_state_dict import load_state_dict
+from jaxlstm_converters.porting_warning import PortingWarning
+from jaxlstm_converters.source._write_source import SourceFiles
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The comparison of a written model with its program.
+
+    Attributes:
+      report: the report of ``verify_model``; None if the model could not be made or filled.
+      problem: the reason why it could not.
+      sizes: the number of sizes of the inputs.
+      arguments: the example, as (args, kwargs).
+    """
+
+    report: Report | None
+    problem: str
+    sizes: int
+    arguments: Arguments
+
+    @property
+    def holds(self) -> bool:
+        """True if the model equals the program on every case that the program takes."""
+        # A model may refuse the cases of a module. A written model must take them, at all sizes.
+        return self.report is not None and self.report.ok and not self.refused
+
+    @property
+    def refused(self) -> list[str]:
+        """The cases that the program takes, and the model does not."""
+        items = self.report.items if self.report is not None else ()
+        return [f"{item.name}: {item.detail}" for item in items if item.id == "refused"]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words, for a model that holds."""
+        untested = {item.id for item in self.report.items if item.ok is None} if self.report else set()
+        dtypes = "float32" if "float64" in untested else "float64 and float32"
+        compared = "values" if "untested" in untested else "values and gradients"
+        return f"equal to the program in {dtypes}, {compared}, at {self.sizes} size{'s' * (self.sizes != 1)}"
+
+    @property
+    def lines(self) -> list[str]:
+        """The reasons why the model does not hold."""
+        if self.report is None:
+            return [self.problem]
+        failures = [f"{item.name}: {item.detail}" for item in self.report.failures]
+        return [*failures, *self.refused, *self.report.diagnosis]
+
+
+def example_of(program: Program, seed: int = 0) -> Arguments:
+    """Return random arguments of a program.
+
+    Raises:
+      ValueError: the program refuses all sizes that were tried.
+    """
+    tensors = random_inputs(program, seed=seed)
+    if tensors is None:
+        raise ValueError(
+            "the program refuses inputs of all sizes that were tried; call jaxlstm.check.verify_model with "
+            "an example of yours"
+        )
+    return as_arguments(program, tensors)
+
+
+def prove(
+    files: SourceFiles, program: Program, progress: Progress | None = None, arguments: Arguments | None = None
+) -> Proof:
+    """Run the source in a module of its own, fill the model from its weights, and verify it.
+
+    ``arguments`` is an example; the default is random.
+
+    Raises:
+      ValueError: the program refuses all sizes that were tried.
+    """
+    arguments = arguments or example_of(program)
+    sizes = {"example"}
+
+    def count(done: int, total: int, description: str) -> None:
+        if description.startswith("sizes "):
+            sizes.add(description)
+        (progress or no_progress)(done, total, description)
+
+    try:
+        model = load_written(files)
+    except (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning) as error:
+        return Proof(None, f"the model cannot be made: {type(error).__name__}: {error}", 0, arguments)
+    args, kwargs = arguments
+    report = verify_model(model, program, args, kwargs, progress=count)
+    return Proof(report, "", len(sizes), arguments)
+
+
+def load_written(files: SourceFiles) -> nnx.Module:
+    """Return the model of written source in evaluation mode, with the weights of its file."""
+    model = make_written(files)
+    model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PortingWarning)
+        load_state_dict(model, files.weights)
+    return model
+
+
+def make_written(files: SourceFiles) -> nnx.Module:
+    """Run written source in a module of its own, and return its model with random weights."""
+    module = ModuleType(files.source.stem)
+    exec(compile(files.source.read_text("utf-8"), str(files.source), "exec"), vars(module))
+    return getattr(module, files.model)(rngs=nnx.Rngs(0))
+
+
+def pytest_text(files: SourceFiles, program_path: str, arguments: Arguments) -> str:
+    """Return a pytest file that repeats the proof, and compares with torch if it is installed.
+
+    ``program_path`` is the path of the program, relative to the folder of the source.
+    """
+    args, kwargs = _with_texts(arguments)
+    name = files.source.stem
+    return f'''"""{name}.py equals the program from which it was written, and torch if it is installed."""
+
+from pathlib import Path
+
+import jaxlstm
+import numpy as np
+import pytest
+from flax import nnx
+
+import {name}
+
+FOLDER = Path(__file__).parent
+PROGRAM = FOLDER / {_quoted(program_path)}
+RNG = np.random.default_rng(0)
+ARGS, KWARGS = {args!r}, {kwargs!r}
+
+
+def verify(reference):
+    model = {name}.{files.model}(rngs=nnx.Rngs(0))
+    model.eval()
+    jaxlstm.load_state_dict(model, FOLDER / {_quoted(files.weights.name)})
+    report = jaxlstm.check.verify_model(model, reference, ARGS, KWARGS)
+    report.raise_if_failed()
+    assert not [item for item in report.items if item.id == "refused"], report
+
+
+def test_program():
+    verify(jaxlstm.load_program(PROGRAM))
+
+
+def test_torch():
+    torch = pytest.importorskip("torch")
+    verify(torch.export.load(PROGRAM))
+'''
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+class _Expression(str):
+    """Source text that stands for itself in the repr of a list, tuple or dict."""
+
+    __repr__ = str.__str__
+
+
+def _with_texts(tree: Any) -> Any:
+    """Return the structure of arguments with expressions in place of arrays."""
+    if isinstance(tree, dict):
+        return {key: _with_texts(value) for key, value in tree.items()}
+    if type(tree) in (tuple, list):
+        return type(tree)(map(_with_texts, tree))
+    return _Expression(_expression(tree)) if isinstance(tree, np.ndarray) else tree
+
+
+def _expression(array: np.ndarray) -> str:
+    if array.dtype.kind == "f":
+        return f'RNG.normal(size={array.shape}).astype("{array.dtype}")'
+    largest = int(array.max(initial=0)) + 1
+    return f'RNG.integers(0, {largest}, {array.shape}).astype("{array.dtype}")'

@@ -1,0 +1,251 @@
+"""The files of written source: what is written, what fills the model, and the verdict of the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import jaxlstm
+from jaxlstm_converters.porting_warning import PortingWarning
+from jaxlstm_converters.source._write_source import SourceFiles
+from jaxlstm_converters.source.proof import load_written, make_written
+from testing.command import jaxlstm_command
+from testing.processes import run_python
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+
+class Block(nn.Module):
+    """A convolution and a norm."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(features, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4, eps=1e-3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+
+class Reader(nn.Module):
+    """Two blocks, an LSTM, a tied layer, and each kind of buffer."""
+
+    mean: torch.Tensor
+    table: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(0.3))
+        self.register_buffer("table", torch.randn(3), persistent=False)
+        self.blocks = nn.ModuleList([Block(1), Block(4)])
+        self.rnn = nn.LSTM(4, 3, batch_first=True)
+        self.out = nn.Linear(3, 3)
+        self.again = nn.Linear(3, 3)
+        self.again.weight = self.out.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images - self.mean
+        for block in self.blocks:
+            x = block(x)
+        y, _ = self.rnn(x.mean(2).transpose(1, 2))
+        return self.again(torch.tanh(self.out(y))) * self.table + torch.tensor([1.0, 2.0, 3.0])
+
+
+@pytest.fixture(scope="module")
+def model() -> Reader:
+    torch.manual_seed(0)
+    model = Reader()
+    for block in model.blocks:
+        nn.init.normal_(block.norm.running_mean)  # type: ignore[arg-type, union-attr]
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model: Reader, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``reader.pt2``, ``reader.pt``, and the written files."""
+    folder = tmp_path_factory.mktemp("source")
+    jaxlstm.from_module(model, (torch.randn(2, 1, 6, 8),)).save(folder / "reader.pt2")
+    torch.save(model.state_dict(), folder / "reader.pt")
+    jaxlstm.write_source(folder / "reader.pt2", folder / "reader.py")
+    return folder
+
+
+def files_in(folder: Path) -> SourceFiles:
+    return SourceFiles.of(jaxlstm.load_program(folder / "reader.pt2"), folder / "reader.py")
+
+
+def test_files(folder: Path, model: Reader, tmp_path: Path) -> None:
+    """A live module gives the same two files as its .pt2 file, in this process and in another."""
+    program = jaxlstm.from_module(model, (torch.randn(2, 1, 6, 8),))
+    files = jaxlstm.write_source(program, tmp_path / "reader.py")
+    assert files.model == "Reader"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reader.py", "reader.safetensors"]
+    for name in ("reader.py", "reader.safetensors"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    paths = f"{str(folder / 'reader.pt2')!r}, {str(tmp_path / 'other.py')!r}"
+    code = f"import jaxlstm; jaxlstm.write_source({paths})"
+    run_python("-c", code, PYTHONHASHSEED="7")
+    assert (tmp_path / "other.py").read_bytes() == (folder / "reader.py").read_bytes()
+    for arguments in (["check", "--select=E,F,I,B,W,UP,SIM"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--line-length=100", "-q"]
+        subprocess.run([*command, folder / "reader.py"], check=True)
+
+
+@pytest.mark.parametrize("source", ["reader.safetensors", "reader.pt2", "reader.pt", "module"])
+def test_weights(folder: Path, model: Reader, source: str) -> None:
+    """Each source fills the model without names and warnings, and the weights go back to torch."""
+    written: Any = make_written(files_in(folder))
+    written.eval()
+    # A state dict has no buffers that are not persistent.
+    whole = source in ("reader.safetensors", "reader.pt2")
+    # A state dict records no epsilon.
+    warned = pytest.warns(PortingWarning, match="epsilon") if source == "reader.pt" else nullcontext()
+    with warned:
+        jaxlstm.load_state_dict(written, model if source == "module" else folder / source, strict=whole)
+    back = jaxlstm.state_dict(written)
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("num_batches_tracked") and name != "again.weight":
+            np.testing.assert_array_equal(back[name], tensor.numpy(), strict=True)
+    if whole:
+        x = np.random.default_rng(0).normal(size=(3, 1, 5, 7)).astype(np.float32)
+        expected = model(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(jax.jit(lambda m, x: m(x))(written, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_existing_files(folder: Path, tmp_path: Path) -> None:
+    """Both files are written or none."""
+    (tmp_path / "reader.safetensors").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"reader\.safetensors exists; choose another path"):
+        jaxlstm.write_source(folder / "reader.pt2", tmp_path / "reader.py")
+    assert [path.name for path in tmp_path.iterdir()] == ["reader.safetensors"]
+    jaxlstm.write_source(folder / "reader.pt2", tmp_path / "reader.py", overwrite=True)
+    assert (tmp_path / "reader.safetensors").read_bytes() != b"mine"
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(FileExistsError, match="is a directory"):
+        jaxlstm.write_source(folder / "reader.pt2", tmp_path / "folder.py", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["reader", "reader.txt", "my-reader.py", "class.py", "1.py"])
+def test_paths(folder: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"path must be the file of a module, such as crnn\.py"):
+        jaxlstm.write_source(folder / "reader.pt2", tmp_path / name)
+    with pytest.raises(TypeError, match="path must be a str"):
+        jaxlstm.write_source(folder / "reader.pt2", 7)  # type: ignore[arg-type]
+
+
+def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three lines, and the test that repeats the proof."""
+    shutil.copy(folder / "reader.pt2", tmp_path)
+    (tmp_path / "src").mkdir()
+    output = tmp_path / "src" / "reader.py"
+    done = jaxlstm_command("convert", tmp_path / "reader.pt2", "-o", output, "--test", "--comments")
+    assert done.status == 0, done.out + done.err
+    source, weights, test, verdict = done.out.splitlines()
+    count = len(output.read_text().splitlines())
+    assert source.startswith("reader.py          Reader, ")
+    assert source.endswith(f": {count} lines; every operator in Flax or jax.numpy")
+    assert weights.startswith("reader.safetensors ")
+    assert weights.endswith(" tensors, torch's names")
+    assert test == "test_reader.py     repeats the proof with pytest"
+    assert verdict == (
+        "HOLDS              equal to the program in float64 and float32, values and gradients, at 3 sizes"
+    )
+    assert "# x = images - self.mean" in output.read_text()
+    monkeypatch.syspath_prepend(output.parent)
+    monkeypatch.delitem(sys.modules, "reader", raising=False)
+    tests = runpy.run_path(str(output.with_name("test_reader.py")))
+    tests["test_program"]()
+    tests["test_torch"]()
+    monkeypatch.delitem(sys.modules, "reader")
+    assert jaxlstm_command("convert", tmp_path / "reader.pt2", "-o", output).status == 2
+
+
+def altered(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    """Let the writer make a fault."""
+    original = SourceFiles.of.__func__  # type: ignore[attr-defined]
+
+    def of(cls: Any, *args: Any, **kwargs: Any) -> SourceFiles:
+        files = original(cls, *args, **kwargs)
+        assert old in files.text
+        return dataclasses.replace(files, text=files.text.replace(old, new))
+
+    monkeypatch.setattr(SourceFiles, "of", classmethod(of))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("epsilon=0.001", "epsilon=0.01", "epsilon=0.01, but the torch layer's eps is 0.001"),
+        ("nnx.relu(", "nnx.elu(", "  first differs "),
+        ("(self, images):\n", "(self, images):\n        assert len(images) == 3\n", "  sizes 3 -> 1"),
+        ("import jax.numpy", "import no_such_module\nimport jax.numpy", "  the model cannot be made: Mod"),
+    ],
+)
+def test_a_fault_does_not_hold(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, line: str
+) -> None:
+    altered(monkeypatch, old, new)
+    done = jaxlstm_command("convert", folder / "reader.pt2", "-o", tmp_path / "reader.py")
+    assert done.status == 1
+    assert "\nDOES NOT HOLD\n" in done.out
+    assert "HOLDS" not in done.out
+    assert line in done.out
+
+
+def test_json(folder: Path, tmp_path: Path) -> None:
+    done = jaxlstm_command("convert", folder / "reader.pt2", "-o", tmp_path / "reader.py", "--json")
+    report = json.loads(done.out)
+    assert report["holds"]
+    assert report["sizes"] == 3
+    assert report["classes"][-1] == "Reader"
+    assert report["report"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "options", "message"),
+    [
+        ("reader.pt", (), "source is written of a .pt2 program"),
+        ("reader.pt2", ("--prefix", "rnn."), "source is written of a .pt2 program"),
+        ("reader.pt2", ("--format", "torch"), "--format cannot be used with a .pt2 program"),
+        ("missing.pt2", (), "no such file"),
+    ],
+)
+def test_bad_input(
+    folder: Path, tmp_path: Path, checkpoint: str, options: tuple[str, ...], message: str
+) -> None:
+    done = jaxlstm_command("convert", folder / checkpoint, "-o", tmp_path / "reader.py", *options)
+    assert done.status == 2
+    assert message in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_of_source(folder: Path, tmp_path: Path) -> None:
+    for option in ("--comments", "--test"):
+        done = jaxlstm_command("convert", folder / "reader.pt2", "-o", tmp_path / "a.npz", option)
+        assert done.status == 2
+        assert "-o must end in .py" in done.err
+
+
+def test_a_written_model_trains(folder: Path) -> None:
+    """It is an ordinary NNX model: gradients of its parameters only, and dropout and norms by mode."""
+    written: Any = load_written(files_in(folder))
+    grads = nnx.grad(lambda m, x: m(x).sum())(written, np.ones((3, 1, 5, 7), np.float32))
+    leaves = jax.tree.leaves(grads)
+    assert (
+        len(leaves) == len([name for name in Reader().state_dict() if "weight" in name or "bias" in name]) - 1
+    )
+    assert all(np.isfinite(leaf).all() for leaf in leaves)

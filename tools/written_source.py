@@ -1,0 +1,162 @@
+"""Measure the source that ``jaxlstm convert`` writes for the models of the tests.
+
+    python -m tools.written_source [NAME...]
+
+For each model: does the written source hold, its lines of code per line of the torch classes, whether its
+variables have names that a person would choose, and whether it needs ``jaxlstm.programs``. The exit status
+is 1 if one of the shares is below its goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import statistics
+import sys
+import tempfile
+import textwrap
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from jaxlstm import from_module
+from jaxlstm_converters.source._write_source import SourceFiles
+from jaxlstm_converters.source.proof import prove
+from testing.model_shapes import SHAPES
+
+HOLD, RATIO, NAMED, IDIOMATIC = 0.95, 1.3, 0.9, 0.7
+"""Goals: share that holds, median of lines per line of torch, shares of files with names and in idiom."""
+_NODE = re.compile(r"(v|value|([a-z]\w*_))\d+")
+
+
+class Measured(NamedTuple):
+    """The source of one model.
+
+    Attributes:
+        name: the model.
+        holds: the model equals its program.
+        problem: the reason why it does not.
+        ratio: lines of code per line of the torch classes; None if all of them are torch's own.
+        named: no variable has a name of the graph, such as ``add_3``.
+        idiomatic: no operator is called through ``jaxlstm.programs``.
+        seconds: time to write the files.
+    """
+
+    name: str
+    holds: bool
+    problem: str = ""
+    ratio: float | None = None
+    named: bool = False
+    idiomatic: bool = False
+    seconds: float = 0.0
+
+
+def measure(name: str, module: nn.Module, args: tuple[Any, ...], folder: Path) -> Measured:
+    """Return the measurements of one model, whose files are written to a folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes that torch fixes
+        program = from_module(module, args)
+    start = time.perf_counter()
+    try:
+        files = SourceFiles.of(program, folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.py")
+    except Exception as error:  # A fault of the writer counts as one model that cannot be written.
+        return Measured(name, False, f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - start
+    files.write(overwrite=True)
+    proof = prove(files, program, arguments=(args, {}))
+    torch_source = "\n\n".join(_own_sources(module))
+    own = _lines(torch_source)
+    return Measured(
+        name,
+        proof.holds,
+        "; ".join(proof.lines)[:400] if not proof.holds else "",
+        _lines(files.text) / own if own else None,
+        not set(_variables(files.text)) - set(re.findall(r"\w+", torch_source)),
+        not re.search(r"\bprograms\b", files.text),
+        seconds,
+    )
+
+
+def _own_sources(module: nn.Module) -> Iterator[str]:
+    """Yield the source of each class of a model that is not torch's."""
+    for kind in dict.fromkeys(type(part) for part in module.modules()):
+        if not kind.__module__.startswith("torch."):
+            yield textwrap.dedent(inspect.getsource(kind))
+
+
+def _lines(source: str) -> int:
+    """Return the number of lines of code in the classes of a source, without docstrings and comments."""
+    bodies = [part for part in ast.parse(source).body if isinstance(part, ast.ClassDef)]
+    for part in (part for body in bodies for part in ast.walk(body)):
+        if isinstance(part, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(part) is not None:
+            part.body[0] = ast.Pass(lineno=0, end_lineno=0, col_offset=0, end_col_offset=0)
+    lines = {
+        line
+        for body in bodies
+        for part in ast.walk(body)
+        if isinstance(part, ast.stmt | ast.expr | ast.arg)
+        for line in range(part.lineno, (part.end_lineno or 0) + 1)
+        if not isinstance(part, ast.ClassDef | ast.FunctionDef) or line == part.lineno
+    }
+    return len(lines - {0})
+
+
+def _variables(source: str) -> Iterator[str]:
+    """Yield the names of variables and arguments that look like names of a graph."""
+    for part in ast.walk(ast.parse(source)):
+        name = part.arg if isinstance(part, ast.arg) else part.id if isinstance(part, ast.Name) else ""
+        if _NODE.fullmatch(name):
+            yield name
+
+
+def models(names: Iterable[str]) -> Iterator[tuple[str, nn.Module, tuple[Any, ...]]]:
+    """Yield the models with these names, all of them by default."""
+    chosen = set(names)
+    for name, shape in SHAPES.items():
+        if not chosen or name in chosen:
+            yield name, shape.build(), shape.arguments(shape.exported_at)
+
+
+def summary(rows: list[Measured]) -> dict[str, tuple[float, bool]]:
+    """Return each quantity with its value, and True if the goal is reached."""
+    ratios = [row.ratio for row in rows if row.ratio is not None]
+    ratio = statistics.median(ratios) if ratios else 0.0
+    shares = {
+        f"written and equal, goal {HOLD:.0%}": (HOLD, [row.holds for row in rows]),
+        f"no names of the graph, goal {NAMED:.0%}": (NAMED, [row.named for row in rows]),
+        f"without jaxlstm.programs, goal {IDIOMATIC:.0%}": (IDIOMATIC, [row.idiomatic for row in rows]),
+    }
+    found = {label: (sum(values) / len(values), goal) for label, (goal, values) in shares.items()}
+    return {label: (share, share >= goal) for label, (share, goal) in found.items()} | {
+        f"median lines per line of torch, goal {RATIO}": (ratio, ratio <= RATIO)
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a line for each model, and the shares."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models to measure (default: all)")
+    parser.add_argument("--folder", type=Path, help="keep the written files there")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = []
+        for model in models(args.names):
+            row = measure(*model, args.folder or Path(temporary))
+            rows.append(row)
+            words = ["holds" if row.holds else "DOES NOT HOLD", f"{row.ratio or 0:.2f} lines per line"]
+            words += ["names"] * row.named + ["idiomatic"] * row.idiomatic + [row.problem]
+            print(f"{row.name}: {', '.join(filter(None, words))}", flush=True)
+    found = summary(rows)
+    for label, (value, reached) in found.items():
+        print(f"{label}: {value:.2f}{'' if reached else '  MISSED'}")
+    return 0 if all(reached for _, reached in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
