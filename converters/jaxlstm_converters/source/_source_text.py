@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.channels_last import channels_last
-from jaxlstm.programs.graph import Argument, Graph, Input, Node, TensorType, Tree, Value
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, values_in
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import (
-    Invocation,
-    call_tree,
-    connect,
-    is_under,
-    nodes_of,
-    results_of,
-    uses_of,
-    walk,
-)
+from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_under, uses_of, walk
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph
+from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.modules import SELF, Part, access, initialized
 from jaxlstm_converters.source.rolled import rolled
+from jaxlstm_converters.source.signature import signature, structure
 from jaxlstm_converters.source.sizes import Sizes
-from jaxlstm_converters.source.spelling import LayerSpelling, Spelling, layer_of, spell, spell_call
+from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
+from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.statements import (
     Called,
     Context,
@@ -38,7 +31,6 @@ from jaxlstm_converters.source.statements import (
     Statement,
     marked,
     returned,
-    structure,
 )
 from jaxlstm_converters.source.text import file_text
 
@@ -95,32 +87,38 @@ class _Writer:
         self._sizes = Sizes(graph, self._types)
         self._root = call_tree(graph, self._sizes)
         returned = [*graph.outputs, *graph.mutations.values()]
-        results = [value for output in returned for value in _values(output)]
+        results = [value for output in returned for value in values_in(output)]
         connect(self._root, self._sizes, self._owners, results)
         self._calls = list(walk(self._root))
-        self._users = _users(graph)
-        self._layers: dict[str, LayerSpelling] = {}
-        self._layer_nodes: dict[str, LayerSpelling] = {}
         self._methods: dict[int, str] = {}
         self._parts = Part(kind="class")
         self._lists: set[str] = set()
         self.remarks: dict[str, None] = {}
-        self._find_layers()
-        self._write_out_defaults()
+        self._layers = Layers(graph, self._calls, self._types, self._owners)
+        classes = {call.path: call.class_name for call in self._calls if self._is_class(call)}
+        self._layers.write_out_defaults(classes)
         self._find_parts()
 
     def used_tensors(self) -> list[str]:
         """Return the names of the tensors that the modules hold."""
-        read = [self._owners[name] for name in self._owners if name in self._users]
-        found = dict.fromkeys([*read, *self._graph.mutations])
-        return [name for name in found if not self._is_literal(name)]
+        read = {name for node in self._graph.nodes for name in uses_of(node)}
+        read |= {name for output in self._graph.outputs for name in values_in(output)}
+        constants = self._graph.constants
+        kept = [name for name in self._owners if name in read or name not in constants]
+        found = dict.fromkeys([*(self._owners[name] for name in kept), *self._graph.mutations])
+        return [name for name in found if not self._is_literal(name) and not self._is_counter(name)]
+
+    def _is_counter(self, name: str) -> bool:
+        """Return True for the number of batches that a norm has seen, which Flax does not count."""
+        owner, _, last = name.rpartition(".")
+        return last == "num_batches_tracked" and owner in self._layers
 
     def written_name(self, name: str) -> str:
         """Return the name of a tensor in the written model: torch's, unless Python or Flax cannot have it."""
         part, found = self._parts, []
         for inner in name.split("."):
             is_key = part.kind == "container" and part is not self._parts
-            found.append(inner if part.is_list or is_key else names.attribute_name(inner))
+            found.append(inner if part.is_list or is_key else part.attribute(inner))
             part = part.parts.get(inner, Part())
         written = ".".join(found)
         if written != name:
@@ -128,72 +126,6 @@ class _Writer:
         return written
 
     # Which modules are layers of Flax, classes, lists
-
-    def _find_layers(self) -> None:
-        """Find the modules that are layers of Flax: all their calls are the same layer."""
-        producers = {name: node for node in self._graph.nodes for name in results_of(node)}
-        for node in self._graph.nodes:
-            if (layer := layer_of(node, self._types, self._owners, producers)) is not None:
-                self._layer_nodes[node.name] = layer
-        rejected: set[str] = set()
-        users: dict[str, set[str]] = {}
-        found: list[tuple[str, LayerSpelling, set[str]]] = []
-        for call in self._calls:
-            layer = self._layer_of(call)
-            if layer is None:
-                rejected.add(call.path)
-            else:
-                found.append((call.path, layer, {node.name for node in nodes_of(call)}))
-        for node in self._graph.nodes:
-            layer = self._layer_nodes.get(node.name)
-            if layer is not None and layer.path != node.module_path and layer.results is None:
-                found.append((layer.path, layer, {node.name}))
-        for path, layer, nodes in found:
-            known = self._layers.setdefault(path, layer)
-            if trees.shown(_constructed(known)) != trees.shown(_constructed(layer)):
-                rejected.add(path)
-            for value in layer.tensors.values():
-                users.setdefault(value, set()).update(nodes)
-        for path, layer in self._layers.items():
-            others = any(self._users[value] - users[value] for value in layer.tensors.values())
-            if others and layer.constructor not in _READABLE:
-                rejected.add(path)
-        self._layers = {path: layer for path, layer in self._layers.items() if path not in rejected}
-
-    def _layer_of(self, call: Invocation) -> LayerSpelling | None:
-        """Return the layer of Flax that a call is, or None."""
-        if not all(isinstance(item, Node) for item in call.body) or not call.path:
-            return None
-        found = [node for node in nodes_of(call) if node.name in self._layer_nodes]
-        if len(found) != 1:
-            return None
-        (main,) = found
-        layer = self._layer_nodes[main.name]
-        rest = {name for node in nodes_of(call) if node is not main for name in results_of(node)}
-        own = all(is_under(self._owners[value], call.path) for value in layer.tensors.values())
-        made = rest <= set(layer.consumed) and set(call.outputs) <= set(results_of(main))
-        return layer if own and made else None
-
-    def _write_out_defaults(self) -> None:
-        """Write out a setting that another module of the same class has, so that they may share a class."""
-        class_names = {call.path: call.class_name for call in self._calls if self._is_class(call)}
-        groups: dict[tuple[str, str, str], list[str]] = {}
-        for path, layer in self._layers.items():
-            parent = path
-            while (parent and parent not in class_names) or parent == path:
-                parent = parent.rpartition(".")[0]
-            relative = path.removeprefix(f"{parent}.")
-            groups.setdefault((class_names[parent], relative, layer.constructor), []).append(path)
-        for paths in groups.values():
-            settings = dict.fromkeys(name for path in paths for name in self._layers[path].kwargs)
-            for path in paths:
-                layer = self._layers[path]
-                kwargs = {
-                    name: layer.kwargs.get(name, DEFAULTS.get(name))
-                    for name in settings
-                    if name in layer.kwargs or name in DEFAULTS
-                }
-                self._layers[path] = replace(layer, kwargs=kwargs)
 
     def _find_parts(self) -> None:
         """Build the tree of the parts: tensors in torch's order first, then modules without tensors."""
@@ -204,9 +136,9 @@ class _Writer:
             else:
                 part = self._parts.at(name)
                 part.kind, part.made = "tensor", self._made_tensor(name)
-        for path, layer in self._layers.items():
+        for path in self._layers.paths():
             part = self._parts.at(path)
-            part.kind, part.made = "layer", _constructed(layer)
+            part.kind, part.made = "layer", self._layers.made(path)
         for call in reversed(self._calls):
             if self._is_class(call):
                 self._parts.at(call.path).kind = "class"
@@ -248,11 +180,9 @@ class _Writer:
 
     def _made_tensor(self, name: str) -> ast.expr:
         array = self._tensors[name]
-        dtype = array.dtype.name
-        text = f"jnp.zeros({array.shape}" + ("" if dtype == "float32" else f", jnp.{dtype}") + ")"
-        text = text.replace("jnp.bool", "bool")
-        kind = "nnx.Param" if name in self._parameters else "Buffer"
-        return ast.parse(f"{kind}({text})", mode="eval").body
+        template = "jnp.zeros(shape)" if array.dtype == np.float32 else "jnp.zeros(shape, dtype)"
+        template = f"{'nnx.Param' if name in self._parameters else 'Buffer'}({template})"
+        return filled(template, {"shape": array.shape, "dtype": array.dtype}, _no_value)
 
     # Calls
 
@@ -267,10 +197,10 @@ class _Writer:
             owners=self._owners,
         )
 
-    def _spell(self, node: Node, expression: Callable[[Argument], ast.expr]) -> Spelling:
-        layer = self._layer_nodes.get(node.name)
-        if layer and layer.path in self._layers and layer.path != node.module_path and layer.results is None:
-            target = access(self._parts, node.module_path, layer.path)
+    def _spell(self, node: Node, scope: str, expression: Callable[[Argument], ast.expr]) -> Spelling:
+        layer = self._layers.of_node(node)
+        if layer is not None:
+            target = access(self._parts, scope, layer.path)
             return Spelling(spell_call(layer, node, target, expression), True)
         spelling = spell(node, self._types, expression)
         if not spelling.idiomatic:
@@ -279,12 +209,7 @@ class _Writer:
 
     def _called(self, call: Invocation, scope: str) -> Called | None:
         if call.path in self._layers:
-            main = next(node for node in nodes_of(call) if node.name in self._layer_nodes)
-            layer = self._layer_nodes[main.name]
-            target = access(self._parts, scope, call.path)
-            expression = spell_call(layer, main, target, _marked_argument)
-            results = _pattern(0 if layer.results is None else layer.results, main)
-            return Called(expression, results, tuple(_marks(expression)))
+            return self._layers.called(call, access(self._parts, scope, call.path))
         if not self._is_class(call):
             return None
         target = access(self._parts, scope, call.path)
@@ -353,9 +278,7 @@ class _Writer:
             return None
         owner, _, last = torch_name.rpartition(".")
         if owner in self._layers:
-            template = _READABLE[self._layers[owner].constructor][last]
-            layer = access(self._parts, scope, owner)
-            return _LayerInTemplate(layer).visit(ast.parse(template, mode="eval").body)
+            return self._layers.tensor(owner, last, access(self._parts, scope, owner))
         reached = access(self._parts, scope, torch_name)
         return ast.Subscript(reached, ast.Constant(...), ast.Load())
 
@@ -389,7 +312,7 @@ class _Writer:
             method = self._method(call)
             text = _method_text(method)
             if text not in texts:
-                name = "__call__" if not texts else f"call_{len(texts) + 1}"
+                name = "__call__" if not texts else names.unique(f"call_{len(texts) + 1}", part.parts)
                 texts[text], methods[name] = name, method
             self._methods[id(call)] = texts[text]
         base = "nnx.List" if part.is_list else "nnx.Module"
@@ -404,13 +327,13 @@ class _Writer:
         lengths = {
             trees.shown(access(self._parts, call.path, part.path)): len(part.parts)
             for part in self._parts.at(call.path).walk()
-            if part.is_list and part.path != call.path
+            if part.is_whole_list and part.path != call.path
         }
         method.body = returned(rolled(method.body, lengths))
         return method
 
     def _outermost(self, writer: MethodWriter) -> Method:
-        signature, bound = _signature(self._graph)
+        parameters, bound = signature(self._graph)
         leaves = self._graph.outputs
 
         def result(argument: Callable[[Argument], ast.expr]) -> ast.expr:
@@ -420,7 +343,7 @@ class _Writer:
             (trees.item(access(self._parts, "", name), ...), value)
             for name, value in self._graph.mutations.items()
         ]
-        return writer.outermost(signature, bound, result, changed)
+        return writer.outermost(parameters, bound, result, changed)
 
 
 def _chain_method() -> Method:
@@ -428,23 +351,6 @@ def _chain_method() -> Method:
     x, layer = trees.name("x"), trees.name("layer")
     loop = trees.loop(layer, SELF, [trees.assign(x, trees.call(layer, x))])
     return Method([ast.arg("x")], [Statement(loop), Statement(ast.Return(x))])
-
-
-# How other operators read the tensors of a layer, in torch's layout.
-_READABLE: dict[str, dict[str, str]] = {
-    "nnx.Embed": {"weight": "layer.embedding[...]"},
-    "nnx.Linear": {"weight": "layer.kernel[...].T", "bias": "layer.bias[...]"},
-}
-
-
-class _LayerInTemplate(ast.NodeTransformer):
-    """Puts a layer into a template."""
-
-    def __init__(self, layer: ast.expr) -> None:
-        self._layer = layer
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self._layer if node.id == "layer" else node
 
 
 def _types(
@@ -458,134 +364,27 @@ def _types(
     return found
 
 
-def _values(argument: Argument) -> Iterator[str]:
-    if isinstance(argument, Value):
-        yield argument.name
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from _values(item)
-
-
-def _users(graph: Graph) -> dict[str, set[str]]:
-    """Return the names of the nodes that use each value; "" for the results of the graph."""
-    users: dict[str, set[str]] = {}
-    for node in graph.nodes:
-        for name in uses_of(node):
-            users.setdefault(name, set()).add(node.name)
-    for output in (*graph.outputs, *graph.mutations.values()):
-        for name in _values(output):
-            users.setdefault(name, set()).add("")
-    return users
-
-
 def _is_container(call: Invocation) -> bool:
     return call.class_name.startswith("torch.nn.modules.container.")
 
 
-# The defaults of Flax's layers, and of this library's.
-DEFAULTS: dict[str, object] = {
-    "strides": 1,
-    "padding": "SAME",
-    "kernel_dilation": 1,
-    "feature_group_count": 1,
-    "use_bias": True,
-    "use_scale": True,
-    "momentum": 0.99,
-    "num_layers": 1,
-    "bias": True,
-    "batch_first": False,
-    "dropout": 0.0,
-    "bidirectional": False,
-    "proj_size": 0,
-}
-
-
-def _constructed(layer: LayerSpelling) -> ast.expr:
-    """Return the expression that makes a layer, whose literals know the names of their parameters."""
-    function = trees.parsed(layer.constructor)
-    values = {name: _literal_of(value, name) for name, value in {**layer.args, **layer.kwargs}.items()}
-    args = [values[name] for name in layer.args]
-    kwargs = {name: values[name] for name in layer.kwargs}
-    return trees.call(function, *args, **kwargs, **({"rngs": trees.name("rngs")} if layer.rngs else {}))
-
-
-def _literal_of(value: object, hint: str) -> ast.expr:
-    tree = trees.parsed(repr(value))
-    tree.hint = hint  # type: ignore[attr-defined]
-    return tree
-
-
-def _marked_argument(argument: Argument) -> ast.expr:
-    """Return an argument of a layer in which marked names stand for values."""
-    if isinstance(argument, Value):
-        return marked(argument.name)
-    if isinstance(argument, tuple):
-        return ast.Tuple([_marked_argument(item) for item in argument], ast.Load())
-    assert not isinstance(argument, Graph)
-    return ast.Constant(argument)
-
-
-def _marks(tree: ast.expr) -> list[str]:
-    return [node.id[1:] for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id.startswith("%")]
-
-
-def _pattern(results: object, node: Node) -> Pattern:
-    """Return the names of the results of a layer; ``results`` holds their numbers."""
-    if isinstance(results, tuple):
-        return tuple(_pattern(part, node) for part in results)
-    assert isinstance(results, int)
-    output = node.outputs[results] if results < len(node.outputs) else None
-    return output if isinstance(output, str) else None
-
-
 def _literal(array: np.ndarray) -> ast.expr:
     """Return a small constant as an array of its dtype."""
-    return ast.parse(f"jnp.array({array.tolist()!r}, jnp.{array.dtype.name})", mode="eval").body
+    usual = array.dtype in (np.float32, np.int64, np.bool_)
+    template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
+    return filled(template, {"values": _nested(array.tolist()), "dtype": array.dtype}, _no_value)
+
+
+def _nested(values: Any) -> ast.expr:
+    if isinstance(values, list):
+        return ast.List([_nested(item) for item in values], ast.Load())
+    return tree_of(values, _no_value)
+
+
+def _no_value(argument: Argument) -> ast.expr:
+    raise TypeError(f"{argument!r} is not a literal")
 
 
 def _method_text(method: Method) -> str:
     body = [trees.shown(statement.tree) for statement in method.body]
     return "\n".join([*(p.arg for p in method.parameters), *body])
-
-
-def _signature(graph: Graph) -> tuple[Method, dict[str, ast.expr]]:
-    """Return the parameters of the model, and the expression of each input."""
-    inputs = iter(graph.inputs)
-    bound: dict[str, ast.expr] = {}
-    taken: set[str] = set()
-    method = Method([], [])
-    positional, named = graph.in_tree.children
-    for child in positional.children:
-        leaves = [next(inputs) for _ in range(_leaf_count(child))]
-        name = names.valid_name(_common(leaves), taken, default="x")
-        taken.add(name)
-        method.parameters.append(ast.arg(name))
-        _bind(child, iter(leaves), trees.name(name), bound)
-    for key, child in zip(named.keys, named.children, strict=True):
-        leaves = [next(inputs) for _ in range(_leaf_count(child))]
-        name = str(key) if names.is_name(str(key)) else names.valid_name(str(key), taken)
-        taken.add(name)
-        method.keywords.append(ast.arg(name))
-        _bind(child, iter(leaves), trees.name(name), bound)
-    return method, bound
-
-
-def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict[str, ast.expr]) -> None:
-    if tree.kind == "leaf":
-        bound[next(inputs).name] = expression
-        return
-    keys = tree.keys if tree.kind == "dict" else range(len(tree.children))
-    for key, child in zip(keys, tree.children, strict=True):
-        _bind(child, inputs, ast.Subscript(expression, ast.Constant(key), ast.Load()), bound)
-
-
-def _leaf_count(tree: Tree) -> int:
-    return 1 if tree.kind == "leaf" else sum(map(_leaf_count, tree.children))
-
-
-def _common(inputs: list[Input]) -> str:
-    """Return the name of an argument: torch numbers its parts."""
-    if not inputs:
-        return "unused"
-    name = inputs[0].name
-    return name if len(inputs) == 1 else name.rpartition("_")[0] or name

@@ -126,6 +126,7 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
     variables: dict[tuple[str, ...], str] = {}
     replaced: dict[int, ast.expr] = {}
     used = {name for tree in group[0].trees() for name in trees.variables(tree)}
+    used |= {n.attr for tree in group[0].trees() for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
     stored: dict[str, None] = {}
     for place in places:
         values = tuple(trees.shown(literal) for literal, _ in place)
@@ -153,10 +154,10 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
 
 
 def _substitute(draft: Draft, replaced: dict[int, ast.expr]) -> None:
-    draft.init = [_Substituted(replaced).visit(tree) for tree in draft.init]
+    draft.init = [_Substituted(replaced).statement(tree) for tree in draft.init]
     for method in draft.methods.values():
         for statement in method.body:
-            statement.tree = _Substituted(replaced).visit(statement.tree)
+            statement.tree = _Substituted(replaced).statement(statement.tree)
 
 
 def _literals(draft: Draft) -> Iterator[tuple[ast.expr, bool]]:
@@ -199,6 +200,12 @@ class _Substituted(ast.NodeTransformer):
 
     def __init__(self, replaced: dict[int, ast.expr]) -> None:
         self._replaced = replaced
+
+    def statement(self, tree: ast.stmt) -> ast.stmt:
+        """Return a statement with the other trees."""
+        changed = self.visit(tree)
+        assert isinstance(changed, ast.stmt)
+        return changed
 
     def visit(self, node: ast.AST) -> ast.AST:
         return self._replaced[id(node)] if id(node) in self._replaced else self.generic_visit(node)

@@ -47,6 +47,18 @@ class Part:
         """True if all parts have numbers."""
         return bool(self.parts) and all(name.isdecimal() for name in self.parts)
 
+    @property
+    def is_whole_list(self) -> bool:
+        """True if the parts are numbered from 0 without a gap."""
+        return self.is_list and len(self.parts) == max(map(int, self.parts)) + 1
+
+    def attribute(self, name: str) -> str:
+        """Return the attribute that holds a part: torch's name, unless Python or Flax cannot have it."""
+        attribute = names.attribute_name(name)
+        while attribute != name and attribute in self.parts:
+            attribute += "_"
+        return attribute
+
     def height(self) -> int:
         """Return the number of classes on the longest way down from this part."""
         below = max((part.height() for part in self.parts.values()), default=0)
@@ -70,7 +82,7 @@ def access(root: Part, scope: str, path: str) -> ast.expr:
         elif part.kind == "container" and part is not root:
             expression = ast.Subscript(expression, ast.Constant(name), ast.Load())
         else:
-            expression = ast.Attribute(expression, names.attribute_name(name), ast.Load())
+            expression = trees.attribute(expression, part.attribute(name))
         part = part.parts.get(name, Part())
     return expression
 
@@ -81,7 +93,7 @@ def initialized(part: Part) -> list[ast.stmt]:
         function = ast.Attribute(ast.Call(trees.name("super"), [], []), "__init__", ast.Load())
         return [ast.Expr(ast.Call(function, [_elements(part)], []))]
     return [
-        trees.assign(trees.attribute(SELF, names.attribute_name(name)), made(child))
+        trees.assign(trees.attribute(SELF, part.attribute(name)), made(child))
         for name, child in part.parts.items()
     ]
 

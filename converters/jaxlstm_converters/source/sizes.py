@@ -53,17 +53,25 @@ class Sizes:
 
     def symbols_of(self, name: str) -> list[str]:
         """Return the sizes that the shape of a value shows."""
-        type_ = self._types.get(name)
-        return [size_name(size) for size in type_.shape if isinstance(size, str)] if type_ else []
+        return [symbol for symbol in self._symbols(name) if symbol]
 
     def axis_of(self, name: str, symbol: str) -> int | None:
         """Return the first axis of a value that has a size."""
-        symbols = (
-            [size_name(size) if isinstance(size, str) else None for size in self._types[name].shape]
-            if name in self._types
-            else []
-        )
+        symbols = self._symbols(name)
         return symbols.index(symbol) if symbol in symbols else None
+
+    def _symbols(self, name: str) -> list[str]:
+        """Return the size of each axis of a value, "" for numbers and unknown sizes."""
+        type_ = self._types.get(name)
+        if type_ is None:
+            return []
+        texts = type_.expressions or ("",) * len(type_.shape)
+        # torch's text of an expression of free axes names its value: equal texts are equal sizes.
+        shown = [
+            "" if isinstance(size, int) else size or text
+            for size, text in zip(type_.shape, texts, strict=True)
+        ]
+        return [size_name(size) if size else "" for size in shown]
 
     def leaves(self, name: str) -> set[str]:
         """Return the free sizes in the expression of a size; none for other values."""
@@ -87,7 +95,10 @@ class Sizes:
         return self._operand(found, leaf)
 
     def _operand(self, argument: Argument, leaf: Callable[[str], ast.expr]) -> ast.expr:
-        return self.expression(argument.name, leaf) if isinstance(argument, Value) else ast.Constant(argument)
+        if isinstance(argument, Value):
+            return self.expression(argument.name, leaf)
+        assert isinstance(argument, int | float), argument
+        return ast.Constant(argument)
 
     def _expression_of(self, node: Node) -> Argument | Node:
         """Return the free size, number or node that gives a size; None if the node gives none."""
@@ -97,7 +108,8 @@ class Sizes:
             assert isinstance(dim, int)
             type_ = self._types.get(tensor.name)
             size = type_.shape[dim] if type_ else None
-            return Value(size_name(size)) if isinstance(size, str) else size
+            symbol = self._symbols(tensor.name)[dim] if type_ else ""
+            return Value(symbol) if symbol else size
         if node.op not in _INFIX and node.op not in _CALLS:
             return None
         return node if all(map(self.is_size, values_in(node.args))) else None

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Tree, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation, Item, nodes_of, results_of, uses_of
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling
+from jaxlstm_converters.source.spelling.template import tree_of
 
 # The names of the results of a call, as Python unpacks them; None where a result is not used.
 Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
 
-_MARK = "%"  # starts the name of a value among the names of Python
 _LONGEST = 88
 _SEVERAL = {"lstm": ("y", "h", "c"), "lstm_cell": ("h", "c"), "gru": ("y", "h"), "max": ("values", "indices")}
 _KINDS = {
@@ -87,7 +87,7 @@ class Context:
     Attributes:
         types: the types of all values.
         sizes: the sizes of the graph.
-        spell: gives a node as an expression of marked values.
+        spell: gives a node in the module at a path as an expression of marked values.
         call: gives the call of a module; None if its items stand in the parent.
         chain: True if a call runs all elements of a list one after the other.
         tensor: gives the expression of a tensor of the module at a path; None for other values.
@@ -96,7 +96,7 @@ class Context:
 
     types: Mapping[str, TensorType]
     sizes: Sizes
-    spell: Callable[[Node, Callable[[Argument], ast.expr]], Spelling]
+    spell: Callable[[Node, str, Callable[[Argument], ast.expr]], Spelling]
     call: Callable[[Invocation, str], Called | None]
     chain: Callable[[Invocation, str], ast.expr | None]
     tensor: Callable[[str, str], ast.expr | None]
@@ -105,7 +105,7 @@ class Context:
 
 def marked(name: str) -> ast.Name:
     """Return the name that stands for a value until its expression is known."""
-    return ast.Name(_MARK + name, ast.Load())
+    return ast.Name(trees.MARK + name, ast.Load())
 
 
 class MethodWriter:
@@ -116,6 +116,7 @@ class MethodWriter:
         self._context = context
         self._steps = list(self._expanded(call))
         self._left = self._count_uses()
+        self._needed = {size for name in self._left for size in context.sizes.leaves(name)}
         self._values: dict[str, ast.expr] = {}
         self._sizes: dict[str, ast.expr] = {}
         self._header: dict[str, tuple[str, int]] = {}
@@ -234,7 +235,7 @@ class MethodWriter:
             expression = self._resolved(self._conditional(item))
             pattern = self._result_pattern(item)
         elif isinstance(item, Node):
-            spelling = self._context.spell(item, self._placeholder)
+            spelling = self._context.spell(item, self._call.path, self._placeholder)
             expression = _with_inferred_size(self._resolved(spelling.expr))
             pattern = self._result_pattern(item)
         elif (chain := self._context.chain(item, self._call.path)) is not None:
@@ -247,6 +248,7 @@ class MethodWriter:
         for name in self._uses(item):
             self._left[name] -= 1
         self._assign(step, expression, pattern, targets, ends)
+        self._read_inner_sizes(pattern)
 
     def _assign(
         self, step: LineItem, expression: ast.expr, pattern: Pattern, targets: Sequence[Target], ends: bool
@@ -344,15 +346,15 @@ class MethodWriter:
 
     def _placeholder(self, argument: Argument) -> ast.expr:
         """Return an argument in which marked names stand for values."""
-        if isinstance(argument, Value):
-            if self._context.sizes.is_size(argument.name):
-                return self._context.sizes.expression(argument.name, self._size)
-            return marked(argument.name)
-        if isinstance(argument, tuple):
-            return ast.Tuple([self._placeholder(item) for item in argument], ast.Load())
+        return tree_of(argument, self._expression)
+
+    def _expression(self, argument: Argument) -> ast.expr:
         if isinstance(argument, Graph):
             return self._function(argument)
-        return ast.Constant(argument)
+        assert isinstance(argument, Value), argument
+        if self._context.sizes.is_size(argument.name):
+            return self._context.sizes.expression(argument.name, self._size)
+        return marked(argument.name)
 
     def _conditional(self, node: Node) -> ast.expr:
         """Return the call of ``lax.cond``, whose functions return a single result as it is."""
@@ -390,9 +392,8 @@ class MethodWriter:
     def _resolved(self, tree: ast.expr) -> ast.expr:
         """Return an expression with the expressions of its values; a value used twice gets a variable."""
         counts: dict[str, int] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name) and node.id.startswith(_MARK):
-                counts[node.id[1:]] = counts.get(node.id[1:], 0) + 1
+        for name in trees.marks(tree):
+            counts[name] = counts.get(name, 0) + 1
         for name, count in counts.items():
             simple = isinstance(self._value(name), ast.Name | ast.Constant | ast.Attribute | ast.Subscript)
             if count > 1 and not simple:
@@ -413,23 +414,35 @@ class MethodWriter:
     def _size(self, symbol: str) -> ast.expr:
         """Return the expression of a free size."""
         if symbol not in self._sizes:
-            for name in self._parameters:
-                axis = self._context.sizes.axis_of(name, symbol)
-                if axis is not None and isinstance(self._parameters.get(name), str):
-                    variable = self._size_name(name, axis)
-                    self._header[variable] = (self._parameters[name], axis)
-                    self._sizes[symbol] = trees.name(variable)
-                    return self._sizes[symbol]
-            for name, expression in self._values.items():
-                axis = self._context.sizes.axis_of(name, symbol)
-                if axis is not None and self._left.get(name, 0) >= 0:
-                    variable = ast.Name(self._size_name(name, axis), ast.Load())
-                    shape = trees.attribute(copy.deepcopy(expression), "shape")
-                    self._statements.append(Statement(trees.assign(variable, trees.item(shape, axis))))
-                    self._sizes[symbol] = variable
-                    return variable
-            raise AssertionError(f"{symbol} is not known in {self._call.path}")
+            name, axis = self._parameter_with(symbol)
+            variable = self._size_name(name, axis)
+            self._header[variable] = (self._parameters[name], axis)
+            self._sizes[symbol] = trees.name(variable)
         return self._sizes[symbol]
+
+    def _parameter_with(self, symbol: str) -> tuple[str, int]:
+        """Return the first parameter that has an axis of a size, and this axis."""
+        axes = ((name, self._context.sizes.axis_of(name, symbol)) for name in self._parameters)
+        found = next(((name, axis) for name, axis in axes if axis is not None), None)
+        assert found is not None, f"{symbol} is not known in {self._call.path}"
+        return found
+
+    def _read_inner_sizes(self, pattern: Pattern) -> None:
+        """Read the sizes that no parameter shows from the value that shows them first."""
+        sizes = self._context.sizes
+        for name in _names_in(pattern):
+            for symbol in sizes.symbols_of(name):
+                is_missing = symbol in self._needed and symbol not in self._sizes
+                if not is_missing or any(
+                    sizes.axis_of(known, symbol) is not None for known in self._parameters
+                ):
+                    continue
+                axis = sizes.axis_of(name, symbol)
+                assert axis is not None
+                variable = trees.name(self._size_name(name, axis))
+                shape = trees.attribute(copy.deepcopy(self._values[name]), "shape")
+                self._statements.append(Statement(trees.assign(variable, trees.item(shape, axis))))
+                self._sizes[symbol] = variable
 
     def _size_name(self, name: str, axis: int) -> str:
         shape = self._context.types[name].shape
@@ -494,13 +507,13 @@ def _with_inferred_size(tree: ast.expr) -> ast.expr:
 
 def returned(statements: list[Statement]) -> list[Statement]:
     """Return statements without a variable that is set and returned at once."""
-    *before, last, end = [None, None, *statements][-max(len(statements), 2) :]
-    if last is None or end is None or not isinstance(last.tree, ast.Assign):
+    if len(statements) < 2:
         return statements
-    (target,) = last.tree.targets
-    same = isinstance(end.tree, ast.Return) and end.tree.value is not None
-    if same and isinstance(target, ast.Name) and trees.shown(end.tree.value) == target.id:
-        return [*(s for s in before if s), Statement(ast.Return(last.tree.value), last.line)]
+    *before, last, end = statements
+    is_set = isinstance(last.tree, ast.Assign) and isinstance(last.tree.targets[0], ast.Name)
+    value = end.tree.value if isinstance(end.tree, ast.Return) else None
+    if is_set and value is not None and trees.shown(value) == last.tree.targets[0].id:  # type: ignore[attr-defined]
+        return [*before, Statement(ast.Return(last.tree.value), last.line)]  # type: ignore[attr-defined]
     return statements
 
 
@@ -511,7 +524,7 @@ class _Replace(ast.NodeTransformer):
         self._value = value
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        if not node.id.startswith(_MARK):
+        if not node.id.startswith(trees.MARK):
             return node
         return copy.deepcopy(self._value(node.id[1:]))
 
@@ -574,15 +587,3 @@ def _names_in(pattern: Pattern) -> list[str]:
 
 def _tuple(items: Sequence[ast.expr]) -> ast.expr:
     return items[0] if len(items) == 1 else ast.Tuple(list(items), ast.Load())
-
-
-def structure(tree: Tree, leaves: Iterator[ast.expr]) -> ast.expr:
-    """Return the expression of a structure of results."""
-    if tree.kind == "leaf":
-        return next(leaves)
-    if tree.kind == "none":
-        return ast.Constant(None)
-    members = [structure(child, leaves) for child in tree.children]
-    if tree.kind == "dict":
-        return ast.Dict([ast.Constant(key) for key in tree.keys], members)
-    return (ast.List if tree.kind == "list" else ast.Tuple)(members, ast.Load())

@@ -58,6 +58,15 @@ def shown(tree: ast.AST) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
+MARK = "%"
+"""Starts the name of a value among the names of Python."""
+
+
+def marks(tree: ast.AST) -> list[str]:
+    """Return the values whose marked names stand in a tree."""
+    return [name[1:] for name in variables(tree) if name.startswith(MARK)]
+
+
 def variables(tree: ast.AST, context: type[ast.expr_context] = ast.expr_context) -> list[str]:
     """Return the variables that a tree reads (``ast.Load``), sets (``ast.Store``) or both."""
     return [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, context)]

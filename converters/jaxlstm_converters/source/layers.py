@@ -1,0 +1,196 @@
+"""The modules of a program that are layers of Flax or of this library."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
+from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, results_of, uses_of
+from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
+from jaxlstm_converters.source.spelling.template import filled, tree_of
+from jaxlstm_converters.source.statements import Called, Pattern, marked
+
+# How other operators read the tensors of a layer, in torch's layout.
+_READABLE: dict[str, dict[str, str]] = {
+    "nnx.Embed": {"weight": "layer.embedding[...]"},
+    "nnx.Linear": {"weight": "layer.kernel[...].T", "bias": "layer.bias[...]"},
+}
+
+# The defaults of arguments of layers that a class may take as an argument of its own.
+DEFAULTS: dict[str, object] = {
+    "strides": 1,
+    "padding": "SAME",
+    "kernel_dilation": 1,
+    "feature_group_count": 1,
+    "use_bias": True,
+    "use_scale": True,
+    "num_layers": 1,
+    "bias": True,
+    "batch_first": False,
+    "dropout": 0.0,
+    "bidirectional": False,
+    "proj_size": 0,
+}
+
+
+class Layers:
+    """The layers of a graph by the path of their module."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        calls: Sequence[Invocation],
+        types: Mapping[str, TensorType],
+        owners: Mapping[str, str],
+    ) -> None:
+        """Find the layers.
+
+        Args:
+            graph: the graph.
+            calls: the calls of its modules.
+            types: the types of all values.
+            owners: placeholder of a parameter, buffer or constant -> its name in torch.
+        """
+        self._owners = owners
+        self._of_nodes: dict[str, LayerSpelling] = {}
+        self._of_paths: dict[str, LayerSpelling] = {}
+        producers = {name: node for node in graph.nodes for name in results_of(node)}
+        for node in graph.nodes:
+            if (layer := layer_of(node, types, owners, producers)) is not None:
+                self._of_nodes[node.name] = layer
+        self._find(graph, calls)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._of_paths
+
+    def paths(self) -> list[str]:
+        """Return the paths of the layers."""
+        return list(self._of_paths)
+
+    def made(self, path: str) -> ast.expr:
+        """Return the expression that makes a layer, whose literals know the names of their arguments."""
+        return _made(self._of_paths[path])
+
+    def called(self, call: Invocation, target: ast.expr) -> Called:
+        """Return the call of the layer that ``target`` reaches."""
+        main = next(node for node in nodes_of(call) if node.name in self._of_nodes)
+        layer = self._of_nodes[main.name]
+        expression = spell_call(layer, main, target, _marked_argument)
+        results = _pattern(0 if layer.results is None else layer.results, main)
+        return Called(expression, results, tuple(trees.marks(expression)))
+
+    def of_node(self, node: Node) -> LayerSpelling | None:
+        """Return the layer that an operator is although its module is not called."""
+        layer = self._of_nodes.get(node.name)
+        if layer is None or layer.path == node.module_path or layer.results is not None:
+            return None
+        return layer if layer.path in self._of_paths else None
+
+    def tensor(self, path: str, name: str, layer: ast.expr) -> ast.expr:
+        """Return the expression of a tensor of the layer at a path, in torch's layout."""
+        template = _READABLE[self._of_paths[path].constructor][name]
+        return filled(template, {"layer": layer}, _marked_argument)
+
+    def write_out_defaults(self, class_names: Mapping[str, str]) -> None:
+        """Write out a setting that another module of the same class has, so that they may share a class.
+
+        Args:
+            class_names: path of a module that is written as a class -> name of its class in torch.
+        """
+        groups: dict[tuple[str, str, str], list[str]] = {}
+        for path, layer in self._of_paths.items():
+            parent = path.rpartition(".")[0]
+            while parent not in class_names:
+                parent = parent.rpartition(".")[0]
+            relative = path[len(parent) :]
+            groups.setdefault((class_names[parent], relative, layer.constructor), []).append(path)
+        for paths in groups.values():
+            settings = dict.fromkeys(name for path in paths for name in self._of_paths[path].kwargs)
+            for path in paths:
+                layer = self._of_paths[path]
+                known = [name for name in settings if name in layer.kwargs or name in DEFAULTS]
+                kwargs = {name: layer.kwargs.get(name, DEFAULTS.get(name)) for name in known}
+                self._of_paths[path] = replace(layer, kwargs=kwargs)
+
+    def _find(self, graph: Graph, calls: Sequence[Invocation]) -> None:
+        """Keep the modules of which every use is the same layer."""
+        users = _users(graph)
+        explained: dict[str, set[str]] = {}
+        rejected: set[str] = set()
+        found: list[tuple[str, LayerSpelling, set[str]]] = []
+        for call in calls:
+            layer = self._of_call(call)
+            if layer is None:
+                rejected.add(call.path)
+            else:
+                found.append((call.path, layer, {node.name for node in nodes_of(call)}))
+        for node in graph.nodes:
+            layer = self._of_nodes.get(node.name)
+            if layer is not None and layer.path != node.module_path and layer.results is None:
+                found.append((layer.path, layer, {node.name}))
+        for path, layer, nodes in found:
+            known = self._of_paths.setdefault(path, layer)
+            if trees.shown(_made(known)) != trees.shown(_made(layer)):
+                rejected.add(path)
+            for value in layer.tensors.values():
+                explained.setdefault(value, set()).update(nodes)
+        for path, layer in self._of_paths.items():
+            others = any(users[value] - explained[value] for value in layer.tensors.values())
+            if others and layer.constructor not in _READABLE:
+                rejected.add(path)
+        self._of_paths = {path: layer for path, layer in self._of_paths.items() if path not in rejected}
+
+    def _of_call(self, call: Invocation) -> LayerSpelling | None:
+        """Return the layer that a call is, or None."""
+        nodes = [item for item in call.body if isinstance(item, Node)]
+        found = [node for node in nodes if node.name in self._of_nodes]
+        if len(nodes) != len(call.body) or len(found) != 1 or not call.path:
+            return None
+        (main,) = found
+        layer = self._of_nodes[main.name]
+        rest = {name for node in nodes if node is not main for name in results_of(node)}
+        own = all(is_under(self._owners[value], call.path) for value in layer.tensors.values())
+        made = rest <= set(layer.consumed) and set(call.outputs) <= set(results_of(main))
+        return layer if own and made else None
+
+
+def _users(graph: Graph) -> dict[str, set[str]]:
+    """Return the names of the nodes that use each value; "" for the results of the graph."""
+    users: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        for name in uses_of(node):
+            users.setdefault(name, set()).add(node.name)
+    for output in (*graph.outputs, *graph.mutations.values()):
+        for name in values_in(output):
+            users.setdefault(name, set()).add("")
+    return users
+
+
+def _made(layer: LayerSpelling) -> ast.expr:
+    values = {
+        name: tree_of(value, _marked_argument) for name, value in {**layer.args, **layer.kwargs}.items()
+    }
+    for name, value in values.items():
+        value.hint = name  # type: ignore[attr-defined]
+    args = [values[name] for name in layer.args]
+    kwargs = {name: values[name] for name in layer.kwargs}
+    rngs = {"rngs": trees.name("rngs")} if layer.rngs else {}
+    return trees.call(trees.parsed(layer.constructor), *args, **kwargs, **rngs)
+
+
+def _marked_argument(argument: Argument) -> ast.expr:
+    """Return a value as its marked name."""
+    assert isinstance(argument, Value), argument
+    return marked(argument.name)
+
+
+def _pattern(results: object, node: Node) -> Pattern:
+    """Return the names of the results of a layer; ``results`` holds their numbers."""
+    if isinstance(results, tuple):
+        return tuple(_pattern(part, node) for part in results)
+    assert isinstance(results, int)
+    output = node.outputs[results] if results < len(node.outputs) else None
+    return output if isinstance(output, str) else None

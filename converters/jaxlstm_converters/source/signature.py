@@ -1,0 +1,65 @@
+"""The parameters and results of the model: torch's nested arguments as Python's."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from jaxlstm.programs.graph import Graph, Input, Tree
+from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.statements import Method
+
+
+def signature(graph: Graph) -> tuple[Method, dict[str, ast.expr]]:
+    """Return the parameters of the model, and the expression of each input."""
+    inputs = iter(graph.inputs)
+    bound: dict[str, ast.expr] = {}
+    taken: set[str] = set()
+    method = Method([], [])
+    positional, named = graph.in_tree.children
+    for child in positional.children:
+        leaves = [next(inputs) for _ in range(_leaf_count(child))]
+        name = names.valid_name(_common(leaves), taken, default="x")
+        taken.add(name)
+        method.parameters.append(ast.arg(name))
+        _bind(child, iter(leaves), trees.name(name), bound)
+    for key, child in zip(named.keys, named.children, strict=True):
+        leaves = [next(inputs) for _ in range(_leaf_count(child))]
+        name = str(key) if names.is_name(str(key)) else names.valid_name(str(key), taken)
+        taken.add(name)
+        method.keywords.append(ast.arg(name))
+        _bind(child, iter(leaves), trees.name(name), bound)
+    return method, bound
+
+
+def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict[str, ast.expr]) -> None:
+    if tree.kind == "leaf":
+        bound[next(inputs).name] = expression
+        return
+    keys = tree.keys if tree.kind == "dict" else range(len(tree.children))
+    for key, child in zip(keys, tree.children, strict=True):
+        _bind(child, inputs, ast.Subscript(expression, ast.Constant(key), ast.Load()), bound)
+
+
+def _leaf_count(tree: Tree) -> int:
+    return 1 if tree.kind == "leaf" else sum(map(_leaf_count, tree.children))
+
+
+def _common(inputs: list[Input]) -> str:
+    """Return the name of an argument: torch numbers its parts."""
+    if not inputs:
+        return "unused"
+    name = inputs[0].name
+    return name if len(inputs) == 1 else name.rpartition("_")[0] or name
+
+
+def structure(tree: Tree, leaves: Iterator[ast.expr]) -> ast.expr:
+    """Return the expression of a structure of results."""
+    if tree.kind == "leaf":
+        return next(leaves)
+    if tree.kind == "none":
+        return ast.Constant(None)
+    members = [structure(child, leaves) for child in tree.children]
+    if tree.kind == "dict":
+        return ast.Dict([ast.Constant(key) for key in tree.keys], members)
+    return (ast.List if tree.kind == "list" else ast.Tuple)(members, ast.Load())
