@@ -46,7 +46,8 @@ def write_source(
       The files: their paths, the classes, and remarks about lines that no Flax user would have written.
 
     Raises:
-      ValueError: ``path`` is not a file that Python can import, such as ``crnn.py``.
+      ValueError: ``path`` is not a file that Python can import, such as ``crnn.py``, or the program has
+        hundreds of modules inside one another.
       FileExistsError: one of the files exists. Nothing is written.
       CheckpointError, ProgramError: as for ``load_program``.
       ModuleNotFoundError: ruff, which formats the source, is not installed.
@@ -90,7 +91,10 @@ class SourceFiles:
         tensors = {**program.params, **program.buffers, **program.constants}
         tensors |= {name: program.params[first] for name, first in program.tied.items()}
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-        written: WrittenSource = source_text(program.graph, arrays, comments=comments)
+        try:
+            written: WrittenSource = source_text(program.graph, arrays, comments=comments)
+        except RecursionError as error:
+            raise ValueError("the modules of the program are nested too deeply for written source") from error
         return cls(
             source,
             source.with_suffix(".safetensors"),

@@ -16,9 +16,10 @@ _ASSIGNED = re.compile(r"([A-Za-z_][\w, ()\[\]]{0,200}?)\s*(?::[^=]{0,100})?[-+*
 # Names that the written file uses for other things.
 RESERVED = frozenset(
     {*dir(builtins), *keyword.kwlist, *keyword.softkwlist}
-    | {"self", "rngs", "jax", "jnp", "lax", "nnx", "jaxlstm", "programs", "functools", "Buffer"}
+    | {"self", "rngs", "jax", "jnp", "lax", "nnx", "jaxlstm", "programs", "functools", "math", "Buffer"}
 )
 _METHODS = frozenset({"train", "eval", "iter_children", "iter_modules", "perturb", "set_attributes", "sow"})
+_OF_FLAX = ("__", "_pytree__", "_object__", "_graph_node_", "_check_", "_setattr", "_abc_")
 
 
 def is_name(text: object) -> bool:
@@ -43,7 +44,7 @@ def valid_name(text: str, taken: Collection[str] = (), default: str = "value") -
 
 def attribute_name(text: str) -> str:
     """Return the name of an attribute of a module: the text itself where it is valid."""
-    is_valid = _IDENTIFIER.fullmatch(text) is not None and not text.startswith("__")
+    is_valid = _IDENTIFIER.fullmatch(text) is not None and not text.startswith(_OF_FLAX)
     if is_valid and text not in {*keyword.kwlist, *_METHODS, "self", "rngs"}:
         return text
     return valid_name(text, default="part") + "_" * (text in _METHODS)
