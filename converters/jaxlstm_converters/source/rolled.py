@@ -35,23 +35,24 @@ def _loop_at(
     statements: Sequence[Statement], start: int, lengths: dict[str, int]
 ) -> tuple[list[Statement], int] | None:
     """Return the loop whose first round starts at a statement, and the place behind its last round."""
-    for text in _lists_in(statements[start].tree, lengths, 0):
-        count = lengths[text]
-        step = next(
-            (
-                place - start
-                for place in range(start + 1, len(statements))
-                if text in _lists_in(statements[place].tree, lengths, 1)
-            ),
-            0,
-        )
-        if count < 2 or not step or start + step * count > len(statements):
+    for text, count in lengths.items():
+        first = _first_use(statements, start, text, 0)
+        step = _first_use(statements, first + 1, text, 1) - first
+        ends_in_time = start + step * count <= len(statements)
+        # The first round may start with statements that use no module of the list.
+        if count < 2 or step < 1 or not start <= first < start + step or not ends_in_time:
             continue
         rounds = [statements[start + k * step : start + (k + 1) * step] for k in range(count)]
         body = _common(rounds, text)
         if body is not None:
             return body, start + step * count
     return None
+
+
+def _first_use(statements: Sequence[Statement], start: int, text: str, number: int) -> int:
+    """Return the place of the first statement that uses the module with a number; -1 if there is none."""
+    places = range(start, len(statements))
+    return next((p for p in places if text in _lists_in(statements[p].tree, number)), -1)
 
 
 def _common(rounds: Sequence[Sequence[Statement]], text: str) -> list[Statement] | None:
@@ -97,15 +98,14 @@ def _first_source(first: Sequence[ast.AST], second: Sequence[ast.AST]) -> tuple[
     return None if early else (source, variable)
 
 
-def _lists_in(tree: ast.AST, lengths: dict[str, int], number: int) -> list[str]:
-    """Return the lists of which a statement uses the module with a number."""
+def _lists_in(tree: ast.AST, number: int) -> list[str]:
+    """Return the expressions of which a statement uses the item with a number."""
     return [
-        text
+        trees.shown(node.value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Subscript)
         and isinstance(node.slice, ast.Constant)
         and node.slice.value == number
-        and (text := trees.shown(node.value)) in lengths
     ]
 
 

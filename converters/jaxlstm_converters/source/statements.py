@@ -124,6 +124,8 @@ class MethodWriter:
         self._parameters: dict[str, str] = {}
         self._functions: set[str] = set()
         self._planned: dict[str, str] = {}
+        self._names_before: dict[str, list[str]] = {}
+        self._names_now: dict[str, list[str]] = {}
 
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
@@ -135,7 +137,7 @@ class MethodWriter:
             variable = next((c for c in candidates if c not in self._parameters.values()), "")
             self._take(name, variable or names.unique("x", set(self._parameters.values())))
         body = self._body()
-        body.append(Statement(ast.Return(_tuple([self._value(name) for name in self._call.outputs]))))
+        body += self._result(_tuple([self._value(name) for name in self._call.outputs]))
         return Method([ast.arg(name) for name in self._parameters.values()], self._finished(body))
 
     def outermost(
@@ -160,8 +162,16 @@ class MethodWriter:
         body = self._body()
         returned = result(self._argument)
         body += [Statement(trees.assign(buffer, self._argument(value))) for buffer, value in changed]
-        body.append(Statement(ast.Return(returned)))
+        body += self._result(returned)
         return Method(signature.parameters, self._finished(body), signature.keywords)
+
+    def _result(self, value: ast.expr) -> list[Statement]:
+        """Return the statements that return a value, which gets a variable: it may end a loop."""
+        variables = [name for name in trees.variables(value) if name in self._parameters.values()]
+        if isinstance(value, ast.BinOp) and (variables := variables or trees.variables(value)):
+            variable = trees.name(variables[0])
+            return [Statement(trees.assign(variable, value)), Statement(ast.Return(variable))]
+        return [Statement(ast.Return(value))]
 
     def _take(self, name: str, variable: str) -> None:
         self._parameters[name] = variable
@@ -248,6 +258,8 @@ class MethodWriter:
         for name in self._uses(item):
             self._left[name] -= 1
         self._assign(step, expression, pattern, targets, ends)
+        # Elements of a list give their results the names of the element before: they may become a loop.
+        self._names_before[step.key] = self._names_now.pop(step.key, [])
         self._read_inner_sizes(pattern)
 
     def _assign(
@@ -293,8 +305,12 @@ class MethodWriter:
     def _named(self, value: str, target: str, step: LineItem, expression: ast.expr) -> ast.Name:
         """Give a value a variable, which no other value in use has."""
         taken = self._taken()
-        candidates = [target, *self._fallbacks(step, expression), *_LETTERS]
+        before = self._names_before.get(step.key, [])
+        place = len(self._names_now.setdefault(step.key, []))
+        same = before[place : place + 1] if step.forced else []
+        candidates = [target, *same, *self._fallbacks(step, expression), *_LETTERS]
         name = next((c for c in candidates if c and names.is_name(c) and c not in taken), "")
+        self._names_now[step.key].append(name)
         variable = ast.Name(name or names.unique("value", taken), ast.Load())
         self._values[value] = variable
         return variable
