@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.classes import WrittenClass
+from jaxlstm_converters.source.spelling import simplified
 from jaxlstm_converters.source.statements import Method, Statement
 
 _BUFFER = '''
@@ -104,9 +105,10 @@ def _parameters(method: Method) -> str:
 def _statement(statement: Statement, comments: bool) -> list[str]:
     comment = "".join(char for char in statement.line if char.isprintable())[:200]
     lines = [_indented(f"# {comment}")] if comments and comment else []
-    text = trees.shown(statement.tree)
-    if isinstance(statement.tree, ast.Return) and isinstance(statement.tree.value, ast.Tuple):
-        text = f"return {', '.join(map(trees.shown, statement.tree.value.elts))}"
+    tree = simplified(statement.tree)
+    text = trees.shown(tree)
+    if isinstance(tree, ast.Return) and isinstance(tree.value, ast.Tuple):
+        text = f"return {', '.join(map(trees.shown, tree.value.elts))}"
     return [*lines, _indented(text)]
 
 

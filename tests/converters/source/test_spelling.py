@@ -19,7 +19,7 @@ import jaxlstm
 from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, TensorType, Value
-from jaxlstm_converters.source.spelling import spell
+from jaxlstm_converters.source.spelling import simplified, spell
 from jaxlstm_converters.source.spelling.template import _DEFAULTS, tree_of
 from testing.flax_layers import CASES, example
 from testing.graphs import to_numpy
@@ -136,6 +136,38 @@ def test_defaults_are_those_of_the_functions() -> None:
             if name and module is not None:
                 parameters = inspect.signature(getattr(module, name)).parameters
                 assert parameters[keyword].default == value, (name, keyword)
+
+
+SIMPLIFIED = {
+    "x[:, 1:][:, :, None]": "x[:, 1:, None]",
+    "x[...][..., None]": "x[..., None]",
+    "x[:, 0][:, 1:]": "x[:, 0, 1:]",
+    "x[:, None][:, :, 0]": "x[:, None, 0]",
+    "x[1:][None]": "x[None, 1:]",
+    "x[1:][2:]": "x[1:][2:]",
+    "x[1:][0]": "x[1:][0]",
+    "x[0][1]": "x[0][1]",
+    "x[:, None][:, 0]": "x[:, None][:, 0]",
+    "jnp.squeeze(x.mean(axis=1, keepdims=True), 1)": "x.mean(axis=1)",
+    "jnp.squeeze(x[None].swapaxes(0, -2), -2)": "jnp.moveaxis(x, -2, 0)",
+    "x.swapaxes(1, 2).swapaxes(2, 1)": "x",
+    "x.transpose(0, 2, -2).swapaxes(1, 2)": "x",
+    "x.transpose(1, 2, 0).transpose(1, 2, 0)": "x.transpose(2, 0, 1)",
+    "x.swapaxes(0, -1).transpose(2, 0, 1)": "x.swapaxes(1, 2)",
+    "x.reshape(4, 6).reshape(-1)": "x.reshape(-1)",
+    "x + jnp.broadcast_to(x[..., :1], x.shape)": "x + x[..., :1]",
+    "x[0] / jnp.broadcast_to(x[0, 0], x[1].shape)": "x[0] / jnp.broadcast_to(x[0, 0], x[1].shape)",
+}
+
+
+@pytest.mark.parametrize("text", SIMPLIFIED)
+def test_simplified(text: str) -> None:
+    tree = ast.parse(text, mode="eval")
+    shorter = ast.unparse(simplified(tree))
+    assert shorter == SIMPLIFIED[text]
+    assert ast.unparse(tree) == text
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    np.testing.assert_array_equal(eval(shorter, {**MODULES, "x": x}), eval(text, {**MODULES, "x": x}))
 
 
 def test_numbers_and_strings() -> None:

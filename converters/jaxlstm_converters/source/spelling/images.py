@@ -144,6 +144,26 @@ def _whole(number: float) -> float:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
+def _enlarged(n: int, operation: TypedNode) -> str | None:
+    """Return the repetition of each element, if the factors are small integers."""
+    name = "input" if "input" in operation.arguments else "self"
+    own, result = operation.type(name), operation.result
+    if own is None or result is None:
+        return None
+    first = len(own.shape) - n - operation.channels_last
+    factors = operation.arguments.get("scale_factors")
+    if factors is None:
+        sizes = list(zip(own.shape, result.shape, strict=True))[first : first + n]
+        factors = [b / a if isinstance(a, int) and isinstance(b, int) else 0.5 for a, b in sizes]
+    template = name
+    for place, factor in enumerate(factors, start=first):
+        if factor not in range(1, 9):
+            return None
+        if factor > 1:
+            template = f"jnp.repeat({template}, {int(factor)}, axis={place})"
+    return template
+
+
 def _weight_norm(operation: TypedNode) -> str | None:
     own, dim = operation.type("v"), operation["dim"]
     if own is None or not operation.is_float():
@@ -164,5 +184,6 @@ RULES: dict[str, Rule] = {
     "constant_pad_nd": partial(_padded, "constant"),
     **{f"reflection_pad{n}d": partial(_padded, "reflect") for n in (1, 2, 3)},
     **{f"replication_pad{n}d": partial(_padded, "edge") for n in (1, 2, 3)},
+    **{f"upsample_nearest{n}d": partial(_enlarged, n) for n in (1, 2, 3)},
     "_weight_norm": _weight_norm,
 }

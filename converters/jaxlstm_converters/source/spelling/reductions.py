@@ -53,6 +53,18 @@ def _logsumexp(operation: TypedNode) -> str | None:
     return f"nnx.logsumexp(self, {over})" if operation.is_float() and operation.ndim() else None
 
 
+def _norm(operation: TypedNode) -> str | None:
+    """Return a norm. That of zeros is the root of a tiny number, so that its gradient is 0 and not NaN."""
+    order = operation["ord"] if "ord" in operation.arguments else operation["p"]
+    if not operation.is_float() or not operation.ndim() or operation["dtype"] is not None:
+        return None
+    over = _over(operation)
+    if order == 1:
+        return f"jnp.abs(self).sum({over})"
+    is_root = order is None or order == 2
+    return f"jnp.sqrt(jnp.maximum(jnp.square(self).sum({over}), 1e-30))" if is_root else None
+
+
 def _extremum(kind: str, operation: TypedNode) -> str | None:
     if not operation.ndim():
         return None
@@ -151,6 +163,7 @@ RULES: dict[str, Rule] = {
     **{f"{name}.default": partial(_reduced, name) for name in ("max", "min")},
     **{name: partial(_reduced, name) for name in ("any", "all", "argmax", "argmin")},
     **{f"{name}.dim": partial(_extremum, name) for name in ("max", "min")},
+    **dict.fromkeys(("linalg_vector_norm", "norm"), _norm),
     "logsumexp": _logsumexp,
     "special_logsumexp": _logsumexp,
     **{name: partial(_moment, name) for name in ("var", "std", "var_mean", "std_mean")},

@@ -111,6 +111,11 @@ def _stacked(function: str, operation: TypedNode) -> str | None:
     return f"jnp.{function}([*tensors])" if operation.promotes("tensors") else None
 
 
+def _meshgrid(operation: TypedNode) -> str | None:
+    are_vectors = all(len(type_.shape) == 1 for type_ in operation.tensors("tensors"))
+    return "jnp.meshgrid(*tensors, indexing=indexing)" if are_vectors else None
+
+
 def _flipped(operation: TypedNode) -> str:
     dims = operation["dims"]
     return "jnp.flip(self, axis=dims[0])" if len(dims) == 1 else "jnp.flip(self, axis=dims)"
@@ -171,6 +176,8 @@ RULES: dict[str, Rule] = {
     "mT": "self.mT",
     **{name: partial(_stacked, name) for name in ("hstack", "vstack", "dstack", "column_stack")},
     "atleast_1d": lambda op: "jnp.atleast_1d(self)" if op.type("self") else None,
+    "broadcast_tensors": "jnp.broadcast_arrays(*tensors)",
+    "meshgrid": _meshgrid,
     "flip": _flipped,
     **dict.fromkeys(("movedim", "moveaxis"), "jnp.moveaxis(self, source, destination)"),
     "roll": _rolled,

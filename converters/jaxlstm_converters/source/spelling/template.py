@@ -37,7 +37,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "descending": {"": False},
     "dtype": {"": None},
     "feature_group_count": {"": 1},
-    "include_initial": {"": False},
+    "indexing": {"": "xy"},
     "k": {"": 0},
     "keepdims": {"": False},
     "mode": {"": "constant"},

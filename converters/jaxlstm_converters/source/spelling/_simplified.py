@@ -1,0 +1,193 @@
+"""Shorter forms of nested expressions: one index in place of two, transpositions that undo each other."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+Tree = TypeVar("Tree", bound=ast.AST)
+
+
+def simplified(tree: Tree) -> Tree:
+    """Return a statement or expression in which no operator undoes or repeats the one that it takes.
+
+    >>> ast.unparse(simplified(ast.parse("y = x[:, 1:][:, :, None].swapaxes(1, 2).swapaxes(2, 1)")))
+    'y = x[:, 1:, None]'
+    """
+    return _Simplifier().visit(copy.deepcopy(tree))
+
+
+class _Simplifier(ast.NodeTransformer):
+    """Apply the rules from the innermost expression to the outermost."""
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        self.generic_visit(node)
+        inner = node.value
+        if not isinstance(inner, ast.Subscript) or not isinstance(node.ctx, ast.Load):
+            return node
+        index = _merged(_items(inner), _items(node))
+        if index is None:
+            return node
+        return ast.Subscript(
+            inner.value, index[0] if len(index) == 1 else ast.Tuple(index, ast.Load()), node.ctx
+        )
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        name = _name(node)
+        rule = _RULES.get(name)
+        result = rule(node) if rule else None
+        return node if result is None else result
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        """Drop the broadcast of an operand to the shape of the other one."""
+        self.generic_visit(node)
+        left, right = (_broadcast(*pair) for pair in ((node.left, node.right), (node.right, node.left)))
+        return ast.BinOp(left, node.op, right)
+
+
+def _name(tree: ast.AST) -> str:
+    """Return the name of a called function or method."""
+    function = tree.func if isinstance(tree, ast.Call) else None
+    return function.attr if isinstance(function, ast.Attribute) else ""
+
+
+def _receiver(tree: ast.expr) -> ast.expr:
+    """Return the array whose method is called."""
+    assert isinstance(tree, ast.Call)
+    assert isinstance(tree.func, ast.Attribute)
+    return tree.func.value
+
+
+def _integers(trees: Sequence[ast.expr]) -> tuple[int, ...] | None:
+    """Return the values of integer literals; None if any tree is something else."""
+    values: list[Any] = []
+    for tree in trees:
+        try:
+            values.append(ast.literal_eval(tree))
+        except ValueError:
+            return None
+    return tuple(values) if all(type(value) is int for value in values) else None
+
+
+def _items(node: ast.Subscript) -> list[ast.expr]:
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def _is_basic(item: ast.expr) -> bool:
+    is_none = isinstance(item, ast.Constant) and item.value is None
+    return isinstance(item, ast.Slice) or is_none or _integers([item]) is not None
+
+
+def _is_whole(item: ast.expr) -> bool:
+    return isinstance(item, ast.Slice) and not (item.lower or item.upper or item.step)
+
+
+def _is_ellipsis(item: ast.expr) -> bool:
+    return isinstance(item, ast.Constant) and item.value is ...
+
+
+def _merged(first: list[ast.expr], second: list[ast.expr]) -> list[ast.expr] | None:
+    """Return one index for two, of slices, integers and None; None where there is none."""
+    if len(first) == 1 and _is_ellipsis(first[0]):
+        return second
+    # A lone integer may be the place of a module or of an array in a list.
+    is_item = len(first) == 1 and _integers(first) is not None
+    if is_item or not all(map(_is_basic, [*first, *second])):
+        return None
+    result: list[ast.expr] = []
+    rest = list(second)
+    for item in first:
+        if _integers([item]) is not None:  # The axis is gone.
+            result.append(item)
+            continue
+        while rest and isinstance(rest[0], ast.Constant) and rest[0].value is None:
+            result.append(rest.pop(0))
+        following = rest.pop(0) if rest else ast.Slice()
+        if not _is_whole(following) and not _is_whole(item):
+            return None
+        result.append(item if _is_whole(following) else following)
+    return result + rest
+
+
+def _broadcast(operand: ast.expr, other: ast.expr) -> ast.expr:
+    if _name(operand) != "broadcast_to":
+        return operand
+    assert isinstance(operand, ast.Call)
+    array, shape = operand.args
+    return array if ast.unparse(shape) == f"{ast.unparse(other)}.shape" else operand
+
+
+def _squeezed(node: ast.Call) -> ast.expr | None:
+    """Reduce without the axis instead of removing it; move an axis in one step."""
+    if len(node.args) != 2:
+        return None
+    inner, axis = node.args
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in getattr(inner, "keywords", ())}
+    if isinstance(inner, ast.Call) and keywords == {"axis": ast.unparse(axis), "keepdims": "True"}:
+        return ast.Call(inner.func, inner.args, [k for k in inner.keywords if k.arg == "axis"])
+    is_moved = _name(inner) == "swapaxes" and ast.unparse(axis) == "-2"
+    if is_moved and isinstance(inner, ast.Call) and _integers(inner.args) == (0, -2):
+        array = _receiver(inner)
+        if isinstance(array, ast.Subscript) and ast.unparse(array.slice) == "None":
+            return ast.parse(f"jnp.moveaxis({ast.unparse(array.value)}, -2, 0)", mode="eval").body
+    return None
+
+
+def _swapped(node: ast.Call) -> ast.expr | None:
+    inner, axes = _receiver(node), _integers(node.args)
+    if axes is None or not isinstance(inner, ast.Call):
+        return None
+    before = _integers(inner.args)
+    if _name(inner) == "swapaxes" and before is not None and sorted(before) == sorted(axes):
+        return _receiver(inner)
+    if _name(inner) == "transpose" and before and max(axes) < len(before) and min(axes) >= -len(before):
+        order = [axis % len(before) for axis in before]
+        order[axes[0]], order[axes[1]] = order[axes[1]], order[axes[0]]
+        return _transposed(_receiver(inner), order)
+    return None
+
+
+def _transposed_twice(node: ast.Call) -> ast.expr | None:
+    inner, axes = _receiver(node), _integers(node.args)
+    if not axes or not isinstance(inner, ast.Call) or min(axes) < 0:
+        return None
+    before = _integers(inner.args)
+    if not before or _name(inner) not in ("transpose", "swapaxes"):
+        return None
+    order = [axis % len(axes) for axis in before]
+    if _name(inner) == "swapaxes":
+        order = list(range(len(axes)))
+        order[before[0]], order[before[1]] = order[before[1]], order[before[0]]
+    return _transposed(_receiver(inner), [order[axis] for axis in axes])
+
+
+def _transposed(array: ast.expr, order: list[int]) -> ast.expr:
+    if order == sorted(order):
+        return array
+    moved = [axis for axis, other in enumerate(order) if axis != other]
+    if len(moved) == 2 and len(order) > 2:
+        return _method(array, "swapaxes", moved)
+    return _method(array, "transpose", order)
+
+
+def _method(array: ast.expr, name: str, numbers: list[int]) -> ast.expr:
+    return ast.Call(ast.Attribute(array, name, ast.Load()), [ast.Constant(n) for n in numbers], [])
+
+
+def _reshaped(node: ast.Call) -> ast.expr | None:
+    """Reshape once; the shape may not mention the array itself."""
+    inner = _receiver(node)
+    if _name(inner) != "reshape":
+        return None
+    return ast.Call(ast.Attribute(_receiver(inner), "reshape", ast.Load()), node.args, [])
+
+
+_RULES: dict[str, Callable[[ast.Call], ast.expr | None]] = {
+    "squeeze": _squeezed,
+    "swapaxes": _swapped,
+    "transpose": _transposed_twice,
+    "reshape": _reshaped,
+}
