@@ -296,10 +296,7 @@ BUGS: dict[str, Bug] = {
     "no bias_hh": _biases("bias_hh is dropped", lambda ih, hh: (ih, hh * 0)),
     "double bias": _biases("the biases are doubled", lambda ih, hh: (ih * 2, hh * 2)),
     "bias_ih twice": _biases("bias_ih is used for bias_hh too", lambda ih, hh: (ih, ih)),
-    "no reverse bias": Bug(
-        "biases of the reverse direction are dropped",
-        biases=lambda p, f, both, reverse: [b * (not reverse) for b in both],
-    ),
+    "no reverse bias": Bug(None, biases=lambda p, f, both, reverse: [b * (not reverse) for b in both]),
     "hh transposed": _kernel(
         "weight_hh is transposed gate by gate",
         "hh",
@@ -310,9 +307,7 @@ BUGS: dict[str, Bug] = {
         "the layers' weights are in reverse order",
         source=lambda p, f, at: (p.config.num_layers - at[0] if at[0] else 0, at[1]),
     ),
-    "one layer for all": Bug(
-        "every layer has the first layer's weights", source=lambda p, f, at: (min(at[0], 1), at[1])
-    ),
+    "one layer for all": Bug(None, source=lambda p, f, at: (min(at[0], 1), at[1])),
     "directions swapped": Bug(
         "the weights of the two directions are swapped", source=lambda p, f, at: (at[0], 1 - at[1])
     ),

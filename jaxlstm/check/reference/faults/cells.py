@@ -17,12 +17,11 @@ GATES = "ifgo"
 _USED_BY = {"iofg": " (as in ONNX)", "igfo": " (as in haiku)", "figo": " (as in OpenVINO)"}
 
 
-def _each(prefix: str | tuple[str, ...], change: Callable[[Array], Array], suffix: str = "") -> Change:
-    """Return a fault that changes each parameter whose name starts and ends with the given strings."""
+def _each(prefix: str | tuple[str, ...], change: Callable[[Array], Array]) -> Change:
+    """Return a fault that changes each parameter whose name starts with a string."""
 
     def apply(call: OracleCall) -> OracleCall:
-        chosen = {n for n in call.params if n.startswith(prefix) and n.endswith(suffix)}
-        params = {n: change(a) if n in chosen else a for n, a in call.params.items()}
+        params = {n: change(a) if n.startswith(prefix) else a for n, a in call.params.items()}
         return replace(call, params=params)
 
     return apply
@@ -87,10 +86,6 @@ def _backwards(layer: int, reverse: int, layers: range) -> tuple[int, int]:
     return (layers[0] + layers[-1] - layer if layer in layers else layer), reverse
 
 
-def _first(layer: int, reverse: int, layers: range) -> tuple[int, int]:
-    return (layers[0] if layer in layers else layer), reverse
-
-
 def _bias(cause: str, change: Change) -> Fault:
     return Fault(cause, change, "bias", "bias")
 
@@ -112,12 +107,6 @@ WEIGHTS = (
     _bias("bias_ih is used for bias_hh too", _copied("bias_ih", "bias_hh")),
     _bias("bias_hh is used for bias_ih too", _copied("bias_hh", "bias_ih")),
     _bias("1 is added to the forget gate's bias", _each("bias_ih", _with_forget_bias)),
-    Fault(
-        "the biases of the reverse direction are dropped",
-        _each("bias", lambda a: a * 0, "_reverse"),
-        "bias",
-        "bias bidirectional",
-    ),
     *(
         Fault(f"{name} is transposed gate by gate", _transposed(name), name, needs)
         for name, needs in (("weight_hh", "not-projected"), ("weight_ih", "square-weight_ih"))
@@ -125,7 +114,6 @@ WEIGHTS = (
     Fault("weight_hh is reshaped instead of transposed", _reshaped("weight_hh"), "weight_hh"),
     Fault("weight_ih is reshaped instead of transposed", _reshaped("weight_ih"), "weight_ih"),
     Fault("the layers' weights are in reverse order", _moved(_backwards), "layer", "several-alike"),
-    Fault("every layer has the first layer's weights", _moved(_first), "layer", "several-alike"),
     Fault(
         "the weights of the two directions are swapped",
         _moved(lambda layer, reverse, _: (layer, 1 - reverse)),
