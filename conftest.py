@@ -20,7 +20,7 @@ for _library in ("OMP", "OPENBLAS"):
 
 ROOT = Path(__file__).parent
 FOLDERS = ("tests", "testing", "benchmarks", "tools")
-OPTIONAL = ("torch", "onnx", "nbclient", "nbformat", "expecttest")
+OPTIONAL = ("torch", "nbclient", "nbformat", "expecttest")
 MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
 
 

@@ -17,9 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from safetensors.torch import load_file
 
 import jaxlstm
@@ -90,20 +88,6 @@ def by_pickle(path: Path) -> Tensors:
     return pickle.loads(path.read_bytes())
 
 
-def by_onnx(path: Path) -> Tensors:
-    """Read the initializers, and reorder the gates of the LSTM from i, o, f, c to i, f, g, o."""
-    graph = onnx.load(path).graph
-    tensors = {i.name: np.array(numpy_helper.to_array(i)) for i in graph.initializer}
-    (node,) = (node for node in graph.node if node.op_type == "LSTM")
-    w, r, b = (tensors.pop(name)[0] for name in node.input[1:4])
-    b_ih, b_hh = np.split(b, 2)
-    parts = {"weight_ih_l0": w, "weight_hh_l0": r, "bias_ih_l0": b_ih, "bias_hh_l0": b_hh}
-    for name, rows in parts.items():
-        i, o, f, c = np.split(rows, 4)
-        tensors[f"recurrent.{name}"] = np.concatenate([i, f, c, o])
-    return tensors
-
-
 BEATNET = LSTMConfig(150, 150, num_layers=2)
 SILERO = LSTMCellConfig(128, 128)
 
@@ -144,14 +128,6 @@ FILES = [
         "safetensors",
         {"lstm_cell.": SILERO},
         lambda path: dict(load_file(path)),
-    ),
-    Real(
-        "silero-onnx",
-        "silero-vad",
-        "silero_vad/data/silero_vad_16k_sequence.onnx",
-        "ONNX",
-        {"recurrent.": LSTMConfig(128, 128)},
-        by_onnx,
     ),
     Real(
         "g2pm",

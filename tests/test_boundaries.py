@@ -82,8 +82,6 @@ HOMES = {
         "jaxlstm_converters.flax",
         "jaxlstm_converters.source.proof",
     ),
-    "onnx": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),
-    "google": ("jaxlstm_converters.checkpoint.formats.onnx_graph",),  # the exceptions of protobuf
     "optax": ("jaxlstm_converters.optimizer",),
     "rich": ("jaxlstm._shared", "jaxlstm.cli"),
     "matplotlib": ("jaxlstm.check.report",),

@@ -14,7 +14,7 @@ from testing.processes import run_python
         ("import jaxlstm", ("jax", "flax", "torch", "numpy")),
         ("from jaxlstm import LSTMConfig", ("jax", "flax", "torch")),
         ("from jaxlstm import lstm, init_params, PackedSequence", ("flax", "torch")),
-        ("from jaxlstm import read_checkpoint, find_lstms", ("jax", "flax", "torch", "onnx")),
+        ("from jaxlstm import read_checkpoint, find_lstms", ("jax", "flax", "torch")),
         ("from jaxlstm import load, save, from_torch, to_torch", ("flax", "torch")),
         ("from jaxlstm import load_program", ("jax", "torch", "jaxlstm_converters.checkpoint.pickle")),
         ("import jaxlstm.check", ("flax", "torch", "jaxlstm_converters")),

@@ -1,6 +1,6 @@
 """Checkpoint files of the tests: hostile cases with their outcomes, and small valid files, the seeds.
 
-`corpus/` holds at least one seed per container, written by torch, NumPy, safetensors and onnx. They are
+`corpus/` holds at least one seed per container, written by torch, NumPy and safetensors. They are
 committed so that a seed and an index name the same file of the fuzzer on every machine. A folder is a
 sharded checkpoint whose index is the file to open.
 """

@@ -23,10 +23,9 @@ FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
 SHARED = FOLDER.parents[2] / "jaxlstm" / "_shared"
 SOURCES = [*sorted(FOLDER.rglob("*.py")), SHARED / "safetensors_header.py", SHARED / "strict_json.py"]
 # The modules that import from jaxlstm._shared: the reader's own parts there, which are among SOURCES, the
-# names of the package, aligned memory, and `import_optional`, whose arguments are literals.
+# names of the package, and aligned memory.
 FROM_SHARED = {
     "__init__.py": "imports",
-    "onnx_graph.py": "imports",
     "safetensors.py": "safetensors_header",
     "safetensors_header.py": "strict_json",
     "strict_json.py": "strict_json",
@@ -154,7 +153,7 @@ def test_globals_belong_to_the_reader() -> None:
 def test_reading_imports_no_framework() -> None:
     code = (
         "import sys, jaxlstm_converters.checkpoint\n"
-        "print([m for m in ('torch', 'jax', 'flax', 'onnx') if m in sys.modules])"
+        "print([m for m in ('torch', 'jax', 'flax') if m in sys.modules])"
     )
     assert run_python("-c", code).strip() == "[]"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMCellConfig, find_lstms, load, read_checkpoint
+from jaxlstm import LSTMCellConfig, find_lstms, read_checkpoint
 from jaxlstm.layer.config import config_to_dict
 from jaxlstm_converters.lstm._load import read_lstm
 from testing.checkpoints.compare import assert_same_bits
@@ -55,15 +55,6 @@ def test_a_pickled_module_and_its_state_dict_are_equal() -> None:
     module, weights = (read_checkpoint(BY_LABEL[n].path()) for n in ("beatnet-module", "beatnet"))
     assert list(module) == list(weights)
     assert all(np.asarray(module[n]).tobytes() == np.asarray(weights[n]).tobytes() for n in weights)
-
-
-def test_the_onnx_and_torchscript_files_hold_the_same_cell() -> None:
-    """The gates of the ONNX file are in another order; apart from that, the bits are equal."""
-    params, _ = load(BY_LABEL["silero-onnx"].path(), batch_first=False, dropout=0.0)
-    cell, _ = load(BY_LABEL["silero-torchscript"].path(), prefix="_model.decoder.rnn")
-    assert {f"{name}_l0" for name in cell} == params.keys()
-    for name, array in cell.items():
-        assert np.asarray(params[f"{name}_l0"]).tobytes() == np.asarray(array).tobytes(), name
 
 
 @each_lstm()

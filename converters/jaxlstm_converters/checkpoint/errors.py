@@ -40,7 +40,7 @@ CODES: dict[str, str] = {
     "foreign-weight": "a weight is the result of a call that the reader does not make",
     # tensors
     "storage-key": "a storage key is not a plain number",
-    "missing-storage": "a tensor uses bytes that the file does not contain, or another file that is missing",
+    "missing-storage": "a tensor uses bytes that the file does not contain",
     "storage-size": "the declared size of a storage differs from its actual size",
     "storage-dtype": "one storage is used with two dtypes",
     "tensor-shape": "sizes, strides or offset are not valid integers",
@@ -53,10 +53,8 @@ CODES: dict[str, str] = {
     "safetensors-header": "the header of a safetensors file is invalid",
     "safetensors-layout": "the tensors of a safetensors file overlap or leave a gap",
     "numpy-header": "the header of a NumPy array is invalid",
-    "shard-path": "an index or a model names a file outside its own directory",
+    "shard-path": "an index names a file outside its own directory",
     "shard-mismatch": "an index and its shards disagree",
-    "onnx-malformed": "the file is not a valid ONNX model",
-    "onnx-unsupported": "an ONNX LSTM that torch.nn.LSTM cannot express",
     # programs
     "pt2-version": "a .pt2 file of an unknown format or schema version",
     "pt2-malformed": "the JSON texts of a .pt2 file do not describe a program",

@@ -33,7 +33,7 @@ def read_sharded(source: CheckpointFile, read: Callable[[CheckpointFile, Budget]
     """
     weight_map = _read_weight_map(source)
     files = dict.fromkeys(weight_map.values())
-    sources = {file: open_beside(source.path, file, "shard-mismatch") for file in files}
+    sources = {file: open_beside(source.path, file) for file in files}
     budget = Budget(source.size + sum(shard.size for shard in sources.values()))
     shards: dict[str, Checkpoint] = {}
     for file, shard in sources.items():

@@ -38,11 +38,6 @@ class Budget:
         self._one_tensor = file_size + SLACK
         self._all_tensors = TOTAL_FACTOR * file_size + TOTAL_SLACK
 
-    def add_file(self, size: int) -> None:
-        """Allow for the tensors of another file of `size` bytes."""
-        self._one_tensor += size
-        self._all_tensors += TOTAL_FACTOR * size
-
     def spend_on_tensor(self, nbytes: int) -> None:
         """Account for a tensor, or raise `tensor-budget` if it is too large for the file."""
         self._all_tensors -= nbytes

@@ -159,11 +159,12 @@ class MemoryFile(CheckpointFile):
         """Do nothing: bytes do not change."""
 
 
-def open_beside(path: str, name: Any, code: str) -> CheckpointFile:
+def open_beside(path: str, name: Any) -> CheckpointFile:
     """Open the file `name` in the folder of the file at `path`; a link must not lead out of the folder.
 
     Raises:
-        CheckpointError: `code` if the file cannot be opened, `shard-path`, or an error of `CheckpointFile`.
+        CheckpointError: `shard-mismatch` if the file cannot be opened, `shard-path`, or an error of
+            `CheckpointFile`.
     """
     if type(name) is not str or not _is_file_name(name):
         message = f"the file names {describe(name)}, expected a file name without directory"
@@ -180,7 +181,7 @@ def open_beside(path: str, name: Any, code: str) -> CheckpointFile:
         return CheckpointFile(target)
     except OSError as error:
         message = f"{printable(name)!r} cannot be opened: {error.strerror or 'no such file'}"
-        raise CheckpointError(code, message) from None
+        raise CheckpointError("shard-mismatch", message) from None
 
 
 def _is_file_name(name: str) -> bool:

@@ -202,30 +202,6 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
             self._warnings.append(f"{shown!r} holds {count} values that are NaN or infinite")
 
 
-class StackedTensor(Tensor):
-    """Several tensors, concatenated on the first axis."""
-
-    __slots__ = ("_parts",)
-
-    def __init__(self, parts: Sequence[Tensor]) -> None:
-        first = parts[0]
-        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
-        super().__init__(first.storage, first.dtype, shape, contiguous_strides(shape), 0)
-        self._parts = tuple(parts)
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """The identities of the parts."""
-        return tuple(part.identity for part in self._parts)
-
-    def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
-        row = byte = 0
-        for part in self._parts:
-            part._read(raw[byte : byte + part.nbytes], result[row : row + part.shape[0]])
-            row += part.shape[0]
-            byte += part.nbytes
-
-
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """Return row-major strides in elements. As in torch, a size of 0 counts as 1."""
     strides, step = [], 1
