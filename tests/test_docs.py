@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
 CONF = runpy.run_path(str(ROOT / "docs" / "conf.py"))
 # Pages that quote scripts.
-SOURCES = {"crnn.md": ["examples/crnn"], "real_models.md": ["examples/real_models"]}
+SOURCES = {"crnn.md": ["examples/crnn"]}
 
 
 def test_the_snippets_of_every_page_are_run() -> None:
