@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
 
 from jaxlstm.programs.acceptance import AcceptedGraph
 from jaxlstm.programs.aliases import InPlaceWrite, View
@@ -15,6 +19,7 @@ _SCATTERS = {
     "aten.select.int": "aten.select_scatter.default",
     "aten.slice.Tensor": "aten.slice_scatter.default",
 }
+_PREDICATES = {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not"}
 # The inverse of these views gives the base its shape again.
 _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as")
 
@@ -79,12 +84,15 @@ def _in_place_of(node: Node, result: str, target: TensorType, types: Mapping[str
     """Return the functional form of a node, whose result keeps the dtype of its target."""
     functional = replace(node, op=functional_name(node.op), outputs=(result,), types={result: target})
     tensors = [types[name] for name in values_in(tuple(node.kwargs.values())) if name in types]
-    if all(type_.dtype == target.dtype for type_ in tensors):
+    dtype = functools.reduce(jnp.promote_types, (type_.dtype for type_ in tensors), target.dtype)
+    if functional.op.split(".")[1] in _PREDICATES:
+        dtype = np.dtype(bool)
+    if dtype == target.dtype:
         return [functional]
     wide = f"{result}_wide"
     kwargs = {"self": Value(wide), "dtype": target.dtype}
     return [
-        replace(functional, name=wide, outputs=(wide,), types={}),
+        replace(functional, name=wide, outputs=(wide,), types={wide: replace(target, dtype=dtype)}),
         replace(functional, op="aten.to.dtype", kwargs=kwargs),
     ]
 

@@ -122,6 +122,24 @@ class InPlace(nn.Module):
         return y
 
 
+class MaskedInPlace(nn.Module):
+    """A mask that is written through a view, between convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv1d(4, 4, 3, padding=1) for _ in range(2)])
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        x.masked_fill_(mask.unsqueeze(1), 0.0)
+        for conv in self.convs:
+            x = conv(x)
+            x.masked_fill_(mask.unsqueeze(1), 0.0)
+        counts = (x > 0).long()
+        counts.mul_(2).gt_(1)
+        return x + counts
+
+
 class Counter(nn.Module):
     """A buffer that the program changes."""
 
@@ -228,6 +246,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
     "tied": (Tied, lambda n: (torch.randint(0, 7, (n, 3)),)),
     "twice": (Twice, lambda n: (torch.randn(n, 3),)),
     "in place": (InPlace, lambda n: (torch.randn(n, 4),)),
+    "masked": (MaskedInPlace, lambda n: (torch.randn(n, 5, 4), torch.rand(n, 5) > 0.5)),
     "cond": (Branch, lambda n: (torch.randn(n, 4),)),
     "shared": (Shared, lambda n: (torch.randn(n, 4),)),
     "containers": (Containers, lambda n: (torch.randn(n, 4),)),
