@@ -81,7 +81,7 @@ class _Writer:
         self._tensors = tensors
         types = _types(graph, self._owners, tensors)
         graph = functional_graph(accept(graph), types)
-        graph = channels_last(graph, tensors)
+        graph = live_graph(channels_last(graph, tensors))
         self._graph = graph
         self._types = _types(graph, self._owners, tensors)
         self._sizes = Sizes(graph, self._types)
@@ -142,7 +142,8 @@ class _Writer:
         for call in reversed(self._calls):
             if self._is_class(call):
                 self._parts.at(call.path).kind = "class"
-            if call.class_name == _SEQUENTIAL and self._is_chain(call):
+            names_ = self._parts.at(call.path).parts
+            if all(name.isdecimal() for name in names_) and call.path and self._is_chain(call):
                 self._find_elements(call)
 
     def _find_elements(self, call: Invocation) -> None:

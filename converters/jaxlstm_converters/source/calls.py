@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from jaxlstm.programs.graph import Graph, ModuleCall, Node, values_in
@@ -49,7 +49,7 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
         graph: a graph without in-place operators.
         sizes: the sizes of the graph.
     """
-    entries = [_Entry(node, node.calls) for node in _live(graph) if not sizes.is_size(node.name)]
+    entries = [_Entry(node, node.calls) for node in graph.nodes if not sizes.is_size(node.name)]
     entries = _without_strangers(entries)
     root = next((entry.calls[0] for entry in entries if entry.calls), None)
     class_name = root.class_name if root else "Model"
@@ -57,15 +57,15 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
     return Invocation("", class_name, 0, _body(entries, 0))
 
 
-def _live(graph: Graph) -> list[Node]:
-    """Return the nodes whose results are used."""
+def live_graph(graph: Graph) -> Graph:
+    """Return a graph without nodes whose results nobody uses."""
     used = {name for output in (*graph.outputs, *graph.mutations.values()) for name in values_in(output)}
     live = []
     for node in reversed(graph.nodes):
         if used.intersection(results_of(node)):
             live.append(node)
             used.update(uses_of(node))
-    return live[::-1]
+    return replace(graph, nodes=tuple(live[::-1]))
 
 
 def results_of(node: Node) -> list[str]:
