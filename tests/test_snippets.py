@@ -8,6 +8,7 @@ import importlib
 import io
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +276,15 @@ def test_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = scope["program"](scope["program"].params, scope["batch"])
     np.testing.assert_allclose(result, expected, atol=1e-6)
     assert scope["scores"].shape == expected.shape
+
+
+def test_written_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jaxlstm.write_source(ROOT / "examples" / "demo.pt2", "tagger.py")
+    monkeypatch.syspath_prepend(folder)
+    scope = run_page("written_source.md")
+    assert scope["model"](np.zeros((2, 7), np.int32))[1].shape == (2, 7, 7)
+    assert issubclass(scope["Translator"], nnx.Module)
+    del sys.modules["tagger"]
 
 
 def quoted_commands() -> dict[str, list[str]]:

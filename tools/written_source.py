@@ -1,6 +1,7 @@
 """Measure the source that ``jaxlstm convert`` writes for the models of the tests.
 
     python -m tools.written_source [NAME...]
+    python -m tools.written_source --page docs/written_source.md      # write its examples
 
 For each model: does the written source hold, its lines of code per line of the torch classes, whether its
 variables have names that a person would choose, and whether it needs ``jaxlstm.programs``. The exit status
@@ -57,11 +58,13 @@ class Measured(NamedTuple):
     seconds: float = 0.0
 
 
-def measure(name: str, module: nn.Module, args: tuple[Any, ...], folder: Path) -> Measured:
+def measure(
+    name: str, module: nn.Module, args: tuple[Any, ...], folder: Path, kwargs: dict[str, Any] | None = None
+) -> Measured:
     """Return the measurements of one model, whose files are written to a folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sizes that torch fixes
-        program = from_module(module, args)
+        program = from_module(module, args, kwargs)
     start = time.perf_counter()
     try:
         files = SourceFiles.of(program, folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.py")
@@ -69,7 +72,7 @@ def measure(name: str, module: nn.Module, args: tuple[Any, ...], folder: Path) -
         return Measured(name, False, f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - start
     files.write(overwrite=True)
-    proof = prove(files, program, arguments=(args, {}))
+    proof = prove(files, program, arguments=(args, kwargs or {}))
     torch_source = "\n\n".join(_own_sources(module))
     own = _lines(torch_source)
     return Measured(
@@ -138,12 +141,30 @@ def summary(rows: list[Measured]) -> dict[str, tuple[float, bool]]:
     }
 
 
+def page_with_examples(text: str) -> str:
+    """Return a page whose blocks after ``<!-- written: NAME -->`` hold the source of the models of the tests.
+
+    The weights are not trained, and the source does not depend on them.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        shape = SHAPES[match[1]]
+        program = from_module(shape.build(), shape.arguments(shape.exported_at))
+        return f"{match[0].partition('```')[0]}```python\n{SourceFiles.of(program, 'model.py').text}```"
+
+    return re.sub(r"<!-- written: ([\w ]+) -->\n```python\n.*?```", block, text, flags=re.DOTALL)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print a line for each model, and the shares."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="models to measure (default: all)")
     parser.add_argument("--folder", type=Path, help="keep the written files there")
+    parser.add_argument("--page", type=Path, help="write the examples of this page instead")
     args = parser.parse_args(argv)
+    if args.page:
+        args.page.write_text(page_with_examples(args.page.read_text()))
+        return 0
     with tempfile.TemporaryDirectory() as temporary:
         rows = []
         for model in models(args.names):

@@ -87,7 +87,7 @@ def example_of(program: Program, seed: int = 0) -> Arguments:
 def prove(
     files: SourceFiles, program: Program, progress: Progress | None = None, arguments: Arguments | None = None
 ) -> Proof:
-    """Run the source in a module of its own, fill the model from its weights, and verify it.
+    """Run the source in a separate module, fill the model from its weights, and verify it.
 
     ``arguments`` is an example; the default is random.
 
@@ -122,7 +122,7 @@ def load_written(files: SourceFiles) -> nnx.Module:
 
 
 def make_written(files: SourceFiles) -> nnx.Module:
-    """Run written source in a module of its own, and return its model with random weights."""
+    """Run written source in a separate module, and return its model with random weights."""
     module = ModuleType(files.source.stem)
     exec(compile(files.source.read_text("utf-8"), str(files.source), "exec"), vars(module))
     return getattr(module, files.model)(rngs=nnx.Rngs(0))
@@ -182,7 +182,7 @@ class _Expression(str):
 
 
 def _with_texts(tree: Any) -> Any:
-    """Return the structure of arguments with expressions in place of arrays."""
+    """Return arguments with an expression for each array."""
     if isinstance(tree, dict):
         return {key: _with_texts(value) for key, value in tree.items()}
     if type(tree) in (tuple, list):

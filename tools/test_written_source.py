@@ -1,0 +1,40 @@
+"""The source of every model of the tests holds and reads well; the page of the docs has what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools.written_source import main, measure, models, page_with_examples
+
+PAGE = Path(__file__).parents[1] / "docs" / "written_source.md"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_goals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_examples_of_the_page() -> None:
+    """Otherwise write them again: ``python -m tools.written_source --page docs/written_source.md``."""
+    assert PAGE.read_text() == page_with_examples(PAGE.read_text())
+
+
+def test_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is measured; a fault of the writer is a result."""
+    ((name, module, args),) = models(["tagger"])
+    measured = measure(name, module, args, tmp_path)
+    assert measured.holds, measured.problem
+    assert measured.named
+    assert measured.idiomatic
+    assert measured.ratio is not None
+    assert 0.5 < measured.ratio < 3
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("jaxlstm_converters.source._write_source.source_text", fail)
+    assert measure(name, module, args, tmp_path).problem == "KeyError: 'x'"
