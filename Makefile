@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # Each worker starts with neighbouring tests, which share fixtures.
 PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aot test-aarch64 sanitize \
+.PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aarch64 sanitize \
 	random-configs fuzz coverage docs release-check lint format bench clean
 
 help:  ## list the targets
@@ -61,13 +61,6 @@ test-newest:  ## the tests that do not need torch, with the newest releases (NEW
 	$(VENV)-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e $(TEST_EXTRAS)
 	$(VENV)-newest/bin/python -m pip list --format=freeze
 	XLA_FLAGS= $(VENV)-newest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
-
-# A separate environment: the compilers are large, and an installed libtpu logs whenever JAX starts.
-AOT := $(VENV)-aot
-test-aot: pyproject.toml  ## compile for TPUs and GPUs without a device
-	@test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
-	$(AOT)/bin/python $(INSTALL) -e '.[aot-tpu,aot-gpu]' beartype pytest pytest-xdist
-	JAX_PLATFORMS=cpu JAXLSTM_AOT=required $(AOT)/bin/python -m pytest -q -n $(WORKERS) tests/aot
 
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS random problems
