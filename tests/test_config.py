@@ -39,6 +39,9 @@ SIZES = {"input_size": 3, "hidden_size": 5}
 def test_bad_config(changed: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         LSTMConfig(**{**SIZES, **changed})
+    if changed.keys() <= {*SIZES, "bias"}:
+        with pytest.raises(error, match=f"^{message}"):
+            LSTMCellConfig(**{**SIZES, **changed})
 
 
 def test_dropout_without_effect_warns() -> None:
@@ -142,6 +145,7 @@ def call(params: Any = PARAMS, inputs: Any = X, state: Any = STATE, config: Any 
             "c_0 must have the dtype of the inp",
         ),
         ({"state": (STATE[0][:, 0], STATE[1][:, 0])}, ValueError, r"h_0 must have shape \(2, 4, 5\)"),
+        ({"inputs": X[:, 0]}, ValueError, r"h_0 must have shape \(2, 5\), got \(2, 4, 5\)"),
         ({"seq_lengths": [7, 7, 7]}, ValueError, r"seq_lengths must have shape \(4,\)"),
         ({"seq_lengths": [7, 0, 7, -1]}, ValueError, "between 1 and .* 7; got 0 at index 1 and 1 more"),
         ({"seq_lengths": [7, 8, 7, 7]}, ValueError, "between 1 and .* 7; got 8 at index 1$"),
@@ -203,9 +207,12 @@ CELL = {name.removesuffix("_l0"): p for name, p in PARAMS.items() if name.endswi
         ((CELL, jnp.ones((4, 2))), r"x must have shape \(batch, 3\) or \(3,\), got \(4, 2\)"),
         ((CELL, jnp.ones((1, 4, 3))), r"x must have shape"),
         ((CELL, jnp.ones((4, 3)), (jnp.ones((4, 5)), jnp.ones((3, 5)))), r"c must have shape \(4, 5\)"),
+        ((CELL, jnp.ones(3), (jnp.ones((1, 5)),) * 2), r"h must have shape \(5,\), got \(1, 5\)"),
         (({**CELL, "bias_hh": jnp.ones(4)}, jnp.ones((4, 3))), "bias_hh has shape"),
     ],
 )
 def test_bad_cell_arguments(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lstm_cell(*arguments)
+    with pytest.raises(TypeError, match="the same dtype, got inputs float16 and weight_ih float32"):
+        lstm_cell(CELL, jnp.ones((4, 3), jnp.float16))
