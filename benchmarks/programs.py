@@ -1,11 +1,12 @@
-"""Whole programs beside PyTorch.
+"""Whole programs beside PyTorch, ONNX Runtime and OpenVINO.
 
-A text recogniser, a tagger and a voice detector, at the sizes of published ones, run as jitted programs, in
-eager PyTorch and under ``torch.compile``.
+Two text recognisers, a tagger and a voice detector, at the sizes of published ones, run as jitted programs,
+in eager PyTorch, under ``torch.compile``, and as ONNX models.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 import jaxlstm
+from benchmarks import peers
 from benchmarks.parts import Settings
 from benchmarks.timing import interleaved, spreads
 
@@ -48,6 +50,7 @@ def row(name: str, settings: Settings) -> dict[str, Any]:
         return call
 
     sides = {"jaxlstm": ours, "torch": in_torch(module), "torch-compile": in_torch(torch.compile(module))}
+    sides |= _as_onnx(module, args, settings)
     expected = jax.tree.leaves(sides["torch"]())
     for actual, theirs in zip(jax.tree.leaves(ours()), expected, strict=True):
         np.testing.assert_allclose(actual, theirs, rtol=0, atol=1e-4)
@@ -57,6 +60,21 @@ def row(name: str, settings: Settings) -> dict[str, Any]:
         left_out["torch-compile"] = reason
     values = spreads(interleaved(sides, settings.rounds))
     return {"case": name, "unit": "ms", "values": values, "left_out": left_out}
+
+
+def _as_onnx(module: nn.Module, args: tuple[Any, ...], settings: Settings) -> dict[str, Callable[[], Any]]:
+    """Return the runs of the model in the runtimes for ONNX models."""
+    names = [n for n in ("onnxruntime", "openvino") if n in settings.against and not peers.missing(n)]
+    if not names:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(module, args, dynamo=True, verbose=False)
+    assert exported is not None
+    inputs = {value.name: arg.numpy() for value, arg in zip(exported.model.graph.inputs, args, strict=True)}
+    model = exported.model_proto.SerializeToString()
+    runs = {name: peers.load(name).session(model, settings.threads) for name in names}
+    return {name: functools.partial(run, inputs) for name, run in runs.items()}
 
 
 def _fault(call: Callable[[], Any]) -> str:
@@ -91,6 +109,49 @@ class TextRecogniser(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.cnn(images).squeeze(2).permute(2, 0, 1)
+        return self.out(self.lstm(x)[0])
+
+
+class InvertedBottleneck(nn.Module):
+    """A wide 1x1 convolution, a depthwise one, weights for the channels, and a narrow 1x1 (MobileNetV3)."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, kernel: int, stride: tuple[int, int]) -> None:
+        super().__init__()
+        depthwise = nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width, bias=False)
+        self.wide = nn.Sequential(
+            *(nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.Hardswish()),
+            *(depthwise, nn.BatchNorm2d(width), nn.Hardswish()),
+        )
+        self.weights = nn.Sequential(
+            *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width // 4, 1), nn.ReLU()),
+            *(nn.Conv2d(width // 4, width, 1), nn.Hardsigmoid()),
+        )
+        self.narrow = nn.Sequential(nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.adds = stride == (1, 1) and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.wide(x)
+        y = self.narrow(y * self.weights(y))
+        return x + y if self.adds else y
+
+
+class MobileRecogniser(nn.Module):
+    """A recogniser with the blocks of MobileNetV3 and a bidirectional LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = nn.Sequential(
+            *(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()),
+            InvertedBottleneck(16, 72, 24, 3, (2, 1)),
+            InvertedBottleneck(24, 96, 24, 3, (1, 1)),
+            InvertedBottleneck(24, 144, 40, 5, (2, 1)),
+            InvertedBottleneck(40, 240, 40, 5, (1, 1)),
+        )
+        self.lstm = nn.LSTM(40, 128, bidirectional=True, batch_first=True)
+        self.out = nn.Linear(256, 97)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.cnn(images).mean(2).transpose(1, 2)
         return self.out(self.lstm(x)[0])
 
 
@@ -130,6 +191,7 @@ class VoiceDetector(nn.Module):
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]] = {
     "text recogniser, 4 lines of 32 x 256": (TextRecogniser, lambda: (torch.randn(4, 1, 32, 256),)),
+    "mobile recogniser, 4 lines of 32 x 128": (MobileRecogniser, lambda: (torch.randn(4, 3, 32, 128),)),
     "tagger, 16 sentences of 40 words": (Tagger, lambda: (torch.randint(0, 10_000, (16, 40)),)),
     "voice detector, 1 window": (VoiceDetector, lambda: (torch.randn(1, 576), torch.randn(2, 1, 128))),
 }

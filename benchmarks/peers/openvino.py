@@ -38,6 +38,12 @@ def carrying(params: Any, config: Any, threads: int) -> Any:
     return onnx_model.carrying(run, config)
 
 
+def session(model: bytes, threads: int) -> onnx_model.Run:
+    """Load a model; the result runs it."""
+    request = _request(model, threads)
+    return lambda inputs: [*request.infer(inputs, share_inputs=True, share_outputs=True).values()]
+
+
 def _request(model: bytes, threads: int, dtype: str = "float32") -> Any:
     """Compile a model with float32 inputs and outputs that computes in ``dtype``."""
     hints = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}

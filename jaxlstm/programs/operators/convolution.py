@@ -136,11 +136,11 @@ def _convolve(
             precision=precision,
         )
 
+    operands = x if batched else x[None], weight
     fast = None
     if last and max(input_dilation) == 1:
         geometry = Geometry(stride, pads, kernel_dilation)
-        fast = form_on_cpu(x.shape[-1], weight, geometry, groups, precision, plain)
-    operands = x if batched else x[None], weight
+        fast = form_on_cpu(*operands, geometry, groups, precision, plain)
     y = (
         lax.platform_dependent(*operands, cpu=fast, default=plain(groups))
         if fast

@@ -2,8 +2,9 @@
 
 XLA's depthwise convolution takes 5 to 15 times as long as a sum of shifted products. Other convolutions with
 groups take two to three times as long as one convolution for each group or for every four, and their
-gradients a hundred times. Kernels of size 1 are matrix products, with gradients twice as fast, and a small
-kernel on images in colour is faster as patches times weights. For one channel, XLA's own form is the fastest.
+gradients a hundred times. Kernels of size 1 are matrix products, with gradients twice as fast. A small kernel
+on images in colour is faster as patches times weights, and so is any kernel at few positions, where XLA
+spends most of the time on the order of the weights. For one channel, XLA's own form is the fastest.
 """
 
 from __future__ import annotations
@@ -41,17 +42,12 @@ Form = Callable[[Array, Array], Array]
 
 
 def form_on_cpu(
-    channels: int,
-    weight: Array,
-    geometry: Geometry,
-    groups: int,
-    precision: Any,
-    plain: Callable[[int], Form],
+    x: Array, weight: Array, geometry: Geometry, groups: int, precision: Any, plain: Callable[[int], Form]
 ) -> Form | None:
     """Return the fastest form of a convolution on a CPU, or None if that is XLA's convolution.
 
     Args:
-      channels: number of channels of the images.
+      x: images (N, *size, C).
       weight: (O, C / groups, *kernel).
       geometry: the windows.
       groups: number of groups.
@@ -59,16 +55,36 @@ def form_on_cpu(
       plain: number of groups -> XLA's convolution.
     """
     kernel = math.prod(weight.shape[2:])
-    if not jnp.issubdtype(weight.dtype, jnp.floating) or not channels or not weight.size:
+    positions = [x.shape[0], *_counts(x.shape, weight.shape[2:], geometry)]
+    is_static = all(isinstance(count, int) for count in positions)
+    if not jnp.issubdtype(weight.dtype, jnp.floating) or (is_static and min(positions) < 1):
         return None
-    if groups == 1 and (kernel == 1 or (channels == 3 and kernel <= _LONGEST_KERNEL)):
-        return partial(_patches_times_weights, geometry, precision)
+    # Bringing the weights in XLA's order takes longer than copying the patches.
+    if groups == 1 and is_static and 2 * math.prod(positions) <= weight.shape[0]:
+        if _is_framed(weight.shape, geometry):
+            return partial(_frames_times_weights, geometry, precision)
+        if kernel <= _MOST_PRODUCTS:
+            return partial(_patches_times_weights, geometry, precision, True)
+    if groups == 1 and (kernel == 1 or (x.shape[-1] == 3 and kernel <= _LONGEST_KERNEL)):
+        return partial(_patches_times_weights, geometry, precision, False)
     if groups > 1 and weight.shape[1] == 1 and kernel <= _MOST_PRODUCTS:
         return partial(_sum_of_products, geometry)
     count = _divisor(groups)
     if count > 1 and groups // count <= _MOST_MERGED:
         return partial(_group_by_group, count, plain(1))
     return None
+
+
+def _counts(images: Sequence[Any], kernel: Sequence[int], geometry: Geometry) -> list[Any]:
+    """Return the number of windows along each axis; symbolic with the symbolic sizes of jax.export."""
+    axes = zip(images[1:], kernel, *geometry, strict=False)
+    return [(size + sum(pads) - d * (k - 1) - 1) // stride + 1 for size, k, stride, pads, d in axes]
+
+
+def _is_framed(weight: Sequence[int], geometry: Geometry) -> bool:
+    """Return True for frames of a signal of one channel, as in a Fourier transform, that overlap evenly."""
+    one_axis = len(weight) == 3 and weight[1] == 1 and geometry.dilation[0] == 1
+    return one_axis and weight[2] % geometry.stride[0] == 0
 
 
 def _divisor(groups: int) -> int:
@@ -80,13 +96,11 @@ def _shifted(x: Array, kernel: Sequence[int], geometry: Geometry) -> Iterator[tu
     """Yield the place of each element of the kernel, and the images that it multiplies."""
     widths = [(0, 0, 0), *((before, after, 0) for before, after in geometry.pads)]
     x = lax.pad(x, jnp.zeros((), x.dtype), widths + [(0, 0, 0)] * (x.ndim - len(widths)))
+    counts = _counts(x.shape, kernel, geometry._replace(pads=((0, 0),) * len(kernel)))
     for place in itertools.product(*map(range, kernel)):
         part = x
-        for axis, (start, size) in enumerate(zip(place, kernel, strict=True)):
-            step, dilation = geometry.stride[axis], geometry.dilation[axis]
-            first = start * dilation
-            # With the symbolic sizes of jax.export, this expression equals that of XLA's convolution.
-            count = (x.shape[axis + 1] - dilation * (size - 1) - 1) // step + 1
+        for axis, (start, count) in enumerate(zip(place, counts, strict=True)):
+            step, first = geometry.stride[axis], start * geometry.dilation[axis]
             part = lax.slice_in_dim(part, first, first + (count - 1) * step + 1, step, axis + 1)
         yield place, part
 
@@ -95,7 +109,10 @@ def _sum_of_products(geometry: Geometry, x: Array, weight: Array) -> Array:
     """Multiply the shifted images by one weight per channel, and add up."""
     outputs, _, *kernel = weight.shape
     channels, wide = x.shape[-1], gate_dtype(x.dtype)
-    images, weights = x.astype(wide), jnp.moveaxis(weight[:, 0].astype(wide), 0, -1)
+    images, flat = x.astype(wide), weight.astype(wide).reshape(outputs, -1)
+    # A transposition would become part of the loop over channels, which would read the weights with a stride.
+    identity = jnp.eye(flat.shape[1], dtype=wide)
+    weights = jnp.einsum("ok,kj->jo", flat, identity, precision="highest").reshape(*kernel, outputs)
     if outputs > channels:
         images, weights = images[..., None], weights.reshape(*kernel, channels, -1)
     terms = (part * weights[place] for place, part in _shifted(images, kernel, geometry))
@@ -114,9 +131,28 @@ def _group_by_group(count: int, convolve: Form, x: Array, weight: Array) -> Arra
     return jnp.concatenate([convolve(images, kernels) for images, kernels in parts], -1)
 
 
-def _patches_times_weights(geometry: Geometry, precision: Any, x: Array, weight: Array) -> Array:
+def _patches_times_weights(
+    geometry: Geometry, precision: Any, keeps_weights: bool, x: Array, weight: Array
+) -> Array:
+    """Multiply patches by weights; ``keeps_weights`` orders the elements of a patch as torch's weights."""
     outputs, _, *kernel = weight.shape
-    patches = jnp.concatenate([images for _, images in _shifted(x, kernel, geometry)], -1)
-    matrix = jnp.moveaxis(weight, (0, 1), (-1, -2)).reshape(-1, outputs)
-    y = jnp.dot(patches.reshape(-1, patches.shape[-1]), matrix, precision=precision)
-    return y.reshape(*patches.shape[:-1], outputs)
+    parts = [images for _, images in _shifted(x, kernel, geometry)]
+    if keeps_weights:
+        patches = jnp.stack(parts, -1)
+        patches = patches.reshape(*patches.shape[:-2], -1)
+    else:
+        patches, weight = jnp.concatenate(parts, -1), jnp.moveaxis(weight, 1, -1)
+    return _product(patches, weight.reshape(outputs, -1), precision)
+
+
+def _frames_times_weights(geometry: Geometry, precision: Any, x: Array, weight: Array) -> Array:
+    (stride,), (pads,), length = geometry.stride, geometry.pads, weight.shape[2]
+    x = lax.pad(x[..., 0], jnp.zeros((), x.dtype), [(0, 0, 0), (*pads, 0)])
+    frames, blocks = (x.shape[1] - length) // stride + 1, length // stride
+    pieces = x[:, : (frames + blocks - 1) * stride].reshape(len(x), -1, stride)
+    overlapping = jnp.concatenate([pieces[:, start : start + frames] for start in range(blocks)], -1)
+    return _product(overlapping, weight[:, 0], precision)
+
+
+def _product(x: Array, weight: Array, precision: Any) -> Array:
+    return jnp.einsum("...i,oi->...o", x, weight, precision=precision)
