@@ -39,12 +39,10 @@ BLOCK = 8 << 20
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
+class Tensor:
     """A tensor of a checkpoint that has not been read. `numpy.asarray(tensor)` reads it.
 
-    So do `tensor.T`, `tensor.transpose`, operators such as `tensor + 1`, and NumPy's functions. Each
-    reads the file again and returns a NumPy array. `==` and `!=` are elementwise if the other operand is
-    an array, and otherwise compare identities.
+    So do NumPy's functions. Each reads the file again and returns a NumPy array.
 
     Use `make_tensor` to create one: nothing is checked here.
 
@@ -92,15 +90,6 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         last = sum((n - 1) * stride for n, stride in strides) if self.size else -1
         return self._offset * self.dtype.itemsize, (self._offset + last + 1) * self.dtype.itemsize
 
-    @property
-    def T(self) -> np.ndarray:  # noqa: N802 - NumPy's name
-        """The transposed array."""
-        return self.transpose()
-
-    def transpose(self, *axes: Any) -> np.ndarray:
-        """Return the array with permuted axes, in reverse order if none are given."""
-        return np.asarray(self).transpose(*axes)
-
     def set_name(self, name: str, warnings: list[str]) -> None:
         """Set the name, unless it is set, and the list that receives warnings about the values."""
         if self._warnings is None:
@@ -130,30 +119,6 @@ class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
         if self.size:
             self._read(raw, result)
         return result
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Read the tensors among the inputs and apply a function of NumPy.
-
-        Raises:
-            TypeError: the result is to be written into a tensor, as by `tensor += 1`.
-        """
-        methods = {"__call__": ufunc, "reduce": ufunc.reduce, "accumulate": ufunc.accumulate}
-        if any(isinstance(out, Tensor) for out in kwargs.get("out", ())):
-            raise TypeError("a tensor of a checkpoint cannot be changed; change numpy.asarray(tensor)")
-        if method not in methods:
-            return NotImplemented
-        return methods[method](*(np.asarray(x) if isinstance(x, Tensor) else x for x in inputs), **kwargs)
-
-    # The reader compares values from a file with strings and numbers. If a value is a tensor, the
-    # comparison must not read its elements. An array on the other side makes the comparison itself.
-    def __eq__(self, other: object) -> bool:
-        return object.__eq__(self, other)
-
-    def __ne__(self, other: object) -> bool:
-        return object.__ne__(self, other)
-
-    def __hash__(self) -> int:
-        return object.__hash__(self)
 
     def _read(self, raw: np.ndarray, result: np.ndarray) -> None:
         """Fill `result`, whose bytes are `raw`."""
