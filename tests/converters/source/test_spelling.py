@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,14 +20,16 @@ from torch.utils import _pytree as pytree
 import jaxlstm
 from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Node, TensorType, Value
-from jaxlstm_converters.source.spelling import simplified, spell
+from jaxlstm.programs.graph import ModuleCall, Node, TensorType, Value
+from jaxlstm_converters.source.spelling import layer_of, simplified, spell
 from jaxlstm_converters.source.spelling.template import _DEFAULTS, tree_of
-from testing.flax_layers import CASES, example
+from testing import spellings
+from testing.flax_layers import CASES
 from testing.graphs import to_numpy
 from testing.model_shapes import SHAPES
-from testing.op_samples import has_gradient, op_infos, samples
-from testing.spelled import MODULES, name_of, spelled_layers, traced_nodes
+from testing.op_samples import has_gradient, op_infos, require_close, samples
+from testing.spelled import MODULES, SpelledLayer, name_of, spelled_layers, traced_nodes
+from testing.spellings import SPELLINGS, function_of, spelled
 from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
 
 SLOW = pytest.mark.slow
@@ -47,18 +51,27 @@ def require_samples(name: str, dtype: torch.dtype, most: int) -> None:
             node.require_equal(gradients=gradients)
 
 
-SPELLED = [name for name in NAMES if name not in NEED_FLOAT64]
-
-
-@pytest.mark.parametrize("name", SPELLED[3::12])
-def test_first_sample(name: str) -> None:
-    require_samples(name, torch.float32, 1)
+@pytest.mark.parametrize("expression", SPELLINGS)
+def test_text(expression: str) -> None:
+    assert spelled(expression) == SPELLINGS[expression]
 
 
 @SLOW
-@pytest.mark.parametrize("name", SPELLED)
+@pytest.mark.parametrize("expression", SPELLINGS)
+def test_values(expression: str) -> None:
+    named = spellings.tensors()
+    function, names = function_of(expression, named)
+    expected = function(*(named[name] for name in names))
+    arrays = {name: jnp.asarray(to_numpy(tensor)) for name, tensor in named.items()}
+    actual = eval(SPELLINGS[expression], {**MODULES, **arrays})
+    for ours, theirs in zip(actual if len(expected) > 1 else [actual], expected, strict=True):
+        require_close(ours, to_numpy(theirs))
+
+
+@SLOW
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NEED_FLOAT64])
 def test_samples(name: str) -> None:
-    require_samples(name, torch.float32, 5)
+    require_samples(name, torch.float32, 3)
 
 
 @SLOW
@@ -67,38 +80,103 @@ def test_samples(name: str) -> None:
 def test_samples_of_other_dtypes(name: str, dtype: torch.dtype) -> None:
     if dtype not in op_infos()[name].dtypes:
         pytest.skip(f"torch has no {name} of {dtype}")
-    require_samples(name, dtype, 5)
+    require_samples(name, dtype, 3)
 
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{
-        name: (case.torch, example(case).shape)
+        name: (case.torch, case.shape)
         for name, case in CASES.items()
         if not any(part in name for part in ("WeightNorm", "MultiHead", "General", "RNN", "Cell", "Bidir"))
         and case.shape
     },
     "GRU": (lambda: nn.GRU(3, 4, 2, bidirectional=True), (5, 2, 3)),
     "RNN": (lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True), (2, 5, 3)),
+    "LSTMCell": (lambda: nn.LSTMCell(3, 4), (2, 3)),
     "Conv1d of one": (lambda: nn.Conv1d(4, 6, 3, padding="same"), (4, 7)),
     "Conv2d of one": (lambda: nn.Conv2d(4, 6, 3, padding=(2, 1), stride=(1, 2)), (4, 7, 5)),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(3), (4, 3)),
+    "GroupNorm of vectors": (lambda: nn.GroupNorm(2, 4), (3, 4)),
     "InstanceNorm without scale": (lambda: nn.InstanceNorm1d(3), (2, 3, 5)),
+    "RMSNorm without epsilon": (lambda: nn.RMSNorm(4), (2, 4)),
+    "LayerNorm without scale": (lambda: nn.LayerNorm(4, elementwise_affine=False), (2, 4)),
+    "Dropout": (lambda: nn.Dropout(0.3), (2, 4)),
+}
+NO_LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "ConvTranspose1d with groups": (lambda: nn.ConvTranspose1d(4, 4, 3, groups=2), (2, 4, 5)),
+    "BatchNorm without averages": (lambda: nn.BatchNorm1d(3, track_running_stats=False), (4, 3)),
+    "LayerNorm over two axes": (lambda: nn.LayerNorm([3, 4]), (2, 3, 4)),
+    "InstanceNorm with averages": (lambda: nn.InstanceNorm1d(3, track_running_stats=True), (2, 3, 5)),
+    "PReLU of channels": (lambda: nn.PReLU(4), (2, 4)),
 }
 
 
-def of_layer(make: Any, shape: tuple[int, ...]) -> list[Any]:
-    torch.manual_seed(0)
-    module = make().eval()
-    x = torch.randn(shape)
-    program = from_module(nn.Sequential(module), (x,))
-    inputs = {program.graph.inputs[0].name: to_numpy(x)}
-    return [layer for _, layer in spelled_layers(program, inputs) if layer is not None]
+class Side(nn.Module):
+    """Modules beside each other, an input for each."""
+
+    def __init__(self, cases: Mapping[str, tuple[Any, tuple[int, ...]]]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleList(make() for make, _ in cases.values())
+
+    def forward(self, *inputs: torch.Tensor) -> list[Any]:
+        return [part(x) for part, x in zip(self.parts, inputs, strict=True)]
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers(name: str) -> None:
-    (layer,) = of_layer(*LAYERS[name])
-    assert layer.layer.path == "0"
-    layer.require_equal()
+def layers_of(cases: Mapping[str, tuple[Any, tuple[int, ...]]]) -> dict[str, SpelledLayer]:
+    inputs = tuple(torch.randn(shape) for _, shape in cases.values())
+    program = from_module(Side(cases).eval(), inputs, dynamic_shapes=False)
+    names = [declared.name for declared in program.graph.inputs]
+    arrays = dict(zip(names, map(to_numpy, inputs), strict=True))
+    named = {f"parts.{place}": name for place, name in enumerate(cases)}
+    found = [layer for _, layer in spelled_layers(program, arrays) if layer is not None]
+    return {named[layer.layer.path]: layer for layer in found}
+
+
+@pytest.mark.parametrize("gradients", [False, pytest.param(True, marks=SLOW)])
+def test_layers(gradients: bool) -> None:
+    """A layer in evaluation mode, filled by ``load_state_dict`` without names, equals the operator."""
+    layers = layers_of(LAYERS)
+    assert layers.keys() == LAYERS.keys()
+    for layer in layers.values():
+        layer.require_equal(gradients=gradients)
+
+
+def test_no_layers() -> None:
+    assert layers_of(NO_LAYERS) == {}
+
+
+TENSORS: dict[str, tuple[str | None, dict[str, str]]] = {
+    "its own": ("fc", {"w": "fc.weight", "b": "fc.bias"}),
+    "of two modules": (None, {"w": "fc.weight", "b": "other.bias"}),
+    "with other names": (None, {"w": "fc.in_proj_weight", "b": "fc.in_proj_bias"}),
+    "of a child": ("fc.out", {"w": "fc.out.weight", "b": "fc.out.bias"}),
+    "of a child with more": (None, {"w": "fc.out.weight", "b": "fc.out.bias", "g": "fc.out.gain"}),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_weights_of_a_layer_are_those_of_one_module(name: str) -> None:
+    path, tensors = TENSORS[name]
+    call = ModuleCall("fc", "fc", "torch.nn.modules.linear.Linear", "")
+    kwargs = {"input": Value("x"), "weight": Value("w"), "bias": Value("b")}
+    node = Node("y", "aten.linear.default", (), kwargs, ("y",), (call,))
+    types = {"w": TensorType(np.dtype("float32"), (3, 4)), "b": TensorType(np.dtype("float32"), (3,))}
+    layer = layer_of(node, types, tensors)
+    assert (layer and layer.path) == path
+    users = replace(node, calls=(call._replace(class_name="mine.Linear"),))
+    assert path != "fc" or layer_of(users, types, tensors) is None
+
+
+def test_sizes_are_written_as_by_hand() -> None:
+    def text(op: str, *args: Any) -> str:
+        return ast.unparse(spell(Node("y", op, args, {}, ("y",)), {}, name_of).expr)
+
+    n = Value("n")
+    assert text("_operator.add", -1, n) == "n - 1"
+    assert text("_operator.add", 1, n) == "n + 1"
+    assert text("_operator.add", n, 1) == "n + 1"
+    assert text("math.ceil", n) == "-int(-n // 1)"
 
 
 def model_nodes(name: str) -> list[Any]:
@@ -110,14 +188,13 @@ def model_nodes(name: str) -> list[Any]:
     return list(spelled_layers(program, dict(zip(names, leaves, strict=True))))
 
 
-@pytest.mark.parametrize(
-    "name", ["tagger", *(pytest.param(name, marks=SLOW) for name in SHAPES if name != "tagger")]
-)
+@SLOW
+@pytest.mark.parametrize("name", SHAPES)
 def test_models(name: str) -> None:
     for node, layer in model_nodes(name):
         node.require_equal(gradients=True)
         if layer is not None:
-            layer.require_equal()
+            layer.require_equal(gradients=True)
 
 
 def test_text_of_a_tagger() -> None:

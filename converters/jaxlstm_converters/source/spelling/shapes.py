@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from jaxlstm.programs.graph import Value
 from jaxlstm_converters.source.spelling.indexing import index_of
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
@@ -95,7 +94,8 @@ def _tiled(operation: TypedNode) -> str:
 
 
 def _repeated(operation: TypedNode) -> str | None:
-    return "jnp.repeat(self, repeats, axis=dim)" if isinstance(operation["repeats"], int | Value) else None
+    known = operation.type("repeats") is None
+    return "jnp.repeat(self, repeats, axis=dim)" if known else None
 
 
 def _joined(function: str, operation: TypedNode) -> str | None:
