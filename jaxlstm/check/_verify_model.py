@@ -27,8 +27,9 @@ from jaxlstm.check.requirements import require_precision, require_seed, require_
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
-from jaxlstm.check.subjects.program import ProgramModel, ProgramReference
+from jaxlstm.check.subjects.program import ProgramModel, ProgramReference, free_axes
 from jaxlstm.check.verification import Verification
+from jaxlstm.programs.graph import unused_inputs
 from jaxlstm.programs.program import Program
 
 
@@ -87,7 +88,9 @@ def verify_model(
     verification = Verification(
         subject, [module], CRITERIA, module.dtype, require_seed(seed), gradients, tolerance=tolerance
     )
-    notes = _try_cases(verification, example, module, progress or no_progress)
+    program = next((model for model in (ours, theirs) if isinstance(model, Program)), None)
+    notes = _try_cases(verification, example, module, program, progress or no_progress)
+    notes += unused_inputs(program.graph) if program else []
     return report_on(
         verification,
         partial(diagnose_model, verification, subject, module, seconds=seconds),
@@ -98,13 +101,18 @@ def verify_model(
 
 
 def _try_cases(
-    verification: Verification, example: Case, theirs: TorchModel | ProgramReference, progress: Progress
+    verification: Verification,
+    example: Case,
+    theirs: TorchModel | ProgramReference,
+    program: Program | None,
+    progress: Progress,
 ) -> list[str]:
     """Try the example and the cases made from it. Return notes about skipped cases."""
     example = example.astype(theirs.dtype)
     theirs.run(example, theirs.dtype)  # The module must take the example: let its exception pass.
     rng = np.random.default_rng(verification.seed)
-    cases, notes = model_cases(example, lambda case: _refusal(theirs, case), rng)
+    free = free_axes(program, example) if program else None
+    cases, notes = model_cases(example, lambda case: _refusal(theirs, case), rng, free)
     for done, case in enumerate(cases):
         failed, alike = verification.first_failure is not None, case.shapes == example.shapes
         if failed and (not verification.evidence["working"] or not alike):
@@ -116,6 +124,9 @@ def _try_cases(
             case = _with_cotangents(case, theirs.run(case), verification)
         verification.try_case(case)
     progress(len(cases), len(cases), "done")
+    others = [case for case in verification.tried if case.shapes != example.shapes]
+    if any(example.shapes) and all(case.name in verification.refused for case in others):
+        verification.sizes = "every axis is fixed" if free == [] else "none was accepted"
     return notes
 
 

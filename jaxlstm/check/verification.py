@@ -45,6 +45,7 @@ class Verification:
       tolerance: (rtol, atol) set by the caller, or None for the criteria.
       run_float64: if true, the subject also runs in float64.
       float64_refusal: the reason why float64 runs are not judged, or an empty string.
+      sizes: the reason why the model ran at the sizes of the example only, or an empty string.
       chaotic: by case, the amplification of one ulp, for cases whose RMS errors are not compared.
       refused: by case, the exception of the subject on an optional case.
       evidence: the results in float64 and in the working dtype, by "float64" and "working".
@@ -61,6 +62,7 @@ class Verification:
     tolerance: tuple[float, float] | None = None
     run_float64: bool = True
     float64_refusal: str = ""
+    sizes: str = ""
     findings: Findings = field(default_factory=Findings)
     chaotic: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -99,6 +101,8 @@ class Verification:
             yield Item(case, None, detail=f"torch takes this case, the model raised {problem}", id="refused")
         if self.float64_refusal:
             yield Item("float64 semantics", None, detail=self.float64_refusal, id="float64")
+        if self.sizes and not self.findings.failed:
+            yield Item("other sizes", None, detail=self.sizes, id="sizes")
         for name, reason in self.subject.untested(self.gradients):
             yield Item(name, None, detail=reason, id="untested")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.graph import Argument, Graph, TensorType, Value, shown_shape
+from jaxlstm.programs.graph import Argument, Graph, TensorType, Value, shown_shape, unused_inputs
 from jaxlstm.programs.tree import leaf_names
 
 
@@ -34,6 +34,7 @@ def describe(graph: Graph) -> dict[str, Any]:
             {"name": name, **_describe_result(output, types)}
             for name, output in zip(names, graph.outputs, strict=True)
         ],
+        "warnings": unused_inputs(graph),
         "nodes": len(graph.nodes),
         "operators": dict(Counter(node.op for node in graph.nodes).most_common()),
         "refused": _refusal(graph),
@@ -72,6 +73,7 @@ def program_lines(described: dict[str, Any]) -> list[str]:
         counts[op.removeprefix("aten.").removeprefix("_operator.").partition(".")[0]] += count
     operators = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.most_common())
     lines.append(f"{described['nodes']} nodes: {operators}")
+    lines += [f"warning: {warning}" for warning in described["warnings"]]
     return lines
 
 

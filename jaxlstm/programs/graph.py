@@ -193,6 +193,27 @@ def values_in(argument: Argument) -> Iterator[str]:
             yield from values_in(item)
 
 
+def used_values(graph: Graph) -> set[str]:
+    """Return the names of the values that a node or a result uses."""
+    arguments = (*graph.outputs, *graph.mutations.values())
+    return {*values_in(arguments), *(name for node in graph.nodes for name in values_in(_arguments(node)))}
+
+
+def _arguments(node: Node) -> tuple[Argument, ...]:
+    return (*node.args, *node.kwargs.values())
+
+
+def unused_inputs(graph: Graph) -> list[str]:
+    """Return a sentence about each tensor among the inputs that has no effect on the results."""
+    used = used_values(graph)
+    return [
+        f"input {declared.name} has no effect: no node uses it. If it should have one, note that an export "
+        "merges arguments that are the same tensor; pass each a .clone()"
+        for declared in graph.inputs
+        if declared.type and declared.name not in used
+    ]
+
+
 def place_of(node: Node) -> str:
     """Return the module of a node for a message."""
     return f"module {node.module_path}" if node.module_path else "the outermost module"

@@ -31,7 +31,7 @@ def bind_inputs(
     Raises:
       ProgramError: structure, shape, dtype or a constant differs from the program's.
     """
-    arguments = _flatten_arguments(graph, args, kwargs)
+    arguments = flatten_arguments(graph, args, kwargs)
     values: dict[str, Array] = {}
     sizes: dict[str, int] = {}
     axis_of: dict[str, str] = {}
@@ -49,7 +49,12 @@ def bind_inputs(
     return values, sizes
 
 
-def _flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+def flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the arguments in the order of ``graph.inputs``.
+
+    Raises:
+      ProgramError: they do not have the structure of the inputs.
+    """
     positional, named = graph.in_tree.children
     names = ", ".join(declared.name for declared in graph.inputs)
     if len(args) != len(positional.children):

@@ -17,6 +17,7 @@ from torch.nn import functional
 import jaxlstm
 from jaxlstm.check import verify_model
 from jaxlstm.programs.operators import registry
+from testing.exported import AUTO
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -84,6 +85,28 @@ def test_an_exported_program_is_a_reference(exported):
     report = verify_model(program, theirs, args, gradients=False)
     assert report.ok, str(report)
     assert any(note.startswith("sizes that torch refuses to change") for note in report.notes)
+
+
+def test_each_free_axis_changes_alone_and_all_together():
+    """Sizes equal to that of a fixed axis change too; an axis that torch fixed after all is named."""
+
+    class Outer(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x[:, None] * y[None, :, 0, None]
+
+    args = torch.randn(3, 4), torch.randn(5, 3)
+    program = jaxlstm.from_module(Outer(), args, dynamic_shapes=({0: AUTO}, {0: AUTO}))
+    report = verify_model(program, Outer(), args, gradients=False)
+    assert report.ok, str(report)
+    cases = next(item for item in report.items if item.id == "form").data["cases"]
+    axes = "3 -> {} on axis 0 of args[0]", "5 -> {}"
+    together = [f"sizes {axes[0].format(n)}, {axes[1].format(m)}" for n, m in ((1, 1), (8, 10))]
+    alone = [f"sizes {axes[0].format(8)}", f"sizes {axes[1].format(10)}"]
+    assert [name for name in cases if name.startswith("sizes")] == together + alone
+    fixed = torch.export.export(Outer(), args, dynamic_shapes=({0: AUTO}, {}))
+    report = verify_model(program, fixed, args, gradients=False)
+    assert any("axis 0 of args[1]" in note and "free" in note for note in report.notes)
+    assert "no other sizes" not in report.verdict
 
 
 @pytest.mark.parametrize(

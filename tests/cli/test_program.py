@@ -146,6 +146,27 @@ def test_check(tmp_path: Path) -> None:
     assert "float64 gradients against torch" in page.read_text()
 
 
+class Gate(torch.nn.Module):
+    """A model of a state of two tensors."""
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x) * h + c
+
+
+@pytest.mark.parametrize("free", [(), (0,)])
+def test_check_names_what_it_could_not_try(free: tuple[int, ...], tmp_path: Path) -> None:
+    """One tensor for h and c: torch merges them, so that the program ignores one argument."""
+    state, path = torch.ones(4, 3), tmp_path / "merged.pt2"
+    axes = dict.fromkeys(free, AUTO)
+    save(path, Gate(), torch.randn(4, 3), state, state, dynamic_shapes=(axes, axes, axes))
+    done = jaxlstm_command("check", path)
+    warning = "input h has no effect: no node uses it"
+    assert f"note: {warning}" in done.out
+    assert done.status == 0
+    assert done.out.rstrip().endswith(", no other sizes tried)") == (not free)
+    assert f"warning: {warning}" in jaxlstm_command("inspect", path).out
+
+
 def test_prefix_selects_one_lstm(tmp_path: Path) -> None:
     pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
     options = ("--platforms", "cpu", "--prefix", "tagger.lstm.", "--json")

@@ -210,3 +210,16 @@ def test_an_axis_of_one() -> None:
     program = jaxlstm.from_module(nn.Linear(2, 3), (torch.randn(1, 2),))
     with pytest.raises(ProgramError, match=r"Reason: torch\.export fixes an axis that has the size 0 or 1"):
         program(program.params, np.ones((2, 2), np.float32))
+
+
+def test_one_tensor_for_two_arguments() -> None:
+    """The export gets copies, so that the arguments stay apart; an argument without effect is a warning."""
+
+    class Scale(nn.Module):
+        def forward(self, x: torch.Tensor, h: torch.Tensor, unused: torch.Tensor) -> torch.Tensor:
+            return x * h
+
+    x = torch.rand(3, 4)
+    with pytest.warns(UserWarning, match="input unused has no effect: no node uses it$"):
+        program = jaxlstm.from_module(Scale(), (x, x, x))
+    assert_same(program, Scale(), torch.rand(3, 4), torch.rand(3, 4), torch.rand(3, 4))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from jaxlstm.programs.graph import Input
+from jaxlstm.programs.graph import Input, unused_inputs
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_source
@@ -95,6 +95,8 @@ def from_module(
         step, file = export_in_steps(call, functools.partial(_as_file, name=name))
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)
+    for sentence in unused_inputs(file.graph):
+        warnings.warn(f"from_module: {sentence.partition('. ')[0]}", UserWarning, stacklevel=2)
     inputs = tuple(_with_reason(declared, step) for declared in file.graph.inputs)
     graph = replace(file.graph, lines=condition_lines(step.program), inputs=inputs)
     return program_of(file._replace(graph=graph))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxlstm.programs.graph import Graph, Node, values_in
+from jaxlstm.programs.graph import Graph, Node, used_values
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 
@@ -59,8 +59,7 @@ def read_records(path: str) -> ProgramRecords:
         graph = read_pt2(path).graph
     except CheckpointError:
         return ProgramRecords()
-    used = {name for node in graph.nodes for name in values_in((*node.args, *node.kwargs.values()))}
-    used |= set(values_in(graph.outputs))
+    used = used_values(graph)
     tensors = {**graph.parameters, **graph.buffers}
     unused = {name for value, name in tensors.items() if value not in used}
     return ProgramRecords(layer_settings(graph), frozenset(unused | set(graph.constants.values())))

@@ -16,7 +16,7 @@ Every case follows from the config and a seed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -135,13 +135,16 @@ Refusal = Callable[[Case], str]
 """Runs the reference on a case; returns its exception in words, or an empty string."""
 
 
-def model_cases(example: Case, refusal: Refusal, rng: np.random.Generator) -> tuple[list[Case], list[str]]:
+def model_cases(
+    example: Case, refusal: Refusal, rng: np.random.Generator, free: Sequence[tuple[Axis, ...]] | None = None
+) -> tuple[list[Case], list[str]]:
     """Return the example and the cases made from it that torch takes, and notes about the others.
 
     A subject may refuse each of them but the example.
     Floating-point values are drawn from those of the example, so that they stay in its range, and also
-    scaled down and up; integers are drawn from the range of the example. Axes of equal size are resized
-    together.
+    scaled down and up; integers are drawn from the range of the example. Of a program, ``free`` holds the
+    axes that share each free size; these sizes are changed one by one and together. Otherwise axes of equal
+    size are resized together.
     """
     cases, notes = [example], []
     for case in _other_values(example, rng):
@@ -149,19 +152,19 @@ def model_cases(example: Case, refusal: Refusal, rng: np.random.Generator) -> tu
             notes.append(f"{case.name}: skipped, torch refuses them: {reason}")
         else:
             cases.append(case)
-    resized, refused = _free_sizes(example, refusal)
+    groups = _equal_axes(example) if free is None else [[axes] for axes in free]
+    resized, refused = _free_sizes(example, groups, refusal)
     if refused:
-        notes.append("sizes that torch refuses to change: " + "; ".join(refused))
-    alone: set[tuple[tuple[Axis, ...], int]] = set()
+        declared = "" if free is None else ", although the program has them free"
+        notes.append(f"sizes that torch refuses to change{declared}: {'; '.join(refused)}")
+    alone = [(axes, sizes[-1]) for axes, sizes in resized.items() if free and len(resized) > 1]
     for changes in _combined(resized):
         case = _resize(example, changes, rng)
         if refusal(case):  # Sizes that torch takes one by one, but not together.
-            single = [change for change in changes.items() if change not in alone]
-            cases += [_resize(example, dict([change]), rng) for change in single]
-            alone.update(single)
+            alone += changes.items()
         else:
             cases.append(case)
-    return cases, notes
+    return cases + [_resize(example, dict([change]), rng) for change in dict.fromkeys(alone)], notes
 
 
 def _other_values(example: Case, rng: np.random.Generator) -> Iterator[Case]:
@@ -193,26 +196,31 @@ def _is_mask(array: Array) -> bool:
     return bool(np.isin(array, (0, 1)).all()) and array.min(initial=1) != array.max(initial=0)
 
 
-def _free_sizes(example: Case, refusal: Refusal) -> tuple[dict[tuple[Axis, ...], list[int]], list[str]]:
-    """Return the sizes that torch takes for each group of axes, and in words the axes that it keeps."""
+def _equal_axes(example: Case) -> list[list[tuple[Axis, ...]]]:
+    """Return for each size the group of all axes that have it, and then each of them alone."""
     axes: dict[int, list[Axis]] = {}
     for name, array in example.arrays.items():
         for axis, size in enumerate(array.shape):
             axes.setdefault(size, []).append((name, axis))
+    return [[tuple(group)] + [(axis,) for axis in group if len(group) > 1] for group in axes.values()]
+
+
+def _free_sizes(
+    example: Case, groups: list[list[tuple[Axis, ...]]], refusal: Refusal
+) -> tuple[dict[tuple[Axis, ...], list[int]], list[str]]:
+    """Return the sizes that torch takes for each group of axes, and in words the axes that it keeps."""
     free: dict[tuple[Axis, ...], list[int]] = {}
     refused = []
-    for size, group in axes.items():
-        subsets = [tuple(group)] + [(axis,) for axis in group if len(group) > 1]
-        found = False
-        for subset in subsets:
-            sizes = _accepted(example, subset, size, refusal)
-            if sizes:
+    for whole, *parts in groups:
+        (name, axis), *_ = whole
+        size = example.arrays[name].shape[axis]
+        for subset in [whole, *parts]:
+            if sizes := _accepted(example, subset, size, refusal):
                 free[subset] = sizes
-                found = True
-            if found and len(subset) == len(group):
+            if whole in free:
                 break
-        if not found:
-            refused += [f"axis {axis} of {name}" for name, axis in group]
+        if not free.keys() & {whole, *parts}:
+            refused += [f"axis {axis} of {name}" for name, axis in whole]
     return free, refused
 
 

@@ -83,10 +83,11 @@ class Report:
 
     @property
     def counts(self) -> str:
-        """The number of items by status, in words."""
+        """The number of items by status, in words, and whether only the sizes of the example were tried."""
         statuses = [item.status for item in self.items]
         counts = {status: statuses.count(status) for status in ("ok", "FAILED", "untested")}
-        return ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n)
+        only = ", no other sizes tried" * any(item.id == "sizes" for item in self.items)
+        return ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n) + only
 
     @property
     def verdict(self) -> str:

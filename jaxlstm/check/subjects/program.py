@@ -28,7 +28,7 @@ from jaxlstm.check.subjects.function import (
     with_gradients,
 )
 from jaxlstm.programs.graph import Graph, Node, TensorType, values_in
-from jaxlstm.programs.inputs import bind_inputs
+from jaxlstm.programs.inputs import bind_inputs, flatten_arguments
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
@@ -85,6 +85,17 @@ class ProgramModel(CheckedModel):
             for node in program.graph.nodes
             if node.name in theirs and ours.get(node.name)
         ]
+
+
+def free_axes(program: Program, example: Case) -> list[tuple[tuple[str, int], ...]]:
+    """Return the axes of the arrays of an example that share each free size of a program."""
+    names = flatten_arguments(program.graph, *example.arguments)
+    axes: dict[str, list[tuple[str, int]]] = {}
+    for declared, place in zip(program.inputs, names, strict=True):
+        for axis, size in enumerate(declared.type.shape if declared.type else ()):
+            if isinstance(size, str):
+                axes.setdefault(size, []).append((place.name, axis))
+    return [tuple(group) for group in axes.values()]
 
 
 def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> LayerDifference:
