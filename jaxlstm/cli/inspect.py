@@ -54,12 +54,13 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm.selected import assumptions, unrecorded_arguments
     from jaxlstm_converters.pt2._load_program import is_program
+    from jaxlstm_converters.pt2.layer_settings import recorded_arguments
 
     checkpoint = read_checkpoint(path)
     found, hints = survey(checkpoint), config_hints(checkpoint)
     graph = program.read_graph(path) if is_program(path) else None
     if graph is not None:
-        _apply_hints(found, hints, program.lstm_hints(graph))
+        _apply_hints(found, hints, recorded_arguments(graph))
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
@@ -98,11 +99,14 @@ def _lookalikes(checkpoint: Any, found: Any) -> list[str]:
 
 
 def _apply_hints(found: Any, hints: dict[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add settings of LSTMs that a program records."""
+    """Add arguments of layers that a program records."""
+    from jaxlstm_converters.lstm.selected import with_fields
+
     for prefix, settings in recorded.items():
-        if prefix in found.lstms:
-            found.lstms[prefix] = dataclasses.replace(found.lstms[prefix], **settings)
-            hints[prefix] = {**hints.get(prefix, {}), **settings}
+        hints[prefix] = {**hints.get(prefix, {}), **settings}
+        if prefix in found.lstms and settings["type"] == "LSTM":
+            fields = {name: settings[name] for name in ("batch_first", "dropout")}
+            found.lstms[prefix] = with_fields(found.lstms[prefix], **fields)
 
 
 def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -211,6 +215,16 @@ def _layer_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+_DEFAULTS = {
+    "affine": True,
+    **dict.fromkeys(("stride", "dilation", "groups"), 1),
+    **dict.fromkeys(("padding", "output_padding"), 0),
+    "padding_idx": -1,
+    "nonlinearity": "tanh",
+}
+"""torch's defaults of arguments that an LSTM does not have."""
+
+
 def _type_text(types: tuple[str, ...]) -> str:
     return types[0] + "?" * (len(types) > 1) if types else "(tensor)"
 
@@ -223,11 +237,12 @@ def _sizes_text(sizes: Mapping[str, Any]) -> str:
     """Return the sizes and the arguments that differ from torch's defaults: "150 -> 150, num_layers=2"."""
     from jaxlstm.layer.config import LSTMConfig
 
-    defaults = {field.name: field.default for field in dataclasses.fields(LSTMConfig)} | {"affine": True}
+    defaults = {field.name: field.default for field in dataclasses.fields(LSTMConfig)} | _DEFAULTS
     ends = [name for name in sizes if name.startswith(("in_", "input_", "out_", "hidden_"))]
     shown = [" -> ".join(str(sizes[name]) for name in ends)] if ends else []
     for name, value in sizes.items():
-        if name not in ends and (name not in defaults or value != defaults[name]):
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if name not in ends and (name not in defaults or any(v != defaults[name] for v in values)):
             text = "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             shown.append(f"{name}={text}")
     return ", ".join(shown)

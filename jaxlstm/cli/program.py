@@ -41,19 +41,6 @@ def describe(graph: Graph) -> dict[str, Any]:
     }
 
 
-def lstm_hints(graph: Graph) -> dict[str, dict[str, Any]]:
-    """Return prefix -> batch_first and dropout of each LSTM in a graph."""
-    hints = {}
-    for node in graph.nodes:
-        if node.op in ("aten.lstm.input", "jaxlstm.packed_lstm.default"):
-            first, *_ = node.kwargs["params"]  # type: ignore[misc]
-            name = graph.parameters.get(getattr(first, "name", ""), "")
-            if name.endswith("weight_ih_l0"):
-                settings = {key: node.kwargs[key] for key in ("batch_first", "dropout")}
-                hints[name.removesuffix("weight_ih_l0")] = settings
-    return hints
-
-
 def shape_text(type_: dict[str, Any]) -> str:
     """Return dtype and shape of an entry of :func:`describe`: "int64 (s77, s68)"."""
     if "constant" in type_:

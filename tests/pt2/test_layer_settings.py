@@ -18,6 +18,7 @@ from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, read_settings, settings_text
+from testing.command import jaxlstm_command
 from testing.exported import save
 
 
@@ -71,6 +72,52 @@ def test_program(path: Path) -> None:
             PortingWarning, match=r"group: epsilon=1e-05, but the torch layer's eps is 0.0001"
         ):
             jaxlstm.load_state_dict(wrong, path)
+
+
+class Convolutions(nn.Module):
+    """Settings that the shapes leave open, also of weights that no module of torch holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2)
+        self.around = nn.Conv1d(6, 6, 3, padding=1, padding_mode="circular")
+        self.up = nn.ConvTranspose1d(6, 4, 3, groups=2, output_padding=0, dilation=2)
+        self.weight = nn.Parameter(torch.rand(2, 4, 3))
+        self.table, self.norm = nn.Embedding(5, 4, padding_idx=2), nn.GroupNorm(1, 4)
+
+    def forward(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        x = self.up(self.around(self.conv(x)))
+        x = nn.functional.conv1d(self.norm(x), self.weight, padding="same")
+        return x.sum() + self.table(rows)
+
+
+def test_inspect_and_load_know_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt2"
+    save(path, Convolutions(), torch.randn(2, 4, 9), torch.arange(5))
+    listed = jaxlstm_command("inspect", path, "--all").out
+    for line in (
+        "conv    Conv1d           4 -> 6, kernel_size=3, stride=2, padding=1, groups=2",
+        "around  Conv1d           6 -> 6, kernel_size=3 ",
+        "up      ConvTranspose1d  6 -> 4, kernel_size=3, dilation=2, groups=2",
+        "(root)  Conv1d           4 -> 2, kernel_size=3, bias=False, padding=same",
+        "table   Embedding        num_embeddings=5, embedding_dim=4, padding_idx=2",
+        "norm    GroupNorm        num_channels=4, num_groups=1, eps=1e-05",
+    ):
+        assert line in listed, listed
+    assert "not recorded" not in listed
+    assert "also fit" not in listed
+
+    class Port(nnx.Module):
+        def __init__(self) -> None:
+            groups: Any = {"feature_group_count": 2, "rngs": nnx.Rngs(0)}
+            self.conv = nnx.Conv(4, 6, 3, padding=1, **groups)
+            self.around = nnx.Conv(6, 6, 3, padding="CIRCULAR", rngs=nnx.Rngs(0))
+
+    with pytest.warns(PortingWarning) as warned:
+        jaxlstm.load_state_dict(Port(), path, strict=False)
+    found = str(warned[0].message)
+    assert "conv: strides=(1,), but the torch layer has stride=(2,)" in found
+    assert "around" not in found
 
 
 def test_file_of_weights(path: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from jaxlstm_converters.layers.types import (
     claimed_names,
     fitting_types,
     group_by_module,
+    recorded_type,
 )
 from jaxlstm_converters.lstm._find_lstms import Survey, group_by_prefix, infer_config
 from jaxlstm_converters.lstm.fold import ComputedWeight, Pruned, WeightNorm
@@ -60,7 +61,7 @@ def find_layers(found: Survey, hints: Mapping[str, Mapping[str, Any]]) -> list[L
 
     Args:
       found: its recurrent layers and its tensors.
-      hints: prefix -> recorded arguments of an LSTM, as ``config_hints`` returns them.
+      hints: prefix -> recorded arguments of a layer, and its type as "type" if that is recorded.
     """
     tensors = {name: t for name, t in found.tensors.items() if not is_optimizer_state(name)}
     recurrent = {
@@ -73,7 +74,8 @@ def find_layers(found: Survey, hints: Mapping[str, Mapping[str, Any]]) -> list[L
     drafts = [
         _recurrent(prefix, members, found, hints.get(prefix, {})) for prefix, members in recurrent.items()
     ]
-    drafts += [draft for prefix, module in modules.items() for draft in _drafts(prefix, module)]
+    for prefix, module in modules.items():
+        drafts += _drafts(prefix, module, hints.get(prefix, {}))
     order = {name: position for position, name in enumerate(tensors)}
     drafts.sort(key=lambda draft: min(order[name] for name in draft.tensors))
     owners: dict[Any, str] = {}
@@ -106,20 +108,23 @@ def _recurrent(prefix: str, members: dict[str, Any], found: Survey, hints: Mappi
         del sizes[name]
     if kind != "LSTM":
         sizes.pop("proj_size", None)
-    if kind == "RNN":
+    if kind == "RNN" and "nonlinearity" in hints:
+        sizes["nonlinearity"] = hints["nonlinearity"]
+    elif kind == "RNN":
         missing.append("nonlinearity")
     return _Draft(prefix, members, [LayerType(kind + cell, sizes, tuple(missing))], notes)
 
 
-def _drafts(prefix: str, module: Module) -> Iterator[_Draft]:
+def _drafts(prefix: str, module: Module, hints: Mapping[str, Any]) -> Iterator[_Draft]:
     """Yield the layer of a module, and one draft for each tensor that is not part of it."""
     shapes = {leaf: variable.shape for leaf, variable in module.items()}
     claimed = claimed_names(shapes)
     types = fitting_types({leaf: shapes[leaf] for leaf in claimed})
     if types:
-        chosen = choose_by_name(types, prefix.removesuffix("."))
+        recorded = recorded_type(types, hints)
+        chosen = [recorded] if recorded else choose_by_name(types, prefix.removesuffix("."))
         notes = [f"{leaf}: {module[leaf].note}" for leaf in claimed if module[leaf].note]
-        notes += ["type from the name"] * (len(chosen) < len(types))
+        notes += ["type from the name"] * (len(chosen) < len(types) and not recorded)
         tensors = {name: t for leaf in claimed for name, t in module[leaf].tensors.items()}
         yield _Draft(prefix, tensors, chosen, notes)
     for leaf, variable in module.items():

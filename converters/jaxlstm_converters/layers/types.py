@@ -153,6 +153,21 @@ def choose_by_name(types: list[LayerType], name: str) -> list[LayerType]:
     return types
 
 
+def recorded_type(types: list[LayerType], recorded: Mapping[str, Any]) -> LayerType | None:
+    """Return the type that a program records, with its arguments, or None if it is not one of ``types``."""
+    arguments = {name: value for name, value in recorded.items() if name != "type"}
+    for found in types:
+        if found.name == recorded.get("type"):
+            sizes = {**found.sizes, **arguments}
+            groups = arguments.get("groups", 1)
+            if isinstance(groups, int) and found.name.startswith("ConvTranspose"):
+                sizes["out_channels"] *= 1 if sizes["bias"] else groups
+            elif isinstance(groups, int) and "in_channels" in sizes:
+                sizes["in_channels"] *= groups
+            return LayerType(found.name, sizes)
+    return None
+
+
 def _attention(shapes: Shapes) -> list[LayerType]:
     projections = [shape for name, shape in shapes.items() if name.endswith(("proj_weight", "proj.weight"))]
     if any(len(shape) != 2 for shape in projections):

@@ -6,18 +6,34 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxlstm.programs.graph import Graph, Node, used_values
+from jaxlstm.programs.graph import Graph, Node, used_values, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 
 SETTINGS_KEY = "jaxlstm.settings"
 """The key of the settings in the metadata of a safetensors file."""
-_BY_ARGUMENT = {
-    **{f"aten.{name}_norm": ("eps", "momentum") for name in ("batch", "layer", "rms", "instance")},
-    "aten.group_norm": ("eps", "num_groups"),
-    **{f"aten.{name}": ("batch_first",) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
-    **{f"jaxlstm.packed_{name}": ("batch_first",) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
+_CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_RECURRENT = {"batch_first": False, "dropout": 0.0}
+_LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"conv{n}d": (f"Conv{n}d", _CONVOLUTION) for n in (1, 2, 3)},
+    **{
+        f"conv_transpose{n}d": (f"ConvTranspose{n}d", {**_CONVOLUTION, "output_padding": 0})
+        for n in (1, 2, 3)
+    },
+    "batch_norm": ("BatchNorm", {"eps": 1e-5, "momentum": 0.1}),
+    "instance_norm": ("InstanceNorm", {"eps": 1e-5, "momentum": 0.1}),
+    "layer_norm": ("LayerNorm", {"eps": 1e-5}),
+    "group_norm": ("GroupNorm", {"num_groups": None, "eps": 1e-5}),
+    "rms_norm": ("RMSNorm", {"eps": None}),
+    "embedding": ("Embedding", {"padding_idx": -1}),
+    "linear": ("Linear", {}),
+    "prelu": ("PReLU", {}),
+    "lstm": ("LSTM", _RECURRENT),
+    "gru": ("GRU", _RECURRENT),
+    "rnn_tanh": ("RNN", _RECURRENT),
+    "rnn_relu": ("RNN", _RECURRENT),
 }
+"""Operator -> the layer that calls it, and the arguments that no state dict records with torch's defaults."""
 _KINDS = {"eps": float, "momentum": float, "num_groups": int, "batch_first": bool, "nonlinearity": str}
 
 LayerSettings = Mapping[str, Mapping[str, Any]]
@@ -33,11 +49,60 @@ def layer_settings(graph: Graph) -> dict[str, dict[str, Any]]:
     return found
 
 
+def recorded_arguments(graph: Graph) -> dict[str, dict[str, Any]]:
+    """Return prefix -> arguments of the layer with its tensors, and its type as "type"."""
+    found: dict[str, dict[str, Any]] = {}
+    for node in graph.nodes:
+        operator = _operator(node)
+        if operator in _LAYERS:
+            kind, defaults = _LAYERS[operator]
+            arguments = {name: node.kwargs.get(name, default) for name, default in defaults.items()}
+            plain = {name: value for name, value in arguments.items() if _is_plain(value)}
+            found.setdefault(_prefix(node, graph), {"type": kind, **plain, **_of_node(node)})
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(part is None or isinstance(part, int | float | str) for part in parts)
+
+
+def _convolutions(graph: Graph) -> dict[str, dict[str, Any]]:
+    """Return path -> attributes of each convolution of torch whose input no other operator pads."""
+    padded = {node.module_path for node in graph.nodes if _operator(node) == "pad"}
+    found: dict[str, dict[str, Any]] = {}
+    for prefix, recorded in recorded_arguments(graph).items():
+        kind, path = recorded["type"], prefix.removesuffix(".")
+        if kind.startswith("Conv") and path not in padded:
+            each = {
+                name: (value,) * int(kind[-2]) if isinstance(value, int) else value
+                for name in ("stride", "padding", "dilation")
+                if (value := recorded.get(name)) is not None
+            }
+            found[path] = {**each, "padding_mode": "zeros", "transposed": "Transpose" in kind}
+    return found
+
+
+def _prefix(node: Node, graph: Graph) -> str:
+    """Return the prefix of the tensors of a layer: the path of torch's module, or else of a weight."""
+    if node.calls and node.calls[-1].class_name.startswith("torch.nn.modules."):
+        return f"{node.module_path}." if node.module_path else ""
+    weights = values_in((node.kwargs.get("weight"), node.kwargs.get("params")))
+    name = graph.parameters.get(next(weights, ""), "")
+    return name[: name.rfind(".") + 1]
+
+
+def _operator(node: Node) -> str:
+    """Return the name of the operator without namespace and overload: "lstm" of jaxlstm.packed_lstm too."""
+    return node.op.partition(".")[2].partition(".")[0].removeprefix("packed_")
+
+
 def _of_node(node: Node) -> dict[str, Any]:
-    op = node.op.rpartition(".")[0]
-    settings = {name: node.kwargs[name] for name in _BY_ARGUMENT.get(op, ()) if name in node.kwargs}
-    if op.endswith(("rnn_tanh", "rnn_relu")):
-        settings["nonlinearity"] = op[-4:]
+    operator = _operator(node)
+    _, names = _LAYERS.get(operator, ("", {}))
+    settings = {name: node.kwargs[name] for name in names if name in node.kwargs}
+    if operator in ("rnn_tanh", "rnn_relu"):
+        settings["nonlinearity"] = operator[-4:]
     return _plain(settings)
 
 
@@ -62,7 +127,8 @@ def read_records(path: str) -> ProgramRecords:
     used = used_values(graph)
     tensors = {**graph.parameters, **graph.buffers}
     unused = {name for value, name in tensors.items() if value not in used}
-    return ProgramRecords(layer_settings(graph), frozenset(unused | set(graph.constants.values())))
+    settings = {**layer_settings(graph), **_convolutions(graph)}
+    return ProgramRecords(settings, frozenset(unused | set(graph.constants.values())))
 
 
 def settings_text(settings: LayerSettings) -> str:
