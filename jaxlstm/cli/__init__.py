@@ -7,7 +7,6 @@ closed it, as in ``jaxlstm inspect FILE | head``.
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import contextlib
 import difflib
@@ -15,7 +14,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -30,8 +28,6 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C, as shells report it."""
 OUTPUT_CLOSED = 128 + 13
 """Exit status after SIGPIPE, as shells report it. Windows has no ``signal.SIGPIPE``."""
-INTERRUPT_DELAY = 0.05
-"""Seconds after which a lost interrupt is raised again, outside the function that lost it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,7 +69,7 @@ def _dispatch(argv: Sequence[str] | None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        with _repeat_lost_interrupts(), warnings_in_one_line(args):
+        with warnings_in_one_line(args):
             for source in args.operators:
                 import_user_code("--operators", source)
             return args.run(args)
@@ -108,31 +104,6 @@ def _parse(
 
 def _debug() -> bool:
     return bool(os.environ.get("JAXLSTM_DEBUG"))
-
-
-@contextlib.contextmanager
-def _repeat_lost_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt again, inside the context, where Python would drop it.
-
-    JAX runs a Python function at each garbage collection. If Ctrl-C arrives there, or in a ``__del__``,
-    Python prints the KeyboardInterrupt with a traceback and goes on.
-    """
-    previous, timers = sys.unraisablehook, []
-
-    def hook(unraisable: Any) -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            previous(unraisable)
-            return
-        timers.append(threading.Timer(INTERRUPT_DELAY, _thread.interrupt_main))
-        timers[-1].start()
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = previous
-        for timer in timers:
-            timer.cancel()
 
 
 def in_one_line(error: Exception, args: argparse.Namespace) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,24 +67,3 @@ def test_no_file_remains(
     done = jaxlstm_command(name, checkpoint, "-o", output, *options)
     assert (done.status, done.out, done.err) == (130, "", f"jaxlstm {name}: interrupted\n")
     assert sorted(os.listdir()) == [checkpoint.name, "x.npz"]
-
-
-def test_an_interrupt_in_a_destructor_is_not_lost(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Python drops exceptions there, and in the function that JAX runs at each garbage collection."""
-
-    class Interrupted:
-        def __del__(self) -> None:
-            signal.raise_signal(signal.SIGINT)
-
-    def slow_fsync(descriptor: int) -> None:
-        Interrupted()
-        for _ in range(500):
-            time.sleep(0.01)
-        raise AssertionError("the interrupt was lost")
-
-    monkeypatch.setattr(os, "fsync", slow_fsync)
-    done = jaxlstm_command("convert", checkpoint, "-o", tmp_path / "x.pt")
-    assert (done.status, done.err) == (130, "jaxlstm convert: interrupted\n")
-    assert os.listdir(tmp_path) == [checkpoint.name]
