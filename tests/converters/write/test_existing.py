@@ -1,6 +1,6 @@
 """``save`` replaces its own files in one step, and other files only with ``overwrite=True``.
 
-A write that fails or is killed leaves the old file, and concurrent writes do not mix.
+A write that fails or is killed leaves the old or the new file, and concurrent writes do not mix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 from jaxlstm import LSTMConfig, load, param_shapes, save
 from jaxlstm_converters.lstm._load import read_lstm
 from jaxlstm_converters.write._save import FORMATS, is_saved_file
-from testing.kills import kills
 from testing.processes import run_python
 from testing.saved_params import random_params, same_bits
 
@@ -164,26 +163,28 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="fork and kill -9 are POSIX")
-@pytest.mark.parametrize("format", ["safetensors", "torch"])
-def test_a_kill_leaves_the_old_or_the_new_file(format: str, tmp_path: Path) -> None:
-    killed = kills(format, tmp_path / "m.file")
-    steps, left = zip(*killed, strict=True)
-    renamed = steps.index("after replace")
-    assert left == ("old",) * renamed + ("new",) * (len(left) - renamed)
-    # Everything is written and flushed before the rename, which is flushed too.
-    flushed = ["before fsync", "after fsync"]
-    renames = [*flushed, "before replace", "after replace", *flushed, "end"]
-    writes = steps[2 : -len(renames)]
-    assert [*steps[:2], *steps[-len(renames) :]] == ["before open", "after open", *renames]
-    assert writes == ("amid write", "after write") * (len(writes) // 2) != ()
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_file_is_old_until_it_is_renamed(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill leaves a whole file: all bytes are flushed before the rename, and the rename after it."""
+    path, other = tmp_path / "m.file", tmp_path / "new"
+    save(path, OLD, CONFIG, format=format)
+    save(other, NEW, CONFIG, format=format)
+    kinds = {path.read_bytes(): "old", other.read_bytes(): "new"}
+    steps = []
 
+    def watched(function: Any) -> Any:
+        def run(*arguments: Any) -> None:
+            function(*arguments)
+            steps.append((function.__name__, kinds.get(path.read_bytes(), "torn")))
 
-@pytest.mark.skipif(sys.platform == "win32", reason="fork and kill -9 are POSIX")
-def test_kills_find_a_writer_that_is_not_atomic(tmp_path: Path) -> None:
-    left = dict(kills("in place", tmp_path / "m.file"))
-    assert left["after open"] == left["amid write"] == "torn"
-    assert (left["before open"], left["end"]) == ("old", "new")
+        return run
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    save(path, NEW, CONFIG, format=format)
+    assert steps == [("fsync", "old"), ("replace", "new"), ("fsync", "new")]
 
 
 def test_concurrent_writers_and_readers(tmp_path: Path) -> None:
