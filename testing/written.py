@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,8 +45,10 @@ def written_program(program: jaxlstm.programs.Program, **settings: Any) -> Writt
     namespace = types.ModuleType("written")
     exec(compile(source.text, "written.py", "exec"), namespace.__dict__)
     model = getattr(namespace, source.class_names[-1])(rngs=nnx.Rngs(0))
-    jaxlstm.load_state_dict(model, source.tensors)
     model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jaxlstm.PortingWarning)  # A dict of arrays records no settings.
+        jaxlstm.load_state_dict(model, source.tensors)
     return Written(source.text, program, model, source.remarks)
 
 
