@@ -127,6 +127,22 @@ def _dims(node: Node, operator: Operator, rank: int) -> tuple[str, Any, tuple[in
     return name, value, tuple(dim % rank for dim in listed)
 
 
+def _best_of_all(state: Rewriter, tensors: Sequence[Value], output: str | None) -> Order | None:
+    def cost(order: Order) -> int:
+        return sum(state.cost(tensor, order) for tensor in tensors)
+
+    return state.best(state.orders(tensors), cost, output)
+
+
+def _arrays(
+    state: Rewriter, node: Node, operator: Operator, tensors: Sequence[Value], order: Order
+) -> dict[str, Any]:
+    """Return the first argument of a node, a tensor or a list of tensors, in an order."""
+    arrays = tuple(state.array(tensor, order) for tensor in tensors)
+    first = operator.first_parameter
+    return {first: arrays if isinstance(node.kwargs[first], tuple) else arrays[0]}
+
+
 def _by_axes(
     state: Rewriter, node: Node, operator: Operator, after: Callable[[Order, tuple[int, ...]], Order]
 ) -> bool:
@@ -138,20 +154,14 @@ def _by_axes(
     name, value, dims = found
     outputs = [output for output in results_of(node) if output in node.types]
     follows = outputs[0] if outputs and len(node.types[outputs[0]].shape) == state.rank(tensors[0]) else None
-
-    def cost(order: Order) -> int:
-        return sum(state.cost(tensor, order) for tensor in tensors)
-
-    order = state.best(state.orders(tensors), cost, follows)
+    order = _best_of_all(state, tensors, follows)
     if order is None:
         return False
     result = after(order, dims)
     if any(len(node.types[output].shape) != len(result) for output in outputs):
         return False
     places = tuple(order.index(dim) for dim in dims)
-    first = operator.first_parameter
-    arrays = tuple(state.array(tensor, order) for tensor in tensors)
-    changed: dict[str, Any] = {first: arrays if isinstance(node.kwargs[first], tuple) else arrays[0]}
+    changed = _arrays(state, node, operator, tensors, order)
     if value is not None and value != ():
         changed[name] = places[0] if isinstance(value, int) else places
     return state.emit(node, result, **changed)
@@ -210,18 +220,18 @@ def _squeezes(state: Rewriter, node: Node, operator: Operator) -> bool:
 
 
 def _inserts(state: Rewriter, node: Node, operator: Operator) -> bool:
-    found, dim = _tensor_and_rank(state, node, operator), node.kwargs.get("dim")
-    if found is None or type(dim) is not int:
+    tensors, outputs, dim = _tensors(state, node, operator), results_of(node), node.kwargs.get("dim", 0)
+    if not tensors or type(dim) is not int or len(outputs) != 1 or outputs[0] not in node.types:
         return False
-    value, rank = found
-    order = state.best_of(value, None) or own_order(rank - 1)
+    rank = state.rank(tensors[0]) + 1
+    order = _best_of_all(state, tensors, None) or own_order(rank - 1)
     new = dim % rank
     others = [axis + (axis >= new) for axis in order]
     results = [(*others[:place], new, *others[place:]) for place in range(rank)]
-    # An axis of size 1 may stand where the convolution after it wants it.
-    liked = state.wanted.get(results_of(node)[0]), own_order(rank), (0, *range(2, rank), 1), results[new]
+    # The new axis may stand where the convolution after it wants it.
+    liked = state.wanted.get(outputs[0]), own_order(rank), (0, *range(2, rank), 1), results[new]
     result = next(order for order in liked if order in results)
-    return state.emit(node, result, self=state.array(value, order), dim=result.index(new))
+    return state.emit(node, result, **_arrays(state, node, operator, tensors, order), dim=result.index(new))
 
 
 def _pads(state: Rewriter, node: Node, operator: Operator) -> bool:

@@ -69,6 +69,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
         lambda x: _conv(functional.avg_pool2d(_conv(x), (6, 1)).squeeze(2).unsqueeze(2)),
         2,
     ),
+    "stacked rows": (lambda x: torch.stack([_conv(x)[:, :, 0], _conv(x.abs())[:, :, 1]], 3), 2),
     "padding": (
         lambda x: _conv(functional.pad(functional.pad(_conv(x), (1, 2, 0, 1), mode="reflect"), (-1, 0))),
         2,

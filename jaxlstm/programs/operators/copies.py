@@ -26,7 +26,7 @@ def cat(tensors: Sequence[Array], dim: int = 0) -> Array:
     return jnp.concatenate(kept, axis(kept[0], dim))
 
 
-@register_operator("aten.stack.default")
+@register_operator("aten.stack.default", layout="inserts")
 def stack(tensors: Sequence[Array], dim: int = 0) -> Array:
     """Concatenate along a new axis."""
     arrays = promoted(*tensors)
