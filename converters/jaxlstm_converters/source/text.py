@@ -54,7 +54,9 @@ def formatted(text: str) -> str:
     """Return Python source as ruff formats it."""
     settings = ["--isolated", f"--line-length={_LINE_LENGTH}", "--target-version=py311"]
     # Sorted imports, with the order of groups that ruff's rules want.
-    sort = ["check", "--select=I", "--fix-only", "--quiet", *settings, "--stdin-filename=model.py", "-"]
+    # Ruff takes a package in the current folder for the user's own.
+    known = "--config=lint.isort.known-third-party=['jaxlstm']"
+    sort = ["check", known, "--select=I", "--fix-only", "--quiet", *settings, "--stdin-filename=model.py", "-"]
     return _ruff(["format", "--quiet", *settings, "-"], _ruff(sort, text))
 
 
