@@ -27,10 +27,12 @@ $(VENV)/.%: $(VENV)/.package
 	$(BIN)/python $(INSTALL) 'jaxlstm[$*]'
 	@touch $@
 
-demo: $(VENV)/.flax,torch,cli  ## a whole model, examples/demo.pt2: inspect it, check it against torch, run it
+demo: $(VENV)/.flax,torch,cli,source  ## a whole model, examples/demo.pt2: inspect, check and run it, write its Flax source
 	$(BIN)/jaxlstm inspect examples/demo.pt2
 	$(BIN)/jaxlstm check examples/demo.pt2
 	$(BIN)/python examples/tag.py
+	$(BIN)/jaxlstm convert examples/demo.pt2 -o $(VENV)/restorer.py --overwrite
+	@cat $(VENV)/restorer.py
 	@echo
 	@echo "Shown: a whole PyTorch model, read without PyTorch, gives PyTorch's results and gradients in JAX."
 	@echo "Next: examples/export_demo.py shows how the file was made; or $(BIN)/jaxlstm inspect a .pt or .pt2 file of yours."
