@@ -56,7 +56,7 @@ def formatted(text: str) -> str:
     # Sorted imports, with the order of groups that ruff's rules want.
     # Ruff takes a package in the current folder for the user's own.
     known = "--config=lint.isort.known-third-party=['jaxlstm']"
-    sort = ["check", known, "--select=I", "--fix-only", "--quiet", *settings, "--stdin-filename=model.py", "-"]
+    sort = ["check", known, "--select=I", "--fix-only", "--quiet", *settings, "-"]
     return _ruff(["format", "--quiet", *settings, "-"], _ruff(sort, text))
 
 
