@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,22 +35,42 @@ class Written(NamedTuple):
 
 
 def write(module: nn.Module, *args: Any, **settings: Any) -> Written:
-    """Return the source of a module, and the model that it makes."""
+    """Return the source of a module, and the model that it makes; see :func:`written_program`."""
     return written_program(jaxlstm.from_module(module.eval(), args), **settings)
 
 
-def written_program(program: jaxlstm.programs.Program, **settings: Any) -> Written:
-    """Return the source of a program, and the model that it makes."""
+def written_program(
+    program: jaxlstm.programs.Program,
+    *,
+    edits: Mapping[str, str] | None = None,
+    weights: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    **settings: Any,
+) -> Written:
+    """Return the source of a program, and the model that it makes.
+
+    Args:
+        program: the program.
+        edits: patterns in the text and their replacements, which make the model wrong. Each must occur.
+        weights: returns the tensors that the model gets, from the right ones.
+        settings: arguments of ``source_text``.
+    """
     tensors = {**program.params, **program.buffers, **program.constants}
     source = source_text(program.graph, {k: np.asarray(v) for k, v in tensors.items()}, **settings)
+    text = source.text
+    for pattern, replacement in (edits or {}).items():
+        text, count = re.subn(pattern, replacement, text)
+        assert count, f"{pattern} is not in {source.text}"
     namespace = types.ModuleType("written")
-    exec(compile(source.text, "written.py", "exec"), namespace.__dict__)
+    namespace.__dict__.update(jnp=jnp)
+    exec(compile(text, "written.py", "exec"), namespace.__dict__)
     model = getattr(namespace, source.class_names[-1])(rngs=nnx.Rngs(0))
     model.eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", jaxlstm.PortingWarning)  # A dict of arrays records no settings.
-        jaxlstm.load_state_dict(model, source.tensors)
-    return Written(source.text, program, model, source.remarks)
+        # About settings that no state dict records, which is the writer's part, and about faults.
+        warnings.simplefilter("ignore", jaxlstm.PortingWarning)
+        # A changed layer may lack a bias.
+        jaxlstm.load_state_dict(model, weights(source.tensors), strict=not edits)
+    return Written(text, program, model, source.remarks)
 
 
 def assert_equal(written: Written, *args: Any) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.check import verify_model
-from testing.model_ports import MODELS
+from testing.model_ports import CHANNELS_LAST, model_and_port
+from testing.written import write
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -29,37 +30,26 @@ class Summary(nn.Module):
         return self.lstm(x)[0][:, -1]
 
 
-class SummaryPort(nnx.Module):
-    """The port of :class:`Summary`, which takes another vector."""
-
-    def __init__(self, take) -> None:
-        self.lstm = jaxlstm.nnx.LSTM(3, 4, batch_first=True, bidirectional=True, rngs=nnx.Rngs(0))
-        self.take = take
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.take(*self.lstm(x))
-
-
 @pytest.mark.parametrize(
-    ("take", "cause"),
+    ("last", "cause"),
     [
-        (lambda outputs, state: outputs[:, 0], "indexing in forward is [:, 0] instead of [:, -1]"),
+        ("y[:, 0]", "indexing in forward is [:, 0] instead of [:, -1]"),
         (
-            lambda outputs, state: jnp.concatenate(tuple(state.h), -1),
+            "jnp.concatenate(tuple(_.h), -1)",
             "in lstm (lstm), h_n is read instead of the last step of the outputs",
         ),
     ],
 )
-def test_another_vector_of_a_sequence(take, cause):
-    theirs, ours = Summary().eval(), SummaryPort(take)
-    jaxlstm.load_state_dict(ours, theirs)
-    report = verify_model(ours, theirs, (torch.randn(4, 5, 3),), gradients=False)
+def test_another_vector_of_a_sequence(last, cause):
+    theirs, x = Summary(), torch.randn(4, 5, 3)
+    ours = write(theirs, x, edits={r"return .*": f"return {last}"}).model
+    report = verify_model(ours, theirs, (x,), gradients=False)
     assert report.diagnosis[0].startswith(f"matches Summary if {cause}")
 
 
 def test_page_and_json_list_the_layers():
-    theirs, ours, args, call = MODELS["crnn"]("flatten order")
-    report = verify_model(ours, theirs, args, call=call, gradients=False)
+    theirs, ours, args = model_and_port("crnn", "flatten order")
+    report = verify_model(ours, theirs, args, gradients=False)
     table = report.to_html().split("<h2>Layers</h2>")[1]
     assert [row["ours"] for row in json.loads(report.to_json())["layers"]] == [a.ours for a in report.layers]
     assert {layer.ok for layer in report.layers} == {True, False}
@@ -68,7 +58,7 @@ def test_page_and_json_list_the_layers():
 
 
 def test_channels_first_for_a_model_with_channels_last():
-    theirs, ours, args, _ = MODELS["crnn"]("")
+    theirs, ours, args = model_and_port("crnn", edits=CHANNELS_LAST)
     report = verify_model(ours, theirs, args, gradients=False)
     assert (report.items[0].name, report.items[0].status) == ("runs", "FAILED")
     assert report.diagnosis[0] == (
@@ -139,24 +129,14 @@ class Halved(nn.Module):
         return self.head(self.dense(x)[:, : x.shape[1] // 2 * 2 : 2]).sum(1)
 
 
-class HalvedPort(nnx.Module):
-    """The port of :class:`Halved` that keeps the last step of an odd number."""
-
-    def __init__(self) -> None:
-        rngs = nnx.Rngs(0)
-        self.dense, self.head = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.head(self.dense(x)[:, ::2]).sum(1)
-
-
 def test_fault_at_other_sizes_only():
-    theirs, ours = Halved(), HalvedPort()
-    jaxlstm.load_state_dict(ours, theirs)
-    report = verify_model(ours, theirs, (torch.randn(2, 8, 3),), gradients=False)
+    """The port keeps the last step of an odd number."""
+    theirs, x = Halved(), torch.randn(2, 8, 3)
+    ours = write(theirs, x, edits={r"\[:, : .* : 2\]": "[:, ::2]"}).model
+    report = verify_model(ours, theirs, (x,), gradients=False)
     assert not report.ok
     _, case, layer = report.diagnosis
-    assert case == "HalvedPort equals Halved on the example; with sizes 2 -> 1, 8 -> 1 it does not"
+    assert case == "Halved equals Halved on the example; with sizes 2 -> 1, 8 -> 1 it does not"
     assert layer.startswith("first differs between dense and head, whose inputs already differ: ")
     assert layer.endswith("shape (1, 1, 2) instead of (1, 0, 2)")
     assert [layer.ok for layer in report.layers] == [True, False, False]

@@ -1,4 +1,4 @@
-"""No false alarms: right Flax ports of random torch models hold."""
+"""No false alarms: right Flax ports of random torch models, written by ``write_source``, hold."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flax import nnx
 from torch import nn
 from torch.nn import functional
 
-import jaxlstm
 from jaxlstm.check import verify_model
 from jaxlstm.check.reference.torch_model import TorchModel
-from testing.model_ports.fill import fill
+from testing.model_ports import randomized
+from testing.written import write
 
 SAMPLE, ALL = 1, 200
 
@@ -25,8 +25,8 @@ SAMPLE, ALL = 1, 200
     "seed", [pytest.param(seed, marks=() if seed < SAMPLE else pytest.mark.slow) for seed in range(ALL)]
 )
 def test_right_port_holds(seed):
-    theirs, ours, args = random_models(seed)
-    report = verify_model(ours, theirs, args)
+    theirs, args = random_model(seed)
+    report = verify_model(write(theirs, *args).model, theirs, args)
     assert report.ok, str(report)
     assert {item.status for item in report.items} == {"ok"}, str(report)
 
@@ -144,12 +144,12 @@ def test_torch_runs_once_in_its_dtype_for_the_results_and_their_errors(monkeypat
 
 KINDS = ("linear", "layer norm", "group norm", "batch norm", "conv", "lstm", "attention", "feed forward")
 ACTIVATIONS = {
-    "relu": (functional.relu, nnx.relu),
-    "gelu": (functional.gelu, lambda x: nnx.gelu(x, approximate=False)),
-    "tanh gelu": (lambda x: functional.gelu(x, approximate="tanh"), nnx.gelu),
-    "silu": (functional.silu, nnx.silu),
-    "tanh": (torch.tanh, jnp.tanh),
-    "elu": (functional.elu, nnx.elu),
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "tanh gelu": lambda x: functional.gelu(x, approximate="tanh"),
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+    "elu": functional.elu,
 }
 
 
@@ -160,7 +160,7 @@ class LayersInTorch(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(tokens, width) if tokens else nn.Linear(3, width)
         self.layers = nn.ModuleList([_torch_layer(kind, width) for kind, _ in kinds])
-        self.activations = [ACTIVATIONS[name][0] for _, name in kinds]
+        self.activations = [ACTIVATIONS[name] for _, name in kinds]
         self.pooled = pooled
         self.head = nn.Linear(width, 4)
 
@@ -181,60 +181,17 @@ class LayersInTorch(nn.Module):
         return self.head(x.mean(1)) if self.pooled else torch.log_softmax(self.head(x), -1)
 
 
-class LayersInFlax(nnx.Module):
-    """The port of :class:`LayersInTorch`."""
-
-    def __init__(self, theirs: LayersInTorch, kinds: list[tuple[str, str]], width: int, tokens: int) -> None:
-        rngs = nnx.Rngs(0)
-        self.embed = nnx.Embed(tokens, width, rngs=rngs) if tokens else nnx.Linear(3, width, rngs=rngs)
-        self.layers = nnx.List([_flax_layer(kind, width, rngs) for kind, _ in kinds])
-        self.activations = [ACTIVATIONS[name][1] for _, name in kinds]
-        self.pooled = theirs.pooled
-        self.head = nnx.Linear(width, 4, rngs=rngs)
-        fill(self.embed, theirs.embed)
-        fill(self.head, theirs.head)
-        for ours, layer in zip(self.layers, theirs.layers, strict=True):
-            if isinstance(layer, nn.Sequential):
-                for part, torch_part in zip(ours, layer, strict=True):
-                    fill(part, torch_part)
-            else:
-                fill(ours, layer)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.embed(x)
-        for layer, activation in zip(self.layers, self.activations, strict=True):
-            match layer:
-                case jaxlstm.nnx.LSTM():
-                    x = layer(x)[0]
-                case nnx.MultiHeadAttention():
-                    x = x + layer(x)
-                case nnx.Conv() | nnx.GroupNorm() | nnx.BatchNorm():
-                    x = layer(x)
-                case nnx.List():
-                    x = x + layer[1](activation(layer[0](x)))
-                case _:
-                    x = activation(layer(x))
-        return self.head(x.mean(1)) if self.pooled else nnx.log_softmax(self.head(x))
-
-
-def random_models(seed: int) -> tuple[LayersInTorch, LayersInFlax, tuple[Any, ...]]:
-    """Return a random torch model, its right port, and the arguments."""
+def random_model(seed: int) -> tuple[LayersInTorch, tuple[Any, ...]]:
+    """Return a random torch model and its arguments."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     width, tokens = int(rng.choice([4, 6, 8])), int(rng.choice([0, 12]))
     count = rng.integers(2, 5)
     kinds = [(str(rng.choice(KINDS)), str(rng.choice(list(ACTIVATIONS)))) for _ in range(count)]
-    theirs = LayersInTorch(kinds, width, tokens, bool(rng.integers(2))).eval()
-    with torch.no_grad():
-        for name, tensor in theirs.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 2)
-            elif tensor.is_floating_point() and tensor.ndim == 1:
-                tensor.add_(0.1 * torch.randn(tensor.shape))
-    ours = LayersInFlax(theirs, kinds, width, tokens)
+    theirs = LayersInTorch(kinds, width, tokens, bool(rng.integers(2)))
     batch, time = int(rng.integers(1, 5)), int(rng.integers(2, 8))
     x = torch.randint(tokens, (batch, time)) if tokens else torch.randn(batch, time, 3)
-    return theirs, ours, (x,)
+    return randomized(theirs).eval(), (x,)
 
 
 def _torch_layer(kind: str, width: int) -> nn.Module:
@@ -247,21 +204,4 @@ def _torch_layer(kind: str, width: int) -> nn.Module:
         "lstm": lambda: nn.LSTM(width, width // 2, 2, batch_first=True, bidirectional=True),
         "attention": lambda: nn.MultiheadAttention(width, 2, batch_first=True),
         "feed forward": lambda: nn.Sequential(nn.Linear(width, 2 * width), nn.Linear(2 * width, width)),
-    }[kind]()
-
-
-def _flax_layer(kind: str, width: int, rngs: nnx.Rngs) -> Any:
-    norm: dict[str, Any] = {"epsilon": 1e-5, "rngs": rngs}
-    lstm: dict[str, Any] = {"batch_first": True, "bidirectional": True, "rngs": rngs}
-    return {
-        "linear": lambda: nnx.Linear(width, width, rngs=rngs),
-        "layer norm": lambda: nnx.LayerNorm(width, use_fast_variance=False, **norm),
-        "group norm": lambda: nnx.GroupNorm(width, num_groups=2, use_fast_variance=False, **norm),
-        "batch norm": lambda: nnx.BatchNorm(width, use_running_average=True, **norm),
-        "conv": lambda: nnx.Conv(width, width, (3,), padding=1, rngs=rngs),
-        "lstm": lambda: jaxlstm.nnx.LSTM(width, width // 2, 2, **lstm),
-        "attention": lambda: nnx.MultiHeadAttention(2, width, decode=False, rngs=rngs),
-        "feed forward": lambda: nnx.List(
-            [nnx.Linear(width, 2 * width, rngs=rngs), nnx.Linear(2 * width, width, rngs=rngs)]
-        ),
     }[kind]()

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen
+from flax import linen, nnx
 from torch import nn
 
 import jaxlstm
 from jaxlstm.check import verify_model
-from testing.model_ports import MODELS
+from testing.model_ports import CHANNELS_LAST, model_and_port
 from testing.verification import status
 
 STATUS = dict.fromkeys(
@@ -37,8 +37,12 @@ def linear_with_params(params, x):
 
 
 def test_right_model_holds():
-    theirs, ours, args, call = MODELS["crnn"]("")
+    theirs, ours, args = model_and_port("crnn", edits=CHANNELS_LAST)
     steps = []
+
+    def call(model, x):
+        return model(x.transpose(0, 2, 3, 1))
+
     report = verify_model(ours, theirs, args, call=call, progress=lambda *step: steps.append(step))
     assert report.ok, str(report)
     assert status(report) == STATUS
@@ -243,7 +247,7 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match="names must map torch prefixes"):
         verify_model(linear, theirs, (x,), names=["cnn"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="params must be None for an NNX module"):
-        verify_model(MODELS["crnn"]("")[1], theirs, (x,), params={})
+        verify_model(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), theirs, (x,), params={})
     with pytest.raises(TypeError, match="call must be None for a function"):
         verify_model(linear, theirs, (x,), call=linear)
     program = jaxlstm.from_module(theirs.eval(), (x,))

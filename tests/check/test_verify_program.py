@@ -10,7 +10,6 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 import torch
-from flax import nnx
 from torch import nn
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ import jaxlstm
 from jaxlstm.check import verify_model
 from jaxlstm.programs.operators import registry
 from testing.exported import AUTO
+from testing.written import written_program
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -206,27 +206,7 @@ def test_a_program_as_a_reference_refuses_values():
 def test_a_program_as_a_reference_locates_the_module(exported):
     _, args, program = exported
 
-    class Port(nnx.Module):
-        def __init__(self) -> None:
-            rngs = nnx.Rngs(0)
-            exact = {"use_fast_variance": False, "rngs": rngs}
-            self.conv = nnx.Conv(3, 8, 3, rngs=rngs)
-            self.batch_norm = nnx.BatchNorm(8, momentum=0.9, epsilon=1e-5, **exact)
-            self.group_norm = nnx.GroupNorm(8, 2, epsilon=1e-5, **exact)
-            self.lstm = jaxlstm.nnx.LSTM(8, 4, batch_first=True, bidirectional=True, rngs=rngs)
-            self.norm = nnx.LayerNorm(8, epsilon=1e-5, **exact)
-            self.head = nnx.List([nnx.Linear(8, 6, rngs=rngs)])
-
-        def __call__(self, x: Any) -> Any:
-            x = self.group_norm(self.batch_norm(self.conv(x.transpose(0, 2, 1))))
-            x = nnx.max_pool(nnx.leaky_relu(x, 0.2), (2,), (2,))
-            x = nnx.gelu(self.head[0](self.norm(self.lstm(x)[0])), approximate=False)
-            x = jnp.concatenate([x, nnx.silu(x)], -1)
-            return nnx.softmax(x, -1).mean(1)
-
-    port, reports = Port(), []
-    port.eval()
-    jaxlstm.load_state_dict(port, {**program.params, **program.buffers})
+    port, reports = written_program(program).model, []
     for epsilon in (1e-5, 1e-2):
         port.batch_norm.epsilon = epsilon
         reports.append(verify_model(port, program, args))
