@@ -91,25 +91,6 @@ def test_the_verdict_on_a_wrong_port(backend: str, bugs: tuple[str, ...]) -> Non
     assert all((BUGS[bug].cause or "") in diagnosis for bug in bugs)
 
 
-@on_each_backend()
-def test_detects_lower_precision(backend: str) -> None:
-    """The layer with its inputs and weights rounded to TF32."""
-    config = CONFIGS["plain"]
-
-    def rounded(array: jax.Array) -> jax.Array:
-        bits = 11 if array.dtype == jnp.float64 else 8  # of the exponent
-        return jax.lax.reduce_precision(array, bits, mantissa_bits=10)
-
-    @jax.jit
-    def in_tf32(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
-        weights = {name: rounded(a) if a.ndim == 2 else a for name, a in params.items()}
-        options: Any = {"config": config, "seq_lengths": seq_lengths}
-        return jaxlstm.lstm(weights, rounded(inputs), initial_state, **options)
-
-    report = verify(in_tf32, random_params(config), config, gradients=False)
-    assert not report.ok
-
-
 @on_each_backend("precision", ["tensorfloat32", "bfloat16"], backends=["gpu", "tpu"])
 def test_lower_precision_settings_fail(backend: str, precision: str) -> None:
     """The checker distinguishes the faster settings from float32."""

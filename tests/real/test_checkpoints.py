@@ -14,14 +14,7 @@ from jaxlstm.layer.config import config_to_dict
 from jaxlstm_converters.lstm._load import read_lstm
 from testing.checkpoints.compare import assert_same_bits
 from testing.command import jaxlstm_command
-from testing.real_files import (
-    BY_LABEL,
-    EACH_LSTM,
-    FILES,
-    Real,
-    assert_real_lstm_is_as_exact_as_torch,
-    assert_verdict_holds,
-)
+from testing.real_files import BY_LABEL, EACH_LSTM, FILES, Real, assert_verdict_holds
 
 pytestmark = pytest.mark.network
 
@@ -55,11 +48,6 @@ def test_a_pickled_module_and_its_state_dict_are_equal() -> None:
     module, weights = (read_checkpoint(BY_LABEL[n].path()) for n in ("beatnet-module", "beatnet"))
     assert list(module) == list(weights)
     assert all(np.asarray(module[n]).tobytes() == np.asarray(weights[n]).tobytes() for n in weights)
-
-
-@each_lstm()
-def test_as_exact_as_torch_in_float32(real: Real, prefix: str) -> None:
-    assert_real_lstm_is_as_exact_as_torch(real, prefix)
 
 
 @each_lstm(slow=LARGE)
