@@ -179,10 +179,6 @@ def assert_matches(actual: Results, dtype: Any, torch_own: Results, truth: Resul
         assert ours <= 2 * theirs, f"{kind}: RMS error {ours:.2e}, torch's own error {theirs:.2e}"
 
 
-def rms(difference: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(difference**2)))
-
-
 def pooled_error(results: Results, truth: Results, gradients: bool) -> float:
     """Return the RMS error of all values or of all gradients, each array in units of its RMS."""
     return rms(
