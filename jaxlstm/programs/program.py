@@ -52,6 +52,7 @@ class Program:
         ``named_parameters`` of torch.
       tied: other name of a tied parameter -> first name.
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
+      dtypes: name in torch -> dtype in the file; JAX may hold 64-bit integers in 32 bits.
       options: precision and backend, see :meth:`with_options`.
 
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
@@ -86,6 +87,8 @@ class Program:
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self._constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
+        held = {**self.params, **self.buffers, **self._constants}
+        self.dtypes = {name: np.asarray(tensors[name]).dtype for name in held}
         run = channels_last(graph, {**self.params, **self.buffers, **self._constants})
         self._run = self._accepted if run is graph else accept(run)
         self._write = write

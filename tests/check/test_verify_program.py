@@ -147,18 +147,20 @@ def test_another_epsilon_than_the_module(exported):
 
 
 class Scaled(nn.Module):
-    """Tied layers, and a buffer that float32 rounds."""
+    """Tied layers, a buffer that float32 rounds, and one of integers."""
 
     table: torch.Tensor
+    order: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.inner, self.outer = nn.Linear(3, 3), nn.Linear(3, 3)
         self.outer.weight = self.inner.weight
         self.register_buffer("table", torch.tensor([1 / 3]))
+        self.register_buffer("order", torch.arange(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.outer(torch.tanh(self.inner(x))) * self.table
+        return self.outer(torch.tanh(self.inner(x)))[:, self.order.clone()] * self.table
 
 
 def scaled(params: dict[str, Any], x: Any, table: float = 1 / 3) -> Any:

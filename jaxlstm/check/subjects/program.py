@@ -56,7 +56,8 @@ class ProgramModel(CheckedModel):
         if dtype is None or np.dtype(dtype) != np.float64:
             return program
         tensors = {**program.params, **program.buffers, **program.constants}
-        arrays = {name: cast(np.asarray(a), dtype) for name, a in tensors.items()}
+        # With 64 bits, an integer has the dtype that the graph records.
+        arrays = {name: cast(np.asarray(a, program.dtypes[name]), dtype) for name, a in tensors.items()}
         in_64 = Program(in_float64(program.graph), arrays)
         in_64.options = program.options
         return in_64
