@@ -1,17 +1,14 @@
-"""Real checkpoints: the tensors of the original library, exact LSTMs, and the command line on them."""
+"""Real checkpoints: the tensors of the original library, exact LSTMs, and their layers."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMCellConfig, find_lstms, read_checkpoint
-from jaxlstm.layer.config import config_to_dict
-from jaxlstm_converters.lstm._load import read_lstm
+from jaxlstm import find_lstms, read_checkpoint
 from testing.checkpoints.compare import assert_same_bits
 from testing.command import jaxlstm_command
 from testing.real_files import BY_LABEL, EACH_LSTM, FILES, Real, assert_verdict_holds
@@ -55,26 +52,6 @@ def test_verify(real: Real, prefix: str) -> None:
     assert_verdict_holds(real, prefix)
 
 
-@pytest.mark.parametrize("real", FILES, ids=lambda real: real.label)
-def test_inspect(real: Real) -> None:
-    done = jaxlstm_command("inspect", real.path(), "--json")
-    assert done.status == 0
-    found = json.loads(done.out)
-    assert found["container"] == real.container
-    listed = {entry["prefix"]: entry["config"] for entry in found["lstms"]}
-    assert listed == {prefix: config_to_dict(config) for prefix, config in real.lstms.items()}
-    for entry in found["lstms"]:
-        config = real.lstms[entry["prefix"]]
-        recorded = real.hints or isinstance(config, LSTMCellConfig)
-        missing = ["batch_first", "dropout"] if config.num_layers > 1 else ["batch_first"]
-        assert entry["not_recorded"] == ([] if recorded else missing)
-    assert not found["broken"]
-    assert not found["others"]
-    assert not found["warnings"]
-    text = jaxlstm_command("inspect", real.path()).out
-    assert all(prefix in text for prefix in real.lstms)
-
-
 LAYERS = {
     "resemblyzer": {"model_state.lstm": "LSTM", "model_state.linear": "Linear"},
     "beatnet": {"conv1": "Conv1d", "linear0": "Linear", "lstm": "LSTM", "linear": "Linear"},
@@ -98,17 +75,3 @@ def test_inspect_all(label: str) -> None:
     assert types == {name: [kind] for name, kind in LAYERS[label].items()}
     tensors = {n: t for n, t in real.read(real.path()).items() if not n.startswith("optimizer_state")}
     assert report["parameters"] == sum(np.prod(tuple(t.shape)) for t in tensors.values())
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-@each_lstm()
-def test_convert(real: Real, prefix: str, suffix: str, tmp_path: Path) -> None:
-    output = tmp_path / f"converted.{suffix}"
-    select = ["--prefix", prefix] if len(real.lstms) > 1 else []
-    assert jaxlstm_command("convert", real.path(), "-o", output, *select).status == 0
-    converted, config, *_ = read_lstm(output)
-    if suffix == "safetensors":  # a torch file does not record batch_first
-        assert config == real.lstms[prefix]
-    theirs = real.read(real.path())
-    for name, array in converted.items():
-        assert array.tobytes() == np.asarray(theirs[prefix + name]).tobytes(), name

@@ -135,15 +135,3 @@ def test_arguments_override_the_file(name: str, tmp_path: Path) -> None:
     assert config == dataclasses.replace(CONFIG, batch_first=False, dropout=0.5)
     assert {a.dtype for a in params.values()} == {np.dtype(ml_dtypes.bfloat16)}
     assert load(tmp_path / name)[1] == CONFIG
-
-
-def test_several_lstms_need_a_prefix(tmp_path: Path) -> None:
-    path = tmp_path / "m.pt"
-    model = {"a": torch.nn.LSTM(4, 5).state_dict(), "b": torch.nn.LSTM(3, 5).state_dict()}
-    torch.save({"model_state": model, "epoch": 3}, path)
-    assert list(jaxlstm.find_lstms(jaxlstm.read_checkpoint(path))) == ["model_state.a.", "model_state.b."]
-    with pytest.raises(ValueError, match=r"'model_state.a.', 'model_state.b.'"):
-        load(path)
-    params, config = load(path, prefix="b", batch_first=True)
-    assert config == LSTMConfig(3, 5, batch_first=True)
-    np.testing.assert_array_equal(params["weight_ih_l0"], model["b"]["weight_ih_l0"].numpy())
