@@ -128,53 +128,43 @@ def packed_lstm(data: Any, batch_sizes: list[int]) -> Any:
     return jaxlstm.lstm(params, PackedSequence(data, batch_sizes), config=config)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (
-            lambda x: pack_padded_sequence(x, [1, 2, 3, 4, 5]),
-            ValueError,
-            "lengths must be decreasing .*enforce_sorted",
-        ),
-        (lambda x: pack_padded_sequence(x, [6, 5, 4, 3, 0]), ValueError, "lengths must be between 1 and"),
-        (lambda x: pack_padded_sequence(x, [7, 5, 4, 3, 1]), ValueError, "lengths must be between 1 and"),
-        (lambda x: pack_padded_sequence(x, [6, 5]), ValueError, r"lengths must have shape \(5,\)"),
-        (
-            lambda x: pack_padded_sequence(x[0, 0], [1]),
-            ValueError,
-            "inputs must have a time and a batch axis",
-        ),
+BAD_CALLS: dict[type[Exception], list[tuple[Any, ...]]] = {
+    ValueError: [
+        (lambda x: pack_padded_sequence(x, [1, 2, 3, 4, 5]), "lengths must be decreasing .*enforce_sorted"),
+        (lambda x: pack_padded_sequence(x, [6, 5, 4, 3, 0]), "lengths must be between 1 and"),
+        (lambda x: pack_padded_sequence(x, [7, 5, 4, 3, 1]), "lengths must be between 1 and"),
+        (lambda x: pack_padded_sequence(x, [6, 5]), r"lengths must have shape \(5,\)"),
+        (lambda x: pack_padded_sequence(x[0, 0], [1]), "inputs must have a time and a batch axis"),
         (
             lambda x: pad_packed_sequence(pack_padded_sequence(x, [6] * 5), total_length=5),
-            ValueError,
             "total_length must be at least the longest sequence, 6; got 5",
         ),
         (
-            lambda x: jax.jit(pack_padded_sequence)(x, jnp.array([6, 5, 4, 3, 1])),
-            TypeError,
-            "lengths must be concrete",
-        ),
-        (
             lambda x: jax.jit(pad_packed_sequence)(pack_padded_sequence(x, [6] * 5)),
-            ValueError,
             "batch size of a PackedSequence .* is unknown under jax.jit",
         ),
         (
             lambda x: jaxlstm.lstm(
                 {}, pack_padded_sequence(x, [6] * 5), config=jaxlstm.LSTMConfig(3, 5), seq_lengths=[6] * 5
             ),
-            ValueError,
             "seq_lengths must be None with a PackedSequence",
         ),
-        (lambda x: packed_lstm(x[0], [2, 2]), ValueError, r"batch_sizes must be .* data, 5; got \[2, 2\]"),
-        (lambda x: packed_lstm(x[0], [3, 3]), ValueError, r"batch_sizes must be .* data, 5; got \[3, 3\]"),
-        (lambda x: packed_lstm(x[0], [2, 3]), ValueError, r"batch_sizes must be .* data, 5; got \[2, 3\]"),
+        (lambda x: packed_lstm(x[0], [2, 2]), r"batch_sizes must be .* data, 5; got \[2, 2\]"),
+        (lambda x: packed_lstm(x[0], [3, 3]), r"batch_sizes must be .* data, 5; got \[3, 3\]"),
+        (lambda x: packed_lstm(x[0], [2, 3]), r"batch_sizes must be .* data, 5; got \[2, 3\]"),
         (
             lambda x: pad_packed_sequence(PackedSequence(x[0], [5, 0])),
-            ValueError,
             r"batch_sizes must be decreasing positive integers",
         ),
     ],
+    TypeError: [
+        (lambda x: jax.jit(pack_padded_sequence)(x, jnp.array([6, 5, 4, 3, 1])), "lengths must be concrete")
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "call", "message"), [(error, *row) for error, rows in BAD_CALLS.items() for row in rows]
 )
 def test_bad_calls(call: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
