@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -82,7 +83,7 @@ def _elementwise(state: Rewriter, node: Node, operator: Operator) -> bool:
         return sum(state.cost(value, own) for value, own in zip(tensors, orders, strict=True) if own)
 
     full = [value for value in tensors if state.rank(value) == rank]
-    order = state.best((*state.orders(full), own_order(rank)), cost, outputs[0])
+    order = state.best(full, outputs[0], [own_order(rank)], cost)
     if order is None:
         return False
     changed = {}
@@ -100,7 +101,7 @@ def _channels(state: Rewriter, node: Node, operator: Operator) -> bool:
     last = channel_order(node, rank, state.types)
     order: Order | None = last
     if not is_convolution(node):
-        order = state.best_of(value, results_of(node)[0], (last, own_order(rank)))
+        order = state.best([value], results_of(node)[0], [last, own_order(rank)])
     if order != last or last == own_order(rank):
         return False
     op = CHANNELS_LAST + node.op.removeprefix("aten.")
@@ -127,13 +128,6 @@ def _dims(node: Node, operator: Operator, rank: int) -> tuple[str, Any, tuple[in
     return name, value, tuple(dim % rank for dim in listed)
 
 
-def _best_of_all(state: Rewriter, tensors: Sequence[Value], output: str | None) -> Order | None:
-    def cost(order: Order) -> int:
-        return sum(state.cost(tensor, order) for tensor in tensors)
-
-    return state.best(state.orders(tensors), cost, output)
-
-
 def _arrays(
     state: Rewriter, node: Node, operator: Operator, tensors: Sequence[Value], order: Order
 ) -> dict[str, Any]:
@@ -144,7 +138,7 @@ def _arrays(
 
 
 def _by_axes(
-    state: Rewriter, node: Node, operator: Operator, after: Callable[[Order, tuple[int, ...]], Order]
+    after: Callable[[Order, tuple[int, ...]], Order], state: Rewriter, node: Node, operator: Operator
 ) -> bool:
     """Emit a node with its axes renamed; ``after`` returns the order of the results."""
     tensors = _tensors(state, node, operator)
@@ -154,7 +148,7 @@ def _by_axes(
     name, value, dims = found
     outputs = [output for output in results_of(node) if output in node.types]
     follows = outputs[0] if outputs and len(node.types[outputs[0]].shape) == state.rank(tensors[0]) else None
-    order = _best_of_all(state, tensors, follows)
+    order = state.best(tensors, follows)
     if order is None:
         return False
     result = after(order, dims)
@@ -167,14 +161,6 @@ def _by_axes(
     return state.emit(node, result, **changed)
 
 
-def _along(state: Rewriter, node: Node, operator: Operator) -> bool:
-    return _by_axes(state, node, operator, lambda order, dims: order)
-
-
-def _removing(state: Rewriter, node: Node, operator: Operator) -> bool:
-    return _by_axes(state, node, operator, _without)
-
-
 def _over(state: Rewriter, node: Node, operator: Operator) -> bool:
     if node.op.startswith("aten.arg") and node.kwargs.get("dim") is None:
         return False  # The index of the flattened tensor.
@@ -182,7 +168,7 @@ def _over(state: Rewriter, node: Node, operator: Operator) -> bool:
     def after(order: Order, dims: tuple[int, ...]) -> Order:
         return order if node.kwargs.get("keepdim") else _without(order, dims or order)
 
-    return _by_axes(state, node, operator, after)
+    return _by_axes(after, state, node, operator)
 
 
 def _tensor_and_rank(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, int] | None:
@@ -200,7 +186,7 @@ def _single(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, Ord
         return None
     value, rank = found
     follows = results_of(node)[0] if rank == state.rank(value) else None
-    order = state.best_of(value, follows)
+    order = state.best([value], follows)
     return None if order is None else (value, order, rank)
 
 
@@ -224,7 +210,7 @@ def _inserts(state: Rewriter, node: Node, operator: Operator) -> bool:
     if not tensors or type(dim) is not int or len(outputs) != 1 or outputs[0] not in node.types:
         return False
     rank = state.rank(tensors[0]) + 1
-    order = _best_of_all(state, tensors, None) or own_order(rank - 1)
+    order = state.best(tensors, None) or own_order(rank - 1)
     new = dim % rank
     others = [axis + (axis >= new) for axis in order]
     results = [(*others[:place], new, *others[place:]) for place in range(rank)]
@@ -246,15 +232,6 @@ def _pads(state: Rewriter, node: Node, operator: Operator) -> bool:
     while moved[-2:] == [0, 0]:
         del moved[-2:]
     return state.emit(node, order, **{"self": state.array(value, order), name: tuple(moved)})
-
-
-def _sizes(state: Rewriter, node: Node, operator: Operator) -> bool:
-    found, size = _single(state, node, operator), node.kwargs.get("size")
-    if found is None or not isinstance(size, tuple) or not len(size) == found[2] == len(found[1]):
-        return False
-    value, order, _ = found
-    sizes = tuple(size[axis] for axis in order)
-    return state.emit(node, order, self=state.array(value, order), size=sizes)
 
 
 def _merges(state: Rewriter, node: Node, operator: Operator) -> bool:
@@ -281,7 +258,7 @@ def _merged(before: Sequence[Size], after: Sequence[Size]) -> tuple[int, int] | 
     more = len(before) - len(after)
     for start in range(len(after)) if more > 0 else ():
         kept = (*before[:start], *before[start + more + 1 :])
-        if None not in kept and kept == (*after[:start], *after[start + 1 :]):
+        if not {None, 0} & {*kept} and kept == (*after[:start], *after[start + 1 :]):
             return start, start + more
     return None
 
@@ -293,8 +270,11 @@ def _permutes(state: Rewriter, node: Node, operator: Operator) -> bool:
     value, (output,) = found[0], results_of(node)
     kwargs = {name: a for name, a in operator.arguments(node.kwargs).items() if a != value}
     like = jax.ShapeDtypeStruct(own_order(state.rank(value)), np.float32)
-    # Sizes 0, 1, 2, ... show where each axis goes.
-    order = jax.eval_shape(lambda x: operator.function(x, **kwargs), like).shape
+    try:
+        # Sizes 0, 1, 2, ... show where each axis goes.
+        order = jax.eval_shape(lambda x: operator.function(x, **kwargs), like).shape
+    except (TypeError, ValueError, IndexError):
+        return False  # Running the program raises, and names the node.
     state.stored[output] = {
         tuple(order.index(axis) for axis in stored): name for stored, name in state.stored[value.name].items()
     }
@@ -305,13 +285,12 @@ def _permutes(state: Rewriter, node: Node, operator: Operator) -> bool:
 _RULES: dict[str, Rule] = {
     "elementwise": _elementwise,
     "channels": _channels,
-    "along": _along,
+    "along": partial(_by_axes, lambda order, dims: order),
     "over": _over,
-    "without": _removing,
+    "without": partial(_by_axes, _without),
     "squeezes": _squeezes,
     "inserts": _inserts,
     "pads": _pads,
-    "sizes": _sizes,
     "merges": _merges,
     "permutes": _permutes,
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,14 +34,14 @@ def is_convolution(node: Node) -> bool:
 
 
 def channel_order(node: Node, rank: int, types: Mapping[str, TensorType]) -> Order:
-    """Return the order with channels last for the input of a node that knows channels."""
+    """Return the order with channels last for the input of a node that knows channels; torch's if unknown."""
     axis = 1
-    weight = node.kwargs.get("weight")
     if digit := re.search(r"pool(\d)d", node.op):
         axis = rank - int(digit[1]) - 1
-    elif is_convolution(node) and isinstance(weight, Value):
-        axis = rank - len(types[weight.name].shape) + 1
-    return (*range(axis), *range(axis + 1, rank), axis)
+    elif is_convolution(node):
+        weight = types.get(getattr(node.kwargs.get("weight"), "name", ""))
+        axis = rank - len(weight.shape) + 1 if weight else rank
+    return (*range(axis), *range(axis + 1, rank), axis) if 0 <= axis < rank else own_order(rank)
 
 
 def _elements(type_: TensorType) -> int:
@@ -59,48 +60,35 @@ def first_tensor(node: Node, operator: Operator) -> Value | None:
     return value if isinstance(value, Value) else None
 
 
-class _Wanted:
-    """The order in which the consumers of a value all want it, where they agree: that of convolutions."""
+def _wanted_orders(
+    graph: Graph, types: Mapping[str, TensorType], operators: Sequence[Operator]
+) -> dict[str, Order]:
+    """Return the order in which the consumers of a value all want it: that of the convolutions after it."""
+    votes: defaultdict[str, set[Order | None]] = defaultdict(set)
 
-    def __init__(self, graph: Graph, types: Mapping[str, TensorType], operators: Sequence[Operator]) -> None:
-        self.types = types
-        self._votes: dict[str, set[Order | None]] = {}
-        self._vote((*graph.outputs, *graph.mutations.values()), None)
-        for node, operator in zip(reversed(graph.nodes), reversed(operators), strict=True):
-            self._visit(node, operator)
+    def agreed(name: str) -> Order | None:
+        return next(iter(votes[name])) if len(votes[name]) == 1 else None
 
-    @property
-    def orders(self) -> dict[str, Order]:
-        return {name: order for name in self._votes if (order := self._order(name))}
-
-    def _order(self, name: str) -> Order | None:
-        votes = self._votes.get(name, set())
-        return next(iter(votes)) if len(votes) == 1 else None
-
-    def _visit(self, node: Node, operator: Operator) -> None:
-        layout = operator.layout
-        if layout in ("over", "without") or node.op == "aten.sym_size.int":
-            return  # In any order at no cost.
-        outputs = results_of(node)
-        order = self._order(outputs[0]) if outputs else None
-        values = tuple(node.kwargs.values())
-        if layout == "channels":
-            data = first_tensor(node, operator)
-            if data is not None and data.name in self.types:
-                last = channel_order(node, len(self.types[data.name].shape), self.types)
-                order = last if order == last or is_convolution(node) else None
-                self._vote(data, order)
-                values = tuple(value for value in values if value != data)
-            order = None
-        elif layout not in ("elementwise", "along", "pads"):
-            order = None
-        self._vote((*node.args, *values), order)
-
-    def _vote(self, argument: Argument, order: Order | None) -> None:
+    def vote(argument: Argument, order: Order | None) -> None:
         for name in values_in(argument):
-            known = self.types.get(name)
-            fits = order is not None and known is not None and len(known.shape) == len(order)
-            self._votes.setdefault(name, set()).add(order if fits else None)
+            fits = order is not None and name in types and len(types[name].shape) == len(order)
+            votes[name].add(order if fits else None)
+
+    vote((*graph.outputs, *graph.mutations.values()), None)
+    for node, operator in zip(reversed(graph.nodes), reversed(operators), strict=True):
+        # These take any order at no cost.
+        if operator.layout in ("over", "without") or node.op == "aten.sym_size.int":
+            continue
+        data, results = first_tensor(node, operator), results_of(node)
+        order = agreed(results[0]) if results else None
+        if operator.layout == "channels" and data is not None and data.name in types:
+            last = channel_order(node, len(types[data.name].shape), types)
+            vote(data, last if order == last or is_convolution(node) else None)
+            vote(tuple(value for value in node.kwargs.values() if value != data), None)
+        else:
+            follows = operator.layout in ("elementwise", "along", "pads")
+            vote((*node.args, *node.kwargs.values()), order if follows else None)
+    return {name: order for name in [*votes] if (order := agreed(name))}
 
 
 class Rewriter:
@@ -112,7 +100,7 @@ class Rewriter:
         self.written = written
         self.operators = tuple(found for node in graph.nodes if (found := find_operator(node.op)))
         self.index = 0
-        self.wanted = _Wanted(graph, types, self.operators).orders
+        self.wanted = _wanted_orders(graph, types, self.operators)
         # value -> order -> name of the array with its axes in this order
         self.stored: dict[str, dict[Order, str]] = {n: {own_order(len(t.shape)): n} for n, t in types.items()}
         for node in graph.nodes:
@@ -207,12 +195,9 @@ class Rewriter:
         if value in {**self.graph.parameters, **self.graph.buffers, **self.graph.constants}:
             return index, end
         depth = 1 if made is None else _common_depth(nodes[made].calls, end)
-        if value not in self.written:
-            while (
-                index - 1 > (-1 if made is None else made)
-                and _common_depth(nodes[index - 1].calls, end) > depth
-            ):
-                index -= 1
+        first = index if value in self.written else 0 if made is None else made + 1
+        while index > first and _common_depth(nodes[index - 1].calls, end) > depth:
+            index -= 1
         return index, end[:depth]
 
     def _cost(self, value: str, before: Order, after: Order) -> int:
@@ -228,34 +213,35 @@ class Rewriter:
     def _stored(self, value: Value) -> Mapping[Order, str]:
         return self.stored[value.name] or {own_order(self.rank(value)): ""}
 
-    def orders(self, values: Iterable[Value]) -> Iterator[Order]:
-        """Yield the orders in which values are stored."""
-        for value in values:
-            yield from self._stored(value)
-
     def best(
-        self, orders: Iterable[Order], cost: Callable[[Order], int | None], output: str | None
+        self,
+        tensors: Sequence[Value],
+        output: str | None,
+        more: Sequence[Order] = (),
+        cost: Callable[[Order], int | None] | None = None,
     ) -> Order | None:
-        """Return the order of least cost, the cost of the result's included; None for torch's."""
+        """Return the order in which the fewest elements move; None for torch's.
+
+        Args:
+          tensors: values; the orders in which they are stored are candidates.
+          output: the result that has the same order, and may be wanted in another one.
+          more: more candidates.
+          cost: order -> number of elements, or None if it is impossible; by default all tensors take it.
+        """
         wanted = self.wanted.get(output or "")
         found = []
-        candidates = [wanted, *orders] if wanted else [*orders]
-        for order in dict.fromkeys(candidates):
-            own, total = order == own_order(len(order)), cost(order)
+        candidates: list[Order] = [wanted] if wanted else []
+        candidates += [order for value in tensors for order in self._stored(value)]
+        for order in dict.fromkeys([*candidates, *more]):
+            total = cost(order) if cost else sum(self.cost(value, order) for value in tensors)
             if total is not None:
                 if wanted and order != wanted:
                     total += self._cost(str(output), order, wanted)
                 # Of equal orders, torch's if nothing moves; else the chain goes on.
-                found.append((total, order != wanted, own == (total > 0), order))
+                is_own = order == own_order(len(order))
+                found.append((total, order != wanted, is_own == (total > 0), order))
         order = min(found)[-1] if found else ()
         return None if order == own_order(len(order)) else order
-
-    def best_of(
-        self, value: Value, output: str | None, orders: Iterable[Order] | None = None
-    ) -> Order | None:
-        """Return the best order for one tensor, by default among those in which it is stored."""
-        orders = self.orders([value]) if orders is None else orders
-        return self.best(orders, lambda order: self.cost(value, order), output)
 
     def emit(
         self, node: Node, order: Order | Callable[[str], Order], /, *, op: str | None = None, **changed: Any

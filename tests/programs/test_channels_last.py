@@ -101,7 +101,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
         3,
     ),
     "other ranks": (lambda x: (_conv(x) * C + torch.arange(5.0), _conv(x) + x[0], _conv(x) * x.sum()), 5),
-    "expanded": (lambda x: _conv(_conv(x).mean((2, 3), True).expand(-1, -1, 6, 5) + C.expand_as(x)), 2),
+    "expanded": (lambda x: _conv(_conv(x) + C.expand_as(x)), 2),
     "1-D, without a batch": (lambda x: torch.conv1d(x[0, :, 0], S, padding=1).relu(), 2),
     "images without a batch": (lambda x: functional.max_pool2d(torch.conv2d(x[0], W), 2), 2),
     "both results": (lambda x: (y := _conv(x), y.relu(), _conv(y)), 4),

@@ -101,9 +101,7 @@ register_family(of_tensor, _AT_LEAST, write_back=_reshape_back)
 register_family(_each, _AT_LEAST, "Sequence", write_back=_reshape_back)
 
 
-@register_operator(
-    "aten.expand.default", "aten.broadcast_to.default", write_back=_reshape_back, layout="sizes"
-)
+@register_operator("aten.expand.default", "aten.broadcast_to.default", write_back=_reshape_back)
 def expand(self: Array, size: Sequence[int], implicit: bool = False) -> Array:
     """Repeat axes of size 1 and add axes in front; -1 keeps a size."""
     added = len(size) - self.ndim
