@@ -301,7 +301,8 @@ def test_quoted_commands(folder: Path) -> None:
         np.savez(file, a=np.ones((5, 3), np.float32))
     np.savez("words.npz", a=np.zeros(7, np.int32))
     Path("FILE").symlink_to("model.pt")
-    Path("tagger.pt2").symlink_to(ROOT / "examples/demo.pt2")
+    for file in ("tagger.pt2", "model.pt2"):
+        Path(file).symlink_to(ROOT / "examples/demo.pt2")
     quoted = quoted_commands()
     for page in ("README.md", "cli.md"):
         assert {line.split()[0] for line in quoted[page]} == commands.choices.keys()
