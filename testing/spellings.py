@@ -70,10 +70,12 @@ def spelled(expression: str) -> str:
 
     for node in graph.nodes:
         tree = spell(node, types, of_value).expr
-        outputs = node.outputs[0] if isinstance(node.outputs[0], tuple) else node.outputs
-        items = [ast.Subscript(tree, ast.Constant(place), ast.Load()) for place in range(len(outputs))]
-        single = len(outputs) == 1 and isinstance(node.outputs[0], str)
-        trees |= {name: item for name, item in zip(outputs, [tree] if single else items, strict=True) if name}
+        (first, *others) = node.outputs
+        if isinstance(first, str) and not others:
+            trees[first] = tree
+        for place, name in enumerate(first if isinstance(first, tuple) else node.outputs):
+            if isinstance(name, str) and name not in trees:
+                trees[name] = ast.Subscript(tree, ast.Constant(place), ast.Load())
     return ast.unparse(simplified(tree))
 
 
@@ -85,6 +87,11 @@ SPELLINGS = {
     'torch.div(x, 2.0, rounding_mode="floor")': "x // 2.0",
     'torch.div(x, y, rounding_mode="trunc")': "jnp.trunc(x / y)",
     "i // 2": "i // 2",
+    "x * 1.0": "x",
+    "x.transpose(-2, -1)": "x.mT",
+    "torch.arange(0, 2, dtype=torch.uint8)": (
+        "jaxlstm.programs.call('aten.arange.start', 2, dtype=jnp.uint8)"
+    ),
     "torch.remainder(x, 2)": "x % 2",
     "x ** 2.0": "x ** 2",
     "2 ** x": "2 ** x",
@@ -207,6 +214,10 @@ SPELLINGS = {
     ),
     'F.conv1d(x, x, padding="same")': (
         "lax.conv_general_dilated(x, x, (1,), 'SAME', dimension_numbers=('NCW', 'OIW', 'NCW'))"
+    ),
+    "F.conv_transpose1d(x, x[0][:, None], v[:1], 2)": (
+        "lax.conv_transpose(x, x[0][:, None], (2,), ((3, 3),), dimension_numbers=('NCW', 'OIW', 'NCW'), "
+        "transpose_kernel=True) + v[:1, None]"
     ),
     "F.conv2d(w[0], k)": "jaxlstm.programs.call('aten.conv2d.default', w[0], weight=k)",
     "F.max_pool1d(x, 3, 1, 1)": (

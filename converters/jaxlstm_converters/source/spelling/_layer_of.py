@@ -14,7 +14,7 @@ from jaxlstm.layer.params import param_shapes
 from jaxlstm.programs.graph import Node, TensorType, Value
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
-from jaxlstm_converters.source.spelling.images import compact, conv_padding
+from jaxlstm_converters.source.spelling.images import compact, conv_padding, transposed_pads
 from jaxlstm_converters.source.spelling.template import Expression, filled
 from jaxlstm_converters.source.spelling.typed_node import TypedNode
 
@@ -173,16 +173,12 @@ def _conv_transpose(operation: TypedNode, producers: Any) -> LayerSpelling | Non
     inputs, outputs, *kernel = shape
     n = len(kernel)
     dilations, strides = repeated(operation["dilation"], n), repeated(operation["stride"], n)
-    settings = (dilations, repeated(operation["padding"], n), repeated(operation["output_padding"], n))
-    padding = tuple(
-        (d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in zip(kernel, *settings, strict=True)
-    )
     return LayerSpelling(
         "nnx.ConvTranspose",
         {"in_features": inputs, "out_features": outputs, "kernel_size": tuple(kernel)},
         {
             **_without((1,) * n, strides=strides),
-            "padding": padding,
+            "padding": transposed_pads(operation, kernel),
             **_without((1,) * n, kernel_dilation=dilations),
             **_without(True, use_bias=operation["bias"] is not None),
             "transpose_kernel": True,
@@ -199,7 +195,7 @@ def _embed(operation: TypedNode, producers: Any) -> LayerSpelling | None:
         return None
     call = "layer(indices)"
     if operation["padding_idx"] >= 0:
-        frozen = f"lax.stop_gradient({call})"
+        frozen = "lax.stop_gradient(layer.embedding[padding_idx])"
         call = f"jnp.where((indices == padding_idx)[..., None], {frozen}, {call})"
     sizes = {"num_embeddings": shape[0], "features": shape[1]}
     return LayerSpelling("nnx.Embed", sizes, {}, call, _values(operation, weight="weight"))

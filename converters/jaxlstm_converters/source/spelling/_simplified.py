@@ -154,6 +154,8 @@ def _transposed_twice(node: ast.Call) -> ast.expr | None:
     inner, axes = _receiver(node), _integers(node.args)
     if not axes or not isinstance(inner, ast.Call) or min(axes) < 0:
         return None
+    if _name(inner) == "reshape" and len(inner.args) == len(axes):
+        return _reshaped_in_order(inner, axes)
     before = _integers(inner.args)
     if not before or _name(inner) not in ("transpose", "swapaxes"):
         return None
@@ -162,6 +164,14 @@ def _transposed_twice(node: ast.Call) -> ast.expr | None:
         order = list(range(len(axes)))
         order[before[0]], order[before[1]] = order[before[1]], order[before[0]]
     return _transposed(_receiver(inner), [order[axis] for axis in axes])
+
+
+def _reshaped_in_order(node: ast.Call, order: Sequence[int]) -> ast.expr | None:
+    """Return the reshape to the transposed shape, if only axes of size 1 move."""
+    long = [axis for axis in order if _integers([node.args[axis]]) != (1,)]
+    if long != sorted(long) or any(isinstance(size, ast.Starred) for size in node.args):
+        return None
+    return ast.Call(node.func, [node.args[axis] for axis in order], [])
 
 
 def _transposed(array: ast.expr, order: list[int]) -> ast.expr:

@@ -43,8 +43,10 @@ def _full_like(operation: TypedNode) -> str | None:
     return None if own is None else f"jnp.full_like(self, fill_value{_dtype(operation, own.dtype)})"
 
 
-def _arange(operation: TypedNode) -> str:
+def _arange(operation: TypedNode) -> str | None:
     start, end, step = (operation[name] for name in ("start", "end", "step"))
+    if operation.result is not None and operation.result.dtype.kind == "u":
+        return None
     whole = not any(isinstance(bound, float) for bound in (start, end, step))
     dtype = _dtype(operation, np.int64 if whole else np.float32)
     if step != 1:

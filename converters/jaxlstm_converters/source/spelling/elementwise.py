@@ -42,6 +42,14 @@ def _scaled(plain: str, scaled: str) -> Rule:
     return rule
 
 
+def _multiplied(operation: TypedNode) -> str | None:
+    own, result = operation.type("self"), operation.result
+    is_same = own is not None and result is not None and own.dtype == result.dtype
+    if operation["other"] == 1 and is_same:
+        return "self"
+    return "self * other" if operation.promotes("self", "other") else None
+
+
 def _divided(operation: TypedNode) -> str | None:
     if not operation.promotes("self", "other"):
         return None
@@ -166,8 +174,6 @@ def _added(function: str) -> Rule:
 # The kind of a dtype -> the numbers that keep it when they replace an element.
 _NUMBERS_IN = {"b": bool, "i": int, "u": int}
 _INFIX = {
-    "mul": "*",
-    "multiply": "*",
     "remainder": "%",
     "bitwise_and": "&",
     "__and__": "&",
@@ -238,6 +244,7 @@ _RULES: dict[str, Rule] = {
     "sub": _scaled("self - other", "self - alpha * other"),
     "subtract": _scaled("self - other", "self - alpha * other"),
     "rsub": _scaled("other - self", "other - alpha * self"),
+    **dict.fromkeys(("mul", "multiply"), _multiplied),
     **dict.fromkeys(("div", "divide", "true_divide"), _divided),
     "floor_divide": _floor_divided,
     "pow": _power,

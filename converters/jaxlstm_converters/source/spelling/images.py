@@ -50,9 +50,45 @@ def _convolved(operation: TypedNode) -> str | None:
         "lax.conv_general_dilated(input, weight, strides, pads, rhs_dilation=dilations"
         f"{order}, feature_group_count=groups)"
     )
+    return template + _bias(operation, n)
+
+
+def _deconvolved(operation: TypedNode) -> str | None:
+    """Return ``lax.conv_transpose``, which takes torch's weight as that of the convolution."""
+    weight, image = operation.type("weight"), operation.type("input")
+    if weight is None or image is None or operation.is_half() or operation["groups"] != 1:
+        return None
+    n = len(weight.shape) - 2
+    if len(image.shape) != len(weight.shape) or not all(isinstance(size, int) for size in weight.shape):
+        return None
+    dilations = repeated(operation["dilation"], n)
+    images = f"N{_AXES[n]}C" if operation.channels_last else f"NC{_AXES[n]}"
+    operation.extra.update(
+        strides=repeated(operation["stride"], n),
+        pads=transposed_pads(operation, weight.shape[2:]),  # type: ignore[arg-type]
+        dilations=None if set(dilations) == {1} else dilations,
+        order=(images, f"OI{_AXES[n]}", images),
+    )
+    template = (
+        "lax.conv_transpose(input, weight, strides, pads, rhs_dilation=dilations, dimension_numbers=order, "
+        "transpose_kernel=True)"
+    )
+    return template + _bias(operation, n)
+
+
+def transposed_pads(operation: TypedNode, kernel: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return the paddings with which JAX's transposed convolution gives torch's result."""
+    names = ("dilation", "padding", "output_padding")
+    settings = (repeated(operation[name], len(kernel)) for name in names)
+    return tuple(
+        (d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in zip(kernel, *settings, strict=True)
+    )
+
+
+def _bias(operation: TypedNode, n: int) -> str:
     if operation["bias"] is None:
-        return template
-    return f"{template} + bias" + ("" if operation.channels_last else f"[:{', None' * n}]")
+        return ""
+    return " + bias" if operation.channels_last else f" + bias[:{', None' * n}]"
 
 
 def _pooled(kind: str, n: int, operation: TypedNode) -> str | None:
@@ -177,6 +213,7 @@ def _weight_norm(operation: TypedNode) -> str | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _deconvolved),
     **{f"max_pool{n}d": partial(_pooled, "max", n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": partial(_pooled, "avg", n) for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _adaptive for n in (1, 2, 3)},

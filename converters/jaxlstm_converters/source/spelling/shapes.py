@@ -78,6 +78,8 @@ def _swapped(operation: TypedNode) -> str:
     first, second = (operation.axis(operation[name]) for name in ("dim0", "dim1"))
     if first == second:
         return "self"
+    if {operation["dim0"], operation["dim1"]} == {-1, -2}:
+        return "self.mT"
     return "self.T" if operation.ndim() == 2 else "self.swapaxes(dim0, dim1)"
 
 
