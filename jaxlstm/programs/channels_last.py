@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlstm.programs.aliases import functional_form
@@ -263,18 +262,27 @@ def _merged(before: Sequence[Size], after: Sequence[Size]) -> tuple[int, int] | 
     return None
 
 
+_PERMUTATIONS: dict[str, Callable[..., np.ndarray]] = {
+    "dims": lambda x, dims: np.transpose(x, dims),
+    "dim0": lambda x, dim0, dim1: np.swapaxes(x, dim0, dim1),
+    "source": lambda x, source, destination: np.moveaxis(x, source, destination),
+}
+
+
 def _permutes(state: Rewriter, node: Node, operator: Operator) -> bool:
     found = _tensor_and_rank(state, node, operator)
     if found is None:
         return False
     value, (output,) = found[0], results_of(node)
-    kwargs = {name: a for name, a in operator.arguments(node.kwargs).items() if a != value}
-    like = jax.ShapeDtypeStruct(own_order(state.rank(value)), np.float32)
+    kwargs: dict[str, Any] = {n: a for n, a in operator.arguments(node.kwargs).items() if a != value}
+    permute = next((function for name, function in _PERMUTATIONS.items() if name in kwargs), None)
     try:
         # Sizes 0, 1, 2, ... show where each axis goes.
-        order = jax.eval_shape(lambda x: operator.function(x, **kwargs), like).shape
+        order = permute(np.empty(own_order(state.rank(value))), **kwargs).shape if permute else ()
     except (TypeError, ValueError, IndexError):
-        return False  # Running the program raises, and names the node.
+        order = ()
+    if len(order) != found[1] or len(order) != state.rank(value):
+        return False  # If the file is malformed, running the program raises, and names the node.
     state.stored[output] = {
         tuple(order.index(axis) for axis in stored): name for stored, name in state.stored[value.name].items()
     }

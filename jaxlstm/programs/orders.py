@@ -1,4 +1,4 @@
-"""Orders of axes: those that operators want, and those in which the arrays of values are stored."""
+"""Orders of axes: which one an operator wants, and in which ones the arrays of a value are stored."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _elements(type_: TensorType) -> int:
 
 
 def results_of(node: Node) -> list[str]:
-    """Return the names of the results of a node, those of lists included."""
+    """Return the names of the results of a node; a list of tensors gives several."""
     listed = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
     return [name for names in listed for name in names if name]
 
@@ -63,7 +63,7 @@ def first_tensor(node: Node, operator: Operator) -> Value | None:
 def _wanted_orders(
     graph: Graph, types: Mapping[str, TensorType], operators: Sequence[Operator]
 ) -> dict[str, Order]:
-    """Return the order in which the consumers of a value all want it: that of the convolutions after it."""
+    """Return the order that all consumers of a value want, because a convolution comes after it."""
     votes: defaultdict[str, set[Order | None]] = defaultdict(set)
 
     def agreed(name: str) -> Order | None:
@@ -109,6 +109,7 @@ class Rewriter:
         # permutations of the model that are emitted if nothing else gives their result
         self.waiting: dict[str, tuple[int, Node]] = {}
         self.made = {name: index for index, node in enumerate(graph.nodes) for name in results_of(node)}
+        self.weights = {*graph.parameters, *graph.buffers, *graph.constants}
         self.names = {*types, *self.made, *(declared.name for declared in graph.inputs)}
         self.emitted: list[tuple[tuple[int, int], Node]] = []
 
@@ -187,12 +188,12 @@ class Rewriter:
         return name
 
     def _place(self, value: str, source: str) -> tuple[int, tuple[ModuleCall, ...]]:
-        """Return where a permutation stands and in which calls: before the outermost one that needs it."""
+        """Return the place and the calls of a permutation: before the outermost call that needs it."""
         nodes, index, made = self.graph.nodes, self.index, self.made.get(source)
         if index == len(nodes):
             return index, nodes[-1].calls[:1]
         end = nodes[index].calls
-        if value in {**self.graph.parameters, **self.graph.buffers, **self.graph.constants}:
+        if value in self.weights:
             return index, end
         depth = 1 if made is None else _common_depth(nodes[made].calls, end)
         first = index if value in self.written else 0 if made is None else made + 1
