@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlstm.inference.program_artifact import positional
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, Input, Value
+from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, values_in
 from jaxlstm.programs.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
@@ -21,8 +21,8 @@ BATCH = 3
 def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
     """Return the tensors among the inputs of a program, or None if it refuses all sizes of ``SIZES``.
 
-    Floating-point numbers are normal. An input of an embedding holds indices of its rows, any other input of
-    integers holds 0 and 1.
+    Floating-point numbers are normal. An input of an embedding holds indices of its rows, lengths of packed
+    sequences decrease from the number of steps, and any other input of integers holds 0 and 1.
     """
     tensors = [declared for declared in program.inputs if declared.type is not None]
     axes = [size for declared in tensors for size in declared.type.shape]  # type: ignore[union-attr]
@@ -36,6 +36,11 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
         if BATCH not in fixed:
             sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
         sizes = {name: _clipped(program.graph, name, size) for name, size in sizes.items()}
+        for declared in tensors:
+            steps, batch_axis = _steps(program.graph, declared.name)
+            lengths = declared.type.shape[:1]  # type: ignore[union-attr]
+            if steps is not None and lengths[0] in sizes and batch_axis < len(names):
+                sizes[lengths[0]] = sizes[names[batch_axis]]  # One for each sequence.
         arrays = [_random(rng, declared, sizes, program) for declared in tensors]
         if _accepts(program, arrays):
             return arrays
@@ -53,9 +58,38 @@ def _random(
     assert declared.type is not None
     dtype = declared.type.dtype
     shape = [sizes[size] if isinstance(size, str) else size or 1 for size in declared.type.shape]
+    steps, _ = _steps(program.graph, declared.name)
+    longest = sizes.get(steps) if isinstance(steps, str) else steps
+    if longest and len(shape) == 1:
+        return np.maximum(longest - np.arange(shape[0]), 1).astype(dtype)
     if dtype.kind in "biu":
         return rng.integers(0, _rows(program, declared.name), shape).astype(dtype)
     return rng.standard_normal(shape).astype(dtype)
+
+
+def _steps(graph: Graph, name: str) -> tuple[Size, int]:
+    """Return the number of steps of the sequences whose lengths an input holds, and their batch axis.
+
+    The number of steps is None for other inputs.
+    """
+    types = {declared.name: declared.type for declared in graph.inputs}
+    sources: dict[str, set[str]] = {declared.name: {declared.name} for declared in graph.inputs}
+    for node in graph.nodes:
+        types |= node.types
+        used = set(values_in((*node.args, *node.kwargs.values())))
+        inputs = set().union(*(sources.get(value, set()) for value in used))
+        sources |= dict.fromkeys(values_in(tuple(map(_as_values, node.outputs))), inputs)
+        if node.op == "jaxlstm.pack_padded.default":
+            padded, lengths = (getattr(node.kwargs[key], "name", "") for key in ("input", "lengths"))
+            padded_type = types.get(padded)
+            if name in sources.get(lengths, set()) and padded_type is not None:
+                time = 1 if node.kwargs["batch_first"] else 0
+                return padded_type.shape[time], 1 - time
+    return None, 0
+
+
+def _as_values(output: str | tuple[str, ...] | None) -> Argument:
+    return tuple(map(Value, output)) if isinstance(output, tuple) else output and Value(output)
 
 
 def _rows(program: Program, name: str) -> int:

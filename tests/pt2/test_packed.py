@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence as pack
 from torch.nn.utils.rnn import pad_packed_sequence as unpack
 
 import jaxlstm
+from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import packed as packed_operators
 from testing.graphs import to_numpy
@@ -313,6 +314,30 @@ def test_a_condition_on_the_longest_sequence() -> None:
     with pytest.raises(ProgramError, match="must be as long as its padding: cut the inputs") as caught:
         program(program.params, *map(to_numpy, batch([4, 3], 7)))
     assert caught.value.code == "guard"
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+def test_random_inputs_have_lengths(batch_first: bool, enforce_sorted: bool) -> None:
+    """One length for each sequence, from the number of steps downwards."""
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(2, 3, batch_first=batch_first)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            y, _ = self.lstm(pack(x, lengths, batch_first, enforce_sorted))
+            return nn.utils.rnn.pad_packed_sequence(y, batch_first)[0]
+
+    args = (torch.randn(5, 4, 2), torch.tensor([4, 4, 3, 1, 1] if batch_first else [5, 3, 3, 1]))
+    program = jaxlstm.from_module(Packed().eval(), args)
+    inputs = random_inputs(program)
+    assert inputs is not None
+    x, lengths = inputs
+    batch, time = x.shape[:2] if batch_first else x.shape[1::-1]
+    assert lengths.tolist() == [max(time - k, 1) for k in range(batch)]
+    program(program.params, x, lengths)
 
 
 def test_file(tmp_path: Path) -> None:
