@@ -1,4 +1,4 @@
-"""The table of cases and real checkpoints on each backend, and sequences alone and in a batch."""
+"""The table of cases, real checkpoints and the checker on each backend; sequences alone and in a batch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from jaxlstm import LSTMConfig, lstm
+from jaxlstm.check import verify
 from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.layer.precision import linear
 from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
@@ -110,6 +111,16 @@ def real_name(row: tuple[Real, str]) -> str:
 @on_each_backend("row", EACH_LSTM, on_cpu=SMALL_LSTM, ids=real_name)
 def test_the_verdict_holds(backend: str, row: tuple[Real, str]) -> None:
     assert_verdict_holds(*row)
+
+
+@on_each_backend("precision", ["tensorfloat32", "bfloat16"], backends=["gpu", "tpu"])
+def test_lower_precision_settings_fail(backend: str, precision: str) -> None:
+    """The checker distinguishes the faster settings from float32."""
+    config = LSTMConfig(64, 128)
+    if backend == "gpu" and float(jax.devices("gpu")[0].compute_capability) < 8:
+        pytest.skip("a GPU before Ampere has no TF32")
+    report = verify(None, random_params(config), config, gradients=False, precision=precision)
+    assert not report.ok, str(report)
 
 
 TIME, BATCH = 40, 32
