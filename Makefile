@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aarch64 sanitize \
-	random-configs fuzz coverage docs release-check lint format bench clean
+	fuzz coverage docs release-check lint format bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+)( test-tpu)?:[^#]*## /\1\2: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "%-18s %s\n", $$1, $$2}'
@@ -70,13 +70,6 @@ sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS 
 
 test-aarch64:  ## the native kernel for aarch64, with a cross compiler and QEMU
 	$(PYTHON) -m tools.kernel_harness aarch64 $(PROBLEMS)
-
-CONFIGS ?= 10000
-FIRST_CONFIG ?= 0
-CONFIGS_SEED ?= 0
-random-configs: $(VENV)/.test  ## the native kernel against the plain scan on random configs (an hour of one core)
-	CONFIGS=$(CONFIGS) FIRST_CONFIG=$(FIRST_CONFIG) CONFIGS_SEED=$(CONFIGS_SEED) \
-		$(BIN)/python -m pytest -q tests/kernels/test_random.py
 
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)

@@ -28,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     names = (*PARTS, "all", "tables")
     add("names", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
-    add("--json", type=_output, metavar="FILE", help="write results, machine, commit and versions")
-    add("--rounds", type=_positive, default=9, help="timed bursts of each library (default: 9)")
+    add("--json", type=Path, metavar="FILE", help="write results, machine, commit and versions")
+    add("--rounds", type=int, default=9, help="timed bursts of each library (default: 9)")
     add("--tiny", action="store_true", help="tiny sizes, to test that the benchmark runs")
-    add("--against", type=_names, metavar="NAMES", help=f"comma-separated, of {','.join(PEERS)}")
+    add("--against", nargs="+", choices=PEERS, metavar="LIBRARY", help=f"of {', '.join(PEERS)}")
     add("--dtype", choices=DTYPES, default="float32", help="of the parts layer-infer and layer-train")
     return result
 
@@ -98,31 +98,6 @@ def _run_each(runs: Sequence[tuple[str, str]], options: list[str]) -> int:
     if failed:
         print(f"\nfailed: {', '.join(failed)}", flush=True)
     return int(bool(failed))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    if unknown := [name for name in names if name not in PEERS]:
-        raise argparse.ArgumentTypeError(
-            f"unknown library: {', '.join(map(repr, unknown))}; choose from {','.join(PEERS)}"
-        )
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
-
-
-def _output(text: str) -> Path:
-    """Check an output path before anything is measured."""
-    path = Path(text).absolute()
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: its directory does not exist")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
-    return path
 
 
 if __name__ == "__main__":

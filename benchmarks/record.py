@@ -44,19 +44,8 @@ def save(path: Path, name: str, part: dict[str, Any], load_average: float | None
     document["dirty"] |= _is_dirty()
     document["parts"][name] = part
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(_lines(document) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
-
-
-def _lines(value: Any, depth: int = 0) -> str:
-    """Format a document with one line for each row of a part."""
-    if depth == 4 or not isinstance(value, (dict, list)) or not value:
-        return json.dumps(value)
-    indent = "\n" + "  " * depth
-    if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_lines(item, depth + 1)}" for key, item in value.items()]
-        return "{" + ",".join(f"{indent}  {item}" for item in items) + indent + "}"
-    return "[" + ",".join(f"{indent}  {_lines(item, depth + 1)}" for item in value) + indent + "]"
 
 
 def identity() -> dict[str, Any]:

@@ -79,20 +79,9 @@ def rms(actual: Any, expected: Any) -> float:
     return float(np.sqrt(np.mean(difference**2)))
 
 
-def nudged(inputs: Any, seed: int) -> Any:
-    """Move each number to an adjacent one, up or down at random."""
-    up = np.random.default_rng(seed).random(inputs.shape) < 0.5
-    return jnp.asarray(np.nextafter(np.asarray(inputs), np.where(up, np.inf, -np.inf).astype(inputs.dtype)))
-
-
-def values_and_gradients(problem: Problem, dtype: Any, backend: str, nudge: int | None = None) -> Any:
-    """Return the gradients of a nonlinear loss by all arguments, the outputs and the last state.
-
-    A ``nudge`` is the seed with which the inputs are :func:`nudged`.
-    """
+def values_and_gradients(problem: Problem, dtype: Any, backend: str) -> Any:
+    """Return the gradients of a nonlinear loss by all arguments, the outputs and the last state."""
     config, params, inputs, state, lengths = draw(problem, dtype)
-    if nudge is not None:
-        inputs = nudged(inputs, nudge)
 
     @jax.jit
     def run(params: Any, inputs: Any, state: Any) -> Any:

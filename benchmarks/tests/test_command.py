@@ -81,11 +81,7 @@ def test_a_file_of_another_commit_is_refused(
     [
         (["layers"], "invalid choice: 'layers'"),
         (["tables", "streams"], "tables takes no other NAME"),
-        (["layer-infer", "--against", "torch,pytorch"], "unknown library: 'pytorch'; choose from torch,"),
-        (["layer-infer", "--against", ""], "unknown library: ''"),
-        (["layer-infer", "--rounds", "0"], "expected a positive integer, got '0'"),
-        (["layer-infer", "--json", "absent/out.json"], "absent/out.json: its directory does not exist"),
-        (["layer-infer", "--json", "."], "--json: . is a directory"),
+        (["layer-infer", "--against", "torch", "pytorch"], "invalid choice: 'pytorch' (choose from"),
         (["streams", "--dtype", "bfloat16"], "the part streams has float32 only"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
