@@ -32,13 +32,6 @@ class Clock:
         return float(next(self.looks))
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(search, "time", found)
-    return found
-
-
 def explained(answers, *, seconds):
     oracle = OracleLSTM(PARAMS, CONFIG)
     evidence = [
@@ -55,7 +48,6 @@ def unexplained(case):
 
 
 def of_two_faults(case, *bugs):
-    bugs = bugs or ("order iofg", "no c_0")
     return Port.of(WrongPort(CONFIG, *bugs)).run(PARAMS, case, np.float64)
 
 
@@ -73,13 +65,6 @@ def test_budget_is_checked_before_each_pair(monkeypatch):
     assert looks(40.0) == without + 39
 
 
-def test_pair_is_found_within_the_budget(clock):
-    found = explained(of_two_faults, seconds=1e6)
-    assert len(found) == 1
-    assert {"i, o, f, g" in cause for cause in found[0].causes} == {True, False}
-    assert explained(of_two_faults, seconds=0.0) == []
-
-
 @pytest.mark.parametrize(
     ("bugs", "causes"),
     [
@@ -90,6 +75,7 @@ def test_pair_is_found_within_the_budget(clock):
 )
 def test_kinds_of_pairs(bugs, causes):
     (found,) = explained(lambda case: of_two_faults(case, *bugs), seconds=60.0)
+    assert explained(lambda case: of_two_faults(case, *bugs), seconds=0.0) == []
     assert len(found.causes) == 2
     for cause in causes:
         assert cause in " and ".join(found.causes)

@@ -58,15 +58,8 @@ def test_semantics_catch_and_search_names(bugs):
 
 
 # WHOLE begins with the mutants that semantics do not catch.
-@pytest.mark.parametrize("bugs", marked(WHOLE, WHOLE[: len(NOT_BY_SEMANTICS) + 2]))
+@pytest.mark.parametrize("bugs", marked(MUTANTS, WHOLE[: len(NOT_BY_SEMANTICS) + 2]))
 def test_verify_catches_and_names(bugs):
-    config = config_for(bugs)
-    assert caught_and_named(bugs, random_params(config, scale=1.5), config) == (True, True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bugs", MUTANTS, ids=" and ".join)
-def test_verify_catches_and_names_every_mutant(bugs):
     config = config_for(bugs)
     assert caught_and_named(bugs, random_params(config, seed=3), config) == (True, True)
 

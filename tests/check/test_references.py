@@ -103,24 +103,6 @@ def test_shares_no_code_with_the_layer():
     assert ours == {"jaxlstm.layer.config"}
 
 
-def test_settings_and_random_state_are_restored():
-    rnn: Any = torch.backends.cudnn.rnn
-    before, threads = rnn.fp32_precision, torch.get_num_threads()
-    rnn.fp32_precision = "tf32"
-    torch.set_num_threads(threads + 1)
-    try:
-        state = torch.random.get_rng_state()
-        case = cases.ordinary_case(STRONG)
-        TorchLSTM(random_params(STRONG), STRONG).run(case, np.float32, gradients=True)
-        assert torch_lstm.environment()["torch.backends.cudnn.rnn.fp32_precision"] == "ieee"
-        assert rnn.fp32_precision == "tf32"
-        assert torch.equal(torch.random.get_rng_state(), state)
-        assert torch.get_num_threads() == threads + 1
-    finally:
-        torch.set_num_threads(threads)
-        rnn.fp32_precision = before
-
-
 def test_a_cell_runs_over_time():
     config = CONFIGS["cell"]
     params = random_params(config, dtype=np.float64)
@@ -153,7 +135,7 @@ def test_checker_loads_without_torch():
     run_python("-c", code)
 
 
-def test_settings_are_set_and_restored():
+def test_settings_and_random_state_are_restored():
     """On the CPU, torch computes a bfloat16 projection in higher precision."""
     found = torch_lstm.environment()
     assert found["torch"] == torch.__version__
@@ -171,15 +153,23 @@ def test_settings_are_set_and_restored():
     config, case = CONFIGS["projected"], cases.ordinary_case(CONFIGS["projected"])
     params = random_params(config)
     before = TorchLSTM(params, config).run(case, np.float32)
-    settings = torch_precision.in_force()
+    settings, threads, state = (
+        torch_precision.in_force(),
+        torch.get_num_threads(),
+        torch.random.get_rng_state(),
+    )
     torch.set_float32_matmul_precision("medium")
+    torch.set_num_threads(threads + 1)
     try:
         caller = torch_precision.in_force()
         assert caller["torch.backends.mkldnn.matmul.fp32_precision"] == "bf16"
-        during = TorchLSTM(params, config).run(case, np.float32)
+        during = TorchLSTM(params, config).run(case, np.float32, gradients=True)
         after = torch_precision.in_force()
+        assert torch.get_num_threads() == threads + 1
+        assert torch.equal(torch.random.get_rng_state(), state)
         assert [after[name] for name in exact] == [caller[name] for name in exact]
     finally:
+        torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
         backends: Any = torch.backends
         backends.mkldnn.matmul.fp32_precision = "none"
