@@ -41,13 +41,11 @@ class Model(NamedTuple):
     """A published model.
 
     Attributes:
-        package: the name of the package on the index.
-        name: the class, as its users import it.
+        name: the package on the index and the class, as its users import it.
         module: the model.
         sizes: arguments of several sizes; the first is the example of the export.
     """
 
-    package: str
     name: str
     module: torch.nn.Module
     sizes: Sequence[tuple[Any, ...]]
@@ -55,6 +53,10 @@ class Model(NamedTuple):
 
 def _tokens(count: int, *shape: int) -> Tensor:
     return torch.randint(1, count, shape)
+
+
+def _sized(make: Callable[..., tuple[Any, ...]], *sizes: tuple[int, ...]) -> list[tuple[Any, ...]]:
+    return [make(*size) for size in sizes]
 
 
 def _ragged(make: Callable[[int, int], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -70,37 +72,24 @@ def audio_models() -> Iterator[Model]:
     from torchaudio.models.tacotron2 import _Encoder
 
     randn = torch.randn
-    yield Model(
-        "torchaudio",
-        "models.DeepSpeech",
-        DeepSpeech(20, 64, 10),
-        [(randn(b, 1, t, 20),) for b, t in ((2, 7), (3, 9))],
-    )
+    sizes = _sized(lambda b, t: (randn(b, 1, t, 20),), (2, 7), (3, 9))
+    yield Model("torchaudio models.DeepSpeech", DeepSpeech(20, 64, 10), sizes)
     wave = WaveRNN([2, 2, 3], 16, 12, n_rnn=32, n_fc=32, n_freq=20, n_hidden=24, n_output=16)
-    yield Model(
-        "torchaudio",
-        "models.WaveRNN",
-        wave,
-        [(randn(b, 1, 12 * t), randn(b, 1, 20, t + 4)) for b, t in ((2, 3), (3, 5))],
+    sizes = _sized(lambda b, t: (randn(b, 1, 12 * t), randn(b, 1, 20, t + 4)), (2, 3), (3, 5))
+    yield Model("torchaudio models.WaveRNN", wave, sizes)
+    sizes = _ragged(lambda b, t: (randn(b, 32, t),))
+    yield Model("torchaudio models.tacotron2._Encoder", _Encoder(32, 2, 5), sizes)
+    sizes = _sized(
+        lambda b, t, n: (_tokens(40, b, t), torch.full((b,), t), randn(b, 80, n), torch.full((b,), n)),
+        *((2, 7, 5), (3, 9, 5)),
     )
-    encoder = _Encoder(32, 2, 5)
-    yield Model("torchaudio", "models.tacotron2._Encoder", encoder, _ragged(lambda b, t: (randn(b, 32, t),)))
-    speech = [
-        (_tokens(40, b, t), torch.full((b,), t), randn(b, 80, n), torch.full((b,), n))
-        for b, t, n in ((2, 7, 5), (3, 9, 5))
-    ]
-    yield Model("torchaudio", "models.Tacotron2", Tacotron2(n_symbol=40), speech)
+    yield Model("torchaudio models.Tacotron2", Tacotron2(n_symbol=40), sizes)
     settings = {"channels": 1, "dimension": 16, "n_filters": 4, "ratios": [4, 2], "lstm": 2}
-    yield Model(
-        "encodec",
-        "modules.seanet.SEANetEncoder",
-        SEANetEncoder(**settings),
-        [(randn(b, 1, t),) for b, t in ((2, 64), (3, 91))],
-    )
+    sizes = _sized(lambda b, t: (randn(b, 1, t),), (2, 64), (3, 91))
+    yield Model("encodec modules.seanet.SEANetEncoder", SEANetEncoder(**settings), sizes)
     sources = Demucs(["a", "b"], 2, 8, depth=3, lstm_layers=2, dconv_lstm=2, dconv_attn=3, resample=False)
-    yield Model(
-        "demucs", "demucs.Demucs", sources, [(randn(b, 2, t),) for b, t in ((2, 3000), (3, 3000), (2, 4000))]
-    )
+    sizes = _sized(lambda b, t: (randn(b, 2, t),), (2, 3000), (3, 3000), (2, 4000))
+    yield Model("demucs demucs.Demucs", sources, sizes)
 
 
 def text_models() -> Iterator[Model]:
@@ -114,45 +103,35 @@ def text_models() -> Iterator[Model]:
 
     randn = torch.randn
     crnn = crnn_vgg16_bn(pretrained=False, pretrained_backbone=False, exportable=True)
-    yield Model("python-doctr", "crnn_vgg16_bn", crnn, [(randn(b, 3, 32, t),) for b, t in ((2, 64), (3, 96))])
     yield Model(
-        "easyocr",
-        "model.vgg_model.Model",
-        Recogniser(1, 64, 32, 40),
-        [(randn(b, 1, 64, t), None) for b, t in ((2, 100), (3, 160))],
+        "python-doctr crnn_vgg16_bn", crnn, _sized(lambda b, t: (randn(b, 3, 32, t),), (2, 64), (3, 96))
     )
+    sizes = _sized(lambda b, t: (randn(b, 1, 64, t), None), (2, 100), (3, 160))
+    yield Model("easyocr model.vgg_model.Model", Recogniser(1, 64, 32, 40), sizes)
     settings = {"rnn_type": "lstm", "hidden_size": 16, "emb_size": 16, "num_layers": 2}
     masked = [
         (*args, torch.arange(max(args[1]))[None, None] < args[1][:, None, None])
         for args in _ragged(lambda b, t: (randn(b, t, 16),))
     ]
-    yield Model("joeynmt", "encoders.RecurrentEncoder", RecurrentEncoder(**settings), masked)
+    yield Model("joeynmt encoders.RecurrentEncoder", RecurrentEncoder(**settings), masked)
     names = "feat_dim rnn_layers conv_res hier_conv_res use_mwt hierarchical hier_invtemp tok_noise"
     settings = dict(zip(names.split(), (4, 1, "1,9", True, True, True, 0.5, 0.02), strict=True))
-    batches = _ragged(lambda b, t: (_tokens(30, b, t), randn(b, t, 4)))
-    yield Model(
-        "stanza", "models.tokenization.model.Tokenizer", Tokenizer(settings, 30, 16, 16, 0.3, 0.1), batches
-    )
+    sizes = _ragged(lambda b, t: (_tokens(30, b, t), randn(b, t, 4)))
+    tokenizer = Tokenizer(settings, 30, 16, 16, 0.3, 0.1)
+    yield Model("stanza models.tokenization.model.Tokenizer", tokenizer, sizes)
     names = "char_emb_dim char_hidden_dim char_num_layers char_dropout char_rec_dropout"
     settings = dict(zip(names.split(), (16, 24, 1, 0.1, 0), strict=True))
     characters = CharacterLanguageModel(settings, {"char": list(range(30))})
-    yield Model(
-        "stanza",
-        "models.common.char_model.CharacterLanguageModel",
-        characters,
-        _ragged(lambda b, t: (_tokens(30, b, t),)),
-    )
-    yield Model(
-        "supar",
-        "modules.lstm.CharLSTM",
-        CharLSTM(30, 16, 16, 8),
-        [(_tokens(29, b, t, 5),) for b, t in ((2, 4), (3, 6))],
-    )
+    sizes = _ragged(lambda b, t: (_tokens(30, b, t),))
+    yield Model("stanza models.common.char_model.CharacterLanguageModel", characters, sizes)
+    sizes = _sized(lambda b, t: (_tokens(29, b, t, 5),), (2, 4), (3, 6))
+    yield Model("supar modules.lstm.CharLSTM", CharLSTM(30, 16, 16, 8), sizes)
 
 
 def row(model: Model) -> list[str]:
     """Return the columns of a model: class, free axes of each input, difference, speed and a note."""
-    name = f"{model.package} {importlib.metadata.version(model.package)} `{model.name}`"
+    package, _, kind = model.name.partition(" ")
+    name = f"{package} {importlib.metadata.version(package)} `{kind}`"
     model.module.eval()
     try:
         program = jaxlstm.from_module(model.module, model.sizes[0])

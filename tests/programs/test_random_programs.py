@@ -1,4 +1,4 @@
-"""Programs of random models, made by ``python -m tools.random_programs --samples``, give torch's results."""
+"""Programs of random models, which the package nnsmith built, give the results that torch gave."""
 
 from __future__ import annotations
 
