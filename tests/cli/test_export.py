@@ -57,16 +57,6 @@ def test_separate_weights_do_not_replace_the_checkpoint(output: str, tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_other_files_need_overwrite(tmp_path: Path) -> None:
-    artifact = tmp_path / "m.stablehlo"
-    artifact.write_text("mine")
-    command = ["export", DEMO, "-o", artifact, "--platforms", "cpu"]
-    done = jaxlstm_command(*command)
-    assert (done.status, artifact.read_text()) == (2, "mine")
-    assert f"{artifact} exists and was not written by jaxlstm" in done.err
-    assert jaxlstm_command(*command, "--overwrite").status == 0
-
-
 @pytest.mark.parametrize("file", [DEMO, DEMO.with_suffix(".pt2")], ids=["lstm", "program"])
 def test_without_flatbuffers(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flatbuffers", None)

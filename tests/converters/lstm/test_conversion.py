@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +12,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import jaxlstm
-from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, load, param_shapes, to_torch
+from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, param_shapes, to_torch
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.lstm._load import StateArray
 from jaxlstm_converters.lstm.selected import select_lstm, with_fields
@@ -169,35 +167,6 @@ def test_all_lstms_of_a_model_are_found() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             from_torch(model, prefix=prefix)
-
-
-def test_copies_of_a_model_in_a_file(tmp_path: Path) -> None:
-    """A compiled model, its moving average and a DataParallel model in one file."""
-    model, everywhere = Model(), torch.nn.DataParallel(Model())
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    optimizer = torch.optim.Adam(model.parameters())
-    for _ in range(2):  # the first update of the average copies
-        sum(p.sum() for p in model.parameters()).backward()  # type: ignore[union-attr]
-        optimizer.step()
-        average.update_parameters(model)
-    contents = {
-        "epoch": 3,
-        "model": {f"_orig_mod.{n}": t for n, t in model.state_dict().items()},  # as torch.compile does
-        "ema": {"shadow": average.state_dict()},
-        "other": [everywhere.state_dict()],
-        "optimizer": optimizer.state_dict(),
-    }
-    torch.save(contents, tmp_path / "m.pt")
-    found = [prefix for prefix in find_lstms(tmp_path / "m.pt") if "encoder" in prefix]
-    prefixes = ("model._orig_mod.", "ema.shadow.module.", "other.0.module.")
-    assert found == [f"{prefix}encoder." for prefix in prefixes]
-    expected = [model.encoder, average.module.encoder, everywhere.module.encoder]
-    for prefix, lstm in zip(found, expected, strict=True):
-        params, _ = load(tmp_path / "m.pt", prefix=prefix, batch_first=False, dropout=0.0)
-        for name, parameter in lstm.named_parameters():
-            np.testing.assert_array_equal(params[name], parameter.detach().numpy())
-    with pytest.raises(ValueError, match=r"matches more than one LSTM.*'ema\.shadow\.module\.encoder\.'"):
-        load(tmp_path / "m.pt", prefix="module.encoder")
 
 
 def test_batch_first_and_dropout() -> None:

@@ -106,6 +106,21 @@ def test_frozen_parameters(tmp_path: Path) -> None:
     np.testing.assert_array_equal(moments(opt, "weight_hh_l1"), state["state"][5]["exp_avg"])
 
 
+def test_keys_of_old_files(tmp_path: Path) -> None:
+    """The first versions of torch numbered parameters by id(), and counted steps in plain integers."""
+    lstm = torch.nn.LSTM(3, 5)
+    state = stepped([lstm])
+    keys = [140_000_000_000 + number for number in (64, 8, 120, 16)]
+    fields = [{**state["state"][k], "step": 1_564_500} for k in range(4)]
+    state["state"] = dict(zip(keys, fields, strict=True))
+    state["param_groups"][0]["params"] = keys
+    write(tmp_path / "c.pt", lstm, state)
+    opt = reload(tmp_path / "c.pt")
+    assert int(optax.tree_utils.tree_get(opt.state, "count")) == 1_564_500
+    for (name, _), stored in zip(lstm.named_parameters(), fields, strict=True):
+        np.testing.assert_array_equal(moments(opt, name), stored["exp_avg"])
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_places_equal_brute_force(data: st.DataObject) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 import pytest
 import torch
 
 import jaxlstm
 from jaxlstm import LSTMConfig, load, load_optimizer
-from testing.optimizer_files import WholeModel, by_dimensions, moments, reload, steps_in_jax, train
-from testing.wheels import fetch_pinned
+from testing.optimizer_files import WholeModel, by_dimensions, reload, steps_in_jax, train
 
 CONFIG = LSTMConfig(4, 4, batch_first=True, bidirectional=True, proj_size=2)
 
@@ -110,40 +108,3 @@ def test_adam_and_adamw_before_torch_2_7(tmp_path: Path) -> None:
         write(tmp_path / "c.pt", model, optimizer)
         with pytest.raises(ValueError, match=f"has decoupled_weight_decay={adamw} in the file"):
             reload(tmp_path / "c.pt", decoupled_weight_decay=not adamw)
-
-
-@pytest.mark.network
-def test_resemblyzer(tmp_path: Path) -> None:
-    """One more step from a file of 2019, whose optimizer has id() values as keys and 1,564,500 steps."""
-    path = fetch_pinned("resemblyzer", "resemblyzer/pretrained.pt")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    order = checkpoint["optimizer_state"]["param_groups"][0]["params"]
-    stored = [checkpoint["optimizer_state"]["state"][key] for key in order]
-    params, config = load(path, batch_first=True, dropout=0.0)
-    opt = load_optimizer(path, params, config)
-    assert int(optax.tree_utils.tree_get(opt.state, "count")) == 1564500
-    for k, name in enumerate(params, start=2):
-        np.testing.assert_array_equal(moments(opt, name), stored[k]["exp_avg"])
-
-    weights = {n: torch.nn.Parameter(torch.tensor(np.asarray(p))) for n, p in params.items()}
-    adam = torch.optim.Adam(weights.values(), lr=1e-4)
-    adam.load_state_dict(
-        {
-            "state": {
-                k: {**stored[k + 2], "step": torch.tensor(float(stored[k + 2]["step"]))}
-                for k in range(len(weights))
-            },
-            "param_groups": adam.state_dict()["param_groups"],
-        }
-    )
-    rng = np.random.default_rng(0)
-    grads = {n: 1e-3 * rng.standard_normal(p.shape, np.float32) for n, p in params.items()}
-    for name, weight in weights.items():
-        weight.grad = torch.tensor(grads[name])
-    adam.step()
-    updates: Any = opt.transform.update(grads, opt.state, params)[0]
-    for name, weight in weights.items():
-        theirs = weight.detach().numpy() - np.asarray(params[name])
-        spacing = np.spacing(np.abs(np.asarray(params[name])))
-        assert np.abs(theirs).max() > 1e-5
-        assert (np.abs(np.asarray(updates[name]) - theirs) <= spacing + 1e-9).all()
