@@ -14,6 +14,7 @@ from jaxlstm.programs.aliases import InPlaceWrite, View
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
 from jaxlstm.programs.operators.registry import functional_name
+from jaxlstm_converters.source.sizes import size_name
 
 _SCATTERS = {
     "aten.select.int": "aten.select_scatter.default",
@@ -111,7 +112,7 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
     if op in _SCATTERS:
         op, kwargs = _SCATTERS[op], {**kwargs, "self": base, "src": written}
     elif op.split(".")[1] in _SHAPES:
-        op, kwargs = "aten.reshape.default", {"self": written, "shape": type_.shape}
+        op, kwargs = "aten.reshape.default", {"self": written, "shape": _sizes(type_)}
     elif op == "aten.transpose.int":
         kwargs["self"] = written
     elif view.operator.name == functional_name(op) != op:
@@ -119,6 +120,13 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
     else:
         raise _unsupported(node, f"to a view made by {op}")
     return replace(node, name=name, op=op, kwargs=kwargs, outputs=(name,), types={name: type_})
+
+
+def _sizes(type_: TensorType) -> tuple[Argument, ...]:
+    """Return the shape of a tensor as an argument, in which free sizes are values."""
+    texts = type_.expressions or ("",) * len(type_.shape)
+    sizes = zip(type_.shape, texts, strict=True)
+    return tuple(size if isinstance(size, int) else Value(size_name(size or text)) for size, text in sizes)
 
 
 def _renamed(node: Node, names: Mapping[str, str]) -> Node:

@@ -122,6 +122,19 @@ class InPlace(nn.Module):
         return y
 
 
+class Views(nn.Module):
+    """Writes to views of views, whose shapes are free."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = x.clone()
+        flat = y.view(-1)
+        flat[::2] = 0
+        y[..., 1] += 3
+        turned = y.transpose(0, 1)
+        turned.mul_(2)
+        return y, flat, turned
+
+
 class MaskedInPlace(nn.Module):
     """A mask that is written through a view, between convolutions."""
 
@@ -246,6 +259,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
     "tied": (Tied, lambda n: (torch.randint(0, 7, (n, 3)),)),
     "twice": (Twice, lambda n: (torch.randn(n, 3),)),
     "in place": (InPlace, lambda n: (torch.randn(n, 4),)),
+    "views": (Views, lambda n: (torch.randn(n, 4),)),
     "masked": (MaskedInPlace, lambda n: (torch.randn(n, 5, 4), torch.rand(n, 5) > 0.5)),
     "cond": (Branch, lambda n: (torch.randn(n, 4),)),
     "shared": (Shared, lambda n: (torch.randn(n, 4),)),
