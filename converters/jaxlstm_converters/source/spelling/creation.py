@@ -24,23 +24,22 @@ def _filled(function: str, operation: TypedNode) -> str:
     return f"jnp.{function}({size}{_dtype(operation, np.float32)})"
 
 
-def _filled_like(function: str, operation: TypedNode) -> str | None:
+def _filled_like(arguments: str, operation: TypedNode) -> str | None:
     own = operation.type("self")
-    return None if own is None else f"jnp.{function}_like(self{_dtype(operation, own.dtype)})"
+    return None if own is None else f"jnp.{arguments}{_dtype(operation, own.dtype)})"
+
+
+def _number(name: str, operation: TypedNode) -> str:
+    """Return a number, with a dtype unless JAX gives it the same one as torch."""
+    of_number = {bool: np.bool_, int: np.int64, float: np.float32}.get(type(operation[name]))
+    return name + _dtype(operation, of_number)
 
 
 def _full(operation: TypedNode) -> str:
-    size, value = operation["size"], operation["fill_value"]
-    of_value = {bool: np.bool_, int: np.int64, float: np.float32}.get(type(value))
-    dtype = _dtype(operation, of_value)
+    size, number = operation["size"], _number("fill_value", operation)
     if not size:
-        return f"jnp.array(fill_value{dtype})"
-    return f"jnp.full({'size[0]' if len(size) == 1 else 'size'}, fill_value{dtype})"
-
-
-def _full_like(operation: TypedNode) -> str | None:
-    own = operation.type("self")
-    return None if own is None else f"jnp.full_like(self, fill_value{_dtype(operation, own.dtype)})"
+        return f"jnp.array({number})"
+    return f"jnp.full({'size[0]' if len(size) == 1 else 'size'}, {number})"
 
 
 def _arange(operation: TypedNode) -> str | None:
@@ -58,11 +57,6 @@ def _eye(operation: TypedNode) -> str:
     return f"jnp.eye(n{'' if operation['m'] is None else ', m'}{_dtype(operation, np.float32)})"
 
 
-def _scalar(operation: TypedNode) -> str:
-    of_value = {bool: np.bool_, int: np.int64, float: np.float32}.get(type(operation["s"]))
-    return f"jnp.array(s{_dtype(operation, of_value)})"
-
-
 def _added(operation: TypedNode) -> str:
     """Return the sum with its number behind, as torch writes it in front."""
     first, second = operation["a"], operation["b"]
@@ -78,11 +72,11 @@ RULES: dict[str, Rule] = {
     "zero": "jnp.zeros_like(self)",
     **dict.fromkeys(("zeros", "empty", "new_zeros", "new_empty"), partial(_filled, "zeros")),
     **dict.fromkeys(("ones", "new_ones"), partial(_filled, "ones")),
-    **dict.fromkeys(("zeros_like", "empty_like"), partial(_filled_like, "zeros")),
-    "ones_like": partial(_filled_like, "ones"),
+    **dict.fromkeys(("zeros_like", "empty_like"), partial(_filled_like, "zeros_like(self")),
+    "ones_like": partial(_filled_like, "ones_like(self"),
     **dict.fromkeys(("full", "new_full"), _full),
-    "full_like": _full_like,
-    "scalar_tensor": _scalar,
+    "full_like": partial(_filled_like, "full_like(self, fill_value"),
+    "scalar_tensor": lambda op: f"jnp.array({_number('s', op)})",
     "arange": _arange,
     "linspace": lambda op: f"jnp.linspace(start, end, steps{_dtype(op, np.float32)})",
     "eye": _eye,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from jaxlstm.programs.graph import TensorType
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_size
 
@@ -115,45 +117,33 @@ def _pooled(kind: str, n: int, operation: TypedNode) -> str | None:
     if padding != "VALID" and not operation["count_include_pad"]:
         return None
     sums = "lax.reduce_window(self, 0.0, lax.add, window, strides, pads)"
-    operation.extra["elements"] = _product(kernel)
-    return f"{sums} / elements"
-
-
-def _product(numbers: Sequence[int]) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
+    return f"{sums} / {math.prod(kernel)}"
 
 
 def _adaptive(operation: TypedNode) -> str | None:
-    """Return the mean over the axes of which one element is left, if all others keep their size."""
+    """Return the mean over the axes of which one element is left, or the average over equal windows."""
     own, result = operation.type("self"), operation.result
     if own is None or result is None or not operation.is_float():
         return None
     n = len(operation["output_size"])
     first = len(own.shape) - n - operation.channels_last
     places = [place for place in range(first, first + n) if not same_size(own, place, result, place)]
-    if any(result.shape[place] != 1 for place in places):
-        return _divided(operation, first, n)
     if not places:
         return "self"
-    operation.extra["place"] = tuple(places) if len(places) > 1 else places[0]
-    return "self.mean(axis=place, keepdims=True)"
-
-
-def _divided(operation: TypedNode, first: int, n: int) -> str | None:
-    """Return the average over windows if the parts of each axis have equal sizes."""
-    own, result = operation.type("self"), operation.result
-    assert own is not None
-    assert result is not None
-    sizes = list(zip(own.shape[first : first + n], result.shape[first : first + n], strict=True))
-    if not operation.channels_last or not all(
-        isinstance(size, int) and isinstance(count, int) and size % count == 0 for size, count in sizes
-    ):
+    if all(result.shape[place] == 1 for place in places):
+        operation.extra["place"] = tuple(places) if len(places) > 1 else places[0]
+        return "self.mean(axis=place, keepdims=True)"
+    ratios = _ratios(own, result, first, n)
+    if not operation.channels_last or not all(ratio.is_integer() for ratio in ratios):
         return None
-    operation.extra["window"] = tuple(size // count for size, count in sizes)  # type: ignore[operator]
+    operation.extra["window"] = tuple(map(int, ratios))
     return "nnx.avg_pool(self, window, strides=window)"
+
+
+def _ratios(larger: TensorType, smaller: TensorType, first: int, n: int) -> list[float]:
+    """Return the ratios of the sizes of ``n`` axes; a half where a size is not known."""
+    sizes = list(zip(larger.shape, smaller.shape, strict=True))[first : first + n]
+    return [a / b if isinstance(a, int) and isinstance(b, int) else 0.5 for a, b in sizes]
 
 
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -187,10 +177,7 @@ def _enlarged(n: int, operation: TypedNode) -> str | None:
     if own is None or result is None:
         return None
     first = len(own.shape) - n - operation.channels_last
-    factors = operation.arguments.get("scale_factors")
-    if factors is None:
-        sizes = list(zip(own.shape, result.shape, strict=True))[first : first + n]
-        factors = [b / a if isinstance(a, int) and isinstance(b, int) else 0.5 for a, b in sizes]
+    factors = operation.arguments.get("scale_factors") or _ratios(result, own, first, n)
     template = name
     for place, factor in enumerate(factors, start=first):
         if factor not in range(1, 9):

@@ -55,12 +55,9 @@ def _narrowed(operation: TypedNode) -> str | None:
     start, length = operation["start"], operation["length"]
     if not isinstance(start, int) or start < 0:
         return None
-    if isinstance(length, int):
-        operation.extra["end"] = start + length
-    else:
-        operation.extra["end"] = length
-        if start:
-            return None
+    if start and not isinstance(length, int):
+        return None
+    operation.extra["end"] = start + length if start else length
     return _part(operation["dim"], operation, "start:end" if start else ":end")
 
 
