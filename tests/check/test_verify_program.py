@@ -192,6 +192,19 @@ def test_an_exported_program_with_tied_weights(tmp_path):
     assert report.ok, str(report)
 
 
+def test_a_program_that_cannot_be_traced_is_a_reference():
+    class Chosen(nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return (x * x)[mask]
+
+    args = torch.randn(4, 3), torch.tensor([True, False, True, True])
+    program = jaxlstm.from_module(Chosen().eval(), args)
+    report = verify_model(lambda x, mask: x[mask] ** 2, program, args)
+    assert report.ok, str(report)
+    assert report.items[0].detail == "8 cases"
+    assert not verify_model(lambda x, mask: x[mask] ** 3, program, args).ok
+
+
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
 def test_a_program_as_a_reference_refuses_values():
     class Positive(nn.Module):

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.errors import ConcretizationTypeError, TracerArrayConversionError
+from jax.errors import ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError
 
 from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_array, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.programs.errors import ProgramError
 
 
 def default_device() -> Any:
@@ -45,6 +46,7 @@ def jax_settings(dtype: Any, precision: str | None) -> Iterator[None]:
 
 
 Array = np.ndarray
+_UNKNOWN = (ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError)
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,17 @@ def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         try:
             return jitted(*args)
-        except (ConcretizationTypeError, TracerArrayConversionError):
+        except (*_UNKNOWN, ProgramError) as error:
+            if not depends_on_values(error):
+                raise
             return function(*args)
 
     return call
+
+
+def depends_on_values(error: Exception) -> bool:
+    """Return True for an error of a function that JAX cannot trace, because it depends on values."""
+    return isinstance(error, _UNKNOWN) or isinstance(error.__cause__, _UNKNOWN)
 
 
 def to_numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:

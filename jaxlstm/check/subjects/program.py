@@ -21,6 +21,7 @@ from jaxlstm.check.subjects.function import (
     Call,
     CheckedModel,
     cast,
+    depends_on_values,
     jax_settings,
     jitted,
     split,
@@ -191,7 +192,7 @@ class ProgramReference:
             floating, others = split(case, np.float64)
             arguments = dict(program.params), floating, {**others, "buffers": program.buffers}
             try:
-                function(*arguments) if has_conditions else jax.eval_shape(function, *arguments)
+                _try(function, arguments, eagerly=has_conditions)
             except PORT_EXCEPTIONS as error:
                 return describe(error)
         return ""
@@ -265,6 +266,19 @@ class ProgramReference:
                 return Results(to_numpy(self._forward[dtype](params, floating, others)))
             found = self._forward_and_back[dtype](params, floating, others, dict(case.cotangents))
             return Results(*map(to_numpy, found))
+
+
+def _try(function: Any, arguments: tuple[Any, ...], *, eagerly: bool) -> None:
+    """Call a function for its exceptions, without computing anything if it does not depend on values."""
+    if not eagerly:
+        try:
+            jax.eval_shape(function, *arguments)
+        except PORT_EXCEPTIONS as error:
+            if not depends_on_values(error):
+                raise
+        else:
+            return
+    function(*arguments)
 
 
 def _numpy(tensors: Mapping[str, Any]) -> dict[str, Array]:
