@@ -1,4 +1,4 @@
-"""``lstm`` under jit, grad, vmap, remat, scan and sharding."""
+"""``lstm`` under jit, grad, vmap and sharding. `tests/kernels` has vmap over weights, remat and scan."""
 
 from __future__ import annotations
 
@@ -33,36 +33,9 @@ def close(actual, expected) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
-def test_vmap_over_inputs() -> None:
-    many = jax.random.normal(jax.random.key(2), (3, *X.shape))
-    close(jax.jit(jax.vmap(outputs, (None, 0)))(PARAMS, many), jnp.stack([run(PARAMS, x) for x in many]))
-
-
-def test_vmap_over_parameters() -> None:
-    keys = jax.random.split(jax.random.key(3), 4)
-    ensemble = jax.jit(jax.vmap(lambda key: init_params(key, CONFIG)))(keys)
-    members = [jax.tree.map(lambda p, k=k: p[k], ensemble) for k in range(4)]
-
-    def value_and_gradient(params):
-        y = outputs(params, X, LENGTHS)
-        return y, jax.grad(lambda p: outputs(p, X).sum())(params)
-
-    y, gradient = jax.jit(jax.vmap(value_and_gradient))(ensemble)
-    member_value, member_gradient = jax.jit(value_and_gradient)(members[2])
-    close((y[2], jax.tree.map(lambda g: g[2], gradient)), (member_value, member_gradient))
-    close(y, jnp.stack([run(member, X, LENGTHS) for member in members]))
-
-
 def test_vmap_over_single_sequences() -> None:
     single = jax.jit(jax.vmap(outputs, (None, 1, 0), 1))
     close(single(PARAMS, X, LENGTHS), run(PARAMS, X, LENGTHS))
-
-
-def test_remat() -> None:
-    def gradient(function):
-        return jax.jit(jax.grad(lambda params: (function(params, X, LENGTHS) ** 2).sum()))(PARAMS)
-
-    close(gradient(jax.remat(outputs)), gradient(outputs))
 
 
 def test_second_derivatives_and_forward_mode() -> None:

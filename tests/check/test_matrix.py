@@ -1,18 +1,23 @@
-"""verify_matrix: every combination runs once and is judged separately."""
+"""verify_cell, a single step of our cells and of foreign ones; verify_matrix, all combinations, each judged."""
 
 from __future__ import annotations
 
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxlstm
-from jaxlstm.check import verify_matrix
+from jaxlstm.check import verify_cell, verify_matrix
+from jaxlstm.check.exceptions import PortError
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.report.report import matrix_table
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from testing.verification import random_params, status
 from testing.wrong_ports import WrongPort
 
-CONFIG = LSTMConfig(2, 3)
+CONFIG = LSTMConfig(3, 4)
 PARAMS = random_params(CONFIG)
 
 
@@ -101,3 +106,85 @@ def test_rejects_invalid_arguments():
         verify_matrix(None, PARAMS, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="precision must be"):
         verify_matrix(None, PARAMS, CONFIG, precision="best")
+
+
+CELL_CONFIG = LSTMCellConfig(3, 4)
+CELL_PARAMS = random_params(CELL_CONFIG)
+
+
+@pytest.mark.slow
+def test_our_cell():
+    step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))
+    report = verify_cell(step, CELL_PARAMS, CELL_CONFIG)
+    assert report.ok, str(report)
+    assert report.title == "<lambda> in float32"
+    assert {item.name for item in report.items if item.ok is None} == {"ragged lengths"}
+
+
+def test_foreign_cell_with_foreign_params():
+    """flax.linen's cell has transposed kernels per gate, one bias, and the carry (c, h)."""
+    cell = flax.linen.LSTMCell(CELL_CONFIG.hidden_size)
+
+    def tree(params):
+        found = {}
+        for name, ih, hh, bias in zip(
+            "ifgo",
+            jnp.split(params["weight_ih"], 4),
+            jnp.split(params["weight_hh"], 4),
+            jnp.split(params["bias_ih"] + params["bias_hh"], 4),
+            strict=True,
+        ):
+            found[f"i{name}"] = {"kernel": ih.T}
+            found[f"h{name}"] = {"kernel": hh.T, "bias": bias}
+        return {"params": found}
+
+    def step(x, state, *, params):
+        (c, h), _ = cell.apply(tree(params), (state[1], state[0]), x)
+        return h, c
+
+    @jax.jit
+    def wrong(x, state, params):
+        (c, h), _ = cell.apply(tree(params), state, x)
+        return h, c
+
+    class Wrong:
+        def __call__(self, x, state, *, params):
+            return wrong(x, state, params)
+
+    report = verify_cell(jax.jit(step), CELL_PARAMS, CELL_CONFIG, gradients=False)
+    assert report.ok, str(report)
+    report = verify_cell(Wrong(), CELL_PARAMS, CELL_CONFIG, gradients=False)
+    assert not report.ok
+    assert report.title == "Wrong in float32"
+    assert "h and c are swapped at every step" in "\n".join(report.diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("step", "cause"),
+    [
+        (
+            lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state)[::-1],
+            "every step returns (c, h) instead of (h, c)",
+        ),
+        (
+            lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state[::-1])[::-1],
+            "every step takes and returns (c, h) (as in Flax) instead of (h, c)",
+        ),
+    ],
+)
+def test_order_of_the_state(step, cause):
+    report = verify_cell(jax.jit(step), CELL_PARAMS, CELL_CONFIG, gradients=False)
+    assert report.diagnosis[0].startswith(f"matches an LSTM in which {cause}, to within ")
+
+
+def test_cell_rejects_other_objects():
+    with pytest.raises(TypeError, match="config must be"):
+        verify_cell(lambda x, s: s, CELL_PARAMS, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one layer and one direction"):
+        verify_cell(lambda x, s: s, {}, LSTMConfig(3, 4, num_layers=2))
+    with pytest.raises(ValueError, match="one layer and one direction"):
+        verify_cell(lambda x, s: s, {}, LSTMConfig(3, 4, bidirectional=True))
+    with pytest.raises(PortError, match="step must be callable"):
+        verify_cell(3, CELL_PARAMS, CELL_CONFIG)  # type: ignore[arg-type]
+    with pytest.raises(PortError, match="step must return a pair"):
+        verify_cell(lambda x, s: np.float32(1), CELL_PARAMS, CELL_CONFIG, gradients=False)
