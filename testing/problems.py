@@ -1,7 +1,9 @@
-"""Random LSTM calls whose shapes are awkward for a kernel."""
+"""Random LSTM calls whose shapes are awkward for a kernel, and the instruction set that runs them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, LSTMState, kernels, lstm
+from jaxlstm.kernels.cpu.library import library
 from jaxlstm.layer.params import init_bound, param_shapes
 from jaxlstm.layer.precision import gate_dtype
 
@@ -105,3 +108,17 @@ def worst_error(actual: Any, expected: Any) -> float:
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     arrays = [(np.asarray(a), np.asarray(e)) for a, e in pairs if e.size]
     return float(np.max([np.abs(a - e).max() / max(1.0, np.abs(e).max()) for a, e in arrays]))
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Use an instruction set, or skip the test if this machine lacks it."""
+    handle = library().handle
+    assert handle is not None
+    default = library().instruction_set
+    if not handle.jaxlstm_use_instruction_set(name.encode()):
+        pytest.skip(f"this processor or build has no {name}")
+    try:
+        yield
+    finally:
+        handle.jaxlstm_use_instruction_set(default.encode())

@@ -1,4 +1,4 @@
-"""Cases that need a separate process, run by ``tests/kernels/test_processes.py``.
+"""Cases that need a separate process, run by ``tests/kernels/test_choice.py``.
 
 The command line argument names a function of this module. The test reads the output.
 """

@@ -1,21 +1,25 @@
-"""Random parameters, configs that together cover every feature, and verifications to run."""
+"""Random parameters, configs that cover every feature, verifications to run, and wrong ports as tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxlstm.check.cases.inputs import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.reference import torch_lstm
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.requirements import require_references
 from jaxlstm.check.subjects.port import Port, PortSubject
 from jaxlstm.check.verification import Verification
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.params import init_bound, param_shapes
+from testing.wrong_ports import BUGS, NEEDS_PROJECTION, PAIRS
 
 CONFIGS = {
     "plain": LSTMConfig(3, 5),
@@ -58,3 +62,35 @@ def status(report: Report) -> dict[str, str]:
 
 
 needs_torch = pytest.mark.skipif(not torch_lstm.is_available(), reason="torch is not installed")
+
+
+DEEP = LSTMConfig(4, 5, num_layers=3, bidirectional=True)
+PROJECTED = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
+MUTANTS = [(bug,) for bug in BUGS] + list(PAIRS)
+NOT_BY_SEMANTICS = {"padding multiplied", "stale state", "float32 inside", "batch first"}
+WHOLE = (
+    *((bug,) for bug in sorted(NOT_BY_SEMANTICS)),
+    ("order iofg",),
+    ("flip over padding",),
+    ("padding kept",),
+    ("tf32",),
+    ("bias off by a thousandth",),
+    ("clip at 50",),
+    ("rows mixed",),
+    ("no bias_ih", "state by direction"),
+)
+
+
+def config_for(bugs):
+    return PROJECTED if NEEDS_PROJECTION & set(bugs) else DEEP
+
+
+@cache
+def small_cases(config):
+    params = random_params(config, scale=1.5)
+    cases = [
+        case
+        for case in standard_cases(config)
+        if case.name in ("ragged", "dense", "one step", "one step from zeros", "large c")
+    ]
+    return params, [(case, OracleLSTM(params, config).run(case)) for case in cases]

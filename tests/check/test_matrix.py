@@ -1,4 +1,4 @@
-"""verify_cell, a single step of our cells and of foreign ones; verify_matrix, all combinations, each judged."""
+"""verify_cell, a single step of our cells and of foreign ones; verify_matrix, each combination judged."""
 
 from __future__ import annotations
 

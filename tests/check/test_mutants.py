@@ -21,8 +21,7 @@ from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
 from testing import right_ports
-from testing.mutants import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, small_cases
-from testing.verification import random_params
+from testing.verification import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, random_params, small_cases
 from testing.wrong_ports import BUGS, NEEDS_PROJECTION, WrongPort
 
 

@@ -13,8 +13,7 @@ import pytest
 
 from jaxlstm import lstm
 from jaxlstm.kernels.cpu.library import library
-from testing.instruction_sets import using
-from testing.problems import Problem, draw, needs_native, rms, values_and_gradients
+from testing.problems import Problem, draw, needs_native, rms, using, values_and_gradients
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
 

@@ -16,8 +16,7 @@ from jaxlstm.inference import compile
 from jaxlstm.kernels import info
 from jaxlstm.kernels.cpu.library import library
 from testing.inference import normal, weights
-from testing.instruction_sets import using
-from testing.problems import needs_native
+from testing.problems import needs_native, using
 
 pytestmark = needs_native
 
