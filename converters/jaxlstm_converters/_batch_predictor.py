@@ -31,8 +31,8 @@ class BatchPredictor:
     - For an LSTM, a row of ``column`` is a sequence (time, input_size) of any length, and the result
       ``"outputs"`` is (time, output_size).
     - For a ``.pt2`` program, a row is an input without its batch axis. A single result is ``"outputs"``;
-      others have the names that ``jaxlstm inspect`` shows. Each shape of a row is compiled, unless rows are
-      padded.
+      others have the names that ``jaxlstm inspect`` shows. Each shape of a row is compiled, unless
+      padding cannot reach the results.
 
     Args:
       path: a checkpoint, or a ``.pt2`` program.
@@ -45,9 +45,7 @@ class BatchPredictor:
       cast: convert inputs of another dtype. Lists of Python numbers are always converted.
       states: for an LSTM, add ``"h_n"`` and ``"c_n"``, each (layers * directions, features).
       batch_size: rows that are computed together.
-      pad: for a program whose rows have one free axis, pad them with zeros to powers of two, so that few
-        shapes are compiled. LSTMs get the lengths. No other operator may let the padding reach valid results:
-        that holds for embeddings and linear layers, and not for a mean over time or a convolution.
+      pad: padding of the rows of a program, see :func:`jaxlstm.inference.compile`.
       error_column: None raises at the first bad row. Otherwise a bad row gets null results and its error in
         this column, which is null in other rows, and NaN and infinity make a row bad too.
       threads: CPU threads of the process. By default NPROC or OMP_NUM_THREADS, which Ray sets to the CPUs of
@@ -78,7 +76,7 @@ class BatchPredictor:
         cast: bool = False,
         states: bool = False,
         batch_size: int = 32,
-        pad: bool = False,
+        pad: bool | None = None,
         error_column: str | None = None,
         threads: int | None = None,
     ) -> None:

@@ -75,9 +75,9 @@ class CompiledEngine:
         steps = bucket_of(time, self.length_buckets)
         executable = self.batch_executable(steps, rows)
         if (time, batch) != (steps, rows) or not _takes(executable, x):
-            x = _padded(np.asarray(x), (steps, rows))
+            x = padded(np.asarray(x), (steps, rows))
         valid_steps = np.full(batch, time, np.int32) if lengths is None else lengths
-        padded_lengths = _padded(valid_steps.astype(np.int32, copy=False), (rows,))
+        padded_lengths = padded(valid_steps.astype(np.int32, copy=False), (rows,))
         self.work.add_call(int(valid_steps.sum()), self.computed_steps(padded_lengths))
         shapes = self.settings.config.state_shapes(rows)
         h, c = (aligned_zeros(shape, self.settings.dtype) for shape in shapes)
@@ -159,7 +159,7 @@ def _takes(executable: Any, x: Any) -> bool:
     return isinstance(x, np.ndarray) or x.format == inputs
 
 
-def _padded(x: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+def padded(x: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     """Return x with zeros up to the sizes of its first axes, or x itself if it has them."""
     shape = (*sizes, *x.shape[len(sizes) :])
     if x.shape == shape:
@@ -193,8 +193,8 @@ class CompiledState:
         """Run up to ``max_length`` steps of x (time, batch, input_size), zero after each length."""
         steps = bucket_of(len(x), self._engine.length_buckets)
         executable = self._engine.batch_executable(steps, self._batch, donate=True)
-        padded = _padded(x, (steps,))
-        y, self._h, self._c = executable(self._engine.weights, padded, self._h, self._c, lengths)
+        whole = padded(x, (steps,))
+        y, self._h, self._c = executable(self._engine.weights, whole, self._h, self._c, lengths)
         return np.asarray(y)[: len(x)]
 
     def reset(self, rows: np.ndarray) -> None:

@@ -35,7 +35,7 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
         sizes = {name: next(unused) for name in names}
         if BATCH not in fixed:
             sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
-        sizes = {name: _clipped(program.graph, name, size) for name, size in sizes.items()}
+        sizes = {name: clipped(program.graph, name, size) for name, size in sizes.items()}
         for declared in tensors:
             steps, batch_axis = _steps(program.graph, declared.name)
             lengths = declared.type.shape[:1]  # type: ignore[union-attr]
@@ -47,7 +47,8 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
     return None
 
 
-def _clipped(graph: Graph, axis: str, size: int) -> int:
+def clipped(graph: Graph, axis: str, size: int) -> int:
+    """Return the size, or the nearest one that a free axis may have."""
     low, high = graph.size_range(axis)
     return max(low, size if high is None else min(size, high))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from jaxlstm.inference.host_arrays import (
     without_padding,
 )
 from jaxlstm.inference.native import NativeEngine, is_available
+from jaxlstm.inference.program_runner import ProgramRunner
 from jaxlstm.inference.stream import SPIN, Engine, Stream
 from jaxlstm.kernels.cpu.stack import available_threads
 from jaxlstm.layer import precision as precision_
@@ -30,6 +31,7 @@ from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig, positive_int
 from jaxlstm.layer.params import check_params
 from jaxlstm.layer.precision import Precision, as_float_array, require_dtype, resolve
+from jaxlstm.programs.program import Program
 
 ORDERS = ("length", "given")
 BATCH_SIZE = 32
@@ -43,6 +45,7 @@ Result = tuple[np.ndarray, LSTMState]
 """Outputs (time, output_size) of one sequence, and its final state."""
 
 
+@overload
 def compile(
     params: Mapping[str, Any],
     config: LSTMConfig,
@@ -53,8 +56,20 @@ def compile(
     precision: Precision = precision_.DEFAULT,
     backend: str = "auto",
     device: Any = None,
-) -> Runner:
-    """Return an LSTM for inference, for every shape up to a limit.
+) -> Runner: ...
+
+
+@overload
+def compile(
+    program: Program, /, *, pad: bool | None = None, executables: int = ..., device: Any = None
+) -> ProgramRunner: ...
+
+
+def compile(params: Any, config: Any = None, **options: Any) -> Any:
+    """Return an LSTM or a program for inference.
+
+    An LSTM runs at every shape up to a limit: ``compile(params, config, max_length=..., max_batch=...)``.
+    A program runs at every size of its free axes: ``compile(program)``.
 
     Args:
       params: parameters under torch's names. They are copied to the device once, so later changes have no
@@ -67,10 +82,17 @@ def compile(
       precision: precision of the matrix products; see :mod:`jaxlstm.layer.precision`.
       backend: backend of ``jaxlstm.lstm``.
       device: the device to run on; JAX's default device if None.
+      program: a program of ``jaxlstm.load_program`` or ``jaxlstm.from_module``. It has a precision and a
+        backend of its own. Its weights and buffers are bound, so later changes have no effect.
+      pad: pad calls with zeros to powers of two along the free axes of the program, so that few shapes are
+        compiled. None pads the axes along which no operation lets padding reach the results; recurrent layers
+        get the lengths. True trusts you that this holds for all axes, and False compiles every size.
+      executables: the number of executables of a program to keep. The least recently used one makes room.
 
     Returns:
-      A :class:`Runner`. On the native kernel it compiles nothing. Elsewhere it compiles an executable at the
-      first call that needs it; ``Runner.warmup`` compiles all of them.
+      A :class:`Runner`, or a :class:`ProgramRunner` for a program. On the native kernel a Runner compiles
+      nothing. Otherwise an executable is compiled at the first call that needs it; ``Runner.warmup`` compiles
+      all of them.
 
     Raises:
       TypeError, ValueError: an argument has the wrong type, shape or value.
@@ -79,6 +101,28 @@ def compile(
     >>> runner = jaxlstm.inference.compile(params, config, max_length=64, max_batch=8)  # doctest: +SKIP
     >>> outputs, (h_n, c_n) = runner(inputs)  # doctest: +SKIP
     """
+    if not isinstance(params, Program):
+        return _compile_lstm(params, config, **options)
+    unknown = sorted(options.keys() - {"pad", "executables", "device"})
+    if config is not None or unknown:
+        raise TypeError(
+            f"for a program, compile takes pad, executables and device, got {unknown or 'a config'}; set "
+            "precision and backend by program.with_options"
+        )
+    return ProgramRunner(params, **options)
+
+
+def _compile_lstm(
+    params: Mapping[str, Any],
+    config: LSTMConfig,
+    *,
+    max_length: int,
+    max_batch: int,
+    dtype: Any = None,
+    precision: Precision = precision_.DEFAULT,
+    backend: str = "auto",
+    device: Any = None,
+) -> Runner:
     check_params(params, config)
     resolve(precision)  # also for the native kernel, which ignores it
     dtype = require_dtype("dtype", dtype or as_float_array(*next(iter(params.items()))).dtype)

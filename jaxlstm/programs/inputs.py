@@ -41,7 +41,7 @@ def bind_inputs(
             if isinstance(constant, int | float) and isinstance(argument, Tracer) and not argument.ndim:
                 values[declared.name] = jnp.equal(argument, constant)
             else:
-                _require_constant(declared, argument)
+                require_constant(declared, argument)
             continue
         array = _as_array(declared.name, declared.type, argument)
         _bind_sizes(graph, declared, array.shape, sizes, axis_of)
@@ -77,7 +77,8 @@ def flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, An
     return leaves
 
 
-def _require_constant(declared: Input, argument: Any) -> None:
+def require_constant(declared: Input, argument: Any) -> None:
+    """Raise unless an argument is the constant of the export."""
     expected = declared.constant
     if type(argument) is not type(expected) or argument != expected:
         raise ProgramError(

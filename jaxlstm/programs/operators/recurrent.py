@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import jax
 from jax import Array
 
 from jaxlstm.functional import lstm_cell, run_layers
@@ -54,15 +55,16 @@ def run_layer(
         bidirectional=bidirectional,
         batch_first=batch_first,
     )
-    return run_layers(
-        dict(zip(param_shapes(config), params, strict=True)),
-        input,
-        hx,
-        config=config,
-        seq_lengths=options.seq_lengths,
-        precision=options.precision,
-        backend=options.backend,
-    )
+
+    def recurrent_layer(
+        input: Array, hx: Any, seq_lengths: Any, params: Sequence[Array]
+    ) -> tuple[Array, Any]:
+        weights = dict(zip(param_shapes(config), params, strict=True))
+        settings: Any = {"precision": options.precision, "backend": options.backend}
+        return run_layers(weights, input, hx, config=config, seq_lengths=seq_lengths, **settings)
+
+    run = jax.jit(recurrent_layer) if options.opaque_layers else recurrent_layer
+    return run(input, hx, options.seq_lengths, params)
 
 
 def drops_elements(kwargs: Kwargs) -> bool:

@@ -41,12 +41,14 @@ class Options:
       backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
       guards: check the conditions that the export recorded.
       seq_lengths: number of valid steps of each sequence for the LSTMs, (batch,), or None.
+      opaque_layers: trace each LSTM, GRU or RNN as one call of the name "recurrent_layer".
     """
 
     precision: Precision = precision_.DEFAULT
     backend: str = "auto"
     guards: bool = True
     seq_lengths: Any = None
+    opaque_layers: bool = False
 
     def of_module(self, path: str) -> Options:
         """Return the options for a module, if ``seq_lengths`` is a dict by module path."""

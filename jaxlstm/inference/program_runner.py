@@ -1,0 +1,521 @@
+"""``ProgramRunner`` and ``ProgramStream``: a whole program compiled for inference, with its weights bound."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.inference.compiled import SHORTEST, padded
+from jaxlstm.inference.engine import Stats, WorkCounter
+from jaxlstm.inference.host_arrays import host_lengths, one_device
+from jaxlstm.inference.padding import Long, leaves_of, results_along, split_leaves
+from jaxlstm.layer.config import positive_int
+from jaxlstm.programs import tree
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Size, TensorType, Value, shown_shape
+from jaxlstm.programs.guards import require_guards
+from jaxlstm.programs.inputs import bind_inputs, flatten_arguments, require_constant
+from jaxlstm.programs.operators.dtypes import held_without_loss
+from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
+from jaxlstm.programs.program import Program
+
+CONSTANTS = 256 * 2**20
+"""Bytes of weights that the executables of a program hold as constants, on CPUs.
+
+XLA lays constants out once, and arguments in each call. Each executable has a copy. Further executables, and
+those of programs with more than an eighth of this limit, take the weights as arguments.
+"""
+EXECUTABLES = 64
+"""Default number of executables that a ProgramRunner keeps."""
+
+Arrays = tuple[np.ndarray, ...]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class ProgramRunner:
+    """A program compiled for inference, made by :func:`jaxlstm.inference.compile`. Threads may share one.
+
+    ``runner(*args, **kwargs)`` takes and returns what ``program(params, *args, **kwargs)`` does, as NumPy
+    arrays on the host, which may be read-only.
+
+    Attributes:
+      program: the program.
+      padded: name of a free axis -> True if calls are padded along it to powers of two.
+    """
+
+    def __init__(
+        self, program: Program, *, pad: bool | None = None, executables: int = EXECUTABLES, device: Any = None
+    ) -> None:
+        self.program, self.device = program, one_device(device)
+        self._most = positive_int("executables", executables)
+        self._tensors = [declared for declared in program.inputs if declared.type is not None]
+        shapes = [declared.type.shape for declared in self._tensors if declared.type is not None]
+        places = [(n, i, k) for i, shape in enumerate(shapes) for k, n in enumerate(shape)]
+        self._place: dict[str, tuple[int, int]] = {n: (i, k) for n, i, k in places if isinstance(n, str)}
+        self._free = [{k: n for k, n in enumerate(shape) if isinstance(n, str)} for shape in shapes]
+        first = {shape[0] if shape else None for shape in shapes}
+        self._batch_axis = first.pop() if len(first) == 1 else None
+        self._lengths = _axes_of_layers(program)
+        self._along, self._independent = self._find_paddable(trusted=pad is True)
+        if pad is False:
+            self._along = {}
+        self.padded = {name: name in self._along for name in self._place}
+        self._takes_lengths = self._lengths is not None and self._lengths[1] in self._along
+        self._weights = jax.device_put(program.params, self.device)
+        self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
+        self._executables: OrderedDict[Any, Executable] = OrderedDict()
+        self._seen: set[Any] = set()
+        self._refused: set[tuple[int, ...]] = set()
+        self._lock = threading.Lock()
+        self.work = WorkCounter()
+
+    def __repr__(self) -> str:
+        return f"ProgramRunner({self.program!r}, padded={self.padded}, device={self.device})"
+
+    def __call__(self, *args: Any, seq_lengths: Any = None, **kwargs: Any) -> Any:
+        """Run the program.
+
+        Args:
+          args, kwargs: the arguments of the exported module's ``forward``: NumPy or JAX arrays.
+          seq_lengths: integers (batch,), the valid steps of each sequence for the recurrent layers.
+
+        Raises:
+          ProgramError: an argument does not fit.
+          ValueError: ``seq_lengths`` does not fit, or the recurrent layers do not run over a free axis of an
+            input, the time.
+        """
+        tensors = self._bound(args, kwargs)
+        lengths = None
+        if seq_lengths is not None:
+            if self._lengths is None:
+                raise ValueError(
+                    "seq_lengths is given, but the program has no recurrent layer over sequences, or it runs "
+                    "over an axis that is no free axis of an input; call the program itself"
+                )
+            sizes = self._sizes(tensors)
+            batch, time = self._lengths
+            rows = batch if isinstance(batch, int) else sizes[batch]
+            lengths = host_lengths(seq_lengths, rows, sizes[time])
+        return tree.unflatten(self.program.graph.out_tree, iter(self._run(tensors, lengths)))
+
+    def map(self, inputs: Iterable[Any], batch_size: int = 32) -> list[Any]:
+        """Run many inputs in batches of similar shapes, and return the results in the given order.
+
+        Args:
+          inputs: arrays without the batch axis, which is the first one of each input of the program; tuples
+            of arrays if the program has several inputs, in the order of ``program.inputs``.
+          batch_size: the largest number of inputs in a batch.
+
+        Returns:
+          The results of each input, without the batch axis.
+
+        Raises:
+          ProgramError: an input does not fit.
+          ValueError: an input or a result of the program has no batch axis.
+        """
+        rows = [self.row(given if isinstance(given, tuple) else (given,)) for given in inputs]
+        results = self.rows(rows, positive_int("batch_size", batch_size))
+        return [tree.unflatten(self.program.graph.out_tree, iter(leaves)) for leaves in results]
+
+    def stream(self, states: Mapping[str, str], initial: Mapping[str, Any] | None = None) -> ProgramStream:
+        """Return a :class:`ProgramStream`, which feeds results back as inputs.
+
+        Args:
+          states: input -> the result that is its value in the next step, as ``jaxlstm inspect`` names them.
+          initial: input -> its value in the first step; zeros for inputs that are left out.
+        """
+        return ProgramStream(self, states, initial or {})
+
+    def stats(self) -> Stats:
+        """Return the counts of compilations, calls and computed elements so far.
+
+        The steps are counted as the products of the sizes of the free axes.
+        """
+        return self.work.stats()
+
+    def row(self, arrays: Sequence[Any]) -> Arrays:
+        """Return the arrays of one row after the checks of the program."""
+        smallest = self.smallest_batch
+        whole = [np.broadcast_to(array, (smallest, *np.shape(array))) for array in arrays]
+        return tuple(array[0] for array in self.checked(whole))
+
+    def rows(self, rows: Sequence[Arrays], batch_size: int) -> Iterator[list[Any]]:
+        """Yield the leaves of the results of each row: a tensor without batch axis for each input."""
+        groups: dict[Shapes, list[int]] = {}
+        for index, row in enumerate(rows):
+            groups.setdefault(self._row_shapes(row), []).append(index)
+        most = self._rows_at_once(batch_size)
+        found: dict[int, list[Any]] = {}
+        for shapes, indices in groups.items():
+            for start in range(0, len(indices), most):
+                chosen = indices[start : start + most]
+                results = self._run_rows([rows[index] for index in chosen], shapes, most)
+                found.update(zip(chosen, results, strict=True))
+        return (found.pop(index) for index in range(len(rows)))
+
+    @cached_property
+    def batch(self) -> int | str:
+        """The size of the first axis of every input. Raise ValueError if they differ."""
+        if self._batch_axis is None:
+            sizes = {d.name: d.type.shape[:1] for d in self._tensors if d.type is not None}
+            raise ValueError(f"the first axis of each of the program's inputs must be the batch, got {sizes}")
+        return self._batch_axis
+
+    @property
+    def smallest_batch(self) -> int:
+        """The smallest batch size that the program takes."""
+        batch = self.batch
+        return batch if isinstance(batch, int) else max(1, self.program.graph.size_range(batch)[0])
+
+    @cached_property
+    def result_types(self) -> dict[str, TensorType]:
+        """Name of a result -> type. A single result without a name is called "outputs"."""
+        graph = self.program.graph
+        types = {declared.name: declared.type for declared in graph.inputs}
+        for node in graph.nodes:
+            types.update(node.types)
+        scalar = TensorType(np.dtype(int), ())
+        outputs = [output.name if isinstance(output, Value) else "" for output in graph.outputs]
+        found = [types.get(output) or scalar for output in outputs]
+        return dict(zip(result_names(self.program), found, strict=True))
+
+    @cached_property
+    def batch_axes(self) -> list[int]:
+        """The batch axis of each result. Raise ValueError if one has none."""
+        return [_axis_of(self.batch, name, type_.shape) for name, type_ in self.result_types.items()]
+
+    def _find_paddable(self, *, trusted: bool) -> tuple[dict[str, list[Long]], bool]:
+        """Return free axis that may be padded -> long axes of the results; whether rows are independent."""
+        found, independent = {}, isinstance(self._batch_axis, int)
+        for name in self._place:
+            for rows in (True, False) if name == self._batch_axis else (False,):
+                along = results_along(self.program, name, self._lengths, rows=rows, trusted=trusted)
+                if along is not None:
+                    found[name], independent = along, independent or rows
+                    break
+        if trusted and len(found) < len(self._place):
+            raise ValueError(
+                f"pad=True requires results whose sizes are multiples of the free axes; along "
+                f"{sorted(self._place.keys() - found.keys())} they are not, or the sizes of the inputs are "
+                "tied. Leave pad out"
+            )
+        return found, independent
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[np.ndarray]:
+        """Return the tensors among the arguments, after the checks of the program."""
+        graph, tensors = self.program.graph, []
+        for declared, leaf in zip(graph.inputs, flatten_arguments(graph, args, kwargs), strict=True):
+            if declared.type is None:
+                require_constant(declared, leaf)
+            else:
+                tensors.append(leaf)
+        return self.checked(tensors)
+
+    def checked(self, tensors: Sequence[Any]) -> list[np.ndarray]:
+        """Return the tensors of a call as NumPy arrays. The checks of shapes and dtypes run once for each."""
+        if len(tensors) != len(self._tensors):
+            names = [declared.name for declared in self._tensors]
+            raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
+        signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
+        if signature not in self._seen:
+            given = iter(tensors)
+            leaves = [d.constant if d.type is None else next(given) for d in self.program.inputs]
+            args, kwargs = tree.unflatten(self.program.graph.in_tree, iter(leaves))
+            bound, _ = bind_inputs(self.program.graph, args, kwargs)
+            if self.program.options.guards:
+                shapes = {name: array.shape for name, array in bound.items()}
+                constants = {item.name: item.constant for item in self.program.inputs if item.type is None}
+                require_guards(self.program.graph.guards, shapes, constants, self.program.graph.lines)
+            self._seen.add(signature)
+        arrays = []
+        for declared, leaf in zip(self._tensors, tensors, strict=True):
+            array = np.asarray(leaf)
+            arrays.append(array.astype(held_without_loss(array, f"input {declared.name}"), copy=False))
+        return arrays
+
+    def _sizes(self, tensors: Sequence[np.ndarray]) -> dict[str, int]:
+        return {name: tensors[i].shape[k] for name, (i, k) in self._place.items()}
+
+    def _bucket(self, name: str, size: int) -> int:
+        """Return the power of two to which an axis is padded, or the largest size of the program."""
+        if name not in self._along or not size:
+            return size
+        smallest = 1 if name == self._batch_axis and self._independent else SHORTEST
+        high = self.program.graph.size_range(name)[1]
+        bucket = max(smallest, 1 << (size - 1).bit_length())
+        return bucket if high is None else min(bucket, high)
+
+    def _run(self, tensors: Sequence[np.ndarray], lengths: np.ndarray | None) -> list[Any]:
+        """Run the program and return the leaves of its results."""
+        sizes = self._sizes(tensors)
+        buckets = {name: self._bucket(name, size) for name, size in sizes.items()}
+        if tuple(buckets.values()) in self._refused:
+            buckets = sizes
+        arguments = self._padded_to(tensors, sizes, buckets, lengths)
+        try:
+            executable = self.executable(*arguments)
+        except ProgramError:
+            if buckets == sizes:
+                raise
+            # For example a table of positions that ends before the bucket.
+            self._refused.add(tuple(buckets.values()))
+            return self._run(tensors, lengths)
+        self.work.add_call(prod(sizes.values()), prod(buckets.values()))
+        leaves = [x if isinstance(x, int | float) else np.asarray(x) for x in executable.leaves(arguments)]
+        for name, along in self._along.items():
+            leaves = _without_padding(leaves, along, sizes[name], buckets[name])
+        return leaves
+
+    def _padded_to(
+        self,
+        tensors: Sequence[np.ndarray],
+        sizes: Mapping[str, int],
+        buckets: Mapping[str, int],
+        lengths: np.ndarray | None,
+    ) -> list[Any]:
+        """Return the lengths, None if no layer needs them, and the tensors, padded to the buckets."""
+        if self._lengths is not None and (lengths is not None or self._takes_lengths):
+            batch, time = self._lengths
+            rows = batch if isinstance(batch, int) else sizes[batch]
+            lengths = np.full(rows, sizes[time], np.int32) if lengths is None else lengths
+            lengths = padded(lengths, (buckets.get(str(batch), rows),))
+        whole = [
+            padded(tensor, tuple(buckets[free[k]] if k in free else n for k, n in enumerate(tensor.shape)))
+            for tensor, free in zip(tensors, self._free, strict=True)
+        ]
+        return [lengths, *whole]
+
+    def executable(self, lengths: np.ndarray | None, *tensors: Any) -> Executable:
+        """Return the executable for these shapes. The least recently used one makes room for a new one."""
+        key = (lengths is not None, *(tensor.shape for tensor in tensors))
+        with self._lock:
+            found = self._executables.get(key)
+            if found is None:
+                while len(self._executables) >= self._most:
+                    self._executables.popitem(last=False)
+                found = self._executables[key] = self._compile(lengths, *tensors)
+                self.work.add_compilation()
+            self._executables.move_to_end(key)
+            return found
+
+    def _compile(self, *arguments: Any) -> Executable:
+        sharding = jax.sharding.SingleDeviceSharding(self.device)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+        others: list[Any] = []
+
+        def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
+            arrays, others[:] = split_leaves(leaves_of(self.program, params, tensors, lengths))
+            return arrays
+
+        copies = 1 + sum(not executable.weights for executable in self._executables.values())
+        if self.device.platform == "cpu" and self._nbytes * max(8, copies) <= CONSTANTS:
+            compiled = jax.jit(partial(run, self._weights)).lower(*shapes).compile()
+            return Executable(compiled, (), others)
+        return Executable(jax.jit(run).lower(self._weights, *shapes).compile(), (self._weights,), others)
+
+    def _row_shapes(self, row: Arrays) -> Shapes:
+        """Return the shapes to which a row is padded."""
+        return tuple(
+            tuple(self._bucket(free[k], n) if k in free else n for k, n in enumerate(array.shape, 1))
+            for array, free in zip(row, self._free, strict=True)
+        )
+
+    def _rows_at_once(self, batch_size: int) -> int:
+        if isinstance(self.batch, int) or not self._independent:
+            return self.smallest_batch
+        high = self.program.graph.size_range(self.batch)[1] or batch_size
+        return max(min(batch_size, high), self.smallest_batch)
+
+    def _run_rows(self, rows: Sequence[Arrays], shapes: Shapes, most: int) -> Iterator[list[Any]]:
+        """Yield the results of at most ``most`` rows, padded to the given shapes, as copies."""
+        # Powers of two, so that few sizes of batches are compiled.
+        count = max(min(most, 1 << (len(rows) - 1).bit_length()), self.smallest_batch)
+        filled = [*rows, *[rows[-1]] * (count - len(rows))]
+        sizes = [{name: row[i].shape[k - 1] for name, (i, k) in self._place.items() if k} for row in filled]
+        tensors = [np.stack([padded(row[i], shape) for row in filled]) for i, shape in enumerate(shapes)]
+        lengths = None
+        if self._lengths is not None and self._takes_lengths and self._lengths[1] in sizes[0]:
+            lengths = np.array([size[self._lengths[1]] for size in sizes], np.int32)
+        leaves = self._run(tensors, lengths)
+        for index in range(len(rows)):
+            result = [leaf.take([index], axis) for leaf, axis in zip(leaves, self.batch_axes, strict=True)]
+            for name in sizes[index].keys() & self._along.keys():
+                i, k = self._place[name]
+                result = _without_padding(result, self._along[name], sizes[index][name], shapes[i][k - 1])
+            # Copies, because a view would keep the whole result alive.
+            yield [np.array(leaf.squeeze(axis)) for leaf, axis in zip(result, self.batch_axes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A program compiled for some shapes.
+
+    Attributes:
+      call: the function of weights, lengths and tensors.
+      weights: the weights in a tuple; an empty tuple if they are constants.
+      others: the results that are no arrays, in the order of all results; None for arrays.
+    """
+
+    call: Any
+    weights: tuple[Any, ...]
+    others: list[Any]
+
+    def leaves(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return the leaves of the results, with arrays on the device."""
+        arrays = iter(self.call(*self.weights, *arguments))
+        return [next(arrays) if other is None else other for other in self.others]
+
+
+class ProgramStream:
+    """A program whose results are inputs of its next step; made by :meth:`ProgramRunner.stream`.
+
+    Calls from several threads run one after another. A step that raises keeps the state.
+    """
+
+    def __init__(self, runner: ProgramRunner, states: Mapping[str, str], initial: Mapping[str, Any]) -> None:
+        self._inputs = {d.name: d.type.shape for d in runner.program.inputs if d.type is not None}
+        self._dtypes = {d.name: d.type.dtype for d in runner.program.inputs if d.type is not None}
+        names, results = list(self._inputs), result_names(runner.program)
+        if not states or set(states) - set(names) or set(states.values()) - set(results):
+            raise ValueError(
+                f"states must be a dict from some of the inputs {names} to some of the results {results}, "
+                f"got {dict(states)}"
+            )
+        self._runner, self._lock = runner, threading.Lock()
+        self._fed = {name: results.index(result) for name, result in states.items()}
+        self._kept = {name: k for k, name in enumerate(results) if k not in self._fed.values()}
+        self._initial = {name: np.array(value) for name, value in initial.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the state of the first step."""
+        self.state = self._initial
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """The states by input, copied to the host. States of zeros are missing before the first step."""
+        with self._lock:
+            return {name: np.array(value) for name, value in self._state.items()}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        if set(state) - set(self._fed):
+            raise ValueError(f"the states are {list(self._fed)}, got {list(state)}")
+        with self._lock:
+            # Copies, because the caller may change the arrays.
+            self._state: dict[str, Any] = {name: np.array(value) for name, value in state.items()}
+            self._signature: Any = None
+
+    def step(self, *tensors: Any) -> Any:
+        """Run one step.
+
+        Args:
+          tensors: the inputs that are no states, in the order of ``program.inputs``. Sizes of free axes may
+            change from step to step.
+
+        Returns:
+          The result that is no state, as a NumPy array, or a dict by name if there are several.
+
+        Raises:
+          ProgramError: an input does not fit.
+          ValueError: the number of inputs is wrong, or the size of a state is unknown.
+        """
+        with self._lock:
+            signature = [(np.shape(x), getattr(x, "dtype", None)) for x in tensors]
+            if signature != self._signature:
+                tensors = self._prepare(tensors)
+            given, state = iter(tensors), self._state
+            arguments = [state[name] if name in state else next(given) for name in self._inputs]
+            leaves = self._executable.leaves([None, *arguments])
+            self._state = {name: leaves[k] for name, k in self._fed.items()}
+            same = all(np.shape(self._state[name]) == np.shape(old) for name, old in state.items())
+            # Tensors that are converted, as int64 is, are checked and converted in each step.
+            is_plain = same and all(
+                x.dtype == dtype for x, (_, dtype) in zip(tensors, signature, strict=True)
+            )
+            self._signature = signature if is_plain else None
+        self._runner.work.add_call(1, 1)
+        kept = {name: np.asarray(leaves[k]) for name, k in self._kept.items()}
+        return kept if len(kept) > 1 else next(iter(kept.values()), None)
+
+    def _prepare(self, tensors: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the tensors after the checks of the program, and find the executable."""
+        names = [name for name in self._inputs if name not in self._fed]
+        if len(tensors) != len(names):
+            raise ValueError(f"a step takes the inputs {names}, got {len(tensors)} arrays")
+        given = {**dict(zip(names, tensors, strict=True)), **self._state}
+        pairs = [(self._inputs[name], np.shape(value)) for name, value in given.items()]
+        sizes = {n: actual for declared, shape in pairs for n, actual in zip(declared, shape, strict=False)}
+        types = list(self._runner.result_types.values())
+        for name in self._fed.keys() - given.keys():
+            # The size of a free axis, or the fixed size of the result.
+            pairs = zip(self._inputs[name], types[self._fed[name]].shape, strict=False)
+            shape = [size if isinstance(size, int) else sizes.get(size, last) for size, last in pairs]
+            if not all(isinstance(size, int) for size in shape):
+                raise ValueError(
+                    f"the size of the state {name}, {shown_shape(self._inputs[name])}, does not follow from "
+                    "the other inputs; pass the state as initial"
+                )
+            given[name] = np.zeros(shape, self._dtypes[name])
+        checked = self._runner.checked([given[name] for name in self._inputs])
+        self._executable = self._runner.executable(None, *checked)
+        whole = dict(zip(self._inputs, checked, strict=True))
+        self._state = {name: whole[name] for name in self._fed}
+        return tuple(whole[name] for name in names)
+
+
+def result_names(program: Program) -> list[str]:
+    """Return a name of each result; "outputs" for a single one without a name."""
+    names = tree.leaf_names(program.graph.out_tree)
+    return ["outputs"] if names == ["result"] else names
+
+
+def _without_padding(leaves: list[Any], along: Sequence[Long], size: int, bucket: int) -> list[Any]:
+    """Return results without the padding of a free axis from a size to a bucket."""
+    cut = list(leaves)
+    for index, long in enumerate(along):
+        for axis in long if size != bucket else ():
+            # The axis of the result is a multiple of the free axis.
+            stop = cut[index].shape[axis] // bucket * size
+            cut[index] = cut[index][(slice(None),) * axis + (slice(stop),)]
+    return cut
+
+
+def _axes_of_layers(program: Program) -> tuple[int | str, str] | None:
+    """Return the batch axis and the time, a free axis, of the first recurrent layer, or None."""
+    free = {
+        n for declared in program.inputs if declared.type for n in declared.type.shape if isinstance(n, str)
+    }
+    types = {declared.name: declared.type for declared in program.inputs}
+    for node in program.graph.nodes:
+        if node.op in SEQUENCE_LAYERS:
+            type_ = types.get(getattr(node.kwargs["input"], "name", ""))
+            if type_ is None or len(type_.shape) != 3:
+                return None
+            batch, time = type_.shape[:2] if node.kwargs["batch_first"] else type_.shape[1::-1]
+            is_known = time in free and (isinstance(batch, int) or batch in free)
+            return (batch, str(time)) if is_known and batch is not None else None
+        types.update(node.types)
+    return None
+
+
+def _axis_of(batch: Size, name: str, shape: tuple[Size, ...]) -> int:
+    if batch not in shape:
+        raise ValueError(
+            f"result {name} has shape {shown_shape(shape)} without the batch axis {batch} of the inputs, so "
+            "it does not belong to one row"
+        )
+    if isinstance(batch, int) and shape.count(batch) > 1:
+        raise ValueError(
+            f"result {name} has shape {shown_shape(shape)}, in which several axes have the size {batch} of "
+            "the batch; export the program with a free batch axis"
+        )
+    return shape.index(batch)

@@ -1,0 +1,256 @@
+"""A compiled program: results equal to the program's at every size, few executables, maps and streams."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import jaxlstm
+from jaxlstm import ProgramError
+from jaxlstm.inference import compile, program_runner
+from testing.exported import AUTO
+from testing.inference import compilations, normal
+
+TABLE = torch.randn(50, 3)
+
+
+class Function(nn.Module):
+    """A function of x (batch, time, 3)."""
+
+    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)
+
+
+class Layers(nn.Module):
+    """Recurrent layers of both directions, one after the other, and their last states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(8, 5, bidirectional=True, batch_first=True)
+        self.out = nn.Linear(10, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, (h, _) = self.lstm(x)
+        y, last = self.gru(torch.relu(x))
+        return torch.softmax(self.out(y), -1), h, last
+
+
+class OverRows(nn.Module):
+    """An LSTM whose time is the batch of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0]
+
+
+def program_of(module: nn.Module | Callable[[torch.Tensor], Any]) -> jaxlstm.Program:
+    module = module if isinstance(module, nn.Module) else Function(module)
+    return jaxlstm.from_module(module.eval(), (torch.randn(3, 7, 3),), dynamic_shapes=({0: AUTO, 1: AUTO},))
+
+
+CASES: dict[str, tuple[nn.Module | Callable[[torch.Tensor], Any], tuple[bool, bool]]] = {
+    # name: the module, and whether its batch and its time may be padded
+    "linear": (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU()), (True, True)),
+    "layers": (Layers(), (True, True)),
+    "embedding": (lambda x: nn.functional.embedding((x > 0).long(), TABLE), (True, True)),
+    "cumsum": (lambda x: (x.cumsum(1), x.sort(2)[0], x.repeat_interleave(2, 1)), (True, True)),
+    "table": (lambda x: x + TABLE[: x.shape[1]] + torch.arange(x.shape[1])[:, None], (True, True)),
+    "first": (lambda x: (x[:, 0], torch.cat([x, x[:, :1].expand(x.shape)], 2)), (True, True)),
+    "merged": (lambda x: (x.reshape(-1, 3) * 2, x[..., [2, 0]].flip(2)), (True, False)),
+    "mean": (lambda x: x - x.mean(1, keepdim=True), (True, False)),
+    "max": (lambda x: torch.relu(x).amax(1), (True, False)),
+    "argmax": (lambda x: x.argmax(1), (True, False)),
+    "attention": (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), (True, False)),
+    "products": (lambda x: x.mT @ x, (True, False)),
+    "flip": (lambda x: x.flip(1), (True, False)),
+    "roll": (lambda x: x.roll(1, 1), (True, False)),
+    "last": (lambda x: x[:, -1], (True, False)),
+    "tail": (lambda x: x[:, 1:], (True, False)),
+    "sort": (lambda x: x.sort(1)[0], (True, False)),
+    "backwards": (lambda x: x.flip(1).cumsum(1).flip(1), (True, False)),
+    "twice": (lambda x: torch.cat([x, x], 1), (True, False)),
+    "steps": (lambda x: x / x.shape[1], (True, False)),
+    "number of steps": (lambda x: (x * 2, x.shape[1]), (True, False)),
+    "convolution": (nn.Sequential(Function(lambda x: x.mT), nn.Conv1d(3, 4, 3, padding=1)), (True, False)),
+    "pooling": (lambda x: nn.functional.max_pool1d(torch.relu(x).mT, 3, 1, 1), (True, False)),
+    "spectrum": (lambda x: torch.fft.rfft(x, dim=1).abs(), (True, False)),
+    "over rows": (OverRows(), (True, True)),
+    "mean of rows": (lambda x: x - x.mean(0), (False, True)),
+    "places of rows": (lambda x: x + torch.arange(x.shape[0])[:, None, None], (True, True)),
+    "first row": (lambda x: x - x[:1], (True, True)),
+    "sum of rows": (lambda x: x.cumsum(0), (True, True)),
+}
+SIZES = ((1, 9), (3, 17), (5, 9), (8, 33), (3, 40))
+
+
+def assert_same(actual: Any, expected: Any, row: int | None = None, axes: Any = ()) -> None:
+    """Compare results with those of torch, or with one row of them."""
+    actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
+    for ours, theirs, axis in itertools.zip_longest(actual, expected, axes):
+        if isinstance(theirs, int):
+            assert ours == theirs
+            continue
+        assert isinstance(ours, np.ndarray)
+        array = theirs.detach().numpy()
+        array = array if row is None else array.take(row, axis)
+        np.testing.assert_allclose(ours, array, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_equal_torch(name: str) -> None:
+    """At every size, also of maps; and only axes whose padding cannot reach the results are padded."""
+    function, may_pad = CASES[name]
+    module = function if isinstance(function, nn.Module) else Function(function)
+    runner = compile(program_of(module))
+    assert tuple(runner.padded.values()) == may_pad
+    inputs = [normal(batch, time, 3, seed=time) for batch, time in SIZES]
+    for x in inputs:
+        assert_same(runner(x), module(torch.from_numpy(x)))
+    if name not in ("merged", "number of steps"):  # results without a batch axis
+        for x, result in zip(inputs, runner.map([x[0] for x in inputs]), strict=True):
+            assert_same(result, module(torch.from_numpy(x[:1])), 0, runner.batch_axes)
+
+
+def test_few_executables() -> None:
+    program = program_of(Layers())
+    runner, before = compile(program), compilations()
+    for n in range(1, 40):
+        runner(normal(1 + n % 4, n, 3))
+    # three batch sizes at most in each of three lengths
+    assert compilations() - before == runner.stats().compilations <= 9
+    stats = runner.stats()
+    assert stats.calls == 39
+    assert 0 < stats.padding_waste < 0.6
+    exact, before = compile(program, pad=False, executables=2), compilations()
+    for n in (3, 4, 3, 5, 3, 4):  # 5 makes room by dropping 4
+        exact(normal(1, n, 3))
+    assert compilations() - before == exact.stats().compilations == 4
+
+
+@pytest.mark.parametrize("constants", [0, 2**28])
+def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights are constants of the executable, and large ones its arguments."""
+    monkeypatch.setattr(program_runner, "CONSTANTS", constants)
+    program = program_of(Layers())
+    runner = compile(program)
+    x, lengths = normal(3, 9, 3), np.array([9, 2, 5])
+    expected = program(program.params, x, seq_lengths=lengths)
+    for ours, theirs in zip(runner(x, seq_lengths=lengths), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert bool(runner.executable(lengths, x).weights) == (constants == 0)
+
+
+def test_inputs_are_checked_as_by_the_program() -> None:
+    """At the size of the call, not at that of its bucket."""
+    runner = compile(program_of(lambda x: x * 2 if x.shape[1] > 4 else x))
+    assert runner(normal(2, 5, 3)).shape == (2, 5, 3)
+    with pytest.raises(ProgramError, match="at least 5, got 4"):
+        runner(normal(2, 4, 3))
+    with pytest.raises(ProgramError, match="must have dtype float32, got float64"):
+        runner(np.zeros((2, 5, 3)))
+    with pytest.raises(ProgramError, match="takes 1 positional argument"):
+        runner()
+    with pytest.raises(ProgramError, match="at least 5, got 3"):
+        runner.map([normal(3, 3)])
+
+
+def test_arguments() -> None:
+    program = program_of(nn.Linear(3, 4))
+    with pytest.raises(TypeError, match=r"got \['max_length'\]; set precision and backend by program.with"):
+        compile(program, max_length=3)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="executables must be greater than zero"):
+        compile(program, executables=0)
+    with pytest.raises(ValueError, match="pad=True requires results whose sizes are multiples"):
+        compile(program_of(lambda x: x[:, 1:]), pad=True)
+    with pytest.raises(ValueError, match="the program has no recurrent layer over sequences"):
+        compile(program)(normal(2, 3, 3), seq_lengths=[3, 2])
+    with pytest.raises(ValueError, match=r"result outputs has shape .* without the batch axis"):
+        compile(program_of(lambda x: x.sum(0))).map([normal(4, 3)])
+    trusted = compile(program_of(lambda x: x - x.mean(1, keepdim=True)), pad=True)
+    assert trusted(normal(2, 3, 3)).shape == (2, 3, 3)
+    assert all(trusted.padded.values())
+
+
+class Detector(nn.Module):
+    """A voice detector: the state of an LSTM cell is an input and a result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.cell = nn.Conv1d(1, 4, 8, stride=4), nn.LSTMCell(4, 5)
+
+    def forward(self, samples: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.encoder(samples.unsqueeze(1)).mean(dim=-1)
+        state = torch.stack(self.cell(x, (state[0], state[1])))
+        return torch.sigmoid(state[0]), state
+
+
+def test_stream_of_a_voice_detector() -> None:
+    """Steps carry the state, and the arrays that a caller holds are never overwritten."""
+    args = (torch.randn(1, 64), torch.randn(2, 1, 5))
+    program = jaxlstm.from_module(Detector().eval(), args)
+    runner = compile(program)
+    initial = args[1].numpy()
+    stream = runner.stream({"state": "1"}, {"state": initial})
+    state, saved = initial, {}
+    xs = [normal(1, 64, seed=step) for step in range(4)]
+    for step, x in enumerate(xs):
+        expected, state = program(program.params, x, state)
+        np.testing.assert_allclose(stream.step(x), expected, atol=1e-6)
+        np.testing.assert_allclose(stream.state["state"], state, atol=1e-6)
+        saved[step] = stream.state
+    np.testing.assert_array_equal(initial, args[1].numpy())
+    assert runner.stats().compilations == 1
+    stream.state = saved[2]
+    stream.step(xs[3])
+    np.testing.assert_array_equal(stream.state["state"], saved[3]["state"])
+    stream.reset()
+    np.testing.assert_array_equal(stream.state["state"], initial)
+    x, zeros = xs[0], runner.stream({"state": "1"})
+    np.testing.assert_allclose(zeros.step(x), program(program.params, x, 0 * initial)[0], atol=1e-6)
+    with pytest.raises(ProgramError, match=r"input samples must have shape \(1, .*, got \(64,\)"):
+        zeros.step(x[0])
+    with pytest.raises(ValueError, match=r"a step takes the inputs \['samples'\], got 2 arrays"):
+        zeros.step(x, x)
+    with pytest.raises(ValueError, match=r"states must be a dict from some of the inputs \['samples', 'st"):
+        runner.stream({"state": "h"})
+    with pytest.raises(ValueError, match=r"the states are \['state'\], got \['h'\]"):
+        runner.stream({"state": "1"}, {"h": initial})
+
+
+class Memory(nn.Module):
+    """A state that grows, integer inputs, and two results."""
+
+    def forward(self, tokens: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen = torch.cat([seen, tokens], 1)
+        return {"sum": seen.sum(1), "seen": seen, "double": tokens * 2}
+
+
+def test_a_state_that_grows() -> None:
+    args = (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
+    shapes = ({0: AUTO, 1: AUTO}, {0: AUTO, 1: AUTO})
+    runner = compile(jaxlstm.from_module(Memory(), args, dynamic_shapes=shapes))
+    with pytest.raises(ValueError, match=r"the size of the state seen, .* does not follow from the other"):
+        runner.stream({"seen": "seen"}).step(np.ones((1, 2), np.int64))
+    stream = runner.stream({"seen": "seen"}, {"seen": np.zeros((1, 1), np.int64)})
+    for step in range(1, 4):
+        result = stream.step(np.full((1, 2), step))
+        assert list(result) == ["sum", "double"]
+        assert result["sum"] == step * (step + 1)
+        assert stream.state["seen"].shape == (1, 1 + 2 * step)
+    with pytest.raises(ProgramError, match="holds values outside of int32"):
+        stream.step(np.full((1, 2), 2**40))
