@@ -59,8 +59,9 @@ def verify_model(
         ``torch.export.ExportedProgram``, or a Program, which needs no torch.
       args, kwargs: an example of the arguments, as NumPy arrays, JAX arrays or torch tensors. Other inputs
         are made from it.
-      call: ``call(ours, *args, **kwargs)``, for an NNX module whose arguments or results have another layout
-        than torch's, such as ``lambda model, x: model(x.transpose(0, 2, 3, 1))``.
+      call: ``call(ours, *args, **kwargs)``, for an NNX module or a Program (which gets its parameters) whose
+        arguments or results have another layout than torch's, such as
+        ``lambda model, x: model(x.transpose(0, 2, 3, 1))``.
       params: for a function, a tree of parameters that it takes before the arguments.
       names: maps torch's prefixes to prefixes of the model, as in ``jaxlstm.load_state_dict``.
       seed: the seed of the inputs and of the cotangents.
@@ -88,7 +89,8 @@ def verify_model(
     verification = Verification(
         subject, [module], CRITERIA, module.dtype, require_seed(seed), gradients, tolerance=tolerance
     )
-    program = next((model for model in (ours, theirs) if isinstance(model, Program)), None)
+    programs = [] if call else [ours]  # ``call`` may rearrange the arguments.
+    program = next((model for model in (*programs, theirs) if isinstance(model, Program)), None)
     notes = _try_cases(verification, example, module, program, progress or no_progress)
     notes += unused_inputs(program.graph) if program else []
     return report_on(
@@ -159,15 +161,20 @@ def _notes(
 ) -> Iterator[str]:
     if theirs.was_training:
         yield "theirs is in training mode; a copy of it was checked in evaluation mode"
+    if subject.padded:
+        yield (
+            f"{', '.join(sorted(subject.padded))}: torch's pad_packed_sequence ends at the longest sequence, "
+            "the model at the padded length (total_length in torch); the steps that both have were compared"
+        )
     for name, sources in subject.pairing.summed().items():
         yield f"{name} is the sum of torch's {' and '.join(sources)}; in float64 the sum is exact"
 
 
 def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> CheckedModel:
     if isinstance(ours, Program):
-        if call is not None or params is not None:
-            raise TypeError("call and params must be None for a Program, which holds its parameters")
-        return ProgramModel(ours)
+        if params is not None:
+            raise TypeError("params must be None for a Program, which holds its parameters")
+        return ProgramModel(ours, call)
     flax = sys.modules.get("flax.nnx")  # Loaded if the caller holds one of its modules.
     if flax is not None and isinstance(ours, flax.Module):
         from jaxlstm.check.subjects.flax_model import FlaxModel

@@ -138,6 +138,7 @@ class Trial:
         except PORT_EXCEPTIONS as error:
             self.error = error
             return
+        self.ours = check.subject.comparable(self.ours, self.rounded, lambda: self.truth)
         missing = self.case.cotangents.keys() & check.subject.optional_outputs - self.ours.outputs.keys()
         zeros = {name: np.zeros_like(self.case.cotangents[name]) for name in missing}
         self.case, self.rounded = (
@@ -203,6 +204,7 @@ class Trial:
             if problem:
                 check.float64_refusal = f"the {check.subject.noun} {problem}"
                 return None
+        ours = check.subject.comparable(ours, self.case, lambda: self.truth64)
         check.evidence["float64"].append(Evidence(self.case, ours, self.truth64, self.position))
         return ours
 

@@ -56,16 +56,25 @@ def run(args: argparse.Namespace) -> int:
     return _run_weights(args)
 
 
+def _format_of(output: Path) -> str:
+    from jaxlstm_converters.write._save import format_of
+
+    try:
+        return format_of(output)
+    except ValueError as error:
+        raise ValueError(f"{error}; .py writes the source of a .pt2 program") from None
+
+
 def _run_weights(args: argparse.Namespace) -> int:
     """Write the file, read it back and compare: return 0 if every bit is the same, 1 if not."""
     import numpy as np
 
     from jaxlstm.layer.config import config_to_dict
     from jaxlstm_converters.lstm._load import read_lstm
-    from jaxlstm_converters.write._save import format_of, save
+    from jaxlstm_converters.write._save import save
 
     output = Path(args.output)
-    form = args.format or format_of(output)
+    form = args.format or _format_of(output)
     require_output(output, checkpoint_files(args.checkpoint))
     with progress_bar() as progress:
         selected = load_selected(args, progress)

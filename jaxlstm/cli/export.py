@@ -70,7 +70,13 @@ def run(args: argparse.Namespace) -> int:
         progress(0, 2, f"exporting for {', '.join(platforms)}")
         subject.export(output, platforms=platforms, weights=args.weights, overwrite=args.overwrite)
         progress(1, 2, f"comparing with {subject.reference}")
-        difference = _difference(output, subject.example)
+        try:
+            difference = _difference(output, subject.example)
+        except KeyboardInterrupt:
+            output.unlink()
+            if beside:
+                weights_beside(output).unlink()
+            raise
     subject.warn()
     report = {
         "output": str(output),

@@ -55,12 +55,13 @@ def _items(runs: dict[str, Report]) -> str:
 
 
 def _cell(item: Item | None) -> str:
-    """Return "3.3e-16 <= 1.4e-14" for an item with a number, or else its status."""
+    """Return "3.3e-16 <= 1.4e-14" for an item with a number, or else its status; a ratio has a unit."""
     if item is None:
         return ""
     if item.measured is None:
         return item.status
-    return f"{format_number(item.measured)} <= {format_number(item.limit)}"
+    unit = " times torch's error" * item.name.startswith("RMS")
+    return f"{format_number(item.measured)} <= {format_number(item.limit)}{unit}"
 
 
 def _grids(runs: dict[str, Report]) -> Iterator[str]:

@@ -94,6 +94,11 @@ def check_array(name: str, value: Any, dtype: np.dtype) -> None:
             f"{name} must be an array without a mask, got a MaskedArray; replace the masked elements with "
             ".filled(), or pass seq_lengths for padding"
         )
+    if value.dtype == object:
+        raise TypeError(
+            f"{name} must be {dtype}, the dtype of this Runner; got an array of objects. Make one array with "
+            "numpy.stack, or call runner.map with a list of sequences of different lengths"
+        )
     if value.dtype != dtype:
         other = f", or compile a Runner with dtype={str(value.dtype)!r}"
         raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +46,14 @@ def test_number_of_faults():
 
 
 class Classifier(nn.Module):
-    """The final states of both directions of the last layer, and the outputs, as padded arrays."""
+    """The final states of both directions of the last layer, and the outputs, as padded arrays.
 
-    def __init__(self) -> None:
+    Without ``pads``, the outputs end at the longest sequence.
+    """
+
+    def __init__(self, *, pads: bool = True) -> None:
         super().__init__()
+        self.pads = pads
         self.dense = nn.Linear(3, 4)
         self.lstm = nn.LSTM(4, 5, num_layers=2, bidirectional=True, batch_first=True)
         self.head = nn.Linear(10, 2)
@@ -56,7 +61,8 @@ class Classifier(nn.Module):
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         packed = rnn.pack_padded_sequence(self.dense(x), lengths, batch_first=True, enforce_sorted=False)
         outputs, (h_n, _) = self.lstm(packed)
-        outputs, _ = rnn.pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])
+        length = x.shape[1] if self.pads else None
+        outputs, _ = rnn.pad_packed_sequence(outputs, batch_first=True, total_length=length)
         return self.head(torch.cat((h_n[-2], h_n[-1]), 1)), outputs
 
 
@@ -122,7 +128,62 @@ def test_last_outputs_instead_of_h_n():
     assert "the last step of the outputs is read instead of h_n" in report.diagnosis[0]
 
 
-def test_right_port():
-    theirs, ours = Classifier().eval(), ClassifierPort("")
+@pytest.mark.parametrize("pads", [True, False])
+def test_right_port(pads):
+    theirs, ours = Classifier(pads=pads).eval(), ClassifierPort("")
     jaxlstm.load_state_dict(ours, theirs)
-    assert verify_model(ours, theirs, (torch.randn(3, 7, 3), torch.tensor([2, 7, 4])), gradients=False).ok
+    report = verify_model(ours, theirs, (torch.randn(3, 7, 3), torch.tensor([2, 5, 4])))
+    assert report.ok, str(report)
+    notes = [note for note in report.notes if "ends at the longest sequence" in note]
+    assert [note.partition(":")[0] for note in notes] == [] if pads else ["outputs[1]"]
+
+
+def test_shorter_outputs_do_not_hide_a_fault():
+    theirs, ours = Classifier(pads=False).eval(), ClassifierPort("join")
+    jaxlstm.load_state_dict(ours, theirs)
+    report = verify_model(ours, theirs, (torch.randn(3, 7, 3), torch.tensor([2, 5, 4])), gradients=False)
+    assert "the reverse direction's outputs come first" in report.diagnosis[0]
+
+
+def test_longer_outputs_without_packing():
+    theirs = nn.Conv1d(1, 1, 3, bias=False)
+    weight = theirs.weight.detach().numpy()
+    pads = [(1, 1)]
+
+    def port(x):
+        return jax.lax.conv_general_dilated(x, weight, (1,), pads)
+
+    report = verify_model(port, theirs, (torch.randn(2, 1, 9),))
+    assert report.failures[0].id == "form"
+
+
+class Target(nn.Module):
+    """Layers of which some get no gradient, and one gets half of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = self.b(x)
+        return self.a(self.c(x).detach()) + self.c(x) + y
+
+
+def test_a_gradient_that_torch_cuts():
+    theirs = Target()
+    params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+
+    def port(params, x, cut=lambda y: y):
+        def layer(name, x):
+            return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+
+        return layer("a", cut(layer("c", x))) + layer("c", x) + cut(layer("b", x))
+
+    right = partial(port, cut=jax.lax.stop_gradient)
+    assert verify_model(right, theirs, (torch.randn(4, 3),), params=params).ok
+    report = verify_model(port, theirs, (torch.randn(4, 3),), params=params)
+    assert not report.ok
+    first, *gradients = report.diagnosis
+    assert first.startswith("the model keeps the gradient where Target detaches or computes under no_grad")
+    assert "the gradient of b.weight, b.bias is not zero" in gradients

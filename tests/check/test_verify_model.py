@@ -251,7 +251,7 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match="call must be None for a function"):
         verify_model(linear, theirs, (x,), call=linear)
     program = jaxlstm.from_module(theirs.eval(), (x,))
-    with pytest.raises(TypeError, match="call and params must be None for a Program"):
+    with pytest.raises(TypeError, match="params must be None for a Program"):
         verify_model(program, theirs, (x,), params={})
     with pytest.raises(ValueError, match="rtol was given without atol"):
         verify_model(linear, theirs, (x,), rtol=1e-3)

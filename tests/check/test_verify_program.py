@@ -87,6 +87,25 @@ def test_an_exported_program_is_a_reference(exported):
     assert any(note.startswith("sizes that torch refuses to change") for note in report.notes)
 
 
+def test_call_rearranges_the_arguments_of_a_program(exported):
+    model, (x,), program = exported
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x.mT)
+
+    module, args = Turned().eval(), (x.mT.contiguous(),)
+    report = verify_model(program, module, args, call=lambda run, x: run(x.mT), gradients=False)
+    assert report.ok, str(report)
+    report = verify_model(program, module, args, call=lambda run, x: run(2 * x.mT), gradients=False)
+    assert not report.ok
+    assert not any("node" in line for line in report.diagnosis)
+
+
 def test_each_free_axis_changes_alone_and_all_together():
     """Sizes equal to that of a fixed axis change too; an axis that torch fixed after all is named."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxlstm.inference import artifact
 from testing.command import jaxlstm_command, sequences
 
 
@@ -67,3 +68,13 @@ def test_no_file_remains(
     done = jaxlstm_command(name, checkpoint, "-o", output, *options)
     assert (done.status, done.out, done.err) == (130, "", f"jaxlstm {name}: interrupted\n")
     assert sorted(os.listdir()) == [checkpoint.name, "x.npz"]
+
+
+def test_no_unverified_artifact_remains(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+    monkeypatch.setattr(artifact, "read_artifact", lambda path: signal.raise_signal(signal.SIGINT))
+    done = jaxlstm_command("export", checkpoint, "-o", tmp_path / "x.stablehlo", "--weights", "beside")
+    assert (done.status, done.err) == (130, "jaxlstm export: interrupted\n")
+    assert os.listdir(tmp_path) == [checkpoint.name]

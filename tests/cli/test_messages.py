@@ -46,7 +46,7 @@ def test_without_arguments() -> None:
     [
         ("convert m.pt -o mine.safetensors --prefix a", "pass --overwrite to replace it"),
         ("convert m.pt -o x.msgpack", "'.msgpack'; the formats are safetensors (.safetensors), torch (.pt, "),
-        ("convert m.pt -o x.bin", "npz (.npz): choose such a suffix, or pass --format NAME"),
+        ("convert m.pt -o x.bin", "npz (.npz): choose such a suffix, or pass --format NAME; .py writes"),
         ("convert m.pt -o x.pt", "--prefix must select one of the LSTMs 'a.', 'b.', got None"),
         ("convert m.pt -o x.pt --prefix c", "--prefix 'c' matches no LSTM; the LSTMs are 'a.', 'b.'"),
         ("check m.pt --prefix a --seed -1", "--seed must be 0 or more, got -1"),

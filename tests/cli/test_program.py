@@ -200,6 +200,7 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
     save(tmp_path / "fixed.pt2", torch.nn.ReLU(), x)
     np.savez(tmp_path / "long.npz", a=np.zeros(5, np.float32))
     np.savez(tmp_path / "wide.npz", a=np.zeros((3, 2), np.int64))
+    np.savez(tmp_path / "deep.npz", a=np.zeros((2, 4, 1), np.float32))
     np.savez(tmp_path / "real.npz", a=np.zeros(3))
     (tmp_path / "cut.pt2").write_bytes(DEMO.read_bytes()[:90_000])
     cases: list[tuple[Result, str]] = [
@@ -210,6 +211,10 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
             run(tmp_path, checkpoint=tmp_path / "fixed.pt2", source="long.npz"),
             "a has shape (5,), expected (4,), not empty. To accept other sizes, export the axis as dynamic: "
             "dynamic_shapes={'input': {1: torch.export.Dim.AUTO}}",
+        ),
+        (
+            run(tmp_path, checkpoint=tmp_path / "fixed.pt2", source="deep.npz"),
+            "a has shape (2, 4, 1), expected (4,), not empty\n",
         ),
         (run(tmp_path, source="real.npz"), "a is float64 and the model takes int64; pass --cast"),
         (run(tmp_path, "--states"), "states cannot be used with a .pt2 program"),

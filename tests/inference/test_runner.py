@@ -248,6 +248,7 @@ def test_errors_of_a_call() -> None:
     for call, kind, message in (
         (lambda: runner(x.astype(np.float64)), TypeError, "inputs must be float32"),
         (lambda: runner(x.astype(int)), TypeError, "got int64. Cast it with .astype$"),
+        (lambda: runner(x.astype(object)), TypeError, "an array of objects. Make one array with numpy.stack"),
         (lambda: runner(x.tolist()), TypeError, "inputs must be a NumPy or JAX array"),
         (lambda: runner(np.ma.masked_less(x, 0)), TypeError, "inputs must be an array without a mask"),
         (lambda: runner(normal(4, 2, 6)), ValueError, r"\(time, batch, 5\).*got \(4, 2, 6\)"),

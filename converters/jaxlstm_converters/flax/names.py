@@ -18,6 +18,8 @@ KEYS = STATE_DICTS | {"model", "net", "network"}
 _TRAINING_STATE = re.compile(
     r"optim|sched|scaler|rng|epoch|step|loss|criterion|metric|best|history|(^|_)(ema|swa|lr)(_|$)"
 )
+# Names of tensors in Flax -> in torch, which ``names`` uses on both sides.
+_TORCH_NAMES = dict.fromkeys(("scale", "kernel", "embedding"), "weight")
 _PARAMETRIZATION = re.compile(r"parametrizations\.([^.]+)\.original([01])$")
 
 
@@ -68,9 +70,15 @@ class Names:
         names = list(names)
         for torch, flax in self.flax_of.items():
             if not _any_below(flax, names):
+                layer, _, own = flax.rpartition(".")
+                spelled = _TORCH_NAMES.get(own)
                 raise ValueError(
-                    f"names maps {torch!r} to {flax!r}, but no layer of the model has this path; the paths "
-                    f"are {_list_prefixes(names)}"
+                    f"names maps {torch!r} to {flax!r}, but no layer of the model has this path; "
+                    + (
+                        f"names maps to torch's names of tensors: write {_join(layer, spelled)!r}"
+                        if spelled and _any_below(layer, names)
+                        else f"the paths are {_list_prefixes(names)}"
+                    )
                 )
 
     def require_torch_prefixes(self, names: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,7 +92,15 @@ def load_optimizer(
     if len(mapped) > 1:
         listed = ", ".join(repr(root.rstrip(".")) for root in mapped)
         raise ValueError(f"optimizer must select one of the optimizers that match this model: {listed}")
-    return next(iter(mapped.values()))
+    ((root, state),) = mapped.items()
+    if any(group.get("lr") == 0 for group in state.groups):
+        warnings.warn(
+            f"the optimizer at {root.rstrip('.')!r} has the learning rate 0.0, as at the end of a schedule: "
+            "its updates are zero. To train on, use its state with an optax transformation of another rate",
+            UserWarning,
+            stacklevel=2,
+        )
+    return state
 
 
 def _trained(

@@ -156,6 +156,14 @@ class OptimizerState(NamedTuple):
     state: Any
     groups: tuple[dict[str, Any], ...] = ()
 
+    def __repr__(self) -> str:
+        import jax
+
+        sizes = [leaf.size for leaf in jax.tree.leaves(self.state) if hasattr(leaf, "size")]
+        rates = ", ".join(dict.fromkeys(f"{group.get('lr')}" for group in self.groups))
+        state = f"{len(sizes)} arrays of {sum(sizes):,} numbers"
+        return f"OptimizerState(state of {state}, {len(self.groups)} groups, learning rate {rates})"
+
 
 def model_moments(trained: TrainedParameters, stored: Mapping[str, Moments]) -> dict[str, Moments]:
     """Return path of a parameter -> moments in its layout, given the moments of each name in torch.

@@ -46,14 +46,15 @@ class LayerRecord:
     """One call of a module: its path, its type, and the arrays that it received and returned.
 
     Attributes:
-      ragged: True if torch packed the sequences. Its arrays end at the longest one, with NaN in the padding.
+      ragged: the length of the longest sequence if torch packed sequences in this call or before it, else 0.
+        Packed arrays end there, with NaN in the padding.
     """
 
     path: str
     kind: str
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
-    ragged: bool = False
+    ragged: int = 0
 
 
 def is_array(leaf: Any) -> bool:

@@ -149,7 +149,7 @@ def _arrangements(ours: Array, theirs: Array, ragged: bool) -> Iterator[tuple[Ar
     """Yield both arrays in the layouts in which they have the same shape."""
     for axes in itertools.permutations(range(theirs.ndim)):
         expected = theirs.transpose(axes)
-        actual = _without_padding(ours, expected.shape) if ragged else ours
+        actual = without_padding(ours, expected.shape) if ragged else ours
         if actual.shape == expected.shape:
             yield actual, expected
     if ours.ndim != theirs.ndim and ours.size == theirs.size and ours.shape[-1:] == theirs.shape[-1:] != ():
@@ -163,7 +163,7 @@ def _merged(array: Array) -> list[Array]:
     return [array.transpose(*order, last).reshape(-1, array.shape[last]) for order in orders]
 
 
-def _without_padding(array: Array, shape: tuple[int, ...]) -> Array:
+def without_padding(array: Array, shape: tuple[int, ...]) -> Array:
     """Return the array cut to a shape, if exactly one axis is longer."""
     if array.ndim != len(shape) or sum(a != b for a, b in zip(array.shape, shape, strict=True)) > 1:
         return array

@@ -105,6 +105,8 @@ def _describe_error(actual: Array, expected: Array) -> str:
         return "is zero, as after stop_gradient"
     if not np.isfinite(actual).all():
         return "is not finite"
+    if not expected.any():
+        return "is not zero"
     factor = float(np.vdot(actual, expected) / (np.vdot(expected, expected) or 1.0))
     if np.max(np.abs(actual - factor * expected)) <= 1e-4 * np.max(np.abs(actual)):
         return f"is {format_number(factor)} times the correct gradient"

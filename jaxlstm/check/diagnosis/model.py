@@ -36,15 +36,22 @@ def diagnose_model(
     """Explain the failures. ``seconds`` is the time for the search of causes."""
     wrong = bool(failures.kinds & {"exact", "semantic"})
     if not wrong and "precision" not in failures.kinds:
-        return Diagnosis(tuple(_gradients(verification, subject)))
+        return Diagnosis(tuple(_gradients(verification, subject, theirs)))
     return _ModelDiagnosis(verification, subject, theirs, wrong).diagnosis(failures, seconds)
 
 
-def _gradients(verification: Verification, subject: ModelSubject) -> list[str]:
+def _gradients(
+    verification: Verification, subject: ModelSubject, theirs: TorchModel | ProgramReference
+) -> list[str]:
     """Describe wrong gradients of a model whose outputs are right."""
     for entry in verification.evidence["float64"][:1]:
-        ours = subject.aligned(entry.results, entry.truth)
-        return wrong_gradients(ours.gradients or {}, entry.truth.gradients or {})
+        ours = subject.aligned(entry.results, entry.truth).gradients or {}
+        lines = wrong_gradients(ours, entry.truth.gradients or {})
+        attached = theirs.run_attached(entry.case) if isinstance(theirs, TorchModel) else entry.truth
+        if lines and not wrong_gradients(ours, attached.gradients or {}):
+            where = f"where {theirs.module_name} detaches or computes under no_grad"
+            lines.insert(0, f"the model keeps the gradient {where}; jax.lax.stop_gradient cuts it")
+        return lines
     return []
 
 
@@ -101,6 +108,8 @@ class _ModelDiagnosis:
             nodes = program.nodes(self.case, self.subject.precision)
         except PORT_EXCEPTIONS as error:
             return Diagnosis((f"the nodes cannot be compared: {describe(error)}",))
+        if not nodes:
+            return Diagnosis()
         wrong = next((node for node in nodes if not node.ok), None)
         if wrong is None:
             line = (

@@ -33,6 +33,17 @@ def record_torch_layers(model: TorchModel, case: Case, dtype: Any) -> list[Layer
     return records
 
 
+def longest_packed(model: TorchModel, case: Case) -> int:
+    """Return the length of the longest sequence that a module packs, or 0 if it packs none."""
+    graph = getattr(model.module(model.dtype), "graph", None)
+    if graph is None:
+        records = record_torch_layers(model, case, model.dtype)
+        return records[-1].ragged if records else 0
+    lengths = [a.max(initial=0) for a in case.arrays.values() if a.dtype.kind == "i" and a.ndim == 1]
+    packs = any("pack_padded" in str(node.target) for node in graph.nodes)
+    return int(max(lengths, default=0)) if packs else 0
+
+
 @contextlib.contextmanager
 def recording(module: torch.nn.Module, records: list[LayerRecord]) -> Iterator[None]:
     """Append every call of a submodule to ``records`` within a context."""
@@ -40,7 +51,9 @@ def recording(module: torch.nn.Module, records: list[LayerRecord]) -> Iterator[N
     def keep(path: str) -> Any:
         def hook(layer: Any, args: Any, kwargs: Any, returned: Any) -> None:
             inputs, outputs = _copies([*args, kwargs]), _copies(returned)
-            ragged = _is_packed(returned) or any(map(_is_packed, args))
+            ragged = records[-1].ragged if records else 0
+            for packed, arrays in ((returned, outputs), *((arg, inputs) for arg in args)):
+                ragged = len(arrays[0]) if _is_packed(packed) else ragged
             records.append(LayerRecord(path, type(layer).__name__, tuple(inputs), tuple(outputs), ragged))
 
         return hook

@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
@@ -110,6 +111,24 @@ class TorchModel:
                     tensor.mul_(torch.as_tensor(factor(tuple(tensor.shape))))
         with pinned(np.float64):
             return run_module(module, case, gradients)
+
+    def run_attached(self, case: Case) -> Results:
+        """Return the float64 results with gradients also where the module detaches or has them off."""
+        import torch
+
+        module = _deep_copy(self._in_float64)
+        forward = module.forward
+
+        def attached(*args: Any, **kwargs: Any) -> Any:
+            with (
+                mock.patch.object(torch.Tensor, "detach", lambda tensor: tensor),
+                mock.patch.object(torch, "no_grad", contextlib.nullcontext),
+            ):
+                return forward(*args, **kwargs)
+
+        module.forward = attached
+        with pinned(np.float64):
+            return run_module(module, case.astype(np.float64), True)
 
     def with_other_tables(self, case: Case, rng: np.random.Generator) -> tuple[list[str], Results] | None:
         """Change every number of the tables by rounding; return their names and the float64 results.

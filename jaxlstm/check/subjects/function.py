@@ -181,13 +181,20 @@ def with_gradients(function: Callable[..., dict[str, Any]]) -> Callable[..., Any
 
         real, pull_back, outputs = jax.vjp(real_outputs, params, floating, has_aux=True)
         given = {
-            n: cotangents[n].astype(a.dtype) if n in cotangents else jnp.zeros_like(a)
+            n: _padded(cotangents[n].astype(a.dtype), a.shape) if n in cotangents else jnp.zeros_like(a)
             for n, a in real.items()
         }
         d_params, d_inputs = pull_back(given)
         return outputs, {**d_inputs, **d_params}
 
     return outputs_and_gradients
+
+
+def _padded(cotangent: Any, shape: tuple[int, ...]) -> Any:
+    """Return a cotangent with zeros for the padding that torch cuts off."""
+    if cotangent.ndim != len(shape):
+        return cotangent
+    return jnp.pad(cotangent, [(0, max(n - m, 0)) for n, m in zip(shape, cotangent.shape, strict=True)])
 
 
 def _casts(jaxpr: Any) -> Iterator[str]:

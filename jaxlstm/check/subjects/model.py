@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaxlstm.check.cases.case import Case, Results, is_floating
+from jaxlstm.check.criteria.difference import without_padding
+from jaxlstm.check.reference.torch_layers import longest_packed
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
@@ -22,6 +25,7 @@ class ModelSubject:
       model: the model.
       names: the paths of its modules in torch.
       pairing: the layout of each of its parameters.
+      padded: the outputs that go on after torch's longest sequence.
       casts: the lines at which it converts float64 to float32; None if not determined.
     """
 
@@ -40,6 +44,8 @@ class ModelSubject:
         """Pair the parameters and prepare the model in both dtypes."""
         self.model, self.example, self.names, self.precision = model, example, names, precision
         self.casts: list[str] | None = None
+        self.padded: set[str] = set()
+        self._theirs = theirs
         self.working = ModelRunner(model, example, theirs.dtype, cast_model=False, precision=precision)
         self.float64 = ModelRunner(model, example, np.float64, cast_model=True, precision=precision)
         params = theirs.params()
@@ -61,6 +67,23 @@ class ModelSubject:
     def run_float64(self, case: Case, *, gradients: bool) -> Results:
         """Run the copy of the model in float64, also if the module is in float64."""
         return self.float64.run(case, gradients=gradients)
+
+    def comparable(self, results: Results, case: Case, truth: Callable[[], Results]) -> Results:
+        """Return the results without the steps after the longest sequence, where torch's arrays end."""
+        if not isinstance(self._theirs, TorchModel):
+            return results
+        expected = truth().outputs
+        cut = {
+            name: without_padding(a, expected[name].shape)
+            for name, a in results.outputs.items()
+            if name in expected and a.shape != expected[name].shape
+        }
+        cut = {name: a for name, a in cut.items() if a.shape == expected[name].shape}
+        longest = longest_packed(self._theirs, case) if cut else 0
+        if longest not in {n for a in cut.values() for n in a.shape}:
+            return results
+        self.padded |= cut.keys()
+        return replace(results, outputs={**results.outputs, **cut})
 
     def other_dtype(self, results: Results, dtype: Any) -> np.dtype | None:
         """Return the first floating-point dtype among the results that is not ``dtype``, or None."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,16 +41,21 @@ class ProgramModel(CheckedModel):
 
     name = "Program"
 
-    def __init__(self, program: Program) -> None:
-        """Wrap a program."""
-        self._program = program
+    def __init__(self, program: Program, call: Callable[..., Any] | None = None) -> None:
+        """Wrap a program; ``call`` is called with it, its parameters bound, and the arguments."""
+        self._program, self._call = program, call
 
     def call_in(self, dtype: Any) -> Call:
         """Return the program with its parameters, buffers and graph in float64 if ``dtype`` is float64."""
         program = self.program_in(dtype)
         params = {name: np.asarray(a) for name, a in program.params.items()}
         floating = {name: a for name, a in params.items() if is_floating(a)}
-        return Call(lambda p, args, kwargs: program({**params, **p}, *args, **kwargs), floating)
+
+        def function(given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            model = functools.partial(program, {**params, **given})
+            return self._call(model, *args, **kwargs) if self._call else model(*args, **kwargs)
+
+        return Call(function, floating)
 
     def program_in(self, dtype: Any) -> Program:
         """Return the program in float64, or as it is for any other ``dtype``."""
@@ -68,6 +74,8 @@ class ProgramModel(CheckedModel):
 
         Both sides start from the same inputs, so that the first node that differs is the wrong one.
         """
+        if self._call is not None:
+            return []
         ours: dict[str, Sequence[np.ndarray]] = {}
         with jax_settings(np.float64, precision):
             program = self.program_in(np.float64)

@@ -207,6 +207,7 @@ NO_LAYER = "names maps 'fc' to 'fd', but no layer of the model has this path; th
     [
         ({"fd": "fc"}, "names has the torch prefix 'fd', but no tensor of the source starts with it"),
         ({"fc": "fd"}, NO_LAYER),
+        ({"fc.weight": "fc.kernel"}, "names maps to torch's names of tensors: write 'fc.weight'"),
     ],
 )
 def test_names_that_match_nothing(names: dict[str, str], message: str, strict: bool) -> None:

@@ -108,3 +108,18 @@ def test_adam_and_adamw_before_torch_2_7(tmp_path: Path) -> None:
         write(tmp_path / "c.pt", model, optimizer)
         with pytest.raises(ValueError, match=f"has decoupled_weight_decay={adamw} in the file"):
             reload(tmp_path / "c.pt", decoupled_weight_decay=not adamw)
+
+
+def test_a_finished_schedule(tmp_path: Path) -> None:
+    """Updates of zero are announced, and the state is shown in one line."""
+    model = WholeModel()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    train(lambda x: model.rnn["lstm"](x)[0], optimizer, range(2))
+    write(tmp_path / "a.pt", model, optimizer)
+    with jax.enable_x64(True):
+        params, config = load(tmp_path / "a.pt", batch_first=True, dropout=0.0)
+        with pytest.warns(UserWarning, match="'trainer.optimizer_state_dict.0' has the learning rate 0.0"):
+            state = load_optimizer(tmp_path / "a.pt", params, config)
+    assert repr(state).startswith("OptimizerState(state of ")
+    assert repr(state).endswith("1 groups, learning rate 0.0)")
+    assert len(repr(state)) < 120
