@@ -14,24 +14,27 @@ PARALLEL := -n $(WORKERS) --dist worksteal
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+)( test-tpu)?:[^#]*## /\1\2: /p' $(MAKEFILE_LIST) | awk -F': ' '{printf "%-18s %s\n", $$1, $$2}'
 
+# $(call step,TEXT,COMMAND): print what a step does, run it, and print how long it took.
+step = @echo "== $(1)"; start=$$(date +%s); $(2); code=$$?; echo "   ($$(($$(date +%s) - start)) s)"; exit $$code
+
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # The package is installed, and its kernel compiled, once for all targets; again if one of these files changes.
 $(VENV)/.package: pyproject.toml setup.py $(wildcard jaxlstm/kernels/cpu/src/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) -e .
+	$(call step,Installing jaxlstm and compiling its CPU kernel: about a minute the first time,$(BIN)/python $(INSTALL) -e .)
 	@touch $@
 
 # One stamp file per set of extras. pip takes the package that is installed, and adds what they require.
 $(VENV)/.%: $(VENV)/.package
-	$(BIN)/python $(INSTALL) 'jaxlstm[$*]'
+	$(call step,Installing what jaxlstm[$*] needs,$(BIN)/python $(INSTALL) 'jaxlstm[$*]')
 	@touch $@
 
 demo: $(VENV)/.flax,torch,cli,source  ## a whole model, examples/demo.pt2: inspect, check and run it, write its Flax source
-	$(BIN)/jaxlstm inspect examples/demo.pt2
-	$(BIN)/jaxlstm check examples/demo.pt2
-	$(BIN)/python examples/tag.py
-	$(BIN)/jaxlstm convert examples/demo.pt2 -o $(VENV)/restorer.py --overwrite
+	$(call step,Listing the inputs and layers of a model,$(BIN)/jaxlstm inspect examples/demo.pt2)
+	$(call step,Comparing it with PyTorch: results and gradients,$(BIN)/jaxlstm check examples/demo.pt2)
+	$(call step,Running it in JAX without PyTorch,$(BIN)/python examples/tag.py)
+	$(call step,Writing it as Flax source,$(BIN)/jaxlstm convert examples/demo.pt2 -o $(VENV)/restorer.py --overwrite)
 	@cat $(VENV)/restorer.py
 	@echo
 	@echo "Shown: a whole PyTorch model, read without PyTorch, gives PyTorch's results and gradients in JAX."
@@ -90,9 +93,10 @@ coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the
 docs: $(VENV)/.docs  ## the documentation site, in docs/_build/html
 	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
 
-# NEWEST_PYTHON=python3.13 adds a wheel for that Python, checked with the newest JAX.
-release-check: $(VENV)/.release  ## build the sdist and the wheels, and check them in clean environments
-	tools/release_check.sh $(BIN)/python $(filter-out $(PYTHON),$(NEWEST_PYTHON))
+# The Pythons of this machine that get a wheel, each checked with the newest JAX.
+PYTHONS ?= $(foreach version,3.11 3.12 3.13 3.14,$(shell command -v python$(version)))
+release-check: $(VENV)/.release  ## build the sdist and a wheel for each of PYTHONS in dist/, and check them
+	tools/release_check.sh $(BIN)/python $(PYTHONS)
 
 lint: $(VENV)/.dev  ## ruff, pyright, and C++ lines of at most 120 characters
 	$(BIN)/ruff check .

@@ -55,10 +55,11 @@ install "$python" native dist/*.whl --constraint oldest.txt
 echo "The newest JAX"
 install "$python" native dist/*.whl
 for other in "${@:2}"; do
+  tag=$("$other" -c "import sys; print('cp%d%d' % sys.version_info[:2])")
+  ! ls dist/*-"$tag"-*.whl >/dev/null 2>&1 || continue
   "$other" -m venv builder
   builder/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
   repair dist/*-linux_*.whl
-  tag=$("$other" -c "import sys; print('cp%d%d' % sys.version_info[:2])")
   echo "The newest JAX with $other"
   install "$other" native dist/*-"$tag"-*.whl
 done
@@ -66,3 +67,5 @@ echo "The sdist without a compiler"
 install "$python" scan dist/*.tar.gz
 rm -rf "$root/dist"
 cp -r dist "$root/dist"
+echo "The sdist and the wheels are in $root/dist; install one with pip install dist/NAME.whl:"
+ls "$root/dist"

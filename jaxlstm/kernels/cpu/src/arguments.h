@@ -102,10 +102,10 @@ struct Passes {
 // Everything that is compiled for one instruction set.
 struct InstructionSet {
   const char* name;
-  Passes<float> float_passes;
-  Passes<double> double_passes;
-  Passes<Bfloat16> bfloat16_passes;
-  Passes<Float16> float16_passes;
+  const Passes<float>& float_passes;
+  const Passes<double>& double_passes;
+  const Passes<Bfloat16>& bfloat16_passes;
+  const Passes<Float16>& float16_passes;
 
   template <class T>
   const auto& passes() const {

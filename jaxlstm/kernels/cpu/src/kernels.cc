@@ -165,13 +165,40 @@ constexpr const Passes<Bfloat16>& kBfloat16Passes = kWidenedPasses<Bfloat16>;
 #define JAXLSTM_JOIN_(a, b) a##b
 #define JAXLSTM_JOIN(a, b) JAXLSTM_JOIN_(a, b)
 
+// The passes have external names, so that an instruction set can use those of another, which is compiled with
+// options that make no difference to them: an option names the other one.
+#define JAXLSTM_PASSES(name, Type, owner) extern const Passes<Type> JAXLSTM_JOIN(name, owner)
+
+#if !defined(JAXLSTM_DOUBLE_OF)
+#define JAXLSTM_DOUBLE_OF JAXLSTM_TARGET
+JAXLSTM_PASSES(double_passes_, double, JAXLSTM_TARGET);
+const Passes<double> JAXLSTM_JOIN(double_passes_, JAXLSTM_TARGET) =
+    kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>;
+#endif
+#if !defined(JAXLSTM_FLOAT_OF)
+#define JAXLSTM_FLOAT_OF JAXLSTM_TARGET
+JAXLSTM_PASSES(float_passes_, float, JAXLSTM_TARGET);
+const Passes<float> JAXLSTM_JOIN(float_passes_, JAXLSTM_TARGET) = kFastPasses<float>;
+JAXLSTM_PASSES(float16_passes_, Float16, JAXLSTM_TARGET);
+const Passes<Float16> JAXLSTM_JOIN(float16_passes_, JAXLSTM_TARGET) = kWidenedPasses<Float16>;
+#endif
+#if !defined(JAXLSTM_BFLOAT16_OF)
+#define JAXLSTM_BFLOAT16_OF JAXLSTM_TARGET
+JAXLSTM_PASSES(bfloat16_passes_, Bfloat16, JAXLSTM_TARGET);
+const Passes<Bfloat16> JAXLSTM_JOIN(bfloat16_passes_, JAXLSTM_TARGET) = kBfloat16Passes;
+#endif
+JAXLSTM_PASSES(double_passes_, double, JAXLSTM_DOUBLE_OF);
+JAXLSTM_PASSES(float_passes_, float, JAXLSTM_FLOAT_OF);
+JAXLSTM_PASSES(float16_passes_, Float16, JAXLSTM_FLOAT_OF);
+JAXLSTM_PASSES(bfloat16_passes_, Bfloat16, JAXLSTM_BFLOAT16_OF);
+
 extern const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET);
 const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET) = {
     JAXLSTM_STRING(JAXLSTM_TARGET),
-    kFastPasses<float>,
-    kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>,
-    kBfloat16Passes,
-    kWidenedPasses<Float16>,
+    JAXLSTM_JOIN(float_passes_, JAXLSTM_FLOAT_OF),
+    JAXLSTM_JOIN(double_passes_, JAXLSTM_DOUBLE_OF),
+    JAXLSTM_JOIN(bfloat16_passes_, JAXLSTM_BFLOAT16_OF),
+    JAXLSTM_JOIN(float16_passes_, JAXLSTM_FLOAT_OF),
 };
 
 }  // namespace jaxlstm
