@@ -11,6 +11,7 @@ import numpy as np
 
 from testing.checkpoints.assemble import GOOD, WEIGHT, ZipBox, ZipMember, archive, mapping
 from testing.checkpoints.case import FileCase, table
+from testing.hostile.tensors import GEOMETRIES
 
 DELETED = object()
 Edits = dict[str, Any]
@@ -165,31 +166,19 @@ def config_cases() -> Iterator[FileCase]:
     yield FileCase(19, "pt2 storage of 15 bytes", replaced(blob, WEIGHT.tobytes()[:-1]), ("storage-size",))
     yield FileCase(25, "pt2 storage without bytes", replaced(blob, b""), ("tensor-bounds",))
     yield FileCase(25, "pt2 storage missing", without(blob), ("missing-storage",))
-    yield from weights_of(
-        20,
-        {
-            "offset 1": {"tensor_meta.storage_offset": {"as_int": 1}},
-            "stride 3": {"tensor_meta.strides.0": {"as_int": 3}},
-            "size 3": {"tensor_meta.sizes.0": {"as_int": 3}},
-            "size 2^61": {"tensor_meta.sizes.0": {"as_int": 1 << 61}},
-        },
-        "tensor-bounds",
-    )
-    yield from weights_of(
-        20,
-        {
-            "size -1": {"tensor_meta.sizes.0": {"as_int": -1}},
-            "offset -1": {"tensor_meta.storage_offset": {"as_int": -1}},
-            "stride -1": {"tensor_meta.strides.0": {"as_int": -1}},
-            "size 2^64": {"tensor_meta.sizes.0": {"as_int": 1 << 64}},
-            "size true": {"tensor_meta.sizes.0": {"as_int": True}},
-            "size as text": {"tensor_meta.sizes.0": {"as_int": "2"}},
-            "three strides": {"tensor_meta.strides": [{"as_int": 1}] * 3},
-            "65 dimensions": {"tensor_meta.sizes": [{"as_int": 1}] * 65, "tensor_meta.strides": []},
-            "sizes 0 and 2^60": {"tensor_meta.sizes": [{"as_int": 0}, {"as_int": 1 << 60}]},
-        },
-        "tensor-shape",
-    )
+    geometries: dict[str, Edits] = {
+        label: {
+            "tensor_meta.storage_offset": {"as_int": offset},
+            "tensor_meta.sizes": [{"as_int": n} for n in size],
+            "tensor_meta.strides": [{"as_int": n} for n in stride],
+        }
+        for label, (offset, size, stride) in GEOMETRIES.items()
+    }
+    yield from weights_of(20, geometries, "tensor-shape", "tensor-bounds")
+    numbers: tuple[Any, ...] = (1 << 64, True, "2")
+    types: dict[str, Edits] = {f"size {n!r}": {"tensor_meta.sizes.0": {"as_int": n}} for n in numbers}
+    types["sizes 0 and 2^60"] = {"tensor_meta.sizes": [{"as_int": 0}, {"as_int": 1 << 60}]}
+    yield from weights_of(20, types, "tensor-shape")
     expanded: Edits = {
         "tensor_meta.sizes": [{"as_int": 1 << 31}, {"as_int": 1 << 20}],
         "tensor_meta.strides": [{"as_int": 0}] * 2,

@@ -29,6 +29,20 @@ from testing.checkpoints.assemble import (
 )
 from testing.checkpoints.case import FileCase, table
 
+GEOMETRIES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
+    "offset 1": (1, (2, 2), (2, 1)),
+    "offset -1": (-1, (2, 2), (2, 1)),
+    "offset 2^63": (1 << 63, (2, 2), (2, 1)),
+    "stride 3": (0, (2, 2), (3, 1)),
+    "stride 2^62": (0, (2, 2), (1 << 62, 1)),
+    "size -1": (0, (-1, 2), (2, 1)),
+    "size 2^40": (0, (1 << 40,), (1,)),
+    "fewer strides": (0, (2, 2), (2,)),
+    "65 dimensions": (0, (1,) * 65, (1,) * 65),
+    "empty at offset 5": (5, (0,), (1,)),
+}
+"""Wrong offsets, sizes and strides of the weight, in elements."""
+
 
 def cases() -> Iterator[FileCase]:
     for box in BOXES:
@@ -63,19 +77,9 @@ def _storages(make: type[Box]) -> Iterator[FileCase]:
 
 def _geometry(make: type[Box]) -> Iterator[FileCase]:
     """Cases 20, 21 and 35: sizes, strides and offsets."""
-    numbers = {
-        "offset 1": (1, (2, 2), (2, 1)),
-        "offset -1": (-1, (2, 2), (2, 1)),
-        "offset 2^63": (1 << 63, (2, 2), (2, 1)),
-        "stride 3": (0, (2, 2), (3, 1)),
-        "stride 2^62": (0, (2, 2), (1 << 62, 1)),
-        "size -1": (0, (-1, 2), (2, 1)),
-        "size 2^40": (0, (1 << 40,), (1,)),
-        "fewer strides": (0, (2, 2), (2,)),
-        "65 dimensions": (0, (1,) * 65, (1,) * 65),
-        "empty at offset 5": (5, (0,), (1,)),
+    made = {
+        k: (integer(o), integers(*size), integers(*stride)) for k, (o, size, stride) in GEOMETRIES.items()
     }
-    made = {k: (integer(o), integers(*size), integers(*stride)) for k, (o, size, stride) in numbers.items()}
     yield from make.geometries(20, made, "tensor-shape", "tensor-bounds")
     types = {
         "size a list": (integer(0), b"](K\x02K\x02e", integers(2, 1)),

@@ -162,8 +162,8 @@ SAFE = [name for name in (*DTYPES, "float8_e8m0fnu") if name != "complex128"]
 def test_safetensors(path: Path, made: dict[str, SavedLeaf]) -> None:
     """The safetensors library accepts no views and sorts the tensors in its own order."""
     saved = {name: leaf.tensor.contiguous().clone() for name, leaf in made.items()}
-    save_file(saved, path)
+    save_file(saved, path, {"note": "hi"})
     ours = read_checkpoint(path)
-    assert ours.container == "safetensors"
+    assert (ours.container, ours.metadata) == ("safetensors", {"note": "hi"})
     assert ours.keys() == made.keys()
     assert_same(ours, {name: made[name] for name in ours})
