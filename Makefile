@@ -69,10 +69,10 @@ test-newest:  ## the tests that do not need torch, with the newest releases (NEW
 
 PROBLEMS ?= 500
 sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS random problems
-	$(PYTHON) -m tools.kernel_harness sanitize $(PROBLEMS)
+	$(PYTHON) -m tools.kernel_harness $(PROBLEMS)
 
-test-aarch64:  ## the native kernel for aarch64, with a cross compiler and QEMU
-	$(PYTHON) -m tools.kernel_harness aarch64 $(PROBLEMS)
+test-aarch64: $(VENV)/.test  ## the native kernel for aarch64, with a cross compiler and QEMU
+	$(PYTEST) -rs tools/kernel_harness -k aarch64
 
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)

@@ -1,12 +1,11 @@
 """The native kernel on random problems, in a program without Python and XLA, compared with a reference.
 
-- ``python -m tools.kernel_harness sanitize [problems]`` solves the problems on 1 to 8 threads under
-  AddressSanitizer with UndefinedBehaviorSanitizer, and then under ThreadSanitizer. The environment variable
-  ``CXX`` selects the compiler.
-- ``python -m tools.kernel_harness aarch64 [problems]`` runs the kernel for aarch64 in QEMU. It needs a cross
-  compiler and QEMU's user mode: on Debian, the packages g++-aarch64-linux-gnu and qemu-user.
+``python -m tools.kernel_harness [problems]`` solves the problems on 1 to 8 threads under AddressSanitizer with
+UndefinedBehaviorSanitizer, and then under ThreadSanitizer. The environment variable ``CXX`` selects the
+compiler. The exit status is nonzero if a run fails.
 
-The exit status is nonzero if a run fails.
+A test runs the kernel for aarch64 in QEMU. It needs a cross compiler and QEMU's user mode: on Debian, the
+packages g++-aarch64-linux-gnu and qemu-user.
 """
 
 from __future__ import annotations
@@ -89,17 +88,6 @@ def run_on_aarch64(folder: Path, kernels: Iterable[Path], problems: int) -> subp
     return subprocess.run([EMULATOR, str(harness), str(problems), "0", "8"], capture_output=True, text=True)
 
 
-def aarch64(problems: int) -> int:
-    """Build the harness for aarch64 and run it."""
-    if reason := missing_for_aarch64():
-        print(f"{reason}: install g++-aarch64-linux-gnu and qemu-user", file=sys.stderr)
-        return 2
-    with tempfile.TemporaryDirectory() as folder:
-        finished = run_on_aarch64(Path(folder), compile_kernels(Path(folder), AARCH64), problems)
-    print(finished.stdout, finished.stderr, sep="", end="")
-    return finished.returncode
-
-
 def sanitize(problems: int) -> int:
     """Build and run the harness with each sanitizer."""
     # GCC aligns AddressSanitizer's fake stack frames to 32 bytes, but vectors need 64.
@@ -117,5 +105,4 @@ def sanitize(problems: int) -> int:
 
 
 if __name__ == "__main__":
-    command = {"aarch64": aarch64, "sanitize": sanitize}[sys.argv[1]]
-    sys.exit(command(int(sys.argv[2]) if len(sys.argv) > 2 else 500))
+    sys.exit(sanitize(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
