@@ -1,7 +1,7 @@
 """The native kernel on random problems, in a program without Python and XLA, compared with a reference.
 
-``python -m tools.kernel_harness [problems]`` solves the problems on 1 to 8 threads under AddressSanitizer with
-UndefinedBehaviorSanitizer, and then under ThreadSanitizer. The environment variable ``CXX`` selects the
+``python -m tools.kernel_harness [problems]`` solves the problems on 1 to 8 threads under AddressSanitizer
+with UndefinedBehaviorSanitizer, and then under ThreadSanitizer. The environment variable ``CXX`` selects the
 compiler. The exit status is nonzero if a run fails.
 
 A test runs the kernel for aarch64 in QEMU. It needs a cross compiler and QEMU's user mode: on Debian, the
