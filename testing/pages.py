@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import pydoc
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from testing.command import jaxlstm_command
 
 ROOT = Path(__file__).parents[1]
 API = (ROOT / "docs" / "api.md").read_text()
@@ -14,9 +18,12 @@ API = (ROOT / "docs" / "api.md").read_text()
 
 def blocks(page: str, language: str) -> list[str]:
     """Return the fenced blocks of a page in one language; "" selects those without a language."""
+    return [block for name, block in _fenced(page) if name == language]
+
+
+def _fenced(page: str) -> list[tuple[str, str]]:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [block for name, block in fenced if name == language]
+    return re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def run_page(
@@ -36,6 +43,51 @@ def run_page(
         code = code.replace(old, new)
     exec(compile(code, page, "exec"), scope)
     return scope
+
+
+def fits(quote: str, message: str) -> bool:
+    """Return True if a message equals a quote, in which "..." stands for anything."""
+    pattern = ".*".join(re.escape(part) for part in quote.strip().split("..."))
+    return re.fullmatch(pattern, message.strip(), re.DOTALL) is not None
+
+
+def follow_page(page: str, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Follow a page step by step in the working directory, and return the namespace of its code.
+
+    Python runs, also a quoted file of Python. The command after ``$`` writes a file that the page quotes. A
+    block of ``text`` shows the output of the code before it, up to rounding errors. A diff edits the file.
+
+    Args:
+      page: the file in ``docs``.
+      names: objects that the page takes as given.
+    """
+    scope: dict[str, Any] = {"__name__": page, **(names or {})}
+    source, printed = Path(), io.StringIO()
+    for language, block in _fenced(page):
+        if language == "python":
+            with redirect_stdout(printed := io.StringIO()):
+                exec(compile(block, page, "exec"), scope)
+        elif language == "text":
+            quote = re.sub(r"\d\.\d+e-\d\d", "...", block)
+            assert fits(quote, printed.getvalue()), printed.getvalue()
+        elif language == "diff":
+            source.write_text(_edited(source.read_text(), block))
+        elif block.startswith("$ jaxlstm convert "):
+            command, _, output = block.partition("\n")
+            assert jaxlstm_command(*command.split()[2:]).out == output
+            source = Path(command.split()[-1])
+            assert source.read_text() in blocks(page, "python")
+    return scope
+
+
+def _edited(text: str, diff: str) -> str:
+    """Return a text after the edits of a diff, whose parts are separated by lines of @@."""
+    for part in diff.split("@@\n"):
+        lines = part.splitlines(keepends=True)
+        old = "".join(line[1:] for line in lines if not line.startswith("+"))
+        assert text.count(old) == 1, old
+        text = text.replace(old, "".join(line[1:] for line in lines if not line.startswith("-")))
+    return text
 
 
 def public_objects() -> dict[str, Any]:

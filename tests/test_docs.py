@@ -9,8 +9,6 @@ import runpy
 import tomllib
 from xml.etree import ElementTree
 
-import pytest
-
 import jaxlstm
 from jaxlstm.programs import errors
 from jaxlstm_converters import checkpoint
@@ -19,16 +17,13 @@ from testing.pages import API, ROOT, blocks, public_objects
 README = (ROOT / "README.md").read_text()
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
 CONF = runpy.run_path(str(ROOT / "docs" / "conf.py"))
-# Pages that quote scripts.
-SOURCES = {"crnn.md": ["examples/crnn"]}
 
 
 def test_the_snippets_of_every_page_are_run() -> None:
-    """A page of real code is compared with its scripts instead."""
     files = ("tests/test_snippets.py", "tests/converters/flax/test_linen.py")
     tests = "".join((ROOT / file).read_text() for file in files)
-    run = set(re.findall(r'run_page\("([a-z_]+\.md)"', tests))
-    assert {page for page in PAGES if blocks(page, "python")} == SOURCES.keys() | run
+    run = set(re.findall(r'(?:run|follow)_page\("([a-z_]+\.md)"', tests))
+    assert {page for page in PAGES if blocks(page, "python")} == run
 
 
 def test_every_public_function_and_error_has_an_example() -> None:
@@ -42,17 +37,6 @@ def test_every_public_function_and_error_has_an_example() -> None:
     assert {n for n in names if not re.search(rf"\b{n}\(|\.{n}\b", "\n".join(code))} == set()
     public = {*jaxlstm.__all__, *jaxlstm.check.__all__, *jaxlstm.inference.__all__}
     assert {name for name in public if name not in API} == {"__version__", "Params"}
-
-
-@pytest.mark.parametrize("page", SOURCES)
-def test_every_quoted_line_is_in_a_script(page: str) -> None:
-    paths = [ROOT / path for path in SOURCES[page]]
-    files = [file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path])]
-    lines = {line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()}
-    quoted = re.findall(r"^ *\S.*$", "".join(blocks(page, "python")), re.MULTILINE)
-    assert quoted
-    assert [line for line in quoted if line.strip() not in lines] == []
-    assert all((ROOT / path).exists() for path in re.findall(r"python (examples/\S+\.py)", PAGES[page]))
 
 
 def test_links_lead_somewhere() -> None:

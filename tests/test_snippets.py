@@ -27,7 +27,7 @@ from jaxlstm.check.reference.faults import cells
 from jaxlstm.cli import COMMANDS
 from jaxlstm.programs.operators import registry
 from testing.command import jaxlstm_command
-from testing.pages import ROOT, blocks, public_objects, run_page
+from testing.pages import ROOT, blocks, fits, follow_page, public_objects, run_page
 from testing.wheels import fetch_pinned
 
 README = blocks("../README.md", "python")
@@ -65,12 +65,6 @@ CAUSES = [
 class Half(jaxlstm.nnx.LSTM):
     def __init__(self) -> None:
         super().__init__(16, 24, param_dtype="bfloat16", rngs=nnx.Rngs(0))
-
-
-def fits(quote: str, message: str) -> bool:
-    """Return True if a message equals a quote, in which "..." stands for anything."""
-    pattern = ".*".join(re.escape(part) for part in quote.strip().split("..."))
-    return re.fullmatch(pattern, message.strip(), re.DOTALL) is not None
 
 
 def message_of(cause: str, names: dict[str, Any]) -> str:
@@ -123,8 +117,38 @@ def test_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert quoted in capsys.readouterr().out
 
 
-def test_front_page(folder: Path) -> None:
-    assert run_page("index.md")["outputs"].shape == (3, 9, 48)
+@pytest.fixture
+def torch_model(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    model = importlib.import_module("train_demo").Restorer().eval()
+    model.load_state_dict(torch.load(ROOT / "examples/demo.pt")["model_state_dict"])
+    return model
+
+
+@pytest.mark.slow
+def test_front_page(folder: Path, monkeypatch: pytest.MonkeyPatch, torch_model: torch.nn.Module) -> None:
+    monkeypatch.syspath_prepend(folder)
+    with pytest.warns(jaxlstm.PortingWarning, match="batch_first=False"):
+        follow_page("index.md", {"torch_model": torch_model})
+
+
+@pytest.mark.slow
+def test_text_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's last model reads slanted text, in JAX and in torch; untrained weights return bit for bit."""
+    for file in ("images.py", "train.py", "crnn.pt"):
+        (tmp_path / file).symlink_to(ROOT / "examples/crnn" / file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = follow_page("crnn.md")
+    assert names["before"] == pytest.approx((0.946, 0.036), abs=0.01)
+    assert names["after"][0] > 0.9
+    assert names["after"][1] > 0.65
+    in_torch = [names["train"].evaluate(names["torch_model"], slant) for slant in (0.0, 0.25)]
+    assert in_torch == pytest.approx(names["after"], abs=0.005)
+    returned = jaxlstm.state_dict(names["load"]())
+    for name, tensor in torch.load("crnn.pt")["model_state_dict"].items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(returned[name], tensor, err_msg=name)
 
 
 @pytest.mark.slow
