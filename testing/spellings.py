@@ -88,6 +88,8 @@ SPELLINGS = {
     'torch.div(x, y, rounding_mode="trunc")': "jnp.trunc(x / y)",
     "i // 2": "i // 2",
     "x * 1.0": "x",
+    "c.imag": "c.imag",
+    "torch.complex(v, v)": "lax.complex(v, v)",
     "x.transpose(-2, -1)": "x.mT",
     "torch.arange(0, 2, dtype=torch.uint8)": (
         "jaxlstm.programs.call('aten.arange.start', 2, dtype=jnp.uint8)"

@@ -251,6 +251,11 @@ def test_simplified(text: str) -> None:
     np.testing.assert_array_equal(eval(shorter, {**MODULES, "x": x}), eval(text, {**MODULES, "x": x}))
 
 
+def test_unused_values_are_dropped() -> None:
+    texts = {"a, _ = (x, y)": "a = x", "_, a, b = (x, y, z)": "a, b = (y, z)", "a, _ = f(x)": "a, _ = f(x)"}
+    assert {text: ast.unparse(simplified(ast.parse(text))) for text in texts} == texts
+
+
 def test_numbers_and_strings() -> None:
     for value in (-1, -0.5, float("inf"), -float("inf"), True, None, "a'\"\n\\", (1,), ()):
         assert eval(ast.unparse(tree_of(value, name_of)), MODULES) == value

@@ -1,4 +1,4 @@
-"""The layer of Flax or of this library that computes what a module of torch computes."""
+"""The layer of Flax or of this library that replaces a module of torch."""
 
 from __future__ import annotations
 

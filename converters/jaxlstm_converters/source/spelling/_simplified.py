@@ -1,4 +1,4 @@
-"""Shorter forms of nested expressions: one index in place of two, transpositions that undo each other."""
+"""Shorter forms of nested expressions: merged indices, and no transpositions that cancel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Tree = TypeVar("Tree", bound=ast.AST)
 
 
 def simplified(tree: Tree) -> Tree:
-    """Return a statement or expression in which no operator undoes or repeats the one that it takes.
+    """Return a statement or expression without operators that undo or repeat one another.
 
     >>> ast.unparse(simplified(ast.parse("y = x[:, 1:][:, :, None].swapaxes(1, 2).swapaxes(2, 1)")))
     'y = x[:, 1:, None]'
@@ -40,6 +40,19 @@ class _Simplifier(ast.NodeTransformer):
         rule = _RULES.get(name)
         result = rule(node) if rule else None
         return node if result is None else result
+
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        """Drop the values of a tuple that nobody uses."""
+        self.generic_visit(node)
+        (target,) = node.targets
+        if not isinstance(target, ast.Tuple) or not isinstance(node.value, ast.Tuple):
+            return node
+        pairs = zip(target.elts, node.value.elts, strict=True)
+        used = [pair for pair in pairs if not (isinstance(pair[0], ast.Name) and pair[0].id == "_")]
+        if len(used) == 1:
+            return ast.Assign([used[0][0]], used[0][1], lineno=1)
+        targets, values = (list(trees) for trees in zip(*used, strict=True))
+        return ast.Assign([ast.Tuple(targets, target.ctx)], ast.Tuple(values, ast.Load()), lineno=1)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         """Drop the broadcast of an operand to the shape of the other one."""

@@ -62,7 +62,7 @@ def _divided(operation: TypedNode) -> str | None:
 
 
 def _floor_divided(operation: TypedNode) -> str | None:
-    """Return the quotient rounded down; that of floats by zero is not JAX's."""
+    """Return the quotient rounded down. JAX and torch divide floats by zero differently."""
     divisor = operation["other"]
     is_safe = isinstance(divisor, int | float) and divisor != 0
     types = operation.tensors("self", "other")
@@ -128,6 +128,11 @@ def _rounded(function: str) -> Rule:
         return f"jnp.{function}(self)" if operation.is_float() or operation.is_half() else "self"
 
     return rule
+
+
+def _part(name: str) -> Rule:
+    """Return the rule of a part of complex numbers."""
+    return lambda op: f"self.{name}" if all(t.dtype.kind == "c" for t in op.tensors()) else None
 
 
 def _hardtanh(operation: TypedNode) -> str:
@@ -265,6 +270,9 @@ _RULES: dict[str, Rule] = {
     "sign": "jnp.sign(self)",
     "square": "jnp.square(self)",
     "reciprocal": "1 / self",
+    "real": _part("real"),
+    "imag": _part("imag"),
+    "complex": "lax.complex(real, imag)",
     "isnan": "jnp.isnan(self)",
     "isinf": "jnp.isinf(self)",
     "isfinite": "jnp.isfinite(self)",

@@ -56,7 +56,7 @@ def _convolved(operation: TypedNode) -> str | None:
 
 
 def _deconvolved(operation: TypedNode) -> str | None:
-    """Return ``lax.conv_transpose``, which takes torch's weight as that of the convolution."""
+    """Return ``lax.conv_transpose``, with torch's weight as the kernel of the convolution."""
     weight, image = operation.type("weight"), operation.type("input")
     if weight is None or image is None or operation.is_half() or operation["groups"] != 1:
         return None

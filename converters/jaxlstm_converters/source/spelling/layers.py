@@ -21,7 +21,7 @@ TORCH = "torch.nn.modules."
 
 @dataclass(frozen=True)
 class LayerSpelling:
-    """A layer in place of the operator of one module.
+    """A layer that replaces the operator of a module.
 
     Attributes:
       constructor: for example ``"nnx.Conv"``.
@@ -32,7 +32,8 @@ class LayerSpelling:
       tensors: name of a tensor in the module, for example ``"weight"`` -> value of the graph.
       path: path of the module, which may be a child of the module that calls the operator.
       consumed: values that the layer makes itself, such as an initial state of zeros.
-      results: where the results of the operator are in what the layer returns: ``(0, (1, 2))`` for an LSTM.
+      results: the structure that the layer returns, with the numbers of the operator's results:
+        ``(0, (1, 2))`` for an LSTM.
       rngs: True if the constructor takes ``rngs``.
     """
 
@@ -54,7 +55,7 @@ def _values(operation: TypedNode, **arguments: str) -> dict[str, str]:
 
 
 def _sizes(operation: TypedNode, name: str) -> tuple[int, ...]:
-    """Return the shape of a weight; () if the argument is no tensor, or its shape not known."""
+    """Return the shape of a weight; () without a weight or with an unknown shape."""
     type_ = operation.type(name)
     sizes = () if type_ is None else type_.shape
     integers = tuple(size for size in sizes if isinstance(size, int))

@@ -29,7 +29,7 @@ def _reduced(method: str, operation: TypedNode) -> str | None:
 
 
 def _sum(method: str, operation: TypedNode) -> str | None:
-    """Return a sum or product; those of integers are int64 in torch."""
+    """Return a sum or product. Sums of integers are int64 in torch."""
     own, result, over = operation.type("self"), operation.result, _over(operation)
     if own is None or result is None or not own.shape:
         return None
@@ -54,7 +54,7 @@ def _logsumexp(operation: TypedNode) -> str | None:
 
 
 def _norm(operation: TypedNode) -> str | None:
-    """Return a norm. That of zeros is the root of a tiny number, so that its gradient is 0 and not NaN."""
+    """Return a norm. A bound below the root makes the gradient of the norm of zeros 0 instead of NaN."""
     order = operation["ord"] if "ord" in operation.arguments else operation["p"]
     if not operation.is_float() or not operation.ndim() or operation["dtype"] is not None:
         return None
