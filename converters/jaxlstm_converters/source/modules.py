@@ -43,9 +43,14 @@ class Part:
         return part
 
     @property
+    def filled(self) -> dict[str, Part]:
+        """The parts without empty containers, such as modules of torch that only compute."""
+        return {name: part for name, part in self.parts.items() if part.kind != "container" or part.filled}
+
+    @property
     def is_list(self) -> bool:
         """True if all parts have numbers."""
-        return bool(self.parts) and all(name.isdecimal() for name in self.parts)
+        return bool(self.filled) and all(name.isdecimal() for name in self.parts)
 
     @property
     def is_whole_list(self) -> bool:
@@ -94,7 +99,7 @@ def initialized(part: Part) -> list[ast.stmt]:
         return [ast.Expr(ast.Call(function, [_elements(part)], []))]
     return [
         trees.assign(trees.attribute(SELF, part.attribute(name)), made(child))
-        for name, child in part.parts.items()
+        for name, child in part.filled.items()
     ]
 
 
@@ -105,18 +110,18 @@ def made(part: Part) -> ast.expr:
         return part.made
     if part.is_list:
         return ast.Call(_nnx("List"), [_elements(part)], [])
-    keys: list[ast.expr | None] = [ast.Constant(name) for name in part.parts]
-    return ast.Call(_nnx("Dict"), [ast.Dict(keys, [made(child) for child in part.parts.values()])], [])
+    keys: list[ast.expr | None] = [ast.Constant(name) for name in part.filled]
+    return ast.Call(_nnx("Dict"), [ast.Dict(keys, [made(child) for child in part.filled.values()])], [])
 
 
 def _elements(part: Part) -> ast.expr:
     """Return the elements of a list; torch numbers modules without parameters too."""
-    last = max(map(int, part.parts))
+    last = max(map(int, part.filled))
     items = [
-        made(part.parts[str(index)]) if str(index) in part.parts else ast.Constant(None)
+        made(part.filled[str(index)]) if str(index) in part.filled else ast.Constant(None)
         for index in range(last + 1)
     ]
-    kinds = [part.parts[str(index)].kind if str(index) in part.parts else "" for index in range(last + 1)]
+    kinds = [part.filled[str(index)].kind if str(index) in part.filled else "" for index in range(last + 1)]
     texts = [
         trees.shown(item) if kind in ("class", "layer") else ""
         for item, kind in zip(items, kinds, strict=True)

@@ -202,8 +202,10 @@ class Containers(nn.Module):
         inner = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
         self.body = nn.Sequential(inner, nn.Identity(), nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()))
         self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+        self.softmax = nn.Softmax(-1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.softmax(x)
         x = self.body(x * self.gains[1] + self.gains[0])
         for layer in reversed(self.layers):
             x = layer(x).relu()
@@ -278,6 +280,7 @@ def test_written_source_equals_the_program(name: str) -> None:
     written = write(module(), *inputs(2))
     for size in (2, 3, 1):
         assert_equal(written, *inputs(size))
+    assert "nnx.Dict({})" not in written.text  # of a module that only computes
 
 
 def test_a_tied_weight_is_read_where_it_is_owned() -> None:
