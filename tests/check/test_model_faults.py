@@ -112,7 +112,7 @@ def test_cause_and_place(fault, cause, place):
     theirs, ours = Classifier().eval(), ClassifierPort(fault)
     jaxlstm.load_state_dict(ours, theirs)
     args = (torch.randn(3, 7, 3), torch.tensor([2, 5, 4]))
-    report = verify_model(ours, theirs, args, gradients=False)
+    report = verify_model(ours, theirs, args, gradients=False, seconds=60)
     assert cause in report.diagnosis[0]
     assert place in report.diagnosis[-1]
     assert all(layer.ok for layer in report.layers if layer.theirs == "dense")
