@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # Each worker starts with neighbouring tests, which share fixtures.
 PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest test-aarch64 sanitize \
+.PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest sanitize \
 	fuzz coverage docs release-check lint format bench clean
 
 help:  ## list the targets
@@ -67,12 +67,15 @@ test-newest:  ## the tests that do not need torch, with the newest releases (NEW
 	$(VENV)-newest/bin/python -m pip list --format=freeze
 	XLA_FLAGS= $(VENV)-newest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)
 
-PROBLEMS ?= 500
-sanitize:  ## the native kernel under the sanitizers of g++ or CXX, on PROBLEMS random problems
-	$(PYTHON) -m tools.kernel_harness $(PROBLEMS)
-
-test-aarch64: $(VENV)/.test  ## the native kernel for aarch64, with a cross compiler and QEMU
-	$(PYTEST) -rs tools/kernel_harness -k aarch64
+# A copy of the package holds the sanitized kernel. GCC aligns fake stack frames to 32 bytes, vectors need 64.
+SANITIZED := build/sanitized
+sanitize: $(VENV)/.test  ## the tests of the native kernel under AddressSanitizer and UndefinedBehaviorSanitizer
+	mkdir -p $(SANITIZED)
+	cp -r jaxlstm converters tests testing pyproject.toml $(SANITIZED)
+	JAXLSTM_SANITIZERS=address,undefined $(BIN)/python setup.py -q build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0,detect_stack_use_after_return=0 PYTHONPATH=.:converters \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels
 
 FUZZ_MINUTES ?= 10
 FUZZ_SEED ?= $(shell date +%s)

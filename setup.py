@@ -30,6 +30,10 @@ CACHE = Path("build/kernel")
 Macros = list[tuple[str, str]]
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-g0", "-w"]
+# `make sanitize` builds the kernel for its tests under sanitizers.
+SANITIZERS = os.environ.get("JAXLSTM_SANITIZERS", "")
+SANITIZED = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=undefined", "-O1"] if SANITIZERS else []
+COMMON += SANITIZED
 # kernels.cc is compiled once for each instruction set, and the library selects one at run time.
 INSTRUCTION_SETS = {"baseline": []}
 if X86:

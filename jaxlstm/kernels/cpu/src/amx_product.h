@@ -15,10 +15,8 @@ namespace jaxlstm {
 namespace {
 
 // The instruction TDPFP16PS, which compilers know since GCC 13 and Clang 16.
-#if !defined(JAXLSTM_DPFP16PS)  // see tools/kernel_harness
 #define JAXLSTM_DPFP16PS(to, a, b) \
   asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" : : "i"((~(b) & 15) << 3 | 3), "i"(0xc0 | (to) << 3 | (a)))
-#endif
 
 // The tile intrinsics take register numbers as literals, hence macros. JAXLSTM_2_BY_2 multiplies two left tiles in
 // registers 4 and 5 with two right tiles in 6 and 7; JAXLSTM_1_BY_4 multiplies the left tile in register `a` with the

@@ -56,9 +56,7 @@ inline bool supports_avx512_bf16() {
 
 // Checks for AMX with bfloat16, and asks Linux for the tile registers, which a process gets only on request.
 inline bool supports_amx() {
-#if defined(JAXLSTM_AMX_IN_SOFTWARE)  // see tools/kernel_harness
-  return supports_avx512_bf16();
-#elif defined(JAXLSTM_AMX)
+#if defined(JAXLSTM_AMX)
   unsigned a, b, c, d;
   if (!supports_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const bool tiles = d & (1u << 24), bfloat16_tiles = d & (1u << 22);
