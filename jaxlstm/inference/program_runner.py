@@ -36,6 +36,8 @@ those of programs with more than an eighth of this limit, take the weights as ar
 EXECUTABLES = 64
 """Default number of executables that a ProgramRunner keeps."""
 
+_SIGNATURES = 10_000
+
 Arrays = tuple[np.ndarray, ...]
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -111,7 +113,8 @@ class ProgramRunner:
 
         Args:
           inputs: arrays without the batch axis, which is the first one of each input of the program; tuples
-            of arrays if the program has several inputs, in the order of ``program.inputs``.
+            of arrays if the program has several inputs, in the order of ``program.inputs``. If the rows of a
+            batch may depend on each other, each runs alone; a batch of a fixed size is always filled.
           batch_size: the largest number of inputs in a batch.
 
         Returns:
@@ -234,6 +237,8 @@ class ProgramRunner:
                 shapes = {name: array.shape for name, array in bound.items()}
                 constants = {item.name: item.constant for item in self.program.inputs if item.type is None}
                 require_guards(self.program.graph.guards, shapes, constants, self.program.graph.lines)
+            if len(self._seen) >= _SIGNATURES:
+                self._seen.clear()
             self._seen.add(signature)
         arrays = []
         for declared, leaf in zip(self._tensors, tensors, strict=True):

