@@ -24,7 +24,7 @@ Step = Callable[[], np.ndarray]
 
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Time steps of one sequence in several sizes, then of many sequences."""
+    """Time steps of one sequence in several sizes."""
     block = 10 if settings.tiny else BLOCK
     for hidden_size in (8,) if settings.tiny else (64, 128, 256, 512):
         problem = _problem(hidden_size)
@@ -35,10 +35,6 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
                 for side, column in blocks.items()
             }
             yield {"case": f"H = {hidden_size}{name}", "unit": "us", "values": spreads(of_blocks)}
-    problem, count = _problem(8 if settings.tiny else 64), 16 if settings.tiny else 4096
-    times = interleaved(many_steps(problem, count), settings.rounds)
-    case = f"{count:,} streams, H = {problem.config.hidden_size}"
-    yield {"case": case, "unit": "ms", "values": spreads(times)}
 
 
 def sequences(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -84,25 +80,6 @@ def steps(problem: Problem, settings: Settings) -> dict[str, Step]:
     rounded = _stream(problem, x.astype("bfloat16"))
     result["jaxlstm bfloat16"] = rounded
     return result
-
-
-def many_steps(problem: Problem, count: int) -> dict[str, Callable[[], Any]]:
-    """Return a step of all sequences with Slots, and with a loop over streams."""
-    runner = _runner(problem, "float32")
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((count, problem.config.input_size)).astype(np.float32)
-    slots = jaxlstm.inference.Slots(runner, count)
-    inputs = {slots.open(): row for row in x}
-    streams = [runner.stream() for _ in x]
-
-    def together() -> Any:
-        return list(slots.step(inputs).values())
-
-    def one_by_one() -> Any:
-        return [stream.step(row) for stream, row in zip(streams, x[:, None], strict=True)]
-
-    assert_equal({"Slots": np.array(together()), "streams": np.array(one_by_one())[:, 0]}, 1e-5)
-    return {"jaxlstm": together, "jaxlstm one by one": one_by_one}
 
 
 def assert_equal(outputs: dict[str, np.ndarray], tolerance: float) -> None:

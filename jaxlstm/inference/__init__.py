@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from jaxlstm.inference.runner import compile as compile
     from jaxlstm.inference.sharding import Sharded as Sharded
     from jaxlstm.inference.sharding import shard as shard
-    from jaxlstm.inference.slots import Slots as Slots
     from jaxlstm.inference.stream import Stream as Stream
     from jaxlstm_converters._batch_predictor import BatchPredictor as BatchPredictor
 

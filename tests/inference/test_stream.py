@@ -1,4 +1,4 @@
-"""Streams and Slots: pieces of any size give the results of the whole sequence; memory over many calls."""
+"""Streams: pieces of any size give the results of the whole sequence; memory over many calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm._shared.aligned import aligned_zeros
-from jaxlstm.inference import Runner, Slots, compile
+from jaxlstm.inference import Runner, compile
 from jaxlstm.inference.compiled import CompiledState
 from testing.inference import compilations, normal, reference, weights
 
@@ -107,30 +107,24 @@ def test_steps_compile_nothing_and_allocate_no_state() -> None:
     assert compilations() == before
 
 
-def test_slots(runner: Runner) -> None:
-    """Each sequence gets the outputs of a separate run, whatever the other slots do."""
+def test_rows_are_assigned_to_sequences(runner: Runner) -> None:
+    """With masks, each sequence gets the outputs of a separate run, whatever the other rows do."""
     rng = np.random.default_rng(0)
-    slots = Slots(runner, 6)
-    given: dict[int, list[np.ndarray]] = {}
-    returned: dict[int, list[np.ndarray]] = {}
-    finished = []
-    for _ in range(120):
-        if len(given) < 6 and rng.random() < 0.4:
-            slot = slots.open()
-            given[slot], returned[slot] = [], []
-        for slot in [s for s in given if rng.random() < 0.05]:
-            slots.close(slot)
-            finished.append((given.pop(slot), returned.pop(slot)))
-        inputs = {s: rng.standard_normal(5).astype(np.float32) for s in given if rng.random() < 0.7}
-        if inputs:
-            for slot, y in slots.step(inputs).items():
-                given[slot].append(inputs[slot])
-                returned[slot].append(y)
-    finished = [pair for pair in finished if pair[0]]
-    assert len(finished) > 5
-    for inputs, outputs in finished:
-        expected, _ = reference(weights(CONFIG), np.stack(inputs)[None], config=CONFIG)
-        np.testing.assert_allclose(np.stack(outputs), expected[0], rtol=0, atol=1e-6)
+    x, active, starts = normal(120, 6, 5), rng.random((120, 6)) < 0.7, rng.random((120, 6)) < 0.05
+    stream = runner.stream(6)
+    outputs = []
+    for row, mask, start in zip(x, active, starts, strict=True):
+        stream.reset(start)
+        outputs.append(stream.step(row, mask))
+    for row in range(6):
+        edges = [0, *np.flatnonzero(starts[:, row]), 120]
+        for a, b in itertools.pairwise(edges):
+            steps = [t for t in range(a, b) if active[t, row]]
+            if steps:
+                expected, _ = reference(weights(CONFIG), x[steps, row][None], config=CONFIG)
+                actual = [outputs[t][row] for t in steps]
+                np.testing.assert_allclose(actual, expected[0], rtol=0, atol=1e-6)
+    assert starts.any(axis=0).all()
 
 
 def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,30 +153,6 @@ def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(results[0], two)
 
 
-def test_slot_opened_during_a_step(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slot that another thread opens during a step starts from zeros."""
-    slots = Slots(runner, 2)
-    first, old = slots.open(), slots.open()
-    row = normal(5)
-    fresh = slots.step({old: row})[old]
-    slots.close(old)
-    slots.close(first)
-    first = slots.open()
-    reset, opened = slots.stream.reset, []
-    other = threading.Thread(target=lambda: opened.append(slots.open()))
-
-    def reset_and_open(mask: np.ndarray) -> None:
-        reset(mask)
-        other.start()
-        other.join(timeout=0.2)  # the other thread waits for the lock
-
-    monkeypatch.setattr(slots.stream, "reset", reset_and_open)
-    slots.step({first: row})
-    monkeypatch.undo()
-    other.join()
-    np.testing.assert_array_equal(slots.step({opened[0]: row})[opened[0]], fresh)
-
-
 def test_errors(runner: Runner) -> None:
     both = LSTMConfig(5, 6, bidirectional=True)
     with pytest.raises(ValueError, match="reverse direction starts at the last step"):
@@ -198,21 +168,6 @@ def test_errors(runner: Runner) -> None:
         stream.reset(np.array([1, 0]))
     with pytest.raises(ValueError, match=r"h_0 must have shape \(2, 2, 12\)"):
         stream.state = (np.zeros((1, 2, 12), np.float32), np.zeros((2, 2, 12), np.float32))
-
-
-def test_errors_of_slots(runner: Runner) -> None:
-    slots = Slots(runner, 1)
-    slot = slots.open()
-    with pytest.raises(RuntimeError, match="all 1 slots are open"):
-        slots.open()
-    assert slots.step({}) == {}
-    with pytest.raises(ValueError, match=r"the input of slot 0 must have shape \(5,\), got \(4,\)"):
-        slots.step({slot: normal(4)})
-    with pytest.raises(TypeError, match="the input of slot 0 must be float32"):
-        slots.step({slot: np.zeros(5)})
-    slots.close(slot)
-    with pytest.raises(ValueError, match="slot 0 is not open"):
-        slots.step({0: normal(5)})
 
 
 TIME_MAJOR = LSTMConfig(5, 12, num_layers=2)
