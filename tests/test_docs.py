@@ -9,6 +9,8 @@ import runpy
 import tomllib
 from xml.etree import ElementTree
 
+import pytest
+
 import jaxlstm
 from jaxlstm.programs import errors
 from jaxlstm_converters import checkpoint
