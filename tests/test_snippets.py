@@ -26,6 +26,7 @@ import jaxlstm
 from jaxlstm.check.reference.faults import cells
 from jaxlstm.cli import COMMANDS
 from jaxlstm.programs.operators import registry
+from testing import exported
 from testing.command import jaxlstm_command
 from testing.pages import ROOT, blocks, fits, follow_page, public_objects, run_page
 from testing.wheels import fetch_pinned
@@ -256,9 +257,10 @@ def test_inference(folder: Path) -> None:
     torch.save(lstm.state_dict(), "checkpoint.pt")
     jaxlstm_command("export", "checkpoint.pt", "-o", "model.stablehlo", "--batch-first", "--platforms", "cpu")
     x, state = np.ones((1, 5, 3), np.float32), np.zeros((1, 1, 4), np.float32)
-    given: dict[str, Any] = {"inputs": x, "initial_state": (state, state), "chunk": x}
+    given: dict[str, Any] = {"inputs": x, "many_inputs": [x[0]], "initial_state": (state, state), "chunk": x}
     given |= {"x": x[:, 0], "mask": np.array([True]), "seq_lengths": [5], "h_0": state, "c_0": state}
     given["config_option"] = lambda name, value: getattr(jax.config, name)
+    exported.save(Path("model.pt2"), torch.nn.Linear(3, 4), torch.ones(1, 5, 3))
     # The cache would stay on after this test, and one device has no mesh of eight.
     names = run_page("inference.md", given, {"jax.config.update": "config_option", "(2, 4)": "(1, 1)"})
     expected = lstm(torch.from_numpy(x))[0].detach().numpy()

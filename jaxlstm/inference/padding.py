@@ -1,7 +1,7 @@
 """``results_along``: whether the results of a program hide the padding of a free axis.
 
 The program is traced at two sizes of the axis. Array axes whose sizes differ between the two traces are the
-*long* ones; a size that is no multiple of the axis, as behind a convolution, ends the comparison.
+*long* ones; other sizes, as behind a convolution, end the comparison.
 Each operation must then keep this invariant: the start of every long axis, up to the size without padding,
 depends only on the start of the long axes of the operands. Sums over a long axis break it, for example.
 Numbers that depend on the size, as the divisor of a mean does, show as different literals. An operation
@@ -76,7 +76,7 @@ def leaves_of(program: Program, params: Any, tensors: Sequence[Any], lengths: An
 
 
 def split_leaves(leaves: Sequence[Any]) -> tuple[list[jax.Array], list[Any]]:
-    """Return the arrays among the leaves, and all leaves with None in place of the arrays."""
+    """Return the arrays among the leaves, and the leaves with None for each array."""
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     return arrays, [None if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
 
@@ -94,7 +94,7 @@ def shapes_at(program: Program, sizes: Mapping[str, int]) -> list[jax.ShapeDtype
 
 
 def _trace(program: Program, axis: str, size: int, other: int, lengths: Any) -> Any:
-    """Return the traced program and its results that are no arrays, or None if it refuses the sizes."""
+    """Return the traced program and its other results than arrays, or None if it refuses the sizes."""
     graph, static = program.graph, []
     names = [n for declared in program.inputs if declared.type for n in declared.type.shape]
     sizes = {}

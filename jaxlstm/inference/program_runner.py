@@ -30,8 +30,8 @@ from jaxlstm.programs.program import Program
 CONSTANTS = 256 * 2**20
 """Bytes of weights that the executables of a program hold as constants, on CPUs.
 
-XLA lays constants out once, and arguments in each call. Each executable has a copy. Further executables, and
-those of programs with more than an eighth of this limit, take the weights as arguments.
+XLA lays constants out once, and arguments in each call. Each executable has a copy. Beyond this limit, and in
+programs with more than an eighth of it, weights are arguments.
 """
 EXECUTABLES = 64
 """Default number of executables that a ProgramRunner keeps."""
@@ -100,7 +100,7 @@ class ProgramRunner:
             if self._lengths is None:
                 raise ValueError(
                     "seq_lengths is given, but the program has no recurrent layer over sequences, or it runs "
-                    "over an axis that is no free axis of an input; call the program itself"
+                    "over an axis that no input has as a free axis; call the program itself"
                 )
             sizes = self._sizes(tensors)
             batch, time = self._lengths
@@ -114,7 +114,7 @@ class ProgramRunner:
         Args:
           inputs: arrays without the batch axis, which is the first one of each input of the program; tuples
             of arrays if the program has several inputs, in the order of ``program.inputs``. If the rows of a
-            batch may depend on each other, each runs alone; a batch of a fixed size is always filled.
+            batch may depend on each other, batches have one row; a batch of a fixed size is always filled.
           batch_size: the largest number of inputs in a batch.
 
         Returns:
@@ -366,7 +366,7 @@ class Executable:
     Attributes:
       call: the function of weights, lengths and tensors.
       weights: the weights in a tuple; an empty tuple if they are constants.
-      others: the results that are no arrays, in the order of all results; None for arrays.
+      others: the results, with None for each array.
     """
 
     call: Any
@@ -423,11 +423,11 @@ class ProgramStream:
         """Run one step.
 
         Args:
-          tensors: the inputs that are no states, in the order of ``program.inputs``. Sizes of free axes may
+          tensors: the inputs without the states, in the order of ``program.inputs``. Sizes of free axes may
             change from step to step.
 
         Returns:
-          The result that is no state, as a NumPy array, or a dict by name if there are several.
+          The result without the states, as a NumPy array, or a dict by name if there are several.
 
         Raises:
           ProgramError: an input does not fit.
