@@ -13,8 +13,6 @@ import pytest
 from testing.processes import python_environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
 LOSS = re.compile(r"step \d+: loss ([\d.]+)")
 
 
