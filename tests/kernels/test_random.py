@@ -1,8 +1,8 @@
 """The native kernel against the plain scan on random problems, values and gradients.
 
-After a change to the kernel, run ``CONFIGS=1000 pytest tests/kernels/test_random.py``. A problem depends only on
-the seed and its number, so the variable FIRST_CONFIG repeats one. Sums that nearly cancel amplify rounding: an
-error of a few times the tolerance may be explained by that.
+After a change to the kernel, run ``CONFIGS=1000 pytest tests/kernels/test_random.py``. A problem depends only
+on the seed and its number, so FIRST_CONFIG repeats one. Sums that nearly cancel amplify rounding, which may
+explain an error of a few times the tolerance.
 """
 
 from __future__ import annotations
