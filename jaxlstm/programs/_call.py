@@ -21,8 +21,9 @@ def call(name: str, /, *args: Any, **kwargs: Any) -> Any:
 
     Args:
       name: torch's name with overload. An in-place operator returns its result and changes nothing.
-      *args, **kwargs: the arguments of torch's schema, under its names: arrays, numbers, lists of them, and
-        dtypes. Python's types stand for JAX's default dtypes.
+      *args: the arguments of torch's schema: arrays, numbers, lists of them, and dtypes. Python's types stand
+        for JAX's default dtypes.
+      **kwargs: the same, under the schema's names.
 
     Returns:
       An array, or a tuple or list of arrays for an operator with several results.
