@@ -23,7 +23,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Size, TensorType, Value, shown_shape
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, flatten_arguments, require_constant
-from jaxlstm.programs.operators.dtypes import held_without_loss
+from jaxlstm.programs.operators.dtypes import held, held_without_loss
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm.programs.program import Program
 
@@ -242,8 +242,10 @@ class ProgramRunner:
             self._seen.add(signature)
         arrays = []
         for declared, leaf in zip(self._tensors, tensors, strict=True):
-            array = np.asarray(leaf)
-            arrays.append(array.astype(held_without_loss(array, f"input {declared.name}"), copy=False))
+            array, what = np.asarray(leaf), f"input {declared.name}"
+            held_without_loss(array, what)
+            # Smaller integers than those of the program are accepted, too.
+            arrays.append(array.astype(held(declared.type.dtype, what), copy=False))  # type: ignore[union-attr]
         return arrays
 
     def _sizes(self, tensors: Sequence[np.ndarray]) -> dict[str, int]:

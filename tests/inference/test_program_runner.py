@@ -280,6 +280,9 @@ def test_a_state_that_grows() -> None:
     args = (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
     shapes = ({0: AUTO, 1: AUTO}, {0: AUTO, 1: AUTO})
     runner = compile(jaxlstm.from_module(Memory(), args, dynamic_shapes=shapes))
+    for dtype in (np.int16, np.int64, np.int32):
+        np.testing.assert_array_equal(runner(*np.ones((2, 3, 4), dtype))["sum"], [8, 8, 8])
+    assert runner.stats().compilations == 1
     with pytest.raises(ValueError, match=r"the size of the state seen, .* does not follow from the other"):
         runner.stream({"seen": "seen"}).step(np.ones((1, 2), np.int64))
     stream = runner.stream({"seen": "seen"}, {"seen": np.zeros((1, 1), np.int64)})
