@@ -34,22 +34,20 @@ COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisib
 SANITIZERS = os.environ.get("JAXLSTM_SANITIZERS", "")
 SANITIZED = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=undefined", "-O1"] if SANITIZERS else []
 COMMON += SANITIZED
+AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+BFLOAT16 = [*AVX512, "-mavx512bf16", "-DJAXLSTM_DOUBLE_OF=avx512"]
 # kernels.cc is compiled once for each instruction set, and the library selects one at run time.
+# JAXLSTM_..._OF names another instruction set whose passes for a dtype are the same.
 INSTRUCTION_SETS = {"baseline": []}
 if X86:
     INSTRUCTION_SETS["avx2"] = ["-march=x86-64-v3"]
-    INSTRUCTION_SETS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
-    shared = ["-DJAXLSTM_DOUBLE_OF=avx512"]
-    bfloat16 = [*INSTRUCTION_SETS["avx512"], "-mavx512bf16", *shared]
-    INSTRUCTION_SETS["avx512_bf16"] = [*bfloat16, "-DJAXLSTM_FLOAT_OF=avx512"]
+    INSTRUCTION_SETS["avx512"] = AVX512
+    INSTRUCTION_SETS["avx512_bf16"] = [*BFLOAT16, "-DJAXLSTM_FLOAT_OF=avx512"]
 # Only Linux lets a process request the AMX registers.
 if X86 and sys.platform == "linux":
-    INSTRUCTION_SETS["amx"] = [*bfloat16, "-mamx-tile", "-mamx-bf16"]
-    INSTRUCTION_SETS["amx_float16"] = [
-        *INSTRUCTION_SETS["amx"],
-        "-DJAXLSTM_FLOAT16_TILES",
-        "-DJAXLSTM_BFLOAT16_OF=amx",
-    ]
+    INSTRUCTION_SETS["amx"] = [*BFLOAT16, "-mamx-tile", "-mamx-bf16"]
+    float16 = ["-DJAXLSTM_FLOAT16_TILES", "-DJAXLSTM_BFLOAT16_OF=amx"]
+    INSTRUCTION_SETS["amx_float16"] = [*INSTRUCTION_SETS["amx"], *float16]
 
 
 class BuildKernel(build_ext):

@@ -147,7 +147,7 @@ def test_shorter_outputs_do_not_hide_a_fault():
 
 def test_longer_outputs_without_packing():
     theirs = nn.Conv1d(1, 1, 3, bias=False)
-    weight = theirs.weight.detach().numpy()
+    weight = jnp.asarray(theirs.weight.detach().numpy())
     pads = [(1, 1)]
 
     def port(x):

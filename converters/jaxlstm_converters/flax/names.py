@@ -19,7 +19,7 @@ _TRAINING_STATE = re.compile(
     r"optim|sched|scaler|rng|epoch|step|loss|criterion|metric|best|history|(^|_)(ema|swa|lr)(_|$)"
 )
 # Names of tensors in Flax -> in torch, which ``names`` uses on both sides.
-_TORCH_NAMES = dict.fromkeys(("scale", "kernel", "embedding"), "weight")
+_TORCH_NAMES: dict[str, str] = {"scale": "weight", "kernel": "weight", "embedding": "weight"}
 _PARAMETRIZATION = re.compile(r"parametrizations\.([^.]+)\.original([01])$")
 
 
