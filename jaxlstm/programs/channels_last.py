@@ -271,7 +271,8 @@ _PERMUTATIONS: dict[str, Callable[..., np.ndarray]] = {
 
 def _permutes(state: Rewriter, node: Node, operator: Operator) -> bool:
     found = _tensor_and_rank(state, node, operator)
-    if found is None:
+    # A permutation inside of no_grad stops the gradient, so it cannot be left out.
+    if found is None or not node.with_gradient:
         return False
     value, (output,) = found[0], results_of(node)
     kwargs: dict[str, Any] = {n: a for n, a in operator.arguments(node.kwargs).items() if a != value}

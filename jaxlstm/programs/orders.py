@@ -165,6 +165,8 @@ class Rewriter:
             return False
         if self.stored[value.name].get(own_order(self.rank(value))) != value.name:
             return False
+        if self.made.get(value.name, -1) > index:
+            return False  # The array in torch's order was made later than the permutation stands.
         self.emitted.append(((index, 1), node))  # type: ignore[arg-type]
         self.stored[name][own_order(len(self.types[name].shape))] = name
         return True

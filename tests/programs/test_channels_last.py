@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import jaxlstm
 from jaxlstm.programs.program import Program
 from testing.graphs import program_of_function
 
@@ -56,6 +57,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "a chain": (lambda x: functional.max_pool2d(_conv(x).relu(), 2), 2),
     "before the chain": (lambda x: _conv((x - 0.5).abs() / C), 2),
     "a residual": (lambda x: _conv(_conv(x).relu() + x), 2),
+    "images and a permutation of them": (lambda x: (y := _conv(x), y.permute(3, 0, 1, 2)), 3),
     "no convolution": (lambda x: functional.max_pool2d(x.relu(), 2), 0),
     "the model's own permutations": (lambda x: _conv(x.permute(0, 2, 3, 1).permute(0, 3, 1, 2)), 2),
     "transposed back": (lambda x: _conv(_conv(x).transpose(1, 2).relu().transpose(2, 1)), 2),
@@ -199,3 +201,19 @@ def test_random_graphs(seed: int) -> None:
 
     x = torch.randn(2, 4, 6, 6)
     assert_equal_runs(program_of_function(function, (x,)), x, function(x))
+
+
+class _WithoutGradient(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = _conv(x)
+        with torch.no_grad():
+            z = y.permute(0, 2, 3, 1)
+        return _conv(y) + _conv(z.permute(0, 3, 1, 2))
+
+
+def test_a_permutation_without_gradient() -> None:
+    x = torch.randn(2, 4, 6, 5, requires_grad=True)
+    program = jaxlstm.from_module(_WithoutGradient(), (x.detach(),))
+    (expected,) = torch.autograd.grad(_WithoutGradient()(x).sin().sum(), x)
+    gradient = jax.grad(lambda x: jax.numpy.sin(program(program.params, x)).sum())(x.detach().numpy())
+    np.testing.assert_allclose(gradient, expected.numpy(), rtol=1e-4, atol=1e-4)
