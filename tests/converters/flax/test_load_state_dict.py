@@ -163,21 +163,6 @@ def test_quantized_weights_are_an_error() -> None:
     assert (model.kernel[...] == 1).all()
 
 
-def test_an_averaged_model() -> None:
-    theirs: Any = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(3, 4))
-    model: Any = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
-    (note,) = jaxlstm.load_state_dict(model, theirs.state_dict()).notes
-    assert "n_averaged" in note
-    np.testing.assert_array_equal(model.bias[...], theirs.module.bias.detach())
-
-
-def test_values_of_a_module_that_are_not_tensors_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = torch.nn.Linear(3, 4)
-    monkeypatch.setattr(torch.nn.Linear, "get_extra_state", lambda self: 3)
-    assert theirs.state_dict()["_extra_state"] == 3
-    assert jaxlstm.load_state_dict(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), theirs).complete
-
-
 def test_registered_layer() -> None:
     class Dense(nnx.Module):
         def __init__(self, flip: bool) -> None:
@@ -235,24 +220,3 @@ def test_non_strict_writes_the_rest() -> None:
     assert model["a"].kernel[...].all()
     np.testing.assert_array_equal(model["b"].bias[...], kept)
     assert "2 loaded, 1 missing, 1 unexpected, 1 misshapen" in str(result)
-
-
-def test_parametrizations_of_a_port() -> None:
-    """A port may keep torch's modules of a parametrization, under their names."""
-
-    class Parametrization(nnx.Module):
-        def __init__(self) -> None:
-            self.original0, self.original1 = nnx.Param(jnp.zeros((5, 1))), nnx.Param(jnp.zeros((5, 3)))
-
-    class Parametrized(nnx.Module):
-        def __init__(self) -> None:
-            self.bias = nnx.Param(jnp.zeros(5))
-            self.parametrizations = nnx.Dict({"weight": Parametrization()})
-
-    theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 5))
-    ours = Parametrized()
-    jaxlstm.load_state_dict(ours, theirs)
-    back = jaxlstm.state_dict(ours)
-    assert back.keys() == theirs.state_dict().keys()
-    for name, tensor in theirs.state_dict().items():
-        np.testing.assert_array_equal(back[name], tensor.numpy(), strict=True)

@@ -71,15 +71,6 @@ def test_wrappers(wrapper: str, in_file: bool, tmp_path: Path) -> None:
     assert all("optimizer_state_dict" in note for note in ignored)
 
 
-@pytest.mark.parametrize("start", ["module.", "model_state_dict.", "model_state_dict.module."])
-def test_names_with_wrappers(start: str) -> None:
-    """The keys of ``names`` may be names as they are in the file."""
-    model, theirs = flax_model(), torch_model()
-    source = WRAPPERS["nested, data parallel"](theirs)
-    jaxlstm.load_state_dict(model, source, names={start + torch: flax for torch, flax in NAMES.items()})
-    assert_equal(model, theirs)
-
-
 @pytest.mark.parametrize("other", ["net", "net.module"])
 def test_two_models_in_one_checkpoint(other: str) -> None:
     model = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))
@@ -88,14 +79,6 @@ def test_two_models_in_one_checkpoint(other: str) -> None:
         jaxlstm.load_state_dict(model, both)
     jaxlstm.load_state_dict(model, both, names={"model": ""})
     assert (model.kernel[...] == 1).all()
-
-
-def test_a_usual_key_beside_a_shorter_one() -> None:
-    model = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))
-    source = {"model_state_dict": {"weight": np.ones((2, 2), "f")}, "ema": {"weight": np.zeros((2, 2), "f")}}
-    result = jaxlstm.load_state_dict(model, source)
-    assert (model.kernel[...] == 1).all()
-    assert any("ignored: ema" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("key", ["model", "net", "state_dict.model"])
@@ -118,15 +101,6 @@ def test_another_part_beside_a_usual_attribute(key: str, in_file: bool, tmp_path
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
     assert jaxlstm.load_state_dict(model, source, names={key: ""}).complete
     assert_equal(model, theirs, {})
-
-
-def test_the_proposal_keeps_the_names() -> None:
-    source = {"model.fc.weight": np.ones((3, 2), "f"), "head.weight": np.ones((4, 3), "f")}
-    model = nnx.Dict({"dense": nnx.Linear(2, 3, use_bias=False, rngs=nnx.Rngs(0))})
-    names = {"model": "", "model.fc": "dense"}
-    with pytest.raises(jaxlstm.StateDictError, match=re.escape(f"names={names}")):
-        jaxlstm.load_state_dict(model, source, names={"fc": "dense"})
-    assert jaxlstm.load_state_dict(model, source, names=names).complete
 
 
 @pytest.mark.parametrize(
@@ -153,13 +127,6 @@ def test_a_part_wrapped_alone() -> None:
     assert_equal(model, plain)
 
 
-def test_a_model_that_uses_the_name_of_a_wrapper() -> None:
-    model = nnx.Dict({"module": nnx.Linear(2, 3, rngs=nnx.Rngs(0))})
-    theirs = torch.nn.ModuleDict({"module": torch.nn.Linear(2, 3)})
-    jaxlstm.load_state_dict(model, theirs)
-    assert_equal(model, theirs, {})
-
-
 def test_part_of_a_checkpoint() -> None:
     theirs = torch.nn.ModuleDict({"encoder": torch_model(), "decoder": torch.nn.Linear(2, 2)})
     names = {"encoder": "", **{f"encoder.{torch}": flax for torch, flax in NAMES.items()}}
@@ -171,24 +138,3 @@ def test_part_of_a_checkpoint() -> None:
     result = jaxlstm.load_state_dict(model, theirs, names=names)
     assert result.notes == ("2 tensors outside 'encoder' are ignored: decoder",)
     assert_equal(model, theirs["encoder"])  # pyright: ignore[reportArgumentType]
-
-
-def test_most_of_the_model_is_nested_deeper() -> None:
-    """The wrapper is removed, and the proposal keeps the layers that fit already."""
-
-    def model() -> nnx.Module:
-        options: Any = {"rngs": nnx.Rngs(0)}
-        lstm = jaxlstm.nnx.LSTM(2, 3, **options)
-        return nnx.Dict(
-            {"embedding": nnx.Embed(5, 2, **options), "lstm": lstm, "head": nnx.Linear(3, 4, **options)}
-        )
-
-    tagger = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(5, 2), "lstm": torch.nn.LSTM(2, 3)})
-    theirs = torch.nn.ModuleDict({"tagger": tagger, "head": torch.nn.Linear(3, 4)})
-    source = {"model_state_dict": theirs.state_dict(), "optimizer_state_dict": {"exp_avg": torch.ones(2)}}
-    names = {"tagger.embedding": "embedding", "tagger.lstm": "lstm"}
-    with pytest.raises(jaxlstm.StateDictError, match=re.escape(f"names={names}")) as caught:
-        jaxlstm.load_state_dict(model(), source)
-    assert "optimizer" not in str(caught.value)
-    assert "tagger.head" not in str(caught.value)
-    assert jaxlstm.load_state_dict(model(), source, names=names).complete

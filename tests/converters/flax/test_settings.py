@@ -44,7 +44,6 @@ def rnn() -> nnx.Module:
 
 
 LSTM = jaxlstm.nnx.LSTM
-EPSILON = float(np.finfo(np.float32).eps)
 UNRECORDED = "batch_first=False, the default; a state dict does not record torch's, so check it"
 # A layer in Flax and in torch, and the starts of the warnings for the torch module and for its state dict.
 SETTINGS: list[tuple[Any, ...]] = [
@@ -55,18 +54,9 @@ SETTINGS: list[tuple[Any, ...]] = [
         "epsilon=1e-06, but the torch layer's eps is 1e-05",
         "epsilon=1e-06, but torch's default is 1e-05",
     ),
-    (
-        make(nnx.LayerNorm, 3, epsilon=1e-3),
-        nn.LayerNorm(3, eps=1e-3),
-        "",
-        "epsilon=0.001, but torch's default",
-    ),
-    (make(nnx.RMSNorm, 3, epsilon=EPSILON), nn.RMSNorm(3), "", ""),
     (make(nnx.LayerNorm, 3, use_fast_variance=True), nn.LayerNorm(3), *["use_fast_variance=True loses"] * 2),
     (batch_norm(), nn.BatchNorm1d(3), "", ""),
-    (batch_norm(momentum=0.7), nn.BatchNorm1d(3, momentum=0.3), "", "momentum=0.7, but torch's default 0.1"),
     (batch_norm(momentum=0.99), nn.BatchNorm1d(3), *["momentum=0.99, but t"] * 2),
-    (batch_norm(), nn.BatchNorm1d(3, momentum=None), "the torch layer has momentum=None", ""),
     (batch_norm(use_running_average=False), nn.BatchNorm1d(3), *["use_running_average=False, so the"] * 2),
     (make(LSTM, 3, 4), nn.LSTM(3, 4), "", UNRECORDED),
     (make(LSTM, 3, 4), nn.LSTM(3, 4, batch_first=True), "batch_first=False, but the torch layer", UNRECORDED),
@@ -74,14 +64,7 @@ SETTINGS: list[tuple[Any, ...]] = [
     (rnn(), nn.LSTM(3, 4, batch_first=True), "time_major=True, but the torch layer has batch_first=True", ""),
     (attention(), nn.MultiheadAttention(8, 2), "", ""),
     (attention(), nn.MultiheadAttention(8, 4), "num_heads=2, but the torch layer has num_heads=4", ""),
-    (
-        attention(),
-        nn.MultiheadAttention(8, 2, add_zero_attn=True),
-        "the torch layer has add_zero_attn=True, which Flax does not have",
-        "",
-    ),
     (make(nnx.GroupNorm, 8, 2), nn.GroupNorm(2, 8), "", ""),
-    (make(nnx.GroupNorm, 8, 2), nn.GroupNorm(4, 8), "num_groups=2, but the torch layer has num_groups=4", ""),
     (make(nnx.Embed, 5, 4), nn.Embedding(5, 4), "", ""),
     (make(nnx.Embed, 5, 4), nn.Embedding(5, 4, max_norm=0.5), "the torch layer has max_norm=0.5, which", ""),
     (
@@ -90,7 +73,6 @@ SETTINGS: list[tuple[Any, ...]] = [
         "the layer is a convolution, but the torch layer is a transposed convolution",
         "",
     ),
-    (make(nnx.ConvTranspose, 4, 4, 3, padding="VALID"), nn.ConvTranspose1d(4, 4, 3), "", ""),
 ]
 
 
@@ -132,9 +114,6 @@ def test_settings_of_a_whole_module_in_a_file(
 CONVOLUTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "equal": ({"padding": 1}, {"padding": 1}, ""),
     "same": ({}, {"padding": "same"}, ""),
-    "same as numbers": ({}, {"padding": 1}, ""),
-    "valid": ({"padding": "VALID"}, {}, ""),
-    "pairs": ({"padding": [(2, 2)], "kernel_dilation": 2}, {"padding": 2, "dilation": 2}, ""),
     "circular": ({"padding": "CIRCULAR"}, {"padding": 1, "padding_mode": "circular"}, ""),
     "causal": ({"padding": "CAUSAL"}, {}, ""),
     "the defaults": ({}, {}, "padding='SAME' pads 1 and 1, but the torch layer 0 and 0: pass"),
@@ -142,17 +121,6 @@ CONVOLUTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"padding": 1},
         {"padding": 1, "stride": 2},
         "strides=(1,), but the torch layer has stride=(2,)",
-    ),
-    "dilation": (
-        {"padding": "VALID"},
-        {"dilation": 2},
-        "kernel_dilation=(1,), but the torch layer has dilation=(2,)",
-    ),
-    "same with a stride": (
-        {"strides": 2},
-        {"padding": 1, "stride": 2},
-        "padding='SAME' with strides above 1 depends on the size of the input, and the torch layer pads 1 "
-        "and 1: pass padding=((1, 1),)",
     ),
     "mode": (
         {"padding": 1},

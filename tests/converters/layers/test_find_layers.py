@@ -41,19 +41,14 @@ def layer_of(module: nn.Module, name: str = "layer") -> Layer:
         (nn.Linear(3, 4), "Linear", {"in_features": 3, "out_features": 4, "bias": True}),
         (nn.Conv1d(3, 4, 5), "Conv1d", {"in_channels": 3, "kernel_size": [5], "bias": True}),
         (nn.Conv2d(3, 4, (5, 6)), "Conv2d", {"in_channels": 3, "kernel_size": [5, 6]}),
-        (nn.Conv3d(3, 4, 2), "Conv3d", {"out_channels": 4, "kernel_size": [2, 2, 2]}),
-        (nn.ConvTranspose1d(3, 4, 5), "ConvTranspose1d", {"in_channels": 3, "out_channels": 4}),
         (nn.ConvTranspose2d(8, 4, 2, groups=2), "ConvTranspose2d", {"in_channels": 8, "out_channels": 4}),
-        (nn.ConvTranspose3d(3, 4, 2), "ConvTranspose3d", {"kernel_size": [2, 2, 2]}),
         (nn.BatchNorm1d(7), "BatchNorm", {"num_features": 7, "affine": True}),
         (nn.BatchNorm2d(7, affine=False), "BatchNorm", {"num_features": 7, "affine": False}),
         (nn.LayerNorm([3, 4]), "LayerNorm", {"normalized_shape": [3, 4], "bias": True}),
         (nn.LSTM(3, 5, 2, proj_size=2), "LSTM", {"input_size": 3, "hidden_size": 5, "proj_size": 2}),
         (nn.LSTMCell(3, 5, bias=False), "LSTMCell", {"input_size": 3, "hidden_size": 5, "bias": False}),
         (nn.GRU(3, 5, 2, bidirectional=True), "GRU", {"num_layers": 2, "bidirectional": True}),
-        (nn.GRUCell(3, 5), "GRUCell", {"input_size": 3, "hidden_size": 5, "bias": True}),
         (nn.RNN(3, 5), "RNN", {"input_size": 3, "hidden_size": 5, "num_layers": 1}),
-        (nn.RNNCell(3, 5), "RNNCell", {"input_size": 3, "hidden_size": 5}),
         (nn.MultiheadAttention(8, 2), "MultiheadAttention", {"embed_dim": 8, "bias": True}),
         (
             nn.MultiheadAttention(8, 2, kdim=5, vdim=6, bias=False, add_bias_kv=True),
@@ -78,13 +73,9 @@ def test_the_type_is_certain(module: nn.Module, name: str, sizes: dict[str, Any]
         (nn.Embedding(3, 4), ("Linear", "Embedding")),
         (nn.Conv2d(4, 4, 3), ("Conv2d", "ConvTranspose2d")),
         (nn.Conv1d(3, 4, 3, bias=False), ("Conv1d", "ConvTranspose1d")),
-        (nn.ConvTranspose1d(3, 4, 3, bias=False), ("Conv1d", "ConvTranspose1d")),
         (nn.LayerNorm(4), ("LayerNorm", "GroupNorm", "InstanceNorm")),
         (nn.GroupNorm(2, 4), ("LayerNorm", "GroupNorm", "InstanceNorm")),
-        (nn.InstanceNorm2d(4, affine=True), ("LayerNorm", "GroupNorm", "InstanceNorm")),
         (nn.RMSNorm(4), ("RMSNorm", "LayerNorm", "PReLU")),
-        (nn.LayerNorm(4, bias=False), ("RMSNorm", "LayerNorm", "PReLU")),
-        (nn.PReLU(), ("PReLU", "RMSNorm", "LayerNorm")),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -111,13 +102,6 @@ def test_the_name_decides(name: str, module: nn.Module, expected: str) -> None:
     assert layer.notes == ["type from the name"]
 
 
-def test_names_that_mislead() -> None:
-    """Models call an RMSNorm "layernorm" too, and the inner name counts more than the outer one."""
-    assert len(layer_of(nn.RMSNorm(4), "input_layernorm").types) == 3
-    model = nn.ModuleDict({"embeddings": nn.ModuleDict({"LayerNorm": nn.LayerNorm(4)})})
-    assert layers_of(model.state_dict())["embeddings.LayerNorm"].types == ("LayerNorm",)
-
-
 def test_not_recorded(tmp_path: Path) -> None:
     assert layer_of(nn.Conv1d(3, 4, 5)).not_recorded == UNRECORDED
     assert layer_of(nn.ConvTranspose1d(3, 4, 5)).not_recorded == (*UNRECORDED, "output_padding")
@@ -140,7 +124,6 @@ def test_not_recorded(tmp_path: Path) -> None:
     [
         (lambda: parametrizations.weight_norm(nn.Linear(3, 4)), "weight: weight normalization"),
         (lambda: nn.utils.weight_norm(nn.Linear(3, 4)), "weight: weight normalization"),
-        (lambda: parametrizations.spectral_norm(nn.Linear(3, 4)), "weight: spectral normalization"),
         (lambda: nn.utils.spectral_norm(nn.Linear(3, 4)), "weight: spectral normalization"),
         (lambda: prune.l1_unstructured(nn.Linear(3, 4), "weight", amount=0.5), "weight: pruning"),
         (
@@ -154,15 +137,6 @@ def test_reparametrized_weights(make: Any, note: str) -> None:
     assert layer.types == ("Linear",)
     assert layer.notes == [note]
     assert layer.sizes == {"in_features": 3, "out_features": 4, "bias": True}
-
-
-def test_reparametrized_lstms() -> None:
-    layer = layer_of(parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0"))
-    assert (layer.types, layer.notes) == (("LSTM",), ["weight normalization"])
-    lstm = nn.LSTM(3, 4)
-    parametrizations.orthogonal(lstm, "weight_hh_l0")
-    layer = layers_of({f"lstm.{name}": tensor for name, tensor in lstm.state_dict().items()})["lstm"]
-    assert (layer.types, layer.notes, layer.sizes) == (("LSTM",), ["invalid"], {})
 
 
 NAMES = [
@@ -210,25 +184,6 @@ def test_unknown_tensors_are_layers_of_their_own() -> None:
     assert layers["block.scale"].shapes == {"": (2, 5)}
 
 
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        {"weight": (3, 4), "bias": (7,)},
-        {"weight": (3, 4, 5), "bias": (7,)},
-        {"weight": (3,), "bias": (4,)},
-        {"weight": ()},
-        {"weight": (1, 2, 3, 4, 5, 6)},
-        {"running_mean": (3,), "running_var": (4,)},
-        {"running_mean": (), "running_var": ()},
-        {"in_proj_weight": (9, 4), "out_proj.weight": (3, 3)},
-        {"q_proj_weight": (3, 3), "out_proj.weight": ()},
-    ],
-)
-def test_shapes_that_fit_no_layer(shapes: dict[str, tuple[int, ...]]) -> None:
-    layers = layers_of({f"x.{name}": np.zeros(shape) for name, shape in shapes.items()})
-    assert {name: layer.types for name, layer in layers.items()} == {f"x.{name}": () for name in shapes}
-
-
 @pytest.mark.parametrize("legacy", [False, True])
 def test_tied_weights_count_once(legacy: bool, tmp_path: Path) -> None:
     model = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "decoder": nn.Linear(4, 5)})
@@ -261,8 +216,3 @@ def test_the_state_of_optimizers_is_left_out() -> None:
         layers = layers_of({**{f"model.{k}": v for k, v in model.state_dict().items()}, **state})
         assert list(layers) == ["model"]
     assert not is_optimizer_state("state.0.weight")
-
-
-def test_the_order_is_that_of_the_file() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 3), nn.MultiheadAttention(3, 1), nn.BatchNorm1d(3))
-    assert list(layers_of(model.state_dict())) == ["0", "1", "2", "3"]

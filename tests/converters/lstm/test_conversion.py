@@ -15,9 +15,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, from_torch, param_shapes, to_torch
-from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm_converters.lstm._load import StateArray
-from jaxlstm_converters.lstm.selected import select_lstm, with_fields
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYERS = [
@@ -40,19 +38,6 @@ def test_round_trip_is_bit_exact(dtype: torch.dtype) -> None:
         fresh.load_state_dict(state_dict, strict=True)
         for name, tensor in module.state_dict().items():
             assert torch.equal(fresh.state_dict()[name], tensor), name
-
-
-def test_tensors_to_numpy() -> None:
-    tensor = torch.arange(6.0).reshape(2, 3).T.requires_grad_()
-    np.testing.assert_array_equal(as_numpy(tensor), [[0, 3], [1, 4], [2, 5]])
-    assert as_numpy(tensor).flags.c_contiguous
-    half = as_numpy(torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
-    assert (half.dtype, half.tolist()) == (ml_dtypes.bfloat16, [1.5, -2.0])
-    native = np.arange(3.0)
-    assert np.shares_memory(as_numpy(native), native)
-    swapped = as_numpy(native.astype(">f8"))
-    assert swapped.dtype.isnative
-    np.testing.assert_array_equal(swapped, native)
 
 
 def test_negative_views() -> None:
@@ -170,7 +155,7 @@ def test_all_lstms_of_a_model_are_found() -> None:
 
 
 def test_batch_first_and_dropout() -> None:
-    """Arguments override a module or hints; a state dict has neither, and a cell takes neither."""
+    """A state dict has neither, and a cell takes neither."""
     state_dict = Model().state_dict()
     _, config = from_torch(state_dict, prefix="encoder", batch_first=True, dropout=0.5)
     assert config == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5, bidirectional=True)
@@ -178,18 +163,6 @@ def test_batch_first_and_dropout() -> None:
     assert from_torch(arrays, prefix="encoder")[1] == LSTMConfig(4, 5, 2, bidirectional=True)
     _, cell = from_torch(torch.nn.LSTMCell(2, 3), batch_first=True, dropout=0.5)
     assert (cell.batch_first, cell.dropout) == (False, 0.0)
-
-    config = LSTMConfig(2, 3, num_layers=2)
-    both = {f"{p}.{n}": np.ones(s) for p in "ab" for n, s in param_shapes(config).items()}
-    hints = {"a.": {"batch_first": True, "dropout": 0.5}, "b.": {"dropout": 0.25}}
-    for prefix, batch_first, dropout in (("a", True, 0.5), ("b", False, 0.25)):
-        _, hinted, unrecorded, _ = select_lstm(both, prefix=prefix, hints=hints)
-        assert unrecorded == (() if prefix == "a" else ("batch_first",))
-        assert (hinted.batch_first, hinted.dropout) == (batch_first, dropout)
-        changed = with_fields(hinted, batch_first=not batch_first, dropout=0.0)
-        assert (changed.batch_first, changed.dropout) == (not batch_first, 0.0)
-        assert with_fields(hinted, batch_first=None, dropout=None) == hinted
-    assert select_lstm(both, prefix="a")[1:] == (config, ("batch_first", "dropout"), "")
 
 
 # Errors

@@ -67,59 +67,12 @@ def test_a_missing_tensor_is_reported(config: LSTMConfig) -> None:
             find_lstms(state_dict(shapes, "x."))
 
 
-@pytest.mark.parametrize(
-    ("proj_size", "name", "shape"),
-    [(0, "weight_hh_l0", (20, 5)), *((size, "weight_hr_l0", (size, 5)) for size in (1, 3, 4))],
-)
-def test_a_missing_matrix_is_reported_with_its_shape(
-    proj_size: int, name: str, shape: tuple[int, ...]
-) -> None:
-    shapes = param_shapes(LSTMConfig(4, 5, proj_size=proj_size))
-    del shapes[name]
-    assert infer_config(shapes) == LSTMConfig(4, 5, proj_size=proj_size)
-    assert survey(state_dict(shapes)).broken[""].endswith(f"missing {name} {shape}")
-
-
 @pytest.mark.parametrize(("factor", "expected"), [(4, "LSTM"), (3, "GRU"), (1, "RNN"), (2, "")])
 def test_the_number_of_rows_decides_the_kind(factor: int, expected: str) -> None:
     shapes: Shapes = {"weight_ih_l0": (factor * 7, 2), "weight_hh_l0": (factor * 7, 7)}
     assert layer_kind(shapes) == expected
     assert survey(state_dict(shapes, "m.")).others == ({"m.": expected} if expected in ("GRU", "RNN") else {})
     assert layer_kind({"weight_hh": (factor * 7, 7)}) == expected  # a cell without an input weight
-
-
-def test_kind_of_unusual_shapes() -> None:
-    """One wrong matrix does not hide an LSTM."""
-    layer = param_shapes(LSTMConfig(4, 5))
-    stack = param_shapes(LSTMConfig(4, 5, num_layers=2))
-    projected = param_shapes(LSTMConfig(4, 5, proj_size=3))
-    shapes: Shapes
-    for shapes, expected in (
-        (layer | {"weight_hh_l0": (21, 5)}, "LSTM"),  # by the input weight
-        (layer | {"weight_ih_l0": (7, 4)}, "LSTM"),  # by the recurrent weight
-        (stack | {"weight_hh_l0": (20,)}, "LSTM"),
-        (stack | {"weight_hh_l0": (20,), "weight_ih_l0": (7, 4)}, "LSTM"),  # by the next layer
-        (projected | {"weight_hr_l0": (3,)}, "LSTM"),
-        (param_shapes(PROJECTED) | {"weight_hr_l0": (3,)}, "LSTM"),
-        # The columns of the projection are the hidden size.
-        ({"weight_ih_l0": (7, 4), "weight_hh_l0": (20, 3), "weight_hr_l0": (3, 5)}, "LSTM"),
-        ({"weight_ih_l0": (0, 3), "weight_hh_l0": (0, 0)}, "LSTM"),
-        ({"weight_ih_l0": (5, 3), "weight_hh_l0": (5, 0)}, ""),
-        ({"bias_ih_l0": (20,), "bias_hh_l0": (20,)}, ""),
-    ):
-        assert layer_kind(shapes) == expected, shapes
-    assert find_lstms(state_dict({"bias_ih_l0": (20,), "bias_hh_l0": (20,)})) == {}
-
-
-def test_layers_and_directions_are_counted_by_name() -> None:
-    shapes = param_shapes(LSTMConfig(4, 5, num_layers=3))
-    gap = {name: shape for name, shape in shapes.items() if not name.endswith("_l1")}
-    assert infer_config(gap).num_layers == 1
-    assert [
-        p for p in shape_mismatches(gap, infer_config(gap), prefix="m.") if p.startswith("unexpected")
-    ] == [f"unexpected m.{name} {shape}" for name, shape in gap.items() if name.endswith("_l2")]
-    assert infer_config({"weight_ih_l1": (20, 4)}).num_layers == 1  # at least one layer
-    assert infer_config(shapes | {"weight_ih_l0_reverse": (20, 4)}).bidirectional
 
 
 @pytest.mark.parametrize("prefix", ["", "decoder.cell."])
@@ -153,13 +106,6 @@ def test_whole_names_are_matched() -> None:
     others: Shapes = dict.fromkeys(names, (1,))
     assert group_by_prefix(state_dict(shapes | others)) == {"": shapes}
     assert group_by_prefix(state_dict(shapes, "a\nb.")) == {"a\nb.": shapes}
-
-
-def test_a_cell_with_the_prefix_of_a_layer_is_left_out() -> None:
-    layer, cell = param_shapes(LSTMConfig(4, 5)), param_shapes(LSTMCellConfig(4, 5))
-    assert group_by_prefix(state_dict(layer | cell, "m.")) == {"m.": layer}
-    assert group_by_prefix(state_dict(cell | layer, "m.")) == {"m.": layer}
-    assert group_by_prefix(state_dict(cell, "m.") | state_dict(layer, "n.")) == {"m.": cell, "n.": layer}
 
 
 def test_optimizer_moments_are_skipped() -> None:
@@ -196,28 +142,6 @@ def test_impossible_sizes_are_reported() -> None:
     found = survey(state_dict(shapes) | state_dict(param_shapes(LSTMConfig(2, 3)), "b."))
     assert "proj_size must be smaller than hidden_size" in found.broken[""]
     assert found.lstms == {"b.": LSTMConfig(2, 3)}
-
-
-PREFIXES = ("encoder.lstm.", "decoder.lstm.", "lstm.", "x.old_head.")
-
-
-@pytest.mark.parametrize(
-    ("prefix", "expected"),
-    [
-        ("encoder.lstm.", "encoder.lstm."),
-        ("encoder.lstm", "encoder.lstm."),
-        ("encoder", None),
-        ("lstm", "lstm."),  # an exact match takes precedence
-        ("old_head", "x.old_head."),
-        ("head", None),  # only whole components match
-    ],
-)
-def test_choose_prefix(prefix: str, expected: str | None) -> None:
-    if expected is None:
-        with pytest.raises(ValueError, match=f"prefix '{prefix}' matches no LSTM; the LSTMs are"):
-            choose_prefix(PREFIXES, prefix)
-    else:
-        assert choose_prefix(PREFIXES, prefix) == expected
 
 
 def test_choose_prefix_errors() -> None:

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from jaxlstm import LSTMConfig, find_lstms, from_torch
 from jaxlstm_converters.lstm._find_lstms import survey
-from jaxlstm_converters.lstm.fold import WeightNorm, fold
+from jaxlstm_converters.lstm.fold import fold
 
 pytestmark = pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
 
@@ -143,56 +143,6 @@ def test_weight_drop_is_the_raw_weight(wrapped: bool) -> None:
     assert survey(inner).notes[0].startswith("rnns.0.module.weight_hh_l0 = ")
 
 
-def test_a_folded_weight_replaces_its_parts() -> None:
-    g, v = np.ones((32, 1), np.float32), np.ones((32, 8), np.float32)
-    for names in (
-        ("a.weight_hh_l0_g", "a.weight_hh_l0_v"),
-        ("a.parametrizations.weight_hh_l0.original0", "a.parametrizations.weight_hh_l0.original1"),
-    ):
-        for order in (1, -1):
-            parts = dict(list(zip(names, (g, v), strict=True))[::order])
-            found = fold({"other": g, **parts})
-            assert list(found.tensors) == ["other", "a.weight_hh_l0"]
-            assert found.tensors["a.weight_hh_l0"] == WeightNorm(g, v)
-            assert found.problems == {}
-            assert found.notes == [
-                f"a.weight_hh_l0 = {names[1]} * ({names[0]} / norm({names[1]})) (weight normalization)"
-            ]
-
-
-def test_problems_of_folding() -> None:
-    v = np.ones((32, 8))
-    for shape in ((32,), (8,), (16, 1), (32, 1, 1)):
-        found = fold({"a.weight_hh_l0_g": np.ones(shape), "a.weight_hh_l0_v": v})
-        assert found.problems["a."].endswith(
-            f"a.weight_hh_l0_g has shape {shape}, expected (), or the shape (32, 8) of a.weight_hh_l0_v with "
-            "some axes of size 1"
-        )
-        assert list(found.tensors) == ["a.weight_hh_l0_g", "a.weight_hh_l0_v"]
-    stem = "a.parametrizations.bias_hh_l1_reverse."
-    for parts in (["original"], ["original0", "original1", "0.base"], ["original0"]):
-        [(prefix, problem)] = fold({stem + part: v for part in parts}).problems.items()
-        assert prefix == "a."
-        assert "a.bias_hh_l1_reverse has a parametrization other than weight norm" in problem
-        assert f"({', '.join(sorted(stem + part for part in parts))})" in problem
-
-
 def test_similar_names_are_not_folded() -> None:
     others = {f"a.{name}": np.ones(1) for name in ("weight_hh_l0_v", "weight_raw", "x_g", "weight_g")}
     assert fold(others) == (others, [], {})
-
-
-def test_a_raw_weight_moves_to_the_module_of_the_others() -> None:
-    raw, other = np.zeros(1), np.ones(1)
-    for sibling, weight in (
-        ("a.bias_ih_l0", "a.weight_hh_l0"),
-        ("a.weight_ih_l0", "a.weight_hh_l0"),
-        ("a.module.weight_ih_l0", "a.module.weight_hh_l0"),
-        ("b.weight_ih_l0", "a.module.weight_hh_l0"),
-        ("a.weight_ih_l0_raw", "a.module.weight_hh_l0"),
-        ("a.scale", "a.module.weight_hh_l0"),
-    ):
-        found = fold({"a.weight_hh_l0_raw": raw, sibling: other})
-        assert found.tensors[weight] is raw
-        assert "a.weight_hh_l0_raw" not in found.tensors
-        assert f"{weight} = a.weight_hh_l0_raw (weight drop, off in inference)" in found.notes

@@ -8,17 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from flax import nnx
 from torch.nn.utils import parametrizations
 
 import jaxlstm
-from jaxlstm import LSTMConfig, load, save
+from jaxlstm import LSTMConfig, load
 from jaxlstm.cli.inspect import describe
 from testing.command import jaxlstm_command
-from testing.saved_params import random_params
 
 
 class ForgetFirst(torch.nn.Module):
@@ -183,15 +181,3 @@ def test_export_warns_and_check_does_not() -> None:
     assert jaxlstm_command("export", "one.pt", "-o", "y.stablehlo", *options, "--no-batch-first").err == ""
     # The checker runs every LSTM time-major and without dropout.
     assert jaxlstm_command("check", "one.pt", "--dtype", "float32").err == ""
-
-
-def test_save_takes_assumptions(tmp_path: Path) -> None:
-    params: Any = random_params(CONFIG, np.float32)
-    save(tmp_path / "x.pt", params, CONFIG, assumed=["dropout"])
-    with pytest.warns(
-        jaxlstm.PortingWarning, match=r"does not record dropout of the LSTM; assumed dropout=0\.0"
-    ):
-        load(tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"assumed must name some of .*got \('bias',\)"):
-        save(tmp_path / "x.pt", params, CONFIG, assumed=["bias"])
-    assert list(jaxlstm.find_lstms(tmp_path / "x.pt").values()) == [CONFIG]

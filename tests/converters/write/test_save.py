@@ -101,16 +101,6 @@ def test_numpy_reads_an_npz_file(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
-@pytest.mark.parametrize("text", [["jaxlstm"], 3.0, "not JSON", "{}"])
-def test_metadata_of_another_program(text: Any, tmp_path: Path) -> None:
-    """Metadata named jaxlstm may be anything."""
-    params = random_params(LSTMConfig(4, 5), np.float32)
-    np.savez(tmp_path / "m.npz", jaxlstm=text, **params)  # type: ignore[arg-type]
-    assert load(tmp_path / "m.npz", batch_first=True)[1] == LSTMConfig(4, 5, batch_first=True)
-    safetensors.numpy.save_file(params, tmp_path / "m.safetensors", {"jaxlstm": str(text)})
-    assert load(tmp_path / "m.safetensors", batch_first=False)[1] == LSTMConfig(4, 5)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
