@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import gc
-import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMConfig
+from jaxlstm import LSTMConfig, lstm
 from jaxlstm._shared.aligned import aligned_zeros
-from jaxlstm.inference import Runner, compile
+from jaxlstm.inference import Runner, Stream, compile
 from jaxlstm.inference.compiled import CompiledState
-from testing.inference import compilations, normal, reference, weights
+from jaxlstm.inference.host_arrays import time_major
+from testing.inference import compilations, normal, weights
+from testing.problems import needs_native
 
 CONFIG = LSTMConfig(5, 12, num_layers=2, batch_first=True)
 
@@ -27,16 +30,48 @@ def runner() -> Runner:
     return compile(weights(CONFIG), CONFIG, max_length=32, max_batch=4)
 
 
-def test_pieces_give_the_results_of_the_whole(runner: Runner) -> None:
-    x = normal(2, 120, 5)
-    stream = runner.stream(batch=2)
-    # Single steps, and pieces below and above the longest bucket.
-    edges = [0, 1, 2, 5, 21, 22, 100, 120]
-    pieces = [stream(x[:, a:b]) for a, b in itertools.pairwise(edges)]
-    expected, (h_n, c_n) = reference(weights(CONFIG), x, config=CONFIG)
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(stream.state.h, h_n, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(stream.state.c, c_n, rtol=0, atol=2e-6)
+@pytest.mark.parametrize(
+    ("config", "backend", "batches"),
+    [
+        (CONFIG, "scan", (1, 3)),
+        # Large enough for helper threads.
+        pytest.param(LSTMConfig(40, 160, num_layers=2), "native", (1, 3, 24), marks=needs_native),
+    ],
+    ids=["scan", "native"],
+)
+def test_a_stream_equals_lstm(config: LSTMConfig, backend: str, batches: tuple[int, ...]) -> None:
+    """Steps, chunks longer than a call, masks, resets, strided inputs; bit for bit on the native kernel."""
+    rng, params, hidden = np.random.default_rng(0), weights(config), config.hidden_size
+    by_lstm = jax.jit(functools.partial(lstm, config=time_major(config), backend=backend))
+    runner = compile(params, config, max_length=4, max_batch=4, backend=backend)
+    tolerance = 0 if backend == "native" else 2e-6
+
+    def call(stream: Stream, x: np.ndarray, *lengths: np.ndarray) -> np.ndarray:
+        return (
+            stream(x.swapaxes(0, 1), *lengths).swapaxes(0, 1) if config.batch_first else stream(x, *lengths)
+        )
+
+    for batch in batches:
+        stream, state = runner.stream(batch), (np.zeros((2, batch, hidden), np.float32),) * 2
+        for number in range(12):
+            x = rng.standard_normal((config.input_size, batch, 7)).astype(np.float32).transpose(2, 1, 0)
+            active, lengths = rng.random(batch) < 0.7, rng.integers(0, 8, batch)
+            method, arguments, chunk, valid = (
+                (Stream.step, (x[0],), x[:1], np.ones(batch, int)),
+                (Stream.step, (x[1], active), x[1:2], active.astype(int)),
+                (call, (x,), x, np.full(batch, 7)),
+                (call, (x, lengths), x, lengths),
+            )[number % 4]
+            outputs = method(stream, *arguments).reshape(len(chunk), batch, hidden)
+            expected, state = by_lstm(params, chunk, state, seq_lengths=valid)
+            np.testing.assert_allclose(outputs, expected, rtol=0, atol=tolerance)
+            if number % 5 == 4:
+                stream.reset(active)
+                state = tuple(np.where(active[:, None], 0, leaf) for leaf in state)
+            for leaf, other in zip(stream.state, state, strict=True):
+                np.testing.assert_allclose(leaf, other, rtol=0, atol=tolerance)
+        stream.reset()
+        assert not any(leaf.any() for leaf in stream.state)
 
 
 def test_save_and_restore_the_state(runner: Runner) -> None:
@@ -64,34 +99,6 @@ def test_the_state_is_read_before_the_assignment_returns() -> None:
         assert not any(leaf.any() for leaf in stream.state)
 
 
-def test_reset(runner: Runner) -> None:
-    x = normal(3, 10, 5)
-    stream = runner.stream(3)
-    fresh = stream(x)
-    state = stream.state
-    stream.reset(np.array([False, True, False]))
-    np.testing.assert_array_equal(stream.state.h[:, [0, 2]], state.h[:, [0, 2]])
-    outputs = stream(x)
-    np.testing.assert_array_equal(outputs[1], fresh[1])
-    assert np.abs(outputs[0] - fresh[0]).max() > 1e-3
-    stream.reset()
-    np.testing.assert_array_equal(stream(x), fresh)
-
-
-def test_seq_lengths(runner: Runner) -> None:
-    x = normal(3, 10, 5)
-    stream = runner.stream(3)
-    stream(x)
-    before = stream.state
-    outputs = stream(x, seq_lengths=np.array([0, 4, 10]))
-    assert (outputs[0] == 0).all()
-    assert (outputs[1, 4:] == 0).all()
-    np.testing.assert_array_equal(stream.state.c[:, 0], before.c[:, 0])
-    state = before.h[:, 1:2], before.c[:, 1:2]
-    expected, _ = reference(weights(CONFIG), x[1:2, :4], state, config=CONFIG)
-    np.testing.assert_allclose(outputs[1:2, :4], expected, rtol=0, atol=1e-6)
-
-
 def test_steps_compile_nothing_and_allocate_no_state() -> None:
     runner = compile(weights(CONFIG), CONFIG, max_length=32, max_batch=4, backend="scan")
     stream = runner.stream(2)
@@ -105,26 +112,6 @@ def test_steps_compile_nothing_and_allocate_no_state() -> None:
         assert old.is_deleted()  # donated: the new state has its buffer
     stream.reset()
     assert compilations() == before
-
-
-def test_rows_are_assigned_to_sequences(runner: Runner) -> None:
-    """With masks, each sequence gets the outputs of a separate run, whatever the other rows do."""
-    rng = np.random.default_rng(0)
-    x, active, starts = normal(120, 6, 5), rng.random((120, 6)) < 0.7, rng.random((120, 6)) < 0.05
-    stream = runner.stream(6)
-    outputs = []
-    for row, mask, start in zip(x, active, starts, strict=True):
-        stream.reset(start)
-        outputs.append(stream.step(row, mask))
-    for row in range(6):
-        edges = [0, *np.flatnonzero(starts[:, row]), 120]
-        for a, b in itertools.pairwise(edges):
-            steps = [t for t in range(a, b) if active[t, row]]
-            if steps:
-                expected, _ = reference(weights(CONFIG), x[steps, row][None], config=CONFIG)
-                actual = [outputs[t][row] for t in steps]
-                np.testing.assert_allclose(actual, expected[0], rtol=0, atol=1e-6)
-    assert starts.any(axis=0).all()
 
 
 def test_calls_of_two_threads_do_not_mix(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -10,11 +9,10 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMConfig, lstm
+from jaxlstm import LSTMConfig
 from jaxlstm.inference import Runner, Stream, compile
 from jaxlstm.inference.native import NativeState
 from jaxlstm.kernels.cpu.stack import available_threads
@@ -52,32 +50,6 @@ def test_steps_have_the_bits_of_one_call(runner: Runner, expected: np.ndarray, s
     for _ in range(3):
         np.testing.assert_array_equal(steps(stream), expected)
         stream.reset()
-
-
-def test_a_stream_has_the_bits_of_lstm() -> None:
-    """Steps, chunks, masks, resets and strided inputs, for one sequence and several."""
-    rng, params = np.random.default_rng(0), weights(CONFIG)
-    by_lstm = jax.jit(functools.partial(lstm, config=CONFIG, backend="native"))
-    runner = compile(params, CONFIG, max_length=64, max_batch=4)
-    for batch in (1, 3, 24):
-        stream, state = runner.stream(batch), (np.zeros((2, batch, 160), np.float32),) * 2
-        for number in range(12):
-            x = rng.standard_normal((40, batch, 7)).astype(np.float32).transpose(2, 1, 0)
-            active, lengths = rng.random(batch) < 0.7, rng.integers(0, 8, batch)
-            method, arguments, chunk, valid = (
-                (Stream.step, (x[0],), x[:1], np.ones(batch, int)),
-                (Stream.step, (x[1], active), x[1:2], active.astype(int)),
-                (Stream.__call__, (x,), x, np.full(batch, 7)),
-                (Stream.__call__, (x, lengths), x, lengths),
-            )[number % 4]
-            outputs = method(stream, *arguments).reshape(len(chunk), batch, 160)
-            expected, state = by_lstm(params, chunk, state, seq_lengths=valid)
-            np.testing.assert_array_equal(outputs, expected)
-            if number % 5 == 4:
-                stream.reset(active)
-                state = tuple(np.where(active[:, None], 0, leaf) for leaf in state)
-            for leaf, other in zip(stream.state, state, strict=True):
-                np.testing.assert_array_equal(leaf, other)
 
 
 def test_padding_does_not_matter(runner: Runner) -> None:
