@@ -15,6 +15,7 @@ import torch
 
 import jaxlstm
 from jaxlstm import load_program
+from testing.problems import rms
 from testing.processes import run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -69,15 +70,11 @@ def test_whole_model_equals_torch(examples: SimpleNamespace, restorer: torch.nn.
         oracle = copy.deepcopy(restorer).double()(torch.tensor(characters))
     for ours, theirs, exact in zip(examples.tag.logits(characters), torch_logits, oracle, strict=True):
         assert ours.shape == theirs.shape
-        assert rms(ours - exact.numpy()) <= 2 * rms(theirs.numpy() - exact.numpy())
+        assert rms(ours, exact) <= 2 * rms(theirs, exact)
     capital, mark = torch_logits
     expected = examples.punctuation.restore(text, (capital[0] > 0).tolist(), mark[0].argmax(-1).tolist())
     assert examples.tag.punctuate(original) == expected
     assert expected != text
-
-
-def rms(difference: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.asarray(difference, np.float64) ** 2)))
 
 
 def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:

@@ -162,21 +162,19 @@ def test_an_artifact_of_another_program_needs_overwrite(tmp_path: Path) -> None:
 
 
 def test_errors_of_a_call(folder: Path) -> None:
-    loaded = load_exported(folder / "stack.stablehlo")
-    with pytest.raises(TypeError, match="inputs must be a float32 array, got float64"):
-        loaded(np.zeros((1, 2, 7)))
-    with pytest.raises(ValueError, match=r"inputs must have shape \(b, t, 7\)"):
-        loaded(normal(1, 2, 8))
+    loaded: Any = load_exported(folder / "stack.stablehlo")
     h, c = (normal(*shape) for shape in CONFIGS["stack"].state_shapes(2))
     x = normal(2, 3, 7)
-    with pytest.raises(ValueError, match=r"at least one sequence and one step, got \(2, 0, 7\)"):
-        loaded(x[:, :0])
-    with pytest.raises(TypeError, match=r"the state must be a pair \(h_0, c_0\)"):
-        loaded(x, (h,))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"c_0 must have shape \(2, 2, 16\)"):
-        loaded(x, (h, c[:, :1]))
-    with pytest.raises(TypeError, match="h_0 must have the dtype of the inputs, float32; got float16"):
-        loaded(x, (h.astype(np.float16), c))
+    for arguments, kind, message in (
+        ((np.zeros((1, 2, 7)),), TypeError, "inputs must be a float32 array, got float64"),
+        ((normal(1, 2, 8),), ValueError, r"inputs must have shape \(b, t, 7\)"),
+        ((x[:, :0],), ValueError, r"at least one sequence and one step, got \(2, 0, 7\)"),
+        ((x, (h,)), TypeError, r"the state must be a pair \(h_0, c_0\)"),
+        ((x, (h, c[:, :1])), ValueError, r"c_0 must have shape \(2, 2, 16\)"),
+        ((x, (h.astype(np.float16), c)), TypeError, "must have the dtype of the inputs, float32; got"),
+    ):
+        with pytest.raises(kind, match=message):
+            loaded(*arguments)
 
 
 def test_errors_of_load_exported(folder: Path, tmp_path: Path) -> None:

@@ -116,12 +116,15 @@ def test_arguments(checkpoint: Path) -> None:
         ({}, ROWS, "batch must be a dict of columns or an Arrow table, got list"),
         ({"column": {"inputs": "x"}}, batch, "column must be a str for an LSTM"),
         ({"prefix": "no"}, batch, "prefix"),
+        ({"error_column": "outputs"}, batch, "error_column is 'outputs', the name of a result"),
     )
     for options, given, message in cases:
         with pytest.raises((TypeError, ValueError), match=message):
             BatchPredictor(checkpoint, **options)(given)
     with pytest.raises(ValueError, match="states and dropout cannot be used"):
         BatchPredictor(DEMO, states=True, dropout=0.0)(batch)
+    with pytest.raises(ProgramError, match="column 'text' is int64 and holds values outside of int32"):
+        BatchPredictor(DEMO, column="text")({"text": [np.array([2**32 + 1])]})
     with pytest.raises(ValueError, match="threads must be greater than zero"):
         BatchPredictor(checkpoint, threads=0)
     assert BatchPredictor(checkpoint)({"inputs": []})["outputs"].shape == (0,)
@@ -185,16 +188,6 @@ def test_a_fixed_batch_that_another_axis_equals(tmp_path: Path) -> None:
         ValueError, match=r"several axes have the size 2 of the batch; export the program with"
     ):
         BatchPredictor(tmp_path / "m.pt2")({"inputs": [np.zeros((5, 3), np.float32)]})
-
-
-def test_tokens_beyond_32_bits_are_refused() -> None:
-    with pytest.raises(ProgramError, match="column 'text' is int64 and holds values outside of int32"):
-        BatchPredictor(DEMO, column="text")({"text": [np.array([2**32 + 1])]})
-
-
-def test_the_error_column_is_no_result(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="error_column is 'outputs', the name of a result"):
-        BatchPredictor(checkpoint, error_column="outputs")({"inputs": ROWS})
 
 
 def test_program_with_several_inputs(tmp_path: Path) -> None:

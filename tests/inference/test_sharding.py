@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -49,15 +51,15 @@ def test_errors_of_a_call() -> None:
     placed = sharded.place(params)
     x = normal(3, 2, 5)
     h, c = (normal(*shape) for shape in config.state_shapes(2))
-    with pytest.raises(ValueError, match=r"must come from Sharded.place, .*; got \(64, 5\)"):
-        sharded(params, x)
-    with pytest.raises(ValueError, match=r"which gives bias_hh_l1 the shape .*; got none"):
-        sharded({k: v for k, v in placed.items() if k != "bias_hh_l1"}, x)
-    with pytest.raises(ValueError, match=r"h_0 must have shape \(2, 2, 16\), got \(1, 2, 16\)"):
-        sharded(placed, x, (h[:1], c))
-    with pytest.raises(TypeError, match=r"the state must be a pair"):
-        sharded(placed, x, (h,))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="inputs must be float16, bfloat16, float32 or float64"):
-        sharded(placed, x.astype(int))
-    with pytest.raises(TypeError, match="inputs and params must have one dtype"):
-        sharded(placed, x.astype(np.float16))
+    fewer = {k: v for k, v in placed.items() if k != "bias_hh_l1"}
+    calls: tuple[tuple[Any, type[Exception], str], ...] = (
+        ((params, x), ValueError, r"must come from Sharded.place, .*; got \(64, 5\)"),
+        ((fewer, x), ValueError, r"which gives bias_hh_l1 the shape .*; got none"),
+        ((placed, x, (h[:1], c)), ValueError, r"h_0 must have shape \(2, 2, 16\), got \(1, 2, 16\)"),
+        ((placed, x, (h,)), TypeError, "the state must be a pair"),
+        ((placed, x.astype(int)), TypeError, "inputs must be float16, bfloat16, float32 or float64"),
+        ((placed, x.astype(np.float16)), TypeError, "inputs and params must have one dtype"),
+    )
+    for arguments, kind, message in calls:
+        with pytest.raises(kind, match=message):
+            sharded(*arguments)

@@ -67,10 +67,14 @@ def drawn(config: LSTMConfig = CONFIG, dtype: Any = jnp.float32) -> tuple[Any, A
     return params, inputs, LSTMState(*(jnp.asarray(rng.standard_normal(s), dtype) for s in shapes))
 
 
-def assert_matches_the_scan(*arguments: Any, **options: Any) -> None:
-    """Compare ``lstm(*arguments, **options)`` on both backends; all options are static."""
+def assert_matches_the_scan(config: LSTMConfig, lengths: Any = None, **options: Any) -> None:
+    """Compare both backends; the lengths are traced."""
+    params, inputs, state = drawn(config)
     actual, expected = (
-        jax.jit(partial(lstm, backend=backend, **options))(*arguments) for backend in ("cudnn", "scan")
+        jax.jit(partial(lstm, params, inputs, state, config=config, backend=backend, **options))(
+            seq_lengths=lengths
+        )
+        for backend in ("cudnn", "scan")
     )
     assert worst_error(actual, expected) < 1e-6
 
@@ -78,24 +82,12 @@ def assert_matches_the_scan(*arguments: Any, **options: Any) -> None:
 @pytest.mark.usefixtures("reference_for_cudnn")
 def test_lengths_that_cudnn_does_not_support() -> None:
     """A length of zero leaves the state unchanged, and a length above T counts as T."""
-    config = LSTMConfig(3, 5, bidirectional=True)
-    params, inputs, state = drawn(config)
-    actual, expected = (
-        jax.jit(
-            lambda lengths, backend=backend: lstm(
-                params, inputs, state, config=config, seq_lengths=lengths, backend=backend
-            )
-        )(jnp.array([0, 7, 3]))
-        for backend in ("cudnn", "scan")
-    )
-    assert worst_error(actual, expected) < 1e-6
+    assert_matches_the_scan(LSTMConfig(3, 5, bidirectional=True), jnp.array([0, 7, 3]))
 
 
 @pytest.mark.usefixtures("reference_for_cudnn")
 def test_dropout_uses_the_masks_of_other_backends() -> None:
-    config = LSTMConfig(3, 5, num_layers=2, dropout=0.5)
-    params, inputs, state = drawn(config)
-    assert_matches_the_scan(params, inputs, state, config=config, dropout_key=jax.random.key(1))
+    assert_matches_the_scan(LSTMConfig(3, 5, num_layers=2, dropout=0.5), dropout_key=jax.random.key(1))
 
 
 def test_unsupported_calls() -> None:
