@@ -20,20 +20,13 @@ SIZES = {"input_size": 3, "hidden_size": 5}
     ("changed", "error", "message"),
     [
         ({"input_size": 0}, ValueError, "input_size must be greater than zero, got 0"),
-        ({"hidden_size": -1}, ValueError, "hidden_size must be greater than zero, got -1"),
-        ({"num_layers": 0}, ValueError, "num_layers must be greater than zero, got 0"),
         ({"input_size": 3.0}, TypeError, "input_size must be an int, got 3.0 of type float"),
-        ({"hidden_size": "5"}, TypeError, "hidden_size must be an int, got '5' of type str"),
         ({"bias": 1}, TypeError, "bias must be a bool, got 1 of type int; pass bias=True"),
         ({"batch_first": "yes"}, TypeError, "batch_first must be a bool, got 'yes'"),
-        ({"bidirectional": 2}, TypeError, "bidirectional must be a bool, got 2"),
         ({"dropout": 1.5}, ValueError, r"dropout must be in \[0, 1\].*got 1.5"),
-        ({"dropout": float("nan")}, ValueError, r"dropout must be in \[0, 1\].*got nan"),
         ({"dropout": True}, TypeError, "dropout must be a number from 0 to 1, got True"),
         ({"dropout": "0.5"}, TypeError, "dropout must be a number .*'0.5' of type str"),
-        ({"proj_size": -1}, ValueError, "proj_size must be positive, or zero"),
         ({"proj_size": 5}, ValueError, "proj_size must be smaller than hidden_size, got proj_size=5"),
-        ({"proj_size": 1.5}, TypeError, "proj_size must be an int"),
     ],
 )
 def test_bad_config(changed: dict, error: type, message: str) -> None:
@@ -85,12 +78,6 @@ def test_param_shapes_against_torch(arguments: Any) -> None:
     assert list(shapes) == list(expected)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_cell_param_shapes_against_torch(bias: bool) -> None:
-    expected = {n: tuple(p.shape) for n, p in torch.nn.LSTMCell(3, 5, bias).state_dict().items()}
-    assert param_shapes(LSTMCellConfig(3, 5, bias=bias)) == expected
-
-
 def test_cell_config() -> None:
     cell = LSTMCellConfig(4, 5, False)
     assert dataclasses.replace(cell, bias=True) == LSTMCellConfig(4, 5) != LSTMConfig(4, 5)
@@ -116,7 +103,6 @@ def call(params: Any = PARAMS, inputs: Any = X, state: Any = STATE, config: Any 
     ("arguments", "error", "message"),
     [
         ({"inputs": jnp.ones((7, 4, 2))}, ValueError, "last axis of inputs must be input_size, 3; got shape"),
-        ({"inputs": jnp.ones((7, 4, 3, 1))}, ValueError, "inputs must have 3 axes"),
         ({"inputs": jnp.ones(3)}, ValueError, "inputs must have 3 axes"),
         ({"inputs": jnp.ones((0, 4, 3))}, ValueError, "inputs must have at least one time step"),
         ({"inputs": [[1.0, 2.0, 3.0]]}, TypeError, "inputs must be a JAX or NumPy array, got list"),
@@ -127,29 +113,19 @@ def call(params: Any = PARAMS, inputs: Any = X, state: Any = STATE, config: Any 
             "the same dtype, got inputs bfloat16 and weight_ih_l0",
         ),
         ({"state": (STATE[0],)}, TypeError, r"the state must be a pair \(h_0, c_0\).*tuple of length 1"),
-        ({"state": STATE[0]}, TypeError, "the state must be a pair"),
-        ({"state": (STATE[0], None)}, TypeError, "c_0 must be a JAX or NumPy array, got NoneType"),
         (
             {"state": (STATE[0][:, :3], STATE[1])},
             ValueError,
             r"h_0 must have shape \(2, 4, 5\), got \(2, 3, 5",
         ),
         (
-            {"state": (STATE[0], STATE[1][..., :4])},
-            ValueError,
-            r"c_0 must have shape \(2, 4, 5\), got \(2, 4,",
-        ),
-        (
             {"state": (STATE[0], STATE[1].astype(jnp.float16))},
             TypeError,
             "c_0 must have the dtype of the inp",
         ),
-        ({"state": (STATE[0][:, 0], STATE[1][:, 0])}, ValueError, r"h_0 must have shape \(2, 4, 5\)"),
         ({"inputs": X[:, 0]}, ValueError, r"h_0 must have shape \(2, 5\), got \(2, 4, 5\)"),
         ({"seq_lengths": [7, 7, 7]}, ValueError, r"seq_lengths must have shape \(4,\)"),
         ({"seq_lengths": [7, 0, 7, -1]}, ValueError, "between 1 and .* 7; got 0 at index 1 and 1 more"),
-        ({"seq_lengths": [7, 8, 7, 7]}, ValueError, "between 1 and .* 7; got 8 at index 1$"),
-        ({"seq_lengths": [7.0, 7.0, 7.0, 7.0]}, TypeError, "seq_lengths must be integers, got float64"),
         ({"backend": "cuda"}, ValueError, "backend must be one of .*got 'cuda'"),
         ({"precision": "exact"}, ValueError, "precision must be 'highest'"),
     ],
@@ -185,12 +161,6 @@ def test_float64_requires_64_bit_mode() -> None:
         init_params(jax.random.key(0), CONFIG, dtype=np.float64)
 
 
-def test_torch_tensor() -> None:
-    torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match=r"inputs must be float16.*\.numpy\(\)"):
-        call(inputs=torch.ones(7, 4, 3))
-
-
 def test_empty_batch() -> None:
     outputs, (h_n, c_n) = call(inputs=jnp.ones((7, 0, 3)), state=None)
     assert outputs.shape == (7, 0, 5)
@@ -205,9 +175,7 @@ CELL = {name.removesuffix("_l0"): p for name, p in PARAMS.items() if name.endswi
     [
         ((PARAMS, jnp.ones((4, 3))), "params must contain the matrix weight_ih, without a suffix"),
         ((CELL, jnp.ones((4, 2))), r"x must have shape \(batch, 3\) or \(3,\), got \(4, 2\)"),
-        ((CELL, jnp.ones((1, 4, 3))), r"x must have shape"),
         ((CELL, jnp.ones((4, 3)), (jnp.ones((4, 5)), jnp.ones((3, 5)))), r"c must have shape \(4, 5\)"),
-        ((CELL, jnp.ones(3), (jnp.ones((1, 5)),) * 2), r"h must have shape \(5,\), got \(1, 5\)"),
         (({**CELL, "bias_hh": jnp.ones(4)}, jnp.ones((4, 3))), "bias_hh has shape"),
     ],
 )

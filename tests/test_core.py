@@ -117,20 +117,6 @@ def test_tanh_special_values_and_derivative() -> None:
     )
 
 
-def test_shape_annotations_are_checked() -> None:
-    from jaxtyping import TypeCheckError
-
-    from jaxlstm.layer.direction import over_time
-    from jaxlstm.layer.lengths import valid_steps
-
-    with pytest.raises(TypeCheckError, match="lengths"):
-        valid_steps(jnp.ones((2, 2), jnp.int32), 3)
-    cell = {"weight_ih": jnp.ones((8, 3)), "weight_hh": jnp.ones((8, 2))}
-    state = jaxlstm.LSTMState(jnp.ones((5, 2)), jnp.ones((4, 2)))  # different batch sizes
-    with pytest.raises(TypeCheckError, match="initial_state"):
-        over_time(cell, jnp.ones((6, 4, 3)), state)
-
-
 CONFIG = LSTMConfig(3, 64, num_layers=2, dropout=0.4)
 PARAMS = init_params(jax.random.key(0), CONFIG)
 X = jax.random.normal(jax.random.key(1), (11, 8, 3))
@@ -176,12 +162,6 @@ def test_rate_of_one_against_torch() -> None:
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=3e-7)
 
 
-def test_gradient_of_dropout() -> None:
-    gradient = jax.grad(lambda x: dropout(jax.random.key(5), x, 0.4).sum())(jnp.ones(1000))
-    mask = dropout(jax.random.key(5), jnp.ones(1000), 0.4)
-    np.testing.assert_array_equal(gradient, mask)
-
-
 def test_nnx_train_and_eval() -> None:
     model = jaxlstm.nnx.LSTM(3, 64, num_layers=2, dropout=0.4, rngs=nnx.Rngs(0, dropout=1))
     with pytest.raises(ValueError, match="deterministic must be True"):
@@ -200,14 +180,6 @@ def test_nnx_train_and_eval() -> None:
     np.testing.assert_array_equal(
         given[0], lstm(model.params, X, config=model.config, dropout_key=jax.random.key(7))[0]
     )
-
-
-def test_nnx_without_dropout_stream() -> None:
-    model = jaxlstm.nnx.LSTM.from_params(PARAMS, CONFIG, deterministic=False)
-    assert np.isfinite(model(X)[0]).all()  # with the default stream of from_params
-    model.rngs = nnx.data(None)
-    with pytest.raises(ValueError, match=r"rngs must be an nnx.Rngs with a dropout stream .* got None"):
-        model(X)
 
 
 def test_linen_dropout_rng() -> None:

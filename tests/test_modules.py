@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.core import Tracer
 
 import jaxlstm
 from jaxlstm import LSTMState, lstm, lstm_cell
@@ -21,23 +20,6 @@ X = jax.random.normal(jax.random.key(0), (7, 4, 3))
 
 def close(actual: Any, expected: Any) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
-
-
-def test_positional_arguments() -> None:
-    arguments = (3, 5, 2, False, True, 0.5, True, 4)
-    config = jaxlstm.LSTMConfig(*arguments)
-    assert jaxlstm.nnx.LSTM(*arguments, rngs=nnx.Rngs(0)).config == config
-    assert jaxlstm.linen.LSTM(*arguments).config == config
-    assert jaxlstm.nnx.LSTMCell(3, 5, False, rngs=nnx.Rngs(0)).config.bias is False
-    assert jaxlstm.linen.LSTMCell(3, 5, False).config.bias is False
-
-
-@pytest.mark.parametrize("bad", [{"proj_size": 5}, {"dropout": -1.0}, {"bias": 1}])
-def test_bad_arguments(bad: dict) -> None:
-    with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
-        jaxlstm.nnx.LSTM(3, 5, 2, rngs=nnx.Rngs(0), **bad)
-    with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
-        jaxlstm.linen.LSTM(3, 5, 2, **bad).init(jax.random.key(0), X)
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
@@ -174,21 +156,6 @@ def test_cell_from_params(cell_type: Any) -> None:
         cell_type.from_params({}, CELL_CONFIG)
 
 
-def test_from_params_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = cell_params()
-    jaxlstm.nnx.LSTMCell.from_params(params, CELL_CONFIG)  # creates the key of nnx.Rngs(0)
-    uniform = jax.random.uniform
-
-    def abstract_only(*args: Any, **kwargs: Any) -> Any:
-        drawn = uniform(*args, **kwargs)
-        assert isinstance(drawn, Tracer)
-        return drawn
-
-    monkeypatch.setattr(jax.random, "uniform", abstract_only)
-    for module in (*MODULES, *CELLS):
-        module.from_params(params, CELL_CONFIG)
-
-
 @pytest.mark.parametrize("module", [*MODULES, *CELLS])
 def test_from_params_keeps_the_dtype(module: Any) -> None:
     with jax.enable_x64(True):
@@ -197,16 +164,6 @@ def test_from_params_keeps_the_dtype(module: Any) -> None:
         assert jax.tree.leaves(model(X[0]))[0].dtype == jnp.float64
     half = module.from_params(cell_params(jnp.bfloat16), CELL_CONFIG)
     assert half.param_dtype == jnp.bfloat16
-
-
-def test_initialize_carry_in_float64() -> None:
-    with jax.enable_x64(True):
-        params = cell_params(jnp.float64)
-        nnx_cell, linen_cell = (cell.from_params(params, CELL_CONFIG) for cell in CELLS)
-        for carry in (nnx_cell.initialize_carry((4, 3)), linen_cell.initialize_carry(None, (4, 3))):
-            assert [leaf.dtype for leaf in carry] == [jnp.float64] * 2
-        _, y = nnx_cell(nnx_cell.initialize_carry((4, 3)), np.ones((4, 3)))
-        assert y.dtype == jnp.float64
 
 
 @pytest.mark.parametrize("kind", [tuple, list, LSTMState._make])
@@ -261,16 +218,6 @@ def test_dtype_and_param_dtype(dtype: Any) -> None:
     np.testing.assert_array_equal(y, expected)
     linen = jaxlstm.linen.LSTM(3, 5, dtype=dtype).apply({"params": computed.params}, X)[0]
     np.testing.assert_array_equal(linen, expected)
-
-
-def test_float64_requires_64_bit_mode() -> None:
-    model = jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="inputs is float64"):
-        model(np.ones((7, 4, 3)))
-    with pytest.raises(TypeError, match="dtype is float64"):
-        jaxlstm.nnx.LSTM(3, 5, rngs=nnx.Rngs(0), param_dtype=np.float64)
-    with pytest.raises(TypeError, match="param_dtype is float64"):
-        jaxlstm.linen.LSTM(3, 5, param_dtype=np.float64).init(jax.random.key(0), X)
 
 
 def test_load_params() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -241,17 +240,6 @@ def test_results_of_other_types_are_dicts_and_tuples() -> None:
     assert others.keys() == {"x", "none"}
 
 
-class Point(NamedTuple):
-    """A class that torch does not know."""
-
-    x: Tensor
-
-
-def test_results_that_torch_does_not_write() -> None:
-    with pytest.raises(TypeError, match=r"cannot write it.*Return tuples, lists, dicts or dataclasses"):
-        jaxlstm.from_module(Model(lambda self, x: Point(x * 2)), (torch.ones(4, 3),))
-
-
 class Keywords(nn.Module):
     """Arguments by keyword, with capital letters."""
 
@@ -268,22 +256,6 @@ def test_names_of_arguments() -> None:
     np.testing.assert_array_equal(program({}, x, x, Mask=2 * x), 3 * x)
     with pytest.raises(ProgramError, match=r"condition that does not hold.*L\['X'\].*X.shape\[0\] % 2"):
         program({}, x[:5], x[:5], Mask=x[:5])
-
-
-def test_one_tensor_in_two_places() -> None:
-    """Each place is an input, and the tensors of the caller are left as they are."""
-    x = torch.ones(2, 3)
-    program = jaxlstm.from_module(Model(lambda self, x, y: x - 2 * y), (x, x))
-    ones = np.ones((4, 3), np.float32)
-    np.testing.assert_array_equal(program(program.params, ones, 3 * ones), -5 * ones)
-    assert not vars(x)
-
-
-def test_sizes_that_torch_does_not_write(tmp_path: Path) -> None:
-    model = Model(lambda self, x: x.new_ones(math.ceil(x.shape[0] / 3)))
-    jaxlstm.from_module(model, (torch.ones(4, 3),)).save(tmp_path / "a.pt2")
-    program = jaxlstm.load_program(tmp_path / "a.pt2")
-    assert program(program.params, np.ones((7, 3), np.float32)).shape == (3,)
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "ceil_mode": True}])

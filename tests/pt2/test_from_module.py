@@ -13,29 +13,12 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.exc import UserError
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2.export_patches import free_time
 from testing.exported import Recogniser
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
-
-
-class Lazy(nn.Module):
-    """Buffers whose conjugate and sign torch applies when it reads them."""
-
-    conjugate: torch.Tensor
-    negative: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("conjugate", torch.tensor([1 + 2j, 3 - 1j]).conj())
-        self.register_buffer("negative", torch.tensor([1 + 2j, 3 - 1j]).conj().imag)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x * self.conjugate, x * self.negative
 
 
 class Shared(nn.Module):
@@ -99,15 +82,6 @@ def _require_plain_export_fails(module: nn.Module, x: torch.Tensor) -> None:
             torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
 
 
-def test_real_tensors_keep_their_values() -> None:
-    """A trace of real tensors computes a layer, although an export needs only its shapes."""
-    module, x = nn.GRU(3, 4).eval(), torch.randn(5, 2, 3)
-    with free_time():
-        traced = make_fx(module, tracing_mode="real", pre_dispatch=True)(x)
-    assert any(node.target is torch.ops.aten.gru.input for node in traced.graph.nodes)
-    torch.testing.assert_close(traced(x), module(x))
-
-
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_modules_and_arguments_that_are_refused() -> None:
     calls: list[tuple[Any, Any, str]] = [
@@ -119,21 +93,6 @@ def test_modules_and_arguments_that_are_refused() -> None:
     for module, args, message in calls:
         with pytest.raises(TypeError, match=message):
             jaxlstm.from_module(module, args)
-
-
-def test_a_saved_program_holds_no_paths_of_source_files(tmp_path: Path) -> None:
-    class Doubled(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad():
-                return x * 2
-
-    jaxlstm.from_module(Doubled().eval(), (torch.randn(2, 3),)).save(tmp_path / "doubled.pt2")
-    assert b".py" not in (tmp_path / "doubled.pt2").read_bytes()
-
-
-def test_lazy_conjugates_and_negatives() -> None:
-    module, x = Lazy(), torch.randn(2)
-    assert_same(jaxlstm.from_module(module, (x,)), module, x)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 3), (2, 4)])

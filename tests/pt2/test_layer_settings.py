@@ -7,17 +7,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from flax import nnx
 from torch import nn
 
 import jaxlstm
-from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, read_settings, settings_text
+from jaxlstm_converters.pt2.layer_settings import layer_settings, read_settings
 from testing.command import jaxlstm_command
 from testing.exported import save
 
@@ -118,18 +116,6 @@ def test_inspect_and_load_know_the_settings(tmp_path: Path) -> None:
     found = str(warned[0].message)
     assert "conv: strides=(1,), but the torch layer has stride=(2,)" in found
     assert "around" not in found
-
-
-def test_file_of_weights(path: Path, tmp_path: Path) -> None:
-    layers = ("norm.", "group.", "rnn.")
-    tensors = {name: a for name, a in read_pt2(path).tensors.items() if name.startswith(layers)}
-    tensors["norm.num_batches_tracked"] = np.array(7)
-    metadata = {SETTINGS_KEY: settings_text(SETTINGS)}
-    (tmp_path / "a.safetensors").write_bytes(b"".join(safetensors_bytes(tensors, metadata)))
-    assert np.asarray(jaxlstm.read_checkpoint(tmp_path / "a.safetensors")["norm.num_batches_tracked"]) == 7
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        jaxlstm.load_state_dict(Port(), tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', "[" * 100_000, "1e999"])
