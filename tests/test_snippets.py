@@ -109,7 +109,13 @@ def test_readme_shows_the_source_that_convert_writes(tmp_path: Path) -> None:
 def test_error_messages(folder: Path) -> None:
     quotes = blocks("faq.md", "text")
     assert len(quotes) == len(CAUSES)
+    lstm = torch.nn.LSTM(16, 24, 2, bidirectional=True, batch_first=True)
+    params, config = jaxlstm.load("examples/demo.pt", batch_first=True, dropout=0.0)
+    lstm.load_state_dict({name: torch.tensor(a) for name, a in jaxlstm.to_torch(params, config).items()})
+    inputs = torch.randn(2, 5, 16)
+    np.savez("recorded.npz", inputs=inputs, outputs=lstm(inputs)[0].detach())
     names = run_page("faq.md")
+    assert names["batch_first"] is True
     names |= {"Half": Half, "torch": torch}
     messages = [message_of(cause, names) for cause in CAUSES]
     pairs = zip(quotes, messages, strict=True)
@@ -146,16 +152,6 @@ def test_text_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for name, tensor in torch.load("crnn.pt")["model_state_dict"].items():
         if not name.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(returned[name], tensor, err_msg=name)
-
-
-@pytest.mark.slow
-def test_recipes(folder: Path) -> None:
-    lstm = torch.nn.LSTM(16, 24, 2, bidirectional=True, batch_first=True)
-    params, config = jaxlstm.load("examples/demo.pt", batch_first=True, dropout=0.0)
-    lstm.load_state_dict({name: torch.tensor(a) for name, a in jaxlstm.to_torch(params, config).items()})
-    inputs = torch.randn(2, 5, 16)
-    np.savez("recorded.npz", inputs=inputs, outputs=lstm(inputs)[0].detach())
-    assert run_page("recipes.md")["batch_first"] is True
 
 
 def test_comparison() -> None:
@@ -256,6 +252,7 @@ def test_containers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = run_page("containers.md")
     assert names["array"].shape == (29, 16)
     assert capsys.readouterr().out.startswith("torch zip {} ")
+    assert names["params"].keys() == jaxlstm.load("lstm.pt")[0].keys()
 
 
 def test_inference(folder: Path) -> None:
