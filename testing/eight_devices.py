@@ -133,22 +133,26 @@ def compiled(function: Any, arguments: list) -> tuple[Any, dict, dict, str]:
     return program(*arguments), dict(calls), dict(Counter(re.findall(COLLECTIVE, text))), text
 
 
+def close(
+    function: Any, arguments: list, right: Any, kernels: dict, sent: dict | None = None, limit: float = 1e-6
+) -> tuple[Any, str]:
+    """Return results and program, after a check of results, calls of kernels and, if given, collectives."""
+    results, calls, collectives, text = compiled(function, arguments)
+    assert calls == kernels, calls
+    assert sent is None or collectives == sent, collectives
+    assert worst_error(results, right) < limit
+    return results, text
+
+
 def check(on: Mesh, specs: tuple, collectives_forward: dict, collectives_step: dict, rows: Any = "b") -> str:
     """Check kernel calls, collectives and results, and return the compiled training step."""
     arguments = place(on, specs)
-    outputs, calls, collectives, _ = compiled(forward, arguments)
-    assert calls == FORWARD, calls
-    assert collectives == collectives_forward, collectives
+    outputs, _ = close(forward, arguments, expected()[0], FORWARD, collectives_forward)
     assert all(
         leaf.sharding.spec[1] == rows if rows else leaf.sharding.is_fully_replicated
         for leaf in jax.tree.leaves(outputs)
     )
-    assert worst_error(outputs, expected()[0]) < 1e-6
-    gradients, calls, collectives, text = compiled(step, arguments)
-    assert calls == STEP, calls
-    assert collectives == collectives_step, collectives
-    assert worst_error(gradients, expected()[1]) < 1e-6
-    return text
+    return close(step, arguments, expected()[1], STEP, collectives_step)[1]
 
 
 def sharded_batch() -> None:
@@ -203,18 +207,14 @@ def uneven_batch() -> None:
             p, x[:, :13], jax.tree.map(lambda leaf: leaf[:, :13], s), lengths[:13]
         )
 
-    gradients, calls, *_ = compiled(first_rows(step), place(mesh(), BATCH))
-    assert calls == STEP, calls
-    assert worst_error(gradients, jax.jit(first_rows(scan_step))(*ARGUMENTS)) < 1e-6
+    close(first_rows(step), place(mesh(), BATCH), jax.jit(first_rows(scan_step))(*ARGUMENTS), STEP)
 
 
 def float64() -> None:
     """XLA partitions the program in a thread that does not see JAX's 64-bit mode."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), ARGUMENTS[:3]) + ARGUMENTS[3:]
-        gradients, calls, *_ = compiled(step, place(mesh(), BATCH, wide))
-        assert calls == STEP, calls
-        assert worst_error(gradients, jax.jit(scan_step)(*wide)) < 1e-14
+        close(step, place(mesh(), BATCH, wide), jax.jit(scan_step)(*wide), STEP, limit=1e-14)
 
 
 def gspmd() -> None:
@@ -238,34 +238,23 @@ def higher_derivatives() -> None:
 
 
 def shard_map() -> None:
-    """Each device runs the kernel, with and without ``check_vma``."""
+    """Each device runs the kernel, with and without ``check_vma``.
+
+    Without a state, the initial state of zeros varies over the mesh as the inputs do.
+    """
+
+    def mapped(function: Any, specs: tuple = BATCH, **options: Any) -> Any:
+        return jax.shard_map(function, mesh=mesh(), in_specs=specs, out_specs=(rows, rows), **options)
+
+    rows, placed = P(None, "b"), place(mesh(), BATCH)
     for check_vma in (True, False):
-        rows = P(None, "b")
-        mapped = jax.shard_map(
-            forward, mesh=mesh(), in_specs=BATCH, out_specs=(rows, rows), check_vma=check_vma
-        )
-        outputs, calls, collectives, _ = compiled(mapped, place(mesh(), BATCH))
-        assert (calls, collectives) == (FORWARD, {}), (calls, collectives)
-        assert worst_error(outputs, expected()[0]) < 1e-6
-        mapped_step = lambda *arguments: step(*arguments, run=mapped)  # noqa: E731, B023
-        gradients, calls, collectives, _ = compiled(mapped_step, place(mesh(), BATCH))
-        assert (calls, collectives) == (STEP, {"all-reduce": 1}), (calls, collectives)
-        assert worst_error(gradients, expected()[1]) < 1e-6
-
-
-def shard_map_without_a_state() -> None:
-    """The initial state of zeros varies over the mesh as the inputs do."""
-    params, x, *_ = ARGUMENTS
-    right = lstm(params, x, config=CONFIG, backend="scan")
-    rows = P(None, "b")
+        run = mapped(forward, check_vma=check_vma)
+        close(run, placed, expected()[0], FORWARD, {})
+        close(lambda *a: step(*a, run=run), placed, expected()[1], STEP, {"all-reduce": 1})  # noqa: B023
+    right = lstm(PARAMS, X, config=CONFIG, backend="scan")
     for backend in ("scan", "native"):
-        mapped = jax.shard_map(
-            lambda p, x: lstm(p, x, config=CONFIG, backend=backend),  # noqa: B023
-            mesh=mesh(),
-            in_specs=(P(), rows),
-            out_specs=(rows, rows),
-        )
-        assert worst_error(jax.jit(mapped)(params, x), right) < 1e-6
+        run = mapped(lambda p, x: lstm(p, x, config=CONFIG, backend=backend), (P(), rows))  # noqa: B023
+        assert worst_error(jax.jit(run)(PARAMS, X), right) < 1e-6
 
 
 def plain_scan() -> None:
@@ -273,9 +262,7 @@ def plain_scan() -> None:
     on = mesh(AxisType.Explicit)
     arguments = place(on, BATCH)
     with jax.set_mesh(on):
-        actual, calls, collectives, _ = compiled(scan_step, arguments)
-        assert (calls, collectives) == ({}, {"all-reduce": 1}), (calls, collectives)
-        assert worst_error(actual, expected()[1]) < 1e-6
+        close(scan_step, arguments, expected()[1], {}, {"all-reduce": 1})
         params, x = arguments[:2]
         actual = jax.jit(lambda p, x: lstm(p, x, config=CONFIG, backend="scan"))(params, x)
     assert worst_error(actual, lstm(*ARGUMENTS[:2], config=CONFIG, backend="scan")) < 1e-6
@@ -297,9 +284,7 @@ def jax_without_the_private_name() -> None:
     import_module("jaxlstm.kernels.cpu.ffi")  # looks the name up
     sys.modules[name] = real
     for function, right, kernels in zip((forward, step), expected(), (FORWARD, STEP), strict=True):
-        actual, calls, *_ = compiled(function, place(mesh(), BATCH))
-        assert calls == {}, calls
-        assert worst_error(actual, right) < 1e-6
+        close(function, place(mesh(), BATCH), right, {})
         assert compiled(function, ARGUMENTS)[1] == kernels
 
 

@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from jaxlstm import ProgramError, load_program
+from jaxlstm import ProgramError
 from jaxlstm.inference import BatchPredictor
 from jaxlstm.inference.columns import RowError
 from jaxlstm.inference.random_inputs import random_inputs
 from testing import exported
 from testing.command import assert_outputs, sequences, write_checkpoint
 from testing.graphs import X, node, program
-from testing.inference import compilations
 from testing.processes import run_python
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
@@ -206,20 +205,6 @@ def test_program_with_several_inputs(tmp_path: Path) -> None:
             np.testing.assert_array_equal(result["double"][k], 2 * row)
     with pytest.raises(ValueError, match=r"column must be a dict from each of the inputs \['x', 'scale'\]"):
         BatchPredictor(tmp_path / "m.pt2", column={"x": "a"})(renamed)
-
-
-def test_program_compiles_few_shapes() -> None:
-    """The demo tagger, 60 sequences of 60 lengths: three buckets of length, and full batches."""
-    predictor, demo = BatchPredictor(DEMO, column="text"), load_program(DEMO)
-    rng = np.random.default_rng(0)
-    texts = [rng.integers(0, 29, length) for length in rng.permutation(60) + 1]
-    assert predictor.model.inputs[0].shape
-    before = compilations()
-    result = predictor({"text": texts})
-    assert compilations() - before == 3
-    for k in (0, 17, 59):
-        for index, expected in enumerate(demo(demo.params, texts[k][None])):
-            np.testing.assert_allclose(result[str(index)][k], expected[0], rtol=0, atol=1e-5)
 
 
 def test_free_axes_of_random_inputs_have_sizes_of_their_own() -> None:

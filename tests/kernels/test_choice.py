@@ -194,15 +194,7 @@ def test_compilation_cache(tmp_path: Path) -> None:
         assert run_python("-m", "testing.process_child", "cached", devices=4, **cache).strip() == expected
 
 
-CASES = [
-    "sharded_batch",
-    "same_bits",
-    "uneven_batch",
-    "float64",
-    "shard_map",
-    "shard_map_without_a_state",
-    "export",
-]
+CASES = ["sharded_batch", "same_bits", "uneven_batch", "float64", "shard_map", "export"]
 MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_derivatives", "gspmd"]
 
 
