@@ -55,6 +55,14 @@ def test_right_model_holds():
     assert theirs.training
 
 
+def test_a_result_without_axes():
+    class Loss(nn.Module):
+        def forward(self, x):
+            return x, x.square().mean()
+
+    assert verify_model(lambda x: (x, jnp.square(x).mean()), Loss(), (torch.randn(3, 4),)).ok
+
+
 def test_function_with_params():
     theirs = nn.Linear(3, 2).eval()
     params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}

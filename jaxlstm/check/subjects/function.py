@@ -192,7 +192,7 @@ def with_gradients(function: Callable[..., dict[str, Any]]) -> Callable[..., Any
 
 def _padded(cotangent: Any, shape: tuple[int, ...]) -> Any:
     """Return a cotangent with zeros for the padding that torch cuts off."""
-    if cotangent.ndim != len(shape):
+    if cotangent.shape == shape or cotangent.ndim != len(shape):
         return cotangent
     return jnp.pad(cotangent, [(0, max(n - m, 0)) for n, m in zip(shape, cotangent.shape, strict=True)])
 
