@@ -8,7 +8,6 @@ The example batch of two sequences determines dtypes only: batch size and length
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -29,11 +28,8 @@ def export() -> jaxlstm.Program:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, default=PROGRAM)
-    arguments = parser.parse_args()
     program = export()
-    program.save(arguments.output, overwrite=True)
+    program.save(PROGRAM, overwrite=True)
     print(program)
 
 

@@ -4,12 +4,11 @@ It stands for the existing code of a project that moves to JAX, and does not use
 chapters 1 to 11 of ``data/alice.txt``, tests on chapter 12, and writes ``demo.pt``. It takes about a
 minute on a CPU::
 
-    python examples/train_demo.py [OUTPUT]
+    python examples/train_demo.py
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -91,7 +90,6 @@ def evaluate(model: Restorer) -> dict[str, float]:
 
 
 def main() -> None:
-    output = sys.argv[1] if len(sys.argv) > 1 else CHECKPOINT
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one order of summation: the same checkpoint in every run
     model = Restorer()
@@ -100,7 +98,7 @@ def main() -> None:
     scores = evaluate(model)
     print("  ".join(f"{name} {score:.3f}" for name, score in scores.items()))
     state = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
-    torch.save({"step": STEPS, **state, "scores": scores}, output)
+    torch.save({"step": STEPS, **state, "scores": scores}, CHECKPOINT)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def test_voice_detector(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page compares both APIs with each other and with torch; the loss falls at every step."""
+    """The page compares the model with torch; the loss falls at every step."""
     for file in ("demo.pt", "data", "punctuation.py", "train_demo.py"):
         (tmp_path / file).symlink_to(ROOT / "examples" / file)
     monkeypatch.chdir(tmp_path)
