@@ -6,7 +6,6 @@ import html
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
@@ -14,7 +13,6 @@ import torch
 
 from jaxlstm import cli
 from jaxlstm.check import Item, Report
-from jaxlstm.check.report.item import Divergence
 from jaxlstm.cli import check
 from testing.command import jaxlstm_command
 
@@ -73,49 +71,6 @@ def test_failing_matrix_names_the_cell(
     for backend in ("cpu", "gpu", "tpu"):
         absent = f"{backend}: not run: JAX finds no such device\n" in printed
         assert absent != (f"{backend} matrix: 1 ok, 1 failed" in printed.splitlines()[-1])
-
-
-def test_page_covers_every_run_and_absent_backends(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    difference = Divergence(0, "forward", 0, 0, "c", 0, 1.0, 0.5)
-
-    def verdicts(*arguments: Any) -> Any:
-        *_, device, _ = arguments
-        for dtype, ok in (("float32", True), ("float64", False)):
-            yield (
-                dtype,
-                Report(
-                    "jaxlstm.lstm",
-                    (Item("runs", ok, detail="<odd>"),),
-                    () if ok else ("the gates",),
-                    ("a note",),
-                    environment={"jax": "1", "device": f"{device}"},
-                    difference=None if ok else difference,
-                ),
-            )
-
-    monkeypatch.setattr(check, "_check", verdicts)
-    monkeypatch.setattr(check, "_devices", lambda name: ({"cpu": "a", "gpu": "b"}, ["tpu"]))
-    page = tmp_path / "r.html"
-    arguments = ["check", checkpoint, "--seed", "3", "--prefix", "", "--backend", "all"]
-    assert cli.main([*arguments, "--report", str(page)]) == 1
-    text = page.read_text()
-    runs = [f"{backend} {dtype}" for backend in ("cpu", "gpu") for dtype in ("float64", "float32")]
-    rows = re.findall(r'<tr><td class="(\w{2,})">\w+</td><td>([^<]*)</td>', text)
-    assert sorted(rows) == sorted(
-        [("failed" if "64" in run else "ok", f"{run}: runs") for run in runs] + [("untested", "tpu")]
-    )
-    assert "<td>on cpu: a; on gpu: b</td>" in text
-    assert f"jaxlstm check {checkpoint} --prefix &#x27;&#x27; --backend all --seed 3</li>" in text
-    for part in (
-        "cpu float64: the gates",
-        "gpu float64: the gates",
-        "not run: JAX finds no such device",
-        "<td>checkpoint</td>",
-    ):
-        assert part in text
-    assert text.count("a note") == 1
 
 
 PORTS = '''
@@ -181,10 +136,7 @@ def test_wrong_port_fails_with_a_diagnosis(folder: Path, capsys: pytest.CaptureF
             "number is not callable in mine; name one of its functions (Settings, port, onnx_order)",
         ),
         ("none.py", None, "no such file: none.py"),
-        ("mine.py:absent", None, "absent does not exist in mine.py; name one of its functions"),
-        ("no_such_module:port", None, "No module named 'no_such_module'"),
         ("bad.py", "x = 1\ny = x / 0\n", "ZeroDivisionError: division by zero (bad.py, line 2)"),
-        ("bad.py", "\nimport no_such_module\n", "'no_such_module' (bad.py, line 2)"),
         ("bad.py", "def port(:\n", "SyntaxError: invalid syntax (bad.py, line 1)"),
     ],
 )
@@ -201,7 +153,6 @@ def test_unusable_port_is_refused_in_one_line(
 
 
 SCREEN = 24
-ITEMS = tuple(Item(f"item {k}", True, 0.5, 1.0, "detail") for k in range(13))
 FAILED = tuple(Item(f"item {k}", False, 7.0, 1.0, f"detail {k}") for k in range(9))
 
 
@@ -221,19 +172,6 @@ def test_a_real_check(checkpoint: str) -> None:
     assert len(lines) < SCREEN
     assert "Environment" not in done.out
     assert any(line.startswith("step residual") and line.endswith(" <= 1") for line in lines)
-
-
-def test_items_of_two_runs_share_a_table(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = printed(
-        checkpoint, monkeypatch, Report("a", ITEMS, notes=("odd",)), Report("b", ITEMS[:2], notes=("odd",))
-    )
-    lines = text.splitlines()
-    assert len(lines) <= SCREEN
-    assert lines[0].split() == ["item", "cpu", "float32", "cpu", "float64"]
-    assert lines[1].split() == ["item", "0", "0.5", "<=", "1", "0.5", "<=", "1"]
-    assert lines[13].split() == ["item", "12", "0.5", "<=", "1"]
-    assert text.count("note: odd") == 1
-    assert lines[-1] == f"{checkpoint}: jaxlstm.lstm HOLDS (cpu float32: 13 ok; cpu float64: 2 ok)"
 
 
 def test_failures_come_first_and_are_few(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,12 +202,3 @@ def test_verbose(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("title: DOES NOT HOLD", "detail 8", "Settings:", "seed: 3", "Environment:", "jax: 1.2"):
         assert part in verbose
     assert verbose.splitlines()[-1] == quiet.splitlines()[-1].removesuffix("; --verbose shows every item")
-
-
-@pytest.mark.parametrize("options", [("--batch-first", "--dropout", "0.0"), ("--no-batch-first",), ()])
-def test_the_command_to_reproduce_has_the_given_options(
-    options: tuple, checkpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = printed(checkpoint, monkeypatch, Report("a", ITEMS), options=("--verbose", *options))
-    again = " ".join(("jaxlstm check", checkpoint, *options, "--backend cpu --dtype float32 --seed 0"))
-    assert again in [line.strip() for line in text.splitlines()]

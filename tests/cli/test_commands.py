@@ -97,16 +97,6 @@ def test_inspect_all_of_a_model_without_an_lstm(tmp_path: Path) -> None:
     assert "LSTMs: 0.0%" in done.out
 
 
-def test_inspect_all_lists_each_unrecorded_argument_once(tmp_path: Path) -> None:
-    """Dropout matters only between layers, so one of these LSTMs lacks it and the other does not."""
-    model = torch.nn.ModuleList([torch.nn.LSTM(3, 4), torch.nn.LSTM(3, 4, 2), torch.nn.LSTM(3, 4)])
-    torch.save(model.state_dict(), tmp_path / "m.pt")
-    assert (
-        "\n  LSTM: batch_first, dropout\n"
-        in jaxlstm_command("inspect", tmp_path / "m.pt", "--all").out + "\n"
-    )
-
-
 @pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.npz"])
 def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     path = tmp_path / output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -10,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jaxlstm
-from jaxlstm import LSTMConfig, cli, save
+from jaxlstm import LSTMConfig, cli
 from jaxlstm._shared.progress import progress_bar
-from jaxlstm._shared.table import size
 from jaxlstm.cli.run import files
 from jaxlstm.inference import compile
 from testing.command import CONFIG, Screen, sequences, write_long_sequence
@@ -47,28 +44,6 @@ def test_convert(output: str, checkpoint: Path, tmp_path: Path) -> None:
     assert text.endswith("\r\033[K")
 
 
-def test_a_large_tensor_is_written_in_chunks(tmp_path: Path) -> None:
-    steps: list[tuple[int, int, str]] = []
-    config = LSTMConfig(1, 1100)
-    params = weights(config)
-    save(tmp_path / "x.safetensors", params, config, progress=lambda *step: steps.append(step))
-    done = [step[0] for step in steps]
-    total = sum(array.nbytes for array in params.values())
-    assert done == sorted(done)
-    assert done[-1] == total
-    assert {step[1:] for step in steps} == {(total, "writing x.safetensors")}
-    # weight_hh has 19 MB and takes two chunks.
-    assert len(done) == 7
-
-
-def test_export(checkpoint: Path, tmp_path: Path) -> None:
-    pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
-    text = shown("export", checkpoint, "-o", tmp_path / "m.stablehlo", "--platforms", "cpu")
-    assert "7/8 reading bias_hh_l1" in text
-    assert "0/2 exporting for cpu" in text
-    assert "1/2 comparing with jaxlstm.lstm" in text
-
-
 def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = checkpoint.rename(tmp_path / "m.lstm")
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
@@ -80,24 +55,6 @@ def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert f" {done}/9 sequences of x.npz (file 2 of 2)" in text
     for done in (0, 50, 100):
         assert f" {done}/120 steps of x.npy (file 1 of 2)" in text
-
-
-def test_check_matrix(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = functools.partial(jaxlstm.check.verify_matrix, lengths=(1, 2), batches=(1,), against="oracle")
-    monkeypatch.setattr(jaxlstm.check, "verify_matrix", quick)
-    text = shown("check", checkpoint, "--matrix", "--backend", "cpu", "--dtype", "float32")
-    assert "0/4 cpu: float32, batch 1, 1 step, jit" in text
-    assert "3/4 cpu: float32, batch 1, 2 steps, no jit" in text
-    assert "4/4 cpu: done" in text
-
-
-def test_warmup() -> None:
-    runner = compile(weights(CONFIG), CONFIG, max_length=32, max_batch=1, backend="scan")
-    screen = Screen()
-    with redirect_stderr(screen):
-        runner.warmup()
-    assert "0/2 compiling 16 steps of 1" in screen.getvalue()
-    assert "1/2 compiling 32 steps of 1" in screen.getvalue()
 
 
 @pytest.mark.parametrize("rich", ["with rich", "without"])
@@ -124,9 +81,3 @@ def test_progress_can_be_turned_off() -> None:
         runner.warmup(progress=False)
         runner.map([normal(3, 5)] * 5, 2, progress=False)
     assert screen.getvalue() == ""
-
-
-def test_size() -> None:
-    counts = (0, 999, 1000, 999_949, 999_950, 10**9, 5 * 10**15)
-    expected = ("0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "5000.0 TB")
-    assert tuple(map(size, counts)) == expected

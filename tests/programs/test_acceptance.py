@@ -154,11 +154,6 @@ def test_sizes_and_guards() -> None:
     refused("node-failed", lambda: endless({}, ONES))
 
 
-def test_ranges() -> None:
-    ran = program(node("aten.relu.default", self=X), ranges={"n": (3, 8)})
-    assert "from 3 to 8" in refused("input-shape", lambda: ran({}, ONES))
-
-
 def test_indices_out_of_range() -> None:
     table = np.arange(6, dtype=np.float32).reshape(3, 2)
     ran = program(

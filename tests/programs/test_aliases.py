@@ -19,7 +19,6 @@ Tensor = torch.Tensor
 SHARED: dict[str, tuple[str, str]] = {
     "transpose": ("y.t()[0].mul_(2)", "y,"),
     "a slice of a slice": ("part = y[1:]; part[:, ::2].add_(10)", "y, part"),
-    "unsqueeze and permute": ("y.unsqueeze(0).permute(2, 0, 1)[1].zero_()", "y,"),
     "split": ("first, second = y.split(2, dim=1); second.copy_(first)", "y, first"),
     "chunk and unbind": ("y.chunk(2, dim=1)[1].neg_(); y.unbind(0)[2].fill_(7)", "y,"),
     "view and unflatten": ("y.view(2, 6)[0].sub_(1); y.unflatten(1, (2, 2))[:, 1].div_(2)", "y,"),
@@ -29,8 +28,6 @@ SHARED: dict[str, tuple[str, str]] = {
         "row, wide, y.detach()",
     ),
     "the result is the argument": ("z = y.add_(1); w = z.mul_(2); y.sub_(3)", "y, z, w"),
-    "dropout": ("z = torch.dropout(y, 0.5, False); z.add_(1)", "y, z"),
-    "the dtype stays": ("y = (x * 10).to(torch.int32); y.mul_(2).add_(1)", "y,"),
     "broadcasts and masks": (
         "y.mul_(x[0]).masked_fill_(y > 0, -1.0); y[:, 1] = x[:, 0]; y[y < -2] = 5.0",
         "y,",

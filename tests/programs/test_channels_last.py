@@ -55,30 +55,21 @@ def _convnext(x: Tensor) -> Tensor:
 # name -> (function of images (2, 4, 6, 5), permutations without those that move axes of size 1 only)
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "a chain": (lambda x: functional.max_pool2d(_conv(x).relu(), 2), 2),
-    "before the chain": (lambda x: _conv((x - 0.5).abs() / C), 2),
     "a residual": (lambda x: _conv(_conv(x).relu() + x), 2),
     "images and a permutation of them": (lambda x: (y := _conv(x), y.permute(3, 0, 1, 2)), 3),
     "no convolution": (lambda x: functional.max_pool2d(x.relu(), 2), 0),
     "the model's own permutations": (lambda x: _conv(x.permute(0, 2, 3, 1).permute(0, 3, 1, 2)), 2),
     "transposed back": (lambda x: _conv(_conv(x).transpose(1, 2).relu().transpose(2, 1)), 2),
-    "one permutation for two": (lambda x: _conv(x).permute(3, 0, 1, 2), 2),
-    "the mean of an image": (lambda x: _conv(x).mean((2, -1)), 1),
-    "the largest element": (lambda x: (*_conv(x).max(3), _conv(x).argmax()), 4),
     "rows": (lambda x: torch.cat([_conv(x)[:, :, 1:], _conv(x).flip(3)[..., :1, :]], 2), 2),
-    "parts": (lambda x: [part.softmax(1) for part in functional.glu(_conv(x), 1).chunk(2, -1)], 3),
-    "one row": (lambda x: (_conv(x).select(2, 0), _conv(x).unbind(3)[1].unsqueeze(1).squeeze(1)), 3),
     "one row of height 1": (
         lambda x: _conv(functional.avg_pool2d(_conv(x), (6, 1)).squeeze(2).unsqueeze(2)),
         2,
     ),
-    "stacked rows": (lambda x: torch.stack([_conv(x)[:, :, 0], _conv(x.abs())[:, :, 1]], 3), 2),
     "padding": (
         lambda x: _conv(functional.pad(functional.pad(_conv(x), (1, 2, 0, 1), mode="reflect"), (-1, 0))),
         2,
     ),
-    "channels padded": (lambda x: _conv(functional.pad(_conv(x, W[:3]), (0, 0, 0, 0, 1, 0))), 2),
     "flattened images": (lambda x: (_conv(x).flatten(2).transpose(1, 2), _conv(x).view(2, 4, 30)), 2),
-    "flattened channels": (lambda x: _conv(x).flatten(1), 2),
     "upsampling": (
         lambda x: functional.interpolate(
             functional.interpolate(_conv(x), (9, 3), mode="bilinear"), scale_factor=2
@@ -91,7 +82,6 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
         ),
         2,
     ),
-    "slopes": (lambda x: functional.prelu(functional.prelu(_conv(x), C[:, 0, 0]), C[:1, 0, 0]), 2),
     "transposed convolution": (
         lambda x: functional.conv_transpose2d(_conv(x), W[:4], stride=2, output_padding=1),
         2,
@@ -105,7 +95,6 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "other ranks": (lambda x: (_conv(x) * C + torch.arange(5.0), _conv(x) + x[0], _conv(x) * x.sum()), 5),
     "expanded": (lambda x: _conv(_conv(x) + C.expand_as(x)), 2),
     "1-D, without a batch": (lambda x: torch.conv1d(x[0, :, 0], S, padding=1).relu(), 2),
-    "images without a batch": (lambda x: functional.max_pool2d(torch.conv2d(x[0], W), 2), 2),
     "both results": (lambda x: (y := _conv(x), y.relu(), _conv(y)), 4),
     "sizes": (lambda x: _conv(x).reshape(2, 2, 2, 6, 5).transpose(1, 2).reshape(2, 4, 6, 5).relu(), 2),
     "in place": (_in_place, 2),

@@ -28,9 +28,6 @@ SHAPES = {"x": (6, 3), "d_k_0": (4,)}
         ("math.floor(L['x'].size()[0] / 4) == 1", True),
         ("math.ceil(L['x'].size()[0] / 4) == round(1.6)", True),
         ("torch._sym_sqrt(abs(L['x'].size()[0] - 15)) == 3.0", True),
-        ("L['x'].size()[1] ** 2 == 9", True),
-        ("6 != L['x'].size()[0]", True),
-        ("L['x'].size()[0] != 6", False),
     ],
 )
 def test_conditions(guard: str, holds: bool) -> None:
@@ -98,13 +95,8 @@ def test_a_batch_of_one() -> None:
         ("5 - L['x'].size()[0] == 1", "[4, 3]", "axis 0 of x is fixed: the condition"),
         ("L['x'].size()[1] == 3", "[s0, 3]", "axis 1 of x is fixed: the condition"),
         ("L['x'].size()[0] % 4 == 0", "[s0, 3]", "s0: 0 to any size\n"),
-        ("2 * L['x'].size()[0] == 7", "[s0, 3]", "s0: 0 to any size\n"),
-        ("L['x'].size()[0] // 10**40 == 0", "[s0, 3]", "s0: 0 to any size\n"),
         ("min(L['x'].size()[0], 5) == 5", "[s0, 3]", "s0: 5 to any size (the condition"),
-        ("-(-L['x'].size()[0] // 4) == 2", "[s0, 3]", "s0: 5 to 8 (the condition"),
-        ("10 // L['x'].size()[0] == 2", "[s0, 3]", "s0: 4 to 5 (the condition"),
         ("abs(L['x'].size()[0] - 5) == 2", "[s0, 3]", "s0: 0 to any size\n"),
-        ("10 // (L['x'].size()[0] - 3) == 10", "[s0, 3]", "s0: 0 to any size\n"),
         ("(L['x'].size()[0] == 4) == 1", "[s0, 3]", "s0: 0 to any size\n"),
         ("max(" + "0, " * 200 + "L['x'].size()[0]) == 5", "[s0, 3]", "s0: 0 to any size\n"),
     ],

@@ -66,11 +66,6 @@ def backwards(m: Loop, x: Tensor) -> Any:
     return torch.cat(outputs[::-1], 1), h
 
 
-def negative_places(m: Loop, x: Tensor) -> Any:
-    *_, h = m.states(m.first(x[:, -1 - t]) for t in range(STEPS))
-    return h
-
-
 def decoder(m: Loop, x: Tensor) -> Any:
     """Attention over x, in which the token of a step is the input of the next."""
     keys = m.first(x)
@@ -110,25 +105,12 @@ def two_loops(m: Loop, x: Tensor) -> Any:
     return torch.stack(list(outputs)), torch.stack(states[3:9], 1)
 
 
-def prepared(m: Loop, x: Tensor) -> Any:
-    """Inputs that are computed before the loop."""
-    steps = [step.tanh() for step in m.steps(x)]
-    *_, h = m.states(steps, steps[0])
-    return h
-
-
 def first_state(m: Loop, x: Tensor) -> Any:
     """Each step reads the state of the step before and of the first step."""
     first = h = m.gru(m.first(x[:, 0]), m.first(x[:, 1]))
     for t in range(STEPS):
         h = m.gru(m.first(x[:, t]), h * first)
     return h
-
-
-def mixed(m: Loop, x: Tensor) -> Any:
-    """Outputs beside a tensor of another dtype, and of another rank."""
-    outputs = list(m.states(m.steps(x)))
-    return torch.cat([*outputs, outputs[0].half()], 1), torch.cat([*outputs, torch.zeros(0)], 1)
 
 
 def changed_constant(m: Loop, x: Tensor) -> Any:
@@ -158,9 +140,9 @@ def heads(m: Loop, x: Tensor) -> Any:
 
 
 Run = Callable[[Loop, Tensor], Any]
-ONE = (unbound, backwards, negative_places, decoder, written, single_steps, mixed, first_state)
+ONE = (unbound, backwards, decoder, written, single_steps, first_state)
 SCANNED: dict[Run, int] = dict.fromkeys((*ONE, changed_constant, other_first_slice), 1)
-SCANNED |= {two_loops: 2, prepared: 2, heads: 3}
+SCANNED |= {two_loops: 2, heads: 3}
 
 
 def growing(m: Loop, x: Tensor) -> Any:

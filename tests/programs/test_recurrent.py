@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +162,3 @@ def test_transformations(words: torch.Tensor, program: Program) -> None:
     for name in program.params:
         np.testing.assert_allclose(gradient[name], jitted[name], atol=1e-5)
     assert float(jnp.abs(gradient["embed.weight"]).max()) > 0
-
-
-@pytest.mark.parametrize(
-    "cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell, partial(nn.RNNCell, nonlinearity="relu")]
-)
-def test_cell_without_bias(cell: Callable[..., nn.Module]) -> None:
-    layer, x = cell(3, 4, bias=False), torch.randn(2, 3)
-    program = from_module(layer, (x,))
-    require_close(program(program.params, x.numpy()), layer(x))

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from jaxlstm import load_program
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.operators.patches import overlap_add
 from jaxlstm.programs.operators.registry import find_operator
 from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_equal_gradients, require_equal_results
@@ -71,15 +70,6 @@ def test_bags(mode: str, padding_idx: int | None) -> None:
         )
 
     require_equal(bags, table())
-
-
-@SLOW
-def test_weights_of_samples() -> None:
-    def bags(weight: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
-        settings: dict[str, Any] = {"mode": "sum", "per_sample_weights": factors, "padding_idx": 1}
-        return (functional.embedding_bag(INDICES, weight, OFFSETS, **settings),)
-
-    require_equal(bags, table(), torch.arange(8.0, dtype=torch.float64).sin().requires_grad_())
 
 
 def test_gradient_scaled_by_frequency() -> None:
@@ -149,11 +139,8 @@ def test_affine_grid(size: tuple[int, ...], align_corners: bool) -> None:
 
 # Output size, kernel, dilation, padding, stride: overlaps, gaps, a cropped end, and one patch.
 FOLDS: dict[str, Any] = {
-    "overlaps": ((7, 6), (3, 2), 1, 0, 1),
     "padding and steps": ((6, 9), (3, 4), 1, (1, 2), (2, 3)),
-    "dilation": ((9, 8), (2, 3), (3, 2), 1, (1, 2)),
     "gaps": ((8, 7), 2, 1, 0, 3),
-    "one patch": ((4, 5), (4, 5), 1, 0, 2),
 }
 
 
@@ -169,15 +156,6 @@ def test_fold_and_unfold(name: str) -> None:
 
     torch.manual_seed(0)
     require_equal(fold_and_unfold, double(2, 3, *size))
-
-
-@pytest.mark.parametrize(("count", "length", "step"), [(4, 5, 3), (3, 2, 4), (1, 3, 1)])
-def test_overlap_add(count: int, length: int, step: int) -> None:
-    parts = np.random.default_rng(0).integers(-9, 9, (2, count, length))
-    expected = np.zeros((2, (count - 1) * step + length), int)
-    for k in range(count):
-        expected[:, k * step : k * step + length] += parts[:, k]
-    np.testing.assert_array_equal(overlap_add(jnp.asarray(parts), step), expected)
 
 
 def test_lengths_of_istft() -> None:
@@ -286,15 +264,3 @@ def test_repeats_by_a_tensor() -> None:
     np.testing.assert_array_equal(repeat(known, jnp.asarray(counts.numpy()), 0), repeated(x, counts)[0])
     with pytest.raises(ProgramError, match="Pass output_size, the sum of the repeats"):
         jax.jit(lambda n: repeat(known, n, 0))(np.arange(3))
-
-
-def test_too_few_elements_for_a_mask() -> None:
-    x, mask = torch.ones(3), torch.tensor([True, False, True])
-    program = program_of_function(
-        lambda x, mask, few: (x.masked_scatter(mask, few),), [x, mask, torch.ones(2)]
-    )
-    np.testing.assert_array_equal(program({}, x.numpy(), mask.numpy(), np.array([5, 6], "f"))[0], [5, 1, 6])
-    arrays = (x.numpy(), np.ones(3, bool), np.array([5, 6], "f"))
-    with pytest.raises(ProgramError, match=r"must have 3 elements, one for each True, got 2.*index-range"):
-        program({}, *arrays)
-    np.testing.assert_array_equal(jax.jit(program)({}, *arrays)[0], [5, 6, np.nan])
