@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,40 +73,15 @@ class SpelledNode:
             return list(found) if isinstance(outputs[0], tuple) else [found]
         return [result for result, output in zip(found, outputs, strict=True) if output is not None]
 
-    def require_equal(self, *, gradients: bool) -> list[Any]:
-        """Assert equal results, and return those of the operator."""
-        arrays = [self.values[name] for name in self.names]
-        expected = self.results(self.operator, *arrays)
-        actual = self.results(self.spelled, *arrays)
-        for ours, theirs in zip(actual, expected, strict=True):
-            if isinstance(theirs, jax.Array):
-                ours = jnp.asarray(ours)
-                assert ours.dtype == theirs.dtype, (ours.dtype, theirs.dtype)
-                require_close(ours, np.asarray(theirs))
-            else:
-                assert ours == theirs
-        if gradients:
-            self._require_equal_gradients(arrays)
-        return expected
-
-    def _require_equal_gradients(self, arrays: Sequence[Any]) -> None:
-        places = [k for k, a in enumerate(arrays) if isinstance(a, jax.Array) and _is_float(a)]
-
-        def of(run: Callable[..., Any]) -> Callable[..., list[Any]]:
-            def function(*inputs: Any) -> list[Any]:
-                filled = list(arrays)
-                for place, array in zip(places, inputs, strict=True):
-                    filled[place] = array
-                return [result for result in self.results(run, *filled) if _is_float(result)]
-
-            return function
-
-        inputs = [arrays[place] for place in places]
-        results, pull = jax.vjp(of(self.operator), *inputs)
-        random = np.random.default_rng(0)
-        seeds = [jnp.asarray(random.standard_normal(r.shape), r.dtype) for r in results]
-        for ours, theirs in zip(jax.vjp(of(self.spelled), *inputs)[1](seeds), pull(seeds), strict=True):
-            require_close(ours, np.asarray(theirs))
+    def require_equal(self, *, gradients: bool) -> None:
+        """Assert equal results, and equal gradients of all arrays."""
+        require_same(
+            partial(self.results, self.spelled),
+            partial(self.results, self.operator),
+            [self.values[name] for name in self.names],
+            self.names if gradients else (),
+            self.names,
+        )
 
 
 class SpelledLayer:
@@ -132,28 +108,60 @@ class SpelledLayer:
 
     def require_equal(self, *, gradients: bool) -> None:
         """Assert equal results, and equal gradients of the inputs."""
-        spelled, module = self.spelled, self.module()
-        graph, state = nnx.split(module)
+        names, values = self.spelled.names, self.spelled.values
+        graph, state = nnx.split(self.module())
+
+        def ours(*arrays: Any) -> list[Any]:
+            given = {"layer": nnx.merge(graph, state), **dict(zip(names, arrays, strict=True))}
+            return jax.tree.leaves(eval(self.text, {**MODULES, **given}))
+
         weights = {*self.layer.tensors.values(), *self.layer.consumed}
-        names = [n for n in spelled.names if n not in weights and _is_float(spelled.values[n])]
+        require_same(
+            ours,
+            lambda *arrays: jax.tree.leaves(self.spelled.operator(*arrays)),
+            [values[name] for name in names],
+            [name for name in names if name not in weights] if gradients else (),
+            names,
+        )
 
-        def ours(inputs: Sequence[Any]) -> list[Any]:
-            values = {**spelled.values, **dict(zip(names, inputs, strict=True))}
-            return jax.tree.leaves(eval(self.text, {**MODULES, **values, "layer": nnx.merge(graph, state)}))
 
-        def theirs(inputs: Sequence[Any]) -> list[Any]:
-            values = {**spelled.values, **dict(zip(names, inputs, strict=True))}
-            return jax.tree.leaves(spelled.operator(*(values[name] for name in spelled.names)))
+def require_same(
+    ours: Callable[..., list[Any]],
+    theirs: Callable[..., list[Any]],
+    arrays: Sequence[Any],
+    differentiated: Sequence[str],
+    names: Sequence[str],
+) -> None:
+    """Assert that two functions give equal results of equal dtypes, and equal gradients.
 
-        inputs = [spelled.values[name] for name in names]
-        actual, expected = ours(inputs), theirs(inputs)
-        if gradients:
-            random = np.random.default_rng(0)
-            seeds = [jnp.asarray(random.standard_normal(r.shape), r.dtype) for r in expected]
-            actual += jax.vjp(ours, inputs)[1](seeds)[0]
-            expected += jax.vjp(theirs, inputs)[1](seeds)[0]
-        for a, e in zip(actual, expected, strict=True):
-            require_close(a, np.asarray(e))
+    Args:
+      ours, theirs: the functions of arrays.
+      arrays: their arguments.
+      differentiated: the names of the arguments whose gradients are compared, if they are floats.
+      names: the names of all arguments.
+    """
+    for actual, expected in zip(ours(*arrays), theirs(*arrays), strict=True):
+        if isinstance(expected, jax.Array):
+            actual = jnp.asarray(actual)
+            assert actual.dtype == expected.dtype, (actual.dtype, expected.dtype)
+            require_close(actual, np.asarray(expected))
+        else:
+            assert actual == expected
+    inputs = {
+        name: a for name, a in zip(names, arrays, strict=True) if _is_float(a) and name in differentiated
+    }
+
+    def of(run: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        given = dict(zip(names, arrays, strict=True))
+        return lambda inputs: [result for result in run(*(given | inputs).values()) if _is_float(result)]
+
+    if inputs:
+        results, pull = jax.vjp(of(theirs), inputs)
+        random = np.random.default_rng(0)
+        seeds = [jnp.asarray(random.standard_normal(r.shape), r.dtype) for r in results]
+        (expected,), (actual,) = pull(seeds), jax.vjp(of(ours), inputs)[1](seeds)
+        for name in inputs:
+            require_close(actual[name], np.asarray(expected[name]))
 
 
 def spelled_layers(

@@ -247,6 +247,22 @@ class Pair(nn.Module):
         return self.lstm(x, state)
 
 
+class Computed(nn.Module):
+    """Convolutions with computed weights, pools and enlargements, with the channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.tanh(), self.weight[0, :, 0]
+        x = functional.conv1d(x, weight, bias, padding=1)
+        x = functional.max_pool1d(x, 2) + functional.avg_pool1d(x, 2)
+        x = functional.interpolate(functional.pad(x, (1, 1), mode="reflect"), scale_factor=2.0)
+        x = functional.conv_transpose1d(x, weight, bias, 2, padding=1)
+        return functional.adaptive_avg_pool1d(functional.conv1d(x, weight, padding="same"), 1)
+
+
 class OddOrder(nn.Module):
     """Two values whose names trade places, and an old value that is used after its name is taken."""
 
@@ -269,6 +285,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
     "hostile": (Hostile, lambda n: (torch.randn(n, 3), torch.randn(n, 3))),
     "attention": (Attention, lambda n: (torch.randn(n, 5, 8), torch.randn(n, 6, 8))),
     "pair": (Pair, lambda n: (torch.randn(5, n, 3), (torch.randn(1, n, 4), torch.randn(1, n, 4)))),
+    "computed": (Computed, lambda n: (torch.randn(n, 4, 8),)),
     "odd order": (OddOrder, lambda n: (torch.randn(n, 3), torch.randn(n, 3))),
 }
 
@@ -281,6 +298,7 @@ def test_written_source_equals_the_program(name: str) -> None:
     for size in (2, 3, 1):
         assert_equal(written, *inputs(size))
     assert "nnx.Dict({})" not in written.text  # of a module that only computes
+    assert "jaxlstm.programs" not in written.text
 
 
 def test_a_tied_weight_is_read_where_it_is_owned() -> None:

@@ -53,10 +53,6 @@ def _arange(operation: TypedNode) -> str | None:
     return f"jnp.arange({'' if start == 0 else 'start, '}end{dtype})"
 
 
-def _eye(operation: TypedNode) -> str:
-    return f"jnp.eye(n{'' if operation['m'] is None else ', m'}{_dtype(operation, np.float32)})"
-
-
 def _added(operation: TypedNode) -> str:
     """Return the sum with its number behind, as torch writes it in front."""
     first, second = operation["a"], operation["b"]
@@ -78,8 +74,6 @@ RULES: dict[str, Rule] = {
     "full_like": partial(_filled_like, "full_like(self, fill_value"),
     "scalar_tensor": lambda op: f"jnp.array({_number('s', op)})",
     "arange": _arange,
-    "linspace": lambda op: f"jnp.linspace(start, end, steps{_dtype(op, np.float32)})",
-    "eye": _eye,
     "tril": "jnp.tril(self, k=diagonal)",
     "triu": "jnp.triu(self, k=diagonal)",
     # Sizes

@@ -1,13 +1,14 @@
-"""Templates of convolutions with computed weights, pooling and padding, for both orders of the axes."""
+"""Templates of convolutions with computed weights, pooling and padding.
+
+Convolutions and pools are spelled with the channels last, as the graph has them.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from jaxlstm.programs.graph import TensorType
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_size
 
@@ -30,52 +31,49 @@ def conv_padding(operation: TypedNode, sizes: Sequence[int]) -> Any:
 
 def _convolved(operation: TypedNode) -> str | None:
     """Return ``lax.conv_general_dilated``, which needs pairs of paddings."""
-    weight, image = operation.type("weight"), operation.type("input")
-    if weight is None or image is None or operation.is_half() or len(image.shape) != len(weight.shape):
+    n = _prepare(operation)
+    if not n:
         return None
-    n = len(weight.shape) - 2
     padding = conv_padding(operation, (0,) * n)
-    if not isinstance(padding, str):
-        padding = tuple((p, p) for p in repeated(padding, n))
-    dilations = repeated(operation["dilation"], n)
-    space = _AXES[n]
-    images = f"N{space}C" if operation.channels_last else f"NC{space}"
-    operation.extra.update(
-        pads=padding,
-        strides=repeated(operation["stride"], n),
-        dilations=None if set(dilations) == {1} else dilations,
-        order=(images, f"OI{space}", images),
+    operation.extra["pads"] = (
+        padding if isinstance(padding, str) else tuple((p, p) for p in repeated(padding, n))
     )
-    # In two dimensions torch's order is the default.
-    order = "" if n == 2 and not operation.channels_last else ", dimension_numbers=order"
     template = (
-        "lax.conv_general_dilated(input, weight, strides, pads, rhs_dilation=dilations"
-        f"{order}, feature_group_count=groups)"
+        "lax.conv_general_dilated(input, weight, strides, pads, rhs_dilation=dilations, "
+        "dimension_numbers=order, feature_group_count=groups)"
     )
-    return template + _bias(operation, n)
+    return template + ("" if operation["bias"] is None else " + bias")
 
 
 def _deconvolved(operation: TypedNode) -> str | None:
     """Return ``lax.conv_transpose``, with torch's weight as the kernel of the convolution."""
-    weight, image = operation.type("weight"), operation.type("input")
-    if weight is None or image is None or operation.is_half() or operation["groups"] != 1:
+    n, weight = _prepare(operation), operation.type("weight")
+    if not n or weight is None or operation["groups"] != 1:
         return None
-    n = len(weight.shape) - 2
-    if len(image.shape) != len(weight.shape) or not all(isinstance(size, int) for size in weight.shape):
-        return None
-    dilations = repeated(operation["dilation"], n)
-    images = f"N{_AXES[n]}C" if operation.channels_last else f"NC{_AXES[n]}"
-    operation.extra.update(
-        strides=repeated(operation["stride"], n),
-        pads=transposed_pads(operation, weight.shape[2:]),  # type: ignore[arg-type]
-        dilations=None if set(dilations) == {1} else dilations,
-        order=(images, f"OI{_AXES[n]}", images),
-    )
+    operation.extra["pads"] = transposed_pads(operation, weight.shape[2:])  # type: ignore[arg-type]
     template = (
         "lax.conv_transpose(input, weight, strides, pads, rhs_dilation=dilations, dimension_numbers=order, "
         "transpose_kernel=True)"
     )
-    return template + _bias(operation, n)
+    return template + ("" if operation["bias"] is None else " + bias")
+
+
+def _prepare(operation: TypedNode) -> int:
+    """Give a convolution its settings, and return the number of spatial axes; 0 for one with no template."""
+    weight, image = operation.type("weight"), operation.type("input")
+    if weight is None or image is None or operation.is_half() or not operation.channels_last:
+        return 0
+    n = len(weight.shape) - 2
+    if len(image.shape) != n + 2 or not all(isinstance(size, int) for size in weight.shape):
+        return 0
+    dilations = repeated(operation["dilation"], n)
+    images = f"N{_AXES[n]}C"
+    operation.extra.update(
+        strides=repeated(operation["stride"], n),
+        dilations=None if set(dilations) == {1} else dilations,
+        order=(images, f"OI{_AXES[n]}", images),
+    )
+    return n
 
 
 def transposed_pads(operation: TypedNode, kernel: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -87,16 +85,9 @@ def transposed_pads(operation: TypedNode, kernel: Sequence[int]) -> tuple[tuple[
     )
 
 
-def _bias(operation: TypedNode, n: int) -> str:
-    if operation["bias"] is None:
-        return ""
-    return " + bias" if operation.channels_last else f" + bias[:{', None' * n}]"
-
-
 def _pooled(kind: str, n: int, operation: TypedNode) -> str | None:
-    """Return ``nnx.max_pool`` or ``nnx.avg_pool``, or a reduction of windows for torch's order."""
-    own = operation.type("self")
-    if own is None or not operation.is_float() or operation["ceil_mode"]:
+    """Return ``nnx.max_pool`` or ``nnx.avg_pool``."""
+    if not operation.is_float() or operation["ceil_mode"] or not operation.channels_last:
         return None
     settings = [operation.arguments.get(name) for name in ("kernel_size", "stride", "padding", "dilation")]
     kernel = repeated(settings[0], n)
@@ -104,24 +95,13 @@ def _pooled(kind: str, n: int, operation: TypedNode) -> str | None:
     if set(repeated(settings[3], n, default=1)) != {1} or operation.arguments.get("divisor_override"):
         return None
     padding = tuple((p, p) for p in pads) if any(pads) else "VALID"
-    if operation.channels_last:
-        operation.extra.update(window=kernel, strides=stride, pads=padding)
-        count = "" if kind == "max" else ", count_include_pad=count_include_pad"
-        return f"nnx.{kind}_pool(self, window, strides=strides, padding=pads{count})"
-    ones = (1,) * (len(own.shape) - n)
-    if padding != "VALID":
-        padding = ((0, 0),) * len(ones) + tuple((p, p) for p in pads)
-    operation.extra.update(window=ones + kernel, strides=ones + stride, pads=padding)
-    if kind == "max":
-        return "lax.reduce_window(self, -jnp.inf, lax.max, window, strides, pads)"
-    if padding != "VALID" and not operation["count_include_pad"]:
-        return None
-    sums = "lax.reduce_window(self, 0.0, lax.add, window, strides, pads)"
-    return f"{sums} / {math.prod(kernel)}"
+    operation.extra.update(window=kernel, strides=stride, pads=padding)
+    count = "" if kind == "max" else ", count_include_pad=count_include_pad"
+    return f"nnx.{kind}_pool(self, window, strides=strides, padding=pads{count})"
 
 
 def _adaptive(operation: TypedNode) -> str | None:
-    """Return the mean over the axes of which one element is left, or the average over equal windows."""
+    """Return the mean over the axes of which one element is left."""
     own, result = operation.type("self"), operation.result
     if own is None or result is None or not operation.is_float():
         return None
@@ -133,17 +113,7 @@ def _adaptive(operation: TypedNode) -> str | None:
     if all(result.shape[place] == 1 for place in places):
         operation.extra["place"] = tuple(places) if len(places) > 1 else places[0]
         return "self.mean(axis=place, keepdims=True)"
-    ratios = _ratios(own, result, first, n)
-    if not operation.channels_last or not all(ratio.is_integer() for ratio in ratios):
-        return None
-    operation.extra["window"] = tuple(map(int, ratios))
-    return "nnx.avg_pool(self, window, strides=window)"
-
-
-def _ratios(larger: TensorType, smaller: TensorType, first: int, n: int) -> list[float]:
-    """Return the ratios of the sizes of ``n`` axes; a half where a size is not known."""
-    sizes = list(zip(larger.shape, smaller.shape, strict=True))[first : first + n]
-    return [a / b if isinstance(a, int) and isinstance(b, int) else 0.5 for a, b in sizes]
+    return None
 
 
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -161,13 +131,9 @@ def _padded(mode: str | None, operation: TypedNode) -> str | None:
     operation.extra.update(
         widths=((0, 0),) * (operation.ndim() - len(pairs)) + tuple(pairs),
         mode=mode,
-        filling=_whole(operation.arguments.get("value") or 0),
+        filling=operation.arguments.get("value") or 0,
     )
     return f"jnp.pad(self, widths, mode=mode{', constant_values=filling' if mode == 'constant' else ''})"
-
-
-def _whole(number: float) -> float:
-    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _enlarged(n: int, operation: TypedNode) -> str | None:
@@ -177,7 +143,9 @@ def _enlarged(n: int, operation: TypedNode) -> str | None:
     if own is None or result is None:
         return None
     first = len(own.shape) - n - operation.channels_last
-    factors = operation.arguments.get("scale_factors") or _ratios(result, own, first, n)
+    sizes = list(zip(result.shape, own.shape, strict=True))[first : first + n]
+    ratios = [a / b if isinstance(a, int) and isinstance(b, int) else 0.5 for a, b in sizes]
+    factors = operation.arguments.get("scale_factors") or ratios
     template = name
     for place, factor in enumerate(factors, start=first):
         if factor not in range(1, 9):

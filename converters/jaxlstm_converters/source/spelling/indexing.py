@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -51,47 +50,27 @@ def _slice(operation: TypedNode) -> str:
     return f"{first}:{'' if to_end else 'end'}" + ("" if step == 1 else ":step")
 
 
-def _narrowed(operation: TypedNode) -> str | None:
-    start, length = operation["start"], operation["length"]
-    if not isinstance(start, int) or start < 0:
-        return None
-    if start and not isinstance(length, int):
-        return None
-    operation.extra["end"] = start + length if start else length
-    return _part(operation["dim"], operation, "start:end" if start else ":end")
-
-
 def _split(operation: TypedNode) -> str | None:
     """Return equal parts by their number, others by the places between them."""
     own, dim = operation.type("self"), operation["dim"]
     parts = operation.node.outputs[0]
     if own is None or not isinstance(parts, tuple):
         return None
-    size = own.shape[operation.axis(dim)]
-    sizes = operation.arguments.get("split_sizes")
-    if sizes is None:
-        length = operation.arguments.get("split_size")
-        if length is None:
-            length = -(-size // operation["chunks"]) if isinstance(size, int) else None
-        if not isinstance(length, int):
-            return None
-        sizes = (length,) * len(parts)
-        if isinstance(size, int):
-            sizes = (*sizes[:-1], size - length * (len(parts) - 1))
-    operation.extra["places"] = tuple(accumulate(sizes[:-1])) if _are_integers(sizes[:-1]) else None
-    operation.extra["count"] = len(parts)
-    if isinstance(size, int) and _are_integers(sizes) and len(set(sizes)) == 1:
-        return "jnp.split(self, count, axis=dim)"
-    return None if operation.extra["places"] is None else "jnp.split(self, [*places], axis=dim)"
+    size, count = own.shape[operation.axis(dim)], len(parts)
+    length = operation.arguments.get("split_size")
+    if length is None and isinstance(size, int):
+        length = -(-size // operation.arguments.get("chunks", 1))
+    sizes = operation.arguments.get("split_sizes", (length,) * count)[: count - 1]
+    if not all(isinstance(item, int) for item in sizes):
+        return None
+    operation.extra.update(places=tuple(accumulate(sizes)), count=count)
+    is_equal = isinstance(size, int) and set(sizes) <= {size / count}
+    return "jnp.split(self, count, axis=dim)" if is_equal else "jnp.split(self, [*places], axis=dim)"
 
 
 def _embedded(operation: TypedNode) -> str | None:
     is_plain = operation["padding_idx"] < 0 and not operation["scale_grad_by_freq"]
     return "weight[indices]" if is_plain else None
-
-
-def _are_integers(items: Sequence[Any]) -> bool:
-    return all(isinstance(item, int) for item in items)
 
 
 def _index(operation: TypedNode) -> str | None:
@@ -127,27 +106,13 @@ def _index_select(operation: TypedNode) -> str | None:
     return "jnp.take(self, index, axis=dim)" if is_vector else None
 
 
-def _along(operation: TypedNode) -> bool:
-    """Return True if an index has the sizes of ``self`` except along its axis, as NumPy wants it."""
+def _gathered(operation: TypedNode) -> str | None:
+    """Return the elements of an index with the sizes of ``self`` except along its axis, as NumPy wants it."""
     own, index = operation.type("self"), operation.type("index")
     if own is None or index is None or not own.shape:
-        return False
-    return same_sizes(own, index, without=operation.axis(operation["dim"]))
-
-
-def _gathered(operation: TypedNode) -> str | None:
-    return "jnp.take_along_axis(self, index, axis=dim)" if _along(operation) else None
-
-
-def _scattered(operation: TypedNode) -> str | None:
-    source, own = operation.type("src"), operation.type("self")
-    if not _along(operation) or operation["reduce"] is not None or own is None:
         return None
-    if source is None:
-        return "jnp.put_along_axis(self, index, value, axis=dim, inplace=False)"
-    index = operation.type("index")
-    fits = index is not None and same_sizes(source, index) and source.dtype == own.dtype
-    return "jnp.put_along_axis(self, index, src, axis=dim, inplace=False)" if fits else None
+    is_along = same_sizes(own, index, without=operation.axis(operation["dim"]))
+    return "jnp.take_along_axis(self, index, axis=dim)" if is_along else None
 
 
 def _written(item: Any, operation: TypedNode) -> str | None:
@@ -171,13 +136,11 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("split", "chunk", "split_with_sizes"), _split),
     "select": _selected,
     "slice": _sliced,
-    "narrow": _narrowed,
     "unbind": "jnp.unstack(self, axis=dim)",
     "index": _indexed,
     "index_put": _index_put,
     "index_select": _index_select,
     "gather": _gathered,
-    "scatter": _scattered,
     "select_scatter": partial(_written, "index"),
     "slice_scatter": partial(_written, _slice),
     "copy": _copied,

@@ -54,15 +54,15 @@ def _logsumexp(operation: TypedNode) -> str | None:
 
 
 def _norm(operation: TypedNode) -> str | None:
-    """Return a norm. A bound below the root makes the gradient of the norm of zeros 0 instead of NaN."""
+    """Return a root. A bound below it makes the gradient of the norm of zeros 0 instead of NaN."""
     order = operation["ord"] if "ord" in operation.arguments else operation["p"]
-    if not operation.is_float() or not operation.ndim() or operation["dtype"] is not None:
+    if order not in (None, 2) or operation["dtype"] is not None or not operation.is_float():
         return None
-    over = _over(operation)
-    if order == 1:
-        return f"jnp.abs(self).sum({over})"
-    is_root = order is None or order == 2
-    return f"jnp.sqrt(jnp.maximum(jnp.square(self).sum({over}), 1e-30))" if is_root else None
+    return (
+        f"jnp.sqrt(jnp.maximum(jnp.square(self).sum({_over(operation)}), 1e-30))"
+        if operation.ndim()
+        else None
+    )
 
 
 def _extremum(kind: str, operation: TypedNode) -> str | None:
@@ -77,18 +77,7 @@ def _moment(kind: str, operation: TypedNode) -> str | None:
     operation.extra["removed"] = int(operation["unbiased"]) if correction is None else correction
     if not operation.is_float() or not operation.ndim():
         return None
-    over = _over(operation)
-    first = f"self.{kind.removesuffix('_mean')}({over}, ddof=removed)"
-    return f"({first}, self.mean({over}))" if kind.endswith("_mean") else first
-
-
-def _running(method: str, operation: TypedNode) -> str | None:
-    own, result = operation.type("self"), operation.result
-    if own is None or result is None or not own.shape:
-        return None
-    operation.extra["to"] = result.dtype
-    same = own.dtype == result.dtype or (own.dtype in _WHOLE and result.dtype == np.int64)
-    return f"self.{method}(axis=dim{'' if same else ', dtype=to'})"
+    return f"self.{kind}({_over(operation)}, ddof=removed)"
 
 
 def _top(operation: TypedNode) -> str | None:
@@ -165,17 +154,14 @@ RULES: dict[str, Rule] = {
     **{f"{name}.dim": partial(_extremum, name) for name in ("max", "min")},
     **dict.fromkeys(("linalg_vector_norm", "norm"), _norm),
     "logsumexp": _logsumexp,
-    "special_logsumexp": _logsumexp,
-    **{name: partial(_moment, name) for name in ("var", "std", "var_mean", "std_mean")},
-    **{name: partial(_running, name) for name in ("cumsum", "cumprod")},
+    **{name: partial(_moment, name) for name in ("var", "std")},
+    **{name: partial(_sum, name) for name in ("cumsum", "cumprod")},
     "topk": _top,
     **{name: partial(_sorted, name) for name in ("sort", "argsort")},
     **dict.fromkeys(_PRODUCTS.split(), _plain("self @ other")),
     "linear": _linear,
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
     "einsum": _einsum,
-    "outer": "jnp.outer(self, vec2)",
-    "ger": "jnp.outer(self, vec2)",
     **{
         f"{prefix}{name}": partial(_normalized, name)
         for name in ("softmax", "log_softmax")

@@ -14,25 +14,24 @@ def _reshaped(operation: TypedNode) -> str:
     return "self.reshape(*size)" if operation["size"] else "self.reshape(())"
 
 
-def _flattened(operation: TypedNode) -> str | None:
-    ndim = operation.ndim()
-    if ndim == 0:
+def _replaced(first: int, last: int, sizes: str, operation: TypedNode) -> str:
+    """Return a reshape that puts sizes in the place of those from one axis to another."""
+    before = [f"*self.shape[:{first}]"] if first > 1 else ["self.shape[0]"] * first
+    axes_after = operation.ndim() - last - 1
+    after = [f"*self.shape[{last + 1}:]"] if axes_after > 1 else ["self.shape[-1]"] * axes_after
+    return f"self.reshape({', '.join([*before, sizes, *after])})"
+
+
+def _flattened(operation: TypedNode) -> str:
+    if operation.ndim() == 0:
         return "self.reshape(1)"
     start, end = (operation.axis(operation[name]) for name in ("start_dim", "end_dim"))
-    if start == end:
-        return "self"
-    sizes = [f"*self.shape[:{start}]" if start > 1 else "self.shape[0]"] if start else []
-    sizes.append("-1")
-    if end + 1 < ndim:
-        sizes.append(f"*self.shape[{end + 1}:]" if end + 2 < ndim else "self.shape[-1]")
-    return f"self.reshape({', '.join(sizes)})"
+    return "self" if start == end else _replaced(start, end, "-1", operation)
 
 
 def _unflattened(operation: TypedNode) -> str:
-    place, ndim = operation.axis(operation["dim"]), operation.ndim()
-    before = "*self.shape[:-1], " if place == ndim - 1 else f"*self.shape[:{place}], "
-    after = "" if place == ndim - 1 else f", *self.shape[{place + 1}:]"
-    return f"self.reshape({before if place else ''}*sizes{after})"
+    place = operation.axis(operation["dim"])
+    return _replaced(place, place, "*sizes", operation)
 
 
 def _unsqueezed(operation: TypedNode) -> str:
@@ -62,16 +61,13 @@ def _expanded(operation: TypedNode) -> str:
     if operation.same_shape():
         return "self"
     added = len(size) - operation.ndim()
-    items = [
-        f"self.shape[{place - added}]" if item == -1 else f"size[{place}]" for place, item in enumerate(size)
-    ]
-    if own is not None:
-        known = [own.shape[place - added] if place >= added else None for place in range(len(size))]
-        items = [
-            repr(known[place]) if size[place] == -1 and isinstance(known[place], int) else item
-            for place, item in enumerate(items)
-        ]
-    return f"jnp.broadcast_to(self, ({', '.join(items)},))"
+
+    def item(place: int) -> str:
+        known = own.shape[place - added] if own is not None and size[place] == -1 else None
+        kept = f"size[{place}]" if size[place] != -1 else f"self.shape[{place - added}]"
+        return repr(known) if isinstance(known, int) else kept
+
+    return f"jnp.broadcast_to(self, ({', '.join(map(item, range(len(size))))},))"
 
 
 def _swapped(operation: TypedNode) -> str:
@@ -95,11 +91,6 @@ def _tiled(operation: TypedNode) -> str:
     return "self" if ones and len(repeats) <= operation.ndim() else "jnp.tile(self, counts)"
 
 
-def _repeated(operation: TypedNode) -> str | None:
-    known = operation.type("repeats") is None
-    return "jnp.repeat(self, repeats, axis=dim)" if known else None
-
-
 def _joined(function: str, operation: TypedNode) -> str | None:
     types = operation.tensors("tensors")
     if not operation.promotes("tensors") or any(type_.shape == (0,) for type_ in types):
@@ -107,27 +98,6 @@ def _joined(function: str, operation: TypedNode) -> str | None:
     if function == "concatenate" and len(operation["tensors"]) == 1:
         return "tensors[0]"
     return f"jnp.{function}([*tensors], axis=dim)"
-
-
-def _stacked(function: str, operation: TypedNode) -> str | None:
-    return f"jnp.{function}([*tensors])" if operation.promotes("tensors") else None
-
-
-def _meshgrid(operation: TypedNode) -> str | None:
-    are_vectors = all(len(type_.shape) == 1 for type_ in operation.tensors("tensors"))
-    return "jnp.meshgrid(*tensors, indexing=indexing)" if are_vectors else None
-
-
-def _flipped(operation: TypedNode) -> str:
-    dims = operation["dims"]
-    return "jnp.flip(self, axis=dims[0])" if len(dims) == 1 else "jnp.flip(self, axis=dims)"
-
-
-def _rolled(operation: TypedNode) -> str:
-    shifts, dims = operation["shifts"], operation["dims"]
-    if isinstance(shifts, tuple) and len(shifts) == 1:
-        return "jnp.roll(self, shifts[0], axis=dims[0])" if dims else "jnp.roll(self, shifts[0])"
-    return "jnp.roll(self, shifts, axis=dims)"
 
 
 def converted(operation: TypedNode) -> str | None:
@@ -143,11 +113,6 @@ def converted(operation: TypedNode) -> str | None:
     return "self.astype(to)"
 
 
-def _one_hot(operation: TypedNode) -> str | None:
-    known = operation["num_classes"] != -1
-    return "nnx.one_hot(self, num_classes, dtype=int)" if known else None
-
-
 _NAMES = {
     _reshaped: "view reshape _unsafe_view",
     _unsqueezed: "unsqueeze",
@@ -156,7 +121,6 @@ _NAMES = {
     _swapped: "transpose swapdims swapaxes",
     _permuted: "permute",
     _tiled: "repeat tile",
-    _repeated: "repeat_interleave",
     partial(_joined, "concatenate"): "cat concat concatenate",
     partial(_joined, "stack"): "stack",
     converted: "to type_as _to_copy",
@@ -176,13 +140,8 @@ RULES: dict[str, Rule] = {
     "t": lambda op: "self.T" if op.ndim() == 2 else "self",
     "numpy_T": "self.T",
     "mT": "self.mT",
-    **{name: partial(_stacked, name) for name in ("hstack", "vstack", "dstack", "column_stack")},
-    "atleast_1d": lambda op: "jnp.atleast_1d(self)" if op.type("self") else None,
-    "broadcast_tensors": "jnp.broadcast_arrays(*tensors)",
-    "meshgrid": _meshgrid,
-    "flip": _flipped,
+    "repeat_interleave": lambda op: None if op.type("repeats") else "jnp.repeat(self, repeats, axis=dim)",
+    "flip": "jnp.flip(self, axis=dims)",
     **dict.fromkeys(("movedim", "moveaxis"), "jnp.moveaxis(self, source, destination)"),
-    "roll": _rolled,
-    "diagonal": "jnp.diagonal(self, offset, dim1, dim2)",
-    "one_hot": _one_hot,
+    "one_hot": lambda op: None if op["num_classes"] == -1 else "nnx.one_hot(self, num_classes, dtype=int)",
 }
