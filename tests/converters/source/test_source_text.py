@@ -259,7 +259,6 @@ class Computed(nn.Module):
         x = functional.conv1d(x, weight, bias, padding=1)
         x = functional.max_pool1d(x, 2) + functional.avg_pool1d(x, 2)
         x = functional.interpolate(functional.pad(x, (1, 1), mode="reflect"), scale_factor=2.0)
-        x = functional.conv_transpose1d(x, weight, bias, 2, padding=1)
         return functional.adaptive_avg_pool1d(functional.conv1d(x, weight, padding="same"), 1)
 
 

@@ -225,16 +225,11 @@ SIMPLIFIED = {
     "x[0][1]": "x[0][1]",
     "x[:, None][:, 0]": "x[:, None][:, 0]",
     "jnp.squeeze(x.mean(axis=1, keepdims=True), 1)": "x.mean(axis=1)",
-    "jnp.squeeze(x[None].swapaxes(0, -2), -2)": "jnp.moveaxis(x, -2, 0)",
     "x.swapaxes(1, 2).swapaxes(2, 1)": "x",
     "x.transpose(0, 2, -2).swapaxes(1, 2)": "x",
     "x.transpose(1, 2, 0).transpose(1, 2, 0)": "x.transpose(2, 0, 1)",
     "x.swapaxes(0, -1).transpose(2, 0, 1)": "x.swapaxes(1, 2)",
     "x.reshape(4, 6).reshape(-1)": "x.reshape(-1)",
-    "x.reshape(4, 6, 1, 1).transpose(0, 2, 3, 1)": "x.reshape(4, 1, 1, 6)",
-    "x.reshape(4, 6, 1).transpose(1, 2, 0)": "x.reshape(4, 6, 1).transpose(1, 2, 0)",
-    "x + jnp.broadcast_to(x[..., :1], x.shape)": "x + x[..., :1]",
-    "x[0] / jnp.broadcast_to(x[0, 0], x[1].shape)": "x[0] / jnp.broadcast_to(x[0, 0], x[1].shape)",
 }
 
 

@@ -54,13 +54,6 @@ class _Simplifier(ast.NodeTransformer):
         targets, values = (list(trees) for trees in zip(*used, strict=True))
         return ast.Assign([ast.Tuple(targets, target.ctx)], ast.Tuple(values, ast.Load()), lineno=1)
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        """Drop the broadcast of an operand to the shape of the other one."""
-        self.generic_visit(node)
-        left, right = (_broadcast(*pair) for pair in ((node.left, node.right), (node.right, node.left)))
-        return ast.BinOp(left, node.op, right)
-
-
 def _name(tree: ast.AST) -> str:
     """Return the name of a called function or method."""
     function = tree.func if isinstance(tree, ast.Call) else None
@@ -125,27 +118,14 @@ def _merged(first: list[ast.expr], second: list[ast.expr]) -> list[ast.expr] | N
     return result + rest
 
 
-def _broadcast(operand: ast.expr, other: ast.expr) -> ast.expr:
-    if _name(operand) != "broadcast_to":
-        return operand
-    assert isinstance(operand, ast.Call)
-    array, shape = operand.args
-    return array if ast.unparse(shape) == f"{ast.unparse(other)}.shape" else operand
-
-
 def _squeezed(node: ast.Call) -> ast.expr | None:
-    """Reduce without the axis instead of removing it; move an axis in one step."""
+    """Reduce without the axis instead of removing it."""
     if len(node.args) != 2:
         return None
     inner, axis = node.args
     keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in getattr(inner, "keywords", ())}
     if isinstance(inner, ast.Call) and keywords == {"axis": ast.unparse(axis), "keepdims": "True"}:
         return ast.Call(inner.func, inner.args, [k for k in inner.keywords if k.arg == "axis"])
-    is_moved = _name(inner) == "swapaxes" and ast.unparse(axis) == "-2"
-    if is_moved and isinstance(inner, ast.Call) and _integers(inner.args) == (0, -2):
-        array = _receiver(inner)
-        if isinstance(array, ast.Subscript) and ast.unparse(array.slice) == "None":
-            return ast.parse(f"jnp.moveaxis({ast.unparse(array.value)}, -2, 0)", mode="eval").body
     return None
 
 
@@ -167,8 +147,6 @@ def _transposed_twice(node: ast.Call) -> ast.expr | None:
     inner, axes = _receiver(node), _integers(node.args)
     if not axes or not isinstance(inner, ast.Call) or min(axes) < 0:
         return None
-    if _name(inner) == "reshape" and len(inner.args) == len(axes):
-        return _reshaped_in_order(inner, axes)
     before = _integers(inner.args)
     if not before or _name(inner) not in ("transpose", "swapaxes"):
         return None
@@ -177,14 +155,6 @@ def _transposed_twice(node: ast.Call) -> ast.expr | None:
         order = list(range(len(axes)))
         order[before[0]], order[before[1]] = order[before[1]], order[before[0]]
     return _transposed(_receiver(inner), [order[axis] for axis in axes])
-
-
-def _reshaped_in_order(node: ast.Call, order: Sequence[int]) -> ast.expr | None:
-    """Return the reshape to the transposed shape, if only axes of size 1 move."""
-    long = [axis for axis in order if _integers([node.args[axis]]) != (1,)]
-    if long != sorted(long) or any(isinstance(size, ast.Starred) for size in node.args):
-        return None
-    return ast.Call(node.func, [node.args[axis] for axis in order], [])
 
 
 def _transposed(array: ast.expr, order: list[int]) -> ast.expr:

@@ -31,49 +31,25 @@ def conv_padding(operation: TypedNode, sizes: Sequence[int]) -> Any:
 
 def _convolved(operation: TypedNode) -> str | None:
     """Return ``lax.conv_general_dilated``, which needs pairs of paddings."""
-    n = _prepare(operation)
-    if not n:
+    weight, image = operation.type("weight"), operation.type("input")
+    if weight is None or image is None or operation.is_half() or not operation.channels_last:
         return None
-    padding = conv_padding(operation, (0,) * n)
-    operation.extra["pads"] = (
-        padding if isinstance(padding, str) else tuple((p, p) for p in repeated(padding, n))
+    n = len(weight.shape) - 2
+    if len(image.shape) != n + 2:
+        return None
+    padding, dilations = conv_padding(operation, (0,) * n), repeated(operation["dilation"], n)
+    images = f"N{_AXES[n]}C"
+    operation.extra.update(
+        pads=padding if isinstance(padding, str) else tuple((p, p) for p in repeated(padding, n)),
+        strides=repeated(operation["stride"], n),
+        dilations=None if set(dilations) == {1} else dilations,
+        order=(images, f"OI{_AXES[n]}", images),
     )
     template = (
         "lax.conv_general_dilated(input, weight, strides, pads, rhs_dilation=dilations, "
         "dimension_numbers=order, feature_group_count=groups)"
     )
-    return template + ("" if operation["bias"] is None else " + bias")
-
-
-def _deconvolved(operation: TypedNode) -> str | None:
-    """Return ``lax.conv_transpose``, with torch's weight as the kernel of the convolution."""
-    n, weight = _prepare(operation), operation.type("weight")
-    if not n or weight is None or operation["groups"] != 1:
-        return None
-    operation.extra["pads"] = transposed_pads(operation, weight.shape[2:])  # type: ignore[arg-type]
-    template = (
-        "lax.conv_transpose(input, weight, strides, pads, rhs_dilation=dilations, dimension_numbers=order, "
-        "transpose_kernel=True)"
-    )
-    return template + ("" if operation["bias"] is None else " + bias")
-
-
-def _prepare(operation: TypedNode) -> int:
-    """Give a convolution its settings, and return the number of spatial axes; 0 for one with no template."""
-    weight, image = operation.type("weight"), operation.type("input")
-    if weight is None or image is None or operation.is_half() or not operation.channels_last:
-        return 0
-    n = len(weight.shape) - 2
-    if len(image.shape) != n + 2 or not all(isinstance(size, int) for size in weight.shape):
-        return 0
-    dilations = repeated(operation["dilation"], n)
-    images = f"N{_AXES[n]}C"
-    operation.extra.update(
-        strides=repeated(operation["stride"], n),
-        dilations=None if set(dilations) == {1} else dilations,
-        order=(images, f"OI{_AXES[n]}", images),
-    )
-    return n
+    return template if operation["bias"] is None else f"{template} + bias"
 
 
 def transposed_pads(operation: TypedNode, kernel: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -168,7 +144,6 @@ def _weight_norm(operation: TypedNode) -> str | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _deconvolved),
     **{f"max_pool{n}d": partial(_pooled, "max", n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": partial(_pooled, "avg", n) for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _adaptive for n in (1, 2, 3)},

@@ -81,20 +81,9 @@ def _linear(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     )
 
 
-def _around(operation: TypedNode, ndim: int) -> str:
-    """Return the template of a call of a layer that has the channels last."""
-    if operation.channels_last:
-        return "layer(input)"
-    batched = operation.ndim("input") == ndim
-    if ndim == 3 and batched:
-        return "layer(input.swapaxes(1, 2)).swapaxes(1, 2)"
-    first = 1 if batched else 0
-    return f"jnp.moveaxis(layer(jnp.moveaxis(input, {first}, -1)), -1, {first})"
-
-
 def _conv(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
-    if not shape:
+    if not shape or not operation.channels_last:
         return None
     outputs, inputs, *kernel = shape
     padding = conv_padding(operation, kernel)
@@ -108,14 +97,14 @@ def _conv(operation: TypedNode, producers: Any) -> LayerSpelling | None:
             **_without(1, feature_group_count=operation["groups"]),
             **_without(True, use_bias=operation["bias"] is not None),
         },
-        _around(operation, len(shape)),
+        "layer(input)",
         _values(operation, weight="weight", bias="bias"),
     )
 
 
 def _conv_transpose(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     shape = _sizes(operation, "weight")
-    if not shape or operation["groups"] != 1:
+    if not shape or operation["groups"] != 1 or not operation.channels_last:
         return None
     inputs, outputs, *kernel = shape
     n = len(kernel)
@@ -130,7 +119,7 @@ def _conv_transpose(operation: TypedNode, producers: Any) -> LayerSpelling | Non
             **_without(True, use_bias=operation["bias"] is not None),
             "transpose_kernel": True,
         },
-        _around(operation, len(shape)),
+        "layer(input)",
         _values(operation, weight="weight", bias="bias"),
     )
 
@@ -208,12 +197,12 @@ def _group_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     features = _channels(operation)
     if features is None:
         return None
-    ndim = operation.ndim("input")
+    is_last = operation.channels_last or operation.ndim("input") == 2
     return LayerSpelling(
         "nnx.GroupNorm",
         {"num_features": features, "num_groups": operation["num_groups"]},
         _norm_kwargs(operation, 1e-6),
-        "layer(input)" if ndim == 2 else _around(operation, ndim),
+        "layer(input)" if is_last else "jnp.moveaxis(layer(jnp.moveaxis(input, 1, -1)), -1, 1)",
         _values(operation, weight="weight", bias="bias"),
     )
 
