@@ -23,13 +23,21 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import ModuleCall, Node, TensorType, Value
 from jaxlstm_converters.source.spelling import layer_of, simplified, spell
 from jaxlstm_converters.source.spelling.template import _DEFAULTS, tree_of
-from testing import spellings
 from testing.flax_layers import CASES
 from testing.graphs import to_numpy
 from testing.model_shapes import SHAPES
 from testing.op_samples import has_gradient, op_infos, require_close, samples
-from testing.spelled import MODULES, SpelledLayer, name_of, spelled_layers, traced_nodes
-from testing.spellings import SPELLINGS, function_of, spelled
+from testing.spelled import (
+    MODULES,
+    SPELLINGS,
+    SpelledLayer,
+    function_of,
+    name_of,
+    named_tensors,
+    spelled,
+    spelled_layers,
+    traced_nodes,
+)
 from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
 
 SLOW = pytest.mark.slow
@@ -45,7 +53,7 @@ def test_text(expression: str) -> None:
 @SLOW
 @pytest.mark.parametrize("expression", SPELLINGS)
 def test_values(expression: str) -> None:
-    named = spellings.tensors()
+    named = named_tensors()
     function, names = function_of(expression, named)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

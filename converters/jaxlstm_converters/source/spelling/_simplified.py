@@ -54,6 +54,7 @@ class _Simplifier(ast.NodeTransformer):
         targets, values = (list(trees) for trees in zip(*used, strict=True))
         return ast.Assign([ast.Tuple(targets, target.ctx)], ast.Tuple(values, ast.Load()), lineno=1)
 
+
 def _name(tree: ast.AST) -> str:
     """Return the name of a called function or method."""
     function = tree.func if isinstance(tree, ast.Call) else None

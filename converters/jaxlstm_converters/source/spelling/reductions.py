@@ -48,11 +48,6 @@ def _mean(operation: TypedNode) -> str | None:
     return f"{converted}.mean({_over(operation)})"
 
 
-def _logsumexp(operation: TypedNode) -> str | None:
-    over = _over(operation)
-    return f"nnx.logsumexp(self, {over})" if operation.is_float() and operation.ndim() else None
-
-
 def _norm(operation: TypedNode) -> str | None:
     """Return a root. A bound below it makes the gradient of the norm of zeros 0 instead of NaN."""
     order = operation["ord"] if "ord" in operation.arguments else operation["p"]
@@ -138,10 +133,6 @@ def _attention(operation: TypedNode) -> str | None:
     return f"nnx.softmax({scores}{where}) @ value"
 
 
-def _einsum(operation: TypedNode) -> str | None:
-    return None if operation.is_half() else "jnp.einsum(equation, *tensors)"
-
-
 _PRODUCTS = "matmul linalg_matmul bmm mm mv dot"
 RULES: dict[str, Rule] = {
     "sum": partial(_sum, "sum"),
@@ -153,7 +144,7 @@ RULES: dict[str, Rule] = {
     **{name: partial(_reduced, name) for name in ("any", "all", "argmax", "argmin")},
     **{f"{name}.dim": partial(_extremum, name) for name in ("max", "min")},
     **dict.fromkeys(("linalg_vector_norm", "norm"), _norm),
-    "logsumexp": _logsumexp,
+    "logsumexp": lambda op: f"nnx.logsumexp(self, {_over(op)})" if op.is_float() and op.ndim() else None,
     **{name: partial(_moment, name) for name in ("var", "std")},
     **{name: partial(_sum, name) for name in ("cumsum", "cumprod")},
     "topk": _top,
@@ -161,7 +152,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_PRODUCTS.split(), _plain("self @ other")),
     "linear": _linear,
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
-    "einsum": _einsum,
+    "einsum": _plain("jnp.einsum(equation, *tensors)"),
     **{
         f"{prefix}{name}": partial(_normalized, name)
         for name in ("softmax", "log_softmax")

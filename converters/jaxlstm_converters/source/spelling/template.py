@@ -37,7 +37,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "descending": {"": False},
     "dtype": {"": None},
     "feature_group_count": {"": 1},
-    "indexing": {"": "xy"},
     "k": {"": 0},
     "keepdims": {"": False},
     "mode": {"": "constant"},

@@ -83,9 +83,9 @@ class TypedNode:
         type_ = self.type(name)
         return 0 if type_ is None else len(type_.shape)
 
-    def axis(self, dim: int, name: str = "self", added: int = 0) -> int:
-        """Return a non-negative axis of a tensor with ``added`` more axes."""
-        return dim % max(self.ndim(name) + added, 1)
+    def axis(self, dim: int) -> int:
+        """Return a non-negative axis of ``self``."""
+        return dim % max(self.ndim(), 1)
 
     @cached_property
     def results(self) -> list[TensorType | None]:
@@ -100,9 +100,9 @@ class TypedNode:
         """The type of the first result that is used."""
         return next((result for result in self.results if result is not None), None)
 
-    def same_shape(self, name: str = "self") -> bool:
-        """Return True if the result is known to have the shape of an argument."""
-        own, result = self.type(name), self.result
+    def same_shape(self) -> bool:
+        """Return True if the result is known to have the shape of ``self``."""
+        own, result = self.type("self"), self.result
         return own is not None and result is not None and same_sizes(own, result)
 
     def is_float(self, *names: str) -> bool:
@@ -148,10 +148,10 @@ def _fits(number: float, types: list[TensorType]) -> bool:
     if isinstance(number, float):
         return all(type_.dtype.kind != "c" for type_ in types)
     kinds = {type_.dtype.kind for type_ in types}
-    limits = [np.iinfo(type_.dtype) for type_ in types if type_.dtype.kind in "iu"]
-    low = max([-(2**31), *(int(limit.min) for limit in limits)] if kinds <= {"i", "u"} else [-(2**31)])
-    high = min([2**31 - 1, *(int(limit.max) for limit in limits)] if kinds <= {"i", "u"} else [2**31 - 1])
-    return low <= number <= high
+    limits = [np.iinfo(np.int32)]
+    if kinds <= {"i", "u"}:
+        limits += [np.iinfo(type_.dtype) for type_ in types]
+    return max(int(limit.min) for limit in limits) <= number <= min(int(limit.max) for limit in limits)
 
 
 def _agree(types: list[TensorType]) -> bool:
