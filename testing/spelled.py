@@ -16,6 +16,7 @@ from flax import nnx
 from torch.nn import functional
 
 import jaxlstm
+from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.graph import Graph, Node, TensorType, Value
 from jaxlstm.programs.operators.registry import Options, find_operator
 from jaxlstm.programs.program import Program
@@ -157,7 +158,7 @@ def spelled_layers(
     program: Program, inputs: Mapping[str, Any]
 ) -> Iterator[tuple[SpelledNode, SpelledLayer | None]]:
     """Yield the nodes of a program with their layers."""
-    graph = program.graph
+    graph = _written_graph(program)
     tensors = {**graph.parameters, **graph.buffers}
     producers = {name: node for node in graph.nodes for name in node.outputs if isinstance(name, str)}
     for spelled in spelled_nodes(program, inputs):
@@ -167,7 +168,7 @@ def spelled_layers(
 
 def spelled_nodes(program: Program, inputs: Mapping[str, Any]) -> Iterator[SpelledNode]:
     """Yield the nodes of a program of one module, each with the values that it takes."""
-    graph = program.graph
+    graph = _written_graph(program)
     tensors = {**program.params, **program.buffers, **program.constants}
     names = {**graph.parameters, **graph.buffers, **graph.constants}
     values = {value: jnp.array(tensors[name]) for value, name in names.items()}
@@ -177,6 +178,11 @@ def spelled_nodes(program: Program, inputs: Mapping[str, Any]) -> Iterator[Spell
         spelled = SpelledNode(node, types, values)
         yield spelled
         _store(node, spelled.operator(values), values)
+
+
+def _written_graph(program: Program) -> Graph:
+    """Return the graph of which source is written."""
+    return channels_last(program.graph, {**program.params, **program.buffers, **program.constants})
 
 
 def traced_nodes(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Iterator[SpelledNode]:
