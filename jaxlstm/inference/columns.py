@@ -69,8 +69,8 @@ class RowInput:
         fixed = [(k, size) for k, size in enumerate(self.shape) if isinstance(size, int)]
         wrong = [axis for axis, size in fixed if array.shape[axis : axis + 1] != (size,)]
         if wrong or array.ndim != len(self.shape) or not array.size:
-            can_free = wrong and self.program_input and array.ndim == len(self.shape)
-            fix = f". {how_to_free(self.program_input, wrong[0] + 1)}" if can_free else ""
+            declared = self.program_input if wrong and array.ndim == len(self.shape) else None
+            fix = f". {how_to_free(declared, wrong[0] + 1)}" if declared else ""
             raise ValueError(f"has shape {array.shape}, expected {shown_shape(self.shape)}, not empty{fix}")
         for size, actual in zip(self.shape, array.shape, strict=True):
             low, high = self.ranges.get(str(size), (0, None))

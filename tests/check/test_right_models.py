@@ -181,7 +181,7 @@ class LayersInTorch(nn.Module):
         return self.head(x.mean(1)) if self.pooled else torch.log_softmax(self.head(x), -1)
 
 
-def random_model(seed: int) -> tuple[LayersInTorch, tuple[Any, ...]]:
+def random_model(seed: int) -> tuple[Any, tuple[Any, ...]]:
     """Return a random torch model and its arguments."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)

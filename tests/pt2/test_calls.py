@@ -21,8 +21,8 @@ LINEAR = "torch.nn.modules.linear.Linear"
 class Shifted(nn.Linear):
     """A layer whose ``forward`` calls that of its base class directly."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 1
 
 
 class Doubled(nn.Module):

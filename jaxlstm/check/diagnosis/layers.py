@@ -50,7 +50,7 @@ def compare_layers(
         records = [by_path[p][call] for p in candidates if p in by_path and len(by_path[p]) > call]
         if not records:
             continue
-        compared = [(distance(r.outputs, record.outputs, record.ragged), r) for r in records]
+        compared = [(distance(r.outputs, record.outputs, bool(record.ragged)), r) for r in records]
         outputs, ours_record = min(compared, key=lambda pair: pair[0])
         found.append(
             LayerDifference(
@@ -59,7 +59,7 @@ def compare_layers(
                 kind=record.kind,
                 shape=shape_of(record.outputs),
                 ours_shape=shape_of(ours_record.outputs),
-                inputs=distance(ours_record.inputs, record.inputs, record.ragged),
+                inputs=distance(ours_record.inputs, record.inputs, bool(record.ragged)),
                 outputs=outputs,
                 limit=limits.get(position, EQUAL),
             )

@@ -27,6 +27,8 @@ class Block(nn.Module):
 
 
 class Recogniser(nn.Module):
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Block(1, 4), Block(4, 6, (2, 1)), Block(6, 6)])
@@ -155,6 +157,8 @@ class MaskedInPlace(nn.Module):
 
 class Counter(nn.Module):
     """A buffer that the program changes."""
+
+    calls: Tensor
 
     def __init__(self) -> None:
         super().__init__()
