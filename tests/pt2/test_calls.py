@@ -64,7 +64,7 @@ def test_program_of_a_module(tmp_path: Path) -> None:
     ]
     assert again[1].key != first[1].key
     (added,) = {calls[-1].line for calls in calls_of(graph, "aten.add.Tensor") if len(calls) == 3}
-    assert added == "return super().forward(x) + 1"
+    assert added == "return super().forward(input) + 1"
     (lstm,) = calls_of(graph, "jaxlstm.packed_lstm.default")
     assert [call.path for call in lstm] == ["", "lstm"]
 
