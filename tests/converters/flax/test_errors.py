@@ -118,6 +118,7 @@ def torch_tied() -> torch.nn.Module:
     return torch.nn.ModuleDict({"embed": embed, "out": out})
 
 
+LSTM_TENSORS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
 # A model, a source with other names, what the error proposes, and names with which the source fits.
 PROPOSALS: dict[str, tuple[Callable[[], nnx.Module], Callable[[], torch.nn.Module], str, dict[str, str]]] = {
@@ -126,6 +127,18 @@ PROPOSALS: dict[str, tuple[Callable[[], nnx.Module], Callable[[], torch.nn.Modul
         torch_renamed,
         "by shapes and order these names fit; check them: names={}",
         {"tokens": "embed", "layers": "blocks", "head.1": "out"},
+    ),
+    "a list of the layers of one torch module": (
+        lambda: nnx.Dict({"lstms": nnx.List([jaxlstm.nnx.LSTM(n, 4, **rngs()) for n in (3, 4)])}),
+        lambda: torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 4, 2)}),
+        "by shapes and order these names fit; check them: names={}",
+        {"rnn": "lstms.0", **{f"rnn.{name}_l1": f"lstms.1.{name}_l0" for name in LSTM_TENSORS}},
+    ),
+    "parameter without a layer": (
+        lambda: nnx.Dict({"block": nnx.Dict({"slope": nnx.Param(jnp.zeros(3))})}),
+        lambda: torch.nn.ModuleDict({"block": torch.nn.ModuleDict({"slope": torch.nn.PReLU(3)})}),
+        "names={}",
+        {"block.slope.weight": "block.slope"},
     ),
     "linear layers in place of attention": (
         lambda: nnx.Dict({"attn": attention(4)}),

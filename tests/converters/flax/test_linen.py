@@ -132,6 +132,13 @@ def test_wrong_arguments() -> None:
         jaxlstm.linen.state_dict(Optional(), twice, inputs=X)
 
 
+def test_variables_without_batch_statistics() -> None:
+    module, theirs = nn.BatchNorm(use_running_average=True), torch.nn.BatchNorm1d(2)
+    params = module.init(jax.random.key(0), X)["params"]
+    with pytest.raises(jaxlstm.StateDictError, match="has no array 'mean'; variables must hold every coll"):
+        jaxlstm.linen.load_state_dict(module, {"params": params}, theirs, inputs=X)
+
+
 def test_the_argument_is_unchanged() -> None:
     variables = optional_variables()
     before = jax.tree.map(np.array, variables)

@@ -56,6 +56,7 @@ SETTINGS: list[tuple[Any, ...]] = [
     ),
     (make(nnx.LayerNorm, 3, use_fast_variance=True), nn.LayerNorm(3), *["use_fast_variance=True loses"] * 2),
     (batch_norm(), nn.BatchNorm1d(3), "", ""),
+    (batch_norm(), nn.BatchNorm1d(3, momentum=None), "the torch layer has momentum=None", ""),
     (batch_norm(momentum=0.99), nn.BatchNorm1d(3), *["momentum=0.99, but t"] * 2),
     (batch_norm(use_running_average=False), nn.BatchNorm1d(3), *["use_running_average=False, so the"] * 2),
     (make(LSTM, 3, 4), nn.LSTM(3, 4), "", UNRECORDED),
@@ -121,6 +122,12 @@ CONVOLUTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"padding": 1},
         {"padding": 1, "stride": 2},
         "strides=(1,), but the torch layer has stride=(2,)",
+    ),
+    "same with a stride": (
+        {"strides": 2},
+        {"padding": 1, "stride": 2},
+        "padding='SAME' with strides above 1 depends on the size of the input, and the torch layer pads 1 "
+        "and 1: pass padding=((1, 1),)",
     ),
     "mode": (
         {"padding": 1},
