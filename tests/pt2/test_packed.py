@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence as pack
 from torch.nn.utils.rnn import pad_packed_sequence as unpack
 
 import jaxlstm
+from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import packed as packed_operators
 from testing.graphs import to_numpy
@@ -298,6 +299,17 @@ def test_a_condition_on_the_longest_sequence() -> None:
     with pytest.raises(ProgramError, match="must be as long as its padding: cut the inputs") as caught:
         program(program.params, *map(to_numpy, batch([4, 3], 7)))
     assert caught.value.code == "guard"
+
+
+@pytest.mark.parametrize(("forward", "order"), [(plain, [3, 5, 2]), (changed_in_place, [5, 3, 2])])
+def test_random_inputs_have_lengths(forward: Forward, order: list[int]) -> None:
+    """One length for each sequence, from the number of steps downwards."""
+    program = jaxlstm.from_module(Model(forward), batch(order, 5))
+    inputs = random_inputs(program)
+    assert inputs is not None
+    x, lengths = inputs
+    assert lengths.tolist() == [max(x.shape[1] - k, 1) for k in range(len(x))]
+    program(program.params, x, lengths)
 
 
 def test_file(tmp_path: Path) -> None:
