@@ -290,7 +290,7 @@ SPELLINGS = {
     "torch.where(b, x, 0)": "jnp.where(b, x, 0)",
     "x.round(decimals=2)": None,
     "F.elu(x, 0.5)": "nnx.elu(x, alpha=0.5)",
-    'F.gelu(x, approximate="tanh")': "nnx.gelu(x, approximate=True)",
+    'F.gelu(x, approximate="tanh")': "nnx.gelu(x)",
     "F.softplus(x)": "nnx.softplus(x)",
     "F.softplus(x, 1, 3)": None,
     "F.prelu(y, v)": "jnp.where(y > 0, y, v * y)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -22,7 +20,7 @@ from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import ModuleCall, Node, TensorType, Value
 from jaxlstm_converters.source.spelling import layer_of, simplified, spell
-from jaxlstm_converters.source.spelling.template import _DEFAULTS, tree_of
+from jaxlstm_converters.source.spelling.template import tree_of
 from testing.flax_layers import CASES
 from testing.graphs import to_numpy
 from testing.model_shapes import SHAPES
@@ -210,16 +208,6 @@ def test_text_of_a_tagger() -> None:
     assert text["lstm"] == "layer(embedding)"
     assert text["masked_fill"] == "jnp.where(bitwise_not, -9.0, linear)"
     assert text["slice_2"] == "slice_1[:, 1:]"
-
-
-def test_defaults_are_those_of_the_functions() -> None:
-    """A keyword that the written source omits has the value that it would have written."""
-    for keyword, defaults in _DEFAULTS.items():
-        for name, value in defaults.items():
-            module = next((m for m in (jnp, nnx) if hasattr(m, name)), None)
-            if name and module is not None:
-                parameters = inspect.signature(getattr(module, name)).parameters
-                assert parameters[keyword].default == value, (name, keyword)
 
 
 SIMPLIFIED = {

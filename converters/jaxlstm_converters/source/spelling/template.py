@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax import lax
 
 from jaxlstm.programs.graph import Argument
 
@@ -23,30 +27,6 @@ Expression = Callable[[Argument], ast.expr]
 # Python's types are JAX's default dtypes: of 32 bits, or of 64 bits in its 64-bit mode, as the program's.
 _DTYPES = {"float32": "float", "int64": "int", "bool": "bool"}
 
-# The defaults of the functions in templates; "" stands for all other functions.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "axis": {
-        **dict.fromkeys(("concatenate", "stack", "unstack", "split"), 0),
-        **dict.fromkeys(("softmax", "log_softmax", "glu", "sort", "argsort"), -1),
-        "": None,
-    },
-    "alpha": {"": 1},
-    "constant_values": {"": 0},
-    "count_include_pad": {"": True},
-    "ddof": {"": 0},
-    "descending": {"": False},
-    "dtype": {"": None},
-    "feature_group_count": {"": 1},
-    "k": {"": 0},
-    "keepdims": {"": False},
-    "mode": {"": "constant"},
-    "nan": {"": 0.0},
-    "negative_slope": {"": 0.01},
-    "neginf": {"": None},
-    "padding": {"": "VALID"},
-    "posinf": {"": None},
-    "rhs_dilation": {"": None},
-}
 _POSITIONAL_AXIS = frozenset({"concatenate", "stack", "squeeze", "softmax", "log_softmax", "glu"})
 
 
@@ -120,15 +100,25 @@ def _without_stars(items: list[ast.expr]) -> list[ast.expr]:
 
 
 def _is_default(function: str, keyword: ast.keyword) -> bool:
-    defaults = _DEFAULTS.get(keyword.arg or "")
-    if defaults is None:
-        return False
     try:
         value = ast.literal_eval(keyword.value)
     except ValueError:
         return False
-    default = defaults.get(function, defaults.get("", NotImplemented))
-    return value is None or (value == default and isinstance(value, bool) == isinstance(default, bool))
+    default = _defaults(function).get(keyword.arg, NotImplemented)
+    # Some functions of JAX have None for False.
+    is_same = value == default and isinstance(value, bool) == isinstance(default, bool)
+    return default is not NotImplemented and (
+        value is None or is_same or (value is False and default is None)
+    )
+
+
+@lru_cache
+def _defaults(function: str) -> dict[str | None, Any]:
+    """Return the defaults of a function in a template, or of the function with the name of a method."""
+    found = next((vars(module)[function] for module in (jnp, nnx, lax) if function in vars(module)), None)
+    parameters = inspect.signature(found).parameters if callable(found) else {}
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return {**defaults, "constant_values": 0} if function == "pad" else dict(defaults)
 
 
 def tree_of(argument: Any, expression: Expression) -> ast.expr:
