@@ -16,8 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax import lax
+from jax import lax, nn
 
 from jaxlstm.programs.graph import Argument
 
@@ -27,6 +26,12 @@ Expression = Callable[[Argument], ast.expr]
 # Python's types are JAX's default dtypes: of 32 bits, or of 64 bits in its 64-bit mode, as the program's.
 _DTYPES = {"float32": "float", "int64": "int", "bool": "bool"}
 
+# Defaults of Flax's functions that are not JAX's, and of a keyword for one mode only.
+_OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "max_pool": {"padding": "VALID"},
+    "avg_pool": {"padding": "VALID", "count_include_pad": True},
+    "pad": {"constant_values": 0},
+}
 _POSITIONAL_AXIS = frozenset({"concatenate", "stack", "squeeze", "softmax", "log_softmax", "glu"})
 
 
@@ -114,11 +119,14 @@ def _is_default(function: str, keyword: ast.keyword) -> bool:
 
 @lru_cache
 def _defaults(function: str) -> dict[str | None, Any]:
-    """Return the defaults of a function in a template, or of the function with the name of a method."""
-    found = next((vars(module)[function] for module in (jnp, nnx, lax) if function in vars(module)), None)
+    """Return the defaults of a function in a template, or of the function with the name of a method.
+
+    Flax's activations are those of ``jax.nn``.
+    """
+    found = next((vars(module)[function] for module in (jnp, nn, lax) if function in vars(module)), None)
     parameters = inspect.signature(found).parameters if callable(found) else {}
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-    return {**defaults, "constant_values": 0} if function == "pad" else dict(defaults)
+    return {**defaults, **_OTHER_DEFAULTS.get(function, {})}
 
 
 def tree_of(argument: Any, expression: Expression) -> ast.expr:
