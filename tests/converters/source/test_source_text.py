@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testing.written import Written, assert_equal, body_of, write
+import jaxlstm
+from testing.written import Written, assert_equal, body_of, write, written_program
 
 
 class Block(nn.Module):
@@ -325,3 +326,14 @@ def test_dead_values_are_not_written() -> None:
             return x.sin()
 
     assert "jnp.exp" not in write(Dead(), torch.randn(2, 3)).text
+
+
+def test_keyword_arguments() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, *, scale: Tensor) -> Tensor:
+            return x * scale
+
+    x, scale = torch.randn(2, 3), torch.randn(3)
+    written = written_program(jaxlstm.from_module(Scaled(), (x,), {"scale": scale}))
+    actual = written.model(x.numpy(), scale=scale.numpy())
+    assert actual == pytest.approx((x * scale).numpy())
