@@ -220,7 +220,9 @@ class MethodWriter:
         for place, step in enumerate(self._steps):
             after = self._steps[place + 1] if place + 1 < len(self._steps) else None
             run.append(step)
-            if after is None or after.line != step.line or (step.forced and after.key == step.key):
+            # The next round of a loop has the same line.
+            repeats = after is not None and after.forced and any(other.key == after.key for other in run)
+            if after is None or after.line != step.line or repeats:
                 self._write_line(run)
                 run = []
         return self._statements

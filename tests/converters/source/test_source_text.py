@@ -337,3 +337,30 @@ def test_keyword_arguments() -> None:
     written = written_program(jaxlstm.from_module(Scaled(), (x,), {"scale": scale}))
     actual = written.model(x.numpy(), scale=scale.numpy())
     assert actual == pytest.approx((x * scale).numpy())
+
+
+class Chain(nn.Module):
+    """Loops whose first round reads another variable, and one whose rounds use their value twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+        self.second = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        x = features
+        for layer in self.first:
+            x = layer(x).tanh() + x
+        y = x
+        for layer in self.second:
+            y = layer(y)
+        return x * features, y
+
+
+def test_a_loop_that_starts_from_another_variable() -> None:
+    x = torch.randn(2, 3)
+    written = write(Chain(), x)
+    assert_equal(written, x)
+    lines = [line.strip() for line in body_of(written.text, "Chain")]
+    assert lines.count("x = features") == 1
+    assert sum(line.startswith("for ") for line in lines) == 2
