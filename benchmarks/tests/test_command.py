@@ -21,7 +21,7 @@ FASTER = {"case": "odd", "unit": "ms", "values": {"jaxlstm": [2.0, 2.0, 3.0], "t
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two parts: one with a row, one that fails after its first row."""
+    """Two parts: the first yields a row, the second fails after its first row."""
 
     def fails(settings: Any) -> Any:
         yield ROW

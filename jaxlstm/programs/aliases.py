@@ -101,11 +101,7 @@ def functional_form(graph: Graph, types: Mapping[str, TensorType]) -> tuple[Grap
     written: set[str] = set()
     nodes = []
     for index, (node, operator) in enumerate(zip(graph.nodes, operators, strict=True)):
-        node = replace(
-            node,
-            args=tuple(_rename(argument, renamed) for argument in node.args),
-            kwargs={name: _rename(argument, renamed) for name, argument in node.kwargs.items()},
-        )
+        node = with_names(node, renamed)
         if write := writes.get(index):
             views = (*write.back, *write.again)
             names = {write.target, *(name for view in views for name in (view.name, view.base))}
@@ -123,8 +119,8 @@ def functional_form(graph: Graph, types: Mapping[str, TensorType]) -> tuple[Grap
     graph = replace(
         graph,
         nodes=tuple(nodes),
-        outputs=tuple(_rename(output, renamed) for output in graph.outputs),
-        mutations={name: _rename(value, renamed) for name, value in graph.mutations.items()},
+        outputs=tuple(renamed_argument(output, renamed) for output in graph.outputs),
+        mutations={name: renamed_argument(value, renamed) for name, value in graph.mutations.items()},
     )
     return graph, frozenset(written)
 
@@ -144,11 +140,19 @@ def _first_output(node: Node) -> str | None:
     return node.outputs[0] if node.outputs and isinstance(node.outputs[0], str) else None
 
 
-def _rename(argument: Argument, renamed: Mapping[str, str]) -> Argument:
+def with_names(node: Node, renamed: Mapping[str, str]) -> Node:
+    """Return a node whose arguments have other names: old name of a value -> new name."""
+    args = tuple(renamed_argument(argument, renamed) for argument in node.args)
+    kwargs = {name: renamed_argument(argument, renamed) for name, argument in node.kwargs.items()}
+    return replace(node, args=args, kwargs=kwargs)
+
+
+def renamed_argument(argument: Argument, renamed: Mapping[str, str]) -> Argument:
+    """Return an argument with other names of its values."""
     if isinstance(argument, Value):
         return Value(renamed.get(argument.name, argument.name))
     if isinstance(argument, tuple):
-        return tuple(_rename(item, renamed) for item in argument)
+        return tuple(renamed_argument(item, renamed) for item in argument)
     return argument
 
 

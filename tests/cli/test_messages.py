@@ -64,7 +64,10 @@ def test_without_arguments() -> None:
         ("export m.pt --prefix a -o x.stablehlo --platforms abacus", "--platforms must be some of"),
         ("inspect lfs.pt", "it looks like a Git LFS pointer: run git lfs pull [unknown-format]"),
         ("inspect page.pt", "it looks like a web page instead of the download"),
-        ("inspect x.onnx", "an ONNX model is no PyTorch checkpoint: save the torch model's state dict, or"),
+        (
+            "inspect x.onnx",
+            "an ONNX model is not a PyTorch checkpoint: save the torch model's state dict, or",
+        ),
         ("inspect x.stablehlo", "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"),
     ],
 )

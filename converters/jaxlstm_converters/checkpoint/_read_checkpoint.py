@@ -87,7 +87,7 @@ def _likely_kind(head: bytes, path: str) -> str:
         return "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"
     if os.fsdecode(path).endswith(".onnx"):
         return (
-            "; an ONNX model is no PyTorch checkpoint: save the torch model's state dict, "
+            "; an ONNX model is not a PyTorch checkpoint: save the torch model's state dict, "
             "or the model with torch.export.save"
         )
     if head[257:262] == b"ustar":

@@ -10,7 +10,7 @@ from jaxlstm.programs.graph import ModuleCall
 from jaxlstm_converters.checkpoint.errors import printable
 
 _HERE = os.path.dirname(__file__)
-# torch also records functions of its own; only the frames of "forward" have a module each.
+# torch also records its own functions; only the frames of "forward" have a module each.
 _FRAME = "in forward"
 
 

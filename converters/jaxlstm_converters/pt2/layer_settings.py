@@ -107,7 +107,7 @@ def _of_node(node: Node) -> dict[str, Any]:
 
 
 class ProgramRecords(NamedTuple):
-    """What a program records about its layers and tensors.
+    """The facts that a program records about its layers and tensors.
 
     Attributes:
         settings: the settings of its layers.

@@ -133,7 +133,7 @@ class _Writer:
             self.remarks[f"{name} is named {written}"] = None
         return written
 
-    # Which modules are layers of Flax, classes, lists
+    # Kinds of modules: layers of Flax, classes, lists
 
     def _find_parts(self) -> None:
         """Build the tree of the parts: tensors in torch's order first, then modules without tensors."""
@@ -183,7 +183,7 @@ class _Writer:
         return any(is_under(name, call.path) for name in self._owners.values()) and not _is_container(call)
 
     def _is_literal(self, name: str) -> bool:
-        """Return True for a small constant of forward, which stands in the source as a literal."""
+        """Return True for a small constant of forward, which is written as a literal."""
         is_constant = name in self._graph.constants.values()
         return is_constant and "." not in name and self._tensors[name].size <= 16
 
@@ -250,7 +250,7 @@ class _Writer:
         return value == call.outputs
 
     def _is_element(self, call: Invocation) -> bool:
-        """Return True if a call is that of a function of one value."""
+        """Return True if a call takes and returns one value."""
         if call.path in self._layers:
             called = self._called(call, call.path)
             assert called is not None

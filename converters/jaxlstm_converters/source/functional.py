@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.programs.acceptance import AcceptedGraph
-from jaxlstm.programs.aliases import InPlaceWrite, View
+from jaxlstm.programs.aliases import InPlaceWrite, View, renamed_argument, with_names
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
 from jaxlstm.programs.operators.registry import functional_name
@@ -40,20 +40,20 @@ def functional_graph(accepted: AcceptedGraph, types: Mapping[str, TensorType]) -
     names: dict[str, str] = {}
     nodes: list[Node] = []
     for index, node in enumerate(accepted.graph.nodes):
-        current = _renamed(node, names)
+        current = with_names(node, names)
         write = accepted.writes.get(index)
         if write is None:
             nodes.append(current)
         else:
             nodes += _written(current, write, names, types)
     graph = accepted.graph
-    outputs = tuple(_rename(output, names) for output in graph.outputs)
+    outputs = tuple(renamed_argument(output, names) for output in graph.outputs)
     changed = {
         graph.buffers[write.owner]: Value(names[write.owner])
         for write in accepted.writes.values()
         if write.owner in graph.buffers and write.owner in names
     }
-    mutations = {name: _rename(value, names) for name, value in graph.mutations.items()}
+    mutations = {name: renamed_argument(value, names) for name, value in graph.mutations.items()}
     return replace(graph, nodes=tuple(nodes), outputs=outputs, mutations={**changed, **mutations})
 
 
@@ -73,7 +73,7 @@ def _written(
         names[view.base] = name
     for view in write.again:
         if view.name not in (write.target, *(written.name for written in write.back)):
-            again = _renamed(view.node, names)
+            again = with_names(view.node, names)
             name = f"{result}_{view.name}"
             outputs = tuple(name if output == view.name else None for output in view.node.outputs)
             nodes.append(replace(again, name=name, outputs=outputs, types={name: types[view.name]}))
@@ -127,16 +127,3 @@ def _sizes(type_: TensorType) -> tuple[Argument, ...]:
     texts = type_.expressions or ("",) * len(type_.shape)
     sizes = zip(type_.shape, texts, strict=True)
     return tuple(size if isinstance(size, int) else Value(size_name(size or text)) for size, text in sizes)
-
-
-def _renamed(node: Node, names: Mapping[str, str]) -> Node:
-    args = tuple(_rename(argument, names) for argument in node.args)
-    return replace(node, args=args, kwargs={key: _rename(value, names) for key, value in node.kwargs.items()})
-
-
-def _rename(argument: Argument, names: Mapping[str, str]) -> Argument:
-    if isinstance(argument, Value):
-        return Value(names.get(argument.name, argument.name))
-    if isinstance(argument, tuple):
-        return tuple(_rename(item, names) for item in argument)
-    return argument
