@@ -52,7 +52,7 @@ test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the tests of a GPU or TPU, on one
 
 # An environment of its own for each end of the supported releases. TESTS selects some of the tests.
 TESTS ?=
-TEST_EXTRAS := .[flax,optax,export] beartype hypothesis pytest pytest-xdist safetensors
+TEST_EXTRAS := .[flax,optax,export,source] beartype hypothesis pytest pytest-xdist safetensors
 test-oldest:  ## the tests with the lower bounds of pyproject.toml
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	tools/lower_bounds.sh dependencies flax optax > $(VENV)-oldest/lower_bounds.txt
