@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,9 @@ from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2._load_program import is_program, load_program
 
+_LOADING = threading.Lock()
+"""Held while a model is loaded: threads may share a predictor, and loading changes the environment."""
+
 
 class BatchPredictor:
     """An LSTM or a program over batches of rows, for Ray Data and other engines.
@@ -26,7 +30,8 @@ class BatchPredictor:
 
     A batch is a dict of columns (NumPy or Arrow arrays, or lists) or an Arrow table, and so is the result:
     all columns in their order, and one more for each result. In a dict, a column of results is an object
-    array with an array for each row; in a table, it has nested lists, one list of steps for each row.
+    array with an array for each row; in a table, it has nested lists, one list of steps for each row, and
+    bfloat16 is widened to float32. Threads may share a predictor.
 
     - For an LSTM, a row of ``column`` is a sequence (time, input_size) of any length, and the result
       ``"outputs"`` is (time, output_size).
@@ -53,7 +58,8 @@ class BatchPredictor:
 
     Raises:
       RowError: a row has another shape or dtype, or a null. Its message names the row and the column.
-      ValueError: a column is missing or has the name of a result, or an option does not fit the file.
+      ValueError: a column is missing or has the name of a result, the columns have unequal lengths, or an
+        option does not fit the file.
       CheckpointError, OSError: the file is damaged or cannot be read.
 
     >>> torch.save(torch.nn.LSTM(3, 5).state_dict(), "lstm.pt")
@@ -86,7 +92,7 @@ class BatchPredictor:
         self._given = {"batch_first": batch_first, "dropout": dropout}
         self._column, self._prefix, self._dtype, self._states = column, prefix, dtype, states
         self._cast, self._error_column = cast, error_column
-        self._batch_size, self._pad = positive_int("batch_size", batch_size), pad
+        self.batch_size, self._pad = positive_int("batch_size", batch_size), pad
         self._threads = None if threads is None else positive_int("threads", threads)
         self._model: LSTMRows | ProgramRows | None = None
 
@@ -96,10 +102,11 @@ class BatchPredictor:
     @property
     def model(self) -> LSTMRows | ProgramRows:
         """The model, loaded on first use."""
-        if self._model is None:
-            with _cpu_threads(self._threads):
-                self._model = self._load()
-        return self._model
+        with _LOADING:
+            if self._model is None:
+                with _cpu_threads(self._threads):
+                    self._model = self._load()
+            return self._model
 
     @property
     def blanks(self) -> dict[str, np.ndarray]:
@@ -123,7 +130,7 @@ class BatchPredictor:
         return batch
 
     def _load(self) -> LSTMRows | ProgramRows:
-        options: dict[str, Any] = {"batch_size": self._batch_size, "cast": self._cast}
+        options: dict[str, Any] = {"batch_size": self.batch_size, "cast": self._cast}
         options["finite"] = self._error_column is not None
         if self._prefix is None and is_program(self._path):
             given = {"dtype": self._dtype, "states": self._states or None, **self._given}
@@ -154,8 +161,11 @@ class BatchPredictor:
         taken = [name for name in self.blanks if name in columns]
         if taken:
             raise ValueError(f"the batch has a column {taken[0]!r} already, the name of a result; rename it")
+        counts = {name: len(column) for name, column in columns.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"the columns of a batch must have equal lengths, got {counts}")
         rows, errors = [], []
-        for row in range(len(columns[inputs[0]])):
+        for row in range(counts[inputs[0]]):
             try:
                 rows.append(self._row(row, columns))
                 errors.append(None)

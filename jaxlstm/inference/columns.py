@@ -107,8 +107,8 @@ def _from_arrow(scalar: Any, shape: tuple[Size, ...]) -> np.ndarray:
     """Return a list of numbers, or nested lists of equal lengths, as an array."""
     from pyarrow.compute import list_value_length  # type: ignore[attr-defined]
 
-    if not _is_list(scalar.type):
-        return _dense(scalar.as_py())  # for example, a tensor of an extension type
+    if not _is_list(scalar.type):  # a tensor of an extension type, or no array
+        return _dense(scalar.to_numpy() if hasattr(scalar, "to_numpy") else scalar.as_py())
     flat, sizes = scalar.values, [len(scalar.values)]
     while _is_list(flat.type) and not flat.null_count:
         lengths = list_value_length(flat).unique().to_pylist()
@@ -132,6 +132,8 @@ def _is_list(kind: Any) -> bool:
 def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
     """Return arrays of equal rank as an Arrow array of nested lists, with null for None.
 
+    Arrow has no bfloat16: such arrays become float32, without loss.
+
     Args:
       arrays: an array or None for each row. An array of shape () becomes a number or a string.
       blank: an empty array of their rank and dtype; dtype object stands for strings.
@@ -143,7 +145,8 @@ def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
         return pyarrow.array([None if array is None else np.asarray(array)[()] for array in arrays], kind)
     missing = np.array([array is None for array in arrays], bool)
     present = [blank if array is None else array for array in arrays]
-    column = pyarrow.array(np.concatenate([blank.ravel(), *(array.ravel() for array in present)]))
+    flat = np.concatenate([blank.ravel(), *(array.ravel() for array in present)])
+    column = pyarrow.array(flat.astype(np.float32) if flat.dtype.name == "bfloat16" else flat)
     for axis in reversed(range(blank.ndim)):
         lists = [math.prod(array.shape[:axis]) for array in present]
         lengths = np.repeat([array.shape[axis] for array in present], lists)

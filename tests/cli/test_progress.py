@@ -47,10 +47,10 @@ def test_convert(output: str, checkpoint: Path, tmp_path: Path) -> None:
 def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = checkpoint.rename(tmp_path / "m.lstm")
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    monkeypatch.setattr(files, "BLOCK", 4)
+    monkeypatch.setattr(files, "BLOCK_BATCHES", 1)
     monkeypatch.setattr(files, "CHUNK_STEPS", 50)
     write_long_sequence(tmp_path / "x.npy")
-    text = shown("run", checkpoint, "--input", tmp_path, "-o", f"{tmp_path}/out/")
+    text = shown("run", checkpoint, "--input", tmp_path, "-o", f"{tmp_path}/out/", "--batch-size", 4)
     for done in (0, 4, 8, 9):
         assert f" {done}/9 sequences of x.npz (file 2 of 2)" in text
     for done in (0, 50, 100):

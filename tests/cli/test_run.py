@@ -53,11 +53,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def test_formats(
     source: str, output: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "BLOCK", 2)
+    monkeypatch.setattr(files, "BLOCK_BATCHES", 1)
     inputs = BLOCK if ".npy" in (source, output) else sequences()
     write_sequences(tmp_path / f"x{source}", inputs)
     options = () if output == ".npy" else ("--states",)
-    status = run(checkpoint, tmp_path / f"x{source}", tmp_path / f"y{output}", *options)
+    block = ("--batch-size", "2")
+    status = run(checkpoint, tmp_path / f"x{source}", tmp_path / f"y{output}", *options, *block)
     if output == ".npy" != source:
         assert status == 2
         return

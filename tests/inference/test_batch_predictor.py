@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ COLUMNS: dict[str, Callable[[list[np.ndarray]], Any]] = {
     "Arrow lists of steps": nested,
     "flat Arrow lists": lambda rows: pyarrow.array([row.ravel() for row in rows]),
     "one array": lambda rows: np.stack([row[:1] for row in rows]),
+    "Arrow tensors, one step": lambda rows: pyarrow.FixedShapeTensorArray.from_numpy_ndarray(
+        np.stack([row[:1] for row in rows])
+    ),
     "chunks": lambda rows: pyarrow.chunked_array([nested(rows[:4]), nested(rows[4:])]),
 }
 
@@ -50,7 +54,7 @@ COLUMNS: dict[str, Callable[[list[np.ndarray]], Any]] = {
 @pytest.mark.parametrize("form", COLUMNS)
 def test_forms_of_columns(form: str, checkpoint: Path) -> None:
     """Order and other columns are kept; an Arrow table gives nested lists of the same numbers."""
-    rows = [row[:1] for row in ROWS] if form == "one array" else ROWS
+    rows = [row[:1] for row in ROWS] if "one" in form else ROWS
     batch = {"id": list(range(9)), "x": COLUMNS[form](ROWS), "z": ["z"] * 9}
     predictor = BatchPredictor(checkpoint, column="x", states=True, batch_size=4)
     result = predictor(batch)
@@ -110,6 +114,7 @@ def test_rows_with_nan(checkpoint: Path) -> None:
 def test_arguments(checkpoint: Path) -> None:
     batch: dict[str, Any] = {"inputs": ROWS[:1]}
     cases: tuple[tuple[dict[str, Any], Any, str], ...] = (
+        ({}, {**batch, "id": [1, 2]}, "columns of a batch must have equal lengths, got {'inputs': 1, 'id': 2}"),
         ({"column": "x"}, batch, r"no column 'x' .* pass column= with one of \['inputs'\]"),
         ({}, {**batch, "outputs": [1]}, "column 'outputs' already"),
         ({}, ROWS, "batch must be a dict of columns or an Arrow table, got list"),
@@ -127,6 +132,32 @@ def test_arguments(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="threads must be greater than zero"):
         BatchPredictor(checkpoint, threads=0)
     assert BatchPredictor(checkpoint)({"inputs": []})["outputs"].shape == (0,)
+
+
+def test_bfloat16_in_arrow(checkpoint: Path) -> None:
+    """Arrow has no such dtype: the results are the same numbers in float32."""
+    predictor = BatchPredictor(checkpoint, dtype="bfloat16", cast=True)
+    expected = predictor({"inputs": ROWS})["outputs"]
+    outputs = predictor(pyarrow.table({"inputs": nested(ROWS)}))["outputs"]
+    assert outputs.type.value_type.value_type == pyarrow.float32()
+    for actual, array in zip(outputs.to_pylist(), expected, strict=True):
+        np.testing.assert_array_equal(np.array(actual, np.float32), array.astype(np.float32))
+
+
+def test_threads_load_the_model_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, load, loaded = BatchPredictor(checkpoint), BatchPredictor._load, []
+
+    def counted(self: BatchPredictor) -> Any:
+        loaded.append(load(self))
+        return loaded[-1]
+
+    monkeypatch.setattr(BatchPredictor, "_load", counted)
+    threads = [threading.Thread(target=predictor, args=({"inputs": ROWS},)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loaded == [predictor.model]
 
 
 CHILD = """

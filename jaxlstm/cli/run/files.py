@@ -32,8 +32,8 @@ from jaxlstm_converters._batch_predictor import BatchPredictor
 
 CHUNK_STEPS = 1 << 16
 """Steps of one long sequence that are in memory at a time."""
-BLOCK = 256
-"""Sequences between two reports of progress."""
+BLOCK_BATCHES = 8
+"""Batches that are sorted by length together, between two reports of progress."""
 
 
 class FileJob(NamedTuple):
@@ -82,10 +82,11 @@ class FileJob(NamedTuple):
         """Return the columns of a Parquet file, or "name" for other files, and the results."""
         count, is_table = len(next(iter(columns.values()))), self.source.suffix == ".parquet"
         added: dict[str, list[Any]] = {name: [] for name in predictor.blanks}
-        for start in range(0, count, BLOCK):
+        block = BLOCK_BATCHES * predictor.batch_size
+        for start in range(0, count, block):
             progress(start, count, "sequences")
             try:
-                results = predictor({name: column[start : start + BLOCK] for name, column in columns.items()})
+                results = predictor({name: column[start : start + block] for name, column in columns.items()})
             except RowError as error:
                 row = start + error.row
                 place = (
