@@ -58,13 +58,16 @@ def write_together(files: Mapping[Path, Iterable[bytes | memoryview]]) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary name for a large file, which replaces the file at ``path`` if the body succeeds.
 
-    Temporary files that a killed process left for this path are removed first.
+    Temporary files that killed processes left for this path are removed first. A living process, which may
+    write the same path, holds a lock on its file.
     """
     require_folder_of(path)
     for name in os.listdir(path.parent):
         if re.fullmatch(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp", name):
-            (path.parent / name).unlink(missing_ok=True)
-    with _temporary_beside(path) as temporary:
+            with contextlib.suppress(OSError), _locked(path.parent / name) as is_abandoned:
+                if is_abandoned:
+                    (path.parent / name).unlink(missing_ok=True)
+    with _temporary_beside(path) as temporary, _locked(temporary):
         try:
             yield temporary
             with open(temporary, "r+b") as file:  # Windows flushes only files that are open for writing.
@@ -74,6 +77,26 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise
         os.replace(temporary, path)
     _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Lock a file until the end of the context or of the process. Yield False if that is impossible.
+
+    Windows has no such locks, but does not remove a file that is open.
+    """
+    if os.name != "posix":
+        yield True
+        return
+    import fcntl
+
+    with open(path, "ab") as file:
+        is_locked = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process has the lock, or the file system has none
+            is_locked = False
+        yield is_locked
 
 
 def _write_and_compare(temporary: Path, parts: Iterable[bytes | memoryview], path: Path) -> None:

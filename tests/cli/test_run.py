@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, lstm, read_checkpoint, save
+from jaxlstm._shared.files import written_whole
 from jaxlstm.cli.run import files
 from testing.command import (
     CONFIG,
@@ -174,6 +175,17 @@ def test_done_means_same_files_and_options(folder: Path) -> None:
     assert run_folder("--cast") == (0, 3)
     assert run_folder("--cast") == (3, 0)
     assert run_folder("--cast", "--overwrite") == (0, 3)
+
+
+def test_two_runs_at_a_time_keep_each_others_files(tmp_path: Path) -> None:
+    """The last one wins. A file that a killed process left, which has no lock, is removed."""
+    output, left = tmp_path / "y.npz", tmp_path / f".y.npz.{16 * '0'}.tmp"
+    left.touch()
+    with written_whole(output) as first, written_whole(output) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert output.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [output]
 
 
 # Kills itself before or after the K-th rename, which makes an output valid.

@@ -114,7 +114,11 @@ def test_rows_with_nan(checkpoint: Path) -> None:
 def test_arguments(checkpoint: Path) -> None:
     batch: dict[str, Any] = {"inputs": ROWS[:1]}
     cases: tuple[tuple[dict[str, Any], Any, str], ...] = (
-        ({}, {**batch, "id": [1, 2]}, "columns of a batch must have equal lengths, got {'inputs': 1, 'id': 2}"),
+        (
+            {},
+            {**batch, "id": [1, 2]},
+            "columns of a batch must have equal lengths, got {'inputs': 1, 'id': 2}",
+        ),
         ({"column": "x"}, batch, r"no column 'x' .* pass column= with one of \['inputs'\]"),
         ({}, {**batch, "outputs": [1]}, "column 'outputs' already"),
         ({}, ROWS, "batch must be a dict of columns or an Arrow table, got list"),
