@@ -24,22 +24,14 @@ from jaxlstm_converters.source.calls import (
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph
 from jaxlstm_converters.source.layers import Layers
+from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
 from jaxlstm_converters.source.modules import SELF, Part, access, initialized
 from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.template import filled, tree_of
-from jaxlstm_converters.source.statements import (
-    Called,
-    Context,
-    Method,
-    MethodWriter,
-    Pattern,
-    Statement,
-    marked,
-    returned,
-)
+from jaxlstm_converters.source.statements import MethodWriter
 from jaxlstm_converters.source.text import file_text
 
 _SEQUENTIAL = "torch.nn.modules.container.Sequential"

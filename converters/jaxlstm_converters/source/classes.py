@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.statements import Method
+from jaxlstm_converters.source.method import Method
 
 
 @dataclass

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Sequence
 
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.statements import Statement
+from jaxlstm_converters.source.method import Statement
 
 
 def rolled(statements: Sequence[Statement], lengths: dict[str, int]) -> list[Statement]:

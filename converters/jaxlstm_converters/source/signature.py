@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jaxlstm.programs.graph import Graph, Input, Tree
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.statements import Method
+from jaxlstm_converters.source.method import Method
 
 
 def signature(graph: Graph) -> tuple[Method, dict[str, ast.expr]]:

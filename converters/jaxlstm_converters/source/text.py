@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.classes import WrittenClass
+from jaxlstm_converters.source.method import Method, Statement
 from jaxlstm_converters.source.spelling import simplified
-from jaxlstm_converters.source.statements import Method, Statement
 
 _BUFFER = '''
 class Buffer(nnx.Variable):

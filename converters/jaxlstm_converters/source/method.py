@@ -1,0 +1,100 @@
+"""A method of written source: its statements, and what its writer needs to know about the program."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from jaxlstm.programs.graph import Argument, Node, TensorType
+from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.calls import Invocation, Item
+from jaxlstm_converters.source.sizes import Sizes
+from jaxlstm_converters.source.spelling import Spelling
+
+# The names of the results of a call, as Python unpacks them; None where a result is not used.
+Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
+
+
+@dataclass(frozen=True)
+class Called:
+    """How a parent calls a module: an expression with marked values, and the pattern of its results."""
+
+    expression: ast.expr
+    results: Pattern
+    uses: tuple[str, ...]
+
+
+@dataclass
+class Statement:
+    """A statement, with the line of the user's code that it stands for."""
+
+    tree: ast.stmt
+    line: str = ""
+
+
+@dataclass
+class Method:
+    """A method: the names of its parameters, and its statements."""
+
+    parameters: list[ast.arg]
+    body: list[Statement] = field(default_factory=list)
+    keywords: list[ast.arg] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LineItem:
+    """One item of a method: a node, a call, or the calls of a chain of modules one after the other."""
+
+    item: Item
+    line: str
+    key: str
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method needs to know about the rest of the program.
+
+    Attributes:
+        types: the types of all values.
+        sizes: the sizes of the graph.
+        spell: gives a node in the module at a path as an expression of marked values.
+        call: gives the call of a module; None if its items stand in the parent.
+        chain: True if a call runs all elements of a list one after the other.
+        tensor: gives the expression of a tensor of the module at a path; None for other values.
+        owners: placeholder of a parameter, buffer or constant -> its name in torch.
+    """
+
+    types: Mapping[str, TensorType]
+    sizes: Sizes
+    spell: Callable[[Node, str, Callable[[Argument], ast.expr]], Spelling]
+    call: Callable[[Invocation, str], Called | None]
+    chain: Callable[[Invocation, str], ast.expr | None]
+    tensor: Callable[[str, str], ast.expr | None]
+    owners: Mapping[str, str]
+
+
+def marked(name: str) -> ast.Name:
+    """Return the name that stands for a value until its expression is known."""
+    return ast.Name(trees.MARK + name, ast.Load())
+
+
+def names_in(pattern: Pattern) -> list[str]:
+    """Return the values in a pattern that are used."""
+    if isinstance(pattern, tuple):
+        return [name for part in pattern for name in names_in(part)]
+    return [] if pattern is None else [pattern]
+
+
+def returned(statements: list[Statement]) -> list[Statement]:
+    """Return statements without a variable that is set and returned at once."""
+    if len(statements) < 2:
+        return statements
+    *before, last, end = statements
+    is_set = isinstance(last.tree, ast.Assign) and isinstance(last.tree.targets[0], ast.Name)
+    value = end.tree.value if isinstance(end.tree, ast.Return) else None
+    if is_set and value is not None and trees.shown(value) == last.tree.targets[0].id:  # type: ignore[attr-defined]
+        return [*before, Statement(ast.Return(last.tree.value), last.line)]  # type: ignore[attr-defined]
+    return statements

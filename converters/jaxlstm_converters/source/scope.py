@@ -1,0 +1,224 @@
+"""The names in a method: the expressions of values and free sizes, and the variables in use."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Collection, Iterator, Mapping
+
+from jaxlstm.programs.graph import Node
+from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.calls import Item, nodes_of
+from jaxlstm_converters.source.method import Context, LineItem, Pattern, Statement, names_in
+from jaxlstm_converters.source.names import Target
+
+LETTERS = ("y", "z", "u", "v", "w", "p", "q", "r", "s", "a", "b", "c", "d", "e", "f", "g", "k", "m", "n")
+_SEVERAL = {"lstm": ("y", "h", "c"), "lstm_cell": ("h", "c"), "gru": ("y", "h"), "max": ("values", "indices")}
+_KINDS = {
+    "softmax": "weights",
+    "bmm": "scores",
+    "matmul": "scores",
+    "arange": "positions",
+    "argmax": "best",
+    "ne": "mask",
+    "eq": "mask",
+    "lt": "mask",
+    "gt": "mask",
+    "ge": "mask",
+    "le": "mask",
+    "logical_not": "mask",
+    "bitwise_not": "mask",
+    "mean": "mean",
+    "cat": "joined",
+    "stack": "stacked",
+    "zeros": "zeros",
+}
+
+
+class Scope:
+    """The names in a method.
+
+    Args:
+        context: the rest of the program.
+        path: path of the module whose method it is.
+        left: becomes the attribute of this name.
+        reserved: names that no size may have, since the user's code assigns them.
+
+    Attributes:
+        values: the expression of each value.
+        parameters: the variable of each value and size that is a parameter.
+        functions: the functions that the method defines.
+        left: the number of times that the rest of the method uses each value.
+    """
+
+    def __init__(self, context: Context, path: str, left: dict[str, int], reserved: Collection[str]) -> None:
+        self.values: dict[str, ast.expr] = {}
+        self.parameters: dict[str, str] = {}
+        self.functions: set[str] = set()
+        self.left = left
+        self._context = context
+        self._path = path
+        self._reserved = reserved
+        self._needed = {size for name in left for size in context.sizes.leaves(name)}
+        self._sizes: dict[str, ast.expr] = {}
+        self._header: dict[str, tuple[str, int]] = {}
+        self._names_before: dict[str, list[str]] = {}
+        self._names_now: dict[str, list[str]] = {}
+
+    def take(self, name: str, variable: str) -> None:
+        """Let a parameter stand for a value or size."""
+        self.parameters[name] = variable
+        (self._sizes if self._context.sizes.is_size(name) else self.values)[name] = trees.name(variable)
+
+    def value(self, name: str) -> ast.expr:
+        """Return the expression of a value or size."""
+        if self._context.sizes.is_size(name):
+            return self._context.sizes.expression(name, self.size)
+        if name in self.values:
+            return self.values[name]
+        tensor = self._context.tensor(name, self._path)
+        assert tensor is not None, f"{name} is not defined in {self._path}"
+        return tensor
+
+    def named(self, value: str, target: str, step: LineItem, expression: ast.expr) -> ast.Name:
+        """Give a value a variable, which no other value in use has."""
+        taken = self.taken()
+        before = self._names_before.get(step.key, [])
+        place = len(self._names_now.setdefault(step.key, []))
+        same = before[place : place + 1] if step.forced else []
+        candidates = [target, *same, *self._fallbacks(step, expression), *LETTERS]
+        name = next((c for c in candidates if c and names.is_name(c) and c not in taken), "")
+        self._names_now[step.key].append(name)
+        variable = ast.Name(name or names.unique("value", taken), ast.Load())
+        self.values[value] = variable
+        return variable
+
+    def end(self, step: LineItem) -> None:
+        """Keep the names of a step for the same step of the next element: the two may become a loop."""
+        self._names_before[step.key] = self._names_now.pop(step.key, [])
+
+    def _fallbacks(self, step: LineItem, expression: ast.expr) -> list[str]:
+        if isinstance(step.item, Node):
+            kind = _kind(step.item)
+            if kind in _KINDS:
+                return [_KINDS[kind]]
+        return trees.variables(expression)[:4]
+
+    def taken(self) -> set[str]:
+        """Return the variables that values in use need."""
+        taken = set(self.functions)
+        for name, expression in self.values.items():
+            if self.left.get(name, 0) > 0:
+                taken.update(trees.variables(expression))
+        for expression in self._sizes.values():
+            taken.update(trees.variables(expression))
+        return taken
+
+    def size(self, symbol: str) -> ast.expr:
+        """Return the expression of a free size."""
+        if symbol not in self._sizes:
+            name, axis = self._parameter_with(symbol)
+            variable = self._size_name(name, axis)
+            self._header[variable] = (self.parameters[name], axis)
+            self._sizes[symbol] = trees.name(variable)
+        return self._sizes[symbol]
+
+    def _parameter_with(self, symbol: str) -> tuple[str, int]:
+        """Return the first parameter that has an axis of a size, and this axis."""
+        axes = ((name, self._context.sizes.axis_of(name, symbol)) for name in self.parameters)
+        found = next(((name, axis) for name, axis in axes if axis is not None), None)
+        assert found is not None, f"{symbol} is not known in {self._path}"
+        return found
+
+    def read_inner_sizes(self, pattern: Pattern) -> Iterator[Statement]:
+        """Yield statements that read the sizes that no parameter shows, each from the first value with it."""
+        sizes = self._context.sizes
+        for name in names_in(pattern):
+            for symbol in sizes.symbols_of(name):
+                is_missing = symbol in self._needed and symbol not in self._sizes
+                if not is_missing or any(
+                    sizes.axis_of(known, symbol) is not None for known in self.parameters
+                ):
+                    continue
+                axis = sizes.axis_of(name, symbol)
+                assert axis is not None
+                variable = trees.name(self._size_name(name, axis))
+                shape = trees.attribute(copy.deepcopy(self.values[name]), "shape")
+                self._sizes[symbol] = variable
+                yield Statement(trees.assign(variable, trees.item(shape, axis)))
+
+    def _size_name(self, name: str, axis: int) -> str:
+        shape = self._context.types[name].shape
+        free = [place for place in range(1, len(shape)) if not isinstance(shape[place], int)]
+        kind = (
+            "batch" if axis == 0 else "length" if len(free) < 2 else "height" if axis == free[0] else "width"
+        )
+        taken = {*self.taken(), *self.parameters.values(), *self._header, *self._reserved}
+        return names.unique(kind, taken)
+
+    def finished(self, statements: list[Statement]) -> list[Statement]:
+        """Return the statements with the sizes read at the start."""
+        loads: dict[str, int] = {}
+        stores: set[str] = set()
+        for statement in statements:
+            stores.update(trees.variables(statement.tree, ast.Store))
+            for name in trees.variables(statement.tree, ast.Load):
+                loads[name] = loads.get(name, 0) + 1
+        inline: dict[str, ast.expr] = {}
+        holders: dict[str, dict[int, str]] = {}
+        for variable, (holder, axis) in self._header.items():
+            if loads.get(variable, 0) == 1 and holder not in stores:
+                inline[variable] = trees.item(trees.attribute(trees.name(holder), "shape"), axis)
+            elif variable in loads:
+                holders.setdefault(holder, {})[axis] = variable
+        for statement in statements:
+            statement.tree = _Inline(inline).visit(statement.tree)
+        read = []
+        for holder, axes in holders.items():
+            name = next(name for name, variable in self.parameters.items() if variable == holder)
+            read.append(Statement(_read_sizes(holder, axes, len(self._context.types[name].shape))))
+        return [*read, *statements]
+
+
+def _read_sizes(holder: str, axes: Mapping[int, str], ndim: int) -> ast.stmt:
+    """Return ``b, t = x.shape[:2]``."""
+    shape = trees.attribute(trees.name(holder), "shape")
+    if len(axes) == 1:
+        ((axis, name),) = axes.items()
+        return trees.assign(trees.name(name), trees.item(shape, axis))
+    count = max(axes) + 1
+    targets = ast.Tuple([trees.name(axes.get(axis, "_")) for axis in range(count)], ast.Load())
+    if count == ndim:
+        return trees.assign(targets, shape)
+    part = ast.Slice(None, ast.Constant(count), None)
+    return trees.assign(targets, ast.Subscript(shape, part, ast.Load()))
+
+
+class _Inline(ast.NodeTransformer):
+    """Replaces names of variables."""
+
+    def __init__(self, expressions: Mapping[str, ast.expr]) -> None:
+        self._expressions = expressions
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self._expressions.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
+
+
+def usual_names(item: Item, pattern: tuple[Pattern, ...]) -> list[Target]:
+    """Return the usual names of the results of an operator, in the form of a pattern."""
+    node = next((node for node in nodes_of(item) if _kind(node) in _SEVERAL), None)
+    usual = list(_SEVERAL[_kind(node)]) if node else []
+    if len(usual) != len(_names_or_none(pattern)):
+        return [""] * len(pattern)
+    taken = iter(usual)
+    return [[next(taken) for _ in part] if isinstance(part, tuple) else next(taken) for part in pattern]
+
+
+def _kind(node: Node) -> str:
+    return node.op.split(".")[1] if "." in node.op else ""
+
+
+def _names_or_none(pattern: Pattern) -> list[str | None]:
+    if isinstance(pattern, tuple):
+        return [name for part in pattern for name in _names_or_none(part)]
+    return [pattern]
