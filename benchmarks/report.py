@@ -3,14 +3,14 @@
 A page has blocks between ``<!-- benchmark: FILE WHAT -->`` and ``<!-- end -->``. FILE is a file of
 ``benchmarks/results`` without its ending. WHAT is "machine", the name of a part's results, or such a name
 followed by "means" or "summary", which is the means and the cases in which another library is ahead; or
-"summaries", for the summaries of all parts.
+"summaries", for the means of all parts.
 """
 
 from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks import record
 from benchmarks.parts import Part, Row, part_of
@@ -49,28 +49,41 @@ def table(part: Part, rows: Sequence[Row]) -> str:
 
 
 def losses(rows: Sequence[Row]) -> str:
-    """Return a sentence that names each case in which another library is ahead."""
-    found = []
+    """Return a sentence that names each case in which another library is ahead, or the lowest ratio."""
+    found, lowest = [], (1.0, "")
     for name in _others(rows):
         cases = [
             f"{row['case']} ({value:.2f})"
             for row in rows
             if (value := ratio(row, name)) is not None and value < 1 and not is_equal(row, name)
         ]
+        ratios = [value for row in rows if (value := ratio(row, name)) is not None]
+        lowest = min([lowest, *((value, LABELS.get(name, name)) for value in ratios)])
         if cases:
             found.append(f"{LABELS.get(name, name)} at {'; '.join(cases)}")
     if not found:
-        return "No other library is ahead of jaxlstm here." if _others(rows) else ""
+        noise = f" beyond the noise; the lowest ratio is {lowest[0]:.2f} ({lowest[1]})" if lowest[1] else ""
+        return f"No other library is ahead of jaxlstm here{noise}." if _others(rows) else ""
     return f"Ahead of jaxlstm: {'. '.join(found)}."
 
 
 def means(rows: Sequence[Row]) -> str:
     """Return a sentence with the geometric means of the other libraries' ratios."""
-    cells = [f"{mean:.2f} ({LABELS.get(n, n)})" for n in _others(rows) if (mean := geometric_mean(rows, n))]
+    cells = _means(rows)
     if len(cells) == 1:
         return f"The geometric mean of the other library's times, divided by ours, is {cells[0]}."
     listed = " and ".join([", ".join(cells[:-1]), cells[-1]])
     return f"The geometric means of the other libraries' times, divided by ours, are {listed}."
+
+
+def _means(rows: Sequence[Row]) -> list[str]:
+    return [f"{mean:.2f} ({LABELS.get(n, n)})" for n in _others(rows) if (mean := geometric_mean(rows, n))]
+
+
+def overview(parts: Mapping[str, Sequence[Row]]) -> str:
+    """Return the geometric means of all parts, and the cases in which another library is ahead."""
+    lines = [f"- {name}: {', '.join(_means(rows))}" for name, rows in parts.items() if _others(rows)]
+    return "\n".join([*lines, "", losses([row for rows in parts.values() for row in rows])])
 
 
 def gaps(rows: Sequence[Row]) -> Iterator[str]:
@@ -156,8 +169,7 @@ def block(file: str, what: str) -> str:
     if what == "machine":
         return machine(document)
     if what == "summaries":
-        parts = ((name, part["rows"]) for name, part in document["parts"].items())
-        return "\n".join(f"- {name}: {means(rows)} {losses(rows)}" for name, rows in parts if _others(rows))
+        return overview({name: part["rows"] for name, part in document["parts"].items()})
     name, _, view = what.partition(" ")
     if name not in document["parts"]:
         return "Not measured in this run."

@@ -112,7 +112,15 @@ def test_table() -> None:
         "| geometric mean |  | 1.04 | 0.50 |",
     ]
     assert report.losses(rows) == "Ahead of jaxlstm: torch at odd (0.50)."
-    assert report.losses([ROW, EQUAL]) == "No other library is ahead of jaxlstm here."
+    assert report.losses([ROW]) == "No other library is ahead of jaxlstm here."
+    assert report.losses([ROW, EQUAL]) == (
+        "No other library is ahead of jaxlstm here beyond the noise; the lowest ratio is 0.75 (torch)."
+    )
+    assert report.overview({"run": rows, "measure": [{"case": "float32"}]}).splitlines() == [
+        "- run: 1.04 (torch)",
+        "",
+        "Ahead of jaxlstm: torch at odd (0.50).",
+    ]
     assert report.means([ROW]) == (
         "The geometric mean of the other library's times, divided by ours, is 3.00 (torch)."
     )
