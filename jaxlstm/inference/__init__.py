@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxlstm.inference.lstm_artifact import export as export
     from jaxlstm.inference.lstm_artifact import load_exported as load_exported
     from jaxlstm.inference.program_runner import ProgramRunner as ProgramRunner
-    from jaxlstm.inference.program_runner import ProgramStream as ProgramStream
+    from jaxlstm.inference.program_stream import ProgramStream as ProgramStream
     from jaxlstm.inference.runner import Runner as Runner
     from jaxlstm.inference.runner import compile as compile
     from jaxlstm.inference.sharding import Sharded as Sharded

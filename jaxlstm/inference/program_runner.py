@@ -1,42 +1,27 @@
-"""``ProgramRunner`` and ``ProgramStream``: a whole program compiled for inference, with its weights bound."""
+"""``ProgramRunner``: a whole program compiled for inference, with its weights bound."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from math import prod
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlstm.inference.compiled import SHORTEST, padded
-from jaxlstm.inference.engine import Stats, WorkCounter
-from jaxlstm.inference.host_arrays import host_lengths, one_device
-from jaxlstm.inference.padding import Long, leaves_of, results_along, split_leaves
+from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram
+from jaxlstm.inference.engine import Stats
+from jaxlstm.inference.host_arrays import host_lengths
+from jaxlstm.inference.padding import Long, results_along
+from jaxlstm.inference.program_stream import ProgramStream
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Size, TensorType, Value, shown_shape
-from jaxlstm.programs.guards import require_guards
-from jaxlstm.programs.inputs import bind_inputs, flatten_arguments, require_constant
-from jaxlstm.programs.operators.dtypes import held, held_without_loss
+from jaxlstm.programs.graph import Size, TensorType, shown_shape
+from jaxlstm.programs.inputs import flatten_arguments, require_constant
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm.programs.program import Program
-
-CONSTANTS = 256 * 2**20
-"""Bytes of weights that the executables of a program hold as constants, on CPUs.
-
-XLA lays constants out once, and arguments in each call. Each executable has a copy. Beyond this limit, and in
-programs with more than an eighth of it, weights are arguments.
-"""
-EXECUTABLES = 64
-"""Default number of executables that a ProgramRunner keeps."""
-
-_SIGNATURES = 10_000
 
 Arrays = tuple[np.ndarray, ...]
 Shapes = tuple[tuple[int, ...], ...]
@@ -56,10 +41,9 @@ class ProgramRunner:
     def __init__(
         self, program: Program, *, pad: bool | None = None, executables: int = EXECUTABLES, device: Any = None
     ) -> None:
-        self.program, self.device = program, one_device(device)
-        self._most = positive_int("executables", executables)
-        self._tensors = [declared for declared in program.inputs if declared.type is not None]
-        shapes = [declared.type.shape for declared in self._tensors if declared.type is not None]
+        self._compiled = CompiledProgram(program, executables, device)
+        self.program, self.device = program, self._compiled.device
+        shapes = [declared.type.shape for declared in self._compiled.tensors if declared.type is not None]
         places = [(n, i, k) for i, shape in enumerate(shapes) for k, n in enumerate(shape)]
         self._place: dict[str, tuple[int, int]] = {n: (i, k) for n, i, k in places if isinstance(n, str)}
         self._free = [{k: n for k, n in enumerate(shape) if isinstance(n, str)} for shape in shapes]
@@ -71,13 +55,7 @@ class ProgramRunner:
             self._along = {}
         self.padded = {name: name in self._along for name in self._place}
         self._takes_lengths = self._lengths is not None and self._lengths[1] in self._along
-        self._weights = jax.device_put(program.params, self.device)
-        self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
-        self._executables: OrderedDict[Any, Executable] = OrderedDict()
-        self._seen: set[Any] = set()
         self._refused: set[tuple[int, ...]] = set()
-        self._lock = threading.Lock()
-        self.work = WorkCounter()
 
     def __repr__(self) -> str:
         return f"ProgramRunner({self.program!r}, padded={self.padded}, device={self.device})"
@@ -135,20 +113,20 @@ class ProgramRunner:
           states: input -> the result that is its value in the next step, as ``jaxlstm inspect`` names them.
           initial: input -> its value in the first step; zeros for inputs that are left out.
         """
-        return ProgramStream(self, states, initial or {})
+        return ProgramStream(self._compiled, states, initial or {})
 
     def stats(self) -> Stats:
         """Return the counts of compilations, calls and computed elements so far.
 
         The steps are counted as the products of the sizes of the free axes.
         """
-        return self.work.stats()
+        return self._compiled.work.stats()
 
     def row(self, arrays: Sequence[Any]) -> Arrays:
         """Return the arrays of one row after the checks of the program."""
         smallest = self.smallest_batch
         whole = [np.broadcast_to(array, (smallest, *np.shape(array))) for array in arrays]
-        return tuple(array[0] for array in self.checked(whole))
+        return tuple(array[0] for array in self._compiled.checked(whole))
 
     def rows(self, rows: Sequence[Arrays], batch_size: int) -> Iterator[list[Any]]:
         """Yield the leaves of the results of each row: a tensor without batch axis for each input."""
@@ -168,7 +146,7 @@ class ProgramRunner:
     def batch(self) -> int | str:
         """The size of the first axis of every input. Raise ValueError if they differ."""
         if self._batch_axis is None:
-            sizes = {d.name: d.type.shape[:1] for d in self._tensors if d.type is not None}
+            sizes = {d.name: d.type.shape[:1] for d in self._compiled.tensors if d.type is not None}
             raise ValueError(f"the first axis of each of the program's inputs must be the batch, got {sizes}")
         return self._batch_axis
 
@@ -178,22 +156,17 @@ class ProgramRunner:
         batch = self.batch
         return batch if isinstance(batch, int) else max(1, self.program.graph.size_range(batch)[0])
 
-    @cached_property
+    @property
     def result_types(self) -> dict[str, TensorType]:
         """Name of a result -> type. A single result without a name is called "outputs"."""
-        graph = self.program.graph
-        types = {declared.name: declared.type for declared in graph.inputs}
-        for node in graph.nodes:
-            types.update(node.types)
-        scalar = TensorType(np.dtype(int), ())
-        outputs = [output.name if isinstance(output, Value) else "" for output in graph.outputs]
-        found = [types.get(output) or scalar for output in outputs]
-        return dict(zip(result_names(self.program), found, strict=True))
+        return self._compiled.result_types
 
     @cached_property
     def batch_axes(self) -> list[int]:
         """The batch axis of each result. Raise ValueError if one has none."""
-        return [_axis_of(self.batch, name, type_.shape) for name, type_ in self.result_types.items()]
+        return [
+            _axis_of(self.batch, name, type_.shape) for name, type_ in self._compiled.result_types.items()
+        ]
 
     def _find_paddable(self, *, trusted: bool) -> tuple[dict[str, list[Long]], bool]:
         """Return free axis that may be padded -> long axes of the results; whether rows are independent."""
@@ -220,33 +193,7 @@ class ProgramRunner:
                 require_constant(declared, leaf)
             else:
                 tensors.append(leaf)
-        return self.checked(tensors)
-
-    def checked(self, tensors: Sequence[Any]) -> list[np.ndarray]:
-        """Return the tensors of a call as NumPy arrays. The checks of shapes and dtypes run once for each."""
-        if len(tensors) != len(self._tensors):
-            names = [declared.name for declared in self._tensors]
-            raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
-        signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
-        if signature not in self._seen:
-            given = iter(tensors)
-            leaves = [d.constant if d.type is None else next(given) for d in self.program.inputs]
-            args, kwargs = tree.unflatten(self.program.graph.in_tree, iter(leaves))
-            bound, _ = bind_inputs(self.program.graph, args, kwargs)
-            if self.program.options.guards:
-                shapes = {name: array.shape for name, array in bound.items()}
-                constants = {item.name: item.constant for item in self.program.inputs if item.type is None}
-                require_guards(self.program.graph.guards, shapes, constants, self.program.graph.lines)
-            if len(self._seen) >= _SIGNATURES:
-                self._seen.clear()
-            self._seen.add(signature)
-        arrays = []
-        for declared, leaf in zip(self._tensors, tensors, strict=True):
-            array, what = np.asarray(leaf), f"input {declared.name}"
-            held_without_loss(array, what)
-            # Smaller integers than those of the program are accepted, too.
-            arrays.append(array.astype(held(declared.type.dtype, what), copy=False))  # type: ignore[union-attr]
-        return arrays
+        return self._compiled.checked(tensors)
 
     def _sizes(self, tensors: Sequence[np.ndarray]) -> dict[str, int]:
         return {name: tensors[i].shape[k] for name, (i, k) in self._place.items()}
@@ -268,14 +215,14 @@ class ProgramRunner:
             buckets = sizes
         arguments = self._padded_to(tensors, sizes, buckets, lengths)
         try:
-            executable = self.executable(*arguments)
+            executable = self._compiled.executable(*arguments)
         except ProgramError:
             if buckets == sizes:
                 raise
             # For example a table of positions that ends before the bucket.
             self._refused.add(tuple(buckets.values()))
             return self._run(tensors, lengths)
-        self.work.add_call(prod(sizes.values()), prod(buckets.values()))
+        self._compiled.work.add_call(prod(sizes.values()), prod(buckets.values()))
         leaves = [x if isinstance(x, int | float) else np.asarray(x) for x in executable.leaves(arguments)]
         for name, along in self._along.items():
             leaves = _without_padding(leaves, along, sizes[name], buckets[name])
@@ -299,34 +246,6 @@ class ProgramRunner:
             for tensor, free in zip(tensors, self._free, strict=True)
         ]
         return [lengths, *whole]
-
-    def executable(self, lengths: np.ndarray | None, *tensors: Any) -> Executable:
-        """Return the executable for these shapes. The least recently used one makes room for a new one."""
-        key = (lengths is not None, *(tensor.shape for tensor in tensors))
-        with self._lock:
-            found = self._executables.get(key)
-            if found is None:
-                while len(self._executables) >= self._most:
-                    self._executables.popitem(last=False)
-                found = self._executables[key] = self._compile(lengths, *tensors)
-                self.work.add_compilation()
-            self._executables.move_to_end(key)
-            return found
-
-    def _compile(self, *arguments: Any) -> Executable:
-        sharding = jax.sharding.SingleDeviceSharding(self.device)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-        others: list[Any] = []
-
-        def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
-            arrays, others[:] = split_leaves(leaves_of(self.program, params, tensors, lengths))
-            return arrays
-
-        copies = 1 + sum(not executable.weights for executable in self._executables.values())
-        if self.device.platform == "cpu" and self._nbytes * max(8, copies) <= CONSTANTS:
-            compiled = jax.jit(partial(run, self._weights)).lower(*shapes).compile()
-            return Executable(compiled, (), others)
-        return Executable(jax.jit(run).lower(self._weights, *shapes).compile(), (self._weights,), others)
 
     def _row_shapes(self, row: Arrays) -> Shapes:
         """Return the shapes to which a row is padded."""
@@ -359,130 +278,6 @@ class ProgramRunner:
                 result = _without_padding(result, self._along[name], sizes[index][name], shapes[i][k - 1])
             # Copies, because a view would keep the whole result alive.
             yield [np.array(leaf.squeeze(axis)) for leaf, axis in zip(result, self.batch_axes, strict=True)]
-
-
-@dataclass(frozen=True)
-class Executable:
-    """A program compiled for some shapes.
-
-    Attributes:
-      call: the function of weights, lengths and tensors.
-      weights: the weights in a tuple; an empty tuple if they are constants.
-      others: the results, with None for each array.
-    """
-
-    call: Any
-    weights: tuple[Any, ...]
-    others: list[Any]
-
-    def leaves(self, arguments: Sequence[Any]) -> list[Any]:
-        """Return the leaves of the results, with arrays on the device."""
-        arrays = iter(self.call(*self.weights, *arguments))
-        return [next(arrays) if other is None else other for other in self.others]
-
-
-class ProgramStream:
-    """A program whose results are inputs of its next step; made by :meth:`ProgramRunner.stream`.
-
-    Calls from several threads run one after another. A step that raises keeps the state.
-    """
-
-    def __init__(self, runner: ProgramRunner, states: Mapping[str, str], initial: Mapping[str, Any]) -> None:
-        self._inputs = {d.name: d.type.shape for d in runner.program.inputs if d.type is not None}
-        self._dtypes = {d.name: d.type.dtype for d in runner.program.inputs if d.type is not None}
-        names, results = list(self._inputs), result_names(runner.program)
-        if not states or set(states) - set(names) or set(states.values()) - set(results):
-            raise ValueError(
-                f"states must be a dict from some of the inputs {names} to some of the results {results}, "
-                f"got {dict(states)}"
-            )
-        self._runner, self._lock = runner, threading.Lock()
-        self._fed = {name: results.index(result) for name, result in states.items()}
-        self._kept = {name: k for k, name in enumerate(results) if k not in self._fed.values()}
-        self._initial = {name: np.array(value) for name, value in initial.items()}
-        self.reset()
-
-    def reset(self) -> None:
-        """Return to the state of the first step."""
-        self.state = self._initial
-
-    @property
-    def state(self) -> dict[str, np.ndarray]:
-        """The states by input, copied to the host. States of zeros are missing before the first step."""
-        with self._lock:
-            return {name: np.array(value) for name, value in self._state.items()}
-
-    @state.setter
-    def state(self, state: Mapping[str, Any]) -> None:
-        if set(state) - set(self._fed):
-            raise ValueError(f"the states are {list(self._fed)}, got {list(state)}")
-        with self._lock:
-            # Copies, because the caller may change the arrays.
-            self._state: dict[str, Any] = {name: np.array(value) for name, value in state.items()}
-            self._signature: Any = None
-
-    def step(self, *tensors: Any) -> Any:
-        """Run one step.
-
-        Args:
-          tensors: the inputs without the states, in the order of ``program.inputs``. Sizes of free axes may
-            change from step to step.
-
-        Returns:
-          The result without the states, as a NumPy array, or a dict by name if there are several.
-
-        Raises:
-          ProgramError: an input does not fit.
-          ValueError: the number of inputs is wrong, or the size of a state is unknown.
-        """
-        with self._lock:
-            signature = [(np.shape(x), getattr(x, "dtype", None)) for x in tensors]
-            if signature != self._signature:
-                tensors = self._prepare(tensors)
-            given, state = iter(tensors), self._state
-            arguments = [state[name] if name in state else next(given) for name in self._inputs]
-            leaves = self._executable.leaves([None, *arguments])
-            self._state = {name: leaves[k] for name, k in self._fed.items()}
-            same = all(np.shape(self._state[name]) == np.shape(old) for name, old in state.items())
-            # Tensors that are converted, as int64 is, are checked and converted in each step.
-            is_plain = same and all(
-                x.dtype == dtype for x, (_, dtype) in zip(tensors, signature, strict=True)
-            )
-            self._signature = signature if is_plain else None
-        self._runner.work.add_call(1, 1)
-        kept = {name: np.asarray(leaves[k]) for name, k in self._kept.items()}
-        return kept if len(kept) > 1 else next(iter(kept.values()), None)
-
-    def _prepare(self, tensors: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the tensors after the checks of the program, and find the executable."""
-        names = [name for name in self._inputs if name not in self._fed]
-        if len(tensors) != len(names):
-            raise ValueError(f"a step takes the inputs {names}, got {len(tensors)} arrays")
-        given = {**dict(zip(names, tensors, strict=True)), **self._state}
-        pairs = [(self._inputs[name], np.shape(value)) for name, value in given.items()]
-        sizes = {n: actual for declared, shape in pairs for n, actual in zip(declared, shape, strict=False)}
-        types = list(self._runner.result_types.values())
-        for name in self._fed.keys() - given.keys():
-            # The size of a free axis, or the fixed size of the result.
-            pairs = zip(self._inputs[name], types[self._fed[name]].shape, strict=False)
-            shape = [size if isinstance(size, int) else sizes.get(size, last) for size, last in pairs]
-            if not all(isinstance(size, int) for size in shape):
-                raise ValueError(
-                    f"the size of the state {name}, {shown_shape(self._inputs[name])}, does not follow from "
-                    "the other inputs; pass the state as initial"
-                )
-            given[name] = np.zeros(shape, self._dtypes[name])
-        checked = self._runner.checked([given[name] for name in self._inputs])
-        self._executable = self._runner.executable(None, *checked)
-        whole = dict(zip(self._inputs, checked, strict=True))
-        self._state = {name: whole[name] for name in self._fed}
-        return tuple(whole[name] for name in names)
-
-
-def result_names(program: Program) -> list[str]:
-    """Return a name of each result; "outputs" for a single one without a name."""
-    names = tree.leaf_names(program.graph.out_tree)
-    return ["outputs"] if names == ["result"] else names
 
 
 def _without_padding(leaves: list[Any], along: Sequence[Long], size: int, bucket: int) -> list[Any]:

@@ -14,7 +14,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm import ProgramError
-from jaxlstm.inference import compile, program_runner
+from jaxlstm.inference import compile, compiled_program
 from testing import graphs
 from testing.exported import AUTO
 from testing.inference import compilations, normal
@@ -150,14 +150,14 @@ def test_few_executables() -> None:
 @pytest.mark.parametrize("constants", [0, 2**28])
 def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small weights are constants of the executable, and large ones its arguments."""
-    monkeypatch.setattr(program_runner, "CONSTANTS", constants)
+    monkeypatch.setattr(compiled_program, "CONSTANTS", constants)
     program = program_of(Layers())
     runner = compile(program)
     x, lengths = normal(3, 9, 3), np.array([9, 2, 5])
     expected = program(program.params, x, seq_lengths=lengths)
     for ours, theirs in zip(runner(x, seq_lengths=lengths), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-    assert bool(runner.executable(lengths, x).weights) == (constants == 0)
+    assert bool(runner._compiled.executable(lengths, x).weights) == (constants == 0)
 
 
 def test_inputs_are_checked_as_by_the_program() -> None:

@@ -1,0 +1,152 @@
+"""``CompiledProgram``: a whole program with its weights on a device, and its executables."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.inference.engine import WorkCounter
+from jaxlstm.inference.host_arrays import one_device
+from jaxlstm.inference.padding import leaves_of, split_leaves
+from jaxlstm.layer.config import positive_int
+from jaxlstm.programs import tree
+from jaxlstm.programs.graph import TensorType, Value
+from jaxlstm.programs.guards import require_guards
+from jaxlstm.programs.inputs import bind_inputs
+from jaxlstm.programs.operators.dtypes import held, held_without_loss
+from jaxlstm.programs.program import Program
+
+CONSTANTS = 256 * 2**20
+"""Bytes of weights that the executables of a program hold as constants, on CPUs.
+
+XLA lays constants out once, and arguments in each call. Each executable has a copy. Beyond this limit, and in
+programs with more than an eighth of it, weights are arguments.
+"""
+EXECUTABLES = 64
+"""Default number of executables that a ProgramRunner keeps."""
+
+_SIGNATURES = 10_000
+
+
+class CompiledProgram:
+    """A program compiled for the shapes that were used last. Threads may share it.
+
+    Args:
+      program: the program.
+      executables: the number of executables to keep.
+      device: where the program runs; None is JAX's default.
+
+    Attributes:
+      tensors: the inputs that are tensors.
+      work: the counts of compilations and calls.
+    """
+
+    def __init__(self, program: Program, executables: int, device: Any) -> None:
+        self.program, self.device = program, one_device(device)
+        self.tensors = [declared for declared in program.inputs if declared.type is not None]
+        self.work = WorkCounter()
+        self._most = positive_int("executables", executables)
+        self._weights = jax.device_put(program.params, self.device)
+        self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
+        self._executables: OrderedDict[Any, Executable] = OrderedDict()
+        self._seen: set[Any] = set()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def result_types(self) -> dict[str, TensorType]:
+        """Name of a result -> type. A single result without a name is called "outputs"."""
+        graph = self.program.graph
+        types = {declared.name: declared.type for declared in graph.inputs}
+        for node in graph.nodes:
+            types.update(node.types)
+        scalar = TensorType(np.dtype(int), ())
+        outputs = [output.name if isinstance(output, Value) else "" for output in graph.outputs]
+        found = [types.get(output) or scalar for output in outputs]
+        return dict(zip(result_names(self.program), found, strict=True))
+
+    def checked(self, tensors: Sequence[Any]) -> list[np.ndarray]:
+        """Return the tensors of a call as NumPy arrays. The checks of shapes and dtypes run once for each."""
+        if len(tensors) != len(self.tensors):
+            names = [declared.name for declared in self.tensors]
+            raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
+        signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
+        if signature not in self._seen:
+            given = iter(tensors)
+            leaves = [d.constant if d.type is None else next(given) for d in self.program.inputs]
+            args, kwargs = tree.unflatten(self.program.graph.in_tree, iter(leaves))
+            bound, _ = bind_inputs(self.program.graph, args, kwargs)
+            if self.program.options.guards:
+                shapes = {name: array.shape for name, array in bound.items()}
+                constants = {item.name: item.constant for item in self.program.inputs if item.type is None}
+                require_guards(self.program.graph.guards, shapes, constants, self.program.graph.lines)
+            if len(self._seen) >= _SIGNATURES:
+                self._seen.clear()
+            self._seen.add(signature)
+        arrays = []
+        for declared, leaf in zip(self.tensors, tensors, strict=True):
+            array, what = np.asarray(leaf), f"input {declared.name}"
+            held_without_loss(array, what)
+            # Smaller integers than those of the program are accepted, too.
+            arrays.append(array.astype(held(declared.type.dtype, what), copy=False))  # type: ignore[union-attr]
+        return arrays
+
+    def executable(self, lengths: np.ndarray | None, *tensors: Any) -> Executable:
+        """Return the executable for these shapes. The least recently used one makes room for a new one."""
+        key = (lengths is not None, *(tensor.shape for tensor in tensors))
+        with self._lock:
+            found = self._executables.get(key)
+            if found is None:
+                while len(self._executables) >= self._most:
+                    self._executables.popitem(last=False)
+                found = self._executables[key] = self._compile(lengths, *tensors)
+                self.work.add_compilation()
+            self._executables.move_to_end(key)
+            return found
+
+    def _compile(self, *arguments: Any) -> Executable:
+        sharding = jax.sharding.SingleDeviceSharding(self.device)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+        others: list[Any] = []
+
+        def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
+            arrays, others[:] = split_leaves(leaves_of(self.program, params, tensors, lengths))
+            return arrays
+
+        copies = 1 + sum(not executable.weights for executable in self._executables.values())
+        if self.device.platform == "cpu" and self._nbytes * max(8, copies) <= CONSTANTS:
+            compiled = jax.jit(partial(run, self._weights)).lower(*shapes).compile()
+            return Executable(compiled, (), others)
+        return Executable(jax.jit(run).lower(self._weights, *shapes).compile(), (self._weights,), others)
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A program compiled for some shapes.
+
+    Attributes:
+      call: the function of weights, lengths and tensors.
+      weights: the weights in a tuple; an empty tuple if they are constants.
+      others: the results, with None for each array.
+    """
+
+    call: Any
+    weights: tuple[Any, ...]
+    others: list[Any]
+
+    def leaves(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return the leaves of the results, with arrays on the device."""
+        arrays = iter(self.call(*self.weights, *arguments))
+        return [next(arrays) if other is None else other for other in self.others]
+
+
+def result_names(program: Program) -> list[str]:
+    """Return a name of each result; "outputs" for a single one without a name."""
+    names = tree.leaf_names(program.graph.out_tree)
+    return ["outputs"] if names == ["result"] else names
