@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -256,6 +257,53 @@ def test_names_of_arguments() -> None:
     np.testing.assert_array_equal(program({}, x, x, Mask=2 * x), 3 * x)
     with pytest.raises(ProgramError, match=r"condition that does not hold.*L\['X'\].*X.shape\[0\] % 2"):
         program({}, x[:5], x[:5], Mask=x[:5])
+
+
+def by_type(self: Model, x: Tensor) -> Tensor:
+    size = x.shape[1]
+    return x[:, :size] if isinstance(size, int) and type(size) in (int, type(size)) else x * 0
+
+
+SIZES: dict[str, Callable[..., Any]] = {
+    "int": lambda self, x: x[:, : int(0.7 * x.shape[1])] + int("3"),
+    "int of ceil": lambda self, x: x.new_zeros(int(np.ceil(x.shape[1] / 3))),
+    "round": lambda self, x: x.new_zeros(round(x.shape[1] / 2), round(0.7 * x.shape[1])),
+    "float": lambda self, x: x / float(x.shape[1]) - float("-1"),
+    "sqrt": lambda self, x: x / math.sqrt(len(x)) * math.sqrt(4),
+    "min and max": lambda self, x: x.new_zeros(min(x.shape[1], 12), max([x.shape[0], 5]), max(2, 0.5)),
+    "divmod": lambda self, x: x.new_zeros(divmod(x.shape[1], 3)[0] * divmod(7, 3)[1]),
+    "one round of a loop": lambda self, x: [
+        x[:, n : n + x.shape[1]] for n in range(0, x.shape[1], x.shape[1])
+    ],
+    "a type": by_type,
+    "a dtype": lambda self, x: x[:, : int(x.shape[1])] + np.ones(1, float)[0],
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_numbers_of_sizes_leave_axes_free(name: str) -> None:
+    names = dict(globals())
+    model = Model(SIZES[name])
+    program = jaxlstm.from_module(model, (torch.ones(4, 10),))
+    assert globals() == names, "the functions of the file are not restored"
+    for shape in ((4, 10), (3, 13), (7, 9), (6, 11)):
+        x = torch.randn(shape)
+        ours, theirs = program(program.params, x.numpy()), model(x)
+        assert jax.tree.map(np.shape, ours) == jax.tree.map(lambda leaf: tuple(leaf.shape), theirs)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_functions_that_torch_does_not_take() -> None:
+    """torch takes ``int`` as a dtype, and the rounds of a loop are fixed: the sizes with as many remain."""
+    model = Model(lambda self, x: x.sum(0) + torch.zeros(int(x.shape[1]), dtype=int))  # type: ignore[call-overload]
+    program = jaxlstm.from_module(model, (torch.ones(4, 10),))
+    with pytest.raises(ProgramError, match=r"must have size 10.*test_export_steps.py:\d+: model = Model"):
+        program(program.params, np.ones((4, 11), np.float32))
+    rows = Model(lambda self, x: torch.stack([x[:, n : n + 4].sum(1) for n in range(0, x.shape[1], 4)]))
+    program = jaxlstm.from_module(rows, (torch.ones(4, 10),))
+    np.testing.assert_array_equal(program(program.params, np.ones((2, 11), np.float32))[:, 0], [4, 4, 3])
+    with pytest.raises(ProgramError, match=r"must be from 9 to 11, got 13.*: rows = Model"):
+        program(program.params, np.ones((4, 13), np.float32))
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "ceil_mode": True}])

@@ -28,8 +28,9 @@ from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.export_patches import free_time, kept_regions, keywords_by_name, plain_results
-from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers, SymbolicInt, globals_of_int
+from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
+from jaxlstm_converters.pt2.symbolic_sizes import SymbolicInt, SymbolicSizes, globals_of_int
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
 
@@ -127,18 +128,24 @@ def _fresh(call: ExportCall) -> ExportCall:
 
 
 def _export(
-    call: ExportCall, shapes: Any, exporter: str = "export", *, cut: bool = True, host: bool = True
+    call: ExportCall,
+    shapes: Any,
+    exporter: str = "export",
+    *,
+    cut: bool = True,
+    host: bool = True,
+    sizes: bool = True,
 ) -> Any:
     """Return the program of an export function of torch.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
     of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where
     a model with packed sequences needs that. Other models get the example's value, so that the program runs
-    under ``jax.jit``.
+    under ``jax.jit``. ``int`` of a size is symbolic, unless torch does not take ours, for example as a dtype.
     """
     tracing = PackedSequences(cut=cut, host=host)
     try:
-        return _export_once(call, shapes, exporter, tracing)
+        return _export_once(call, shapes, exporter, tracing, sizes=sizes)
     except ProgramError:
         raise
     except Exception as error:
@@ -146,23 +153,28 @@ def _export(
         if is_unknown and (names := globals_of_int(error)) is not None:
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError), mock.patch.dict(names, {"int": SymbolicInt}):
-                program = _export(call, shapes, exporter, cut=cut, host=host)
+                program = _export(call, shapes, exporter, cut=cut, host=host, sizes=sizes)
                 if any("jaxlstm" in str(node.target) for node in program.graph.nodes):
                     return program
         if cut and tracing.batches and is_unknown:
-            return _export(call, shapes, exporter, cut=False, host=host)
+            return _export(call, shapes, exporter, cut=False, host=host, sizes=sizes)
         if host and tracing.lists:
-            return _export(call, shapes, exporter, host=False)
+            return _export(call, shapes, exporter, host=False, sizes=sizes)
+        if sizes and not is_unknown:
+            return _export(call, shapes, exporter, cut=cut, host=host, sizes=False)
         raise
 
 
-def _export_once(call: ExportCall, shapes: Any, exporter: str, tracing: PackedSequences) -> Any:
+def _export_once(
+    call: ExportCall, shapes: Any, exporter: str, tracing: PackedSequences, *, sizes: bool
+) -> Any:
     fresh = _fresh(call)
     export = getattr(torch.export, exporter)
     with (
         free_time(),
         recorded_lines(),
         plain_results(call.module),
+        SymbolicSizes(call.module) if sizes else contextlib.nullcontext(),
         KnownBuffers(call.module),
         packed_sequences(call.module, tracing),
     ):

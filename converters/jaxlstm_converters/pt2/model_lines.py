@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import linecache
 import os
 import sys
@@ -33,19 +34,25 @@ def recorded_lines() -> Iterator[None]:
         yield
 
 
-def line_of_model() -> str | None:
-    """Return the innermost line on the stack that is neither torch's nor ours, or None."""
+def frame_of_model() -> FrameType | None:
+    """Return the innermost frame on the stack that is neither torch's nor ours, or None."""
     frame: FrameType | None = sys._getframe(1)
-    while frame := frame.f_back:
-        path = frame.f_code.co_filename
-        if path == _FROM_MODULE:
-            return None
-        if is_of_model(path):
-            line = linecache.getline(path, frame.f_lineno).strip()
-            return f"{os.path.basename(path)}:{frame.f_lineno}: {line}"
+    while (frame := frame.f_back) and frame.f_code.co_filename != _FROM_MODULE:
+        if is_of_model(frame.f_code.co_filename):
+            return frame
     return None
 
 
+def line_of_model() -> str | None:
+    """Return the innermost line on the stack that is neither torch's nor ours, or None."""
+    if (frame := frame_of_model()) is None:
+        return None
+    path = frame.f_code.co_filename
+    line = linecache.getline(path, frame.f_lineno).strip()
+    return f"{os.path.basename(path)}:{frame.f_lineno}: {line}"
+
+
+@functools.cache
 def is_of_model(path: str) -> bool:
     """Return True for a file that is neither torch's nor Python's nor ours."""
     import torch

@@ -47,6 +47,7 @@ _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     "torch.sym_min": min,
     "torch.sym_not": operator.not_,
     "torch.sym_sqrt": math.sqrt,
+    "torch._sym_sqrt": math.sqrt,
 }
 
 

@@ -99,6 +99,7 @@ _NEW: dict[str, Rule] = {
     "torch.sym_min": "min(a, b)",
     "torch.sym_not": "not a",
     "torch.sym_sqrt": "a ** 0.5",
+    "torch._sym_sqrt": "a ** 0.5",
     "torch.sym_ite": "b if a else c",
     # Assertions have no result.
     **dict.fromkeys(("_assert_scalar", "_assert_async", "_assert_tensor_metadata"), "None"),

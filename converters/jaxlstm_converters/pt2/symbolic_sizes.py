@@ -1,0 +1,190 @@
+"""Python's functions of numbers for the code of a model, such as ``int``, which keep symbolic sizes symbolic.
+
+Python's own return numbers, so that an export would fix the size to that of the example.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+import linecache
+import math
+import re
+import traceback
+from types import FunctionType
+from typing import Any, ClassVar
+from unittest import mock
+
+import numpy as np
+import torch
+from torch._numpy._ndarray import ndarray
+from torch.overrides import TorchFunctionMode
+
+from jaxlstm_converters.pt2.model_lines import frame_of_model, is_of_model
+
+
+class _Numbers(type):
+    """The type of a class that passes for ``int`` or ``float``."""
+
+    kinds: tuple[type, type]
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls.kinds)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls.kinds)
+
+    def __eq__(cls, other: Any) -> bool:
+        return other is cls or other is cls.kinds[0]
+
+    def __hash__(cls) -> int:
+        return hash(cls.kinds[0])
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.kinds[0], name)
+
+
+def _is_symbolic(value: Any) -> bool:
+    return isinstance(value, torch.SymInt | torch.SymFloat)
+
+
+class SizeInt(metaclass=_Numbers):
+    """``int``, which returns a symbolic integer for a symbolic size."""
+
+    kinds: ClassVar = (int, torch.SymInt)
+    dtype = np.dtype(int)  # NumPy takes a class with this attribute as a dtype.
+
+    def __new__(cls, value: Any = 0, *args: Any, **kwargs: Any) -> Any:
+        """Return the integer."""
+        return torch.sym_int(value) if _is_symbolic(value) else int(value, *args, **kwargs)
+
+
+class SymbolicInt(SizeInt):
+    """``int``, which returns a symbolic integer for a size or a value of the trace."""
+
+    def __new__(cls, value: Any = 0, *args: Any, **kwargs: Any) -> Any:
+        """Return the integer."""
+        value = value.tensor if isinstance(value, ndarray) else value
+        if isinstance(value, torch.Tensor):
+            return value.long().item()
+        return SizeInt(value, *args, **kwargs)
+
+
+class _SizeFloat(metaclass=_Numbers):
+    """``float``, which returns a symbolic number for a symbolic size."""
+
+    kinds: ClassVar = (float, torch.SymFloat)
+    dtype = np.dtype(float)
+
+    def __new__(cls, *args: Any) -> Any:
+        """Return the number."""
+        return torch.sym_float(args[0]) if args and _is_symbolic(args[0]) else float(*args)
+
+
+def _range(*args: Any) -> Any:
+    """Return the numbers of ``range``, as a list if one is symbolic. Only their count is fixed."""
+    if not any(map(_is_symbolic, args)):
+        return range(*args)
+    start, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+    return [start + step * n for n in range(-((start - stop) // step))]
+
+
+def _extreme(name: str, symbolic: Any) -> Any:
+    original = getattr(builtins, name)
+
+    @functools.wraps(original)
+    def extreme(*args: Any, **kwargs: Any) -> Any:
+        sizes = args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
+        are_sizes = all(type(size) in SizeInt.kinds for size in sizes) and any(map(_is_symbolic, sizes))
+        return functools.reduce(symbolic, sizes) if are_sizes and not kwargs else original(*args, **kwargs)
+
+    return extreme
+
+
+def _len(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else len(value)
+
+
+def _divmod(a: Any, b: Any) -> Any:
+    return (a // b, a % b) if _is_symbolic(a) or _is_symbolic(b) else divmod(a, b)
+
+
+_FUNCTIONS = {
+    "int": SizeInt,
+    "float": _SizeFloat,
+    "range": _range,
+    "min": _extreme("min", torch.sym_min),
+    "max": _extreme("max", torch.sym_max),
+    "len": _len,
+    "divmod": _divmod,
+}
+# A class that stands for int is another object.
+_IDENTITY = re.compile(r"\bis (not )?(int|float)\b")
+
+
+def _rounded(number: Any, digits: int | None = None) -> Any:
+    """Return a symbolic number rounded to an integer, half to even: files have no ``round``."""
+    if digits is not None:
+        return _ROUND(number, digits)
+    down, up = math.ceil(2 * number) // 2, (math.floor(2 * number) + 1) // 2
+    return down + (up - down) * (down % 2)
+
+
+def _sqrt(number: Any, /) -> Any:
+    return torch.sym_sqrt(number) if _is_symbolic(number) else _SQRT(number)
+
+
+_ROUND, _SQRT = vars(torch.SymFloat)["__round__"], math.sqrt
+
+
+class SymbolicSizes(TorchFunctionMode):
+    """A mode that replaces Python's functions in the files of a module and in others that call torch."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self._kinds = {kind for part in module.modules() for kind in type(part).__mro__}
+        self._seen: set[str] = set()
+        self._replaced = contextlib.ExitStack()
+
+    def __enter__(self) -> SymbolicSizes:
+        """Start to replace."""
+        self._replaced.enter_context(mock.patch.object(torch.SymFloat, "__round__", _rounded))
+        self._replaced.enter_context(mock.patch.object(math, "sqrt", _sqrt))
+        for kind in self._kinds:
+            if isinstance(forward := vars(kind).get("forward"), FunctionType):
+                self._replace(forward.__code__.co_filename, forward.__globals__)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Restore the files."""
+        super().__exit__(*error)
+        self._replaced.close()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch."""
+        frame = frame_of_model()
+        if frame:
+            self._replace(frame.f_code.co_filename, frame.f_globals)
+        return func(*args, **kwargs or {})
+
+    def _replace(self, path: str, names: dict[str, Any]) -> None:
+        if path in self._seen or not is_of_model(path):
+            return
+        self._seen.add(path)
+        if _IDENTITY.search("".join(linecache.getlines(path, names))):
+            return
+        for name in _FUNCTIONS.keys() - names.keys():
+            names[name] = _FUNCTIONS[name]
+            self._replaced.callback(names.pop, name)
+
+
+def globals_of_int(error: BaseException) -> dict[str, Any] | None:
+    """Return the global names of the model's line that raised an error, if it may have called ``int``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        if is_of_model(frame.f_code.co_filename):
+            names = frame.f_globals
+            is_own = "int" not in frame.f_code.co_names or "int" in names
+            return None if is_own else names
+    return None
