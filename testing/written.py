@@ -73,10 +73,11 @@ def written_program(
     return Written(text, program, model, source.remarks)
 
 
-def assert_equal(written: Written, *args: Any) -> None:
-    """Raise unless the model and the program give equal results of equal structure, shapes and dtypes."""
+def assert_equal(written: Written, *args: Any, jit: bool = False) -> None:
+    """Raise unless the model and the program, under ``jit`` or not, give equal results of equal types."""
     arrays = jax.tree.map(lambda x: jnp.asarray(x.numpy()), args)
-    expected = written.program(written.program.params, *arrays)
+    program = jax.jit(written.program) if jit else written.program
+    expected = program(written.program.params, *arrays)
     actual = written.model(*arrays)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):

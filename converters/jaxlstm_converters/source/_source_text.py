@@ -26,6 +26,7 @@ from jaxlstm_converters.source.functional import functional_graph
 from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
 from jaxlstm_converters.source.modules import SELF, Part, access, initialized
+from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import signature, structure
 from jaxlstm_converters.source.sizes import Sizes
@@ -80,7 +81,7 @@ class _Writer:
         self._parameters = frozenset(graph.parameters.values())
         self._tensors = tensors
         types = _types(graph, self._owners, tensors)
-        graph = functional_graph(accept(graph), types)
+        graph = padded_graph(functional_graph(accept(graph), types), types)
         graph = live_graph(channels_last(graph, tensors))
         self._graph = graph
         self._types = _types(graph, self._owners, tensors)

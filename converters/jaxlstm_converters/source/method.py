@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -86,6 +86,19 @@ def names_in(pattern: Pattern) -> list[str]:
     if isinstance(pattern, tuple):
         return [name for part in pattern for name in names_in(part)]
     return [] if pattern is None else [pattern]
+
+
+def needed(statements: Sequence[Statement]) -> list[Statement]:
+    """Return the statements without variables that nobody reads."""
+    kept: list[Statement] = []
+    read: set[str] = set()
+    for statement in reversed(statements):
+        target = statement.tree.targets[0] if isinstance(statement.tree, ast.Assign) else None
+        variable = target.id if isinstance(target, ast.Name) else None
+        if variable is None or variable in read:
+            kept.append(statement)
+            read = read - {variable} | {*trees.variables(statement.tree, ast.Load)}
+    return kept[::-1]
 
 
 def returned(statements: list[Statement]) -> list[Statement]:

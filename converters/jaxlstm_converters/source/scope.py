@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from jaxlstm.programs.graph import Node
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Item, nodes_of
-from jaxlstm_converters.source.method import Context, LineItem, Pattern, Statement, names_in
+from jaxlstm_converters.source.method import Context, LineItem, Pattern, Statement, names_in, needed
 from jaxlstm_converters.source.names import Target
 
 LETTERS = ("y", "z", "u", "v", "w", "p", "q", "r", "s", "a", "b", "c", "d", "e", "f", "g", "k", "m", "n")
@@ -157,7 +157,8 @@ class Scope:
         return names.unique(kind, taken)
 
     def finished(self, statements: list[Statement]) -> list[Statement]:
-        """Return the statements with the sizes read at the start."""
+        """Return the statements that are needed, with the sizes read at the start."""
+        statements = needed(statements)
         loads: dict[str, int] = {}
         stores: set[str] = set()
         for statement in statements:

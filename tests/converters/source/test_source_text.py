@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import rnn
 
 import jaxlstm
 from testing.written import Written, assert_equal, body_of, write, written_program
@@ -303,6 +304,69 @@ def test_written_source_equals_the_program(name: str) -> None:
         assert_equal(written, *inputs(size))
     assert "nnx.Dict({})" not in written.text  # of a module that only computes
     assert "jaxlstm.programs" not in written.text
+
+
+class Packed(nn.Module):
+    """A recurrent layer over packed sequences."""
+
+    def __init__(
+        self, kind: type[nn.RNNBase], sorted: bool = False, first: bool = True, **padding: Any
+    ) -> None:
+        super().__init__()
+        settings: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": first}
+        self.rnn = kind(3, 4, **settings)
+        self.sorted, self.padding = sorted, {"batch_first": first, **padding}
+
+    def forward(self, x: Tensor, lengths: Tensor, *state: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.padding["batch_first"]
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=self.sorted)
+        hx = None if not state else state[0] if len(state) == 1 else state
+        y, h = self.rnn(packed, hx)
+        total = x.shape[1 if first else 0] if "total_length" in self.padding else None
+        outputs, lengths = rnn.pad_packed_sequence(y, **{**self.padding, "total_length": total})
+        return outputs * 2, (h[0] if isinstance(h, tuple) else h) + lengths[:, None]
+
+
+class SortedByHand(nn.Module):
+    """Sequences that the model itself sorts, and puts in order again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        lengths, order = lengths.sort(descending=True)
+        packed = rnn.pack_padded_sequence(x[:, order].relu(), lengths)
+        y, _ = rnn.pad_packed_sequence(self.lstm(packed)[0], padding_value=-1.0)
+        return y.tanh()[:, order.argsort()]
+
+
+def _unsorted(*lengths: int) -> Tensor:
+    return torch.tensor(lengths)
+
+
+_STATE = torch.randn(4, 3, 4)
+PACKED: dict[str, tuple[nn.Module, tuple[Tensor, ...], bool]] = {
+    "unsorted": (Packed(nn.LSTM), (_unsorted(2, 5, 3),), True),
+    "sorted": (Packed(nn.LSTM, True, first=False), (_unsorted(5, 5, 1),), False),
+    "state": (Packed(nn.LSTM, total_length=True), (_unsorted(1, 2, 5), _STATE, _STATE.tanh()), True),
+    "GRU": (Packed(nn.GRU, padding_value=2.0), (_unsorted(4, 5, 3), _STATE), True),
+    "RNN": (Packed(nn.RNN, first=False, padding_value=2.0), (_unsorted(5, 1, 3),), False),
+    "by hand": (SortedByHand(), (_unsorted(2, 5, 3),), False),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
+    module, arguments, batch_first = PACKED[name]
+    x = torch.randn(3, 5, 3) if batch_first else torch.randn(5, 3, 3)
+    written = write(module, x, *arguments)
+    for word in ("programs", "sort", "take", "zeros"):
+        assert word not in written.text
+    assert ("jnp.where(" in written.text) == (name in ("GRU", "RNN", "by hand"))
+    assert_equal(written, x, *arguments)
+    shorter = (arguments[0] - 1).clamp(min=1), *arguments[1:]
+    assert_equal(written, x, *shorter, jit=True)
 
 
 def test_a_tied_weight_is_read_where_it_is_owned() -> None:

@@ -34,6 +34,13 @@ class _Simplifier(ast.NodeTransformer):
             inner.value, index[0] if len(index) == 1 else ast.Tuple(index, ast.Load()), node.ctx
         )
 
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        inner = node.value
+        if node.attr in ("mT", "T") and isinstance(inner, ast.Attribute) and inner.attr == node.attr:
+            return inner.value
+        return node
+
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         name = _name(node)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_sizes
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_size, same_sizes
 
 _TO_THE_END = 2**63 - 1
 _FARTHEST = 3  # axes written as ":" before an index
@@ -38,11 +38,19 @@ def _sliced(operation: TypedNode) -> str | None:
     return "self" if item == ":" else _part(operation["dim"], operation, item)
 
 
+def _narrowed(operation: TypedNode) -> str | None:
+    end = ":length" if operation["start"] == 0 else "start:start + length"
+    return _part(operation["dim"], operation, end)
+
+
 def _slice(operation: TypedNode) -> str:
     """Return the slice of an axis, without the bounds that do not matter."""
-    own = operation.type("self")
-    size = own.shape[operation.axis(operation["dim"])] if own is not None and own.shape else None
+    own, part = operation.type("self"), operation.type("src") or operation.result
+    axis = operation.axis(operation["dim"])
+    size = own.shape[axis] if own is not None and own.shape else None
     start, end, step = (operation[name] for name in ("start", "end", "step"))
+    if own is not None and part is not None and step == 1 and same_size(own, axis, part, axis):
+        return ":"
     to_end = end is None or (
         isinstance(end, int) and (end == _TO_THE_END or (isinstance(size, int) and end >= size))
     )
@@ -118,8 +126,11 @@ def _gathered(operation: TypedNode) -> str | None:
 def _written(item: Any, operation: TypedNode) -> str | None:
     """Return ``self`` with a part of an axis replaced by ``src``."""
     own, source = operation.type("self"), operation.type("src")
-    index = index_of(operation["dim"], operation.ndim(), item if isinstance(item, str) else item(operation))
+    place = item if isinstance(item, str) else item(operation)
+    index = index_of(operation["dim"], operation.ndim(), place)
     fits = own is not None and source is not None and own.dtype == source.dtype
+    if fits and place == ":":
+        return "src"
     return f"self.at[{index}].set(src)" if index and fits else None
 
 
@@ -132,9 +143,30 @@ def _copied(operation: TypedNode) -> str | None:
     return converted if same else f"jnp.broadcast_to({converted}, self.shape)"
 
 
+def _ended(operation: TypedNode) -> str | None:
+    """Return a padded batch with a value after the end of each sequence."""
+    if operation["total_length"] is not None or not operation.is_float("data"):
+        return None
+    steps = "jnp.arange(data.shape[1]) < lengths[:, None]"
+    if not operation["batch_first"]:
+        steps = "jnp.arange(data.shape[0])[:, None] < lengths"
+    more = operation.ndim("data") - 2
+    mask = f"({steps})[..., {', '.join(['None'] * more)}]" if more else steps
+    return f"jnp.where({mask}, data, padding_value)"
+
+
+def _stacked(operation: TypedNode) -> str | None:
+    """Return sequences of one length as a batch."""
+    first, *others = operation.tensors("sequences")
+    is_equal = all(same_sizes(first, other) for other in others)
+    operation.extra["place"] = 0 if operation["batch_first"] else 1
+    return "jnp.stack([*sequences], axis=place)" if is_equal else None
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("split", "chunk", "split_with_sizes"), _split),
     "select": _selected,
+    "narrow": _narrowed,
     "slice": _sliced,
     "unbind": "jnp.unstack(self, axis=dim)",
     "index": _indexed,
@@ -145,4 +177,6 @@ RULES: dict[str, Rule] = {
     "slice_scatter": partial(_written, _slice),
     "copy": _copied,
     "embedding": _embedded,
+    "pad_sequence": _stacked,
+    "jaxlstm.pad_packed": _ended,
 }

@@ -117,6 +117,19 @@ def _normalized(function: str, operation: TypedNode) -> str | None:
     return f"nnx.{function}({'self' if own.dtype == result.dtype else 'self.astype(to)'}, axis=dim)"
 
 
+def _standardized(operation: TypedNode) -> str | None:
+    """Return a layer norm whose weights have other names than a layer's, or which has none."""
+    if not operation.is_float():
+        return None
+    axes = tuple(range(-len(operation["normalized_shape"]), 0))
+    operation.extra["axes"] = axes[0] if len(axes) == 1 else axes
+    # The function's own variance loses precision.
+    variance = "input.var(axis=axes, keepdims=True)"
+    template = f"nnx.standardize(input, axis=axes, variance={variance}, epsilon=eps)"
+    template += " * weight" * (operation["weight"] is not None)
+    return template + " + bias" * (operation["bias"] is not None)
+
+
 def _attention(operation: TypedNode) -> str | None:
     """Return scaled dot-product attention; JAX's has the heads in another axis, and no float64."""
     if not operation.is_float("query", "key", "value") or operation["enable_gqa"]:
@@ -158,6 +171,7 @@ RULES: dict[str, Rule] = {
         for name in ("softmax", "log_softmax")
         for prefix in ("", "_", "special_")
     },
+    "layer_norm": _standardized,
     "glu": lambda op: "nnx.glu(self, axis=dim)" if op.is_float() else None,
     "scaled_dot_product_attention": _attention,
 }
