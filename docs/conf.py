@@ -1,6 +1,7 @@
 """Configuration of the documentation site; `make docs` builds it."""
 
 import argparse
+import functools
 import inspect
 import re
 from collections.abc import Mapping
@@ -9,14 +10,20 @@ from typing import Any
 from jaxlstm import __version__
 from jaxlstm.cli import COMMANDS
 from jaxlstm.programs import errors
-from jaxlstm.programs.operators.registry import operator_names
+from jaxlstm.programs.operators.registry import find_operator, operator_names
 from jaxlstm_converters import checkpoint
 
 project = "jaxlstm"
 author = "The jaxlstm authors"
 release = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
 html_theme = "furo"
 html_title = "jaxlstm"
 html_show_copyright = False
@@ -56,16 +63,33 @@ def readable_signature(
     return signature, result
 
 
+def implementation(operator: str) -> Any:
+    """Return the function that computes an operator or all operators of its family."""
+    found = find_operator(operator)
+    function = found and found.function
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def operator_list() -> str:
-    """Return the registered operators by base name: "add (Scalar, Tensor)", without "default"."""
-    overloads: dict[str, list[str]] = {}
-    for name in operator_names():
-        base, _, overload = name.removeprefix("aten.").rpartition(".")
-        overloads.setdefault(base, []).append(overload)
-    return " · ".join(
-        base if names == ["default"] else f"{base} ({', '.join(names)})"
-        for base, names in sorted(overloads.items())
-    )
+    """Return an entry for each function and base name, with the overloads that the function computes."""
+    entries: dict[Any, list[str]] = {}
+    for operator in filter(None, map(find_operator, operator_names())):
+        name, arguments = operator.name, ", ".join(p for p in operator.signature.parameters if p != "options")
+        entries.setdefault((name.rpartition(".")[0], implementation(name)), []).append(f"{name}({arguments})")
+    directive = ".. py:function:: "
+    signatures = (f"\n{'':{len(directive)}}".join(overloads) for overloads in entries.values())
+    texts = (f"{directive}{lines}\n   :no-contents-entry:\n" for lines in signatures)
+    return "\n".join(["```{eval-rst}", *texts, "```"])
+
+
+def link_operators(app: Any, doctree: Any) -> None:
+    """Make viewcode link each operator to its function."""
+    for signature in doctree.findall(lambda node: node.tagname == "desc_signature"):
+        function = implementation(signature.get("fullname", ""))
+        if function is not None:
+            signature["module"], signature["fullname"] = function.__module__, function.__name__
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -123,3 +147,4 @@ def setup(app: Any) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("source-read", insert_tables)
+    app.connect("doctree-read", link_operators, priority=400)  # before viewcode

@@ -13,7 +13,7 @@ from typing import Any
 from testing.command import jaxlstm_command
 
 ROOT = Path(__file__).parents[1]
-API = (ROOT / "docs" / "api.md").read_text()
+API = "".join(page.read_text() for page in sorted((ROOT / "docs").glob("api/*.md")))
 
 
 def blocks(page: str, language: str) -> list[str]:

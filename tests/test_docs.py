@@ -105,11 +105,14 @@ def test_the_site_lists_every_code() -> None:
 
 
 def test_the_site_lists_every_operator() -> None:
-    """aten's are without their namespace."""
-    operators = site("programs.md").partition("## Operators\n")[2].replace("\n", " ").split(" · ")
-    assert len(operators) > 400
-    assert "add (Scalar, Tensor)" in operators
-    assert "absolute" in operators
+    """Overloads of one function have one entry. Each operator leads to its function or that of its family."""
+    page = site("operators.md")
+    assert all(f" {name}(" in page for name in CONF["operator_names"]())
+    entry = ".. py:function:: aten.div.Scalar_mode(self, other, rounding_mode)\n"
+    assert f"{entry}                 aten.div.Tensor_mode(self, other, rounding_mode)\n   :no-" in page
+    functions = {name: CONF["implementation"](f"aten.{name}") for name in ("abs.default", "lstm.input")}
+    assert [function.__name__ for function in functions.values()] == ["of_tensor", "lstm_input"]
+    assert CONF["implementation"]("jaxlstm.lstm") is None
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
