@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlstm.check.cases.case import Case, LayerRecord
 from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of
-from jaxlstm.check.diagnosis.search import Deadline, FaultedReference
+from jaxlstm.check.diagnosis.search import Deadline, Explanation, FaultedReference
 from jaxlstm.check.reference.torch_faults.operation import Replacement
 from jaxlstm.check.reference.torch_faults.planted import PlantedFault, PlantedRun, planted_faults, run_planted
 from jaxlstm.check.reference.torch_model import TorchModel
@@ -117,6 +117,12 @@ class FaultedModule(FaultedReference):
         self.raised = not self.evidence or self.evidence[0].position != position
         planted = self._run((), case, record=True)
         self.operations, self.compared = planted.operations, len(self._compare(planted))
+
+    def explain(self, deadline: Deadline) -> list[Explanation]:
+        """Return the explanations without those that plant a fault at more operations than another one."""
+        found = super().explain(deadline)
+        sites = [{site for fault in each.faults for site in fault.replacements} for each in found]
+        return [each for each, own in zip(found, sites, strict=True) if not any(other < own for other in sites)]
 
     def single(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield every fault alone, unless the model raised after layers that are right."""

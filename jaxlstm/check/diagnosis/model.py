@@ -12,7 +12,7 @@ from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_floating
 from jaxlstm.check.criteria.difference import AGREEMENT, distance
 from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, output_distance
 from jaxlstm.check.diagnosis.locate import wrong_gradients
-from jaxlstm.check.diagnosis.search import IMPROVEMENT, Deadline, Diagnosis, Failures
+from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.reference.torch_model import TorchModel
@@ -159,7 +159,7 @@ class _ModelDiagnosis:
         truth = evidence.truth.outputs
         found, before = (output_distance(r.outputs, truth) for r in (ours, evidence.results))
         agreement = AGREEMENT["float32" if self.subject.casts else "float64"]
-        if found <= min(agreement, before / IMPROVEMENT):
+        if found <= agreement < before:
             yield (
                 f"the model is in training mode: after model.eval() it matches {self.theirs.module_name}, "
                 f"to within {format_number(found)}"

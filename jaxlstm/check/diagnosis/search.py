@@ -83,6 +83,7 @@ class Explanation:
     start: str
     causes: tuple[str, ...]
     distance: float
+    faults: Faults = ()
 
     def __str__(self) -> str:
         return f"{self.start} {' and '.join(self.causes)}, to within {format_number(self.distance)}"
@@ -129,7 +130,8 @@ class FaultedReference(ABC):
             limit = self._limit(faults)
             distance = self._distance_on_all(faults, limit)
             if distance <= limit and distance < math.inf:
-                yield Explanation(self.start, (*(fault.cause for fault in faults), *self.causes), distance)
+                causes = (*(fault.cause for fault in faults), *self.causes)
+                yield Explanation(self.start, causes, distance, faults)
 
     @cached_property
     def _before(self) -> float:
