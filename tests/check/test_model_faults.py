@@ -38,6 +38,7 @@ def test_planted_fault(model, fault):
     assert not report.ok
     assert re.search(FAULTS[model, fault].cause, report.diagnosis[0]), "\n".join(report.diagnosis)
     assert any("differ" in line for line in report.diagnosis)
+    assert not any("every conv2d" in line for line in report.diagnosis)  # one of them is enough
     assert any(not layer.ok for layer in report.layers) or fault == "log_softmax"
 
 
@@ -155,6 +156,50 @@ def test_longer_outputs_without_packing():
 
     report = verify_model(port, theirs, (torch.randn(2, 1, 9),))
     assert report.failures[0].id == "form"
+
+
+def test_an_example_that_does_not_show_the_fault():
+    """SAME pads as torch does at size 1."""
+    theirs = nn.Sequential(nn.Conv1d(3, 4, 3, stride=2, padding=1)).eval()
+    ours = nnx.Sequential(nnx.Conv(3, 4, (3,), strides=2, padding="SAME", rngs=nnx.Rngs(0)))
+    ours.eval()
+    with pytest.warns(jaxlstm.PortingWarning, match="depends on the size of the input"):
+        jaxlstm.load_state_dict(ours, theirs)
+    call = lambda model, x: model(x.mT).mT  # noqa: E731
+    report = verify_model(ours, theirs, (torch.randn(2, 3, 1),), call=call, gradients=False)
+    assert "0 (conv1d) pads as SAME does" in report.diagnosis[0]
+    assert "equals Sequential on the example" in report.diagnosis[1]
+
+
+class Tagger(nn.Module):
+    """A GRU with packed sequences, and a layer that sees its padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+        nn.init.zeros_(self.gru.bias_hh_l0)  # Flax's cell has no bias there
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0])
+
+
+class TaggerPort(nnx.Module):
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.gru, self.head = nnx.RNN(nnx.GRUCell(3, 4, rngs=rngs)), nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        return self.head(self.gru(x, seq_lengths=lengths))
+
+
+def test_padding_that_is_not_zeroed():
+    """The layer whose biases are rounded sums is not to blame."""
+    theirs, ours = Tagger().eval(), TaggerPort()
+    jaxlstm.load_state_dict(ours, theirs)
+    args = (torch.randn(3, 7, 3), torch.tensor([2, 5, 4]))
+    report = verify_model(ours, theirs, args, gradients=False)
+    assert "between gru and head" in report.diagnosis[-1], str(report)
 
 
 class Target(nn.Module):

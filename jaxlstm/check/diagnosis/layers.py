@@ -122,7 +122,9 @@ class FaultedModule(FaultedReference):
         """Return the explanations without those that plant a fault at more operations than another one."""
         found = super().explain(deadline)
         sites = [{site for fault in each.faults for site in fault.replacements} for each in found]
-        return [each for each, own in zip(found, sites, strict=True) if not any(other < own for other in sites)]
+        return [
+            each for each, own in zip(found, sites, strict=True) if not any(other < own for other in sites)
+        ]
 
     def single(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield every fault alone, unless the model raised after layers that are right."""
