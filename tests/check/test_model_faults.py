@@ -165,8 +165,9 @@ def test_an_example_that_does_not_show_the_fault():
     ours.eval()
     with pytest.warns(jaxlstm.PortingWarning, match="depends on the size of the input"):
         jaxlstm.load_state_dict(ours, theirs)
-    call = lambda model, x: model(x.mT).mT  # noqa: E731
-    report = verify_model(ours, theirs, (torch.randn(2, 3, 1),), call=call, gradients=False)
+    report = verify_model(
+        ours, theirs, (torch.randn(2, 3, 1),), call=lambda model, x: model(x.mT).mT, gradients=False
+    )
     assert "0 (conv1d) pads as SAME does" in report.diagnosis[0]
     assert "equals Sequential on the example" in report.diagnosis[1]
 
@@ -177,7 +178,7 @@ class Tagger(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gru, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
-        nn.init.zeros_(self.gru.bias_hh_l0)  # Flax's cell has no bias there
+        self.gru.get_parameter("bias_hh_l0").data.zero_()  # Flax's cell has no bias there
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -190,7 +191,7 @@ class TaggerPort(nnx.Module):
         self.gru, self.head = nnx.RNN(nnx.GRUCell(3, 4, rngs=rngs)), nnx.Linear(4, 2, rngs=rngs)
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        return self.head(self.gru(x, seq_lengths=lengths))
+        return self.head(jnp.asarray(self.gru(x, seq_lengths=lengths)))
 
 
 def test_padding_that_is_not_zeroed():
