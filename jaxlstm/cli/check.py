@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlstm._shared.files import require_replaceable, write_atomically
 from jaxlstm._shared.progress import Progress, progress_bar
+from jaxlstm._shared.sections import is_html_page
 from jaxlstm.cli.options import (
     add_command,
     add_unrecorded,
@@ -105,8 +106,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _require_writable(args: argparse.Namespace) -> None:
     """Raise, before anything is computed, if ``--report`` cannot be written or would replace an input."""
-    from jaxlstm.check.report.report import is_html_page
-
     report = Path(args.report)
     inputs = checkpoint_files(args.checkpoint)
     if args.port:
@@ -202,9 +201,9 @@ def check_program(
     import jax
 
     from jaxlstm.check import verify_model
-    from jaxlstm.check.reference.torch_model import read_exported_program
     from jaxlstm.inference.program_artifact import as_arguments
     from jaxlstm.inference.random_inputs import random_inputs
+    from jaxlstm_converters.pt2.read_exported import read_exported_program
 
     tensors = random_inputs(program, seed=args.seed)
     if tensors is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.table import format_number, table
@@ -64,9 +64,18 @@ def _cell(item: Item | None) -> str:
     return f"{format_number(item.measured)} <= {format_number(item.limit)}{unit}"
 
 
-def _grids(runs: dict[str, Report]) -> Iterator[str]:
-    from jaxlstm.check.report.report import matrix_table
+def matrix_table(items: Iterable[Item]) -> str:
+    """Return the items of ``verify_matrix`` as a grid, with one column for each length."""
+    cells: dict[str, dict[str, str]] = {}
+    for item in items:
+        shown = item.status if item.measured is None else f"{item.status} {item.measured:.2g}"
+        cells.setdefault(item.data["row"], {})[item.data["column"]] = shown
+    columns = list(next(iter(cells.values()), ()))
+    rows = [(label, *(row[column] for column in columns)) for label, row in cells.items()]
+    return table(("", *columns), rows, right=range(1, len(columns) + 1))
 
+
+def _grids(runs: dict[str, Report]) -> Iterator[str]:
     for run, report in runs.items():
         yield f"{run}\n{matrix_table(report.items)}"
     yield (

@@ -11,9 +11,8 @@ from jaxlstm.check import verify
 from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results
 from jaxlstm.check.diagnosis import search
-from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
 from jaxlstm.check.diagnosis.locate import wrong_gradients
-from jaxlstm.check.diagnosis.lstm import diagnose_port
+from jaxlstm.check.diagnosis.lstm import FaultedOracle, diagnose_port
 from jaxlstm.check.diagnosis.search import Failures
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port

@@ -12,7 +12,7 @@ import jaxlstm
 from jaxlstm.check import verify_cell, verify_matrix
 from jaxlstm.check.exceptions import PortError
 from jaxlstm.check.reference import torch_lstm
-from jaxlstm.check.report.report import matrix_table
+from jaxlstm.cli.verdict import matrix_table
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from testing.verification import random_params, status
 from testing.wrong_ports import WrongPort

@@ -14,7 +14,7 @@ import pytest
 from jaxlstm.check import verify
 from jaxlstm.check.cases.inputs import make_case
 from jaxlstm.check.criteria import accuracy
-from jaxlstm.check.diagnosis.faulted_oracle import FaultedOracle
+from jaxlstm.check.diagnosis.lstm import FaultedOracle
 from jaxlstm.check.diagnosis.search import Deadline
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port

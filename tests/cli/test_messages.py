@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from jaxlstm.check.report.report import is_html_page
+from jaxlstm._shared.sections import is_html_page
 from testing.command import jaxlstm_command
 
 STATE = {**torch.nn.LSTM(3, 4).state_dict(prefix="a."), **torch.nn.LSTM(3, 4).state_dict(prefix="b.")}

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -269,34 +267,3 @@ def _replace_dtypes(module: torch.fx.GraphModule) -> None:
     for node in module.graph.nodes:
         node.args, node.kwargs = (map_aggregate(tree, replaced) for tree in (node.args, node.kwargs))
     module.recompile()
-
-
-def read_exported_program(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
-    """Read a file with ``torch.export.load``, which may execute code that the file contains.
-
-    Raises:
-      ValueError: torch cannot read the file.
-    """
-    import torch
-
-    with _quiet():
-        try:
-            return torch.export.load(os.fspath(path))
-        except Exception as error:  # torch raises many types for a file of another release
-            raise ValueError(
-                f"torch {torch.__version__} cannot read {os.fspath(path)}: {type(error).__name__}: {error}"
-            ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide warnings about symbols and storages that a user cannot act on."""
-    logger = logging.getLogger("torch._export.serde.serialize")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -1,14 +1,15 @@
-"""The parts of a report: items, layers, the first number that differs, and the sections that show them."""
+"""The parts of a report: items, layers, and the first number that differs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlstm._shared.sections import Section
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.criteria.difference import AGREEMENT, EQUAL
 
@@ -85,27 +86,6 @@ class LayerDifference(NamedTuple):
         if not self.theirs:
             return "the whole model"
         return self.ours if self.ours == self.theirs else f"{self.ours} (torch: {self.theirs})"
-
-
-class Section(NamedTuple):
-    """A section of a report, for the writers of text and HTML.
-
-    Attributes:
-      heading: its heading.
-      rows: lines of one cell each, names with their values, or the rows of a table.
-      header: the columns of a table, of which the first is a status.
-      numbers: the columns that are aligned right.
-    """
-
-    heading: str
-    rows: Sequence[tuple[str, ...]] = ()
-    header: tuple[str, ...] = ()
-    numbers: tuple[int, ...] = ()
-
-
-def lines_section(heading: str, lines: Iterable[str]) -> Section:
-    """Return a section of lines."""
-    return Section(heading, [(line,) for line in lines])
 
 
 def items_section(items: Iterable[Item]) -> Section:

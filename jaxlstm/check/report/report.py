@@ -1,25 +1,16 @@
-"""The report of a check: the verdict, its grounds, and its renderings as text, JSON and an HTML page."""
+"""The report of a check: the verdict and its grounds, as text, JSON or an HTML page."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
-from pathlib import Path
 from typing import Any
 
+from jaxlstm._shared.sections import Section, lines_section, page, section_text
 from jaxlstm._shared.table import table
-from jaxlstm.check.report.item import (
-    Divergence,
-    Item,
-    LayerDifference,
-    Section,
-    items_section,
-    layers_section,
-    lines_section,
-)
+from jaxlstm.check.report.item import Divergence, Item, LayerDifference, items_section, layers_section
 
 SCHEMA = 2
 """Version of the JSON. It grows when a key changes its meaning or is removed."""
@@ -161,101 +152,3 @@ def _strict(value: Any) -> Any:
         return value
     as_float = float(value)
     return as_float if math.isfinite(as_float) else str(as_float)
-
-
-def section_text(section: Section) -> Iterator[str]:
-    """Yield the heading and the indented lines of a section; nothing without lines."""
-    lines = (": ".join(row) for row in section.rows)
-    if section.header and section.rows:
-        lines = table(section.header, section.rows, right=section.numbers).splitlines()
-    indented = [f"  {line}" for line in lines]
-    if indented:
-        yield f"{section.heading}:"
-        yield from indented
-
-
-def matrix_table(items: Iterable[Item]) -> str:
-    """Return the items of ``verify_matrix`` as a grid, with one column for each length."""
-    cells: dict[str, dict[str, str]] = {}
-    for item in items:
-        shown = item.status if item.measured is None else f"{item.status} {item.measured:.2g}"
-        cells.setdefault(item.data["row"], {})[item.data["column"]] = shown
-    columns = list(next(iter(cells.values()), ()))
-    rows = [(label, *(row[column] for column in columns)) for label, row in cells.items()]
-    return table(("", *columns), rows, right=range(1, len(columns) + 1))
-
-
-_START = (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="jaxlstm">'
-)
-
-_STYLE = """
-:root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; --none: #666; --paper: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ok: #57c878; --bad: #ff8a80; --none: #a5a5a5; --paper: #151515; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem;
-  background: var(--paper); overflow-wrap: anywhere; }
-.holds { --tone: var(--ok); } .fails { --tone: var(--bad); }
-header { border: 1px solid #8884; border-left: .5rem solid var(--tone); padding: 1rem; }
-header p { margin: 0; } h1 { font-size: 1.35rem; margin: .6rem 0 0; }
-h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
-.verdict { display: inline-block; font-weight: 700; padding: .1rem .7rem; border-radius: .3rem;
-  color: var(--paper); background: var(--tone); }
-section { overflow-x: auto; } .diagnosis li:first-child { font-weight: 600; }
-.reproduce { font-family: monospace; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid #8884;
-  vertical-align: top; }
-th { color: var(--none); font-weight: 500; } .n { text-align: right; white-space: nowrap; }
-.ok, .equal { color: var(--ok); } .failed, .differs { color: var(--bad); } .untested { color: var(--none); }
-"""
-
-
-def page(verdict: str, ok: bool, header: Sequence[str], sections: Iterable[Section]) -> str:
-    """Return a page without scripts, fonts or links to other files.
-
-    ``verdict`` is its title; ``header`` starts with the verdict in one word.
-    """
-    word, name, *below = map(escape, header)
-    lines = "".join(f"<p>{line}</p>" for line in below)
-    body = "\n".join(part for section in sections if (part := _section(section)))
-    return (
-        f'{_START}<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(verdict)}</title><style>{_STYLE}</style></head>"
-        f'<body><main class="{"holds" if ok else "fails"}">\n'
-        f'<header><p class="verdict">{word}</p><h1>{name}</h1>{lines}</header>\n'
-        f"{body}\n</main></body></html>\n"
-    )
-
-
-def is_html_page(path: Path) -> bool:
-    """Return True if :func:`page` made the file."""
-    start = _START.encode()
-    with open(path, "rb") as file:
-        return file.read(len(start)) == start
-
-
-def _section(section: Section) -> str:
-    """Return a section; nothing if it is empty."""
-    content = _table(section) if any(len(row) > 1 for row in section.rows) else _list(section)
-    return f"<section><h2>{escape(section.heading)}</h2>{content}</section>" if content else ""
-
-
-def _list(section: Section) -> str:
-    entries = "".join(f"<li>{escape(line)}</li>" for (line,) in section.rows)
-    return f'<ul class="{section.heading.lower()}">{entries}</ul>' if entries else ""
-
-
-def _table(section: Section) -> str:
-    """Return a table. The class of a status is its word."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        classes = ["n" if k in section.numbers else "" for k in range(len(cells))]
-        if section.header and tag == "td":
-            classes[0] = cells[0].lower()
-        attributes = [f' class="{name}"' if name else "" for name in classes]
-        shown = (f"<{tag}{a}>{escape(c)}</{tag}>" for a, c in zip(attributes, cells, strict=True))
-        return f"<tr>{''.join(shown)}</tr>"
-
-    head = f"<thead>{row(section.header, 'th')}</thead>" if section.header else ""
-    return f"<table>{head}<tbody>{''.join(row(cells, 'td') for cells in section.rows)}</tbody></table>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from flax import linen, nnx
 from flax.errors import FlaxError, ScopeCollectionNotFound
 from jax.core import Tracer
 
-from jaxlstm.check.cases.case import Case, LayerRecord
+from jaxlstm.check.cases.case import Case, LayerRecord, is_floating
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast, jax_settings
 
@@ -31,7 +32,7 @@ class FlaxModel(CheckedModel):
         """Return the module with its floating-point variables and its dtype attributes in ``dtype``."""
         graph, params, rest = nnx.split(self.copy(dtype), _is_parameter, ...)
         leaves, treedef = jax.tree.flatten(params)
-        names = list(dict(_named(params)))
+        names = [".".join(map(_step, path)) for path, _ in nnx.to_flat_state(params)]
 
         def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             state = jax.tree.unflatten(treedef, [params[name] for name in names])
@@ -129,16 +130,9 @@ def _flax_message(error: FlaxError) -> str:
 
 def _is_parameter(path: Any, leaf: Any) -> bool:
     """Return True for Params and for bare arrays, such as the scales of WeightNorm."""
-    return isinstance(leaf, nnx.Param) or (not isinstance(leaf, nnx.Variable) and _is_floating(leaf))
-
-
-def _is_floating(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
-
-
-def _named(state: Any) -> list[tuple[str, Any]]:
-    """Return the variables of a state with their attribute paths."""
-    return [(".".join(map(_step, path)), leaf) for path, leaf in nnx.to_flat_state(state)]
+    return isinstance(leaf, nnx.Param) or (
+        not isinstance(leaf, nnx.Variable) and hasattr(leaf, "dtype") and is_floating(leaf)
+    )
 
 
 def _step(key: Any) -> str:
@@ -152,19 +146,12 @@ def _set_dtypes(module: nnx.Module, dtype: Any) -> None:
             setattr(module, name, jnp.dtype(dtype))
 
 
-class _NoRecord:
-    """A stand-in for the module that would record attention weights."""
-
-    def sow(self, *args: Any) -> None:
-        """Record nothing."""
-
-
 def _attention_in_its_dtype(*args: Any, module: Any = None, **kwargs: Any) -> Any:
     """Attend without ``jax.nn.dot_product_attention``, whose softmax is always in float32.
 
-    Flax avoids that function if it records the weights.
+    Flax avoids that function if a module records the weights; without one, they are dropped.
     """
-    recorder: Any = module or _NoRecord()
+    recorder: Any = module or SimpleNamespace(sow=lambda *args: None)
     return nnx.dot_product_attention(*args, module=recorder, **kwargs)
 
 

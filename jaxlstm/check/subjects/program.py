@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,7 +20,6 @@ from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import (
     Call,
     CheckedModel,
-    cast,
     depends_on_values,
     jax_settings,
     jitted,
@@ -29,9 +27,9 @@ from jaxlstm.check.subjects.function import (
     to_numpy,
     with_gradients,
 )
-from jaxlstm.programs.graph import Graph, Node, TensorType, values_in
+from jaxlstm.programs.double_precision import in_double_precision
+from jaxlstm.programs.graph import Graph, Node, values_in
 from jaxlstm.programs.inputs import bind_inputs, flatten_arguments
-from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
 
@@ -59,15 +57,9 @@ class ProgramModel(CheckedModel):
 
     def program_in(self, dtype: Any) -> Program:
         """Return the program in float64, or as it is for any other ``dtype``."""
-        program = self._program
         if dtype is None or np.dtype(dtype) != np.float64:
-            return program
-        tensors = {**program.params, **program.buffers, **program.constants}
-        # With 64 bits, an integer has the dtype that the graph records.
-        arrays = {name: cast(np.asarray(a, program.dtypes[name]), dtype) for name, a in tensors.items()}
-        in_64 = Program(in_float64(program.graph), arrays)
-        in_64.options = program.options
-        return in_64
+            return self._program
+        return in_double_precision(self._program)
 
     def nodes(self, case: Case, precision: str | None) -> list[LayerDifference]:
         """Compare each node with torch's operator in float64, in the order of the graph.
@@ -118,41 +110,6 @@ def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndar
 def _arrays(result: Any) -> list[np.ndarray]:
     leaves = jax.tree.leaves(result)
     return [np.asarray(a) for a in leaves if isinstance(a, jax.Array)]
-
-
-def in_float64(graph: Graph) -> Graph:
-    """Return the graph with every floating-point and complex dtype in double precision."""
-    return replace(
-        graph,
-        inputs=tuple(replace(i, type=i.type and _type(i.type)) for i in graph.inputs),
-        nodes=tuple(_node(node) for node in graph.nodes),
-    )
-
-
-def _node(node: Node) -> Node:
-    kwargs = {name: _argument(value) for name, value in node.kwargs.items()}
-    types = {name: _type(type_) for name, type_ in node.types.items()}
-    operator = find_operator(node.op)
-    is_floating = any(type_.dtype == np.float64 for type_ in types.values())
-    if operator is not None and operator.creates and kwargs.get("dtype") is None and is_floating:
-        kwargs["dtype"] = np.dtype(np.float64)
-    return replace(node, kwargs=kwargs, args=tuple(map(_argument, node.args)), types=types)
-
-
-def _type(type_: TensorType) -> TensorType:
-    return replace(type_, dtype=_argument(type_.dtype))
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_argument, value))
-    if isinstance(value, Graph):
-        return in_float64(value)
-    if isinstance(value, np.dtype) and value.kind == "c":
-        return np.dtype(np.complex128)
-    if isinstance(value, np.dtype) and (value.kind == "f" or value.name == "bfloat16"):
-        return np.dtype(np.float64)
-    return value
 
 
 Array = np.ndarray
