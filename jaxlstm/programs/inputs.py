@@ -99,9 +99,9 @@ def _as_array(name: str, expected: TensorType, argument: Any) -> Array:
     # Without 64-bit mode, int32 stands for int64; with it, int32 fits into int64.
     fits = is_integer(dtype) and is_integer(argument.dtype) and np.can_cast(argument.dtype, expected.dtype)
     if argument.dtype != expected.dtype and not fits:
-        raise ProgramError(
-            "input-dtype", f"input {name} must have dtype {expected.dtype}, got {np.dtype(argument.dtype)}"
-        )
+        of_objects = "an array of objects: make one array with numpy.stack"
+        got = of_objects if argument.dtype == object else argument.dtype
+        raise ProgramError("input-dtype", f"input {name} must have dtype {expected.dtype}, got {got}")
     if isinstance(argument, jax.Array):
         return argument.astype(dtype)
     return to_held(np.asarray(argument), f"input {name}").astype(dtype)
