@@ -137,7 +137,7 @@ TABLES = {
 
 
 def insert_tables(app: Any, page: str, source: list[str]) -> None:
-    """Insert the tables in place of their markers."""
+    """Replace the markers by the tables."""
     for marker, table in TABLES.items():
         if marker in source[0]:
             source[0] = source[0].replace(marker, table())

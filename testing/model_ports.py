@@ -184,7 +184,7 @@ FAULTS: dict[tuple[str, str], ModelFault] = {
     ),
 }
 CHANNELS_LAST = {r"\n +x = x\.transpose\(0, 2, 3, 1\)(?=\n)": ""}
-"""The edit of the text recogniser to one that takes its channels last."""
+"""The edit that makes the text recogniser take its channels last."""
 _ARGUMENTS: dict[str, tuple[type[nn.Module], Callable[[], tuple[torch.Tensor, ...]]]] = {
     "crnn": (TorchCRNN, lambda: (torch.randn(3, 1, 16, 12),)),
     "tagger": (TorchTagger, lambda: (torch.randint(1, 20, (7, 3)),)),

@@ -35,7 +35,7 @@ def name_of(argument: Any) -> ast.expr:
 
 
 def types_of(graph: Graph, arrays: Mapping[str, Any]) -> dict[str, TensorType]:
-    """Return the types of all tensors of a graph by name of value, those of ``arrays`` included."""
+    """Return the types of all tensors of a graph by name of value, including ``arrays``."""
     types = {name: TensorType(np.dtype(a.dtype), tuple(a.shape)) for name, a in arrays.items()}
     types |= {i.name: i.type for i in graph.inputs if i.type is not None}
     for node in graph.nodes:
@@ -249,7 +249,7 @@ def function_of(expression: str, named: dict[str, torch.Tensor]) -> tuple[Any, l
 
 
 def spelled(expression: str) -> str:
-    """Return the spelling of an expression of torch's tensors; that of all results if there are several."""
+    """Return the spelling of an expression of torch's tensors, or of all results if there are several."""
     named = named_tensors()
     function, names = function_of(expression, named)
     with warnings.catch_warnings():

@@ -79,7 +79,7 @@ class WrongPort:
     spans = runs_backwards = _unchanged
     # (orders of the gates of weight_ih, weight_hh and the bias), ((i, f, o)), (pre-activation of f, c).
     orders = gates = forget = _unchanged
-    # (last state, first state, reverse), (outputs of the last layer, those of the first, inside).
+    # (last state, first state, reverse), (outputs of the last layer, of the first, inside).
     last = returned = _unchanged
     # ((h_n, c_n), (h_0, c_0), lengths).
     final = _unchanged

@@ -5,7 +5,7 @@ Every import counts: at the top of a module, inside a function, under ``TYPE_CHE
 ``DYNAMIC_IMPORTS`` may import a name that is not a literal. An import is resolved to the module that it
 loads: ``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and
 of ``jaxlstm.check`` (its ``__init__.py``) otherwise. Python also runs the ``__init__.py`` of each parent
-package. Those runs do not count as imports, because every package that re-exports its own modules would be a
+package. These runs do not count as imports, because every package that re-exports its own modules would be a
 cycle.
 """
 
@@ -245,7 +245,7 @@ USERS_OF_TESTING = ("tests", "tools", "benchmarks")
 
 
 def test_tests_tools_and_benchmarks_share_only_testing() -> None:
-    """Each imports modules of its own folder and of ``testing``, which imports none of the three."""
+    """Each imports modules of its folder and of ``testing``, which imports none of the three."""
     found = set()
     for folder in (*USERS_OF_TESTING, "testing"):
         paths = sorted((ROOT / folder).rglob("*.py"))

@@ -105,7 +105,7 @@ def test_the_site_lists_every_code() -> None:
 
 
 def test_the_site_lists_every_operator() -> None:
-    """Overloads of one function have one entry. Each operator leads to its function or that of its family."""
+    """Overloads of one function have one entry. Each operator leads to its function or its family's."""
     page = site("operators.md")
     assert all(f" {name}(" in page for name in CONF["operator_names"]())
     entry = ".. py:function:: aten.div.Scalar_mode(self, other, rounding_mode)\n"

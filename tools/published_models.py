@@ -5,7 +5,7 @@
 
 Each model has random weights and is passed as its package defines it. Its program runs jitted at the size of
 the example and at other sizes. The table has the largest difference from torch, divided by the largest
-result, and the time of eager torch, divided by that of the program on the same threads. The exit status is 1
+result, and the time of eager torch, divided by the program's on the same threads. The exit status is 1
 if a result is wrong.
 """
 

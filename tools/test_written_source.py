@@ -1,4 +1,4 @@
-"""The source of every model of the tests holds and reads well; the page of the docs has what is written."""
+"""The source of every model of the tests holds and reads well; the page of the docs shows written files."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from jaxlstm.layer.params import direction_params
 
 def implementation(problem: Problem, settings: Settings) -> Implementation:
     """Return the benchmark's calls. Outputs after the end of a sequence are zeroed, as in torch."""
-    del settings  # the threads are those of JAX
+    del settings  # the threads are JAX's
     config = problem.config
     if config.proj_size:
         raise Unsupported("has no projection")

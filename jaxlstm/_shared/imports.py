@@ -15,8 +15,8 @@ def lazy_names(
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__all__`, `__getattr__` and `__dir__` of a package.
 
-    The names are those that the package's `__init__.py` imports under `if TYPE_CHECKING:`, so that each
-    is listed once, where type checkers read it too.
+    The package's `__init__.py` imports the names under `if TYPE_CHECKING:`, so that each is listed
+    once, where type checkers read it too.
 
     Args:
         package: the name of the package.

@@ -121,7 +121,7 @@ class Trial:
       case: the case without arguments that the subject does not take.
       rounded: the case in the working dtype.
       ours: the results of the subject in the working dtype.
-      error: the exception of the subject, or None. Then there are no results.
+      error: the exception of the subject, which then has no results; or None.
     """
 
     def __init__(self, check: Verification, case: Case) -> None:
@@ -174,7 +174,7 @@ class Trial:
     def theirs(self, reference: Reference, dtype: Any) -> Results:
         """Run a reference in ``dtype``."""
         if reference is self.check.rounded and np.dtype(dtype) == self.check.dtype:
-            return self.expected  # A torch module, whose run in its own dtype is what is expected.
+            return self.expected  # The run of a torch module in its own dtype is the expected result.
         case = self.case if np.dtype(dtype) == np.float64 else self.rounded
         return reference.run(case, dtype, gradients=self.ours.gradients is not None)
 
@@ -237,7 +237,7 @@ class Trial:
     def form64(self) -> str:
         """The float64 results of wrong name, shape or dtype, in words.
 
-        The dtypes of a float64 copy are not compared: torch may return some results in a dtype of its own.
+        The dtypes of a float64 copy are not compared: torch may return some results in another dtype.
         """
         if self.ours64 is None:
             return ""

@@ -186,7 +186,7 @@ def _program(args: argparse.Namespace) -> _Exportable:
 def _difference(path: Path, example: Callable[[], tuple[Sequence[Any], Any] | None]) -> float | None:
     """Return the largest difference of an artifact from an example, relative to the largest of each result.
 
-    It is None if the artifact has no code for this machine, or there is no example.
+    It is None without code for this machine or without an example.
     """
     import jax
     import numpy as np

@@ -93,7 +93,7 @@ class CompiledProgram:
         for declared, leaf in zip(self.tensors, tensors, strict=True):
             array, what = np.asarray(leaf), f"input {declared.name}"
             held_without_loss(array, what)
-            # Smaller integers than those of the program are accepted, too.
+            # Integers of fewer bits are accepted, too.
             arrays.append(array.astype(held(declared.type.dtype, what), copy=False))  # type: ignore[union-attr]
         return arrays
 

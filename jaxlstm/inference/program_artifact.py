@@ -62,7 +62,7 @@ def export_program(
 def positional(program: Program) -> Callable[..., Any]:
     """Return a program as a function of parameters and tensors, with positional arguments only.
 
-    The tensors are those of ``program.inputs``, in order; the inputs that the export fixed are left out.
+    The tensors follow ``program.inputs``, without the inputs that the export fixed.
     Named tuples among the results become tuples, and sizes become arrays.
     """
 

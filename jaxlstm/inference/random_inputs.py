@@ -48,7 +48,7 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
 
 
 def clipped(graph: Graph, axis: str, size: int) -> int:
-    """Return the size, or the nearest one that a free axis may have."""
+    """Return the size, or the nearest size that a free axis may have."""
     low, high = graph.size_range(axis)
     return max(low, size if high is None else min(size, high))
 

@@ -82,8 +82,8 @@ def compile(params: Any, config: Any = None, **options: Any) -> Any:
       precision: precision of the matrix products; see :mod:`jaxlstm.layer.precision`.
       backend: backend of ``jaxlstm.lstm``.
       device: the device to run on; JAX's default device if None.
-      program: a program of ``jaxlstm.load_program`` or ``jaxlstm.from_module``. It has a precision and a
-        backend of its own. Its weights and buffers are bound, so later changes have no effect.
+      program: a program of ``jaxlstm.load_program`` or ``jaxlstm.from_module``. It has its own
+        precision and backend. Its weights and buffers are bound, so later changes have no effect.
       pad: pad calls with zeros to powers of two along the free axes of the program, so that few shapes are
         compiled. None pads the axes along which no operation lets padding reach the results; recurrent layers
         get the lengths. True trusts you that this holds for all axes, and False compiles every size.

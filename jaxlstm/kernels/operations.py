@@ -45,7 +45,7 @@ class KernelOperation:
         a tuple or a dict of these that matches the argument.
       results: ``(*arguments, **static)`` to the type of each result by name. It reads only the shapes and
         dtypes of arguments.
-      tree: values of the results by name, to a tree like that of the results of ``plain``.
+      tree: values of the results by name, to a tree of the structure of ``plain``'s results.
       transpose: the transpose with respect to the last argument, ``(*other arguments, cotangents,
         **static)``, if the function is linear in that argument.
       static_of_transpose: the last argument to the static arguments that only the transpose has.

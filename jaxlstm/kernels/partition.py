@@ -1,6 +1,6 @@
 """Kernels in programs for several devices: each device runs the kernel on its own rows of the batch.
 
-XLA cannot partition a custom call by itself, so this module defines the partitioning. The batch axis may be
+XLA cannot partition a custom call, so this module defines the partitioning. The batch axis may be
 split, in the same way in all arrays. Every other axis must be whole on each device. If only the batch is
 split, no input is communicated, and results that sum over the batch are added up with an all-reduce. XLA
 first gathers split weights, and arrays that are split along another axis, such as time.
@@ -67,7 +67,7 @@ def over_batch(
     """Return ``function`` partitioned over the batch: each device runs it on the rows that it holds.
 
     ``function`` maps arrays to a list of arrays. A result without a batch axis is a sum over the batch.
-    ``ranks`` are those of the arguments, then of the results.
+    ``ranks`` lists the ranks of the arguments, then of the results.
     """
     # XLA calls ``partition`` from a thread that does not see a thread-local jax.enable_x64.
     x64 = jax.config.read("jax_enable_x64")

@@ -1,1 +1,1 @@
-"""The LSTM itself: what the public functions, the Flax modules and the kernels stand on."""
+"""The LSTM itself, on which the public functions, the Flax modules and the kernels are built."""

@@ -213,7 +213,7 @@ def check_state(
 ) -> tuple[Any, Any]:
     """Check that a state is a pair of arrays of the given shapes, and return the pair unchanged.
 
-    The check starts no JAX computation. ``names`` are those of h and c, for error messages.
+    The check starts no JAX computation. ``names`` has the names of h and c for error messages.
 
     Raises:
       TypeError: the state is not a pair of arrays.

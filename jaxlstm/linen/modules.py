@@ -96,7 +96,7 @@ class LSTM(_LinenModule):
         >>> outputs, (h_n, c_n) = model(inputs)  # doctest: +SKIP
         >>> model, variables = model.unbind()  # doctest: +SKIP
 
-        The arguments are those of :meth:`jaxlstm.nnx.LSTM.from_params`, without ``rngs``.
+        It takes the arguments of :meth:`jaxlstm.nnx.LSTM.from_params`, without ``rngs``.
         """
         params, dtype = module_calls.checked_params(params, config)
         model = cls(**module_calls.torch_arguments(config), param_dtype=dtype, **kwargs)
@@ -119,7 +119,7 @@ class LSTM(_LinenModule):
     ) -> tuple[Inputs, LSTMState]:
         """Run the LSTM over sequences; see :func:`jaxlstm.lstm` for shapes.
 
-        Arguments, results and errors are those of :class:`jaxlstm.nnx.LSTM`: inputs (T, B, input_size), or
+        Arguments, results and errors are as in :class:`jaxlstm.nnx.LSTM`: inputs (T, B, input_size), or
         (B, T, input_size) with ``batch_first``, and ``(outputs, LSTMState(h_n, c_n))``.
         """
         config = self.config

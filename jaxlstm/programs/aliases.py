@@ -48,7 +48,7 @@ class InPlaceWrite:
       target: the argument that the node writes to.
       owner: the value that owns the memory of the target: the target itself if it is not a view.
       back: the views from the target to the owner of the memory, to be written back in this order.
-      again: the views to compute again from their bases, in this order: those that are used later, and
+      again: the views to compute again from their bases, in this order: views that are used later, and
         their bases.
     """
 

@@ -52,7 +52,7 @@ def _narrowed(graph: Graph, axis: AxisRange | None, name: str, allowed: range, w
 
 
 def _fix(graph: Graph, single: Mapping[str, int], reasons: Mapping[tuple[str, int], str]) -> Graph:
-    """Return the graph with sizes in place of the names of axes that have one size, and with reasons."""
+    """Return the graph with the sizes of axes that have only one, and with reasons."""
 
     def fixed(type_: TensorType) -> TensorType:
         return replace(type_, shape=tuple(single.get(n, n) if isinstance(n, str) else n for n in type_.shape))

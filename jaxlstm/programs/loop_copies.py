@@ -105,7 +105,7 @@ class LoopCopies:
             for place, name in enumerate(names)
             if name is not None
         }
-        # Values that in-place nodes change in any copy, and those that share their memory.
+        # Values that in-place nodes change in any copy, and values that share their memory.
         self.written = {
             name for at in range(start, self.end) if at in writes for name in _names_of(writes[at])
         }

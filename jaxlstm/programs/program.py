@@ -177,7 +177,7 @@ class Program:
 
         A value that an in-place operator changes has the contents of its last use. ``record`` is called with
         each node and its result, in order; without it, values inside of loops and between convolutions may be
-        missing, and those with the channels last have names of their own.
+        missing, and values with the channels last have other names.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)

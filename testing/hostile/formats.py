@@ -1,4 +1,4 @@
-"""Hostile safetensors files, shards, NumPy files, nearly empty files, and paths that are no regular files."""
+"""Hostile safetensors files, shards, NumPy files and nearly empty files, and paths of other kinds of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of cases, real checkpoints and the checker on each backend; sequences alone and in a batch."""
+"""The table of cases, real checkpoints and the checker on each backend; single sequences and batches."""
 
 from __future__ import annotations
 

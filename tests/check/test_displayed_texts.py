@@ -35,7 +35,7 @@ def weight_and_bias(module):
 def models():
     """Return wrong models of a linear layer and a ReLU: in values, precision, shape and gradients.
 
-    Those wrong in precision and gradients are otherwise right.
+    Ports that are wrong in precision or gradients are otherwise right.
     """
     torch.manual_seed(0)
     theirs = nn.Sequential(nn.Linear(3, 2), nn.ReLU())

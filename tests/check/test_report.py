@@ -96,7 +96,7 @@ def test_summary_has_at_most_five_failures():
     assert len(five.first_screen().splitlines()) == 1 + 1 + 5
     assert "more" not in five.first_screen()
     assert six.first_screen().endswith("\n... and 1 more, in str(report)")
-    # Without failures: what was not tested.
+    # Without failures, the untested items.
     untested = Report("r", (UNTESTED,)).first_screen()
     assert untested.splitlines()[2] == "untested  lengths                   takes none"
 

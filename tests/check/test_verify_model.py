@@ -1,4 +1,4 @@
-"""verify_model: right models hold, wrong ones do not, and the report says what was tested."""
+"""verify_model: right models hold, wrong ones do not, and the report lists its tests."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_call_rearranges_the_arguments_of_a_program(exported):
 
 
 def test_each_free_axis_changes_alone_and_all_together():
-    """Sizes equal to that of a fixed axis change too; an axis that torch fixed after all is named."""
+    """Axes of the same size as a fixed axis change too; an axis that torch fixed after all is named."""
 
     class Outer(nn.Module):
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from testing.checkpoints.case import Seed, seeds
 from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened, random_tensor
 
-# Without the one that our reader refuses, and one that torch 2.13 fails to read: an untyped legacy storage.
+# Without two seeds: our reader refuses one, and torch 2.13 fails to read an untyped legacy storage.
 SEEDS = [
     seed
     for seed in seeds()

@@ -132,7 +132,7 @@ def folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def assert_whole(output: str) -> None:
-    """Every input has its results, and there is no other file."""
+    """Every input has its results, and no other file exists."""
     assert sorted(path.name for path in Path(output).iterdir()) == ["a.npz", "b.npz", "c.npz"]
     for name, scale in (("a", 1), ("b", 2), ("c", 3)):
         assert_outputs(name, np.load(f"{output}/{name}.npz")["s"], scale * sequences()["s0"])

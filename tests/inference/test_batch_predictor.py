@@ -193,7 +193,7 @@ def test_pickle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class Residual(nn.Module):
-    """Each step alone, with two inputs and a dict whose keys are not sorted."""
+    """A model of single steps, with two inputs and a dict whose keys are not sorted."""
 
     def forward(self, x: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"sum": x + scale[:, None], "first": x[:, 0], "double": 2 * x}

@@ -104,7 +104,7 @@ SIZES = ((1, 9), (3, 17), (5, 9), (8, 33), (3, 40))
 
 
 def assert_same(actual: Any, expected: Any, row: int | None = None, axes: Any = ()) -> None:
-    """Compare results with those of torch, or with one row of them."""
+    """Compare results with torch's, or with one row of them."""
     actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
     for ours, theirs, axis in itertools.zip_longest(actual, expected, axes):
         if isinstance(theirs, int):
@@ -161,7 +161,7 @@ def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_inputs_are_checked_as_by_the_program() -> None:
-    """At the size of the call, not at that of its bucket."""
+    """At the size of the call, not of its bucket."""
     runner = compile(program_of(lambda x: x * 2 if x.shape[1] > 4 else x))
     assert runner(normal(2, 5, 3)).shape == (2, 5, 3)
     with pytest.raises(ProgramError, match="at least 5, got 4"):

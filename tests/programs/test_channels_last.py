@@ -52,7 +52,7 @@ def _convnext(x: Tensor) -> Tensor:
     return _conv(x + y.movedim(-1, 1))
 
 
-# name -> (function of images (2, 4, 6, 5), permutations without those that move axes of size 1 only)
+# name -> (function of images (2, 4, 6, 5), permutations, except if only axes of size 1 move)
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "a chain": (lambda x: functional.max_pool2d(_conv(x).relu(), 2), 2),
     "a residual": (lambda x: _conv(_conv(x).relu() + x), 2),
@@ -124,7 +124,7 @@ def transpositions(program: Program) -> int:
 
 
 def assert_equal_runs(program: Program, x: Tensor, expected: Sequence[Tensor]) -> None:
-    """Compare results with torch's, and gradients with those of torch's graph."""
+    """Compare results with torch's, and gradients with torch's graph."""
 
     def loss(program: Program, x: Any) -> Any:
         results = program(program.params, x)

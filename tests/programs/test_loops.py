@@ -249,7 +249,7 @@ def test_loop(run: Run) -> None:
     module, x = Loop(run).eval(), torch.randn(2, STEPS, 3)
     program = from_module(module, (x,))
     require_same(program, module, x)
-    # A layer in the body is a scan too if there is no kernel.
+    # Without a kernel, a layer in the body is a scan too.
     found, expected = scans(program, to_numpy(x)), SCANNED.get(run, 0)
     assert found >= expected if expected else found == 0
 

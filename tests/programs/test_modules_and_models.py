@@ -121,7 +121,7 @@ def require_agreement(program: Program, module: torch.nn.Module, arguments: tupl
 def largest_error(actual: Sequence[Any], expected: Sequence[torch.Tensor]) -> float:
     """Return the largest difference, relative to the largest entry of the same array.
 
-    A gradient that is zero up to rounding, such as that of a bias before a normalization, is measured by the
+    A gradient that is zero up to rounding, such as for a bias before a normalization, is measured by the
     largest entry of all arrays.
     """
     pairs = [

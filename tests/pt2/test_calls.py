@@ -19,7 +19,7 @@ LINEAR = "torch.nn.modules.linear.Linear"
 
 
 class Shifted(nn.Linear):
-    """A layer whose ``forward`` calls that of its base class directly."""
+    """A layer whose ``forward`` calls its base class's directly."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) + 1

@@ -1,7 +1,7 @@
 """File number `index` of the fuzzer: a valid file with some bits, numbers and ranges of bytes changed.
 
 The entries of an archive are edited one by one, and packed again with right checksums and sizes. Ranges come
-from all valid files. What the edits do not reach is in `testing/hostile`.
+from all valid files. `testing/hostile` has the cases that the edits do not reach.
 """
 
 from __future__ import annotations

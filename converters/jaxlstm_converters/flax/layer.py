@@ -1,6 +1,6 @@
 """The layers of a Flax model as the rules see them, and the layouts of their weights.
 
-A layout maps the arrays of a torch layer to those of a Flax layer, and back. Most layouts treat each array
+A layout maps the arrays of a torch layer to a Flax layer's, and back. Most layouts treat each array
 separately. The torch shapes that a Flax layer expects are computed with the layout itself, on arrays that
 take no memory.
 """

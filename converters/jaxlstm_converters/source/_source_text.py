@@ -287,7 +287,7 @@ class _Writer:
     # Classes
 
     def classes(self) -> list[WrittenClass]:
-        """Return the classes, each after those that it uses."""
+        """Return the classes, each after the classes that it uses."""
         by_path: dict[str, list[Invocation]] = {}
         for call in self._calls:
             if self._is_class(call):

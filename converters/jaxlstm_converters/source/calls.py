@@ -21,7 +21,7 @@ class Invocation:
         path: path of the module.
         class_name: full name of its class.
         depth: number of the modules around it.
-        body: its nodes and the calls of other modules, each after those that it depends on.
+        body: its nodes and the calls of other modules, in the order of their dependencies.
         inputs: the values and sizes that it takes from its parent, in the order of their first use.
         outputs: the values that its parent uses.
     """
@@ -81,7 +81,7 @@ def uses_of(node: Node) -> Iterator[str]:
 
 
 def nodes_of(item: Item) -> Iterator[Node]:
-    """Yield the nodes of an item, those of called modules included."""
+    """Yield the nodes of an item, including called modules."""
     if isinstance(item, Node):
         yield item
     else:
@@ -227,7 +227,7 @@ def _find_inputs(call: Invocation, sizes: Sizes, owners: Mapping[str, str]) -> N
 
 def _find_outputs(call: Invocation, needed: set[str]) -> None:
     call.outputs = tuple(name for item in call.body for name in _results(item) if name in needed)
-    # A call does not list values of its own among its inputs.
+    # The inputs of a call exclude the values that it computes.
     used = {name for item in call.body for name in _uses(item)}
     for item in call.body:
         if isinstance(item, Invocation):

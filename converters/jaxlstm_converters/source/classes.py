@@ -33,7 +33,7 @@ class Draft:
     doc: str = ""
 
     def trees(self) -> Iterator[ast.stmt]:
-        """Yield all statements: those of ``__init__``, then those of the methods."""
+        """Yield all statements, of ``__init__`` and then of the methods."""
         yield from self.init
         for method in self.methods.values():
             yield from (statement.tree for statement in method.body)
@@ -45,7 +45,7 @@ class WrittenClass:
 
     Attributes:
         name: its name.
-        draft: the draft of the first module, with names in place of the literals that differ.
+        draft: the draft of the first module, with names for the literals that differ.
         parameters: names of the arguments of ``__init__``.
         arguments: path of a module -> its arguments.
         defaults: the arguments with a default, which most modules have.
@@ -161,7 +161,7 @@ def _substitute(draft: Draft, replaced: dict[int, ast.expr]) -> None:
 
 
 def _literals(draft: Draft) -> Iterator[tuple[ast.expr, bool]]:
-    """Yield each literal with True if it stands in ``__init__``."""
+    """Yield each literal with True if it is in ``__init__``."""
     found: list[ast.expr] = []
     for place, tree in enumerate(draft.trees()):
         found.clear()

@@ -26,7 +26,7 @@ _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as
 
 
 def functional_graph(accepted: AcceptedGraph, types: Mapping[str, TensorType]) -> Graph:
-    """Return the graph with a functional operator in place of each in-place one.
+    """Return the graph with functional operators instead of in-place ones.
 
     Args:
         accepted: the graph with its planned writes.

@@ -19,7 +19,7 @@ _READABLE: dict[str, dict[str, str]] = {
     "nnx.Linear": {"weight": "layer.kernel[...].T", "bias": "layer.bias[...]"},
 }
 
-# The defaults of arguments of layers that a class may take as an argument of its own.
+# The defaults of arguments of layers that a class may pass on as its own arguments.
 DEFAULTS: dict[str, object] = {
     "strides": 1,
     "padding": "SAME",

@@ -55,13 +55,13 @@ class LineItem:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method needs to know about the rest of the program.
+    """The rest of the program as a method needs it.
 
     Attributes:
         types: the types of all values.
         sizes: the sizes of the graph.
         spell: gives a node in the module at a path as an expression of marked values.
-        call: gives the call of a module; None if its items stand in the parent.
+        call: gives the call of a module; None if its items are written in the parent.
         chain: True if a call runs all elements of a list one after the other.
         tensor: gives the expression of a tensor of the module at a path; None for other values.
         owners: placeholder of a parameter, buffer or constant -> its name in torch.

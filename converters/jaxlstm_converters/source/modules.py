@@ -19,7 +19,7 @@ class Part:
         path: its path in torch.
         kind: "class", "layer", "tensor", "function" or "container".
         made: the expression that makes it.
-        parts: what it holds, by name in torch.
+        parts: its parts, by name in torch.
     """
 
     path: str = ""

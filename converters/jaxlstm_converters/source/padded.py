@@ -68,7 +68,7 @@ def _full_length(graph: Graph, types: dict[str, TensorType]) -> Graph:
 
 
 def _with_steps(type_: TensorType, steps: Mapping[str, tuple[int | str | None, str]]) -> TensorType:
-    """Return a type in which the number of steps of the longest sequence is that of the padded batch."""
+    """Return a type with the padded batch's number of steps instead of the longest sequence's."""
     shape, texts = list(type_.shape), list(type_.expressions)
     for axis, text in enumerate(texts):
         if text in steps:

@@ -1,4 +1,4 @@
-"""Loops over the modules of a list in place of one statement for each of them."""
+"""Loops over the modules of a list instead of one statement for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxlstm_converters.source.method import Statement
 
 
 def rolled(statements: Sequence[Statement], lengths: dict[str, int]) -> list[Statement]:
-    """Return the statements with a loop in place of each run over all modules of a list.
+    """Return the statements with a loop for each run over all modules of a list.
 
     Args:
         statements: the statements of a method.
@@ -34,7 +34,7 @@ def rolled(statements: Sequence[Statement], lengths: dict[str, int]) -> list[Sta
 def _loop_at(
     statements: Sequence[Statement], start: int, lengths: dict[str, int]
 ) -> tuple[list[Statement], int] | None:
-    """Return the loop whose first round starts at a statement, and the place behind its last round."""
+    """Return the loop whose first round starts at a statement, and the place after its last round."""
     for text, count in lengths.items():
         first = _first_use(statements, start, text, 0)
         step = _first_use(statements, first + 1, text, 1) - first
@@ -56,7 +56,7 @@ def _first_use(statements: Sequence[Statement], start: int, text: str, number: i
 
 
 def _common(rounds: Sequence[Sequence[Statement]], text: str) -> list[Statement] | None:
-    """Return a loop that does what the rounds do, or None."""
+    """Return a loop that is equal to the rounds, or None."""
     used = {name for statement in rounds[0] for name in trees.variables(statement.tree)}
     element = names.unique(names.singular(text.rpartition(".")[2]), used)
     bodies = [

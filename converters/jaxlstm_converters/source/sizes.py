@@ -35,7 +35,7 @@ def _arithmetic(left: ast.expr, op: str, right: ast.expr) -> ast.expr:
 
 
 class Sizes:
-    """The values of a graph that are computed from the shapes of its inputs alone.
+    """The values of a graph that depend only on the shapes of its inputs.
 
     A size is an expression of free axes, which every tensor with such an axis shows.
     """
@@ -83,7 +83,7 @@ class Sizes:
         return {leaf for value in values_in(found) for leaf in self.leaves(value)}
 
     def expression(self, name: str, leaf: Callable[[str], ast.expr]) -> ast.expr:
-        """Return the expression of a size in Python; ``leaf`` gives that of a free size."""
+        """Return the expression of a size in Python; ``leaf`` spells a free size."""
         if name.startswith("size "):
             return leaf(name)
         found = self._expressions[name]

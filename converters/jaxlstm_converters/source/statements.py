@@ -287,7 +287,7 @@ class MethodWriter:
 
 
 def _with_inferred_size(tree: ast.expr) -> ast.expr:
-    """Return a call of reshape with -1 in place of the longest expression of a size."""
+    """Return a call of reshape with -1 for the size with the longest expression."""
     if not (
         isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and tree.func.attr == "reshape"
     ):

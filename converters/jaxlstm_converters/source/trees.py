@@ -63,7 +63,7 @@ MARK = "%"
 
 
 def marks(tree: ast.AST) -> list[str]:
-    """Return the values whose marked names stand in a tree."""
+    """Return the values whose marked names are in a tree."""
     return [name[1:] for name in variables(tree) if name.startswith(MARK)]
 
 

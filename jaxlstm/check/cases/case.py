@@ -114,9 +114,9 @@ class Case:
 
     Attributes:
       name: a label for reports; empty if a report has only one case.
-      arrays: the arguments by name. Those of an LSTM are ``inputs`` (time, batch, input_size), ``h_0``
+      arrays: the arguments by name. An LSTM has ``inputs`` (time, batch, input_size), ``h_0``
         (L*D, batch, h_size) and ``c_0`` (L*D, batch, H) unless the state is zero, and ``seq_lengths``, int32
-        (batch,), unless every step is valid. Those of a model are named ``args[0]`` or ``kwargs['mask']``.
+        (batch,), unless every step is valid. A model's are named ``args[0]`` or ``kwargs['mask']``.
       cotangents: arrays of the shapes of the results, by name.
       differentiate: if true, gradients are compared too.
       repeated: if true, a second call must return the same results.

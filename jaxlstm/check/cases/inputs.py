@@ -141,8 +141,8 @@ def model_cases(
     """Return the example and the cases made from it that torch takes, and notes about the others.
 
     A subject may refuse each of them but the example.
-    Floating-point values are drawn from those of the example, so that they stay in its range, and also
-    scaled down and up; integers are drawn from the range of the example. Of a program, ``free`` holds the
+    Floating-point values are drawn from the example, so that they stay in its range, and also scaled down and
+    up; integers are drawn from the range of the example. Of a program, ``free`` holds the
     axes that share each free size; these sizes are changed one by one and together. Otherwise axes of equal
     size are resized together.
     """
@@ -197,7 +197,7 @@ def _is_mask(array: Array) -> bool:
 
 
 def _equal_axes(example: Case) -> list[list[tuple[Axis, ...]]]:
-    """Return for each size the group of all axes that have it, and then each of them alone."""
+    """Return for each size the group of all axes that have it, and then each of them."""
     axes: dict[int, list[Axis]] = {}
     for name, array in example.arrays.items():
         for axis, size in enumerate(array.shape):

@@ -76,7 +76,7 @@ class Criterion:
     Attributes:
       id: identifies the criterion in JSON and in the diagnosis.
       kind: what fails: "exact" for shapes, dtypes and NaN; "semantic" for the equations; "precision" for
-        rounding; "gradient" for the derivative alone.
+        rounding; "gradient" for the derivative.
       text: the name of its item in reports.
       judge: yields the outcomes of a :class:`~jaxlstm.check.verification.Trial`.
       judged: "on results" of every case; "on calls", even if the subject raised an exception; or "at the

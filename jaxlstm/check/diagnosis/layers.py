@@ -119,7 +119,7 @@ class FaultedModule(FaultedReference):
         self.operations, self.compared = planted.operations, len(self._compare(planted))
 
     def explain(self, deadline: Deadline) -> list[Explanation]:
-        """Return the explanations without those that plant a fault at more operations than another one."""
+        """Return the explanations, except for faults at more operations than another explanation needs."""
         found = super().explain(deadline)
         sites = [{site for fault in each.faults for site in fault.replacements} for each in found]
         return [
@@ -127,7 +127,7 @@ class FaultedModule(FaultedReference):
         ]
 
     def single(self, deadline: Deadline) -> Iterator[Faults]:
-        """Yield every fault alone, unless the model raised after layers that are right."""
+        """Yield each single fault, unless the model raised after layers that are right."""
         if not self.raised or max(self.distances(())) > EQUAL:
             faults = planted_faults(self.operations)
             yield from ((fault,) for fault in deadline.before(faults))

@@ -173,7 +173,7 @@ class FaultedOracle(FaultedReference):
         self.faults = [fault for fault in catalogue(oracle.config) if fault.rounding or not rounding]
 
     def single(self, deadline: Deadline) -> Iterator[Faults]:
-        """Yield every fault alone, whatever the deadline."""
+        """Yield each single fault, whatever the deadline."""
         return ((fault,) for fault in self.faults)
 
     def combined(self, deadline: Deadline) -> Iterator[Faults]:

@@ -1,7 +1,7 @@
 """The diagnosis of a failed verification: the search for faults that explain all the evidence.
 
 A faulted reference plants faults in the oracle or in a torch module, and measures the distance of its results
-from the subject's. Every fault is tried alone, and combinations while time lasts.
+from the subject's. Single faults are tried first, then combinations while time lasts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Diagnosis:
 
 
 class Failures(NamedTuple):
-    """The ids and kinds of the failed items, which decide what the diagnosis looks for."""
+    """The ids and kinds of the failed items, which decide where the diagnosis searches."""
 
     ids: frozenset[str]
     kinds: frozenset[str]
@@ -95,7 +95,7 @@ class FaultedReference(ABC):
     Attributes:
       start: how its explanations start, such as "matches an LSTM in which".
       tolerance: the distance within which the subject agrees with it.
-      causes: faults that the evidence shows by itself, which belong to every explanation.
+      causes: faults that the evidence shows directly, which belong to every explanation.
     """
 
     start: str
@@ -104,7 +104,7 @@ class FaultedReference(ABC):
 
     @abstractmethod
     def single(self, deadline: Deadline) -> Iterable[Faults]:
-        """Yield every fault alone, the more likely first."""
+        """Yield each single fault, the more likely first."""
 
     @abstractmethod
     def combined(self, deadline: Deadline) -> Iterator[Faults]:

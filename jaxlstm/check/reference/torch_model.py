@@ -151,7 +151,7 @@ class TorchModel:
 
 
 def tensors_of(case: Case) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, torch.Tensor]]:
-    """Return the arguments with tensors in place of arrays, and the floating-point tensors by name."""
+    """Return the arguments with their arrays as tensors, and the floating-point tensors by name."""
     tensors = {name: numpy_to_tensor(np.array(a, order="C")) for name, a in case.arrays.items()}
     args, kwargs = case.call(tensors)
     return args, kwargs, {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}

@@ -26,7 +26,7 @@ class Item:
       detail: the place of the worst element, or the actual and expected values.
       data: further numbers, for the JSON.
       id: identifies the criterion, and the reference if it is judged against several.
-      kind: what a failure says: "exact", "semantic", "precision" or "gradient"; empty if nothing was judged.
+      kind: the meaning of a failure: "exact", "semantic", "precision" or "gradient"; empty without a limit.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Item:
         return {True: "ok", False: "FAILED", None: "untested"}[self.ok]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the item as plain Python values, with its status in place of ``ok``."""
+        """Return the item as plain Python values, with its status instead of ``ok``."""
         fields = {name: getattr(self, name) for name in ("id", "kind", "name", "status", "measured", "limit")}
         return {**fields, "detail": self.detail, "data": dict(self.data)}
 

@@ -154,7 +154,7 @@ def pad(self: Array, pad: Sequence[int], mode: str = "constant", value: float | 
         return constant_pad_nd(self, pad, value or 0)
     widths = _widths(self, pad)
     if mode == "circular":
-        # torch wraps what is left after cropping.
+        # torch wraps the image after cropping.
         self = _crop(self, widths)
         widths = [(max(before, 0), max(after, 0)) for before, after in widths]
     wider = [(max(before, 0), max(after, 0)) for before, after in widths]

@@ -42,7 +42,7 @@ class Windows:
         dilation: Ints,
         ceil_mode: bool,
     ) -> None:
-        # Axes after the spatial ones: that of the channels or none.
+        # Axes after the spatial ones: the channels or none.
         self.after = (slice(None),) * last
         self.sizes = x.shape[x.ndim - n - last : x.ndim - last]
         self.kernel = repeated(kernel_size, n)

@@ -216,7 +216,7 @@ def register_family(
     """Register operators of torch that differ in one argument of a form.
 
     Args:
-      form: a function whose first argument is that of the family; the others are torch's.
+      form: a function whose first argument selects the operator; the others are torch's.
       functions: names without overload, separated by spaces -> the first argument of ``form``.
       overloads: the overloads of each name, separated by spaces.
       declared: keywords of :func:`register_operator`.

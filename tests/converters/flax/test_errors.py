@@ -120,7 +120,7 @@ def torch_tied() -> torch.nn.Module:
 
 LSTM_TENSORS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
-# A model, a source with other names, what the error proposes, and names with which the source fits.
+# A model, a source with other names, the proposal of the error, and names with which the source fits.
 PROPOSALS: dict[str, tuple[Callable[[], nnx.Module], Callable[[], torch.nn.Module], str, dict[str, str]]] = {
     "by shapes and order": (
         Renamed,
@@ -140,7 +140,7 @@ PROPOSALS: dict[str, tuple[Callable[[], nnx.Module], Callable[[], torch.nn.Modul
         "names={}",
         {"block.slope.weight": "block.slope"},
     ),
-    "linear layers in place of attention": (
+    "linear layers instead of attention": (
         lambda: nnx.Dict({"attn": attention(4)}),
         lambda: torch.nn.ModuleDict(
             {"attn": torch.nn.ModuleDict({name: torch.nn.Linear(4, 4) for name in PROJECTIONS})}

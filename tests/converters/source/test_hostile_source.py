@@ -93,7 +93,7 @@ class Cmark(nn.Module):
 
 
 def replaced(value: Any, texts: Mapping[str, str]) -> Any:
-    """Return a graph with texts in place of others, in all names, lines and strings."""
+    """Return a graph with texts replaced in all names, lines and strings."""
     if isinstance(value, str):
         for old, new in texts.items():
             value = value.replace(old, new)
@@ -121,7 +121,7 @@ def hostile_program(program: Program, texts: Mapping[str, str]) -> Program:
     return Program(replaced(program.graph, texts), renamed)
 
 
-# The file of a model calls classes of its own, methods, and functions of these modules.
+# The file of a model calls its classes, methods, and functions of these modules.
 MODULES = {"jax", "jnp", "lax", "nnx", "jaxlstm", "math", "functools"}
 IMPORTS = [
     "import jax",
@@ -135,7 +135,7 @@ IMPORTS = [
 
 
 def require_plain(text: str) -> None:
-    """Assert that source imports, defines and calls only what a writer writes."""
+    """Assert that source has only the imports, definitions and calls of a writer."""
     assert text.isprintable() or set(filter(lambda c: not c.isprintable(), text)) == {"\n"}
     assert not any(unicodedata.category(c) in ("Cf", "Cs", "Zl", "Zp") for c in text)
     tree = ast.parse(text)

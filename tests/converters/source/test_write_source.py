@@ -1,4 +1,4 @@
-"""The files of written source: what is written, what fills the model, and the verdict of the command."""
+"""The files of written source: their content, how they fill the model, and the verdict of the command."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_json(folder: Path, tmp_path: Path) -> None:
 
 
 def test_remarks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remarks stand below the source; the verdict says what was compared, and at how many sizes."""
+    """Remarks follow the source; the verdict lists the comparisons and the number of sizes."""
     original = SourceFiles.of.__func__  # type: ignore[attr-defined]
     untested = [Item("a", None, id="float64"), Item("b", None, id="untested"), Item("c", True)]
     report = Report("a", tuple(untested), (), (), {}, {})

@@ -1,4 +1,4 @@
-"""The zip archives of torch.save since torch 1.6, and those of TorchScript (torch.jit.save).
+"""The zip archives of torch.save since torch 1.6 and of TorchScript (torch.jit.save).
 
 `PREFIX/data.pkl` is a pickle in which a storage is a persistent id
 ("storage", type, key, location, numel), and the entry `PREFIX/data/KEY` holds its bytes.

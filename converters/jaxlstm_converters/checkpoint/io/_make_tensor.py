@@ -118,7 +118,7 @@ def make_array(
 ) -> Tensor:
     """Return a contiguous tensor that takes up the whole storage, or raise `storage-size`.
 
-    Arguments and other errors are those of `make_tensor`, beside `fortran_order`, column-major
+    Arguments and other errors are as in `make_tensor`, beside `fortran_order`, column-major
     instead of row-major, and `label`, the tensor in the error message.
     """
     _check_sizes(shape)

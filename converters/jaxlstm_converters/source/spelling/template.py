@@ -1,7 +1,7 @@
 """Expressions from templates: Python text in which names stand for the arguments of an operator.
 
 A template is parsed once, and its names are replaced by the trees of the arguments. Precedence, quoting and
-hostile strings are therefore a matter of :func:`ast.unparse` alone.
+hostile strings are therefore left to :func:`ast.unparse`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Filler(ast.NodeTransformer):
 
 
 def _without_stars(items: list[ast.expr]) -> list[ast.expr]:
-    """Return items with those of a starred tuple in its place."""
+    """Return items with a starred tuple replaced by its items."""
     result: list[ast.expr] = []
     for item in items:
         if isinstance(item, ast.Starred) and isinstance(item.value, ast.Tuple):
@@ -121,7 +121,7 @@ def _is_default(function: str, keyword: ast.keyword) -> bool:
 def _defaults(function: str) -> dict[str | None, Any]:
     """Return the defaults of a function in a template, or of the function with the name of a method.
 
-    Flax's activations are those of ``jax.nn``.
+    Flax takes its activations from ``jax.nn``.
     """
     found = next((vars(module)[function] for module in (jnp, nn, lax) if function in vars(module)), None)
     parameters = inspect.signature(found).parameters if callable(found) else {}

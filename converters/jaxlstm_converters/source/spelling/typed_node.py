@@ -47,7 +47,7 @@ class TypedNode:
     def arguments(self) -> dict[str, Any]:
         """The arguments under the names of the registered function, with their defaults.
 
-        Arguments without a meaning in JAX are dropped. Those without names are called a, b and c.
+        Arguments without a meaning in JAX are dropped. Arguments without names are called a, b and c.
         """
         operator = find_operator(self.node.op) or find_operator(self.name)
         if self.node.args or operator is None:
@@ -89,7 +89,7 @@ class TypedNode:
 
     @cached_property
     def results(self) -> list[TensorType | None]:
-        """The types of the results, with those of a list in its place."""
+        """The types of the results; a list is replaced by its elements."""
         names: list[str | None] = []
         for output in self.node.outputs:
             names += list(output) if isinstance(output, tuple) else [output]
@@ -138,7 +138,7 @@ def same_size(first: TensorType, axis: int, second: TensorType, other: int) -> b
 
 
 def same_sizes(first: TensorType, second: TensorType, without: int | None = None) -> bool:
-    """Return True if two shapes are known to be equal, but for one axis."""
+    """Return True if two shapes are known to be equal, except for one axis."""
     axes = [axis for axis in range(len(first.shape)) if axis != without]
     ranks = len(first.shape) == len(second.shape)
     return ranks and all(same_size(first, axis, second, axis) for axis in axes)

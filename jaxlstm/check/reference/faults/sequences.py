@@ -1,4 +1,4 @@
-"""Faults of states, of time and of directions: what is which, layouts, padding, flips and joins."""
+"""Faults of states, of time and of directions: exchanged states, layouts, padding, flips and joins."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _direction(change: ChangeDirection) -> Change:
 
 
 def _outputs(change: Callable[[OracleRun, OracleCall], Array]) -> Change:
-    """Return the change of the outputs alone."""
+    """Return a change of the outputs only."""
     return lambda call: call.then(lambda run, call: run._replace(outputs=change(run, call)))
 
 

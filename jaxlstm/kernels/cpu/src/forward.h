@@ -2,7 +2,7 @@
 // some hidden units, so their new state is computed while the gates are still in registers.
 //
 // Threads share the hidden units or the rows of each step (pass.h). Only the rows up to the last valid one of a
-// step are computed, and none of a step without valid rows. That depends only on `valid`, so all threads agree on when
+// step are computed, and none of a step without valid rows. This depends only on `valid`, so all threads agree on when
 // to synchronize.
 #pragma once
 #include "activations.h"

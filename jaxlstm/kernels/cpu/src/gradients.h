@@ -39,7 +39,7 @@ JAXLSTM_INLINE void pack_block(const T* rows, long stride, long width, long k, l
   for (; k < k_end; k++)
     for (long m = 0; m < M; m += L) {
       const Vector<T> elements = load(rows + k * stride + m, width - m < L ? width - m : L);
-      // Storing a whole vector is faster. The next elements overwrite what is too much.
+      // Storing a whole vector is faster. The next elements overwrite the surplus.
       store(packed + k * M + m, elements, (K - k) * M - m >= L ? L : M - m < L ? M - m : L);
     }
 }

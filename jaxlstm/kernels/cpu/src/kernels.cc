@@ -165,7 +165,7 @@ constexpr const Passes<Bfloat16>& kBfloat16Passes = kWidenedPasses<Bfloat16>;
 #define JAXLSTM_JOIN_(a, b) a##b
 #define JAXLSTM_JOIN(a, b) JAXLSTM_JOIN_(a, b)
 
-// The passes have external names, so that an instruction set can use those of another, which is compiled with
+// The passes have external names, so that an instruction set can use the passes of another, which is compiled with
 // options that make no difference to them: an option names the other one.
 #define JAXLSTM_PASSES(name, Type, owner) extern const Passes<Type> JAXLSTM_JOIN(name, owner)
 

@@ -1,4 +1,4 @@
-// What all passes share: the allocation of scratch memory, how threads share a time step, and the choice of AMX.
+// Code shared by all passes: the allocation of scratch memory, how threads share a time step, and the choice of AMX.
 #pragma once
 #include <cstddef>
 #include <cstdint>

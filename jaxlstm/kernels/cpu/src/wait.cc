@@ -24,7 +24,7 @@ constexpr auto kSpinTime = std::chrono::microseconds(1000);
 constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(100);
 // If another process occupies a core, two threads of a call may share the other core. There a spinning thread keeps the
 // awaited one from running, step after step. A spin in vain suggests that, so for some time all waits between steps are
-// brief. That time doubles if the next spin in vain follows soon: the threads of other libraries spin for milliseconds,
+// brief. This time doubles if the next spin in vain follows soon: the threads of other libraries spin for milliseconds,
 // but another process may compute for minutes.
 constexpr auto kSpinTimeIfCrowded = std::chrono::microseconds(5);
 constexpr long kShortestCrowd = 2000000, kLongestCrowd = 64000000;  // nanoseconds
