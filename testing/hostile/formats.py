@@ -1,4 +1,4 @@
-"""Hostile safetensors files, shards, NumPy files and nearly empty files, and paths of other kinds of files."""
+"""Hostile safetensors files, shards, NumPy files and nearly empty files, and paths of other kinds."""
 
 from __future__ import annotations
 

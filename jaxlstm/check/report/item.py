@@ -26,7 +26,7 @@ class Item:
       detail: the place of the worst element, or the actual and expected values.
       data: further numbers, for the JSON.
       id: identifies the criterion, and the reference if it is judged against several.
-      kind: the meaning of a failure: "exact", "semantic", "precision" or "gradient"; empty without a limit.
+      kind: of a failure: "exact", "semantic", "precision" or "gradient"; empty if nothing was judged.
     """
 
     name: str
