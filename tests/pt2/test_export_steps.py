@@ -312,3 +312,20 @@ def test_max_pool1d_leaves_time_free(options: dict[str, Any]) -> None:
     program = jaxlstm.from_module(model, (torch.ones(2, 3, 20),))
     x = torch.randn(3, 3, 31)
     np.testing.assert_array_equal(program(program.params, x.numpy()), model(x).numpy())
+
+
+@pytest.mark.filterwarnings("ignore:The length of signal")
+@pytest.mark.parametrize(("extra", "width"), [(-3, 12), (40, 16)])
+def test_istft_of_a_length(extra: int, width: int) -> None:
+    """torch fixes ``length``. Here it may be shorter or longer than the frames."""
+
+    def forward(self: Model, x: Tensor) -> Tensor:
+        settings: Any = {"n_fft": 16, "win_length": width, "window": torch.hann_window(width)}
+        spectrum = torch.stft(x, **settings, hop_length=3, return_complex=True, normalized=True)
+        return spectrum.istft(**settings, hop_length=3, normalized=True, length=x.shape[1] + extra)
+
+    model = Model(forward)
+    program = jaxlstm.from_module(model, (torch.randn(3, 64),))
+    for shape in ((3, 64), (2, 71)):
+        x = torch.randn(shape)
+        np.testing.assert_allclose(program(program.params, x.numpy()), model(x), atol=1e-5)

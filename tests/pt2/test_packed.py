@@ -169,6 +169,7 @@ FORWARDS: dict[str, Forward] = {
     "integers": integers,
     "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
     "numpy": lambda self, x, lengths: plain(self, x, lengths.cpu().numpy()),
+    "list": lambda self, x, lengths: plain(self, x, list(lengths)),
     "list of numbers": lambda self, x, lengths: plain(self, x[:2], list(lengths[:2].tolist())),
     "changed later": listed,
     "of integers": lambda self, x, lengths: plain(self, x[:2], [int(n) for n in lengths[:2].numpy() - 1]),

@@ -19,15 +19,17 @@ from unittest import mock
 import numpy as np
 import torch
 from torch._numpy._ndarray import ndarray
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
 
 from jaxlstm_converters.pt2.model_lines import frame_of_model, is_of_model
 
 
-class _Numbers(type):
-    """The type of a class that passes for ``int`` or ``float``."""
+class _StandIn(type):
+    """The type of a class that passes for the first of its kinds."""
 
-    kinds: tuple[type, type]
+    kinds: tuple[type, ...]
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, cls.kinds)
@@ -46,10 +48,11 @@ class _Numbers(type):
 
 
 def _is_symbolic(value: Any) -> bool:
-    return isinstance(value, torch.SymInt | torch.SymFloat)
+    """Return True for a size, and False for a value of a tensor, which has no hint."""
+    return isinstance(value, torch.SymInt | torch.SymFloat) and value.node.has_hint()
 
 
-class SizeInt(metaclass=_Numbers):
+class SizeInt(metaclass=_StandIn):
     """``int``, which returns a symbolic integer for a symbolic size."""
 
     kinds: ClassVar = (int, torch.SymInt)
@@ -68,10 +71,11 @@ class SymbolicInt(SizeInt):
         value = value.tensor if isinstance(value, ndarray) else value
         if isinstance(value, torch.Tensor):
             return value.long().item()
-        return SizeInt(value, *args, **kwargs)
+        is_symbolic = isinstance(value, torch.SymInt | torch.SymFloat)
+        return torch.sym_int(value) if is_symbolic else int(value, *args, **kwargs)
 
 
-class _SizeFloat(metaclass=_Numbers):
+class _SizeFloat(metaclass=_StandIn):
     """``float``, which returns a symbolic number for a symbolic size."""
 
     kinds: ClassVar = (float, torch.SymFloat)
@@ -80,6 +84,17 @@ class _SizeFloat(metaclass=_Numbers):
     def __new__(cls, *args: Any) -> Any:
         """Return the number."""
         return torch.sym_float(args[0]) if args and _is_symbolic(args[0]) else float(*args)
+
+
+class _List(metaclass=_StandIn):
+    """``list``, which keeps lengths together, as ``tolist`` does inside of the mode for packed sequences."""
+
+    kinds: ClassVar = (list,)
+
+    def __new__(cls, values: Any = ()) -> Any:
+        """Return the list."""
+        is_traced = type(values) in (FakeTensor, FunctionalTensor)
+        return values.tolist(list) if is_traced else list(values)
 
 
 def _range(*args: Any) -> Any:
@@ -113,6 +128,7 @@ def _divmod(a: Any, b: Any) -> Any:
 _FUNCTIONS = {
     "int": SizeInt,
     "float": _SizeFloat,
+    "list": _List,
     "range": _range,
     "min": _extreme("min", torch.sym_min),
     "max": _extreme("max", torch.sym_max),
@@ -120,7 +136,7 @@ _FUNCTIONS = {
     "divmod": _divmod,
 }
 # A class that stands for int is another object.
-_IDENTITY = re.compile(r"\bis (not )?(int|float)\b")
+_IDENTITY = re.compile(r"\bis (not )?(int|float|list)\b")
 
 
 def _rounded(number: Any, digits: int | None = None) -> Any:

@@ -165,11 +165,11 @@ class PackedSequences(TorchFunctionMode):
         self.lists += 1
         return True
 
-    def tolist(self, tensor: Any) -> Any:
-        """Return the result of ``tensor.tolist()``."""
+    def tolist(self, tensor: Any, convert: Callable[[Any], Any] | None = None) -> Any:
+        """Return the result of ``tensor.tolist()``, or of another function that makes a list of it."""
         if self.takes(tensor):
             return HostLengths(tensor.clone())
-        return _TOLIST[type(tensor)](tensor)
+        return (convert or _TOLIST[type(tensor)])(tensor)
 
 
 @contextlib.contextmanager
@@ -177,7 +177,7 @@ def packed_sequences(module: torch.nn.Module, tracing: PackedSequences) -> Itera
     """Trace packed sequences of a module inside the block as padded batches with lengths."""
     with contextlib.ExitStack() as stack:
         for kind in (FakeTensor, FunctionalTensor):
-            stack.enter_context(mock.patch.object(kind, "tolist", lambda tensor: tracing.tolist(tensor)))
+            stack.enter_context(mock.patch.object(kind, "tolist", lambda *args: tracing.tolist(*args)))
         stack.enter_context(mock.patch.object(RNNBase, "get_expected_hidden_size", _expected_hidden_size))
         stack.callback(module.register_forward_hook(_require_padded).remove)
         stack.enter_context(tracing)
