@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # Each worker starts with neighbouring tests, which share fixtures.
 PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-slow test-gpu test-tpu test-oldest test-newest sanitize \
+.PHONY: help demo test test-slow test-ray test-gpu test-tpu test-oldest test-newest sanitize \
 	fuzz coverage docs release-check lint format bench clean
 
 help:  ## list the targets
@@ -45,6 +45,9 @@ test: $(VENV)/.test  ## all tests except the slow ones
 
 test-slow: $(VENV)/.test  ## the slow tests
 	XLA_FLAGS= $(PYTEST) $(PARALLEL) -m slow
+
+test-ray: $(VENV)/.test,ray  ## the tests of Ray, on a cluster of two nodes on this machine
+	$(PYTEST) tests/cli/test_ray.py
 
 # torch needs memory on the same GPU, so JAX must not preallocate it. One process has the device.
 test-gpu test-tpu: test-%: $(VENV)/.test-%  ## the tests of a GPU or TPU, on one

@@ -86,6 +86,7 @@ HOMES = {
     "rich": ("jaxlstm._shared", "jaxlstm.cli"),
     "matplotlib": ("jaxlstm.check.report",),
     "pyarrow": ("jaxlstm.cli.run", "jaxlstm.inference.columns"),
+    "ray": ("jaxlstm.cli.run.cluster",),
     "flatbuffers": ("jaxlstm.inference.artifact",),
     "pytest": ("jaxlstm.check.pytest_plugin",),
 }

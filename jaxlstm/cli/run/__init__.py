@@ -8,11 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import count_of
 from jaxlstm.cli.options import add_command, path_argument
+
+if TYPE_CHECKING:
+    from jaxlstm.cli.run.files import FileJob
+    from jaxlstm_converters._batch_predictor import BatchPredictor
 
 
 def add_parser(commands: Any) -> None:
@@ -64,23 +69,52 @@ def add_parser(commands: Any) -> None:
         help="in .parquet output, write the error of a bad row to this column and go on; NaN and infinity "
         "make a row bad too",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: workers of a Ray cluster compute whole files, which all its machines have under the same "
+        "paths (default: local, one file after the other)",
+    )
+    parser.add_argument("--address", help="of the cluster, such as host:6379 (default: this machine)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="the number of workers, with a CPU each (default: all CPUs of the cluster)",
+    )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Compute the output files that are missing."""
-    from jaxlstm.cli.run.files import missing_files
-    from jaxlstm_converters._batch_predictor import BatchPredictor
-
-    start = time.perf_counter()
-    names = ("prefix", "column", "dtype", "cast", "states", "error_column")
-    options = {name: getattr(args, name) for name in names}
-    jobs, done = missing_files(args, options)
-    predictor = BatchPredictor(args.checkpoint, batch_size=args.batch_size, **options)
+def _run_here(jobs: Sequence[FileJob], predictor: BatchPredictor) -> int:
+    """Compute one output after the other; return the number of sequences."""
     count = 0
     with progress_bar() as bar:
         for number, job in enumerate(jobs, 1):
             label = f" of {job.source.name} (file {number} of {len(jobs)})" if len(jobs) > 1 else ""
             count += job.run(predictor, lambda done, total, what, label=label: bar(done, total, what + label))
+    return count
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute the output files that are missing."""
+    from jaxlstm.cli.run.cluster import run_on_cluster
+    from jaxlstm.cli.run.files import missing_files
+    from jaxlstm.layer.config import positive_int
+    from jaxlstm_converters._batch_predictor import BatchPredictor
+
+    start = time.perf_counter()
+    names = ("prefix", "column", "dtype", "cast", "states", "error_column")
+    options = {name: getattr(args, name) for name in names}
+    if args.engine != "ray" and (args.address or args.workers):
+        raise ValueError("--address and --workers need --engine ray")
+    if args.workers is not None:
+        positive_int("workers", args.workers)
+    jobs, done = missing_files(args, options)
+    predictor = BatchPredictor(args.checkpoint, batch_size=args.batch_size, **options)
+    if args.engine == "ray" and jobs:
+        count = run_on_cluster(jobs, predictor, args)
+    else:
+        count = _run_here(jobs, predictor)
     report = {
         "output": args.output,
         "files": len(jobs) + done,

@@ -43,6 +43,10 @@ class FileJob(NamedTuple):
     output: Path
     note: str
 
+    def absolute(self) -> FileJob:
+        """Return the job with absolute paths."""
+        return FileJob(self.source.absolute(), self.output.absolute(), self.note)
+
     def run(self, predictor: BatchPredictor, progress: Progress) -> int:
         """Compute the output and return the number of its sequences.
 

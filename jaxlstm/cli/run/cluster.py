@@ -1,0 +1,77 @@
+"""The engine "ray": workers of a cluster compute whole files, with Ray Data's progress bar and retries."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jaxlstm._shared.imports import import_optional
+from jaxlstm._shared.progress import no_progress
+from jaxlstm.cli.run.files import FileJob
+from jaxlstm.cli.user_code import import_user_code
+from jaxlstm_converters._batch_predictor import BatchPredictor
+
+
+class FileWorker:
+    """A worker, which has one CPU and loads the model with its first file."""
+
+    def __init__(self, predictor: BatchPredictor, operators: Sequence[str]) -> None:
+        for source in operators:
+            import_user_code("--operators", source)
+        self._predictor = predictor
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Compute a file; return its error, because the traceback of one that is raised has many lines."""
+        try:
+            return {"sequences": pickle.loads(row["job"]).run(self._predictor, no_progress), "error": b""}
+        except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+            return {"sequences": 0, "error": pickle.dumps(error)}
+
+
+def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: argparse.Namespace) -> int:
+    """Compute the outputs and return the number of sequences.
+
+    Raises:
+      ConnectionError: no cluster answers at ``args.address``.
+      ValueError, TypeError, OSError: that of the first file that failed. Files that are not done are missing.
+    """
+    ray, data = import_optional("ray", "ray"), import_optional("ray.data", "ray")
+    if ":" in (args.address or ""):
+        _require_answer(args.address)
+    ray.init(args.address, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    # A worker may run in another folder. A file is a block, so that a retry computes one file.
+    items = [{"job": pickle.dumps(job.absolute())} for job in jobs]
+    workers = args.workers or int(ray.cluster_resources().get("CPU", 1))
+    results = data.from_items(items, override_num_blocks=len(items)).map(
+        FileWorker,
+        fn_constructor_args=(predictor, [os.path.abspath(source) for source in args.operators]),
+        num_cpus=1,
+        # An idle worker ends, so that one of a lost node can start in its place.
+        compute=data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(items))),
+    )
+    count = 0
+    try:
+        for result in results.iter_rows():
+            if result["error"]:
+                raise pickle.loads(result["error"])
+            count += result["sequences"]
+    finally:
+        ray.shutdown()
+    return count
+
+
+def _require_answer(address: str) -> None:
+    """Raise if no server listens at an address, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"--address {address}: no cluster answers: {error}") from error

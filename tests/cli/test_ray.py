@@ -1,0 +1,151 @@
+"""``jaxlstm run --engine ray`` and a BatchPredictor in Ray Data, on a cluster of two nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlstm.inference import BatchPredictor
+from jaxlstm.inference.rows import LSTMRows
+from testing.command import jaxlstm_command, sequences, write_sequences
+from testing.processes import python_environment
+
+ray = pytest.importorskip("ray", reason="`make test-ray` installs it")
+ray_data = pytest.importorskip("ray.data")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
+parquet = pytest.importorskip("pyarrow.parquet")
+FILES = 16
+ENGINE = ("--engine", "ray", "--address")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without CPUs, and two nodes in processes of their own.
+
+    Each has a CPU for a worker, and one for the tasks that read and write.
+    """
+    monkeypatch.setenv("PYTHONPATH", python_environment()["PYTHONPATH"])
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster.nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a checkpoint, files in ``in/``, and the results without Ray in ``local/``."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for number in range(FILES):
+        rows = {f"{number} {name}": number * x for name, x in sequences().items()}
+        write_sequences(Path(f"in/{number:02}.parquet"), rows)
+    assert jaxlstm_command("run", checkpoint.name, "--input", "in", "-o", "local/").status == 0
+    return tmp_path
+
+
+def start(cluster: Any, *options: str) -> subprocess.Popen[str]:
+    command = ["run", "m.safetensors", "--input", "in/*.parquet", "-o", "out/", *ENGINE, cluster.address]
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxlstm", *command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_whole() -> None:
+    """The files are those of one process, to the last bit, and there are no others."""
+    files = [path.name for path in sorted(Path("local").iterdir())]
+    assert len(files) == FILES
+    assert sorted(path.name for path in Path("out").iterdir()) == files
+    for name in files:
+        assert Path("out", name).read_bytes() == Path("local", name).read_bytes()
+
+
+def kill_a_worker(cluster: Any) -> None:
+    """Kill the process of a worker, found by the title that Ray gives it."""
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        if b"MapWorker" in process.read_bytes():
+            os.kill(int(process.parent.name), signal.SIGKILL)
+            return
+    raise AssertionError("there is no worker")
+
+
+def remove_a_node(cluster: Any) -> None:
+    cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+
+
+SLOW = """
+import time
+from jaxlstm.inference import rows
+run = rows.LSTMRows.run
+def slow(self, given):
+    time.sleep(1)
+    return run(self, given)
+rows.LSTMRows.run = slow
+"""
+
+
+@pytest.mark.parametrize("loss", [kill_a_worker, remove_a_node])
+def test_every_row_is_there_once_after_a_loss(
+    loss: Callable[[Any], None], folder: Path, cluster: Any
+) -> None:
+    Path("slow.py").write_text(SLOW)  # run by each worker, which shows that --operators reaches them
+    run = start(cluster, "--workers", "2", "--operators", "slow.py")
+    while not list(Path("out").glob("*.parquet")):
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.1)
+    loss(cluster)
+    assert len(list(Path("out").glob("*.parquet"))) < FILES
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    assert_whole()
+
+
+def test_bad_input(folder: Path, cluster: Any) -> None:
+    """The error of a worker is one line, and a cluster that does not answer another."""
+    write_sequences(Path("in/x.parquet"), {"x": np.zeros((3, 4), np.float32)})
+    run = start(cluster, "--workers", "1")
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 2
+    assert "row 0 of column 'inputs' has shape (3, 4), expected (time, 5)" in errors.splitlines()[-1]
+    assert not Path("out/x.parquet").exists()
+    done = jaxlstm_command("run", "m.safetensors", "--input", "in", "-o", "y/", *ENGINE, "127.0.0.1:1")
+    assert done.status == 2
+    assert done.err.startswith("jaxlstm run: --address 127.0.0.1:1: no cluster answers")
+    assert done.err.count("\n") == 1
+
+
+def test_predictor_in_ray_data(folder: Path, cluster: Any) -> None:
+    """Read, predict, write. A worker with one CPU runs one thread."""
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        dataset = ray_data.read_parquet("in")
+        options: dict[str, Any] = {"num_cpus": 1, "concurrency": 2, "fn_constructor_args": ["m.safetensors"]}
+        results = dataset.map_batches(Threads, batch_format="pyarrow", batch_size=64, **options)
+        results.write_parquet(str(folder / "out"))
+    finally:
+        ray.shutdown()
+    actual, expected = (parquet.read_table(name).sort_by("id") for name in ("out", "local"))
+    assert set(actual["threads"].to_pylist()) == {1}
+    assert actual["outputs"].to_pylist() == expected["outputs"].to_pylist()
+
+
+class Threads(BatchPredictor):
+    """Adds a column with the number of threads that the model runs on."""
+
+    def __call__(self, batch: Any) -> Any:
+        assert isinstance(self.model, LSTMRows)
+        threads = self.model.runner._engine.settings.threads
+        return super().__call__(batch).append_column("threads", [[threads] * len(batch)])
