@@ -100,9 +100,7 @@ def _packed_layer(
     """Run a recurrent layer over sequences that end after their lengths. Returns outputs and states."""
     settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
     options = replace(options, seq_lengths=lengths)
-    state = tuple(hx) if len(hx) > 1 else hx[0]
-    outputs, final = run_layer(op, input, state, params, *settings, options=options)
-    return outputs, *(final if len(hx) > 1 else (final,))
+    return run_layer(op, input, hx if len(hx) > 1 else hx[0], params, *settings, options=options)
 
 
 for _op in SEQUENCE_LAYERS:

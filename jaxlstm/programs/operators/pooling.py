@@ -15,7 +15,7 @@ from jax import Array, lax
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.dtypes import held, is_float
-from jaxlstm.programs.operators.registry import register_family, register_layouts
+from jaxlstm.programs.operators.registry import register_family, register_layouts, register_operator
 
 Ints = int | Sequence[int]
 Function = Callable[[Array, Array], Array]
@@ -167,6 +167,7 @@ _MOST_PARTS = 1 << 16
 
 
 def _max_pool(
+    largest: Callable[[Windows, Array], Any],
     n: int,
     last: bool,
     self: Array,
@@ -175,22 +176,9 @@ def _max_pool(
     padding: Ints = 0,
     dilation: Ints = 1,
     ceil_mode: bool = False,
-) -> Array:
-    """Return the largest element of each window."""
-    return Windows(last, self, n, kernel_size, stride, padding, dilation, ceil_mode).largest(self)
-
-
-def _max_pool_with_indices(
-    n: int,
-    self: Array,
-    kernel_size: Ints,
-    stride: Ints = (),
-    padding: Ints = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-) -> tuple[Array, Array]:
-    windows = Windows(False, self, n, kernel_size, stride, padding, dilation, ceil_mode)
-    return windows.largest_with_indices(self)
+) -> Any:
+    """Return the largest element of each window, by a method of :class:`Windows`."""
+    return largest(Windows(last, self, n, kernel_size, stride, padding, dilation, ceil_mode), self)
 
 
 def _avg_pool(
@@ -224,9 +212,10 @@ def _adaptive_max_pool(n: int, self: Array, output_size: Sequence[int]) -> tuple
 
 
 for _n in (1, 2, 3):
-    register_layouts(f"aten.max_pool{_n}d.default")(functools.partial(_max_pool, _n))
+    _with_indices = functools.partial(_max_pool, Windows.largest_with_indices, _n, False)
+    register_operator(f"aten.max_pool{_n}d_with_indices.default")(_with_indices)
+    register_layouts(f"aten.max_pool{_n}d.default")(functools.partial(_max_pool, Windows.largest, _n))
     register_layouts(f"aten.avg_pool{_n}d.default")(functools.partial(_avg_pool, _n))
-    register_family(_max_pool_with_indices, {f"max_pool{_n}d_with_indices": _n})
     register_family(_adaptive_max_pool, {f"adaptive_max_pool{_n}d": _n})
 
 

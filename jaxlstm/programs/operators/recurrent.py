@@ -37,16 +37,16 @@ def run_layer(
     batch_first: bool,
     *,
     options: Options,
-) -> tuple[Array, Any]:
+) -> tuple[Array, ...]:
     """Run an operator of ``SEQUENCE_LAYERS`` over sequences of the lengths ``options.seq_lengths``.
 
     Args:
       op: the operator.
       input, hx, params, has_biases, num_layers, bidirectional, batch_first: the arguments of the operator;
-        ``hx`` is the pair (h, c) for an LSTM. ``dropout`` and ``train`` are without effect.
+        ``hx`` is [h, c] for an LSTM. ``dropout`` and ``train`` are without effect.
 
     Returns:
-      Outputs and the final state, an :class:`jaxlstm.LSTMState` for an LSTM and otherwise h.
+      (outputs, h_n, c_n) for an LSTM, otherwise (outputs, h_n).
     """
     config: LayerConfig = SEQUENCE_LAYERS[op](
         [leaf.shape for leaf in params],
@@ -64,7 +64,9 @@ def run_layer(
         return run_layers(weights, input, hx, config=config, seq_lengths=seq_lengths, **settings)
 
     run = jax.jit(recurrent_layer) if options.opaque_layers else recurrent_layer
-    return run(input, hx, options.seq_lengths, params)
+    state = tuple(hx) if isinstance(hx, list | tuple) else hx
+    outputs, final = run(input, state, options.seq_lengths, params)
+    return outputs, *(final if isinstance(final, tuple) else (final,))
 
 
 def drops_elements(kwargs: Kwargs) -> bool:
@@ -72,29 +74,7 @@ def drops_elements(kwargs: Kwargs) -> bool:
     return bool(kwargs.get("train")) and bool(kwargs.get("dropout")) and kwargs.get("num_layers") != 1
 
 
-@register_operator("aten.lstm.input", in_training=drops_elements)
-def lstm_input(
-    input: Array,
-    hx: Sequence[Array],
-    params: Sequence[Array],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    *,
-    options: Options,
-) -> tuple[Array, Array, Array]:
-    """Run an LSTM of several layers: :func:`jaxlstm.lstm`. Returns (outputs, h_n, c_n)."""
-    settings = (has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    outputs, (h_n, c_n) = run_layer(
-        "aten.lstm.input", input, (hx[0], hx[1]), params, *settings, options=options
-    )
-    return outputs, h_n, c_n
-
-
-for _op in SEQUENCE_LAYERS.keys() - {"aten.lstm.input"}:
+for _op in SEQUENCE_LAYERS:
     register_operator(_op, in_training=drops_elements)(partial(run_layer, _op))
 
 
