@@ -23,8 +23,6 @@ def _over(operation: TypedNode) -> str:
 
 def _reduced(method: str, operation: TypedNode) -> str | None:
     """Return a method of the array, for tensors with axes."""
-    if operation.arguments.get("dtype") is not None:
-        return None
     return f"self.{method}({_over(operation)})" if operation.ndim() else None
 
 
