@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from jax.scipy import signal
 from torch.nn import functional
 
 import jaxlstm
@@ -25,7 +26,7 @@ from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, simplifi
 from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_close
 
-MODULES = {"jnp": jnp, "jax": jax, "lax": jax.lax, "nnx": nnx, "jaxlstm": jaxlstm}
+MODULES = {"jnp": jnp, "jax": jax, "lax": jax.lax, "nnx": nnx, "signal": signal, "jaxlstm": jaxlstm}
 
 
 def name_of(argument: Any) -> ast.expr:

@@ -16,7 +16,20 @@ _ASSIGNED = re.compile(r"([A-Za-z_][\w, ()\[\]]{0,200}?)\s*(?::[^=]{0,100})?[-+*
 # Names that the written file uses for other things.
 RESERVED = frozenset(
     {*dir(builtins), *keyword.kwlist, *keyword.softkwlist}
-    | {"self", "rngs", "jax", "jnp", "lax", "nnx", "jaxlstm", "programs", "functools", "math", "Buffer"}
+    | {
+        "self",
+        "rngs",
+        "jax",
+        "jnp",
+        "lax",
+        "nnx",
+        "signal",
+        "jaxlstm",
+        "programs",
+        "functools",
+        "math",
+        "Buffer",
+    }
 )
 _METHODS = frozenset({"train", "eval", "iter_children", "iter_modules", "perturb", "set_attributes", "sow"})
 _OF_FLAX = ("__", "_pytree__", "_object__", "_graph_node_", "_check_", "_setattr", "_abc_")

@@ -23,6 +23,7 @@ _IMPORTS = {
     "jnp": "import jax.numpy as jnp",
     "nnx": "from flax import nnx",
     "lax": "from jax import lax",
+    "signal": "from jax.scipy import signal",
     "jaxlstm": "import jaxlstm",
     "programs": "from jaxlstm import programs",
 }

@@ -207,7 +207,7 @@ register_family(_add_scaled, {"addcmul": operator.mul, "addcdiv": operator.trued
 
 def _scaled(x: Array, factor: Operand) -> Array:
     """Return ``x * factor`` in the dtype of ``x``."""
-    return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
+    return x if factor == 1 else x * jnp.asarray(factor).astype(x.dtype)
 
 
 @register_operator(

@@ -36,7 +36,10 @@ def of_floats(rule: Rule) -> Rule:
 def _divided(operation: TypedNode) -> str | None:
     if not operation.promotes("self", "other"):
         return None
-    mode = operation.arguments.get("rounding_mode")
+    mode, divisor = operation.arguments.get("rounding_mode"), operation["other"]
+    if mode == "trunc":
+        has_integers = isinstance(divisor, int) and divisor != 0 and not operation.is_float("self")
+        return "lax.div(self, other)" if has_integers else None
     return {None: "self / other", "floor": _floor_divided(operation)}.get(mode)
 
 
@@ -153,7 +156,6 @@ _OF_FLOATS: dict[str, Rule] = {
     "softplus": _softplus,
     **dict.fromkeys(("prelu", "_prelu_kernel"), _prelu),
     "erf": "lax.erf(self)",
-    "rsqrt": "lax.rsqrt(self)",
     "lerp": "self + weight * (end - self)",
     **{name: f"jnp.{name}(self)" for name in ("ceil", "floor", "trunc")},
     "round.default": "jnp.round(self)",
@@ -173,5 +175,6 @@ RULES: dict[str, Rule] = {
     "bitwise_not": "~self",
     **dict.fromkeys(("neg", "negative"), "-self"),
     "reciprocal": "1 / self",
+    "rsqrt": lambda operation: "lax.rsqrt(self)" if operation.is_float() else "1 / jnp.sqrt(self)",
     "relu": "nnx.relu(self)",
 }

@@ -52,6 +52,31 @@ def _convolved(operation: TypedNode) -> str | None:
     return template if operation["bias"] is None else f"{template} + bias"
 
 
+def _conv_transposed(operation: TypedNode) -> str | None:
+    """Return the convolution of an image with zeros between its elements."""
+    weight, image = operation.type("weight"), operation.type("input")
+    if weight is None or image is None or operation.is_half() or not operation.channels_last:
+        return None
+    inputs, outputs, *kernel = weight.shape
+    n, groups = len(kernel), operation["groups"]
+    if len(image.shape) != n + 2 or (groups > 1 and (inputs, outputs) != (groups, 1)):
+        return None
+    dilations = repeated(operation["dilation"], n)
+    operation.extra.update(
+        axes=tuple(range(2, n + 2)),
+        ones=(1,) * n,
+        pads=transposed_pads(operation, kernel),
+        strides=repeated(operation["stride"], n),
+        dilations=None if set(dilations) == {1} else dilations,
+        order=(f"N{_AXES[n]}C", f"{'IO' if groups == 1 else 'OI'}{_AXES[n]}", f"N{_AXES[n]}C"),
+    )
+    template = (
+        "lax.conv_general_dilated(input, jnp.flip(weight, axes), ones, pads, lhs_dilation=strides, "
+        "rhs_dilation=dilations, dimension_numbers=order, feature_group_count=groups)"
+    )
+    return template if operation["bias"] is None else f"{template} + bias"
+
+
 def transposed_pads(operation: TypedNode, kernel: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Return the paddings with which JAX's transposed convolution gives torch's result."""
     names = ("dilation", "padding", "output_padding")
@@ -144,6 +169,7 @@ def _weight_norm(operation: TypedNode) -> str | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),
+    **{f"conv_transpose{n}d": _conv_transposed for n in (1, 2, 3)},
     **{f"max_pool{n}d": partial(_pooled, "max", n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": partial(_pooled, "avg", n) for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _adaptive for n in (1, 2, 3)},

@@ -75,6 +75,7 @@ _NEW: dict[str, Rule] = {
     "full_like": partial(_filled_like, "full_like(self, fill_value"),
     "scalar_tensor": lambda op: f"jnp.array({_number('s', op)})",
     "arange": _arange,
+    "eye": lambda op: f"jnp.eye(n, M=m{_dtype(op, np.float32)})",
     "tril": "jnp.tril(self, k=diagonal)",
     "triu": "jnp.triu(self, k=diagonal)",
     # Sizes
@@ -192,11 +193,14 @@ def _tiled(operation: TypedNode) -> str:
 
 def _joined(function: str, operation: TypedNode) -> str | None:
     types = operation.tensors("tensors")
-    if not operation.promotes("tensors") or any(type_.shape == (0,) for type_ in types):
+    if not operation.promotes("tensors"):
         return None
-    if function == "concatenate" and len(operation["tensors"]) == 1:
-        return "tensors[0]"
-    return f"jnp.{function}([*tensors], axis=dim)"
+    # torch leaves out tensors without elements, whatever the other shapes.
+    kept = [place for place, type_ in enumerate(types) if type_.shape != (0,) or function == "stack"]
+    operation.extra["kept"] = tuple(operation["tensors"][place] for place in kept)
+    if function == "concatenate" and len(kept) == 1:
+        return "kept[0]"
+    return f"jnp.{function}([*kept], axis=dim)" if kept else None
 
 
 def converted(operation: TypedNode) -> str | None:

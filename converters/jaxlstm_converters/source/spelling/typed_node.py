@@ -159,7 +159,7 @@ def _agree(types: list[TensorType]) -> bool:
     without = {type_.dtype for type_ in types if not type_.shape}
     if not with_axes or not without:
         return True
-    return all(_rank(a) != _rank(b) or a == b for a in with_axes for b in without)
+    return all(_rank(a) != _rank(b) or jnp.promote_types(a, b) == a for a in with_axes for b in without)
 
 
 def _rank(dtype: np.dtype) -> int:

@@ -1,0 +1,52 @@
+"""Templates of Fourier transforms of frames, and of complex numbers."""
+
+from __future__ import annotations
+
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+
+
+def _is_usual(operation: TypedNode) -> bool:
+    """Return True if the signal is real, and the window as long as the transform."""
+    window, n_fft = operation.type("window"), operation["n_fft"]
+    sides = operation["onesided"] is not False
+    return sides and window is not None and window.shape == (n_fft,) and operation.is_float("window")
+
+
+def _transformed(operation: TypedNode) -> str | None:
+    """Return the transforms of overlapping frames, the last axis of which are the frames."""
+    if not _is_usual(operation) or not operation.is_float() or operation["return_complex"] is not True:
+        return None
+    operation.extra["hop"] = operation["hop_length"] or operation["n_fft"] // 4
+    operation.extra["norm"] = "ortho" if operation["normalized"] else None
+    starts = "jnp.arange(0, self.shape[-1] - n_fft + 1, hop)"
+    return f"jnp.fft.rfft(self[..., {starts}[:, None] + jnp.arange(n_fft)] * window, norm=norm).mT"
+
+
+def _restored(operation: TypedNode) -> str | None:
+    """Return SciPy's inverse, which multiplies by the sum of the window."""
+    own, n_fft, length = operation.type("self"), operation["n_fft"], operation["length"]
+    hop = operation["hop_length"] or n_fft // 4
+    if own is None or not _is_usual(operation) or not operation["center"] or operation["return_complex"]:
+        return None
+    frames = own.shape[-1]
+    size = (frames - 1) * hop if isinstance(frames, int) else 0
+    if length is not None and (not isinstance(length, int) or length > size):
+        return None
+    operation.extra["overlap"] = n_fft - hop
+    scale = "n_fft ** 0.5 / window.sum() * self" if operation["normalized"] else "self / window.sum()"
+    template = f"signal.istft({scale}, window=window, nperseg=n_fft, noverlap=overlap)[1]"
+    return template if length in (None, size) else f"{template}[..., :length]"
+
+
+def _hann(operation: TypedNode) -> str | None:
+    is_periodic = operation.arguments.get("periodic", True)
+    return "jnp.hanning(window_length + 1)[:-1]" if is_periodic and operation.is_float() else None
+
+
+RULES: dict[str, Rule] = {
+    "stft": _transformed,
+    "istft": _restored,
+    "hann_window": _hann,
+    "view_as_complex": "lax.complex(self[..., 0], self[..., 1])",
+    "view_as_real": "jnp.stack([self.real, self.imag], axis=-1)",
+}
