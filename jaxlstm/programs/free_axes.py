@@ -48,7 +48,11 @@ def _narrowed(graph: Graph, axis: AxisRange | None, name: str, allowed: range, w
     low, high = axis[:2] if axis else graph.size_range(name)
     first, stop = max(allowed.start, low), min(allowed.stop, UNBOUNDED if high is None else high + 1)
     last = stop - 1 if stop < UNBOUNDED else None
-    return axis if first >= stop or (first, last) == (low, high) else AxisRange(first, last, why)
+    if (first, last) == (low, high):
+        # torch has applied some conditions to the ranges that it records.
+        is_reason = not axis and (low == allowed.start > 0 or stop == allowed.stop < UNBOUNDED)
+        return AxisRange(first, last, why) if is_reason else axis
+    return axis if first >= stop else AxisRange(first, last, why)
 
 
 def _fix(graph: Graph, single: Mapping[str, int], reasons: Mapping[tuple[str, int], str]) -> Graph:

@@ -54,6 +54,7 @@ _COMPARE: dict[type, Any] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_MIRRORED: dict[type, type] = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
 UNDECIDED: type[Exception]
@@ -127,10 +128,10 @@ def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
 
 
 def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
-    """Return the sizes that an equation about one axis of one input allows: (input, axis, sizes).
+    """Return the sizes that a comparison about one axis of one input allows: (input, axis, sizes).
 
-    The sizes end at `UNBOUNDED` if the equation allows all large ones. None if the guard does not bound the
-    axis, or is not such an equation, or long, or may not be monotonic, such as ``n % 2 == 0``.
+    The sizes end at `UNBOUNDED` if the comparison allows all large ones. None if the guard does not bound the
+    axis, or is not such a comparison, or long, or may not be monotonic, such as ``n % 2 == 0``.
     """
     if len(guard) > _LONGEST_NARROWING:
         return None
@@ -139,7 +140,7 @@ def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
         nodes = list(ast.walk(condition))
         axes = [axis for node in nodes if isinstance(node, ast.expr) and (axis := axis_of(node))]
         match condition:
-            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]) if (
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if (
                 len(axes) == 1 and _is_monotonic(left) and _is_monotonic(right)
             ):
                 ((name, place),) = axes
@@ -152,10 +153,18 @@ def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
 
         lowest = int(any(map(_divides_by_axis, nodes)))  # No model divides by 0.
         sign = 1 if difference(lowest) <= difference(UNBOUNDED) else -1
-        first, last = (
+        zero, above = (
             find(range(UNBOUNDED), 0, lowest, key=lambda n: sign * difference(n))
             for find in (bisect_left, bisect_right)
         )
+        bounds: dict[type, tuple[int, int]] = {
+            ast.Eq: (zero, above),
+            ast.GtE: (zero, UNBOUNDED),
+            ast.Gt: (above, UNBOUNDED),
+            ast.LtE: (0, above),
+            ast.Lt: (0, zero),
+        }
+        first, last = bounds[_MIRRORED.get(type(op), type(op)) if sign < 0 else type(op)]
     except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
         return None
     return (name, place, range(first, last)) if first or last < UNBOUNDED else None
@@ -183,6 +192,15 @@ def _divides_by_axis(node: ast.AST) -> bool:
         case ast.BinOp(op=ast.Div() | ast.FloorDiv(), right=right):
             return axis_of(right) is not None
     return False
+
+
+def axes_in(guard: str) -> set[tuple[str, int]]:
+    """Return the axes of inputs that a guard is about; none for one with an unknown construct."""
+    try:
+        nodes = ast.walk(_parse(guard))
+        return {axis for node in nodes if isinstance(node, ast.expr) and (axis := axis_of(node))}
+    except _UnknownError:
+        return set()
 
 
 def axis_of(node: ast.expr) -> tuple[str, int] | None:

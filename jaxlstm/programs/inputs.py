@@ -15,6 +15,7 @@ from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, TensorType, shown_shape
+from jaxlstm.programs.guards import axes_in, shown_guard
 from jaxlstm.programs.operators.dtypes import held, is_integer, to_held
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 
@@ -34,7 +35,7 @@ def bind_inputs(
     arguments = flatten_arguments(graph, args, kwargs)
     values: dict[str, Array] = {}
     sizes: dict[str, int] = {}
-    axis_of: dict[str, str] = {}
+    axis_of: dict[str, tuple[str, int]] = {}
     for declared, argument in zip(graph.inputs, arguments, strict=True):
         if declared.type is None:
             constant = declared.constant
@@ -108,7 +109,11 @@ def _as_array(name: str, expected: TensorType, argument: Any) -> Array:
 
 
 def _bind_sizes(
-    graph: Graph, declared: Input, shape: tuple[int, ...], sizes: dict[str, int], axis_of: dict[str, str]
+    graph: Graph,
+    declared: Input,
+    shape: tuple[int, ...],
+    sizes: dict[str, int],
+    axis_of: dict[str, tuple[str, int]],
 ) -> None:
     assert declared.type is not None
     expected = declared.type.shape
@@ -126,12 +131,16 @@ def _bind_sizes(
                 f"{shown_shape(shape)}). {how_to_free(declared, place)}",
             )
         if isinstance(size, str):
+            other, other_place = axis_of.setdefault(size, (declared.name, place))
             if sizes.setdefault(size, actual) != actual:
+                equal = {(other, other_place), (declared.name, place)}
+                why = next((guard for guard in graph.guards if axes_in(guard) == equal), None)
+                reason = f" because of the condition {shown_guard(why, graph.lines)}" if why else ""
                 raise ProgramError(
                     "input-shape",
-                    f"{here} must have the size of {axis_of[size]}, {sizes[size]}, got {actual}",
+                    f"{here} must have the size of axis {other_place} of input {other}, {sizes[size]}, got "
+                    f"{actual}{reason}",
                 )
-            axis_of.setdefault(size, here)
             _require_range(graph, size, actual, here)
 
 

@@ -95,6 +95,12 @@ def test_a_batch_of_one() -> None:
         ("5 - L['x'].size()[0] == 1", "[4, 3]", "axis 0 of x is fixed: the condition"),
         ("L['x'].size()[1] == 3", "[s0, 3]", "axis 1 of x is fixed: the condition"),
         ("L['x'].size()[0] % 4 == 0", "[s0, 3]", "s0: 0 to any size\n"),
+        ("L['x'].size()[0] - 4 >= 5", "[s0, 3]", "s0: 9 to any size (the condition"),
+        ("L['x'].size()[0] > 5", "[s0, 3]", "s0: 6 to any size (the condition"),
+        ("2*L['x'].size()[0] < 15", "[s0, 3]", "s0: 0 to 7 (the condition"),
+        ("3 <= 10 - L['x'].size()[0]", "[s0, 3]", "s0: 0 to 7 (the condition"),
+        ("3 < 10 - L['x'].size()[0]", "[s0, 3]", "s0: 0 to 6 (the condition"),
+        ("L['x'].size()[0] != 5", "[s0, 3]", "s0: 0 to any size\n"),
         ("min(L['x'].size()[0], 5) == 5", "[s0, 3]", "s0: 5 to any size (the condition"),
         ("abs(L['x'].size()[0] - 5) == 2", "[s0, 3]", "s0: 0 to any size\n"),
         ("(L['x'].size()[0] == 4) == 1", "[s0, 3]", "s0: 0 to any size\n"),
@@ -123,3 +129,16 @@ def test_a_size_outside_of_a_condition() -> None:
     assert ran({}, np.ones((7, 3), np.float32)).shape == (7, 3)
     with pytest.raises(ProgramError, match=r"must be from 6 to 7, got 8 because of .*model.py:7: if n"):
         ran({}, np.ones((8, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("guard", "bounds", "why"),
+    [
+        ("L['x'].size()[0] >= 5", (5, None), "s0: 5 to any size (the condition"),
+        ("L['x'].size()[0] < 30", (2, 29), "s0: 0 to 29 (the condition"),
+        ("L['x'].size()[0] >= 4", (5, None), "s0: 5 to any size\n"),
+    ],
+)
+def test_the_condition_behind_a_range_of_torch(guard: str, bounds: tuple[int, int | None], why: str) -> None:
+    ran = program(node("aten.relu.default", self=X), shape=("s0", 3), ranges={"s0": bounds}, guards=(guard,))
+    assert why in str(ran)

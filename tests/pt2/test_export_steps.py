@@ -329,3 +329,16 @@ def test_istft_of_a_length(extra: int, width: int) -> None:
     for shape in ((3, 64), (2, 71)):
         x = torch.randn(shape)
         np.testing.assert_allclose(program(program.params, x.numpy()), model(x), atol=1e-5)
+
+
+def test_errors_about_ranges_and_equal_axes_name_the_line() -> None:
+    def forward(self: Model, x: Tensor, y: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, (6, 6), mode="reflect")
+        return padded[:, 12:] * y
+
+    program = jaxlstm.from_module(Model(forward), (torch.ones(4, 9), torch.ones(4, 9)))
+    with pytest.raises(ProgramError, match=r"at least 7, got 5 because of .*\d+: padded = nn.func"):
+        program(program.params, *[np.ones((4, 5), np.float32)] * 2)
+    with pytest.raises(ProgramError, match=r"of input args_0, 9, got 8 because of .*\d+: return padded\["):
+        program(program.params, np.ones((4, 9), np.float32), np.ones((4, 8), np.float32))
+    assert "7 to any size (the condition" in str(program)
