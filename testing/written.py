@@ -55,7 +55,8 @@ def written_program(
         settings: arguments of ``source_text``.
     """
     tensors = {**program.params, **program.buffers, **program.constants}
-    source = source_text(program.graph, {k: np.asarray(v) for k, v in tensors.items()}, **settings)
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    source = source_text(program.graph, arrays, program.tied, **settings)
     text = source.text
     for pattern, replacement in (edits or {}).items():
         text, count = re.subn(pattern, replacement, text)

@@ -28,9 +28,16 @@ Filled = list[tuple[Slot, np.ndarray]]
 
 
 def fill(
-    layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None, strict: bool, cast: bool
+    layers: list[FlaxLayer],
+    source: Any,
+    names: Mapping[str, str] | None,
+    strict: bool,
+    cast: bool,
+    tied: Mapping[str, str],
 ) -> tuple[LoadResult, Filled]:
     """Return the result, and the new array of every slot that has one.
+
+    ``tied`` holds other names of tensors in torch.
 
     Raises:
       StateDictError: a tensor cannot be converted, or with ``strict`` anything does not fit.
@@ -40,12 +47,12 @@ def fill(
     result = LoadResult(
         tuple(matched.loaded),
         tuple(matched.missing),
-        tuple(_unexpected(plan, model)),
+        tuple(_unexpected({*plan.torch_names, *tied}, model)),
         tuple(matched.misshapen),
         tuple(settings_to_check(layers, name_map, model.settings)),
         (*model.notes, *(f"{', '.join(paths)}: {note}" for note, paths in matched.notes.items())),
     )
-    failures = plan.failures + matched.failures
+    failures = plan.failures + matched.failures + _differing(tied, model)
     if failures or (strict and not result.complete):
         lines = ["the state dict does not fit the model; nothing was written"]
         lines += [f"  {line}" for line in (*failures, *result.differences)]
@@ -135,11 +142,22 @@ class _Match:
                 self.missing.append(Difference(name, assignment.flax, None, shape, hint))
 
 
-def _unexpected(plan: ConversionPlan, model: ModelTensors) -> list[Difference]:
+def _differing(tied: Mapping[str, str], model: ModelTensors) -> list[str]:
+    """Return the names of which the tensors differ, although the model has one array for both."""
+    pairs = [pair for pair in tied.items() if all(map(model.has, pair))]
+    arrays = {name: as_numpy(model.tensors[name]) for pair in pairs for name in pair}
+    return [
+        f"{name} and {first} differ, but the model has one array for both (tied weights)"
+        for name, first in pairs
+        if not _same(arrays[name], arrays[first])
+    ]
+
+
+def _unexpected(used: set[str], model: ModelTensors) -> list[Difference]:
     """Return the tensors of the source that belong to no assignment."""
     inside = [
         Difference(model.original[name], "", tuple(model.tensors[name].shape), None, hint)
-        for name, hint in unexpected_hints(set(plan.torch_names), model).items()
+        for name, hint in unexpected_hints(used, model).items()
     ]
     return inside + [Difference(name, "", tuple(t.shape), None) for name, t in model.beside.items()]
 

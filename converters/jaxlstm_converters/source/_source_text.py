@@ -55,12 +55,19 @@ class WrittenSource(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def source_text(graph: Graph, tensors: Mapping[str, np.ndarray], *, comments: bool = False) -> WrittenSource:
+def source_text(
+    graph: Graph,
+    tensors: Mapping[str, np.ndarray],
+    tied: Mapping[str, str] | None = None,
+    *,
+    comments: bool = False,
+) -> WrittenSource:
     """Return the Flax source of a program.
 
     Args:
         graph: the graph of the program.
         tensors: name in torch -> value of every parameter, buffer and constant.
+        tied: another name of a tensor -> its first name, as in ``Program.tied``.
         comments: write the lines of the user's code as comments.
 
     Raises:
@@ -69,9 +76,11 @@ def source_text(graph: Graph, tensors: Mapping[str, np.ndarray], *, comments: bo
     """
     writer = _Writer(graph, tensors)
     classes = writer.classes()
+    others = classes[-1].draft.tied = writer.tied(tied or {})
     text = file_text(classes, comments=comments)
     names_ = tuple(written.name for written in classes)
     used = {writer.written_name(name): np.asarray(tensors[name]) for name in writer.used_tensors()}
+    used |= {name: used[first] for name, first in others.items()}
     return WrittenSource(text, names_, used, tuple(writer.remarks))
 
 
@@ -108,6 +117,11 @@ class _Writer:
         kept = [name for name in self._owners if name in read or name not in constants]
         found = dict.fromkeys([*(self._owners[name] for name in kept), *self._graph.mutations])
         return [name for name in found if not self._is_literal(name) and not self._is_counter(name)]
+
+    def tied(self, first: Mapping[str, str]) -> dict[str, str]:
+        """Return other name in torch -> name in the written model, for the tensors with several names."""
+        used = self.used_tensors()
+        return {name: self.written_name(owner) for name, owner in first.items() if owner in used}
 
     def _is_counter(self, name: str) -> bool:
         """Return True for the number of batches that a norm has seen, which Flax does not count."""

@@ -89,10 +89,9 @@ class SourceFiles:
         if source.suffix != ".py" or not source.stem.isidentifier() or keyword.iskeyword(source.stem):
             raise ValueError(f"path must be the file of a module, such as crnn.py, got {os.fspath(path)!r}")
         tensors = {**program.params, **program.buffers, **program.constants}
-        tensors |= {name: program.params[first] for name, first in program.tied.items()}
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         try:
-            written: WrittenSource = source_text(program.graph, arrays, comments=comments)
+            written: WrittenSource = source_text(program.graph, arrays, program.tied, comments=comments)
         except RecursionError as error:
             raise ValueError("the modules of the program are nested too deeply for written source") from error
         return cls(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxlstm_converters.source import names, trees
@@ -22,7 +22,7 @@ class Draft:
         base: name of the base class.
         init: the statements of ``__init__``.
         methods: the methods by name.
-        doc: the docstring, or "".
+        tied: another name of a tensor in torch -> its name, in the class of the model.
     """
 
     path: str
@@ -30,7 +30,7 @@ class Draft:
     base: str
     init: list[ast.stmt]
     methods: dict[str, Method]
-    doc: str = ""
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def trees(self) -> Iterator[ast.stmt]:
         """Yield all statements, of ``__init__`` and then of the methods."""

@@ -76,8 +76,8 @@ def _ruff(arguments: Sequence[str], text: str) -> str:
 def _class_text(written: WrittenClass, comments: bool) -> str:
     draft = written.draft
     lines = [f"class {written.name}({draft.base}):"]
-    if draft.doc:
-        lines += [f'    """{draft.doc}"""', ""]
+    if draft.tied:
+        lines += [f"    tied = {draft.tied!r}", ""]
     arguments = ast.arguments(
         posonlyargs=[],
         args=[ast.arg("self"), *map(ast.arg, written.required)],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from flax import nnx
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import rnn
@@ -309,9 +310,7 @@ def test_written_source_equals_the_program(name: str) -> None:
 class Packed(nn.Module):
     """A recurrent layer over packed sequences."""
 
-    def __init__(
-        self, kind: type[nn.RNNBase], sorted: bool = False, first: bool = True, **padding: Any
-    ) -> None:
+    def __init__(self, kind: Any, sorted: bool = False, first: bool = True, **padding: Any) -> None:
         super().__init__()
         settings: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": first}
         self.rnn = kind(3, 4, **settings)
@@ -369,10 +368,16 @@ def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
     assert_equal(written, x, *shorter, jit=True)
 
 
-def test_a_tied_weight_is_read_where_it_is_owned() -> None:
-    text = write(Tied(), torch.randint(0, 7, (2, 3))).text
-    assert "self.embedding.embedding[...]" in text
-    assert text.count("nnx.Param") == 0
+def test_a_tied_weight_is_read_where_it_is_owned_and_has_all_its_names() -> None:
+    module = Tied()
+    written = write(module, torch.randint(0, 7, (2, 3)))
+    assert "self.embedding.embedding[...]" in written.text
+    assert written.text.count("nnx.Param") == 0
+    tensors = jaxlstm.state_dict(written.model)
+    module.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()}, strict=True)
+    assert jaxlstm.load_state_dict(nnx.List([written.model]), nn.ModuleList([module])).complete
+    with pytest.raises(jaxlstm.StateDictError, match=r"out\.weight and embedding\.weight differ"):
+        jaxlstm.load_state_dict(written.model, {**tensors, "out.weight": tensors["out.weight"] + 1})
 
 
 def test_a_changed_buffer_keeps_its_value() -> None:

@@ -57,7 +57,8 @@ def _conv_transposed(operation: TypedNode) -> str | None:
     weight, image = operation.type("weight"), operation.type("input")
     if weight is None or image is None or operation.is_half() or not operation.channels_last:
         return None
-    inputs, outputs, *kernel = weight.shape
+    inputs, outputs, *_ = weight.shape
+    kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
     n, groups = len(kernel), operation["groups"]
     if len(image.shape) != n + 2 or (groups > 1 and (inputs, outputs) != (groups, 1)):
         return None
