@@ -1,7 +1,9 @@
-"""Train an LSTM over the devices of several processes or hosts.
+"""Train an LSTM, or a whole Flax model, over the devices of several processes or hosts.
 
 Every process runs this program and sees all devices. The batch is split along the axis "data" of the mesh,
-the hidden units along "hidden". ``jaxlstm.inference.shard`` places the weights.
+the hidden units of a single LSTM along "hidden". ``jaxlstm.inference.shard`` places its weights. With
+``--model demo``, each device has all weights of ``demo.pt``, a PyTorch model in Flax. ``--save`` writes the
+weights from process 0, under torch's names.
 
 To try it on one machine, start two processes in two terminals:
 
@@ -24,15 +26,17 @@ seconds.
 from __future__ import annotations
 
 import argparse
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm import LSTMConfig, init_params
-from jaxlstm.inference import Sharded, shard
+import jaxlstm
 
+DEMO = Path(__file__).parent / "demo.pt"
 BATCH, TIME, FEATURES, HIDDEN, RATE = 16, 24, 8, 64, 0.5
 
 
@@ -43,6 +47,8 @@ def main() -> None:
     parser.add_argument("--process", type=int, default=0, help="the number of this process, from 0")
     parser.add_argument("--detect", action="store_true", help="let JAX detect the options above")
     parser.add_argument("--hidden", type=int, default=1, help="devices along 'hidden' (default 1)")
+    parser.add_argument("--model", choices=MODELS, default="lstm", help="the model (default lstm)")
+    parser.add_argument("--save", metavar="FILE.npz", help="write the weights after the last step")
     parser.add_argument("--steps", type=int, default=20, help="training steps (default 20)")
     parser.add_argument("--timeout", type=int, default=60, help="seconds to wait for the others")
     args = parser.parse_args()
@@ -67,39 +73,93 @@ def connect(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train on a task that needs memory: the running mean of the inputs."""
-    config = LSTMConfig(FEATURES, HIDDEN)
-    mesh = jax.make_mesh((jax.device_count() // args.hidden, args.hidden), ("data", "hidden"))
-    lstm = shard(config, mesh)
-    rows = jax.NamedSharding(lstm.mesh, jax.P(None, "data"))
-    step = jax.jit(partial(descend, lstm), donate_argnums=0)
-    params = lstm.place(init_params(jax.random.key(0), config))
+    """Train by gradient descent."""
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((jax.device_count() // args.hidden, args.hidden), ("data", "hidden"), auto)
+    model = MODELS[args.model](mesh)
+    rows, whole = jax.NamedSharding(mesh, model.rows), jax.NamedSharding(mesh, jax.P())
+
+    def descend(params: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
+        value, gradients = jax.value_and_grad(model.loss)(params, x, y)
+        return jax.tree.map(lambda p, g: p - RATE * g, params, gradients), value
+
+    step, params = jax.jit(descend, donate_argnums=0), model.params
     for number in range(args.steps):
-        inputs, targets = draw(number)
         # each process provides the rows on its devices
-        x, y = (jax.make_array_from_callback(a.shape, rows, a.__getitem__) for a in (inputs, targets))
-        params, loss = step(params, x, y)
+        batch = (jax.make_array_from_callback(a.shape, rows, a.__getitem__) for a in model.draw(number))
+        params, loss = step(params, *batch)
         if jax.process_index() == 0:
             print(f"step {number}: loss {float(loss):.9f}", flush=True)
+    if args.save:
+        params = jax.jit(lambda tree: tree, out_shardings=whole)(params)  # all processes send their parts
+        if jax.process_index() == 0:
+            np.savez(args.save, **model.tensors(params))
 
 
-def descend(lstm: Sharded, params: dict, x: jax.Array, y: jax.Array) -> tuple[dict, jax.Array]:
-    """Return the parameters after a step of gradient descent, and the loss before it."""
+class Model(NamedTuple):
+    """Placed parameters, loss(params, x, y), the batch of a step, its sharding, and torch's tensors."""
 
-    def loss(params: dict) -> jax.Array:
+    params: Any
+    loss: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    draw: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    rows: jax.P
+    tensors: Callable[[Any], dict[str, Any]]
+
+
+def lstm_model(mesh: jax.sharding.Mesh) -> Model:
+    """An LSTM on a task that needs memory: the running mean of the inputs (time, batch, features)."""
+    config = jaxlstm.LSTMConfig(FEATURES, HIDDEN)
+    lstm = jaxlstm.inference.shard(config, mesh)
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         outputs, _ = lstm(params, x)
         return jnp.mean((outputs[:, :, :FEATURES] - y) ** 2)
 
-    value, gradients = jax.value_and_grad(loss)(params)
-    return jax.tree.map(lambda p, g: p - RATE * g, params, gradients), value
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        bits = np.random.default_rng(number).integers(0, 2, (TIME, BATCH, FEATURES)).astype(np.float32)
+        mean = np.cumsum(bits, axis=0) / np.arange(1, TIME + 1, dtype=np.float32)[:, None, None]
+        return bits, mean.astype(np.float32)
+
+    params = lstm.place(jaxlstm.init_params(jax.random.key(0), config))
+    return Model(params, loss, draw, jax.P(None, "data"), lstm.gather)
 
 
-def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a batch (time, batch, features) of bits and their running mean, equal in each process."""
-    bits = np.random.default_rng(number).integers(0, 2, (TIME, BATCH, FEATURES)).astype(np.float32)
-    mean = np.cumsum(bits, axis=0) / np.arange(1, TIME + 1, dtype=np.float32)[:, None, None]
-    return bits, mean.astype(np.float32)
+def demo_model(mesh: jax.sharding.Mesh) -> Model:
+    """The model of ``demo.pt``, trained further to mark characters (batch, time) by their number modulo 7."""
+    from flax import nnx
 
+    class Tagger(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.embedding = nnx.Embed(29, 16, rngs=rngs)
+            self.lstm = jaxlstm.nnx.LSTM(16, 24, 2, batch_first=True, bidirectional=True, rngs=rngs)
+            self.capital = nnx.Linear(48, 1, rngs=rngs)
+            self.mark = nnx.Linear(48, 7, rngs=rngs)
+
+        def __call__(self, characters: jax.Array) -> jax.Array:
+            return self.mark(self.lstm(self.embedding(characters))[0])
+
+    names = {"tagger.embedding": "embedding", "tagger.lstm": "lstm"}
+    model = Tagger(nnx.Rngs(0))
+    jaxlstm.load_state_dict(model, DEMO, names=names)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        logits = nnx.merge(graph, params, rest)(x)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1).mean()
+
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        characters = np.random.default_rng(number).integers(0, 29, (BATCH, TIME))
+        return characters, characters % 7
+
+    def tensors(params: Any) -> dict[str, Any]:
+        nnx.update(model, params)
+        return jaxlstm.state_dict(model, names=names)
+
+    placed = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+    return Model(placed, loss, draw, jax.P("data"), tensors)
+
+
+MODELS = {"lstm": lstm_model, "demo": demo_model}
 
 if __name__ == "__main__":
     main()

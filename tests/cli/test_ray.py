@@ -17,10 +17,10 @@ import pytest
 from jaxlstm.inference import BatchPredictor
 from jaxlstm.inference.rows import LSTMRows
 from testing.command import jaxlstm_command, sequences, write_sequences
+from testing.pages import blocks
 from testing.processes import python_environment
 
 ray = pytest.importorskip("ray", reason="`make test-ray` installs it")
-ray_data = pytest.importorskip("ray.data")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -128,13 +128,14 @@ def test_bad_input(folder: Path, cluster: Any) -> None:
 
 
 def test_predictor_in_ray_data(folder: Path, cluster: Any) -> None:
-    """Read, predict, write. A worker with one CPU runs one thread."""
+    """The code of docs/scale.md. A worker with one CPU runs one thread."""
+    (code,) = [block for block in blocks("scale.md", "") if "map_batches" in block]
+    code = code.replace("checkpoint.pt", "m.safetensors").replace(
+        "jaxlstm.inference.BatchPredictor", "Threads"
+    )
     ray.init(cluster.address, log_to_driver=False)
     try:
-        dataset = ray_data.read_parquet("in")
-        options: dict[str, Any] = {"num_cpus": 1, "concurrency": 2, "fn_constructor_args": ["m.safetensors"]}
-        results = dataset.map_batches(Threads, batch_format="pyarrow", batch_size=64, **options)
-        results.write_parquet(str(folder / "out"))
+        exec(code, {"ray": ray, "Threads": Threads})
     finally:
         ray.shutdown()
     actual, expected = (parquet.read_table(name).sort_by("id") for name in ("out", "local"))

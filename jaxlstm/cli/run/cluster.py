@@ -27,7 +27,7 @@ class FileWorker:
         self._predictor = predictor
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Compute a file; return its error, because the traceback of one that is raised has many lines."""
+        """Compute a file; return an error, because Ray adds many lines to a raised one."""
         try:
             return {"sequences": pickle.loads(row["job"]).run(self._predictor, no_progress), "error": b""}
         except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
@@ -39,7 +39,7 @@ def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: arg
 
     Raises:
       ConnectionError: no cluster answers at ``args.address``.
-      ValueError, TypeError, OSError: that of the first file that failed. Files that are not done are missing.
+      ValueError, TypeError, OSError: the first error of a file. The next run computes the missing files.
     """
     ray, data = import_optional("ray", "ray"), import_optional("ray.data", "ray")
     if ":" in (args.address or ""):

@@ -1,0 +1,114 @@
+"""Throughput in Ray Data: BatchPredictor, torch in the same engine, and ``Runner.map`` without an engine.
+
+``python -m benchmarks.engine`` prints a line for each side: time steps per second, and the overhead of the
+engine, which is the time of a worker between two batches. The rates of the workers are added. The inputs are
+in the object store before, and the start of the workers and their first batch do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+
+import jaxlstm
+from jaxlstm._shared.imports import import_optional
+from jaxlstm.inference.columns import RowInput, arrow_column
+
+CONFIG = jaxlstm.LSTMConfig(64, 128)
+BATCH = 256
+
+
+class TorchLoop:
+    """torch.nn.LSTM over one row after the other, between the same Arrow columns."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._tensor, self._no_grad = torch.tensor, torch.no_grad
+        self._lstm = torch.nn.LSTM(CONFIG.input_size, CONFIG.hidden_size)
+        self._lstm.load_state_dict(torch.load(path))
+        self._input = RowInput("inputs", ("time", CONFIG.input_size), np.dtype(np.float32))
+
+    def __call__(self, table: Any) -> Any:
+        with self._no_grad():
+            rows = (self._tensor(self._input.array(row)) for row in table["inputs"])
+            outputs = [self._lstm(row)[0].numpy() for row in rows]
+        return table.append_column("outputs", arrow_column(outputs, np.empty((0, 0), np.float32)))
+
+
+class Timed:
+    """A worker whose rows have the times at which their batch started and ended."""
+
+    def __init__(self, is_torch: bool, path: str, threads: int) -> None:
+        made = (
+            TorchLoop(path, threads) if is_torch else jaxlstm.inference.BatchPredictor(path, threads=threads)
+        )
+        self._call, self._worker = made, time.time_ns()
+
+    def __call__(self, table: Any) -> Any:
+        start = time.time()
+        table = self._call(table)
+        for name, value in (("start", start), ("end", time.time()), ("worker", self._worker)):
+            table = table.append_column(name, pyarrow.array([value] * len(table)))
+        return table
+
+
+def rate_in_engine(dataset: Any, *, workers: int, **options: Any) -> str:
+    """Return time steps per second and the median overhead of a batch."""
+    kwargs = {"batch_size": BATCH, "batch_format": "pyarrow", "num_cpus": 1}
+    kwargs["compute"] = import_optional("ray.data", "ray").ActorPoolStrategy(size=workers)
+    results = dataset.map_batches(Timed, fn_constructor_kwargs=options, **kwargs)
+    columns = ["worker", "start", "end", "steps"]
+    rate, gaps = 0.0, []
+    for _, rows in results.select_columns(columns).to_pandas().groupby("worker"):
+        batches = rows.groupby(["start", "end"])["steps"].sum().reset_index()
+        starts, ends = batches["start"].to_numpy(), batches["end"].to_numpy()
+        gaps += [*(starts[1:] - ends[:-1])]
+        rate += batches["steps"][1:].sum() / (ends[-1] - ends[0])
+    return f"{rate:,.0f} steps/s, {1e3 * statistics.median(gaps):.1f} ms between batches"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sequences", type=int, default=4000, help="of 5 to 2,000 steps (default: 4000)")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    import torch
+
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.uniform(np.log(5), np.log(2000), args.sequences)).astype(int)
+    arrays = [rng.standard_normal((n, CONFIG.input_size)).astype(np.float32) for n in lengths]
+    column = arrow_column(arrays, np.empty((0, 0), np.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "lstm.pt"))
+        torch.save(torch.nn.LSTM(CONFIG.input_size, CONFIG.hidden_size).state_dict(), path)
+        ray, data = import_optional("ray", "ray"), import_optional("ray.data", "ray")
+        ray.init(num_cpus=4, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        data.DataContext.get_current().enable_progress_bars = False
+        table = pyarrow.table({"steps": lengths, "inputs": column})
+        tables = [table.slice(start, BATCH) for start in range(0, len(table), BATCH)]
+        dataset = data.from_arrow(tables).materialize()
+        runner = jaxlstm.inference.compile(*jaxlstm.load(path), max_length=2000, max_batch=32)
+        for _ in range(args.rounds):
+            for workers, threads in ((2, 1), (1, 2)):
+                for is_torch in (False, True):
+                    options = {"is_torch": is_torch, "path": path, "threads": threads}
+                    side = f"{'torch' if is_torch else 'jaxlstm'}, {workers} x {threads} threads"
+                    print(side, rate_in_engine(dataset, workers=workers, **options), sep=": ", flush=True)
+            start = time.perf_counter()
+            runner.map(arrays, progress=False)
+            print(f"Runner.map: {lengths.sum() / (time.perf_counter() - start):,.0f} steps/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
