@@ -342,3 +342,39 @@ def test_errors_about_ranges_and_equal_axes_name_the_line() -> None:
     with pytest.raises(ProgramError, match=r"of input args_0, 9, got 8 because of .*\d+: return padded\["):
         program(program.params, np.ones((4, 9), np.float32), np.ones((4, 8), np.float32))
     assert "7 to any size (the condition" in str(program)
+
+
+def check(self: Model, x: Tensor) -> Tensor:
+    assert (x > 0).all() and x.shape[0] > 1, "positive"  # noqa: PT018
+    assert not (
+        x  # some line
+        > 9
+    ).any()
+    return x * 2
+
+
+def test_asserted_values_are_asserted() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = jaxlstm.from_module(Model(check), (torch.ones(4, 3),))
+    x = np.ones((6, 2), np.float32)
+    np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
+    for wrong, line in ((-x, r"and x.shape\[0\] > 1"), (10 * x, r"assert not \(|> 9|x  # some")):
+        with pytest.raises(ProgramError, match=rf"requires: test_export_steps.py:\d+: .*{line}"):
+            program(program.params, wrong)
+        assert np.isnan(jax.jit(program)(program.params, wrong)).all()
+
+
+@pytest.mark.parametrize("name", ["or", "function"])
+def test_other_truths_in_an_assertion_are_those_of_the_example(name: str) -> None:
+    def either(self: Model, x: Tensor) -> Tensor:
+        assert (x > 0).all() or (x < 0).all()
+        return x
+
+    def any_of(self: Model, x: Tensor) -> Tensor:
+        assert any([(x > 0).all(), (x < 0).all()])
+        return x
+
+    program = from_module(Model({"or": either, "function": any_of}[name]), (torch.ones(4, 3),), "conditions")
+    with pytest.raises(ProgramError):
+        program(program.params, -np.ones((4, 3), np.float32))

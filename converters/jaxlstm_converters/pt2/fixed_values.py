@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
-from jaxlstm_converters.pt2.model_lines import line_of_model
+from jaxlstm_converters.pt2.model_lines import asserted_truth, line_of_model
 
 
 class FixedValues(TorchFunctionMode):
@@ -64,7 +64,10 @@ class FixedValues(TorchFunctionMode):
 
 
 class KnownBuffers(TorchFunctionMode):
-    """A mode in which reading the value of a buffer gives its present value, and asserts it in the trace."""
+    """A mode in which reading the value of a buffer gives its present value, and asserts it in the trace.
+
+    A tensor that an ``assert`` statement of the model reads is asserted in the trace too.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -77,6 +80,10 @@ class KnownBuffers(TorchFunctionMode):
             for name, buffer in self._module.named_buffers():
                 if buffer is args[0]:
                     return _read_as(self._values[name], func, *args, **kwargs or {})[0]
+        if getattr(func, "__name__", "") == "__bool__" and (found := asserted_truth()) is not None:
+            truth, line = found
+            torch.ops.aten._assert_async.msg(args[0] if truth else args[0].logical_not(), line)
+            return truth
         return func(*args, **kwargs or {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import linecache
@@ -45,11 +46,50 @@ def frame_of_model() -> FrameType | None:
 
 def line_of_model() -> str | None:
     """Return the innermost line on the stack that is neither torch's nor ours, or None."""
-    if (frame := frame_of_model()) is None:
-        return None
+    frame = frame_of_model()
+    return _shown(frame) if frame else None
+
+
+def _shown(frame: FrameType) -> str:
     path = frame.f_code.co_filename
     line = linecache.getline(path, frame.f_lineno).strip()
     return f"{os.path.basename(path)}:{frame.f_lineno}: {line}"
+
+
+def asserted_truth() -> tuple[bool, str] | None:
+    """Return the truth of a tensor that an ``assert`` statement of the model is reading, and its line."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code.co_name == "__torch_function__":
+        frame = frame.f_back
+    if frame is None or not is_of_model(frame.f_code.co_filename):
+        return None
+    line = frame.f_lineno
+    for test in _asserted(frame.f_code.co_filename):
+        if test.lineno <= line <= (test.end_lineno or line):
+            truth = True
+            if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+                truth, test = False, test.operand
+            return (truth, _shown(frame)) if _is_clear(test) else None
+    return None
+
+
+@functools.cache
+def _asserted(path: str) -> list[ast.expr]:
+    try:
+        statements = ast.walk(ast.parse("".join(linecache.getlines(path))))
+    except SyntaxError:  # The file has changed.
+        return []
+    return [node.test for node in statements if isinstance(node, ast.Assert)]
+
+
+def _is_clear(test: ast.expr) -> bool:
+    """Return True if an asserted expression reads the truth only of tensors that must be true."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return all(map(_is_clear, test.values))
+    other = (ast.BoolOp, ast.Not, ast.IfExp, ast.comprehension, ast.Lambda)
+    parts = list(ast.walk(test))
+    is_function = any(isinstance(part, ast.Call) and isinstance(part.func, ast.Name) for part in parts)
+    return not is_function and not any(isinstance(part, other) for part in parts)
 
 
 @functools.cache
