@@ -57,12 +57,22 @@ def test_separate_weights_do_not_replace_the_checkpoint(output: str, tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("file", [DEMO, DEMO.with_suffix(".pt2")], ids=["lstm", "program"])
-def test_without_flatbuffers(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    done = jaxlstm_command("export", file, "-o", tmp_path / "m.stablehlo")
+@pytest.mark.parametrize(
+    ("command", "file", "module", "extra"),
+    [
+        (["export", "-o", "m.stablehlo"], DEMO, "flatbuffers", "export"),
+        (["export", "-o", "m.stablehlo"], DEMO.with_suffix(".pt2"), "flatbuffers", "export"),
+        (["check"], DEMO.with_suffix(".pt2"), "torch", "torch"),
+    ],
+)
+def test_without_a_package(
+    command: list[str], file: Path, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    done = jaxlstm_command(command[0], file, *command[1:])
     assert done.status == 2
-    assert "pip install 'jaxlstm[export]'" in done.err
+    assert f"{module} is not installed; install it with pip install 'jaxlstm[{extra}]'" in done.err
 
 
 @pytest.mark.parametrize("factor", [0.9, np.nan])
