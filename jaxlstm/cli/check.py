@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlstm._shared.files import require_replaceable, write_atomically
-from jaxlstm._shared.imports import import_optional
 from jaxlstm._shared.progress import Progress, progress_bar
 from jaxlstm._shared.sections import is_html_page
 from jaxlstm.cli.options import (
@@ -125,7 +124,6 @@ class _Subject(NamedTuple):
 
 def _load(args: argparse.Namespace) -> _Subject:
     if takes_program(args):
-        import_optional("torch", "torch")
         program = load_checked(args)
         return _Subject("the program", program, partial(check_program, program, args))
     params, config, *_ = load_selected(args)

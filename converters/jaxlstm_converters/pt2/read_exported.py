@@ -7,16 +7,22 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
+from jaxlstm._shared.imports import import_optional
+
+if TYPE_CHECKING:
+    import torch
 
 
 def read_exported_program(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
     """Read a file with ``torch.export.load``, which may execute code that the file contains.
 
     Raises:
+      ModuleNotFoundError: torch is not installed.
       ValueError: torch cannot read the file.
     """
+    torch = import_optional("torch", "torch")
     with _quiet():
         try:
             return torch.export.load(os.fspath(path))
