@@ -18,7 +18,7 @@ import jax
 
 from jaxlstm.layer import gru_rnn
 from jaxlstm.layer.config import LayerConfig, LSTMConfig
-from jaxlstm.layer.direction import over_time
+from jaxlstm.layer.direction import both_over_time, over_time
 from jaxlstm.layer.scan import PLAIN, Recurrence
 from jaxlstm.layer.stack import StackFunction, stack_by_direction
 
@@ -36,14 +36,16 @@ def select_stack(backend: str, config: LayerConfig, x: jax.Array) -> StackFuncti
       RuntimeError: the backend is not available, or does not support the config or the dtype.
     """
     if not isinstance(config, LSTMConfig):
-        return partial(stack_by_direction, partial(gru_rnn.over_time, gru_rnn.step_of(config)))
+        return partial(stack_by_direction, partial(gru_rnn.over_time, gru_rnn.step_of(config)), None)
     if backend == "cudnn":
         from jaxlstm.kernels.gpu import cudnn
 
         return cudnn.stack_by_cudnn
     weights = 4 * config.hidden_size * (config.input_size + config.h_size)
     chosen = select_recurrence(backend, weights=weights, rows=x.shape[0] * x.shape[1])
-    return partial(stack_by_direction, partial(over_time, recurrence=chosen))
+    return partial(
+        stack_by_direction, partial(over_time, recurrence=chosen), partial(both_over_time, recurrence=chosen)
+    )
 
 
 def select_recurrence(backend: str, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:

@@ -1,4 +1,4 @@
-"""The operations of one direction over time that a kernel may compute, each described once.
+"""The operations over time that a kernel may compute, each described once.
 
 A :class:`KernelOperation` has the plain function in JAX, which defines its results and its derivative and
 runs where no kernel does, and a rule for the names, shapes and batch axes of the results. A linear operation
@@ -6,6 +6,7 @@ also has its transpose, which is another operation.
 
 - :data:`FORWARD` and :data:`FORWARD_AND_DIFFERENTIATE` are the functions of these names in
   :mod:`jaxlstm.layer.scan`.
+- :data:`FORWARD_BOTH` is :func:`jaxlstm.layer.scan.forward` in both directions of a layer.
 - :data:`GATES_TANGENT` and :data:`OUTPUTS_TANGENT` are linear, the two halves of the derivative. Their
   transposes are :data:`GRADIENTS` and :data:`BACKWARD`.
 """
@@ -93,6 +94,21 @@ def _forward_tree(values: Mapping[str, Any]) -> Any:
 
 
 FORWARD = KernelOperation("forward", scan.forward, (None, 1, 0, 1), _forward_results, _forward_tree)
+
+
+def _both_results(params: Any, inputs: Any, states: Any, valid: Any, **static: Any) -> dict:
+    outputs = ResultType((*inputs.shape[:2], 2 * states[0].h.shape[1]), inputs.dtype, 1)
+    last = {f"{name}{d}": _like(getattr(states[d], name), 0) for d in (0, 1) for name in LSTMState._fields}
+    return {"outputs": outputs, **last}
+
+
+FORWARD_BOTH = KernelOperation(
+    "forward_both",
+    scan.forward_both,
+    (None, 1, 0, 1),
+    _both_results,
+    lambda values: (values["outputs"], tuple(LSTMState(values[f"h{d}"], values[f"c{d}"]) for d in (0, 1))),
+)
 
 
 def _differentiated_results(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> dict:

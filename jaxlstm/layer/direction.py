@@ -1,4 +1,4 @@
-r"""One direction of one layer over time, with its own derivative.
+r"""One direction of one layer over time, or both, with its own derivative.
 
 A :class:`jaxlstm.layer.scan.Recurrence` does the work: the plain scan, or a kernel.
 
@@ -17,7 +17,7 @@ for the gradients of W_ih, W_hh and x. Forward mode and higher derivatives follo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.precision import Precision, gate_dtype, linear
-from jaxlstm.layer.scan import PLAIN, Recurrence, RecurrentTangents
+from jaxlstm.layer.scan import PLAIN, Recurrence, RecurrentTangents, concatenate_features
 
 
 def over_time(
@@ -91,6 +91,56 @@ def _differentiable_jvp(
     weights = {name: params[name] for name in ("weight_hh", "weight_hr") if name in params}
     tangents_of_outputs = RecurrentTangents(dz, dprojection, dstate)
     return results, recurrence.outputs_tangent(weights, derivative, valid, tangents_of_outputs, **static)
+
+
+def both_over_time(
+    params: Sequence[Mapping[str, Any]],
+    inputs: Float[Array, "time batch features"],
+    initial_states: Sequence[tuple[Float[Array, "batch h_size"], Float[Array, "batch hidden_size"]]],
+    valid: Bool[Array, "time batch"] | None = None,
+    *,
+    precision: Precision = precision_.DEFAULT,
+    recurrence: Recurrence | None = None,
+) -> tuple[Float[Array, "time batch both_h_sizes"], tuple[LSTMState, LSTMState]]:
+    """Run both directions of a layer: :func:`over_time` for each, the outputs side by side.
+
+    Without derivatives both run at the same time, if the recurrence can.
+    """
+    states = tuple(LSTMState(*state) for state in initial_states)
+    return _both(tuple(map(dict, params)), inputs, states, valid, recurrence or PLAIN, precision)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _both(
+    params: tuple[dict[str, Any], dict[str, Any]],
+    inputs: jax.Array,
+    initial_states: tuple[LSTMState, LSTMState],
+    valid: jax.Array | None,
+    recurrence: Recurrence,
+    precision: Precision,
+) -> tuple[jax.Array, tuple[LSTMState, LSTMState]]:
+    return recurrence.forward_both(params, inputs, initial_states, valid, precision=precision)
+
+
+@partial(_both.defjvp, symbolic_zeros=True)
+def _both_jvp(recurrence: Recurrence, precision: Precision, primals: tuple, tangents: tuple) -> tuple:
+    (params, inputs, states, valid), (dparams, dinputs, dstates, dvalid) = primals, tangents
+    each = [
+        _differentiable_jvp(
+            recurrence,
+            d == 1,
+            precision,
+            (params[d], inputs, states[d], valid),
+            (dparams[d], dinputs, dstates[d], dvalid),
+        )
+        for d in (0, 1)
+    ]
+
+    def side_by_side(results: Sequence[tuple[jax.Array, LSTMState]]) -> tuple:
+        return concatenate_features([outputs for outputs, _ in results]), tuple(last for _, last in results)
+
+    results, tangents_of_results = zip(*each, strict=True)
+    return side_by_side(results), side_by_side(tangents_of_results)
 
 
 def _nonzero_tangents(dinputs: Any, dparams: dict[str, Any]) -> dict[str, jax.Array]:

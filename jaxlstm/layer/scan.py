@@ -15,7 +15,7 @@ per hidden unit, so that the backward pass does not recompute the activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,16 +27,17 @@ from jaxlstm.layer.precision import Precision, gate_dtype, linear
 
 
 class Recurrence(NamedTuple):
-    """An implementation of one direction: the four functions of this module, or a kernel's.
+    """An implementation of the recurrence: the functions of this module, or a kernel's.
 
     Each function has the signature of the function of the same name in this module. All of them take
-    ``reverse`` and ``precision`` by keyword.
+    ``reverse`` and ``precision`` by keyword, but :func:`forward_both` has no ``reverse``.
     """
 
     forward: Callable[..., tuple[jax.Array, LSTMState]]
     forward_and_differentiate: Callable[..., tuple]
     outputs_tangent: Callable[..., tuple[jax.Array, LSTMState]]
     gates_tangent: Callable[..., jax.Array]
+    forward_both: Callable[..., tuple[jax.Array, tuple[LSTMState, LSTMState]]]
 
 
 class RecurrentTangents(NamedTuple):
@@ -72,6 +73,22 @@ def forward(
     x_gates = input_gates(params, inputs, precision=precision)
     state, outputs = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
     return outputs, state
+
+
+def forward_both(
+    params: Sequence[dict[str, Any]],
+    inputs: jax.Array,
+    initial_states: Sequence[LSTMState],
+    valid: jax.Array | None,
+    *,
+    precision: Precision,
+) -> tuple[jax.Array, tuple[LSTMState, LSTMState]]:
+    """Run both directions of a layer: the outputs side by side, (T, B, 2 h_size), and the last states."""
+    ahead, back = (
+        forward(params[d], inputs, initial_states[d], valid, reverse=d == 1, precision=precision)
+        for d in (0, 1)
+    )
+    return concatenate_features([ahead[0], back[0]]), (ahead[1], back[1])
 
 
 def forward_and_differentiate(
@@ -161,7 +178,7 @@ def gates_tangent(
     return dz
 
 
-PLAIN = Recurrence(forward, forward_and_differentiate, outputs_tangent, gates_tangent)
+PLAIN = Recurrence(forward, forward_and_differentiate, outputs_tangent, gates_tangent, forward_both)
 
 
 def states_before(outputs: jax.Array, h_0: jax.Array, valid: jax.Array | None, *, reverse: bool) -> jax.Array:
@@ -187,3 +204,22 @@ def where(valid: jax.Array | None, new: Any, old: Any) -> Any:
 def or_zero(valid: jax.Array | None, new: Any) -> Any:
     """Select ``new`` in the valid rows of a batch and zeros in the others."""
     return where(valid, new, jax.tree.map(jnp.zeros_like, new))
+
+
+@jax.custom_jvp
+def concatenate_features(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Concatenate arrays (..., features) of one dtype along the last axis.
+
+    XLA on a CPU concatenates bfloat16 in float32, with slow conversions before and after. It copies integers
+    as they are.
+    """
+    dtype = arrays[0].dtype
+    if len(arrays) == 1 or dtype != jnp.bfloat16:
+        return jnp.concatenate(arrays, axis=-1)
+    bits = [jax.lax.bitcast_convert_type(array, jnp.uint16) for array in arrays]
+    return jax.lax.bitcast_convert_type(jnp.concatenate(bits, axis=-1), dtype)
+
+
+@concatenate_features.defjvp
+def _concatenate_tangents(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return concatenate_features(*primals), jnp.concatenate(*tangents, axis=-1)

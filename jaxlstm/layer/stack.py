@@ -16,6 +16,7 @@ from jaxlstm.layer.config import LayerConfig
 from jaxlstm.layer.lengths import valid_steps
 from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import Precision
+from jaxlstm.layer.scan import concatenate_features
 
 State = TypeVar("State")
 """The state of a layer: an ``LSTMState``, or the array h of a GRU or RNN."""
@@ -32,12 +33,13 @@ BetweenLayers = Callable[[int, jax.Array], jax.Array]
 
 StackFunction = Callable[..., tuple[jax.Array, Any]]
 """A function that runs a stack on one backend. It is called as :func:`stack_by_direction`, but without
-``over_time``.
+``over_time`` and ``both_over_time``.
 """
 
 
 def stack_by_direction(
     over_time: Callable[..., tuple[jax.Array, State]],
+    both_over_time: Callable[..., tuple[jax.Array, Sequence[State]]] | None,
     params: Mapping[str, Any],
     x: jax.Array,
     initial_state: State,
@@ -47,9 +49,10 @@ def stack_by_direction(
     precision: Precision,
     between_layers: BetweenLayers | None = None,
 ) -> tuple[jax.Array, State]:
-    """Run every layer and direction, one direction at a time.
+    """Run every layer and direction.
 
-    ``over_time`` is called as :func:`jaxlstm.layer.direction.over_time`, but without ``recurrence``.
+    ``over_time`` is called as :func:`jaxlstm.layer.direction.over_time`, but without ``recurrence``, and so
+    is ``both_over_time`` for layers with two directions, unless it is None.
     Arguments and results are as for :func:`over_layers`. Inputs are zero after the end of each sequence.
     ``lengths`` are integers (B,), or None if every step is valid. A length of 0 leaves the row's state
     unchanged; a length above T counts as T.
@@ -59,11 +62,18 @@ def stack_by_direction(
     """
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
 
-    def each_direction(layer: int, direction: int, x: jax.Array, state: State) -> tuple[jax.Array, State]:
-        weights = direction_params(params, config, layer, direction)
-        return over_time(weights, x, state, valid, reverse=direction == 1, precision=precision)
+    def each_layer(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
+        weights = [direction_params(params, config, layer, direction) for direction in range(len(states))]
+        if both_over_time is not None and len(states) == 2:
+            outputs, last = both_over_time(weights, x, states, valid, precision=precision)
+            return outputs, list(last)
+        results = [
+            over_time(weights[d], x, state, valid, reverse=d == 1, precision=precision)
+            for d, state in enumerate(states)
+        ]
+        return concatenate_features([y for y, _ in results]), [last for _, last in results]
 
-    return over_layers(config, x, initial_state, each_direction, between_layers=between_layers)
+    return over_whole_layers(config, x, initial_state, each_layer, between_layers=between_layers)
 
 
 def over_layers(
@@ -121,25 +131,6 @@ def over_whole_layers(
         if between_layers is not None and layer < config.num_layers - 1:
             x = between_layers(layer, x)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *final)
-
-
-@jax.custom_jvp
-def concatenate_features(arrays: Sequence[jax.Array]) -> jax.Array:
-    """Concatenate arrays (..., features) of one dtype along the last axis.
-
-    XLA on a CPU concatenates bfloat16 in float32, with slow conversions before and after. It copies integers
-    as they are.
-    """
-    dtype = arrays[0].dtype
-    if len(arrays) == 1 or dtype != jnp.bfloat16:
-        return jnp.concatenate(arrays, axis=-1)
-    bits = [jax.lax.bitcast_convert_type(array, jnp.uint16) for array in arrays]
-    return jax.lax.bitcast_convert_type(jnp.concatenate(bits, axis=-1), dtype)
-
-
-@concatenate_features.defjvp
-def _concatenate_tangents(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    return concatenate_features(*primals), jnp.concatenate(*tangents, axis=-1)
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

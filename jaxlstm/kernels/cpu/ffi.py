@@ -44,6 +44,15 @@ def forward_pass(
     return _call("jaxlstm_forward", operands, results, out, reverse)
 
 
+def both_directions(
+    params: Any, inputs: Any, states: Any, valid: Any, out: dict[str, Any], *, precision: Precision
+) -> dict[str, Any]:
+    """Run FORWARD_BOTH."""
+    weights = (direction.get(name) for direction in params for name in WEIGHTS)
+    operands = (inputs, *weights, *states[0], *states[1], valid)
+    return _call("jaxlstm_forward_both", operands, tuple(out), out, False)
+
+
 def backward_pass(
     weights: Any,
     derivative: Any,
@@ -115,6 +124,7 @@ def _recurrence(prefix: str, required_by: str | None = None) -> Recurrence:
         primitive(operations.FORWARD_AND_DIFFERENTIATE, forward_pass),
         primitive(operations.OUTPUTS_TANGENT, None, primitive(operations.BACKWARD, backward_pass)),
         primitive(operations.GATES_TANGENT, None, primitive(operations.GRADIENTS, gradients)),
+        primitive(operations.FORWARD_BOTH, both_directions),
     )
 
 

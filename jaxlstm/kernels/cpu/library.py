@@ -33,9 +33,9 @@ NOT_BUILT = "not built: " + (
     "clang++, then reinstall jaxlstm"
 )
 
-TARGETS = ("jaxlstm_forward", "jaxlstm_backward", "jaxlstm_gradients")
+TARGETS = ("jaxlstm_forward", "jaxlstm_forward_both", "jaxlstm_backward", "jaxlstm_gradients")
 
-INTERFACE = 4
+INTERFACE = 5
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

@@ -224,7 +224,7 @@ struct AmxForwardPass {
   JAXLSTM_INLINE void store_h(long s, long t, long row, long column, long count, Floats h) const {
     const long at = row * p.h_size + column;
     const bool valid = vectors.is_valid(t, row);
-    store(p.y + t * p.batch * p.h_size + at, valid ? h : Floats{}, count);
+    store(vectors.y_at(t, row) + column, valid ? h : Floats{}, count);
     if (!valid) h = operands.load_h(row, column);
     else if (p.valid || s == p.time - 1) store(p.h_n + at, rounded<T>(h), count);
     if (s < p.time - 1) operands.put_h(s, row, column, first_lanes(h, count));

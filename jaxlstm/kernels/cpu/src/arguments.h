@@ -25,6 +25,7 @@ namespace jaxlstm {
 template <class T>
 struct ForwardArguments {
   long time, batch, input_size, hidden_size, h_size;
+  long y_stride;         // from one row of y to the next: P, or 2 P if the outputs of both directions lie side by side
   bool reverse;          // run from the last step to the first
   const T* x;            // [T, B, I]
   const T* weight_ih;    // [4H, I]
@@ -33,7 +34,7 @@ struct ForwardArguments {
   const T* weight_hr;    // [P, H], or null without a projection
   const Wide<T>*h_0, *c_0;  // [B, P], [B, H]
   const uint8_t* valid;  // [T, B], or null if all steps are valid; an invalid step keeps the state and outputs zeros
-  T* y;                  // [T, B, P]
+  T* y;                  // [T, B, P], with y_stride
   Wide<T>*h_n, *c_n;     // [B, P], [B, H]
   // The derivative of each step, or null in inference. With z for the gates before their nonlinearity:
   Wide<T>* by_gates;  // [T, B, 4H]: dc'/dz for i, f and g, and dm/dz for o with c' held fixed

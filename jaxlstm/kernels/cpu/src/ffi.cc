@@ -3,13 +3,13 @@
 #include <array>
 #include <cstring>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
 
-#include "cost.h"
 #include "half.h"
-#include "instruction_sets.h"
+#include "layer.h"
 #include "memory.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
@@ -101,10 +101,14 @@ class BufferChecker {
   std::string message_;
 };
 
+inline ffi::Error no_memory() {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
+}
+
 template <class Arguments>
 ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, const Call& call, ffi::ThreadPool& pool) {
   Scratch scratch(pass.scratch_bytes(p));
-  if (!scratch.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
+  if (!scratch.data()) return no_memory();
   run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
               [&](int thread, int size, Barrier& barrier) { pass.run(p, scratch.data(), thread, size, barrier); });
   return ffi::Error::Success();
@@ -116,69 +120,137 @@ ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, int64_t requeste
   return run(p, pass, Call(cost_of(p), requested_threads, pool.num_threads()), pool);
 }
 
-// The state, in the dtype of a call: a pass takes it in Wide<Real>, and the biases as their sum in Wide<Real>. The
-// library converts them, because XLA runs a program that only calls the kernel on the calling thread, and a program
-// with conversions or sums on another one.
+// The initial and the last state, in the dtype of a call. A pass takes them in Wide<Real>, and the biases as their sum in
+// Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the calling thread,
+// and a program with conversions or sums on another one.
 template <class Real>
-struct State {
-  const Real *h, *c;  // the pass starts from these
-  Real *h_end, *c_end;
+class State {
+ public:
+  const Wide<Real> *h, *c;
+  Wide<Real> *h_end, *c_end;
+
+  State(const Real* h_0, const Real* c_0, Real* h_n, Real* c_n, long h_count, long c_count) {
+    if constexpr (kIsHalf<Real>) {
+      h_n_ = h_n, c_n_ = c_n, h_count_ = h_count, c_count_ = c_count;
+      wide_.resize(2 * (h_count + c_count));
+      float* const next = wide_.data();
+      h = next, c = next + h_count, h_end = next + h_count + c_count, c_end = h_end + h_count;
+      widen(h_0, next, h_count), widen(c_0, next + h_count, c_count);
+    } else {
+      h = h_0, c = c_0, h_end = h_n, c_end = c_n;
+    }
+  }
+  // Converts the results back.
+  void finish() const {
+    if constexpr (kIsHalf<Real>) narrow(h_end, h_n_, h_count_), narrow(c_end, c_n_, c_count_);
+  }
+
+ private:
+  Real *h_n_, *c_n_;
+  long h_count_, c_count_;
+  std::vector<float> wide_;
 };
 
-// Converts the state of `batch` rows, calls run(h, c, h_end, c_end) with the converted arrays, and converts the results
-// back.
-template <class Real, class Run>
-ffi::Error with_converted_state(const State<Real>& arrays, long h_count, long c_count, Run&& run) {
-  if constexpr (kIsHalf<Real>) {
-    std::vector<float> state(2 * (h_count + c_count));
-    float *h = state.data(), *c = h + h_count, *h_end = c + c_count, *c_end = h_end + h_count;
-    widen(arrays.h, h, h_count), widen(arrays.c, c, c_count);
-    ffi::Error error = run(h, c, h_end, c_end);
-    narrow(h_end, arrays.h_end, h_count), narrow(c_end, arrays.c_end, c_count);
-    return error;
-  } else {
-    return run(arrays.h, arrays.c, arrays.h_end, arrays.c_end);
-  }
-}
+// The arrays of one direction of a forward pass.
+struct Weights {
+  Buffer &ih, &hh, &bias_ih, &bias_hh, &hr;
+};
+struct States {
+  Buffer &h_0, &c_0;
+  Result &h_n, &c_n;
+};
 
-// The derivative (by_gates, f and m_by_c) is absent in inference. Sizes are named as in arguments.h.
+// The arguments of a forward pass, and what they point to. Sizes are named as in arguments.h.
+template <class Real>
+struct ForwardDirection {
+  ForwardArguments<Real> p{};
+  std::vector<Wide<Real>> bias;
+  std::optional<State<Real>> state;
+
+  ForwardDirection(const ForwardDirection&) = delete;
+  ForwardDirection(BufferChecker& checker, const Buffer& x, const Weights& weights, const States& states,
+                   const Buffer& valid, bool reverse) {
+    const auto [T, B, I] = checker.sizes<3>("x", x);
+    const long P = checker.sizes<2>("h_0", states.h_0)[1], H = checker.sizes<2>("c_0", states.c_0)[1];
+    p = {T, B, I, H, P, P, reverse};
+    checker.require_nonzero_sizes(T, H, P);
+    p.x = checker.input<Real>("x", x, {T, B, I});
+    p.weight_ih = checker.input<Real>("weight_ih", weights.ih, {4 * H, I});
+    p.weight_hh = checker.input<Real>("weight_hh", weights.hh, {4 * H, P});
+    const Real* const b_ih = checker.optional_input<Real>("bias_ih", weights.bias_ih, {4 * H});
+    const Real* const b_hh = checker.optional_input<Real>("bias_hh", weights.bias_hh, {4 * H});
+    if (!b_ih != !b_hh) checker.fail("bias_ih and bias_hh must be given together");
+    p.weight_hr = checker.optional_input<Real>("weight_hr", weights.hr, {P, H});
+    if (!p.weight_hr && P != H) checker.fail("h_0 must be as wide as c_0 without weight_hr");
+    p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
+    const Real* const h_0 = checker.input<Real>("h_0", states.h_0, {B, P});
+    const Real* const c_0 = checker.input<Real>("c_0", states.c_0, {B, H});
+    Real* const h_n = checker.output<Real>("h_n", states.h_n, {B, P});
+    Real* const c_n = checker.output<Real>("c_n", states.c_n, {B, H});
+    if (checker.failed()) return;
+    bias.resize(b_ih ? 4 * H : 0);
+    for (size_t i = 0; i < bias.size(); i++) bias[i] = widen(b_ih[i]) + widen(b_hh[i]);
+    if (!bias.empty()) p.bias = bias.data();
+    state.emplace(h_0, c_0, h_n, c_n, B * P, B * H);
+    p.h_0 = state->h, p.c_0 = state->c, p.h_n = state->h_end, p.c_n = state->c_end;
+  }
+};
+
+// The derivative (by_gates, f and m_by_c) is absent in inference.
 template <class Real>
 ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias_ih,
                    Buffer& bias_hh, Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n,
                    Result& c_n, Result& by_gates, Result& f, Result& m_by_c, Result& m, bool reverse,
                    int64_t threads) {
   BufferChecker checker(x);
-  const auto [T, B, I] = checker.sizes<3>("x", x);
-  const long P = checker.sizes<2>("h_0", h_0)[1], H = checker.sizes<2>("c_0", c_0)[1];
-  ForwardArguments<Real> p{T, B, I, H, P, reverse};
-  checker.require_nonzero_sizes(T, H, P);
-  p.x = checker.input<Real>("x", x, {T, B, I});
-  p.weight_ih = checker.input<Real>("weight_ih", weight_ih, {4 * H, I});
-  p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
-  const Real* const b_ih = checker.optional_input<Real>("bias_ih", bias_ih, {4 * H});
-  const Real* const b_hh = checker.optional_input<Real>("bias_hh", bias_hh, {4 * H});
-  if (!b_ih != !b_hh) checker.fail("bias_ih and bias_hh must be given together");
-  p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
-  if (!p.weight_hr && P != H) checker.fail("h_0 must be as wide as c_0 without weight_hr");
-  p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
-  p.y = checker.output<Real>("y", y, {T, B, P});
+  ForwardDirection<Real> direction(checker, x, {weight_ih, weight_hh, bias_ih, bias_hh, weight_hr},
+                                   {h_0, c_0, h_n, c_n}, valid, reverse);
+  ForwardArguments<Real>& p = direction.p;
+  const long T = p.time, B = p.batch, H = p.hidden_size;
+  p.y = checker.output<Real>("y", y, {T, B, p.h_size});
   p.by_gates = checker.optional_output<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.optional_output<Wide<Real>>("f", f, {T, B, H});
   p.m_by_c = checker.optional_output<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
   if (!p.by_gates != !p.f || !p.f != !p.m_by_c) checker.fail("by_gates, f and m_by_c must be given together");
   p.m = checker.optional_output<Real>("m", m, {T, B, H});
-  const State<Real> state{
-      checker.input<Real>("h_0", h_0, {B, P}), checker.input<Real>("c_0", c_0, {B, H}),
-      checker.output<Real>("h_n", h_n, {B, P}), checker.output<Real>("c_n", c_n, {B, H})};
   if (checker.failed()) return checker.error();
-  std::vector<Wide<Real>> bias(b_ih ? 4 * H : 0);
-  for (size_t i = 0; i < bias.size(); i++) bias[i] = widen(b_ih[i]) + widen(b_hh[i]);
-  if (!bias.empty()) p.bias = bias.data();
-  return with_converted_state(state, B * P, B * H,
-      [&](const Wide<Real>* h_0, const Wide<Real>* c_0, Wide<Real>* h_n, Wide<Real>* c_n) {
-        p.h_0 = h_0, p.c_0 = c_0, p.h_n = h_n, p.c_n = c_n;
-        return run(p, active_instruction_set().passes<Real>().forward, threads, pool);
-      });
+  const ffi::Error error = run(p, active_instruction_set().passes<Real>().forward, threads, pool);
+  direction.state->finish();
+  return error;
+}
+
+// Both directions of a layer in inference. y is [T, B, 2 P].
+template <class Real>
+ffi::Error forward_both(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias_ih,
+                        Buffer& bias_hh, Buffer& weight_hr, Buffer& weight_ih_2, Buffer& weight_hh_2,
+                        Buffer& bias_ih_2, Buffer& bias_hh_2, Buffer& weight_hr_2, Buffer& h_0, Buffer& c_0,
+                        Buffer& h_0_2, Buffer& c_0_2, Buffer& valid, Result& y, Result& h_n, Result& c_n,
+                        Result& h_n_2, Result& c_n_2, bool, int64_t threads) {
+  BufferChecker checker(x);
+  const ForwardDirection<Real> directions[2] = {
+      {checker, x, {weight_ih, weight_hh, bias_ih, bias_hh, weight_hr}, {h_0, c_0, h_n, c_n}, valid, false},
+      {checker, x, {weight_ih_2, weight_hh_2, bias_ih_2, bias_hh_2, weight_hr_2}, {h_0_2, c_0_2, h_n_2, c_n_2}, valid,
+       true}};
+  ForwardArguments<Real> passes[2] = {directions[0].p, directions[1].p};
+  const long P = passes[0].h_size;
+  if (passes[1].h_size != P || passes[1].hidden_size != passes[0].hidden_size)
+    checker.fail("both directions must have the same sizes");
+  Real* const outputs = checker.output<Real>("y", y, {passes[0].time, passes[0].batch, 2 * P});
+  if (checker.failed()) return checker.error();
+  if (passes[0].batch == 0) return ffi::Error::Success();
+  for (long d = 0; d < 2; d++) passes[d].y_stride = 2 * P, passes[d].y = outputs + d * P;
+  const LayerPasses<Real> layer{passes, 2};
+  Scratch scratch(2 * layer.scratch_bytes());
+  if (!scratch.data()) return no_memory();
+  const Call call(layer.cost(), threads, pool.num_threads());
+  Halves halves;
+  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
+              [&](int thread, int size, Barrier& barrier) {
+                if (size > 1) halves.make(thread, size, barrier);
+                layer.run(static_cast<char*>(scratch.data()), thread, size, barrier, halves);
+              });
+  for (const auto& direction : directions) direction.state->finish();
+  return ffi::Error::Success();
 }
 
 template <class Real>
@@ -201,15 +273,16 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
   p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
   p.grad_gates = checker.output<Wide<Real>>("grad_gates", grad_gates, {T, B, 4 * H});
   if (p.weight_hr) p.grad_projected = checker.output<Real>("grad_projected", grad_projected, {T, B, P});
-  const State<Real> state{
-      checker.input<Real>("grad_h_n", grad_h_n, {B, P}), checker.input<Real>("grad_c_n", grad_c_n, {B, H}),
-      checker.output<Real>("grad_h_0", grad_h_0, {B, P}), checker.output<Real>("grad_c_0", grad_c_0, {B, H})};
+  const Real* const h_end = checker.input<Real>("grad_h_n", grad_h_n, {B, P});
+  const Real* const c_end = checker.input<Real>("grad_c_n", grad_c_n, {B, H});
+  Real* const h_begin = checker.output<Real>("grad_h_0", grad_h_0, {B, P});
+  Real* const c_begin = checker.output<Real>("grad_c_0", grad_c_0, {B, H});
   if (checker.failed()) return checker.error();
-  return with_converted_state(state, B * P, B * H,
-      [&](const Wide<Real>* grad_h_n, const Wide<Real>* grad_c_n, Wide<Real>* grad_h_0, Wide<Real>* grad_c_0) {
-        p.grad_h_n = grad_h_n, p.grad_c_n = grad_c_n, p.grad_h_0 = grad_h_0, p.grad_c_0 = grad_c_0;
-        return run(p, active_instruction_set().passes<Real>().backward, threads, pool);
-      });
+  const State<Real> state(h_end, c_end, h_begin, c_begin, B * P, B * H);
+  p.grad_h_n = state.h, p.grad_c_n = state.c, p.grad_h_0 = state.h_end, p.grad_c_0 = state.c_end;
+  const ffi::Error error = run(p, active_instruction_set().passes<Real>().backward, threads, pool);
+  state.finish();
+  return error;
 }
 
 template <class Real>
@@ -279,6 +352,7 @@ auto signature() {
 #pragma GCC visibility push(default)
 extern "C" {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<9, 7>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_both, JAXLSTM_BY_DTYPE(forward_both), (signature<16, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
 }

@@ -131,6 +131,7 @@ struct ForwardPass {
   }
 
   long time_of(long s) const { return p.reverse ? p.time - 1 - s : s; }
+  JAXLSTM_INLINE T* y_at(long t, long row) const { return p.y + (t * p.batch + row) * p.y_stride; }
   JAXLSTM_INLINE bool is_valid(long t, long row) const { return !p.valid || p.valid[t * p.batch + row]; }
 
   // Returns the part of `rows` that step s computes, up to the last valid row.
@@ -163,8 +164,10 @@ struct ForwardPass {
       const long begin = (time_of(s) * p.batch + rows.begin) * width, count = rows.size() * width;
       if (array) std::memset(array + begin, 0, size_t(count) * sizeof *array);
     };
+    for (long row = rows.begin; row < rows.end; row++)
+      std::memset(y_at(time_of(s), row), 0, size_t(p.h_size) * sizeof(T));
     if (!rows.size()) return;
-    zero(p.y, p.h_size), zero(p.by_gates, 4 * p.hidden_size);
+    zero(p.by_gates, 4 * p.hidden_size);
     zero(p.f, p.hidden_size), zero(p.m_by_c, p.hidden_size), zero(p.m, p.hidden_size);
   }
 
@@ -283,7 +286,7 @@ struct ForwardPass {
     const bool valid = is_valid(t, b);
     if (p.weight_hr) return store(m + b * p.hidden_size + unit, value, count);
     const long at = b * p.h_size + unit;
-    store(p.y + t * p.batch * p.h_size + at, valid ? value : Vector<T>{}, count);
+    store(y_at(t, b) + unit, valid ? value : Vector<T>{}, count);
     store(h[(s + 1) & 1] + at, valid ? value : load(h[s & 1] + at, count), count);
   }
 
@@ -300,8 +303,8 @@ struct ForwardPass {
           for (int v = 0; v < 4 * N; v++) {
             const long count = outputs.template count<T>(panel + v / 4, v % 4);
             if (count == 0) continue;
-            const long at = (row + r) * p.h_size + outputs.template first<T>(panel + v / 4, v % 4);
-            store(p.y + t * p.batch * p.h_size + at, valid ? sums[r][v] : Vector<T>{}, count);
+            const long first = outputs.template first<T>(panel + v / 4, v % 4), at = (row + r) * p.h_size + first;
+            store(y_at(t, row + r) + first, valid ? sums[r][v] : Vector<T>{}, count);
             store(h[(s + 1) & 1] + at, valid ? sums[r][v] : load(h[s & 1] + at, count), count);
           }
         }
