@@ -83,7 +83,7 @@ def default_device() -> None:
 
 
 COLLECTIVE = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-FORWARD = {"jaxlstm_forward": 2}
+FORWARD = {"jaxlstm_forward_both": 1}
 STEP = {"jaxlstm_forward": 2, "jaxlstm_backward": 2, "jaxlstm_gradients": 2}
 BATCH = (P(), P(None, "b"), P(None, "b"), P("b"))
 PROBLEM = Problem(5, 16, 8, 16, proj_size=8, bidirectional=True, ragged=True)

@@ -136,11 +136,8 @@ def _both_jvp(recurrence: Recurrence, precision: Precision, primals: tuple, tang
         for d in (0, 1)
     ]
 
-    def side_by_side(results: Sequence[tuple[jax.Array, LSTMState]]) -> tuple:
-        return concatenate_features([outputs for outputs, _ in results]), tuple(last for _, last in results)
-
-    results, tangents_of_results = zip(*each, strict=True)
-    return side_by_side(results), side_by_side(tangents_of_results)
+    (results, last), (dresults, dlast) = (zip(*pairs, strict=True) for pairs in zip(*each, strict=True))
+    return (concatenate_features(results), last), (jnp.concatenate(dresults, axis=-1), dlast)
 
 
 def _nonzero_tangents(dinputs: Any, dparams: dict[str, Any]) -> dict[str, jax.Array]:
