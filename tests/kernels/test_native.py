@@ -95,6 +95,28 @@ def test_results_do_not_depend_on_the_number_of_threads(
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize(
+    "problem",
+    [ODD[3], ODD[4], Problem(12, 20, 60, 96, bidirectional=True)],
+    ids=["projected", "ragged", "units"],
+)
+def test_both_directions_at_once_have_the_bits_of_one_after_the_other(
+    problem: Problem, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without derivatives one call runs both directions; with derivatives each has its own."""
+    config, params, inputs, state, lengths = draw(problem, dtype)
+
+    def run(x: jax.Array) -> Any:
+        return lstm(params, x, state, config=config, seq_lengths=lengths, backend="native")
+
+    one_by_one, _ = jax.jvp(run, (inputs,), (jnp.zeros_like(inputs),))
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(ffi, "THREADS", threads)
+        at_once = jax.jit(lambda x: run(x))(inputs)
+        jax.tree.map(np.testing.assert_array_equal, at_once, one_by_one)
+
+
 @pytest.mark.parametrize(
     ("problem", "dtype"),
     [
