@@ -45,19 +45,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     torch.save(two, "two.pt")
     torch.save(torch.nn.LSTM(3, 4).state_dict(prefix="encoder.rnn."), "model.pt")
-    torch.save(torch.nn.GRU(3, 4).state_dict(prefix="rnn."), "gru.pt")
-    Path("half.pt").write_bytes(Path("two.pt").read_bytes()[:2000])
-    Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     return tmp_path
 
 
 # For each message on docs/faq.md, in its order, an expression that causes it.
 CAUSES = [
     "jaxlstm.load('examples/demo.pt')",
-    "jaxlstm.load('gru.pt')",
-    "jaxlstm.load('lfs.pt')",
-    "jaxlstm.load('half.pt')",
-    "jaxlstm.lstm(params, x.astype(jnp.bfloat16), config=config)",
     "jaxlstm.load_state_dict(Tagger(nnx.Rngs(0)), 'examples/demo.pt')",
     "jaxlstm.load_state_dict(Half(), torch.nn.LSTM(16, 24).state_dict())",
 ]
