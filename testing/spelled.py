@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import jaxlstm
 from jaxlstm.programs.channels_last import channels_last
-from jaxlstm.programs.graph import Graph, Node, TensorType, Value
+from jaxlstm.programs.graph import Graph, Node, TensorType, Value, named_results
 from jaxlstm.programs.operators.registry import Options, find_operator
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.porting_warning import PortingWarning
@@ -178,7 +178,7 @@ def spelled_nodes(program: Program, inputs: Mapping[str, Any]) -> Iterator[Spell
     for node in graph.nodes:
         spelled = SpelledNode(node, types, values)
         yield spelled
-        _store(node, spelled.operator(values), values)
+        values.update(named_results(node, spelled.operator(values)))
 
 
 def _written_graph(program: Program) -> Graph:
@@ -192,15 +192,6 @@ def traced_nodes(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) 
     program = program_of_function(function, copies)
     inputs = {i.name: to_numpy(t) for i, t in zip(program.graph.inputs, tensors, strict=True)}
     return spelled_nodes(program, inputs)
-
-
-def _store(node: Node, result: Any, values: dict[str, Any]) -> None:
-    results = (result,) if len(node.outputs) == 1 else result or ()
-    for output, value in zip(node.outputs, results, strict=False):
-        if isinstance(output, str):
-            values[output] = value
-        elif output is not None:
-            values.update(zip(output, value, strict=True))
 
 
 def _resolved(argument: Any, values: Mapping[str, Any]) -> Any:

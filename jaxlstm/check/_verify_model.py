@@ -98,7 +98,7 @@ def verify_model(
         partial(diagnose_model, verification, subject, module, seconds=seconds),
         {"ours": model.name, "theirs": module.module_name, "names": dict(names) if names else None},
         name=model.name,
-        notes=(*notes, *_notes(verification, subject, module)),
+        notes=(*notes, *_notes(subject, module)),
     )
 
 
@@ -156,9 +156,7 @@ def _with_cotangents(case: Case, truth: Results, verification: Verification) -> 
     return replace(case, cotangents=cotangents, differentiate=bool(cotangents))
 
 
-def _notes(
-    verification: Verification, subject: ModelSubject, theirs: TorchModel | ProgramReference
-) -> Iterator[str]:
+def _notes(subject: ModelSubject, theirs: TorchModel | ProgramReference) -> Iterator[str]:
     if theirs.was_training:
         yield "theirs is in training mode; a copy of it was checked in evaluation mode"
     if subject.padded:

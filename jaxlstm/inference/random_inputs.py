@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlstm.inference.program_artifact import positional
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
 from jaxlstm.programs.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
@@ -77,7 +77,7 @@ def _steps(graph: Graph, name: str) -> tuple[Size, int]:
     sources: dict[str, set[str]] = {declared.name: {declared.name} for declared in graph.inputs}
     for node in graph.nodes:
         types |= node.types
-        used = set(values_in((*node.args, *node.kwargs.values())))
+        used = set(uses_of(node))
         inputs = set().union(*(sources.get(value, set()) for value in used))
         sources |= dict.fromkeys(values_in(tuple(map(_as_values, node.outputs))), inputs)
         if node.op == "jaxlstm.pack_padded.default":

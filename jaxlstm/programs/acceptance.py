@@ -14,7 +14,7 @@ from typing import Any
 from jaxlstm.programs import operators as operators
 from jaxlstm.programs.aliases import InPlaceWrite, plan_writes
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, Node, Value, place_of, values_in
+from jaxlstm.programs.graph import Graph, Node, Value, place_of, results_of, uses_of, values_in
 from jaxlstm.programs.loop_copies import Loop
 from jaxlstm.programs.loops import find_loops
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
@@ -96,9 +96,8 @@ def _placeholders(graph: Graph) -> set[str]:
 def _require_defined_values(graph: Graph) -> None:
     defined = _placeholders(graph)
     for node in graph.nodes:
-        _require(values_in((*node.args, *node.kwargs.values())), defined, f"node {node.name}")
-        for output in node.outputs:
-            defined.update((output,) if isinstance(output, str) else output or ())
+        _require(uses_of(node), defined, f"node {node.name}")
+        defined.update(results_of(node))
     _require(values_in((*graph.outputs, *graph.mutations.values())), defined, "the result of the graph")
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, place_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, place_of, uses_of, values_in
 from jaxlstm.programs.operators.registry import (
     Operator,
     changes_shape,
@@ -278,7 +278,7 @@ def _last_uses(graph: Graph) -> dict[str, int]:
     """Return the index of the last node that reads each value; results are read after all nodes."""
     last: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
-        for name in values_in((*node.args, *node.kwargs.values())):
+        for name in uses_of(node):
             last[name] = index
     # Buffers keep their contents between calls.
     kept = (*values_in((*graph.outputs, *graph.mutations.values())), *graph.buffers)

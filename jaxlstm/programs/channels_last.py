@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.programs.aliases import functional_form
-from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value
+from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value, results_of
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, Operator
 from jaxlstm.programs.orders import (
     Order,
@@ -30,7 +30,6 @@ from jaxlstm.programs.orders import (
     first_tensor,
     is_convolution,
     own_order,
-    results_of,
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -193,14 +193,33 @@ def values_in(argument: Argument) -> Iterator[str]:
             yield from values_in(item)
 
 
+def uses_of(node: Node) -> Iterator[str]:
+    """Yield the names of the values that a node takes."""
+    yield from values_in((*node.args, *node.kwargs.values()))
+
+
+def results_of(node: Node) -> list[str]:
+    """Return the names of the values that a node defines; a list of tensors gives several."""
+    listed = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
+    return [name for names in listed for name in names if name]
+
+
+def named_results(node: Node, result: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the results of a node that the graph uses."""
+    if not node.outputs:
+        return
+    results = (result,) if len(node.outputs) == 1 else result
+    for output, value in zip(node.outputs, results, strict=False):
+        if isinstance(output, str):
+            yield output, value
+        elif output is not None:
+            yield from zip(output, value, strict=True)
+
+
 def used_values(graph: Graph) -> set[str]:
     """Return the names of the values that a node or a result uses."""
     arguments = (*graph.outputs, *graph.mutations.values())
-    return {*values_in(arguments), *(name for node in graph.nodes for name in values_in(_arguments(node)))}
-
-
-def _arguments(node: Node) -> tuple[Argument, ...]:
-    return (*node.args, *node.kwargs.values())
+    return {*values_in(arguments), *(name for node in graph.nodes for name in uses_of(node))}
 
 
 def unused_inputs(graph: Graph) -> list[str]:

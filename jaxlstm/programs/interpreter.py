@@ -14,7 +14,7 @@ import numpy as np
 from jaxlstm.programs.acceptance import AcceptedGraph
 from jaxlstm.programs.aliases import InPlaceWrite, View
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Node, Value, place_of
+from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
@@ -106,7 +106,7 @@ def _run(
     if write is not None:
         with _naming(node):
             result = _write(write, node, result, values, options)
-    _bind(node, result, values)
+    values.update(named_results(node, result))
     for name, type_ in node.types.items():
         if name in values:
             _require_type(node, values[name], type_.dtype, type_.shape, sizes)
@@ -222,18 +222,6 @@ def _viewed_again(view: View, values: Values, options: Options) -> jax.Array:
     kwargs = {name: resolve(argument, values) for name, argument in view.node.kwargs.items()}
     result = _apply(view.node, view.operator, [], kwargs, options)
     return result[view.index] if isinstance(result, list | tuple) else result
-
-
-def _bind(node: Node, result: Any, values: Values) -> None:
-    """Store the results of a node under their names."""
-    if not node.outputs:
-        return
-    results = (result,) if len(node.outputs) == 1 else result
-    for output, value in zip(node.outputs, results, strict=False):
-        if isinstance(output, str):
-            values[output] = value
-        elif output is not None:
-            values.update((name, item) for name, item in zip(output, value, strict=True))
 
 
 def _require_type(

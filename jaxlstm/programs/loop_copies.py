@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from jaxlstm.programs.aliases import InPlaceWrite, View
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, Value, uses_of, values_in
 
 SELECT, SLICE, _UNBIND = "aten.select.int", "aten.slice.Tensor", "aten.unbind.int"
 
@@ -147,11 +147,11 @@ class LoopCopies:
         node = nodes[0]
         if node.op in (SELECT, SLICE) and len({str(_moving(other)) for other in nodes}) > 1:
             return self._part(offset, nodes)
-        arguments = [list(values_in((*other.args, *other.kwargs.values()))) for other in nodes]
+        arguments = [list(uses_of(other)) for other in nodes]
         constant = [self._settle(names) for names in zip(*arguments, strict=True)]
         first = self.first[offset]
         same = [self.constant.get(name, name) for name in arguments[0]]
-        same_before = list(values_in((*first.args, *first.kwargs.values()))) == same
+        same_before = list(uses_of(first)) == same
         if node.op in (SELECT, SLICE):
             same_before &= _moving(first) == _moving(node)
         results, before = _outputs([node]), _outputs([first])
@@ -256,7 +256,7 @@ class LoopCopies:
         used: set[str] = set(values_in((*self.graph.outputs, *self.graph.mutations.values())))
         for index, node in enumerate(self.graph.nodes):
             if not self.start <= index < self.end:
-                used.update(values_in((*node.args, *node.kwargs.values())))
+                used.update(uses_of(node))
                 if index in self.writes and not self.homes.keys().isdisjoint(_names_of(self.writes[index])):
                     self._require_own(index)
         ends = set(self.state.values())
@@ -290,6 +290,6 @@ def _names_of(write: InPlaceWrite) -> list[str]:
     def of_views() -> Iterator[str]:
         for view in (*write.back, *write.again):
             yield from (view.name, view.base)
-            yield from values_in((*view.node.args, *view.node.kwargs.values()))
+            yield from uses_of(view.node)
 
     return [write.target, write.owner, *of_views()]

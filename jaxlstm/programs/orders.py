@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jaxlstm.programs.graph import Argument, Graph, ModuleCall, Node, TensorType, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, ModuleCall, Node, TensorType, Value, results_of, values_in
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place
 
 Order = tuple[int, ...]
@@ -46,12 +46,6 @@ def channel_order(node: Node, rank: int, types: Mapping[str, TensorType]) -> Ord
 
 def _elements(type_: TensorType) -> int:
     return math.prod(size if isinstance(size, int) else _ASSUMED_SIZE for size in type_.shape)
-
-
-def results_of(node: Node) -> list[str]:
-    """Return the names of the results of a node; a list of tensors gives several."""
-    listed = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
-    return [name for names in listed for name in names if name]
 
 
 def first_tensor(node: Node, operator: Operator) -> Value | None:

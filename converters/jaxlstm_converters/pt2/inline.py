@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, place_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, place_of, uses_of
 from jaxlstm_converters.pt2.fields import malformed, unsupported
 
 INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
@@ -89,7 +89,7 @@ def _with_casts(graph: Graph, dtype: Any) -> Iterator[Node]:
         if node.op.startswith(_RECURRENT) or any(isinstance(argument, Graph) for argument in node.args):
             raise unsupported(f"{node.op} in {place_of(node)}", "runs under autocast on a CPU")
         results = {type_.dtype for type_ in node.types.values()}
-        names = {name for name in values_in((*node.args, *node.kwargs.values())) if name in types}
+        names = {name for name in uses_of(node) if name in types}
         # A number that is a float32 tensor makes no tensor of another dtype float32.
         operands = [types[name] for name in names if types[name].shape or types[name].dtype != _FLOAT32]
         floats = {type_.dtype for type_ in operands if _is_float(type_.dtype)}
@@ -101,7 +101,7 @@ def _with_casts(graph: Graph, dtype: Any) -> Iterator[Node]:
                 yield _cast(cast, name, TensorType(target, types[name].shape), node)
                 casts[name] = Value(cast)
         types |= node.types
-        names_after = {name: Value(name) for name in values_in((*node.args, *node.kwargs.values()))} | casts
+        names_after = {name: Value(name) for name in uses_of(node)} | casts
         kwargs = {name: _substituted(argument, names_after) for name, argument in node.kwargs.items()}
         yield replace(node, kwargs=kwargs)
 

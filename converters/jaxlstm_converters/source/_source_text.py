@@ -10,17 +10,9 @@ import numpy as np
 
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.channels_last import channels_last
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, uses_of, values_in
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import (
-    Invocation,
-    call_tree,
-    connect,
-    is_under,
-    live_graph,
-    uses_of,
-    walk,
-)
+from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_under, live_graph, walk
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph
 from jaxlstm_converters.source.layers import Layers

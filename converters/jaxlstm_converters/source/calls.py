@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from jaxlstm.programs.graph import Graph, ModuleCall, Node, values_in
+from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
 
 Item: TypeAlias = "Node | Invocation"
@@ -66,18 +66,6 @@ def live_graph(graph: Graph) -> Graph:
             live.append(node)
             used.update(uses_of(node))
     return replace(graph, nodes=tuple(live[::-1]))
-
-
-def results_of(node: Node) -> list[str]:
-    """Return the names of the values that a node defines."""
-    return [
-        name for output in node.outputs for name in ((output,) if isinstance(output, str) else output or ())
-    ]
-
-
-def uses_of(node: Node) -> Iterator[str]:
-    """Yield the names of the values that a node takes, functions that it calls included."""
-    yield from values_in((*node.args, *node.kwargs.values()))
 
 
 def nodes_of(item: Item) -> Iterator[Node]:

@@ -6,9 +6,9 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of, uses_of, values_in
 from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, results_of, uses_of
+from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
 from jaxlstm_converters.source.method import Called, Pattern, marked
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
 from jaxlstm_converters.source.spelling.template import filled, tree_of

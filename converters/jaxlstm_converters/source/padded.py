@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from jaxlstm.programs.aliases import renamed_argument, with_names
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value
-from jaxlstm_converters.source.calls import live_graph, results_of
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
+from jaxlstm_converters.source.calls import live_graph
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
 _PACK, _PAD, _LAYERS = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default", "jaxlstm.packed_"

@@ -7,9 +7,9 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, Value, results_of, uses_of, values_in
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation, Item, nodes_of, results_of, uses_of
+from jaxlstm_converters.source.calls import Invocation, Item, nodes_of
 from jaxlstm_converters.source.method import Context, LineItem, Method, Pattern, Statement, marked, names_in
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.scope import LETTERS, Scope, usual_names

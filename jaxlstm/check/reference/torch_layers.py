@@ -14,7 +14,7 @@ from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.cases.case import Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
-from jaxlstm.programs.graph import Argument, Graph, Node, Value
+from jaxlstm.programs.graph import Argument, Graph, Node, Value, named_results
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ def run_graph(
                 result = _call(function, node, values)
             except PORT_EXCEPTIONS:
                 break
-            _bind(node, result, values)
+            values.update(named_results(node, result))
             # Copies, because a later operator may work in place.
             found[node.name] = [np.array(tensor_to_numpy(a)) for a in _tensors(result)]
     return found
@@ -166,15 +166,6 @@ def _argument(argument: Argument, values: Mapping[str, Any]) -> Any:
     if isinstance(argument, np.dtype):
         return getattr(torch, argument.name)
     return argument
-
-
-def _bind(node: Node, result: Any, values: dict[str, Any]) -> None:
-    results = (result,) if len(node.outputs) == 1 else result
-    for output, value in zip(node.outputs, results, strict=False):
-        if isinstance(output, str):
-            values[output] = value
-        elif output is not None:
-            values.update(zip(output, value, strict=True))
 
 
 def _tensors(result: Any) -> list[Any]:

@@ -28,7 +28,7 @@ from jaxlstm.check.subjects.function import (
     with_gradients,
 )
 from jaxlstm.programs.double_precision import in_double_precision
-from jaxlstm.programs.graph import Graph, Node, values_in
+from jaxlstm.programs.graph import Graph, Node, results_of, uses_of, values_in
 from jaxlstm.programs.inputs import bind_inputs, flatten_arguments
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
@@ -258,32 +258,21 @@ def _module_calls(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[LayerRe
         keys = tuple(call.key for call in node.calls)
         for depth in range(2, len(keys) + 1):
             calls.setdefault(keys[:depth], []).append(position)
-        for name in values_in((*node.args, *node.kwargs.values())):
+        for name in uses_of(node):
             users.setdefault(name, set()).add(position)
     for name in values_in(graph.outputs):
         users.setdefault(name, set()).add(len(graph.nodes))
     weights = {*graph.parameters, *graph.buffers, *graph.constants}
     for keys, positions in sorted(calls.items(), key=lambda item: (item[1][-1], -len(item[0]))):
         nodes = [graph.nodes[position] for position in positions]
-        inner = dict.fromkeys(_outputs(node.outputs for node in nodes))
-        taken = dict.fromkeys(
-            name for node in nodes for name in values_in((*node.args, *node.kwargs.values()))
-        )
+        inner = dict.fromkeys(name for node in nodes for name in results_of(node))
+        taken = dict.fromkeys(name for node in nodes for name in uses_of(node))
         inputs = [arrays[n] for n in taken if n in arrays and n not in inner and n not in weights]
         outputs = [arrays[n] for n in inner if n in arrays and not users.get(n, set()) <= {*positions}]
         call = nodes[0].calls[len(keys) - 1]
         if outputs:
             kind = call.class_name.rpartition(".")[2]
             yield LayerRecord(call.path, kind, tuple(inputs), tuple(outputs))
-
-
-def _outputs(outputs: Any) -> Iterator[str]:
-    """Yield the names of the values among the outputs of nodes."""
-    for output in outputs:
-        if isinstance(output, str):
-            yield output
-        elif output is not None:
-            yield from _outputs(output)
 
 
 Reference = OracleLSTM | TorchModel | ProgramReference

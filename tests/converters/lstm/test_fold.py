@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -72,9 +73,11 @@ def test_parts_that_do_not_fit_are_not_folded() -> None:
     length = {**state_dict, "weight_hh_l0_g": torch.ones(32, 1)}
     with pytest.raises(ValueError, match="weight_hh_l0_g needs a direction weight_hh_l0_v"):
         find_lstms(length)
-    length["weight_hh_l0_v"] = torch.ones(16, 8)
-    with pytest.raises(ValueError, match=r"weight_hh_l0_g has shape \(32, 1\), expected \(\), or the shape"):
-        find_lstms(length)
+    for direction, shape in (((16, 8), (32, 1)), ((32, 8), (32,))):
+        length |= {"weight_hh_l0_v": torch.ones(direction), "weight_hh_l0_g": torch.ones(shape)}
+        message = f"weight_hh_l0_g has shape {shape}, expected (), or the shape {direction}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            find_lstms(length)
     state_dict["weight_hh_l0_orig"] = state_dict.pop("weight_hh_l0")
     state_dict["weight_hh_l0_mask"] = torch.ones(8, 32)
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
