@@ -67,15 +67,17 @@ def written_whole(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError), _locked(path.parent / name) as is_abandoned:
                 if is_abandoned:
                     (path.parent / name).unlink(missing_ok=True)
-    with _temporary_beside(path) as temporary, _locked(temporary):
+    with _temporary_beside(path) as temporary:
         try:
-            yield temporary
-            with open(temporary, "r+b") as file:  # Windows flushes only files that are open for writing.
-                os.fsync(file.fileno())
-        except OSError as error:  # such as a full disk, which names no file
-            error.filename = error.filename or str(path)
+            with _locked(temporary):
+                yield temporary
+                with open(temporary, "r+b") as file:  # Windows flushes only files that are open for writing.
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+        except OSError as error:
+            if error.filename in (None, str(temporary)):  # A full disk names no file.
+                error.filename = str(path)
             raise
-        os.replace(temporary, path)
     _sync_directory(path.parent)
 
 
@@ -121,7 +123,8 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():  # A read-only folder refuses even to remove a missing file.
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:

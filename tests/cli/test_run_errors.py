@@ -83,7 +83,7 @@ x.npz -o x.npz: x.npz would replace the input
 x.npz long.npy -o other: exists and was not written by jaxlstm
 other/x.npz -o other --overwrite: would replace the input
 x.npz -o m.safetensors --overwrite: m.safetensors would replace the input
-x.npz -o /sys/y.npz: /sys/
+x.npz -o /sys/y.npz: /sys/y.npz:
 """
 
 
