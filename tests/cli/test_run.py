@@ -181,9 +181,11 @@ def test_two_runs_at_a_time_keep_each_others_files(tmp_path: Path) -> None:
     """The last one wins. A file that a killed process left, which has no lock, is removed."""
     output, left = tmp_path / "y.npz", tmp_path / f".y.npz.{16 * '0'}.tmp"
     left.touch()
-    with written_whole(output) as first, written_whole(output) as second:
+    with written_whole(output) as first:
         first.write_bytes(b"first")
-        second.write_bytes(b"second")
+        with written_whole(output) as second:
+            second.write_bytes(b"second")
+        assert output.read_bytes() == b"second"
     assert output.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [output]
 
