@@ -98,7 +98,8 @@ def main() -> None:
         table = pyarrow.table({"steps": lengths, "inputs": column})
         tables = [table.slice(start, BATCH) for start in range(0, len(table), BATCH)]
         dataset = data.from_arrow(tables).materialize()
-        runner = jaxlstm.inference.compile(*jaxlstm.load(path), max_length=2000, max_batch=32)
+        lstm = jaxlstm.load(path, batch_first=False, dropout=0.0)
+        runner = jaxlstm.inference.compile(*lstm, max_length=2000, max_batch=32)
         for _ in range(args.rounds):
             for workers, threads in ((2, 1), (1, 2)):
                 for is_torch in (False, True):

@@ -75,6 +75,7 @@ x.npz -o y.npz --dtype int8: dtype must be float16
 x.npz -o y.npy: -o y.npy: for sequences in float32, the suffix must be .npz or .parquet or .safetensors
 long.npy -o y.npz: for one long sequence in float32, the suffix must be .npy
 block.npy -o y.npy --states: the suffix must be .npz or .parquet or .safetensors
+x.npz -o y.npz --cast --dtype bfloat16: in bfloat16, the suffix must be .parquet or .safetensors
 x.npz -o y.npz --error-column e: the suffix must be .parquet
 names.npz -o y.npz --states: a.h_n would be the name of two results
 x.npz long.npy -o y.npz: -o y.npz must be a folder for 2 input files; end it with /

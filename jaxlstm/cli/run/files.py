@@ -72,8 +72,8 @@ class FileJob(NamedTuple):
         dtypes = {blank.dtype.name for blank in predictor.blanks.values()}
         if [*predictor.blanks] != ["outputs"]:  # a .npy file holds one array
             kind, suffixes = f"{kind} with results {[*predictor.blanks]}", suffixes - {".npy"}
-        for dtype, suffix in (("object", ".parquet"), ("bfloat16", ".safetensors")):
-            suffixes = suffixes & {suffix} if dtype in dtypes else suffixes
+        for dtype, able in (("object", {".parquet"}), ("bfloat16", {".parquet", ".safetensors"})):
+            suffixes = suffixes & able if dtype in dtypes else suffixes
         if self.output.suffix not in suffixes:
             wanted = (
                 f"the suffix must be {' or '.join(sorted(suffixes))}" if suffixes else "there is no format"
