@@ -120,6 +120,12 @@ def test_the_supported_versions(text: str) -> None:
     assert len(stated) == len(PACKAGE)
 
 
+def test_every_extra_of_a_user_is_listed() -> None:
+    listed = set(re.findall(r"^\| `(\w+)` \|", INSTALLATION, re.MULTILINE))
+    developers = {"bench", "test", "test-gpu", "test-tpu", "release", "docs", "dev"}
+    assert listed == PROJECT["optional-dependencies"].keys() - developers
+
+
 def test_other_pages_state_no_supported_versions() -> None:
     contributing = {"CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
     for page, text in (PAGES | contributing).items():
