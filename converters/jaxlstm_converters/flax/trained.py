@@ -42,8 +42,7 @@ def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any 
     else:
         plan, found, _ = match_names(layers, source, names)
     rows = _rows(plan, params, found)
-    own = [name for row in rows for name in row.torch]
-    originals = {name: found.original[name] if found else name for name in own}
+    originals = {row.torch: found.original[row.torch] if found else row.torch for row in rows}
     return TrainedParameters(params, jax.tree.structure(tree), rows, originals)
 
 
@@ -62,27 +61,32 @@ def _slot(name: str, array: Any) -> Slot:
 def _rows(
     plan: ConversionPlan, params: Mapping[str, Any], found: ModelTensors | None
 ) -> tuple[ParameterRow, ...]:
-    """Return the rows of the parameters, one for each; raise if a parameter has none."""
+    """Return the rows of the parameters, one for each; raise if a parameter has none.
+
+    Tensors of torch that become one array lose or add numbers, and are refused.
+    """
     own = {slot.key: slot.path for each in plan.assignments for slot in each.slots if slot.path in params}
-    rows: dict[str, ParameterRow] = {}
+    rows: list[ParameterRow] = []
+    seen: set[str] = set()
     failures = list(plan.failures)
     for each in plan.assignments:
         # Tied parameters have several names in torch, of which the optimizer knows the first.
         paths = tuple(own.get(slot.key, "") for slot in each.slots)
-        if not all(paths) or any(path in rows for path in paths):
+        if not paths or not all(paths) or not seen.isdisjoint(paths):
             continue
+        seen.update(paths)
         missing = [name for name in each.torch if found is not None and not _holds(found, name)]
         if missing or each.pair.layout.loss or each.pair.note:
             reason = each.pair.layout.loss or each.pair.note or "the source has no such tensor"
             failures.append(f"{', '.join(missing or each.torch) or each.flax}: {reason}")
-        layout = each.pair.layout
-        row = ParameterRow(each.torch, paths, tuple(each.torch_shapes), layout.to_flax, layout.to_torch)
-        rows |= dict.fromkeys(paths, row)
-    failures += [f"{path}: it has no tensor in torch" for path in params if path not in rows]
+            continue
+        (name,), (shape,), layout = each.torch, each.torch_shapes, each.pair.layout
+        rows.append(ParameterRow(name, paths, shape, layout.to_flax, layout.to_torch))
+    failures += [f"{path}: it has no tensor in torch" for path in params if path not in seen]
     if failures:
         lines = ["the moments of these parameters cannot be converted", *failures]
         raise StateDictError("\n  ".join(lines))
-    return tuple({id(row): row for row in rows.values()}.values())
+    return tuple(rows)
 
 
 def _holds(found: ModelTensors, name: str) -> bool:

@@ -174,10 +174,7 @@ def _groups(
     stored = {name: optimizer.state.get(optimizer.groups[g].keys[k], {}) for name, (g, k) in homes.items()}
     moments = model_moments(trained, stored)
     found: dict[int, RuleGroup] = {}
-    for path, names in trained.names.items():
-        firsts = {hypers.index(hypers[homes[name][0]]) for name in names}
-        if len(firsts) > 1:
-            raise ValueError(f"has different hyperparameters for {' and '.join(names)}, which are one array")
-        (first,) = firsts
+    for path, name in trained.names.items():
+        first = hypers.index(hypers[homes[name][0]])
         found.setdefault(first, RuleGroup(rules[first], {})).moments[path] = moments[path]
     return list(found.values())

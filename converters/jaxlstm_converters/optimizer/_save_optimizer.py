@@ -85,13 +85,13 @@ def _order(
     """Return (group, name) of each parameter of the torch optimizer, in its order."""
     order = [(group, name) for group in groups for name in group.get("param_names", [""])]
     found = [name for _, name in order]
-    own = [name for names in trained.names.values() for name in names]
+    own = set(trained.names.values())
     if not groups or "" in found:
         raise ValueError(
             "groups must have the names of all parameters, in the order of the torch optimizer; pass groups="
             "[{'lr': 1e-3, ..., 'param_names': [name for name, _ in model.named_parameters()]}]"
         )
-    missing, unknown = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+    missing, unknown = sorted(own - set(found)), sorted(set(found) - own)
     if missing or unknown or len(found) != len(set(found)):
         raise ValueError(
             "groups must name each parameter of the model once; missing: "
@@ -138,11 +138,10 @@ def _moments(state: Any, trained: TrainedParameters) -> dict[str, dict[str, Any]
     for field, by_path in arrays.items():
         for row in trained.rows:
             if by_path.keys() >= set(row.paths):
-                tensors = row.to_torch(tuple(by_path[path] for path in row.paths))
-                for name, tensor in zip(row.torch, tensors, strict=True):
-                    moments.setdefault(name, {})[field] = tensor
-                    if field == "exp_avg":
-                        moments[name]["step"] = steps[row.paths[0]]
+                of_name = moments.setdefault(row.torch, {})
+                (of_name[field],) = row.to_torch(tuple(by_path[path] for path in row.paths))
+                if field == "exp_avg":
+                    of_name["step"] = steps[row.paths[0]]
     return moments
 
 

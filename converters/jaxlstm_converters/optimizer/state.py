@@ -166,19 +166,8 @@ class OptimizerState(NamedTuple):
 
 
 def model_moments(trained: TrainedParameters, stored: Mapping[str, Moments]) -> dict[str, Moments]:
-    """Return path of a parameter -> moments in its layout, given the moments of each name in torch.
-
-    Raises:
-      ValueError: tensors that become one array have other fields or step counts than each other.
-    """
-    found: dict[str, Moments] = {}
-    for path, names in trained.names.items():
-        of_names = [(sorted(stored[name]), str(stored[name].get("step"))) for name in names]
-        if any(other != of_names[0] for other in of_names):
-            raise ValueError(
-                f"has different states for {' and '.join(names)}, which are one array in the model"
-            )
-        found[path] = dict(stored[names[0]])
+    """Return path of a parameter -> moments in its layout, given the moments of each name in torch."""
+    found = {path: dict(stored[name]) for path, name in trained.names.items()}
     for field in _MOMENTS:
         arrays = {name: np.asarray(of[field]) for name, of in stored.items() if field in of}
         for path, array in trained.to_model(arrays).items():

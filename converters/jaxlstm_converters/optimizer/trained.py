@@ -17,11 +17,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """Tensors of torch, by name, and the parameters of a model that hold the same numbers, by path."""
+    """A tensor of torch, by name, and the parameters of a model that hold the same numbers, by path."""
 
-    torch: tuple[str, ...]
+    torch: str
     paths: tuple[str, ...]
-    torch_shapes: tuple[Shape, ...]
+    torch_shape: Shape
     to_model: Callable[[Arrays], Arrays] = lambda arrays: arrays
     to_torch: Callable[[Arrays], Arrays] = lambda arrays: arrays
 
@@ -43,20 +43,21 @@ class TrainedParameters:
     originals: Mapping[str, str]
 
     @property
-    def names(self) -> dict[str, tuple[str, ...]]:
-        """Path of a parameter -> names in torch."""
+    def names(self) -> dict[str, str]:
+        """Path of a parameter -> name in torch."""
         return {path: row.torch for row in self.rows for path in row.paths}
 
     def to_model(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return path -> array of the parameters all of whose tensors are given by their names in torch."""
+        """Return path -> array of the parameters whose tensors are given by their names in torch."""
         converted: dict[str, np.ndarray] = {}
         for row in self.rows:
-            if all(name in arrays for name in row.torch):
-                given = tuple(arrays[name] for name in row.torch)
-                for name, array, shape in zip(row.torch, given, row.torch_shapes, strict=True):
-                    if array.shape != shape:
-                        raise ValueError(f"has a moment of {name} with shape {array.shape}, expected {shape}")
-                converted.update(zip(row.paths, row.to_model(given), strict=True))
+            if (array := arrays.get(row.torch)) is None:
+                continue
+            if array.shape != row.torch_shape:
+                raise ValueError(
+                    f"has a moment of {row.torch} with shape {array.shape}, expected {row.torch_shape}"
+                )
+            converted.update(zip(row.paths, row.to_model((array,)), strict=True))
         return converted
 
     def tree(self, leaves: Mapping[str, Any]) -> Any:
@@ -71,7 +72,7 @@ def parameters_of_lstm(params: Mapping[str, Any], prefix: str = "") -> TrainedPa
     """Return the parameters of one LSTM, which have torch's names below a prefix of the checkpoint."""
     import jax
 
-    rows = tuple(ParameterRow((name,), (name,), (tuple(array.shape),)) for name, array in params.items())
+    rows = tuple(ParameterRow(name, (name,), tuple(array.shape)) for name, array in params.items())
     structure = jax.tree.structure(dict(params))
     return TrainedParameters(params, structure, rows, {name: prefix + name for name in params})
 
