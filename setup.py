@@ -118,7 +118,8 @@ def say(text: str) -> None:
 
 def long_description() -> str:
     """Return the README without pictures and relative links, which the package index cannot show."""
-    text = Path("README.md").read_text(encoding="utf-8").replace("install '.[", "install 'jaxlstm[")
+    text = Path("README.md").read_text(encoding="utf-8").replace("  # in a clone of the repository", "")
+    text = text.replace("install '.[", "install 'jaxlstm[")
     text = re.sub(r"!\[[^\]]*\]\(([^)]*)\)", r"(`\1`)", text)
     text = re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
     return (
