@@ -75,7 +75,8 @@ def implementation(operator: str) -> Any:
 def operator_list() -> str:
     """Return an entry for each function and base name, with the overloads that the function computes."""
     entries: dict[Any, list[str]] = {}
-    for operator in filter(None, map(find_operator, operator_names())):
+    names = sorted(operator_names(), key=lambda name: "._" in f".{name}")  # private ones last
+    for operator in filter(None, map(find_operator, names)):
         name, arguments = operator.name, ", ".join(p for p in operator.signature.parameters if p != "options")
         entries.setdefault((name.rpartition(".")[0], implementation(name)), []).append(f"{name}({arguments})")
     directive = ".. py:function:: "
