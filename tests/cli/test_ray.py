@@ -30,7 +30,7 @@ ENGINE = ("--engine", "ray", "--address")
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head without CPUs, and two nodes in processes of their own.
+    """A head without CPUs, and two nodes, each in its own processes.
 
     Each has a CPU for a worker, and one for the tasks that read and write.
     """
@@ -65,7 +65,7 @@ def start(cluster: Any, *options: str) -> subprocess.Popen[str]:
 
 
 def assert_whole() -> None:
-    """The files are those of one process, to the last bit, and there are no others."""
+    """The same files as from one process, to the last bit, and no others."""
     files = [path.name for path in sorted(Path("local").iterdir())]
     assert len(files) == FILES
     assert sorted(path.name for path in Path("out").iterdir()) == files

@@ -1,6 +1,6 @@
 """Python's functions of numbers for the code of a model, such as ``int``, which keep symbolic sizes symbolic.
 
-Python's own return numbers, so that an export would fix the size to that of the example.
+Python's own return numbers, so that an export would fix the size to the example's.
 """
 
 from __future__ import annotations

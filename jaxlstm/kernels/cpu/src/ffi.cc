@@ -160,7 +160,7 @@ struct States {
   Result &h_n, &c_n;
 };
 
-// The arguments of a forward pass, and what they point to. Sizes are named as in arguments.h.
+// The arguments of a forward pass, and the data that they point to. Sizes are named as in arguments.h.
 template <class Real>
 struct ForwardDirection {
   ForwardArguments<Real> p{};
