@@ -105,14 +105,23 @@ def linear(
     precision: Precision,
 ) -> Float[Array, "*batch outputs"]:
     """Return ``x @ weight.T + bias``, as ``torch.nn.functional.linear``, in the :func:`gate_dtype`."""
-    product = lax.dot_general(
+    return add_bias(product(x, weight, 1, precision=precision), bias)
+
+
+def product(x: jax.Array, matrix: jax.Array, axis: int, *, precision: Precision) -> jax.Array:
+    """Return the product of the last axis of x with an axis of a matrix, in the :func:`gate_dtype`."""
+    return lax.dot_general(
         x,
-        weight,
-        (((x.ndim - 1,), (1,)), ((), ())),
+        matrix,
+        (((x.ndim - 1,), (axis,)), ((), ())),
         precision=resolve(precision),
         preferred_element_type=gate_dtype(x.dtype),
     )
-    return product if bias is None else product + bias.astype(product.dtype)
+
+
+def add_bias(x: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Return ``x + bias`` in the dtype of x."""
+    return x if bias is None else x + bias.astype(x.dtype)
 
 
 def require_dtype(name: str, dtype: Any) -> np.dtype:
