@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.check.cases.case import Case, LayerRecord
-from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of
+from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of, without_padding
 from jaxlstm.check.diagnosis.search import Deadline, Explanation, FaultedReference
 from jaxlstm.check.reference.torch_faults.operation import Replacement
 from jaxlstm.check.reference.torch_faults.planted import PlantedFault, PlantedRun, planted_faults, run_planted
@@ -154,8 +154,15 @@ class FaultedModule(FaultedReference):
         if self.raised:
             yield self._layer_distance(faults)
         for entry in self.evidence:
-            outputs = self._run(faults, entry.case).outputs
-            yield math.inf if outputs is None else output_distance(entry.results.outputs, outputs)
+            ours, outputs = entry.results.outputs, self._run(faults, entry.case).outputs
+            if outputs is None:
+                yield math.inf
+                continue
+            # A fault may keep the padding that torch cuts off.
+            cut = {
+                n: without_padding(outputs[n], ours[n].shape) for n in self.subject.padded & outputs.keys()
+            }
+            yield output_distance(ours, outputs | cut)
 
     def _run(self, faults: Faults, case: Case, record: bool = False) -> PlantedRun:
         replacements: dict[int, Replacement] = {}
