@@ -64,6 +64,12 @@ def test_nonfinite_values_are_reported(tmp_path: Path) -> None:
     assert ours.warnings == ["'w' holds 1 values that are NaN or infinite"]
 
 
+def test_warnings_of_shards(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", w=np.ones(2), words=np.array(["no", "number"]))
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"w": "a.npz"}}))
+    assert read_checkpoint(tmp_path / "index.json").warnings == ["'words' is not numeric and is skipped"]
+
+
 def test_index_as_shard(tmp_path: Path) -> None:
     index = write(tmp_path, more="model.safetensors.index.json")
     with pytest.raises(CheckpointError) as caught:
@@ -121,6 +127,15 @@ def test_npz(tmp_path: Path) -> None:
     assert ours.container == "npz"
     assert_same_arrays(ours, arrays())
     assert ours.warnings == ["'words' is not numeric and is skipped"]
+
+
+def test_damaged_metadata_of_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", jaxlstm=np.array("hidden 5"))
+    raw = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(raw.replace("5".encode("utf-32-le"), "6".encode("utf-32-le")))
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "a.npz")
+    assert caught.value.code == "crc-mismatch"
 
 
 def test_compressed_npz(tmp_path: Path) -> None:
