@@ -188,9 +188,10 @@ def test_failures_come_first_and_are_few(checkpoint: str, monkeypatch: pytest.Mo
 
 
 def test_a_check_without_tested_items_does_not_hold(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = printed(checkpoint, monkeypatch, Report("a", (Item("lengths", None, detail="takes none"),)))
+    untested = Report("a", (Item("lengths", None, detail="takes none"),))
+    text = printed(checkpoint, monkeypatch, untested, Report("b", (Item("lengths", True),)))
     assert "lengths  untested" in text
-    assert "DOES NOT HOLD (cpu float32: 1 untested)" in text.splitlines()[-1]
+    assert "DOES NOT HOLD (cpu float32: 1 untested; cpu float64: 1 ok)" in text.splitlines()[-1]
 
 
 def test_verbose(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
