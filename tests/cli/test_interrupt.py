@@ -74,7 +74,7 @@ def test_no_unverified_artifact_remains(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
-    monkeypatch.setattr(artifact, "read_artifact", lambda path: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(artifact, "read_weights", lambda *_: signal.raise_signal(signal.SIGINT))
     done = jaxlstm_command("export", checkpoint, "-o", tmp_path / "x.stablehlo", "--weights", "beside")
     assert (done.status, done.err) == (130, "jaxlstm export: interrupted\n")
     assert os.listdir(tmp_path) == [checkpoint.name]
