@@ -60,7 +60,8 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     found, hints = survey(checkpoint), config_hints(checkpoint)
     graph = program.read_graph(path) if is_program(path) else None
     if graph is not None:
-        _apply_hints(found, hints, recorded_arguments(graph))
+        for prefix, settings in recorded_arguments(graph).items():
+            hints[prefix] = {**hints.get(prefix, {}), **settings}
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
@@ -96,17 +97,6 @@ def _lookalikes(checkpoint: Any, found: Any) -> list[str]:
     classes = {prefix: hint.get("lookalike") for prefix, hint in checkpoint.hints.items()}
     named = [(prefix, classes[prefix]) for prefix in found.lstms if classes.get(prefix)]
     return [f"{prefix or '(root)'}: {lookalike_warning(class_name)}" for prefix, class_name in named]
-
-
-def _apply_hints(found: Any, hints: dict[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add arguments of layers that a program records."""
-    from jaxlstm_converters.lstm.selected import with_fields
-
-    for prefix, settings in recorded.items():
-        hints[prefix] = {**hints.get(prefix, {}), **settings}
-        if prefix in found.lstms and settings["type"] == "LSTM":
-            fields = {name: settings[name] for name in ("batch_first", "dropout")}
-            found.lstms[prefix] = with_fields(found.lstms[prefix], **fields)
 
 
 def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -75,8 +75,19 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
     ),
     "logit beyond its bounds": (lambda x: (x.logit(0.1),), [torch.tensor([-2.0, 0.1, 0.5, 0.95])]),
     "mean of integers": (
-        lambda x, i: (x.scatter_reduce(0, i, x - 5, "mean", include_self=False),),
+        lambda x, i: tuple(
+            x.scatter_reduce(0, i, 3 * x - 5, "mean", include_self=own) for own in (False, True)
+        ),
         [torch.arange(8), INDICES],
+    ),
+    "an index from the end": (lambda x, i: (x.index_fill(0, i, 9.0),), [NUMBERS, torch.tensor([-2, 2])]),
+    "the last window with ceil_mode": (
+        lambda x: tuple(
+            nn.functional.avg_pool1d(x[..., :size], kernel, stride, padding, True, counted)
+            for size, kernel, stride, padding in ((6, 3, 2, 0), (3, 2, 4, 1), (5, 4, 3, 2))
+            for counted in (True, False)
+        ),
+        [torch.arange(6.0).reshape(1, 1, 6)],
     ),
     "sums of bools": (
         lambda x, i: (x.scatter_add(0, i, ~x), x.index_add(0, i, ~x), x.scatter_reduce(0, i, ~x, "sum")),
