@@ -38,11 +38,6 @@ def restorer(examples: SimpleNamespace) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", ["demo.pt", "demo.pt2", "crnn/crnn.pt"])
-def test_files_are_small(name: str) -> None:
-    assert (EXAMPLES / name).stat().st_size < 300_000
-
-
 def test_program_is_the_export_of_the_checkpoint(examples: SimpleNamespace) -> None:
     program, exported = load_program(examples.tag.PROGRAM), examples.export_demo.export()
     for name, parameter in exported.params.items():
