@@ -202,8 +202,9 @@ def test_arguments() -> None:
         compile(program).map([(normal(4, 3), normal(4, 3))])
     scaled = compile(jaxlstm.from_module(Scaled(), (torch.ones(3), 2.0)))
     np.testing.assert_array_equal(scaled(np.ones(3, np.float32), 2.0), 2)
-    with pytest.raises(ProgramError, match=r"factor was fixed to 2\.0"):
-        scaled(np.ones(3, np.float32), 3.0)
+    for other in (3.0, 2):  # An integer multiplies other dtypes.
+        with pytest.raises(ProgramError, match=r"factor was fixed to 2\.0"):
+            scaled(np.ones(3, np.float32), other)
     with pytest.raises(ValueError, match="the first axis of each of the program's inputs must be the batch"):
         compile(jaxlstm.from_module(Detector(), DETECTED)).map([])
     with pytest.raises(TypeError, match=r"got \['max_length'\]; set precision and backend by program.with"):

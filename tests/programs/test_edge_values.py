@@ -80,6 +80,7 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         ),
         [torch.arange(8), INDICES],
     ),
+    "a source longer than its index": (lambda x, i: (x.scatter(0, i, x),), [NUMBERS, torch.tensor([3, 1])]),
     "an index from the end": (lambda x, i: (x.index_fill(0, i, 9.0),), [NUMBERS, torch.tensor([-2, 2])]),
     "the last window with ceil_mode": (
         lambda x: tuple(
