@@ -24,6 +24,7 @@ from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import packed as packed_operators
 from testing.graphs import to_numpy
+from testing.processes import run_python
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -331,6 +332,13 @@ def test_file(tmp_path: Path) -> None:
     theirs = dict(loaded.named_parameters())
     for name, parameter in model.lstm.named_parameters(prefix="lstm"):
         torch.testing.assert_close(theirs[name].grad, parameter.grad)
+
+
+@pytest.mark.slow
+def test_check_of_a_file(tmp_path: Path) -> None:
+    """A process that has not exported anything knows the operators of the file."""
+    jaxlstm.from_module(Model(in_order), batch(*BATCHES[0])).save(tmp_path / "packed.pt2")
+    assert "the program HOLDS" in run_python("-m", "jaxlstm", "check", tmp_path / "packed.pt2")
 
 
 FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
