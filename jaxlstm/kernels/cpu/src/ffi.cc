@@ -120,8 +120,8 @@ ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, int64_t requeste
   return run(p, pass, Call(cost_of(p), requested_threads, pool.num_threads()), pool);
 }
 
-// The initial and the last state, in the dtype of a call. A pass takes them in Wide<Real>, and the biases as their sum in
-// Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the calling thread,
+// The initial and the last state, in the dtype of a call. A pass takes them in Wide<Real>, and the biases as their sum
+// in Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the calling thread,
 // and a program with conversions or sums on another one.
 template <class Real>
 class State {
