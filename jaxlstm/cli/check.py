@@ -201,6 +201,9 @@ def check_program(
     import jax
 
     from jaxlstm.check import verify_model
+    from jaxlstm.check.cases.case import Case
+    from jaxlstm.check.exceptions import describe
+    from jaxlstm.check.reference.torch_model import TorchModel
     from jaxlstm.inference.program_artifact import as_arguments
     from jaxlstm.inference.random_inputs import random_inputs
     from jaxlstm_converters.pt2.read_exported import read_exported_program
@@ -215,6 +218,13 @@ def check_program(
     if any(node.op.startswith("jaxlstm.") for node in program.graph.nodes):
         import_module("jaxlstm_converters.pt2.packed")  # defines these operators in torch
     exported = read_exported_program(args.checkpoint)
+    try:
+        TorchModel(exported).run(Case.of_model("random", example, kwargs))
+    except Exception as error:  # A model raises any type.
+        raise ValueError(
+            f"{args.checkpoint}: torch refuses random inputs ({describe(error)}); call "
+            "jaxlstm.check.verify_model with an example of yours"
+        ) from error
     with jax.default_device(device):
         yield "program", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)
 

@@ -106,6 +106,25 @@ def test_call_rearranges_the_arguments_of_a_program(exported):
     assert not any("node" in line for line in report.diagnosis)
 
 
+def test_complex_inputs():
+    class Magnitudes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.linear(z.abs()), z * 2
+
+    model, args = Magnitudes().eval(), (torch.randn(4, 3, dtype=torch.complex64),)
+    program = jaxlstm.from_module(model, args)
+    for theirs in (model, program):
+        report = verify_model(program, theirs, args)
+        assert report.ok, str(report)
+    wrong = verify_model(lambda z: (program(program.params, z)[0], z.real * 2 + 2.01j * z.imag), model, args)
+    assert not wrong.ok
+    assert "outputs[1].imag" in str(wrong)
+
+
 def test_each_free_axis_changes_alone_and_all_together():
     """Axes of the same size as a fixed axis change too; an axis that torch fixed after all is named."""
 

@@ -168,12 +168,20 @@ class Pair(torch.nn.Module):
         return a.sum() if b is None else a + b
 
 
+class OfOneRow(torch.nn.Module):
+    """A table of one row, which only the index 0 fits."""
+
+    def forward(self, i: torch.Tensor) -> torch.Tensor:
+        return torch.ones(1, 3)[i]
+
+
 def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> None:
     del texts
     x = torch.randn(3, 4)
     save(tmp_path / "two.pt2", Pair(), x, x, dynamic_shapes=({0: AUTO}, {0: AUTO}))
     save(tmp_path / "sum.pt2", Pair(), x, dynamic_shapes=({0: AUTO},))
     save(tmp_path / "fixed.pt2", torch.nn.ReLU(), x)
+    save(tmp_path / "row.pt2", OfOneRow(), torch.zeros(4, dtype=torch.int64))
     np.savez(tmp_path / "long.npz", a=np.zeros(5, np.float32))
     np.savez(tmp_path / "wide.npz", a=np.zeros((3, 2), np.int64))
     np.savez(tmp_path / "real.npz", a=np.zeros(3))
@@ -194,6 +202,7 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
         (jaxlstm_command("export", DEMO, "-o", tmp_path / "m", "--dropout", "0.5"), "--dropout cannot"),
         (jaxlstm_command("check", DEMO, "--matrix"), "--matrix cannot be used with a .pt2 program"),
         (jaxlstm_command("check", tmp_path / "cut.pt2"), "truncated"),
+        (jaxlstm_command("check", tmp_path / "row.pt2"), "torch refuses random inputs (IndexError: index 1"),
         (jaxlstm_command("export", tmp_path / "gone.pt2", "-o", tmp_path / "m"), "no such file"),
     ]
     for result, message in cases:

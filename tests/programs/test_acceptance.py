@@ -59,6 +59,16 @@ def test_own_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the names of torch's schema, here self" in message
 
 
+def test_an_own_operator_in_place_of_torchs_is_refused_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
+    register_operator("aten.dropout.default")(lambda input, p, train: 2 * input)
+    dropout = {train: node("aten.dropout.default", input=X, p=0.5, train=train) for train in (True, False)}
+    refused("training-mode", lambda: program(dropout[True]))
+    np.testing.assert_array_equal(program(dropout[False])({}, ONES), 2 * ONES)
+    register_operator("aten.dropout.default", in_training=lambda kwargs: False)(lambda input, p, train: input)
+    np.testing.assert_array_equal(program(dropout[True])({}, ONES), ONES)
+
+
 @pytest.mark.parametrize("name", ["erfinv", "aten.erfinv", "mylib.ops.scale.default"])
 def test_name_of_an_own_operator(name: str) -> None:
     with pytest.raises(ValueError, match=rf'names must have the form .*, got "{name}"'):

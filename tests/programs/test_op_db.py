@@ -85,6 +85,7 @@ OTHER_DTYPES = """
     bitwise_not bitwise_and logical_not copysign count_nonzero cummax cumprod deg2rad diff fmax hypot
     index_add linalg.norm nan_to_num nansum nn.functional.cross_entropy nn.functional.interpolate.bicubic
     nn.functional.mse_loss scatter_reduce.amax scatter_reduce.mean searchsorted sinc trace xlogy
+    bitwise_left_shift bitwise_right_shift
 """.split()  # noqa: SIM905
 # Operators to run with complex numbers, too.
 COMPLEX = """

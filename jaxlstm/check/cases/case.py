@@ -68,9 +68,14 @@ def is_floating(array: Any) -> bool:
 
 
 def named_outputs(returned: Any, name: str = "outputs") -> dict[str, Any]:
-    """Return the leaves of dicts, tuples and lists by name, such as ``outputs[1][0]``; None is dropped."""
+    """Return the leaves of dicts, tuples and lists by name, such as ``outputs[1][0]``; None is dropped.
+
+    A complex array is two leaves.
+    """
     if returned is None:
         return {}
+    if "complex" in str(getattr(returned, "dtype", "")):
+        return {f"{name}.real": returned.real, f"{name}.imag": returned.imag}
     if isinstance(returned, Mapping):
         entries = [(f"{name}[{key!r}]", value) for key, value in returned.items()]
     elif isinstance(returned, (tuple, list)):
@@ -167,9 +172,12 @@ class Case:
         return replace(self, arrays={n: change(a) if is_floating(a) else a for n, a in self.arrays.items()})
 
     def astype(self, dtype: Any) -> Case:
-        """Return the case with every floating-point number rounded to ``dtype``."""
+        """Return the case with every floating-point number rounded to ``dtype``, and complex ones alike."""
         cotangents = {name: a.astype(dtype) for name, a in self.cotangents.items()}
-        return replace(self.map(lambda a: a.astype(dtype)), cotangents=cotangents)
+        case = replace(self.map(lambda a: a.astype(dtype)), cotangents=cotangents)
+        parts = np.result_type(dtype, np.complex64)
+        arrays = {name: a.astype(parts) if a.dtype.kind == "c" else a for name, a in case.arrays.items()}
+        return replace(case, arrays=arrays)
 
     def without(self, *names: str) -> Case:
         """Return the case without some of its arrays."""

@@ -184,7 +184,7 @@ def _redraw(array: Array, rng: np.random.Generator) -> Array:
         return array
     if array.dtype == bool or _is_mask(array):
         return rng.permutation(array)  # Whole rows, so that no row loses its last valid element.
-    if is_floating(array):
+    if is_floating(array) or array.dtype.kind == "c":
         if array.min() == array.max():
             return (array + rng.normal(size=array.shape)).astype(array.dtype)
         return rng.choice(array.ravel(), array.shape)

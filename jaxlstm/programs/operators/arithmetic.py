@@ -82,6 +82,12 @@ _TENSORS_OF_FLOATS = {
 register_family(_of_promoted, _COMPARISONS | _NUMBERS, TENSOR_OR_SCALAR, layout="elementwise")
 register_family(_of_promoted, _TENSORS, layout="elementwise")
 register_family(_of_promoted, {"kron": jnp.kron})
+_SHIFTS = {"left_shift": jnp.left_shift, "right_shift": jnp.right_shift}
+for _name, _shift in _SHIFTS.items():
+    _overloads = "Tensor Tensor_Scalar Scalar_Tensor"
+    register_family(_of_promoted, {f"bitwise_{_name}": _shift}, _overloads, layout="elementwise")
+    _short = {f"__{_name[0]}shift__": _shift}
+    register_family(_of_promoted, _short, TENSOR_OR_SCALAR, layout="elementwise")
 register_family(_of_promoted, {"max": jnp.maximum, "min": jnp.minimum}, "other", layout="elementwise")
 register_family(_of_promoted, {"floor_divide": _floor_divide}, "default Scalar Tensor", layout="elementwise")
 register_family(_of_promoted_floats, _TENSORS_OF_FLOATS, layout="elementwise")
