@@ -17,6 +17,7 @@ from jaxlstm.check.cases.case import Case, Results
 from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Findings
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, PortError, describe
+from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import Item
 from jaxlstm.check.subjects.model import Subject
 from jaxlstm.check.subjects.program import Reference
@@ -71,9 +72,10 @@ class Verification:
     first_failure: int | None = None
 
     def __post_init__(self) -> None:
-        """Round the reference that is the truth to the working dtype."""
-        self.truth = self.references[-1]
-        self.rounded = self.truth.rounded(self.dtype)
+        """Round the parameters of the reference that is the truth, unless they have a dtype of their own."""
+        self.truth = self.rounded = self.references[-1]
+        if isinstance(self.truth, OracleLSTM):
+            self.rounded = self.truth.rounded(self.dtype)
 
     def try_case(self, case: Case) -> Trial:
         """Run the subject on one case and record the findings."""
@@ -161,8 +163,12 @@ class Trial:
 
     @cached_property
     def expected(self) -> Results:
-        """Right results in the working dtype."""
-        return self.check.rounded.expected(self.rounded, self.check.dtype, self.truth)
+        """Right results in the working dtype: the truth, or what a module or program returns in it."""
+        reference = self.check.rounded
+        if not isinstance(reference, OracleLSTM):
+            return reference.run(self.rounded, self.check.dtype, gradients=self.truth.gradients is not None)
+        with np.errstate(over="ignore"):
+            return self.truth.astype(self.check.dtype)
 
     @cached_property
     def truth64(self) -> Results:

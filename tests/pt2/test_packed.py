@@ -303,6 +303,13 @@ def test_a_condition_on_the_longest_sequence() -> None:
     assert caught.value.code == "guard"
 
 
+def test_a_sequence_longer_than_the_total_length() -> None:
+    model = Model(lambda self, x, n: unpack(pack(x * 1, n, enforce_sorted=False), total_length=9)[0])
+    program = jaxlstm.from_module(model, (torch.rand(5, 3, 2), torch.tensor([5, 3, 4])))
+    with pytest.raises(ProgramError, match="the number of time steps, 9; got 10"):
+        program(program.params, np.ones((10, 3, 2), np.float32), np.array([5, 10, 4]))
+
+
 @pytest.mark.parametrize(("forward", "order"), [(plain, [3, 5, 2]), (changed_in_place, [5, 3, 2])])
 def test_random_inputs_have_lengths(forward: Forward, order: list[int]) -> None:
     """One length for each sequence, from the number of steps downwards."""

@@ -60,11 +60,6 @@ class OracleLSTM:
             self, params={n: np.asarray(a).astype(dtype) for n, a in self.params.items()}
         )
 
-    def expected(self, case: Case, dtype: Any, truth: Results) -> Results:
-        """Return the truth in ``dtype``."""
-        with np.errstate(over="ignore"):
-            return truth.astype(dtype)
-
     def perturbed(self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool) -> Results:
         """Return the results after every number of the call has changed by a relative ``size``.
 

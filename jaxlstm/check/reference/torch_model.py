@@ -82,14 +82,6 @@ class TorchModel:
         with pinned(dtype, onednn=onednn):
             return run_module(self.module(dtype), case.astype(dtype), gradients)
 
-    def rounded(self, dtype: Any) -> TorchModel:
-        """Return the model itself: its parameters have its own dtype."""
-        return self
-
-    def expected(self, case: Case, dtype: Any, truth: Results) -> Results:
-        """Return the results in ``dtype``."""
-        return self.run(case, dtype, gradients=truth.gradients is not None)
-
     def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
         """Return the results of a run without oneDNN."""
         return [self.run(case, dtype, gradients=gradients, onednn=False)]

@@ -162,14 +162,6 @@ class ProgramReference:
                 return describe(error)
         return ""
 
-    def rounded(self, dtype: Any) -> ProgramReference:
-        """Return the reference itself: its parameters have its own dtype."""
-        return self
-
-    def expected(self, case: Case, dtype: Any, truth: Results) -> Results:
-        """Return the results in ``dtype``."""
-        return self.run(case, dtype, gradients=truth.gradients is not None)
-
     def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
         """Return the results of the program, the only implementation that is right by definition."""
         return [self.run(case, dtype, gradients=gradients)]
@@ -278,6 +270,6 @@ def _module_calls(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[LayerRe
 Reference = OracleLSTM | TorchModel | ProgramReference
 """A right implementation of a subject: the oracle, torch's LSTM (a subclass), a torch module or a program.
 
-Each has the methods of :class:`OracleLSTM`. ``dtype`` is the dtype of its parameters, None if it runs in any;
-``chaotic`` is the amplification of one ulp above which RMS errors are a matter of chance.
+Each runs and perturbs a case as :class:`OracleLSTM` does. ``dtype`` is the dtype of its parameters, None if
+it runs in any; ``chaotic`` is the amplification of one ulp above which RMS errors are a matter of chance.
 """
