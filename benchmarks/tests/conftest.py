@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import timing
-
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest loads this file before jaxtyping 0.2.36 prepares the checks of jaxlstm, so it must not import jaxlstm.
+    from benchmarks import __main__ as command
+    from benchmarks import timing
+
     monkeypatch.setattr(command, "available_threads", lambda: 1)
     monkeypatch.setattr(timing, "BURST_SECONDS", 1e-4)
     monkeypatch.setattr(timing, "WARM_SECONDS", 1e-4)
