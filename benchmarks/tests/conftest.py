@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    # pytest loads this file before jaxtyping 0.2.36 prepares the checks of jaxlstm, so it must not import jaxlstm.
+    # pytest loads this file before jaxtyping 0.2.36 prepares to check jaxlstm, so it imports jaxlstm here.
     from benchmarks import __main__ as command
     from benchmarks import timing
 
