@@ -153,8 +153,16 @@ def integers(self: Model, x: Tensor, lengths: Tensor) -> Any:
     return unpack(packed, True)[0].sum(1) / sizes.size()[0], shown, self.lstm(packed, state)[1]
 
 
+def norms(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    """The gradient of a root is infinite in padding of zeros."""
+    valid = torch.arange(x.shape[1]) < lengths[:, None]
+    packed = pack(x * valid[..., None] * self.lstm.bias_hh_l0[:3], lengths, True, False)
+    return unpack(packed._replace(data=packed.data.square().sum(1, keepdim=True).sqrt()), True)[0]
+
+
 FORWARDS: dict[str, Forward] = {
     "plain": plain,
+    "norms": norms,
     "in_order": in_order,
     "initial_state": initial_state,
     "of_mask": of_mask,
