@@ -23,7 +23,9 @@ class Value:
 
 # An argument of a node. torch's devices, layouts and memory formats become None: JAX has no counterpart.
 # A graph is the function that ``cond`` and the like call.
-Argument: TypeAlias = "Value | int | float | bool | str | np.dtype | Graph | tuple[Argument, ...] | None"
+Argument: TypeAlias = (
+    "Value | int | float | complex | bool | str | np.dtype | Graph | tuple[Argument, ...] | None"
+)
 
 # The size of an axis: an integer, the name of a free axis ("s77"), or None for an expression of free axes.
 Size: TypeAlias = int | str | None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch._dynamo.exc import UserError
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from testing.exported import Recogniser
+from testing.written import written_program
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -182,3 +184,15 @@ def test_one_tensor_for_two_arguments() -> None:
     with pytest.warns(UserWarning, match="input unused has no effect: no node uses it$"):
         program = jaxlstm.from_module(Scale(), (x, x, x))
     assert_same(program, Scale(), torch.rand(3, 4), torch.rand(3, 4), torch.rand(3, 4))
+
+
+def test_complex_numbers(tmp_path: Path) -> None:
+    class Phases(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return torch.exp(x * 1j), x + (1 - 2j), torch.where(x > 0, x * complex("inf"), 0.5j)
+
+    jaxlstm.from_module(Phases(), (torch.randn(3, 4),)).save(tmp_path / "phases.pt2")
+    program, x = jaxlstm.load_program(tmp_path / "phases.pt2"), torch.randn(2, 5)
+    assert_same(program, Phases(), x)
+    for ours, theirs in zip(written_program(program).model(jnp.asarray(x)), Phases()(x), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)

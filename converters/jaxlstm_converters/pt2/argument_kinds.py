@@ -63,6 +63,12 @@ def _float(content: Any, defined: Set[str], context: str) -> Argument:
     return float(content) if type(content) is int else typed(content, float, context)
 
 
+def _complex(content: Any, defined: Set[str], context: str) -> Argument:
+    parts = typed(content, dict, context)
+    real, imag = (_float(parts.get(name), defined, context) for name in ("real", "imag"))
+    return complex(real, imag)  # type: ignore[arg-type]
+
+
 def _symbolic(plain: str, reader: _Reader) -> _Reader:
     def read(content: Any, defined: Set[str], context: str) -> Argument:
         tag, inner = union(content, context)
@@ -124,6 +130,6 @@ _KINDS: dict[str, _Reader] = {
     "as_graph": _refused("is a subgraph"),
     "as_custom_obj": _refused("uses a custom object"),
     "as_operator": _refused("takes an operator as an argument"),
-    "as_complex": _refused("takes a complex number as an argument"),
+    "as_complex": _complex,
     "as_string_to_argument": _refused("takes a dictionary as an argument"),
 }

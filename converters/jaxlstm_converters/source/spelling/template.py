@@ -139,6 +139,8 @@ def tree_of(argument: Any, expression: Expression) -> ast.expr:
         return _parsed(_DTYPES.get(argument.name, f"jnp.{argument.name}"))
     if isinstance(argument, int | float) and not isinstance(argument, bool):
         return _number(argument)
+    if isinstance(argument, complex):
+        return ast.Call(_parsed("complex"), [_number(argument.real), _number(argument.imag)], [])
     if argument is None or isinstance(argument, bool | str):
         return ast.Constant(argument)
     return expression(argument)
