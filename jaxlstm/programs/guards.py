@@ -124,7 +124,10 @@ def require_guards(
 
 def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
     """Return a guard for a message, with the line of the model's code if it is known."""
-    return f"{guard[:200]!r}" + (f" ({lines[guard]})" if guard in lines else "")
+    line = lines.get(guard, "")
+    loop = "; a loop in Python is unrolled, torch._higher_order_ops.scan leaves the axis free"
+    is_loop = re.match(r"\S+: (for|while) ", line)
+    return f"{guard[:200]!r}" + (f" ({line}{loop if is_loop else ''})" if line else "")
 
 
 def sizes_allowed(guard: str) -> tuple[str, int, range] | None:

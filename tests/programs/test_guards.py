@@ -131,6 +131,15 @@ def test_a_size_outside_of_a_condition() -> None:
         ran({}, np.ones((8, 3), np.float32))
 
 
+def test_a_loop_over_an_axis_is_named_with_what_would_free_it() -> None:
+    guard = "L['x'].size()[0] == 6"
+    for line, is_loop in (("model.py:7: for step in x:", True), ("model.py:7: y = format(x)", False)):
+        ran = program(
+            node("aten.relu.default", self=X), shape=("s0", 3), guards=(guard,), lines={guard: line}
+        )
+        assert ("torch._higher_order_ops.scan leaves the axis free" in str(ran)) is is_loop
+
+
 @pytest.mark.parametrize(
     ("guard", "bounds", "why"),
     [
