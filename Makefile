@@ -82,15 +82,14 @@ sanitize: $(VENV)/.test  ## the tests of the native kernel under AddressSanitize
 		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -m "not slow" -k "not ulp" \
 		tests/kernels/test_random.py tests/kernels/test_native.py
 
-FUZZ_MINUTES ?= 10
+FUZZ_FILES ?= 100000
 FUZZ_SEED ?= $(shell date +%s)
-fuzz: $(VENV)/.test  ## read mutated checkpoints for FUZZ_MINUTES; findings go to fuzz-findings/
-	$(BIN)/python -m tools.fuzz --seed $(FUZZ_SEED) --minutes $(FUZZ_MINUTES) --processes $$(nproc)
+fuzz: $(VENV)/.test  ## read FUZZ_FILES mutated checkpoints; the message of a failure has the path of the file
+	FUZZ_FILES=$(FUZZ_FILES) FUZZ_SEED=$(FUZZ_SEED) $(PYTEST) $(PARALLEL) -k mutated tests/checkpoint/test_fuzz.py
 
 # With the planted faults of whole models, which are slow: each reaches another explanation.
 COVERED := tests/check tests/converters tests/checkpoint tests/cli tests/pt2 tests/programs/test_program.py \
-	tests/programs/test_acceptance.py tests/inference/test_batch_predictor.py tests/test_snippets.py tests/test_surprises.py \
-	tools/fuzz
+	tests/programs/test_acceptance.py tests/inference/test_batch_predictor.py tests/test_snippets.py tests/test_surprises.py
 coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the converters
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" $(COVERED)

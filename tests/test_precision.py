@@ -7,7 +7,6 @@ from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -228,39 +227,3 @@ def test_products_of_auto_on_other_platforms(platform: str) -> None:
     found = levels_for(platform, function, *arguments)
     assert set(found) == {"HIGH"}
     assert len(found) >= 2 * 3 * 3  # W_ih, W_hh and W_hr of two layers, once forward and twice backward
-
-
-@pytest.mark.parametrize("place", ["top", "loop", "branch", "remat", "custom", "shard", "backwards"])
-def test_products_of_finds_every_product(place: str) -> None:
-    def planted(x: jax.Array) -> jax.Array:
-        return jnp.matmul(x, x)
-
-    @jax.custom_jvp
-    def custom(x: jax.Array) -> jax.Array:
-        return planted(x)
-
-    @jax.custom_vjp
-    def backwards(x: jax.Array) -> jax.Array:
-        return x
-
-    custom.defjvps(lambda dx, out, x: dx)
-    backwards.defvjp(lambda x: (x, x), lambda x, ct: (planted(ct),))
-    mesh = jax.make_mesh((1,), ("a",), devices=jax.devices()[:1])
-    spec = jax.sharding.PartitionSpec()
-    where: dict[str, Callable[[jax.Array], Any]] = {
-        "top": planted,
-        "loop": lambda x: jax.lax.scan(lambda h, _: (planted(h), None), x, None, length=2)[0],
-        "branch": lambda x: jax.lax.cond(x[0, 0] > 0, planted, lambda x: x, x),
-        "remat": jax.checkpoint(planted),
-        "custom": custom,
-        "shard": jax.shard_map(planted, mesh=mesh, in_specs=spec, out_specs=spec),
-        "backwards": jax.grad(lambda x: backwards(x).sum()),
-    }
-
-    def beside_a_layer(params: Any, x: Any, state: Any, square: Any) -> Any:
-        return layer(PLAIN)[0](params, x, state), where[place](square)
-
-    found = products_of(beside_a_layer, *layer(PLAIN)[1], np.ones((2, 2), np.float32))
-    assert [product for product in found if product.level != "HIGHEST"] == [("dot_general", "None")]
-    text = levels_for("tpu", beside_a_layer, *layer(PLAIN)[1], np.ones((2, 2), np.float32))
-    assert "DEFAULT" in text

@@ -29,7 +29,7 @@ from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import Params, direction_params
 from jaxlstm.layer.precision import Precision
-from jaxlstm.layer.stack import over_layers
+from jaxlstm.layer.stack import by_direction, over_layers
 
 Results = tuple[jax.Array, jax.Array, jax.Array]
 """Outputs, h and c."""
@@ -98,7 +98,7 @@ class ChunkedForward:
             y, h, c = self._in_chunks(params, one, x, state.h[None], state.c[None], lengths)
             return _reversed(y, lengths) if direction else y, LSTMState(h[0], c[0])
 
-        outputs, final = over_layers(config, inputs, LSTMState(h, c), run_direction)
+        outputs, final = over_layers(config, inputs, LSTMState(h, c), by_direction(run_direction))
         return outputs, final.h, final.c
 
     def step(

@@ -24,7 +24,7 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.lengths import as_lengths, valid_steps
 from jaxlstm.layer.params import Params, check_params, direction_params, param_shapes
 from jaxlstm.layer.precision import Precision, as_float_array, linear
-from jaxlstm.layer.stack import over_layers
+from jaxlstm.layer.stack import by_direction, over_layers
 from jaxlstm.layer.validate import state_argument
 
 AXES = ("data", "hidden")
@@ -168,7 +168,7 @@ class Sharded:
             weights = direction_params(params, self.config, layer, direction)
             return self._direction(weights, x, state, valid, reverse=direction == 1)
 
-        outputs, final = over_layers(self.config, x, LSTMState(*state), run_direction)
+        outputs, final = over_layers(self.config, x, LSTMState(*state), by_direction(run_direction))
         return outputs, (final.h, final.c)
 
     def _direction(

@@ -62,51 +62,22 @@ def stack_by_direction(
     """
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
 
-    def each_layer(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
-        weights = [direction_params(params, config, layer, direction) for direction in range(len(states))]
-        if both_over_time is not None and len(states) == 2:
-            outputs, last = both_over_time(weights, x, states, valid, precision=precision)
-            return outputs, list(last)
-        results = [
-            over_time(weights[d], x, state, valid, reverse=d == 1, precision=precision)
-            for d, state in enumerate(states)
-        ]
-        return concatenate_features([y for y, _ in results]), [last for _, last in results]
+    def each_direction(layer: int, direction: int, x: jax.Array, state: State) -> tuple[jax.Array, State]:
+        weights = direction_params(params, config, layer, direction)
+        return over_time(weights, x, state, valid, reverse=direction == 1, precision=precision)
 
-    return over_whole_layers(config, x, initial_state, each_layer, between_layers=between_layers)
+    def both_directions(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
+        assert both_over_time is not None
+        weights = [direction_params(params, config, layer, direction) for direction in (0, 1)]
+        outputs, last = both_over_time(weights, x, states, valid, precision=precision)
+        return outputs, list(last)
+
+    is_one_call = both_over_time is not None and config.num_directions == 2
+    each_layer = both_directions if is_one_call else by_direction(each_direction)
+    return over_layers(config, x, initial_state, each_layer, between_layers=between_layers)
 
 
 def over_layers(
-    config: LayerConfig,
-    x: jax.Array,
-    state: State,
-    each_direction: DirectionFunction[State],
-    *,
-    between_layers: BetweenLayers | None = None,
-) -> tuple[jax.Array, State]:
-    """Run every layer in each direction; each layer reads the outputs of the layer below.
-
-    Args:
-      config: the layers, for their number and the directions.
-      x: inputs of the first layer, (T, B, input_size).
-      state: h (L*D, B, h_size) and for an LSTM c (L*D, B, hidden_size), in torch's order.
-      each_direction: ``(layer, direction, x, state)`` to outputs (T, B, h_size) and the final
-        state of one direction, whose arrays have no layer axis. Direction 1 runs from the last step to the
-        first.
-      between_layers: ``(layer, outputs)`` to the inputs of the next layer, such as dropout.
-
-    Returns:
-      Outputs of the last layer (T, B, D*h_size), and the final state, with the shapes of ``state``.
-    """
-
-    def each_layer(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
-        results = [each_direction(layer, direction, x, state) for direction, state in enumerate(states)]
-        return concatenate_features([y for y, _ in results]), [last for _, last in results]
-
-    return over_whole_layers(config, x, state, each_layer, between_layers=between_layers)
-
-
-def over_whole_layers(
     config: LayerConfig,
     x: jax.Array,
     state: State,
@@ -114,12 +85,18 @@ def over_whole_layers(
     *,
     between_layers: BetweenLayers | None = None,
 ) -> tuple[jax.Array, State]:
-    """Run every layer, all of its directions at once; see :func:`over_layers`.
+    """Run every layer; each reads the outputs of the layer below.
 
     Args:
-      config, x, state, between_layers: as for :func:`over_layers`.
+      config: the layers, for their number and the directions.
+      x: inputs of the first layer, (T, B, input_size).
+      state: h (L*D, B, h_size) and for an LSTM c (L*D, B, hidden_size), in torch's order.
       each_layer: ``(layer, x, states)`` to outputs (T, B, D*h_size) and the final states. ``states`` holds
         the state of each direction of the layer, whose arrays have no layer axis.
+      between_layers: ``(layer, outputs)`` to the inputs of the next layer, such as dropout.
+
+    Returns:
+      Outputs of the last layer (T, B, D*h_size), and the final state, with the shapes of ``state``.
     """
     count = config.num_directions
     final: list[State] = []
@@ -131,6 +108,19 @@ def over_whole_layers(
         if between_layers is not None and layer < config.num_layers - 1:
             x = between_layers(layer, x)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *final)
+
+
+def by_direction(each_direction: DirectionFunction[State]) -> LayerFunction[State]:
+    """Return the function of a whole layer that runs one direction after the other.
+
+    Direction 1 runs from the last step to the first.
+    """
+
+    def each_layer(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
+        results = [each_direction(layer, direction, x, state) for direction, state in enumerate(states)]
+        return concatenate_features([y for y, _ in results]), [last for _, last in results]
+
+    return each_layer
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

@@ -7,7 +7,6 @@ import pytest
 
 from jaxlstm.check.cases.inputs import ordinary_case, standard_cases
 from jaxlstm.check.reference.faults.catalogue import catalogue
-from jaxlstm.check.reference.faults.cells import tf32
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import CONFIGS, random_params
@@ -68,13 +67,3 @@ def test_state_in_half_precision_is_returned_in_it(cause, kept, half):
     found = finished(fault.apply(call))
     rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.items()}
     assert {n for n, a in found.items() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
-
-
-def test_tf32_rounding():
-    # One ulp of numbers from 1 to 2.
-    ulp = 2.0**-10
-    exact = [1.0, 1 + ulp, -(1 + ulp), 2.0**-100, 0.0]
-    ties = [(1 + ulp / 2, 1.0), (1 + 3 * ulp / 2, 1 + 2 * ulp), (2 - ulp / 2, 2.0)]
-    near = [(1 + 0.51 * ulp, 1 + ulp), (1 + 0.49 * ulp, 1.0), (-1 - 0.51 * ulp, -1 - ulp)]
-    for value, expected in [*zip(exact, exact, strict=True), *ties, *near]:
-        assert tf32(np.array([value], np.float32))[0] == expected

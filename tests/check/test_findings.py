@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from jaxlstm.check.cases.case import Results
 from jaxlstm.check.criteria.accuracy import mean_ratio, worst_ratio
 from jaxlstm.check.criteria.criterion import Criterion, Findings, Measurement, Outcome, RmsRatio, Untested
 
@@ -99,19 +97,3 @@ def test_rms_errors_are_totalled():
     assert (single.ok, single.measured, single.limit) == (False, 40.0, 16.0)
     assert single.detail.startswith("b: ")
     assert single.data["arrays"] == {}
-
-
-def test_results_by_name_and_in_another_dtype():
-    one, two = np.ones((2, 1)), np.full(3, 1 / 3)
-    whole = Results({"outputs": one, "h_n": two}, {"w": two, "inputs": one})
-    assert list(whole.outputs) == ["outputs", "h_n"]
-    everything = whole.arrays()
-    assert list(everything) == ["outputs", "h_n", "d w", "d inputs"]
-    assert everything["h_n"] is two
-    assert everything["d inputs"] is one
-    half = whole.astype(np.float16)
-    assert {a.dtype for a in half.arrays().values()} == {np.dtype(np.float16)}
-    assert half.arrays()["d w"][0] == np.float16(1 / 3)
-    single = Results({"outputs": one, "c_n": two}).astype(np.float16)
-    assert single.gradients is None
-    assert [(name, a.dtype) for name, a in single.outputs.items()] == [("outputs", "f2"), ("c_n", "f2")]

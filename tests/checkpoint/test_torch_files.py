@@ -155,11 +155,6 @@ def test_unsupported_kinds_are_named(tmp_path: Path, kind: str, zipped: bool) ->
     assert caught.value.code == "unsupported-tensor"
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_checkpoint(tmp_path / "none.pt")
-
-
 def test_module_with_its_source(tmp_path: Path) -> None:
     """The file contains the source of its class, which is skipped."""
     module = torch.nn.Sequential(torch.nn.LSTM(2, 3), torch.nn.Linear(3, 1))

@@ -23,7 +23,7 @@ from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import Precision, level_of
-from jaxlstm.layer.stack import BetweenLayers, over_whole_layers
+from jaxlstm.layer.stack import BetweenLayers, over_layers
 
 
 def stack_by_cudnn(
@@ -54,7 +54,7 @@ def stack_by_cudnn(
         y, last = _call_cudnn(params, x, state, lengths, config, range(layer, layer + 1), precision)
         return y, [LSTMState(h, c) for h, c in zip(last.h, last.c, strict=True)]
 
-    return over_whole_layers(config, x, initial_state, each_layer, between_layers=between_layers)
+    return over_layers(config, x, initial_state, each_layer, between_layers=between_layers)
 
 
 def _call_cudnn(
