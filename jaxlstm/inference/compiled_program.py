@@ -18,8 +18,6 @@ from jaxlstm.inference.padding import leaves_of, split_leaves
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.graph import TensorType, Value
-from jaxlstm.programs.guards import require_guards
-from jaxlstm.programs.inputs import bind_inputs
 from jaxlstm.programs.operators.dtypes import held, held_without_loss
 from jaxlstm.programs.program import Program
 
@@ -81,11 +79,7 @@ class CompiledProgram:
             given = iter(tensors)
             leaves = [d.constant if d.type is None else next(given) for d in self.program.inputs]
             args, kwargs = tree.unflatten(self.program.graph.in_tree, iter(leaves))
-            bound, _ = bind_inputs(self.program.graph, args, kwargs)
-            if self.program.options.guards:
-                shapes = {name: array.shape for name, array in bound.items()}
-                constants = {item.name: item.constant for item in self.program.inputs if item.type is None}
-                require_guards(self.program.graph.guards, shapes, constants, self.program.graph.lines)
+            self.program.bind(args, kwargs)
             if len(self._seen) >= _SIGNATURES:
                 self._seen.clear()
             self._seen.add(signature)

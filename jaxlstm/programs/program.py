@@ -183,11 +183,7 @@ class Program:
         require_tensors("params", params, self.params)
         require_tensors("buffers", buffers, self.buffers)
         require_lstms(self.graph, seq_lengths)
-        inputs, sizes = bind_inputs(self.graph, args, kwargs)
-        if self.options.guards:
-            constants = {item.name: item.constant for item in self.inputs if item.type is None}
-            shapes = {name: array.shape for name, array in inputs.items()}
-            require_guards(self.graph.guards, shapes, constants, self.graph.lines)
+        inputs, sizes = self.bind(args, kwargs)
         values: dict[str, Any] = {
             **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
             **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
@@ -201,6 +197,17 @@ class Program:
             for node, result in run_nodes(self._accepted, values, sizes, options):
                 record(node, result)
         return values
+
+    def bind(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, jax.Array], dict[str, int]]:
+        """Return the tensors among the arguments and the sizes of the free axes by name, after all checks."""
+        inputs, sizes = bind_inputs(self.graph, args, kwargs)
+        if self.options.guards:
+            constants = {item.name: item.constant for item in self.inputs if item.type is None}
+            shapes = {name: array.shape for name, array in inputs.items()}
+            require_guards(self.graph.guards, shapes, constants, self.graph.lines)
+        return inputs, sizes
 
     def with_options(self, **changes: Unpack[OptionChanges]) -> Program:
         """Return the program with other settings. Settings that are not given keep their values.

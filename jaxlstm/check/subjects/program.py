@@ -29,7 +29,7 @@ from jaxlstm.check.subjects.function import (
 )
 from jaxlstm.programs.double_precision import in_double_precision
 from jaxlstm.programs.graph import Graph, Node, results_of, uses_of, values_in
-from jaxlstm.programs.inputs import bind_inputs, flatten_arguments
+from jaxlstm.programs.inputs import flatten_arguments
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
 
@@ -79,7 +79,7 @@ class ProgramModel(CheckedModel):
             program.evaluate(program.params, *args, record=record, **kwargs)
             tensors = {**program.params, **program.buffers, **program.constants}
             arrays = {name: np.asarray(a) for name, a in tensors.items()}
-            inputs, _ = bind_inputs(program.graph, args, kwargs)
+            inputs, _ = program.bind(args, kwargs)
             values = {name: np.asarray(a) for name, a in inputs.items()}
         theirs = run_graph(program.graph, arrays, values)
         return [
