@@ -1,13 +1,21 @@
-"""The catalogue: every fault changes the result, no two are equal, and each config has its own set."""
+"""The catalogues of faults: each changes the result in its own way, and as a port with that fault."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn.utils import rnn
 
+from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.inputs import ordinary_case, standard_cases
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.reference.torch_faults.planted import run_planted, variants
+from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import CONFIGS, random_params
 
@@ -67,3 +75,95 @@ def test_state_in_half_precision_is_returned_in_it(cause, kept, half):
     found = finished(fault.apply(call))
     rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.items()}
     assert {n for n, a in found.items() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
+
+
+X = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
+
+
+class Function(nn.Module):
+    """A module whose forward is a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def with_fault(module, x, cause):
+    """Return the module's output with the only fault of its last operation whose cause contains a text."""
+    model, case = TorchModel(module), Case.of_model("x", (x,), {})
+    operation = run_planted(model, case, np.float32, {}).operations[-1]
+    (variant,) = (v for v in variants(operation) if cause in v.cause)
+    result = variant.apply(operation)
+    return result[0] if isinstance(result, tuple) else torch.as_tensor(result)
+
+
+def lstm_operation(module):
+    planted = run_planted(TorchModel(module), Case.of_model("x", (X,), {}), np.float32, {})
+    (operation,) = (operation for operation in planted.operations if operation.name in ("lstm", "gru"))
+    return operation
+
+
+def same_weights(module, other):
+    other.load_state_dict(module.state_dict())
+    return other
+
+
+CONV = nn.Conv1d(6, 4, 3, padding=2, dilation=2)
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "cause", "wrong"),
+    [
+        (CONV, X, "has a dilation of 1", same_weights(CONV, nn.Conv1d(6, 4, 3, padding=2))),
+        (nn.Softplus(), X, "is relu", nn.ReLU()),
+        (Function(lambda x: x[:, -1]), X, "is [:, 0] instead of [:, -1]", lambda x: x[:, 0]),
+        (Function(lambda x: x[:1, ..., 0]), X, "is [:1, ..., -1] instead", lambda x: x[:1, ..., -1]),
+        (Function(lambda x: x.flatten(1)), X, "in the order 2, 1", lambda x: x.mT.flatten(1)),
+        (
+            Function(lambda x: x.reshape(1, 2, 1, 54)),
+            X,
+            "merges axes 1, 2 in the order 2, 1",
+            lambda x: x.mT.reshape(1, 2, 1, 54),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_fault(module, x, cause, wrong):
+    with torch.no_grad():
+        torch.testing.assert_close(with_fault(module, x, cause), wrong(x))
+        assert wrong(x).shape != module(x).shape or not torch.allclose(wrong(x), module(x))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_outputs_instead_of_h_n(packed, bidirectional, kind):
+    """The fault replaces h_n of the last layer. Outputs are zero where a sequence has ended."""
+    lstm = kind(9, 4, num_layers=2, bidirectional=bidirectional)
+    pack = partial(rnn.pack_padded_sequence, lengths=torch.tensor([2, 2, 2, 2, 1, 1]))
+    operation = lstm_operation(Function(lambda x: lstm(pack(x) if packed else x)[1]))
+    (variant,) = (v for v in variants(operation) if "instead of h_n" in v.cause)
+    with torch.no_grad():
+        outputs, final = lstm(pack(X) if packed else X)
+        h_n, *c_n = final if kind is nn.LSTM else (final,)
+        faulty = variant.apply(operation)
+    torch.testing.assert_close(faulty[0], outputs.data if packed else outputs)
+    y = rnn.pad_packed_sequence(outputs)[0] if packed else outputs
+    last = torch.stack(y[-1].chunk(2 if bidirectional else 1, -1))
+    torch.testing.assert_close(faulty[1], torch.cat((h_n[: -len(last)], last)))
+    torch.testing.assert_close(list(faulty[2:]), c_n)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_h_n_instead_of_outputs(batch_first):
+    lstm = nn.LSTM(9, 4, bidirectional=True, batch_first=batch_first)
+    operation = lstm_operation(lstm)
+    (variant,) = (v for v in variants(operation) if "h_n is read instead of" in v.cause)
+    with torch.no_grad():
+        outputs, (h_n, _) = lstm(X)
+        faulty, *_ = variant.apply(operation)
+    (outputs.swapaxes(0, 1) if batch_first else outputs)[-1] = torch.cat(tuple(h_n), -1)
+    torch.testing.assert_close(faulty, outputs)

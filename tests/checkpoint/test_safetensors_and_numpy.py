@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint
+from testing.checkpoints.compare import DTYPES, assert_same_bits, assert_same_checkpoint, random_tensor
 
 STATE = torch.nn.LSTM(3, 4, 2).state_dict()
 PARTS = [dict(list(STATE.items())[:5]), dict(list(STATE.items())[5:])]
@@ -46,6 +46,16 @@ def test_shards(tmp_path: Path, ending: str) -> None:
     kind = {"safetensors": "safetensors", "bin": "torch zip"}[ending]
     assert ours.container == f"sharded {kind}"
     assert ours.metadata == ({"format": "pt"} if ending == "safetensors" else {})
+
+
+def test_every_dtype_of_safetensors(tmp_path: Path) -> None:
+    names = [name for name in (*DTYPES, "float8_e8m0fnu") if name != "complex128"]
+    saved = {name: random_tensor(name, (2, 3)) for name in names} | {"日本.\n": torch.zeros(0, 2)}
+    save_file(saved, tmp_path / "a", {"note": "hi"})
+    ours = read_checkpoint(tmp_path / "a")
+    assert (ours.container, ours.metadata) == ("safetensors", {"note": "hi"})
+    assert ours.keys() == saved.keys()
+    assert_same_checkpoint(ours, {name: saved[name] for name in ours})
 
 
 def test_links_inside_the_directory(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from testing.checkpoints.case import Seed, seeds
-from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint, flattened, random_tensor
+from testing.checkpoints.compare import (
+    DTYPES,
+    assert_same_bits,
+    assert_same_checkpoint,
+    flattened,
+    random_tensor,
+)
 
 # Without two seeds: our reader refuses one, and torch 2.13 fails to read an untyped legacy storage.
 SEEDS = [
@@ -34,6 +40,35 @@ def test_seeds(tmp_path: Path, seed: Seed) -> None:
         theirs = torch.load(path, weights_only=False)
     theirs = theirs.state_dict() if isinstance(theirs, torch.nn.Module) else flattened(theirs)
     assert_same_checkpoint(read_checkpoint(path), theirs)
+
+
+def views_of(dtype: str) -> dict[str, torch.Tensor]:
+    """Return a tensor of random bits, and views of it: strided, overlapping, empty, scalar."""
+    base = random_tensor(dtype, (4, 6))
+    return {
+        "whole": base,
+        "transposed": base.t(),
+        "strided": base[::2, 1::3],
+        "pairs": base[:2, :2],
+        "expanded": base[1:2].expand(3, 6),
+        "overlapping": base.as_strided((3, 4), (2, 1), 5),
+        "scalar": base[1, 2],
+        "empty": base[4:],
+        "no columns": base[:, 6:].t(),
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_views_of_every_dtype(tmp_path: Path, zipped: bool, protocol: int) -> None:
+    saved: dict[str, Any] = {dtype: views_of(dtype) for dtype in DTYPES}
+    saved |= {"": {"日本": torch.ones(1)}, "a\nb": {"\U0001f600": torch.nn.Parameter(torch.ones(2))}}
+    options: Any = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
+    torch.save(saved, tmp_path / "a.pt", **options)
+    ours = read_checkpoint(tmp_path / "a.pt")
+    assert ours.container == ("torch zip" if zipped else "torch legacy")
+    expected = {f"{k}.{name}": tensor for k, part in saved.items() for name, tensor in part.items()}
+    assert_same_checkpoint(ours, expected)
 
 
 def test_large_strided_view(tmp_path: Path) -> None:

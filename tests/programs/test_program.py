@@ -1,4 +1,4 @@
-"""Programs: values, gradients and structures of results equal torch's; wrong arguments are refused."""
+"""Programs: calls, listings and options, and samples of random models that the package nnsmith built."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+import jaxlstm
 from jaxlstm import from_module, load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Value
@@ -178,3 +179,24 @@ def test_size_does_not_depend_on_the_length() -> None:
         sizes = {equations(program.with_options(backend=backend), steps) for steps in (64, 512, 8192)}
         assert len(sizes) == 1
         assert sizes.pop() < 1000
+
+
+SAMPLES = sorted(Path(__file__).with_name("random_programs").glob("*.pt2"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_results_equal_torch(path: Path) -> None:
+    recorded = np.load(path.with_suffix(".npz"))
+    inputs = [recorded[name] for name in recorded if name.startswith("in.")]
+    expected = [recorded[name] for name in recorded if name.startswith("out.")]
+    with jax.enable_x64(True):
+        program = jaxlstm.load_program(path)
+        results = jax.tree.leaves(jax.jit(program.__call__)(program.params, *inputs))
+    for actual, theirs in zip(results, expected, strict=True):
+        assert (actual.dtype, actual.shape) == (theirs.dtype, theirs.shape)
+        rtol = 200 * np.finfo(theirs.dtype).eps if np.issubdtype(theirs.dtype, np.floating) else 0
+        np.testing.assert_allclose(actual, theirs, rtol=rtol)
+
+
+def test_there_are_samples() -> None:
+    assert len(SAMPLES) == 20
