@@ -28,6 +28,7 @@ def folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "empty": {},
         "none": {"a": np.array([[None] * 5])},
         "names": {"a": x, "a.h_n": x},
+        "late": {**{f"a{k}": x[:1] for k in range(8)}, "bad": x[:, :2]},
     }
     for name, arrays in named.items():
         np.savez(f"{name}.npz", **arrays)
@@ -58,6 +59,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 CASES = """
 wide.npz -o y.npz: wide.npz: sequence s0 is float64 and the model takes float32; pass --cast to convert it
 flat.npz -o y.npz: flat.npz: sequence x has shape (5,), expected (time, 5), not empty
+late.npz -o y.npz --batch-size 1: late.npz: sequence bad has shape (120, 2), expected (time, 5), not empty
 empty.npz -o y.npz: empty.npz has no sequences
 none.npz -o y.npz: none.npz: a cannot be read: Object arrays
 bits.npz -o y.npz: bits.npz: s0 cannot be read: Bad CRC-32

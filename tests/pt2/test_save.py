@@ -124,6 +124,10 @@ def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(checkpoint[alias], 3)
     state = torch.export.load(tmp_path / "tied.pt2").state_dict
     assert state[alias].data_ptr() == state[name].data_ptr()
+    # Other parameters stay apart, also with equal values.
+    zeros = {name: np.zeros_like(value) for name, value in program.params.items()}
+    program.save(tmp_path / "zeros.pt2", zeros)
+    assert jaxlstm.load_program(tmp_path / "zeros.pt2").tied == program.tied
 
 
 class Dtypes(nn.Module):

@@ -54,11 +54,10 @@ class ProgramWriter:
 
         Args:
             path: the file.
-            values: name -> value of each parameter and buffer.
+            values: name -> value of each parameter and buffer, of the shape in the file.
             overwrite: replace an existing file that jaxlstm did not write.
 
         Raises:
-            ValueError: a value has another shape than in the file, or a dtype that does not fit it.
             FileExistsError: the path exists and must not be replaced.
         """
         require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, _MARKER))
@@ -91,7 +90,7 @@ class ProgramWriter:
             persistent = kind == "parameter" or placeholder.get("persistent", False)
             folder, prefix = ("weights", "weight") if persistent else ("constants", "tensor")
             dtype, shape, tie = self.stored[name]
-            array = _as_stored(name, values[name], dtype, shape)
+            array = _as_stored(values[name], dtype, shape)
             key = folder, tie, array.tobytes()
             path = paths.setdefault(key, f"{prefix}_{len(paths)}")
             entries[f"data/{folder}/{path}"] = key[2]
@@ -107,17 +106,12 @@ class ProgramWriter:
         return entries
 
 
-def _as_stored(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """Return the value of a tensor in the dtype of the file, little-endian and contiguous."""
-    array = np.asarray(value)
-    # JAX holds the integers of a program in 32 bits unless its 64-bit mode is on.
-    fits = array.dtype == dtype or (array.dtype.kind, dtype.kind) == ("i", "i")
-    if array.shape != shape or not fits:
-        raise ValueError(
-            f"{name} must be {dtype.name}{list(shape)} as in the program, got "
-            f"{array.dtype.name}{list(array.shape)}"
-        )
-    return np.ascontiguousarray(array, dtype.newbyteorder("<")).reshape(shape)
+def _as_stored(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Return the value of a tensor in the dtype of the file, little-endian and contiguous.
+
+    JAX holds the integers of a program in 32 bits unless its 64-bit mode is on.
+    """
+    return np.ascontiguousarray(value, dtype.newbyteorder("<")).reshape(shape)
 
 
 def _meta(array: np.ndarray, requires_grad: bool) -> dict[str, Any]:
