@@ -13,6 +13,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
+from jaxlstm_converters.flax.names import Names
 from testing.flax_models import NAMES, assert_equal, flax_model, torch_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
@@ -138,3 +139,10 @@ def test_part_of_a_checkpoint() -> None:
     result = jaxlstm.load_state_dict(model, theirs, names=names)
     assert result.notes == ("2 tensors outside 'encoder' are ignored: decoder",)
     assert_equal(model, theirs["encoder"])  # pyright: ignore[reportArgumentType]
+
+
+def test_the_longest_prefix_decides() -> None:
+    names = Names({"a": "x", "a.b": "y"})
+    assert names.to_torch("x.weight") == ["a.weight"]
+    # a.b.weight belongs to y, and a.weight to x.
+    assert names.to_torch("x.b.weight") == names.to_torch("a.weight") == []
