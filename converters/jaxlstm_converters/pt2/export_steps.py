@@ -30,7 +30,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.export_patches import free_time, kept_regions, keywords_by_name, plain_results
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
-from jaxlstm_converters.pt2.symbolic_sizes import SymbolicInt, SymbolicSizes, globals_of_int
+from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
 
@@ -127,15 +127,19 @@ def _fresh(call: ExportCall) -> ExportCall:
     return call._replace(args=copied[0], kwargs=copied[1])
 
 
-def _export(
-    call: ExportCall,
-    shapes: Any,
-    exporter: str = "export",
-    *,
-    cut: bool = True,
-    host: bool = True,
-    sizes: bool = True,
-) -> Any:
+class _Settings(NamedTuple):
+    """How an export traces; see `_export`."""
+
+    cut: bool = True
+    host: bool = True
+    sizes: bool = True
+    values: bool = False
+
+
+_FIRST = _Settings()
+
+
+def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _Settings = _FIRST) -> Any:
     """Return the program of an export function of torch.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
@@ -143,42 +147,38 @@ def _export(
     a model with packed sequences needs that. Other models get the example's value, so that the program runs
     under ``jax.jit``. ``int`` of a size is symbolic, unless torch does not take ours, for example as a dtype.
     """
-    tracing = PackedSequences(cut=cut, host=host)
+    tracing = PackedSequences(cut=settings.cut, host=settings.host)
+    fresh = _fresh(call)
     try:
-        return _export_once(call, shapes, exporter, tracing, sizes=sizes)
+        with (
+            free_time(),
+            recorded_lines(),
+            plain_results(call.module),
+            SymbolicSizes(call.module, values=settings.values)
+            if settings.sizes
+            else contextlib.nullcontext(),
+            KnownBuffers(call.module),
+            packed_sequences(call.module, tracing),
+        ):
+            export = getattr(torch.export, exporter)
+            return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
     except ProgramError:
         raise
     except Exception as error:
         is_unknown = isinstance(error, GuardOnDataDependentSymNode)
-        if is_unknown and (names := globals_of_int(error)) is not None:
+        if is_unknown and not settings.values:
             # torch takes int as a dtype, and not a class in its place.
-            with contextlib.suppress(TypeError), mock.patch.dict(names, {"int": SymbolicInt}):
-                program = _export(call, shapes, exporter, cut=cut, host=host, sizes=sizes)
+            with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
+                program = _export(call, shapes, exporter, settings._replace(values=True))
                 if any("jaxlstm" in str(node.target) for node in program.graph.nodes):
                     return program
-        if cut and tracing.batches and is_unknown:
-            return _export(call, shapes, exporter, cut=False, host=host, sizes=sizes)
-        if host and tracing.lists:
-            return _export(call, shapes, exporter, host=False, sizes=sizes)
-        if sizes and not is_unknown:
-            return _export(call, shapes, exporter, cut=cut, host=host, sizes=False)
+        if settings.cut and tracing.batches and is_unknown:
+            return _export(call, shapes, exporter, settings._replace(cut=False))
+        if settings.host and tracing.lists:
+            return _export(call, shapes, exporter, settings._replace(cut=True, host=False))
+        if settings.sizes and not is_unknown:
+            return _export(call, shapes, exporter, settings._replace(sizes=False))
         raise
-
-
-def _export_once(
-    call: ExportCall, shapes: Any, exporter: str, tracing: PackedSequences, *, sizes: bool
-) -> Any:
-    fresh = _fresh(call)
-    export = getattr(torch.export, exporter)
-    with (
-        free_time(),
-        recorded_lines(),
-        plain_results(call.module),
-        SymbolicSizes(call.module) if sizes else contextlib.nullcontext(),
-        KnownBuffers(call.module),
-        packed_sequences(call.module, tracing),
-    ):
-        return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def _shapes(call: ExportCall) -> Any:

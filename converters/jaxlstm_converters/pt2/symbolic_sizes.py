@@ -5,13 +5,11 @@ Python's own return numbers, so that an export would fix the size to the example
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import functools
 import linecache
 import math
 import re
-import traceback
 from types import FunctionType
 from typing import Any, ClassVar
 from unittest import mock
@@ -52,7 +50,7 @@ def _is_symbolic(value: Any) -> bool:
     return isinstance(value, torch.SymInt | torch.SymFloat) and value.node.has_hint()
 
 
-class SizeInt(metaclass=_StandIn):
+class _SizeInt(metaclass=_StandIn):
     """``int``, which returns a symbolic integer for a symbolic size."""
 
     kinds: ClassVar = (int, torch.SymInt)
@@ -63,7 +61,7 @@ class SizeInt(metaclass=_StandIn):
         return torch.sym_int(value) if _is_symbolic(value) else int(value, *args, **kwargs)
 
 
-class SymbolicInt(SizeInt):
+class _SymbolicInt(_SizeInt):
     """``int``, which returns a symbolic integer for a size or a value of the trace."""
 
     def __new__(cls, value: Any = 0, *args: Any, **kwargs: Any) -> Any:
@@ -105,16 +103,10 @@ def _range(*args: Any) -> Any:
     return [start + step * n for n in range(-((start - stop) // step))]
 
 
-def _extreme(name: str, symbolic: Any) -> Any:
-    original = getattr(builtins, name)
-
-    @functools.wraps(original)
-    def extreme(*args: Any, **kwargs: Any) -> Any:
-        sizes = args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
-        are_sizes = all(type(size) in SizeInt.kinds for size in sizes) and any(map(_is_symbolic, sizes))
-        return functools.reduce(symbolic, sizes) if are_sizes and not kwargs else original(*args, **kwargs)
-
-    return extreme
+def _extreme(original: Any, symbolic: Any, *args: Any, **kwargs: Any) -> Any:
+    sizes = args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
+    are_sizes = all(type(size) in _SizeInt.kinds for size in sizes) and any(map(_is_symbolic, sizes))
+    return functools.reduce(symbolic, sizes) if are_sizes and not kwargs else original(*args, **kwargs)
 
 
 def _len(value: Any) -> Any:
@@ -126,12 +118,12 @@ def _divmod(a: Any, b: Any) -> Any:
 
 
 _FUNCTIONS = {
-    "int": SizeInt,
+    "int": _SizeInt,
     "float": _SizeFloat,
     "list": _List,
     "range": _range,
-    "min": _extreme("min", torch.sym_min),
-    "max": _extreme("max", torch.sym_max),
+    "min": functools.partial(_extreme, min, torch.sym_min),
+    "max": functools.partial(_extreme, max, torch.sym_max),
     "len": _len,
     "divmod": _divmod,
 }
@@ -155,10 +147,14 @@ _ROUND, _SQRT = vars(torch.SymFloat)["__round__"], math.sqrt
 
 
 class SymbolicSizes(TorchFunctionMode):
-    """A mode that replaces Python's functions in the files of a module and in others that call torch."""
+    """A mode that replaces Python's functions in the files of a module and in others that call torch.
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    With ``values``, ``int`` of a tensor is symbolic too.
+    """
+
+    def __init__(self, module: torch.nn.Module, *, values: bool) -> None:
         super().__init__()
+        self._functions = _FUNCTIONS | ({"int": _SymbolicInt} if values else {})
         self._kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         self._seen: set[str] = set()
         self._replaced = contextlib.ExitStack()
@@ -190,17 +186,6 @@ class SymbolicSizes(TorchFunctionMode):
         self._seen.add(path)
         if _IDENTITY.search("".join(linecache.getlines(path, names))):
             return
-        for name in _FUNCTIONS.keys() - names.keys():
-            names[name] = _FUNCTIONS[name]
+        for name in self._functions.keys() - names.keys():
+            names[name] = self._functions[name]
             self._replaced.callback(names.pop, name)
-
-
-def globals_of_int(error: BaseException) -> dict[str, Any] | None:
-    """Return the global names of the model's line that raised an error, if it may have called ``int``."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
-        if is_of_model(frame.f_code.co_filename):
-            names = frame.f_globals
-            is_own = "int" not in frame.f_code.co_names or "int" in names
-            return None if is_own else names
-    return None
