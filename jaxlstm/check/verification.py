@@ -72,7 +72,7 @@ class Verification:
     first_failure: int | None = None
 
     def __post_init__(self) -> None:
-        """Round the parameters of the reference that is the truth, unless they have a dtype of their own."""
+        """Take the last reference as the truth, with the oracle's parameters rounded to the working dtype."""
         self.truth = self.rounded = self.references[-1]
         if isinstance(self.truth, OracleLSTM):
             self.rounded = self.truth.rounded(self.dtype)
@@ -163,7 +163,7 @@ class Trial:
 
     @cached_property
     def expected(self) -> Results:
-        """Right results in the working dtype: the truth, or what a module or program returns in it."""
+        """Right results in the working dtype: the run of a module or program, or else the rounded truth."""
         reference = self.check.rounded
         if not isinstance(reference, OracleLSTM):
             return reference.run(self.rounded, self.check.dtype, gradients=self.truth.gradients is not None)
