@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.layer.config import LSTMConfig
@@ -70,38 +68,3 @@ NUMPY: tuple[Callable[[LSTMConfig], Any], ...] = (
     SummedBackwards,
     SummedOneByOne,
 )
-
-
-def unrolled(config: LSTMConfig) -> Any:
-    """One layer, one direction: the input products are outside a scan that is unrolled by two."""
-
-    @jax.jit
-    def port(inputs: Any, initial_state: Any, *, params: Any) -> Any:
-        hoisted = inputs @ params["weight_ih_l0"].T + params["bias_ih_l0"] + params["bias_hh_l0"]
-
-        def step(state: Any, z: Any) -> Any:
-            h, c = state
-            i, f, g, o = jnp.split(z + h @ params["weight_hh_l0"].T, 4, -1)
-            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-            h = jax.nn.sigmoid(o) * jnp.tanh(c)
-            return (h, c), h
-
-        state = initial_state[0][0], initial_state[1][0]
-        (h, c), outputs = jax.lax.scan(step, state, hoisted, unroll=2)
-        return outputs, (h[None], c[None])
-
-    return port
-
-
-def chunked(config: LSTMConfig) -> Any:
-    """Our layer on consecutive chunks of time, each from the last state of the previous one."""
-    from jaxlstm.functional import lstm
-
-    def port(inputs: Any, initial_state: Any, *, params: Any) -> Any:
-        outputs, state = [], initial_state
-        for start in range(0, len(inputs), 50):
-            y, state = lstm(params, inputs[start : start + 50], state, config=config)
-            outputs.append(y)
-        return jnp.concatenate(outputs), tuple(state)
-
-    return port

@@ -14,6 +14,18 @@ from benchmarks import __main__ as command
 from benchmarks import parts, peers, record, report
 from benchmarks.parts import PARTS, Part
 
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest loads this file before jaxtyping 0.2.36 prepares to check jaxlstm, so it imports jaxlstm here.
+    from benchmarks import __main__ as command
+    from benchmarks import timing
+
+    monkeypatch.setattr(command, "available_threads", lambda: 1)
+    monkeypatch.setattr(timing, "BURST_SECONDS", 1e-4)
+    monkeypatch.setattr(timing, "WARM_SECONDS", 1e-4)
+
+
 ROW = {"case": "small", "unit": "ms", "values": {"jaxlstm": [1.0, 2.0, 3.0], "torch": [4.0, 6.0, 8.0]}}
 EQUAL = {"case": "large", "unit": "ms", "values": {"jaxlstm": [1.0, 2.0, 3.0], "torch": [1.0, 1.5, 2.0]}}
 FASTER = {"case": "odd", "unit": "ms", "values": {"jaxlstm": [2.0, 2.0, 3.0], "torch": [1.0, 1.0, 1.0]}}

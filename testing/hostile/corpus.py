@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from testing.checkpoints.case import FileCase
-from testing.hostile import archives, bombs, formats, found, pickles, programs, tensors
+from testing.hostile import archives, formats, found, pickles, programs, tensors
 
 
 def cases() -> Iterator[FileCase]:
     """Yield all cases; their names are unique."""
-    for part in (pickles, tensors, bombs, archives, formats, programs, found):
+    for part in (pickles, tensors, archives, formats, programs, found):
         yield from part.cases()

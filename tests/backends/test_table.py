@@ -1,8 +1,14 @@
-"""The table of cases, real checkpoints and the checker on each backend; single sequences and batches."""
+"""The table of cases, real checkpoints and the checker on each backend; single sequences and batches.
+
+A test has all values on a GPU or TPU, and a selection on the CPU. Tests of a backend without a device are
+skipped.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -17,10 +23,70 @@ from jaxlstm.check import verify
 from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.layer.precision import linear
 from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
-from testing.each_backend import name_of, on_each_backend
 from testing.problems import Problem, draw, worst_error
 from testing.real_files import BY_LABEL, EACH_LSTM, Real, assert_verdict_holds
 from testing.verification import random_params
+
+BACKENDS = ("cpu", "gpu", "tpu")
+MARKS = {"cpu": [], "gpu": [pytest.mark.gpu], "tpu": [pytest.mark.tpu]}
+
+
+@functools.cache
+def absence(backend: str) -> str:
+    """Return JAX's error message for an unavailable backend, or an empty string."""
+    try:
+        jax.devices(backend)
+    except RuntimeError as error:
+        return f"no {backend} here: {str(error).splitlines()[0]}"
+    return ""
+
+
+def on_each_backend(
+    name: str = "",
+    values: Collection[Any] = ("",),
+    *,
+    on_cpu: Iterable[Any] | None = None,
+    backends: Iterable[str] = BACKENDS,
+    ids: Callable[[Any], str] = str,
+) -> pytest.MarkDecorator:
+    """Parametrize by ``backend``, and by another argument if ``name`` is given.
+
+    For an unavailable backend there is one skipped test, whose id says how many tests it stands for.
+
+    Args:
+      name: name of the other argument.
+      values: values of the other argument.
+      on_cpu: values on the CPU; all values if None.
+      backends: backends that the test supports.
+      ids: returns the test id of a value.
+    """
+    rows = []
+    for backend in backends:
+        chosen = [*(values if on_cpu is None or backend != "cpu" else on_cpu)]
+        labels = [ids(value) for value in chosen]
+        if absence(backend) and chosen:
+            chosen, labels = chosen[:1], [f"{len(chosen)} tests"]
+        for value, label in zip(chosen, labels, strict=True):
+            row = (backend, value) if name else (backend,)
+            rows.append(pytest.param(*row, marks=MARKS[backend], id=f"{backend}-{label}".strip("-")))
+    arguments = ("backend", name) if name else ("backend",)
+    return pytest.mark.parametrize(arguments, rows, indirect=["backend"])
+
+
+def name_of(row: Any) -> str:
+    """Return the test id of a tuple, from the names of its parts."""
+    return "-".join(getattr(part, "__name__", str(part)) for part in row)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run JAX on the first device of the backend during the test, and return the name of the backend."""
+    name = request.param
+    if reason := absence(name):
+        pytest.skip(reason)
+    with jax.default_device(jax.devices(name)[0]):
+        yield name
+
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 ROWS = list(itertools.product(CASES, DTYPES))

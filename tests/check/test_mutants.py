@@ -6,13 +6,10 @@ search for causes. The slow tests run all of them through both, and through `ver
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from jaxlstm.check import verify
-from jaxlstm.check.cases.inputs import make_case
 from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.diagnosis.lstm import FaultedOracle
 from jaxlstm.check.diagnosis.search import Deadline
@@ -22,7 +19,7 @@ from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
 from testing import right_ports
 from testing.verification import MUTANTS, NOT_BY_SEMANTICS, WHOLE, config_for, random_params, small_cases
-from testing.wrong_ports import BUGS, NEEDS_PROJECTION, WrongPort
+from testing.wrong_ports import BUGS, WrongPort
 
 
 def marked(mutants, fast):
@@ -70,35 +67,6 @@ def caught_and_named(bugs, params, config):
     return not report.ok, all((BUGS[bug].cause or "") in causes for bug in bugs)
 
 
-@pytest.mark.slow
-def test_faults_with_trained_weights():
-    """The demo checkpoint: what such a model can show is caught, and nine of ten are named."""
-    import jaxlstm
-
-    checkpoint = Path(__file__).parents[2] / "examples" / "demo.pt"
-    params, config = jaxlstm.load(checkpoint, batch_first=False, dropout=0.0)
-    rng = np.random.default_rng(0)
-    shown, caught, named = 0, 0, 0
-    for bugs in MUTANTS:
-        if NEEDS_PROJECTION & set(bugs) or {"state stride", "batch first"} & set(bugs):
-            continue
-        case = make_case("shows", config, rng, time=7, batch=3, ragged=True)
-        right = Port.of(WrongPort(config)).run(params, case, np.float64)
-        wrong = Port.of(WrongPort(config, *bugs)).run(params, case, np.float64)
-        pairs = zip(right.outputs.items(), wrong.outputs.items(), strict=True)
-        alike = all(np.allclose(a, b, atol=1e-9) for (_, a), (_, b) in pairs)
-        if alike and bugs[0] not in NOT_BY_SEMANTICS:
-            # These weights do not show the fault.
-            continue
-        shown += 1
-        outcome = caught_and_named(bugs, params, config)
-        caught += outcome[0]
-        named += outcome[1]
-    assert shown >= 55
-    assert caught == shown
-    assert named >= 0.9 * shown
-
-
 def random_config(rng):
     hidden = int(rng.integers(2, 12))
     return LSTMConfig(
@@ -132,13 +100,3 @@ def test_right_ports_are_not_accused(seed):
 def test_2000_right_ports_are_not_accused(block):
     for seed in range(50 * block, 50 * block + 50):
         not_accused(1000 + seed)
-
-
-@pytest.mark.parametrize(
-    "make", [pytest.param(right_ports.unrolled, marks=pytest.mark.slow), right_ports.chunked]
-)
-def test_right_ports_in_jax_are_not_accused(make):
-    config = LSTMConfig(3, 6)
-    report = verify(make(config), random_params(config), config)
-    assert report.ok, str(report)
-    assert {item.name for item in report.items if item.ok is None} == {"ragged lengths"}
