@@ -80,7 +80,6 @@ def _refused_parts() -> Iterator[FileCase]:
         "subgraph": {"as_graph": graph},
         "custom object": {"as_custom_obj": {"name": "o", "class_fqn": "os.system"}},
         "operator": {"as_operator": "os.system"},
-        "complex number": {"as_complex": {"real": 0.0, "imag": 1.0}},
         "dictionary": {"as_string_to_argument": {"a": {"as_int": 1}}},
         "sparse layout": {"as_layout": 1},
     }
