@@ -293,6 +293,24 @@ def test_numbers_of_sizes_leave_axes_free(name: str) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
+def test_a_file_that_compares_a_type_by_identity_keeps_pythons_int(tmp_path: Path) -> None:
+    """Another class in its place would take the other branch."""
+    path = tmp_path / "net.py"
+    names: dict[str, Any] = {"nn": nn}
+    path.write_text(
+        "class Net(nn.Module):\n"
+        "    def forward(self, x):\n"
+        # The words in one line would count for this file too.
+        "        return x[:, : int(0.7 * x.shape[1])] if type(3) is "
+        "int else x\n"
+    )
+    exec(compile(path.read_text(), path, "exec"), names)
+    program = jaxlstm.from_module(names["Net"](), (torch.ones(4, 10),))
+    assert program({}, np.ones((3, 11), np.float32)).shape == (3, 7)
+    with pytest.raises(ProgramError, match=r"from 10 to 11, got 13 .*net.py:3"):
+        program({}, np.ones((3, 13), np.float32))
+
+
 def test_functions_that_torch_does_not_take() -> None:
     """torch takes ``int`` as a dtype, and the rounds of a loop are fixed: the sizes with as many remain."""
     model = Model(lambda self, x: x.sum(0) + torch.zeros(int(x.shape[1]), dtype=int))  # type: ignore[call-overload]

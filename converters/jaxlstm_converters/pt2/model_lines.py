@@ -75,11 +75,8 @@ def asserted_truth() -> tuple[bool, str] | None:
 
 @functools.cache
 def _asserted(path: str) -> list[ast.expr]:
-    try:
-        statements = ast.walk(ast.parse("".join(linecache.getlines(path))))
-    except SyntaxError:  # The file has changed.
-        return []
-    return [node.test for node in statements if isinstance(node, ast.Assert)]
+    nodes = ast.walk(ast.parse("".join(linecache.getlines(path))))
+    return [node.test for node in nodes if isinstance(node, ast.Assert)]
 
 
 def _is_clear(test: ast.expr) -> bool:

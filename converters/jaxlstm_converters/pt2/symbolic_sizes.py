@@ -41,9 +41,6 @@ class _StandIn(type):
     def __hash__(cls) -> int:
         return hash(cls.kinds[0])
 
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(cls.kinds[0], name)
-
 
 def _is_symbolic(value: Any) -> bool:
     """Return True for a size, and False for a value of a tensor, which has no hint."""
