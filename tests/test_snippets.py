@@ -28,7 +28,7 @@ from jaxlstm.programs.operators import registry
 from testing import exported
 from testing.command import jaxlstm_command
 from testing.pages import ROOT, blocks, fits, follow_page, public_objects, run_page
-from testing.wheels import fetch_pinned
+from testing.real_files import fetch_pinned
 
 README = blocks("../README.md", "python")
 

@@ -81,15 +81,6 @@ def test_tag_runs_without_torch(examples: SimpleNamespace) -> None:
     assert f"restored:\n{examples.tag.punctuate(text)}\n" in printed
 
 
-def test_strip_and_restore_are_inverse(examples: SimpleNamespace) -> None:
-    strip, restore = examples.punctuation.strip, examples.punctuation.restore
-    stripped = strip("`Oh, dear!' she said--\"it's a tea-party, isn't it?\"  Well; no.")
-    assert stripped.text == "oh dear she said it's a tea-party isn't it well no"
-    assert restore(*stripped) == "Oh, dear! she said it's a tea-party, isn't it? Well; no."
-    book = strip(" ".join(examples.punctuation.read_paragraphs(range(1, 13))))
-    assert strip(restore(*book)) == book
-
-
 @pytest.mark.slow
 def test_train_script(tmp_path: Path) -> None:
     """The text recogniser is as accurate as the page says, and has the tensors of the shipped checkpoint."""
