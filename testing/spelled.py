@@ -391,5 +391,24 @@ SPELLINGS = {
     "i.float()": "i.astype(float)",
     "x.detach()": "lax.stop_gradient(x)",
     "v.repeat_interleave(t)": None,
+    'torch.div(i, 2, rounding_mode="trunc")': "lax.div(i, 2)",
+    'torch.div(x, 2, rounding_mode="trunc")': None,
+    "x.narrow(1, 1, 2)": "x[:, 1:1 + 2]",
+    "x.narrow(1, 0, 2)": "x[:, :2]",
+    "s.amax(0)": None,
+    "torch.addmm(h[0, 0], h[0], m.bfloat16())": None,
+    "F.adaptive_avg_pool2d(w, (4, 4))": "w",
+    "torch._weight_norm(h[0], h[0, :, :1])": None,
+    "F.avg_pool1d(x, 2, ceil_mode=True)": None,
+    "F.conv1d(h, h[:, :, :1])": None,
+    "x[None].squeeze(())": "x[None]",
+    "torch.stft(y, 4, 4, 4, v, center=False, return_complex=True)": (
+        "jnp.fft.rfft(y[..., jnp.arange(0, y.shape[-1] - 4 + 1, 4)[:, None] + jnp.arange(4)] * v, "
+        "norm=None).mT"
+    ),
+    "torch.stft(y, 4, 4, 2, v[:2], center=False, return_complex=True)": None,
+    "torch.hann_window(4)": "jnp.hanning(4 + 1)[:-1]",
+    "torch.hann_window(4, False)": None,
+    "torch.view_as_complex(m[:, :2]).abs()": "jnp.abs(lax.complex(m[:, :2][..., 0], m[:, :2][..., 1]))",
 }
 """Expression of torch -> its spelling; None for a call of the operator itself."""
