@@ -131,6 +131,23 @@ def test_long_strings_of_old_protocols(tmp_path: Path, order: Any) -> None:
     assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), saved)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (b"ccollections\nOrderedDict\nK\1\x85R", "OrderedDict are not a list of pairs"),
+        (b"ccollections\nOrderedDict\n]K\1a\x85R", "an item of OrderedDict is not a pair"),
+        (b"ctorch.storage\n_load_from_bytes\nK\1\x85R", "a storage in a pickle is not stored as bytes"),
+        (b"ctorch._utils\n_rebuild_parameter\nK\1K\2K\3\x87R", "a parameter is a value of type int"),
+        (b"c_codecs\nencode\nX\3\0\0\0\xe2\x82\xacX\6\0\0\0latin1\x86R", "the text is not Latin-1"),
+    ],
+)
+def test_wrong_arguments_in_a_pickle(call: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(b"\x80\2}X\1\0\0\0a" + call + b"s.")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_checkpoint(tmp_path / "a.pkl")
+    assert caught.value.code == "pickle-malformed"
+
+
 def test_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **arrays(), words=np.array(["no", "number"]))  # type: ignore[arg-type]
     ours = read_checkpoint(tmp_path / "a.npz")
