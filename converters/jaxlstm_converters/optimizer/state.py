@@ -241,7 +241,7 @@ def _fields(group: RuleGroup, params: Mapping[str, Any]) -> dict[str, Any]:
         _check(name, moments, group.rule)
     fields: dict[str, Any] = {
         ours: {
-            name: _array(group.moments[name], theirs, name, params[name])
+            name: _array(group.moments[name], theirs, params[name])
             if name in group.moments
             else optax.MaskedNode()
             for name in params
@@ -267,16 +267,13 @@ def _check(name: str, moments: Moments, rule: Rule) -> None:
         )
 
 
-def _array(moments: Moments, field: str, name: str, param: Any) -> Any:
+def _array(moments: Moments, field: str, param: Any) -> Any:
     """Return a moment in the parameter's dtype, zeros before the first step."""
     import jax.numpy as jnp
 
     if field not in moments:
         return jnp.zeros_like(param)
-    moment = np.asarray(moments[field])
-    if moment.shape != np.shape(param):
-        raise ValueError(f"has {field} of {name} with shape {moment.shape}, expected {np.shape(param)}")
-    return jnp.asarray(moment.astype(param.dtype))
+    return jnp.asarray(np.asarray(moments[field]).astype(param.dtype))
 
 
 def _count(group: RuleGroup) -> int:
