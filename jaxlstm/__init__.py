@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from jaxlstm.layer.cell import LSTMState as LSTMState
     from jaxlstm.layer.config import LSTMCellConfig as LSTMCellConfig
     from jaxlstm.layer.config import LSTMConfig as LSTMConfig
-    from jaxlstm.layer.packed import PackedSequence as PackedSequence
-    from jaxlstm.layer.packed import pack_padded_sequence as pack_padded_sequence
-    from jaxlstm.layer.packed import pad_packed_sequence as pad_packed_sequence
     from jaxlstm.layer.params import Params as Params
     from jaxlstm.layer.params import init_params as init_params
     from jaxlstm.layer.params import param_shapes as param_shapes
+    from jaxlstm.layer.ragged import PackedSequence as PackedSequence
+    from jaxlstm.layer.ragged import pack_padded_sequence as pack_padded_sequence
+    from jaxlstm.layer.ragged import pad_packed_sequence as pad_packed_sequence
     from jaxlstm.programs.errors import ProgramError as ProgramError
     from jaxlstm.programs.program import Program as Program
     from jaxlstm_converters.checkpoint._read_checkpoint import read_checkpoint as read_checkpoint

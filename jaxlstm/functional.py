@@ -13,11 +13,10 @@ from jaxlstm.kernels import select_stack
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState, cell_step, input_gates
 from jaxlstm.layer.config import LayerConfig, LSTMConfig, require_config
-from jaxlstm.layer.lengths import valid_steps
 from jaxlstm.layer.mesh_types import split_alike, varying_alike
-from jaxlstm.layer.packed import PackedSequence, packed_rows, padded_rows
 from jaxlstm.layer.params import require_key
 from jaxlstm.layer.precision import Precision, resolve
+from jaxlstm.layer.ragged import PackedSequence, packed_rows, padded_rows, valid_steps
 from jaxlstm.layer.stack import BetweenLayers, dropout
 from jaxlstm.layer.validate import cell_arguments, lstm_arguments, require_backend, torch_keywords
 

@@ -21,8 +21,8 @@ from jaxlstm.functional import lstm
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.lengths import as_lengths
 from jaxlstm.layer.precision import Precision, as_float_array
+from jaxlstm.layer.ragged import as_lengths
 
 Readout = Callable[[jax.Array, Any], Any]
 """``(outputs, targets)`` of a block to a tree of arrays, which is summed over the blocks."""

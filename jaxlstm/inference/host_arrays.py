@@ -13,8 +13,8 @@ from jax.core import Tracer
 from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.layer.lengths import check_lengths
 from jaxlstm.layer.precision import DTYPES, as_float_array
+from jaxlstm.layer.ragged import check_lengths
 from jaxlstm.layer.validate import check_state
 
 

@@ -21,9 +21,9 @@ from jax.sharding import PartitionSpec as P
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState, cell_step, input_gates
 from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.lengths import as_lengths, valid_steps
 from jaxlstm.layer.params import Params, check_params, direction_params, param_shapes
 from jaxlstm.layer.precision import Precision, as_float_array, linear
+from jaxlstm.layer.ragged import as_lengths, valid_steps
 from jaxlstm.layer.stack import by_direction, over_layers
 from jaxlstm.layer.validate import state_argument
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.layer.config import LayerConfig
-from jaxlstm.layer.lengths import valid_steps
 from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import Precision
+from jaxlstm.layer.ragged import valid_steps
 from jaxlstm.layer.scan import concatenate_features
 
 State = TypeVar("State")

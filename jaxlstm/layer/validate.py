@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LayerConfig, LSTMCellConfig, LSTMConfig
-from jaxlstm.layer.lengths import as_lengths
 from jaxlstm.layer.params import Params, check_params, require_mapping
 from jaxlstm.layer.precision import as_float_array, require_array
+from jaxlstm.layer.ragged import as_lengths
 
 BACKENDS = ("auto", "scan", "native", "cudnn")
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxlstm.layer.lengths import check_lengths, valid_steps
+from jaxlstm.layer.ragged import check_lengths, valid_steps
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, drops_elements, run_layer
 from jaxlstm.programs.operators.registry import Options, register_operator
