@@ -407,7 +407,14 @@ SPELLINGS = {
         "norm=None).mT"
     ),
     "torch.stft(y, 4, 4, 2, v[:2], center=False, return_complex=True)": None,
+    "torch.istft(torch.view_as_complex(x.view(3, 4, 2)), 4, 1, 4, v, length=2)": (
+        "signal.istft(lax.complex(x.reshape(3, 4, 2)[..., 0], x.reshape(3, 4, 2)[..., 1]) / v.sum(), "
+        "window=v, nperseg=4, noverlap=3)[1][..., :2]"
+    ),
+    "torch.istft(torch.view_as_complex(x.reshape(3, 4, 2)), 4, 1, 4, v, length=9)": None,
     "torch.hann_window(4)": "jnp.hanning(4 + 1)[:-1]",
+    "F.prelu(x, v[:3])": None,
+    "torch.ops.aten.copy(x, i)": "i.astype(x.dtype)",
     "torch.hann_window(4, False)": None,
     "torch.view_as_complex(m[:, :2]).abs()": "jnp.abs(lax.complex(m[:, :2][..., 0], m[:, :2][..., 1]))",
 }
