@@ -1,4 +1,4 @@
-"""The tensors of a `.pt2` file (torch.export.save): parameters, buffers and constants by name.
+"""The tensors of a `.pt2` file (torch.export.save) by name, and the settings of the LSTMs of its program.
 
 Since torch 2.9 a config in JSON maps the name of a tensor to an entry with the bytes of its storage and to
 its dtype, sizes, strides and offset. Tied tensors share one entry. Up to torch 2.8 a file of torch.save
@@ -22,7 +22,6 @@ from ..io.tensor import DTYPES, Tensor
 from ..io.zip_archive import Archive, ZipEntry
 from .byteorder import is_big_endian
 from .pt2_archive import ProgramArchive, open_program
-from .pt2_hints import lstm_hints
 
 # torch._export.serde.schema.ScalarType
 SCALAR_TYPES = {
@@ -34,6 +33,8 @@ SCALAR_TYPES = {
 STRIDED = 7
 BLOB = re.compile(r"(weight|tensor)_[0-9]{1,9}", re.ASCII)
 OBJECT = re.compile(r"(custom|opaque)_obj_")
+LSTMS = ("torch.ops.aten.lstm.input", "torch.ops.jaxlstm.packed_lstm.default")
+FIRST_WEIGHT = "weight_ih_l0"
 
 
 def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
@@ -155,3 +156,46 @@ def _integer(shown: str, value: Any) -> Any:
     if not isinstance(value, dict) or value.keys() != {"as_int"}:
         raise CheckpointError("pt2-malformed", f"a size, stride or offset of {shown} is not an integer")
     return value["as_int"]
+
+
+def lstm_hints(document: Any) -> dict[str, dict[str, Any]]:
+    """Return prefix -> {"batch_first": ..., "dropout": ...} of each LSTM that the program calls.
+
+    Parts of the document that do not have the expected form are skipped: reading the tensors of a file does
+    not require a valid graph.
+    """
+    hints = {}
+    names = dict(_parameters(_at(document, "graph_module", "signature", "input_specs")))
+    for node in _items(_at(document, "graph_module", "graph", "nodes")):
+        if _at(node, "target") not in LSTMS:
+            continue
+        arguments = {_text(item, "name"): _at(item, "arg") for item in _items(_at(node, "inputs"))}
+        first = next(_items(_at(arguments.get("params"), "as_tensors")), None)
+        name = names.get(_text(first, "name"), "")
+        batch_first = _at(arguments.get("batch_first"), "as_bool")
+        dropout = _at(arguments.get("dropout"), "as_float")
+        if name.endswith(FIRST_WEIGHT) and type(batch_first) is bool and type(dropout) is float:
+            hints[name.removesuffix(FIRST_WEIGHT)] = {"batch_first": batch_first, "dropout": dropout}
+    return hints
+
+
+def _parameters(specs: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name in the graph and the name in torch of each parameter."""
+    for spec in _items(specs):
+        yield _text(spec, "parameter", "arg", "name"), _text(spec, "parameter", "parameter_name")
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """Return value[key][key]..., or None if it does not exist."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _text(value: Any, *keys: str) -> str:
+    text = _at(value, *keys)
+    return text if isinstance(text, str) else ""
+
+
+def _items(value: Any) -> Iterator[Any]:
+    return iter(value if isinstance(value, list) else ())
