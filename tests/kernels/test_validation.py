@@ -151,14 +151,3 @@ def test_parts_that_belong_together() -> None:
         for name in names:
             with rejected(messages[name]):
                 handler.run({name: (0,)})
-
-
-@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
-def test_wrong_number_of_arrays(handler: Handler) -> None:
-    more = handler._replace(arguments=handler.arguments | {"another": (1,)})
-    fewer = handler._replace(arguments=dict(list(handler.arguments.items())[:-1]))
-    for wrong in (more, fewer):
-        with rejected("number of arguments"):
-            wrong.run()
-    with rejected("number of results"):
-        handler._replace(results=handler.results | {"another": (1,)}).run()
