@@ -16,8 +16,8 @@ from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_u
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph
 from jaxlstm_converters.source.layers import Layers
-from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
-from jaxlstm_converters.source.modules import SELF, Part, access, initialized
+from jaxlstm_converters.source.method import Called, Context, Method, Pattern, marked, returned
+from jaxlstm_converters.source.modules import Part, access, initialized
 from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import signature, structure
@@ -94,7 +94,7 @@ class _Writer:
         self._calls = list(walk(self._root))
         self._methods: dict[int, str] = {}
         self._parts = Part(kind="class")
-        self._lists: set[str] = set()
+        self._chains: dict[str, bool] = {}
         self.remarks: dict[str, None] = {}
         self._layers = Layers(graph, self._calls, self._types, self._owners)
         classes = {call.path: call.class_name for call in self._calls if self._is_class(call)}
@@ -149,31 +149,31 @@ class _Writer:
         for call in reversed(self._calls):
             if self._is_class(call):
                 self._parts.at(call.path).kind = "class"
-            names_ = self._parts.at(call.path).parts
-            if all(name.isdecimal() for name in names_) and call.path and self._is_chain(call):
+            if all(name.isdecimal() for name in self._parts.at(call.path).parts) and call.path:
+                is_chain = self._is_chain(call)
+                self._chains[call.path] = is_chain and self._chains.get(call.path, True)
+        for call in reversed(self._calls):
+            if self._chains.get(call.path):
                 self._find_elements(call)
 
     def _find_elements(self, call: Invocation) -> None:
-        """Give a list its elements that are not layers."""
+        """Give a chain its elements that are not layers."""
+        part = self._parts.at(call.path)
+        part.is_chain = True
         for element in call.body:
             assert isinstance(element, Invocation)
-            if element.class_name == _SEQUENTIAL:
-                self._lists.add(element.path)
-                self._parts.at(element.path).kind = "class"
-            elif element.path not in self._layers and not self._is_class(element):
-                part = self._parts.at(element.path)
-                part.kind, part.made = "function", self._function(element)
+            is_module = element.path in self._layers or self._is_class(element)
+            if not is_module and element.class_name != _SEQUENTIAL:
+                made = self._parts.at(element.path)
+                made.kind, made.made = "function", self._function(element)
         # A module without an operator, such as Identity, leaves no call.
-        numbers = [
-            int(element.path.rpartition(".")[2]) for element in call.body if isinstance(element, Invocation)
-        ]
-        for number in set(range(max(numbers))) - set(numbers):
-            part = self._parts.at(f"{call.path}.{number}".lstrip("."))
-            if part.made is None and not part.parts:
-                part.kind, part.made = "function", trees.parsed("lambda x: x")
+        for number in range(max(map(int, part.parts))):
+            made = self._parts.at(f"{call.path}.{number}")
+            if made.made is None and not made.parts and made.kind == "container":
+                made.kind, made.made = "function", trees.parsed("lambda x: x")
 
     def _is_class(self, call: Invocation) -> bool:
-        if not call.path or call.path in self._lists:
+        if not call.path:
             return True
         if call.path in self._layers or call.class_name == _SEQUENTIAL:
             return False
@@ -200,7 +200,6 @@ class _Writer:
             sizes=self._sizes,
             spell=self._spell,
             call=self._called,
-            chain=self._chain,
             tensor=self._tensor,
             owners=self._owners,
         )
@@ -218,7 +217,7 @@ class _Writer:
     def _called(self, call: Invocation, scope: str) -> Called | None:
         if call.path in self._layers:
             return self._layers.called(call, access(self._parts, scope, call.path))
-        if not self._is_class(call):
+        if not self._is_class(call) and not self._chains.get(call.path):
             return None
         target = access(self._parts, scope, call.path)
         method = self._methods.get(id(call), "__call__")
@@ -227,14 +226,10 @@ class _Writer:
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
         return Called(ast.Call(function, arguments, []), results, call.inputs)
 
-    def _chain(self, call: Invocation, scope: str) -> ast.expr | None:
-        is_chain = call.class_name == _SEQUENTIAL and self._is_chain(call) and not self._is_class(call)
-        return access(self._parts, scope, call.path) if is_chain else None
-
     def _is_chain(self, call: Invocation) -> bool:
         """Return True if a call passes one value through all elements of a list, one after the other."""
         elements = call.body
-        if len(elements) < 2 or len(call.outputs) != 1:
+        if not elements or len(call.outputs) != 1:
             return False
         value, before = call.inputs, -1
         for element in elements:
@@ -316,20 +311,18 @@ class _Writer:
         part = self._parts.at(path)
         methods: dict[str, Method] = {}
         texts: dict[str, str] = {}
-        for call in calls:
+        for call in () if part.is_chain else calls:
             method = self._method(call)
             text = _method_text(method)
             if text not in texts:
                 name = "__call__" if not texts else names.unique(f"call_{len(texts) + 1}", part.parts)
                 texts[text], methods[name] = name, method
             self._methods[id(call)] = texts[text]
-        base = "nnx.List" if part.is_list else "nnx.Module"
+        base = "nnx.Sequential" if part.is_chain else "nnx.List" if part.is_list else "nnx.Module"
         class_name = calls[0].class_name.rpartition(".")[2]
         return Draft(path, class_name, base, initialized(part), methods)
 
     def _method(self, call: Invocation) -> Method:
-        if self._parts.at(call.path).is_list and self._is_chain(call) and call is not self._root:
-            return _chain_method()
         writer = MethodWriter(call, self._context())
         method = writer.method() if call is not self._root else self._outermost(writer)
         lengths = {
@@ -352,13 +345,6 @@ class _Writer:
             for name, value in self._graph.mutations.items()
         ]
         return writer.outermost(parameters, bound, result, changed)
-
-
-def _chain_method() -> Method:
-    """Return the method of a list whose elements run one after the other."""
-    x, layer = trees.name("x"), trees.name("layer")
-    loop = trees.loop(layer, SELF, [trees.assign(x, trees.call(layer, x))])
-    return Method([ast.arg("x")], [Statement(loop), Statement(ast.Return(x))])
 
 
 def _types(

@@ -45,7 +45,7 @@ class Method:
 
 @dataclass(frozen=True)
 class LineItem:
-    """One item of a method: a node, a call, or the calls of a chain of modules one after the other."""
+    """One item of a method: a node or a call."""
 
     item: Item
     line: str
@@ -62,7 +62,6 @@ class Context:
         sizes: the sizes of the graph.
         spell: gives a node in the module at a path as an expression of marked values.
         call: gives the call of a module; None if its items are written in the parent.
-        chain: True if a call runs all elements of a list one after the other.
         tensor: gives the expression of a tensor of the module at a path; None for other values.
         owners: placeholder of a parameter, buffer or constant -> its name in torch.
     """
@@ -71,7 +70,6 @@ class Context:
     sizes: Sizes
     spell: Callable[[Node, str, Callable[[Argument], ast.expr]], Spelling]
     call: Callable[[Invocation, str], Called | None]
-    chain: Callable[[Invocation, str], ast.expr | None]
     tensor: Callable[[str, str], ast.expr | None]
     owners: Mapping[str, str]
 

@@ -20,12 +20,14 @@ class Part:
         kind: "class", "layer", "tensor", "function" or "container".
         made: the expression that makes it.
         parts: its parts, by name in torch.
+        is_chain: True for a list whose calls run all elements one after the other.
     """
 
     path: str = ""
     kind: str = "container"
     made: ast.expr | None = None
     parts: dict[str, Part] = field(default_factory=dict)
+    is_chain: bool = False
 
     def at(self, path: str) -> Part:
         """Return the part at a path below this one, which is added if it is missing."""
@@ -82,6 +84,8 @@ def access(root: Part, scope: str, path: str) -> ast.expr:
     part = root.find(scope) or root
     relative = path[len(scope) :].lstrip(".") if scope else path
     for name in filter(None, relative.split(".")):
+        if part.is_chain:
+            expression = trees.attribute(expression, "layers")
         if part.is_list:
             expression = ast.Subscript(expression, ast.Constant(int(name)), ast.Load())
         elif part.kind == "container" and part is not root:
@@ -96,7 +100,8 @@ def initialized(part: Part) -> list[ast.stmt]:
     """Return the statements of ``__init__`` of a class."""
     if part.is_list:
         function = ast.Attribute(ast.Call(trees.name("super"), [], []), "__init__", ast.Load())
-        return [ast.Expr(ast.Call(function, [_elements(part)], []))]
+        items = _items(part) if part.is_chain else [_list(_items(part))]
+        return [ast.Expr(ast.Call(function, items, []))]
     return [
         trees.assign(trees.attribute(SELF, part.attribute(name)), made(child))
         for name, child in part.filled.items()
@@ -108,13 +113,22 @@ def made(part: Part) -> ast.expr:
     if part.kind != "container":
         assert part.made is not None, part.path
         return part.made
+    if part.is_chain:
+        return ast.Call(_nnx("Sequential"), _items(part), [])
     if part.is_list:
-        return ast.Call(_nnx("List"), [_elements(part)], [])
+        return ast.Call(_nnx("List"), [_list(_items(part))], [])
     keys: list[ast.expr | None] = [ast.Constant(name) for name in part.filled]
     return ast.Call(_nnx("Dict"), [ast.Dict(keys, [made(child) for child in part.filled.values()])], [])
 
 
-def _elements(part: Part) -> ast.expr:
+def _list(items: list[ast.expr]) -> ast.expr:
+    """Return a list of elements, or the comprehension of equal ones."""
+    if len(items) == 1 and isinstance(items[0], ast.Starred) and isinstance(items[0].value, ast.GeneratorExp):
+        return ast.ListComp(items[0].value.elt, items[0].value.generators)
+    return ast.List(items, ast.Load())
+
+
+def _items(part: Part) -> list[ast.expr]:
     """Return the elements of a list; torch numbers modules without parameters too."""
     last = max(map(int, part.filled))
     items = [
@@ -132,20 +146,14 @@ def _elements(part: Part) -> ast.expr:
         count = 1
         while texts[place] and texts[place : place + 1] == texts[place + count : place + count + 1]:
             count += 1
-        if count == len(items) > 1:
-            return _repeated(ast.ListComp, items[place], count)
-        if count > 2:
-            grouped.append(ast.Starred(_repeated(ast.GeneratorExp, items[place], count), ast.Load()))
+        if count > 2 or count == len(items) > 1:
+            numbers = trees.call(trees.name("range"), ast.Constant(count))
+            made_each = ast.comprehension(ast.Name("_", ast.Store()), numbers, [], 0)
+            grouped.append(ast.Starred(ast.GeneratorExp(items[place], [made_each]), ast.Load()))
         else:
             grouped += items[place : place + count]
         place += count
-    return ast.List(grouped, ast.Load())
-
-
-def _repeated(form: type[ast.ListComp] | type[ast.GeneratorExp], item: ast.expr, count: int) -> ast.expr:
-    """Return the expression that makes equal elements."""
-    numbers = trees.call(trees.name("range"), ast.Constant(count))
-    return form(item, [ast.comprehension(ast.Name("_", ast.Store()), numbers, [], 0)])
+    return grouped
 
 
 def _nnx(name: str) -> ast.expr:

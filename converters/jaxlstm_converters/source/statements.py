@@ -81,8 +81,6 @@ class MethodWriter:
             line = _line(item, self._call.path)
             if isinstance(item, Node):
                 yield LineItem(item, line, item.op)
-            elif self._context.chain(item, self._call.path) is not None:
-                yield LineItem(item, line, item.path, forced=True)
             elif self._context.call(item, self._call.path) is None:
                 yield from self._expanded(item)
             else:
@@ -149,9 +147,6 @@ class MethodWriter:
             spelling = self._context.spell(item, self._call.path, self._placeholder)
             expression = _with_inferred_size(self._resolved(spelling.expr))
             pattern = self._result_pattern(item)
-        elif (chain := self._context.chain(item, self._call.path)) is not None:
-            self._write_chain(step, chain, targets)
-            return
         else:
             called = self._context.call(item, self._call.path)
             assert called is not None
@@ -203,20 +198,6 @@ class MethodWriter:
                 wanted = target if isinstance(target, str) else ""
                 items.append(self._scope.named(part, wanted, step, expression))
         return ast.Tuple(items, ast.Load())
-
-    def _write_chain(self, step: LineItem, modules: ast.expr, targets: Sequence[Target]) -> None:
-        """Write the calls of a chain as a loop."""
-        assert isinstance(step.item, Invocation)
-        (source,), (result,) = step.item.inputs, step.item.outputs
-        start = self._scope.value(source)
-        self._scope.left[source] -= 1
-        target = targets[0] if len(targets) == 1 and isinstance(targets[0], str) else ""
-        variable = self._scope.named(result, target or _only_name(start), step, start)
-        if ast.dump(start) != ast.dump(variable):
-            self._statements.append(Statement(trees.assign(variable, start), step.line))
-        element = names.unique("layer", self._scope.taken() | {variable.id})
-        body = [trees.assign(variable, trees.call(trees.name(element), variable))]
-        self._statements.append(Statement(trees.loop(trees.name(element), modules, body), step.line))
 
     def _result_pattern(self, node: Node) -> Pattern:
         return self._used(node.outputs[0] if len(node.outputs) == 1 else node.outputs)
@@ -325,10 +306,6 @@ def _leaves_fit(targets: Sequence[Target], pattern: Sequence[Pattern]) -> bool:
         for target, part in zip(targets, pattern, strict=True)
         if isinstance(part, tuple) and names_in(part)
     )
-
-
-def _only_name(tree: ast.expr) -> str:
-    return tree.id if isinstance(tree, ast.Name) else ""
 
 
 def _tuple(items: Sequence[ast.expr]) -> ast.expr:
