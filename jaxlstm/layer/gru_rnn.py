@@ -29,7 +29,7 @@ from jax import lax
 from jaxlstm.layer.activations import sigmoid, tanh
 from jaxlstm.layer.cell import input_gates
 from jaxlstm.layer.config import GRUConfig, LayerConfig, RNNConfig
-from jaxlstm.layer.precision import Precision, add_bias, linear, product
+from jaxlstm.layer.precision import Precision, add_bias, gate_dtype, linear, product
 from jaxlstm.layer.scan import or_zero, states_before, where
 
 Step = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -117,11 +117,13 @@ def _forward(
     step: Step, reverse: bool, precision: Precision, primals: _Primals, valid: jax.Array | None, *, keep: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return outputs, the last h, and with ``keep`` the products a of all steps."""
-    weight = primals.weight.T  # Transposed once. On a CPU, a product in the loop is then faster.
+    # Transposed once: on a CPU, a product in the loop is then faster. jaxlib 0.10.0 has no such product of bfloat16.
+    axis = 0 if primals.weight.dtype == gate_dtype(primals.weight.dtype) else 1
+    weight = primals.weight if axis else primals.weight.T
 
     def body(h: jax.Array, at: tuple) -> tuple[jax.Array, tuple]:
         x, step_valid = at
-        a = add_bias(product(h, weight, 0, precision=precision), primals.bias)
+        a = add_bias(product(h, weight, axis, precision=precision), primals.bias)
         new = step(x, a, h.astype(a.dtype)).astype(h.dtype)
         return where(step_valid, new, h), (or_zero(step_valid, new), a if keep else None)
 

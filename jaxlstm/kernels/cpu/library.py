@@ -35,7 +35,7 @@ NOT_BUILT = "not built: " + (
 
 TARGETS = ("jaxlstm_forward", "jaxlstm_forward_both", "jaxlstm_backward", "jaxlstm_gradients")
 
-INTERFACE = 4
+INTERFACE = 5
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
