@@ -117,7 +117,7 @@ def _forward(
     step: Step, reverse: bool, precision: Precision, primals: _Primals, valid: jax.Array | None, *, keep: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return outputs, the last h, and with ``keep`` the products a of all steps."""
-    # Transposed once: on a CPU, a product in the loop is then faster. jaxlib 0.10.0 has no such product of bfloat16.
+    # Transposed once: on a CPU, a product in the loop is then faster. jaxlib 0.10.0 lacks it in bfloat16.
     axis = 0 if primals.weight.dtype == gate_dtype(primals.weight.dtype) else 1
     weight = primals.weight if axis else primals.weight.T
 
