@@ -67,9 +67,7 @@ PARTS = {
     "layer-infer": Part("layer", "infer", SIZES, (*STATEFUL, "flax-nnx"), mean=True),
     "layer-train": Part("layer", "train", SIZES, ("torch",), mean=True),
     "streams": Part("streams", "run", "step", STATEFUL),
-    "sequences": Part("streams", "sequences", "batch", STATEFUL),
     "programs": Part("programs", "run", "model", STATEFUL, mean=True),
-    "accuracy": Part("accuracy", "run", "dtype", ("torch",)),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 ALL = tuple(

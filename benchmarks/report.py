@@ -144,7 +144,7 @@ def _median(value: float) -> str:
 
 RESULTS = ROOT / "benchmarks/results"
 CHART = ROOT / "docs/pictures/speed.svg"
-CHARTED = ("amd-epyc-zen4-2-cores", "layer-infer")
+CHARTED = ("amd-epyc-zen5-2-cores", "layer-infer")
 BLOCK = re.compile(r"(<!-- benchmark: (\S+) ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 

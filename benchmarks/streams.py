@@ -1,4 +1,4 @@
-"""Streams, and sequences of many lengths.
+"""Streams.
 
 A step of a stream has two layers. The implementations alternate in blocks of steps, each after a few untimed
 ones. A row holds the medians of the blocks, another one their 99th percentiles.
@@ -16,7 +16,7 @@ import jaxlstm
 from benchmarks import peers
 from benchmarks.parts import Settings
 from benchmarks.problems import Problem, Size, make_problem
-from benchmarks.timing import interleaved, spreads
+from benchmarks.timing import spreads
 
 BLOCK = 500
 Call = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
@@ -35,37 +35,6 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
                 for side, column in blocks.items()
             }
             yield {"case": f"H = {hidden_size}{name}", "unit": "us", "values": spreads(of_blocks)}
-
-
-def sequences(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Time 1,000 sequences of 1 to 2,000 steps, with `Runner.map` and one by one."""
-    count, longest = (5, 20) if settings.tiny else (1000, 2000)
-    times = interleaved(whole_sequences(count, longest, settings), settings.rounds)
-    seconds = {name: [ms / 1e3 for ms in column] for name, column in times.items()}
-    yield {"case": f"{count:,} sequences of 1 to {longest:,} steps", "unit": "s", "values": spreads(seconds)}
-
-
-def whole_sequences(
-    count: int, longest: int, settings: Settings
-) -> dict[str, Callable[[], list[np.ndarray]]]:
-    """Return each implementation over log-uniform lengths, after a check that they agree."""
-    rng = np.random.default_rng(0)
-    problem = make_problem(Size(1, 1, jaxlstm.LSTMConfig(64, 128)))
-    params, config = problem.params, problem.config
-    lengths = np.exp(rng.uniform(0, np.log(longest), count)).astype(int)
-    arrays = [rng.standard_normal((n, 64)).astype(np.float32) for n in lengths]
-    runner = jaxlstm.inference.compile(params, config, max_length=longest, max_batch=32)
-    result: dict[str, Callable[[], list[np.ndarray]]] = {
-        "jaxlstm": lambda: [y for y, _ in runner.map(arrays, progress=False)],
-        "jaxlstm one by one": lambda: [runner(x)[0] for x in arrays],
-    }
-    for name in settings.against:
-        call = peers.load(name).carrying(params, config, settings.threads)
-        result[name] = lambda call=call: [call(x[:, None], None)[0][:, 0] for x in arrays]
-    outputs = {name: side() for name, side in result.items()}
-    for of_one in zip(*outputs.values(), strict=True):
-        assert_equal(dict(zip(outputs, of_one, strict=True)), 1e-5)
-    return result
 
 
 def steps(problem: Problem, settings: Settings) -> dict[str, Step]:

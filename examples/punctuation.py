@@ -1,55 +1,34 @@
 """The task of the demo: restore the capital letters and punctuation marks of a text.
 
-``strip`` removes them and returns them as labels of the characters; ``restore`` puts them back. This module
-uses neither torch nor JAX.
+``strip`` removes them, and ``restore`` puts predicted ones in. This module uses neither torch nor JAX.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ALPHABET = " '-" + LETTERS
 MARKS = ("", ",", ".", "?", "!", ";", ":")
 
 
-class Stripped(NamedTuple):
-    """A text without capitals and marks, and the labels of its characters."""
+def strip(text: str) -> str:
+    """Remove capitals and marks: ``"Oh, dear!"`` becomes ``"oh dear"``.
 
-    text: str
-    is_capital: list[bool]
-    mark: list[int]  # index into MARKS of the mark right after the character
-
-
-def strip(text: str) -> Stripped:
-    """Remove capitals and marks.
-
-    ``"Oh, dear!"`` becomes ``"oh dear"`` with a capital at 0 and marks after 1 and 6. Apostrophes and hyphens
-    inside words are kept. All other characters except letters, spaces and ``MARKS`` are dropped.
+    Apostrophes and hyphens inside words are kept. All other characters except letters and spaces are dropped.
     """
-    kept, is_capital, mark = "", [], []
+    kept = ""
     for position, character in enumerate(text):
         lower = character.lower()
-        if character in MARKS[1:]:
-            last = len(kept.rstrip()) - 1
-            if last >= 0 and mark[last] == 0:
-                mark[last] = MARKS.index(character)
-            continue
-        is_gap = character.isspace() or character == "-"
         if lower in LETTERS or (character in "'-" and _in_word(text, position)):
             kept += lower
-        elif is_gap and kept and not kept.endswith(" "):
+        elif (character.isspace() or character == "-") and kept and not kept.endswith(" "):
             kept += " "
-        else:
-            continue
-        is_capital.append(character != lower)
-        mark.append(0)
-    return Stripped(kept, is_capital, mark)
+    return kept
 
 
 def restore(text: str, is_capital: list[bool], mark: list[int]) -> str:
-    """Return the text with capitals and marks: the inverse of `strip`."""
+    """Return the text with capitals, and after each character the mark with an index in ``MARKS``."""
     return "".join(
         (character.upper() if capital else character) + MARKS[after]
         for character, capital, after in zip(text, is_capital, mark, strict=True)

@@ -29,7 +29,7 @@ def logits(characters: np.ndarray, path: Path = PROGRAM) -> tuple[jax.Array, jax
 
 def punctuate(text: str) -> str:
     """Return the text with predicted capitals and marks; the ones that it has are ignored."""
-    plain = strip(text).text
+    plain = strip(text)
     capital, mark = logits(np.array([encode(plain)]))
     return restore(plain, (capital[0] > 0).tolist(), mark[0].argmax(-1).tolist())
 
@@ -38,7 +38,7 @@ def main() -> None:
     text = " ".join(sys.argv[1:]) or " ".join(read_paragraphs(range(12, 13))[9:11])
     for label, version in (
         ("given", text),
-        ("read by the model", strip(text).text),
+        ("read by the model", strip(text)),
         ("restored", punctuate(text)),
     ):
         print(f"{label}:", *textwrap.wrap(version, 100), "", sep="\n")

@@ -6,7 +6,6 @@ import doctest
 import re
 import runpy
 import tomllib
-from xml.etree import ElementTree
 
 import pytest
 
@@ -47,20 +46,12 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_pictures_are_described_and_self_contained() -> None:
-    """Well-formed SVG without scripts or external resources, and a description in words."""
+def test_pictures_are_described() -> None:
     shown = set()
     for page, text in {"README.md": README, **PAGES}.items():
         for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text):
-            picture = ROOT / "docs" / target.removeprefix("docs/")
-            shown.add(picture)
             assert len(words.split()) > 20, f"{page}: {target} has no description"
-            source = picture.read_text()
-            assert len(source) < 10_000, target
-            assert not re.search(r"<!(?!--)|<\?", source), f"{target}: doctype or instruction"
-            tags = {element.tag.partition("}")[2] for element in ElementTree.fromstring(source).iter()}
-            assert tags.isdisjoint({"script", "foreignObject", "image", "a"}), target
-            assert not re.search(r"href=\"(?!#)|url\((?!#)|@import|\bon\w+=", source), target
+            shown.add(ROOT / "docs" / target.removeprefix("docs/"))
     assert shown == set((ROOT / "docs/pictures").iterdir())
 
 
@@ -124,26 +115,3 @@ def test_every_extra_of_a_user_is_listed() -> None:
     listed = set(re.findall(r"^\| `(\w+)` \|", INSTALLATION, re.MULTILINE))
     developers = {"bench", "test", "test-gpu", "test-tpu", "release", "docs", "dev"}
     assert listed == PROJECT["optional-dependencies"].keys() - developers
-
-
-def test_other_pages_state_no_supported_versions() -> None:
-    contributing = {"CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
-    for page, text in (PAGES | contributing).items():
-        assert text is INSTALLATION or not re.search(rf"{STATEMENT.pattern} (or|and) (newer|later)", text), (
-            page
-        )
-
-
-def test_changelog_starts_with_this_version() -> None:
-    """A release has a date; a development version has none yet."""
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    first = re.search(r"^## (.*)$", changelog, re.MULTILINE)
-    assert first is not None
-    date = "unreleased" if ".dev" in jaxlstm.__version__ else r"\d{4}-\d\d-\d\d"
-    assert re.fullmatch(rf"{re.escape(jaxlstm.__version__)} \({date}\)", first[1])
-
-
-def test_classifiers_include_the_oldest_python() -> None:
-    oldest = PROJECT["requires-python"].removeprefix(">=")
-    assert f"Programming Language :: Python :: {oldest}" in PROJECT["classifiers"]
-    assert not [classifier for classifier in PROJECT["classifiers"] if classifier.startswith("License ::")]

@@ -28,7 +28,6 @@ from jaxlstm.programs.operators import registry
 from testing import exported
 from testing.command import jaxlstm_command
 from testing.pages import ROOT, blocks, fits, follow_page, public_objects, run_page
-from testing.real_files import fetch_pinned
 
 README = blocks("../README.md", "python")
 
@@ -45,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def torch_model(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    model = importlib.import_module("train_demo").Restorer().eval()
+    model = importlib.import_module("export_demo").Restorer().eval()
     model.load_state_dict(torch.load(ROOT / "examples/demo.pt")["model_state_dict"])
     return model
 
@@ -93,7 +92,7 @@ def test_layer(folder: Path, capsys: pytest.CaptureFixture[str], torch_model: to
 @pytest.mark.slow
 def test_text_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's last model reads slanted text, in JAX and in torch; untrained weights return bit for bit."""
-    for file in ("images.py", "train.py", "crnn.pt"):
+    for file in ("images.py", "recogniser.py", "crnn.pt"):
         (tmp_path / file).symlink_to(ROOT / "examples/crnn" / file)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -101,8 +100,10 @@ def test_text_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert names["before"] == pytest.approx((0.946, 0.036), abs=0.01)
     assert names["after"][0] > 0.9
     assert names["after"][1] > 0.65
-    in_torch = [names["train"].evaluate(names["torch_model"], slant) for slant in (0.0, 0.25)]
-    assert in_torch == pytest.approx(names["after"], abs=0.005)
+    for slant, after in zip((0.0, 0.25), names["after"], strict=True):
+        drawn, _, texts = names["images"].batch(500, np.random.default_rng(1), slant)
+        logits = names["torch_model"].eval()(torch.from_numpy(drawn)).detach().numpy()
+        assert names["images"].accuracy(logits, texts) == pytest.approx(after, abs=0.005)
     returned = jaxlstm.state_dict(names["load"]())
     for name, tensor in torch.load("crnn.pt")["model_state_dict"].items():
         if not name.endswith("num_batches_tracked"):
@@ -117,30 +118,6 @@ def test_comparison() -> None:
     causes = [match for fault in cells.WEIGHTS if (match := re.fullmatch(pattern, fault.cause))]
     named = {(match[1].replace(", ", ""), match[2].replace("haiku", "Haiku")) for match in causes}
     assert {row for row in orders if row[0] != "ifgo"} == named
-
-
-@pytest.mark.slow
-@pytest.mark.network
-def test_amplified_rounding_errors() -> None:
-    """They grow with the sequence as the table says, alike in torch, in jaxlstm and from changed inputs."""
-    path = fetch_pinned("whisperx", "whisperx/assets/pytorch_model.bin")
-    params, config = jaxlstm.load(path, batch_first=True, dropout=0.0)
-    lstm = torch.nn.LSTM(60, 128, num_layers=4, batch_first=True, bidirectional=True)
-    lstm.load_state_dict({name: torch.tensor(a) for name, a in jaxlstm.to_torch(params, config).items()})
-
-    def in_torch(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-        return lstm.to(dtype)(torch.tensor(x, dtype=dtype))[0].detach().numpy()
-
-    text = (ROOT / "docs/checking.md").read_text(encoding="utf-8")
-    table = re.findall(r"^\| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$", text, re.M)
-    assert len(table) == 5
-    for steps, *quoted in table:
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((4, int(steps), 60)).astype(np.float32)
-        moved = in_torch(x + 1e-7 * rng.standard_normal(x.shape), torch.float64)
-        results = in_torch(x, torch.float32), jaxlstm.lstm(params, x, config=config)[0], moved
-        errors = [abs(result - in_torch(x, torch.float64)).max() for result in results]
-        assert 0.1 < min(errors / np.array(quoted, float)) <= max(errors / np.array(quoted, float)) < 10
 
 
 @pytest.mark.slow
@@ -168,7 +145,6 @@ def test_voice_detector(folder: Path) -> None:
     names = run_page("voice_detector.md")
     assert names["report"].ok, str(names["report"])
     assert abs(names["live"] - names["whole"]).max() < 1e-4
-    assert ((names["live"] > 0) == (names["new_speech"] > 0)).mean() > 0.9
 
 
 def test_optimizer(folder: Path) -> None:

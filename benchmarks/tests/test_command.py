@@ -88,22 +88,6 @@ def test_a_file_of_another_commit_is_refused(
     assert f"commit: {'0' * 40}, here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["layers"], "invalid choice: 'layers'"),
-        (["tables", "streams"], "tables takes no other NAME"),
-        (["layer-infer", "--against", "torch", "pytorch"], "invalid choice: 'pytorch' (choose from"),
-        (["streams", "--dtype", "bfloat16"], "the part streams has float32 only"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_bad_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        command.main(arguments)
-    assert message in capsys.readouterr().err
-
-
 def test_parts_have_modules_and_known_peers() -> None:
     for name, part in PARTS.items():
         assert util.find_spec(f"benchmarks.{part.module}"), name
@@ -136,14 +120,6 @@ def test_table() -> None:
     assert report.means([ROW]) == (
         "The geometric mean of the other library's times, divided by ours, is 3.00 (torch)."
     )
-
-
-def test_table_of_other_columns() -> None:
-    rows = [{"case": "float32", "columns": {"median": 1.25, "worst": 2.0}}]
-    assert report.table(Part("fake", "run", "dtype"), rows).splitlines()[::2] == [
-        "| dtype | median | worst |",
-        "| float32 | 1.25 | 2 |",
-    ]
 
 
 def test_pages_are_those_of_the_recorded_runs() -> None:

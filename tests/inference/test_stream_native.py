@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,22 +112,6 @@ def test_streams_leave_nothing_behind(runner: Runner) -> None:
     assert len(list(TASKS.iterdir())) <= before + available_threads() - 1
 
 
-def test_helpers_stop_spinning(runner: Runner) -> None:
-    """Helpers that went on would use processor time while this thread sleeps."""
-    for spin in (0, 1e-3):
-        stream = runner.stream(2, spin=spin)
-        steps(stream)
-        # Threads of a busy machine may spin late: one quiet interval shows that they have stopped.
-        used = []
-        for _ in range(50):
-            before = time.process_time()
-            time.sleep(0.02)
-            used.append(time.process_time() - before)
-            if used[-1] < 0.002:
-                break
-        assert min(used) < 0.002
-
-
 @pytest.mark.parametrize("spin", [-1.0, float("nan"), float("inf")])
 def test_spin_is_checked(runner: Runner, spin: float) -> None:
     with pytest.raises(ValueError, match="spin must be a number of seconds, at least 0"):
@@ -191,14 +173,3 @@ print("same bits")
 def test_the_process_ends_while_helpers_spin(ending: str) -> None:
     """Otherwise it would wait for the helpers, which spin for days."""
     assert run_python("-c", IN_A_PROCESS + ending) == ""
-
-
-def test_a_stream_collected_in_another_thread(runner: Runner, expected: np.ndarray) -> None:
-    streams = [runner.stream(2, spin=0.01) for _ in range(8)]
-    survivor = runner.stream(2, spin=0.01)
-    collector = threading.Thread(target=lambda: [streams.pop() for _ in range(8)])
-    for number in range(len(streams)):
-        streams[number].step(normal(2, 40))
-    collector.start()
-    np.testing.assert_array_equal(steps(survivor), expected)
-    collector.join()
