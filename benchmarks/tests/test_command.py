@@ -130,7 +130,7 @@ def test_pages_are_those_of_the_recorded_runs() -> None:
         assert report.render(text) == text, page
         assert text.count("<!-- benchmark:") == len(report.BLOCK.findall(text)), page
         blocks += len(report.BLOCK.findall(text))
-    assert blocks > 10
+    assert blocks >= 10
     assert report.CHART.read_text(encoding="utf-8") == report.drawing()
 
 
