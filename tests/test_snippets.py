@@ -92,7 +92,7 @@ def test_layer(folder: Path, capsys: pytest.CaptureFixture[str], torch_model: to
 @pytest.mark.slow
 def test_text_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's last model reads slanted text, in JAX and in torch; untrained weights return bit for bit."""
-    for file in ("images.py", "recogniser.py", "crnn.pt"):
+    for file in ("images.py", "torch_crnn.py", "crnn.pt"):
         (tmp_path / file).symlink_to(ROOT / "examples/crnn" / file)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
