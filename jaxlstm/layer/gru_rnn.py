@@ -117,13 +117,13 @@ def _forward(
     step: Step, reverse: bool, precision: Precision, primals: _Primals, valid: jax.Array | None, *, keep: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return outputs, the last h, and with ``keep`` the products a of all steps."""
-    # Transposed once: on a CPU, a product in the loop is then faster. jaxlib 0.10.0 lacks it in bfloat16.
-    axis = 0 if primals.weight.dtype == gate_dtype(primals.weight.dtype) else 1
-    weight = primals.weight if axis else primals.weight.T
+    # Transposed once: on a CPU, a product in the loop is then faster. jaxlib 0.10.0 has none of bfloat16 there.
+    dtype = gate_dtype(primals.weight.dtype)
+    weight = primals.weight.T.astype(dtype)
 
     def body(h: jax.Array, at: tuple) -> tuple[jax.Array, tuple]:
         x, step_valid = at
-        a = add_bias(product(h, weight, axis, precision=precision), primals.bias)
+        a = add_bias(product(h.astype(dtype), weight, 0, precision=precision), primals.bias)
         new = step(x, a, h.astype(a.dtype)).astype(h.dtype)
         return where(step_valid, new, h), (or_zero(step_valid, new), a if keep else None)
 
