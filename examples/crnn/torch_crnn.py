@@ -1,4 +1,4 @@
-"""A text recogniser in PyTorch, whose weights are in ``crnn.pt``. It stands for the model that you already have."""
+"""A text recogniser in PyTorch, whose weights are in ``crnn.pt``: it stands for the model that you have."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _forward(
     step: Step, reverse: bool, precision: Precision, primals: _Primals, valid: jax.Array | None, *, keep: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return outputs, the last h, and with ``keep`` the products a of all steps."""
-    # Transposed once: on a CPU, a product in the loop is then faster. jaxlib 0.10.0 has none of bfloat16 there.
+    # Transposed once: on a CPU, a product in the loop is then faster. In bfloat16 jaxlib 0.10.0 has none.
     dtype = gate_dtype(primals.weight.dtype)
     weight = primals.weight.T.astype(dtype)
 
