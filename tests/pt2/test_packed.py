@@ -156,7 +156,8 @@ def integers(self: Model, x: Tensor, lengths: Tensor) -> Any:
 def norms(self: Model, x: Tensor, lengths: Tensor) -> Any:
     """The gradient of a root is infinite in padding of zeros."""
     valid = torch.arange(x.shape[1]) < lengths[:, None]
-    packed = pack(x * valid[..., None] * self.lstm.bias_hh_l0[:3], lengths, True, False)
+    bias: Any = self.lstm.bias_hh_l0
+    packed = pack(x * valid[..., None] * bias[:3], lengths, True, False)
     return unpack(packed._replace(data=packed.data.square().sum(1, keepdim=True).sqrt()), True)[0]
 
 

@@ -121,8 +121,8 @@ ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, int64_t requeste
 }
 
 // The initial and the last state, in the dtype of a call. A pass takes them in Wide<Real>, and the biases as their sum
-// in Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the calling thread,
-// and a program with conversions or sums on another one.
+// in Wide<Real>. The library converts them, because XLA runs a program that only calls the kernel on the calling
+// thread, and a program with conversions or sums on another one.
 template <class Real>
 class State {
  public:
