@@ -142,7 +142,7 @@ def edit_bytes(rng: Random, raw: bytes, edits: int) -> bytes:
 
 
 def outcome_of(result: dict[str, Any]) -> str:
-    """Return an error code, a container that was read, or what a program lacks."""
+    """Return an error code, or the container that was read, or the part that a program lacks."""
     if result["code"] is not None:
         return f"pt2 without a graph: {result['code']}" if result["stage"] == "graph" else result["code"]
     if "program" in result:

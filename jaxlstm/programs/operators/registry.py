@@ -166,7 +166,7 @@ def register_operator(
       may_alias: torch returns a view for some memory layouts and a copy for others.
       creates: the result has torch's default dtype unless the argument ``dtype`` is given.
       in_training: takes the arguments and returns True if they show that the model was exported in training
-        mode. Such a program is refused. By default that of an earlier registration of the name.
+        mode. Such a program is refused. The default is the rule of an earlier registration of the name.
       schema_names: torch's name of an argument -> name of the parameter, where overloads differ in names.
       layout: how the operator depends on the order of the axes, for :mod:`jaxlstm.programs.channels_last`:
         "elementwise" if it does not; by default, it needs torch's order.
