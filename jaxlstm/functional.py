@@ -54,9 +54,8 @@ def lstm(
       dropout_key: a JAX random key, which turns on ``config.dropout`` between layers (training). No
         dropout if None (inference).
       precision: precision of the matrix products, see :mod:`jaxlstm.layer.precision`.
-      backend: the implementation. "scan" is ``jax.lax.scan``, "native" the CPU kernel, "cudnn"
-        NVIDIA's library. "auto" takes the native kernel if it is installed, and otherwise the scan. See
-        :mod:`jaxlstm.kernels`.
+      backend: the implementation. "scan" is ``jax.lax.scan``, "native" the CPU kernel. "auto" takes the
+        native kernel if it is installed, and otherwise the scan. See :mod:`jaxlstm.kernels`.
 
     Returns:
       ``(outputs, LSTMState(h_n, c_n))``. Outputs have the axes of the inputs and D*P features. The states

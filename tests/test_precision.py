@@ -14,7 +14,7 @@ from flax import nnx
 import jaxlstm
 from jaxlstm import LSTMConfig, functional, kernels, training
 from jaxlstm.inference import chunked
-from jaxlstm.layer.precision import level_of, resolve
+from jaxlstm.layer.precision import resolve
 from testing.products import levels_for, products_of
 
 T, B, IN, H = 4, 2, 3, 5
@@ -198,26 +198,6 @@ def test_none_is_the_jax_default_at_the_call(backend: str) -> None:
         assert resolve(None) is None
         found = products_of(*layer(PLAIN, precision=None, backend="scan")[:1], *layer(PLAIN)[1])
     assert {product.level for product in found} == {"BF16_BF16_F32"}
-
-
-@pytest.mark.parametrize(
-    ("default", "level"),
-    [
-        (None, "DEFAULT"),
-        ("tensorfloat32", "HIGH"),
-        ("BF16_BF16_F32", "DEFAULT"),
-        ("BF16_BF16_F32_X3", "HIGHEST"),  # more accurate than TF32, a GPU's HIGH
-        ("F32_F32_F32", "HIGHEST"),
-    ],
-)
-def test_kernel_level_is_at_least_the_jax_default(default: str | None, level: str) -> None:
-    from jaxlstm.kernels.gpu import cudnn
-
-    with jax.default_matmul_precision(default):
-        assert level_of(None).name == level
-        assert (cudnn.cudnn_precision(None).name == "HIGHEST") == (level == "HIGHEST")
-        for setting, expected in LEVELS.items():  # explicit settings ignore the default
-            assert level_of(setting).name == expected
 
 
 @pytest.mark.skipif(not kernels.info()["native"], reason="the native kernel was not built")

@@ -1,12 +1,11 @@
-"""Kernels for CPU and GPU, and the selection of a backend.
+"""Kernels for the CPU, and the selection of a backend.
 
 A kernel changes speed, not results beyond rounding. The plain scan (:mod:`jaxlstm.layer.scan`) is the
 reference for every kernel and the fallback where a kernel does not apply.
 
 ``backend="auto"`` of :func:`jaxlstm.lstm` selects the native CPU kernel if it was built. A
 program with ``"auto"`` that is compiled for another platform contains the plain scan.
-``backend="scan"`` always selects the plain scan. ``"native"`` (CPU) and ``"cudnn"`` (NVIDIA GPU) raise an
-error on any other platform.
+``backend="scan"`` always selects the plain scan. ``"native"`` raises an error on any platform but a CPU.
 """
 
 from __future__ import annotations
@@ -33,14 +32,10 @@ def select_stack(backend: str, config: LayerConfig, x: jax.Array) -> StackFuncti
     GRUs and RNNs have no kernels: each backend runs them as a plain scan.
 
     Raises:
-      RuntimeError: the backend is not available, or does not support the config or the dtype.
+      RuntimeError: the backend is not available.
     """
     if not isinstance(config, LSTMConfig):
         return partial(stack_by_direction, partial(gru_rnn.over_time, gru_rnn.step_of(config)), None)
-    if backend == "cudnn":
-        from jaxlstm.kernels.gpu import cudnn
-
-        return cudnn.stack_by_cudnn
     weights = 4 * config.hidden_size * (config.input_size + config.h_size)
     chosen = select_recurrence(backend, weights=weights, rows=x.shape[0] * x.shape[1])
     return partial(

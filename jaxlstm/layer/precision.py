@@ -63,30 +63,6 @@ def resolve(precision: Precision) -> lax.Precision | None:
         ) from None
 
 
-# The lowest level that is at least as accurate as each algorithm on every device. Other algorithms count as
-# float32.
-_ALGORITHM_LEVELS = {
-    None: lax.Precision.DEFAULT,
-    "BF16_BF16_BF16": lax.Precision.DEFAULT,
-    "BF16_BF16_F32": lax.Precision.DEFAULT,
-    "F16_F16_F16": lax.Precision.HIGH,
-    "F16_F16_F32": lax.Precision.HIGH,
-    "TF32_TF32_F32": lax.Precision.HIGH,
-}
-
-
-def level_of(precision: Precision) -> lax.Precision:
-    """Map a precision setting to the level that a custom kernel implements.
-
-    The level is the result of :func:`resolve`, or, if that is None, the lowest level that is at least as
-    accurate as JAX's default.
-    """
-    resolved = resolve(precision)
-    if resolved is not None:
-        return resolved
-    return _ALGORITHM_LEVELS.get(_jax_default(), lax.Precision.HIGHEST)
-
-
 def _jax_default() -> str | None:
     config: Any = jax.config
     return config.jax_default_matmul_precision

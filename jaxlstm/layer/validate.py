@@ -19,7 +19,7 @@ from jaxlstm.layer.params import Params, check_params, require_mapping
 from jaxlstm.layer.precision import as_float_array, require_array
 from jaxlstm.layer.ragged import as_lengths
 
-BACKENDS = ("auto", "scan", "native", "cudnn")
+BACKENDS = ("auto", "scan", "native")
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from jaxlstm.check import verify
 from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.layer.precision import linear
 from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
-from testing.problems import Problem, draw, worst_error
 from testing.real_files import BY_LABEL, EACH_LSTM, Real, assert_verdict_holds
 from testing.verification import random_params
 
@@ -133,24 +131,6 @@ def test_detects_lower_precision(backend: str, case: Case) -> None:
 
     with pytest.raises(AssertionError, match="RMS error"):
         check(case, np.float32, in_tf32)
-
-
-WITHOUT_PROJECTION = [case for case in CASES if case.config.proj_size == 0]
-
-
-@on_each_backend("case", WITHOUT_PROJECTION, backends=["gpu"])
-def test_cudnn_against_torch(backend: str, case: Case) -> None:
-    check(case, np.float32, functional(case, "cudnn"))
-
-
-@on_each_backend(backends=["gpu"])
-def test_cudnn_in_tf32(backend: str) -> None:
-    config, params, inputs, state, _ = draw(Problem(20, 40, 64, 64), jnp.float32)
-    exact, coarse = (
-        lstm(params, inputs, state, config=config, precision=precision, backend="cudnn")
-        for precision in ("highest", "high")
-    )
-    assert 1e-6 < worst_error(coarse, exact) < 1e-2
 
 
 SMALL_LSTM = [(BY_LABEL["silero-safetensors"], "lstm_cell.")]

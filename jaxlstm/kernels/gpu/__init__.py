@@ -1,1 +1,0 @@
-"""NVIDIA GPUs: whole stacks by cuDNN."""
