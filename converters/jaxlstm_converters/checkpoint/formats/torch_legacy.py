@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, describe, printable
+from ..errors import CheckpointError, describe
 from ..io._make_tensor import Budget
 from ..io.files import CheckpointFile
 from ..io.storage import ByteReader, Span, Storage
@@ -31,15 +31,12 @@ PROTOCOL = 1001
 class LegacyStorages:
     """Storages that the object refers to before their bytes appear in the stream.
 
-    `place` sets their offsets; no tensor is read earlier. `views` are parts of a storage with their
-    own keys, as torch wrote them up to 0.4.
+    `place` sets their offsets; no tensor is read earlier.
     """
 
     file_size: int
     _by_key: dict[str, Storage] = field(default_factory=dict)
     _itemsize: dict[str, int] = field(default_factory=dict)
-    # By key of the view: its storage, the key of the storage that it is a part of, and its start.
-    _views: dict[str, tuple[Storage, str, int]] = field(default_factory=dict)
 
     def resolve(self, persistent_id: Any) -> Any:
         """Return a storage, or the class of a module that was stored with its source code."""
@@ -50,6 +47,9 @@ class LegacyStorages:
         if isinstance(kind, GlobalName):
             message = f"a storage has type {kind}, which is not supported"
             raise CheckpointError("unsupported-tensor", message)
+        if len(persistent_id) > 5 and persistent_id[5] is not None:
+            message = f"storage {key} is a view of another one, as torch wrote it up to 0.4"
+            raise CheckpointError("unsupported-tensor", f"{message}; save the file with a later torch")
         itemsize = kind.itemsize
         if key not in self._by_key:
             if numel * itemsize > self.file_size:
@@ -62,24 +62,7 @@ class LegacyStorages:
             raise CheckpointError("storage-size", f"storage {key} is declared with two sizes")
         if kind.dtype is not None:
             storage.use_as(kind.dtype)
-        view = persistent_id[5] if len(persistent_id) > 5 else None
-        return storage if view is None else self._view(view, key, numel, itemsize)
-
-    def _view(self, view: Any, root: str, numel: int, itemsize: int) -> Storage:
-        if type(view) is not tuple or len(view) != 3 or not all(type(n) is int for n in view[1:]):
-            message = f"a view of storage {root} is not (key, start, size)"
-            raise CheckpointError("pickle-malformed", message)
-        key, start, size = view
-        if type(key) is not str or not 0 <= start <= start + size <= numel or size < 0:
-            raise CheckpointError("tensor-bounds", f"a view extends beyond storage {root}")
-        known = self._views.get(key)
-        if known is None:
-            storage = Storage(None, 0, size * itemsize, dtype=self._by_key[root].dtype)
-            known = self._views[key] = (storage, root, start * itemsize)
-        if known[1:] != (root, start * itemsize) or known[0].nbytes != size * itemsize:
-            message = f"view {printable(key)} is declared with two ranges"
-            raise CheckpointError("storage-size", message)
-        return known[0]
+        return storage
 
     def place(self, source: CheckpointFile, keys: Any, position: int) -> int:
         """Set the offsets of the storages, which start at `position`; return where they end."""
@@ -102,8 +85,6 @@ class LegacyStorages:
             if position > source.size:
                 message = f"the file ends within storage {key}"
                 raise CheckpointError("truncated", message, storage.offset)
-        for storage, root, start in self._views.values():
-            storage.source, storage.offset = source, self._by_key[root].offset + start
         return position
 
 
