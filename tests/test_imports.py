@@ -18,6 +18,7 @@ from testing.processes import run_python
         ("from jaxlstm import load, save, from_torch, to_torch", ("flax", "torch")),
         ("from jaxlstm import load_program", ("jax", "torch", "jaxlstm_converters.checkpoint.pickle")),
         ("import jaxlstm.check", ("flax", "torch", "jaxlstm_converters")),
+        ("import jaxlstm.check.pytest_plugin", ("jax", "torch")),
         ("import jaxlstm.nnx", ("torch", "jaxlstm_converters")),
         ("import jaxlstm.cli", ("jax", "flax", "torch", "rich", "matplotlib")),
     ],

@@ -142,26 +142,17 @@ def test_foreign_cell_with_foreign_params():
         (c, h), _ = cell.apply(tree(params), (state[1], state[0]), x)
         return h, c
 
-    @jax.jit
-    def wrong(x, state, params):
-        (c, h), _ = cell.apply(tree(params), state, x)
-        return h, c
-
-    class Wrong:
-        def __call__(self, x, state, *, params):
-            return wrong(x, state, params)
-
     report = verify_cell(jax.jit(step), CELL_PARAMS, CELL_CONFIG, gradients=False)
     assert report.ok, str(report)
-    report = verify_cell(Wrong(), CELL_PARAMS, CELL_CONFIG, gradients=False)
-    assert not report.ok
-    assert report.title == "Wrong in float32"
-    assert "h and c are swapped at every step" in "\n".join(report.diagnosis)
 
 
 @pytest.mark.parametrize(
     ("step", "cause"),
     [
+        (
+            lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state[::-1]),
+            "h and c are swapped at every step",
+        ),
         (
             lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state)[::-1],
             "every step returns (c, h) instead of (h, c)",

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 
-from testing.processes import python_environment, run_python
+from testing.processes import python_environment
 
 FOREIGN = """
 import numpy as np
@@ -73,8 +73,3 @@ def test_failure_fits_one_screen(foreign):
     # No frame of the plugin.
     assert "pytest_plugin.py" not in foreign
     assert len(foreign.splitlines()) < 80
-
-
-def test_plugin_loads_nothing():
-    code = "import jaxlstm.check.pytest_plugin, sys; assert not {'jax', 'torch'} & set(sys.modules)"
-    run_python("-c", code)

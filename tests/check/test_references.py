@@ -18,7 +18,6 @@ from jaxlstm.check.reference import oracle, torch_lstm, torch_precision
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_lstm import TorchLSTM
 from jaxlstm.check.reference.torch_model import TorchModel
-from testing.processes import run_python
 from testing.verification import CONFIGS, STRONG, needs_torch, random_params
 
 
@@ -128,11 +127,6 @@ def test_results_have_the_dtype(dtype):
     results = TorchLSTM(random_params(STRONG), STRONG).run(case, dtype, gradients=True)
     assert {a.dtype for a in results.arrays().values()} == {np.dtype(dtype)}
     assert not results.outputs["outputs"][~case.valid].any()
-
-
-def test_checker_loads_without_torch():
-    code = "import sys, jaxlstm.check; assert 'torch' not in sys.modules"
-    run_python("-c", code)
 
 
 def test_settings_and_random_state_are_restored():

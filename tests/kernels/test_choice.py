@@ -61,12 +61,6 @@ def test_auto_packs_large_weights_only_if_it_pays(
     assert kernels.select_recurrence("native", weights=10**9, rows=1) is not kernels.PLAIN
 
 
-@pytest.mark.parametrize("name", ["mkldnn", "cudnn"])
-def test_unknown_backend(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"backend must be one of .*'scan', 'native'.*got '{name}'"):
-        jaxpr(name)
-
-
 @needs_native
 def test_environment_turns_amx_off() -> None:
     script = "from jaxlstm import kernels\nprint(kernels.info()['instruction_set'])"

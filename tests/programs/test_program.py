@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -52,22 +51,6 @@ def test_values_and_structure(recogniser: Recogniser, program: Program) -> None:
         np.testing.assert_allclose(result["scores"], to_numpy(expected["scores"]), atol=1e-6)
         np.testing.assert_allclose(result["rest"][0], to_numpy(expected["rest"][0]), atol=1e-6)
         assert result["rest"][1:] == (5, None)
-
-
-def test_gradients(recogniser: Recogniser, program: Program) -> None:
-    images = torch.randn(3, 1, 8, 12, requires_grad=True)
-    recogniser.zero_grad()
-    recogniser(images)["scores"].square().sum().backward()
-
-    def loss(params: Any, images: Any) -> jax.Array:
-        return jnp.square(program(params, images)["scores"]).sum()
-
-    by_params, by_images = jax.grad(loss, argnums=(0, 1))(program.params, jnp.asarray(to_numpy(images)))
-    assert images.grad is not None
-    np.testing.assert_allclose(by_images, images.grad.numpy(), atol=1e-5)
-    for name, parameter in recogniser.named_parameters():
-        assert parameter.grad is not None
-        np.testing.assert_allclose(by_params[name], parameter.grad.numpy(), atol=1e-5, err_msg=name)
 
 
 def test_listing(program: Program) -> None:
