@@ -109,35 +109,6 @@ def test_rows_and_padding_are_independent() -> None:
     np.testing.assert_array_equal(np.delete(sick, 1, axis=1), np.delete(whole, 1, axis=1))
 
 
-def test_ragged_gradient_is_the_sum_over_rows() -> None:
-    """The reverse direction starts from the initial state at the end of each row."""
-    config, rng = LSTMConfig(3, 4, bidirectional=True), np.random.default_rng(0)
-    with jax.enable_x64(True):
-        params = init_params(jax.random.key(0), config, dtype=np.float64)
-        x, cotangents = rng.standard_normal((4, 2, 3)), rng.standard_normal((4, 2, 8))
-        h_0, c_0 = (rng.standard_normal(shape) for shape in config.state_shapes(2))
-
-        def gradient(row: slice, time: int, lengths: list[int] | None = None):
-            def loss(params):
-                y, _ = lstm(
-                    params,
-                    x[:time, row],
-                    (h_0[:, row], c_0[:, row]),
-                    config=config,
-                    seq_lengths=lengths,
-                    backend="scan",
-                )
-                return (cotangents[:time, row] * y).sum()
-
-            return jax.jit(jax.grad(loss))(params)
-
-        whole = gradient(slice(2), 4, [2, 4])
-        first, second = gradient(slice(0, 1), 2), gradient(slice(1, 2), 4)
-    for name, actual in whole.items():
-        expected = first[name] + second[name]
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-13, err_msg=name)
-
-
 def test_traced_lengths_are_clamped() -> None:
     state = LSTMState(jnp.full((4, 2, 4), 0.3), jnp.full((4, 2, 8), 0.2))
     run = jax.jit(lambda n: lstm(PARAMS, X[:, :2], state, config=CONFIG, seq_lengths=n))
