@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -36,8 +35,6 @@ Results = tuple[jax.Array, jax.Array, jax.Array]
 
 CHUNK = 16
 """Time steps of a chunk. Computation continues to the end of the chunk in which a sequence ends."""
-LONG_CHUNK = 128
-"""Time steps of a chunk with a kernel, which prepares the weights anew for each chunk."""
 
 
 def row_counts(batch: int) -> tuple[int, ...]:
@@ -145,11 +142,11 @@ class ChunkedForward:
         time = len(inputs)
         inputs = jnp.pad(inputs, ((0, -time % CHUNK), (0, 0), (0, 0)))
 
-        def chunk(size: int, carry: tuple) -> tuple:
+        def chunk(carry: tuple) -> tuple:
             start, h, c, outputs = carry
             rows = h.shape[1]
-            x = lax.dynamic_slice_in_dim(inputs[:, :rows], start, size)
-            left = jnp.clip(lengths[:rows] - start, 0, size)
+            x = lax.dynamic_slice_in_dim(inputs[:, :rows], start, CHUNK)
+            left = jnp.clip(lengths[:rows] - start, 0, CHUNK)
             x, h, c, left = lax.optimization_barrier((x, h, c, left))
             y, state = lstm(
                 params,
@@ -161,10 +158,8 @@ class ChunkedForward:
                 backend=self.backend,
             )
             y, h, c = lax.optimization_barrier((y, state.h, state.c))
-            return start + size, h, c, lax.dynamic_update_slice_in_dim(outputs, y, start, axis=0)
+            return start + CHUNK, h, c, lax.dynamic_update_slice_in_dim(outputs, y, start, axis=0)
 
-        # "auto" is the plain scan wherever this class is used.
-        with_kernel = self.backend not in ("auto", "scan")
         start = jnp.int32(0)
         outputs = jnp.zeros((*inputs.shape[:2], config.output_size), inputs.dtype)
         h_n, c_n = h_0, c_0
@@ -173,14 +168,7 @@ class ChunkedForward:
             # After `end`, only the first `fewer` rows have steps left.
             end = jnp.max(lengths[fewer:])
             carry = start, h_n[:, :rows], c_n[:, :rows], outputs
-            if with_kernel and len(inputs) >= LONG_CHUNK:
-                last_start = end - LONG_CHUNK
-                carry = lax.while_loop(
-                    lambda carry, last_start=last_start: carry[0] <= last_start,
-                    partial(chunk, LONG_CHUNK),
-                    carry,
-                )
-            carry = lax.while_loop(lambda carry, end=end: carry[0] < end, partial(chunk, CHUNK), carry)
+            carry = lax.while_loop(lambda carry, end=end: carry[0] < end, chunk, carry)
             start, h, c, outputs = carry
             h_n, c_n = h_n.at[:, :rows].set(h), c_n.at[:, :rows].set(c)
         return outputs[:time], h_n, c_n
