@@ -1,14 +1,12 @@
-"""The table of cases, real checkpoints and the checker on each backend; single sequences and batches.
+"""The table of cases and the checker on each backend; single sequences and batches.
 
-A test has all values on a GPU or TPU, and a selection on the CPU. Tests of a backend without a device are
-skipped.
+On the CPU, a test takes a selection of the cases. Tests of a backend without a device are skipped.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,131 +20,72 @@ from jaxlstm.check import verify
 from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.layer.precision import linear
 from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
-from testing.real_files import BY_LABEL, EACH_LSTM, Real, assert_verdict_holds
 from testing.verification import random_params
 
-BACKENDS = ("cpu", "gpu", "tpu")
-MARKS = {"cpu": [], "gpu": [pytest.mark.gpu], "tpu": [pytest.mark.tpu]}
+BACKENDS = ("cpu", pytest.param("gpu", marks=pytest.mark.gpu), pytest.param("tpu", marks=pytest.mark.tpu))
 
 
-@functools.cache
-def absence(backend: str) -> str:
-    """Return JAX's error message for an unavailable backend, or an empty string."""
-    try:
-        jax.devices(backend)
-    except RuntimeError as error:
-        return f"no {backend} here: {str(error).splitlines()[0]}"
-    return ""
-
-
-def on_each_backend(
-    name: str = "",
-    values: Collection[Any] = ("",),
-    *,
-    on_cpu: Iterable[Any] | None = None,
-    backends: Iterable[str] = BACKENDS,
-    ids: Callable[[Any], str] = str,
-) -> pytest.MarkDecorator:
-    """Parametrize by ``backend``, and by another argument if ``name`` is given.
-
-    For an unavailable backend there is one skipped test, whose id says how many tests it stands for.
-
-    Args:
-      name: name of the other argument.
-      values: values of the other argument.
-      on_cpu: values on the CPU; all values if None.
-      backends: backends that the test supports.
-      ids: returns the test id of a value.
-    """
-    rows = []
-    for backend in backends:
-        chosen = [*(values if on_cpu is None or backend != "cpu" else on_cpu)]
-        labels = [ids(value) for value in chosen]
-        if absence(backend) and chosen:
-            chosen, labels = chosen[:1], [f"{len(chosen)} tests"]
-        for value, label in zip(chosen, labels, strict=True):
-            row = (backend, value) if name else (backend,)
-            rows.append(pytest.param(*row, marks=MARKS[backend], id=f"{backend}-{label}".strip("-")))
-    arguments = ("backend", name) if name else ("backend",)
-    return pytest.mark.parametrize(arguments, rows, indirect=["backend"])
-
-
-def name_of(row: Any) -> str:
-    """Return the test id of a tuple, from the names of its parts."""
-    return "-".join(getattr(part, "__name__", str(part)) for part in row)
-
-
-@pytest.fixture
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run JAX on the first device of the backend during the test, and return the name of the backend."""
     name = request.param
-    if reason := absence(name):
-        pytest.skip(reason)
-    with jax.default_device(jax.devices(name)[0]):
+    try:
+        device = jax.devices(name)[0]
+    except RuntimeError as error:
+        pytest.skip(f"no {name} here: {str(error).splitlines()[0]}")
+    with jax.default_device(device):
         yield name
 
 
+ON_GPU = pytest.mark.parametrize("backend", BACKENDS[1:2], indirect=True)
+ON_ACCELERATORS = pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
-ROWS = list(itertools.product(CASES, DTYPES))
 FEW = [(HALF[11], np.float64), (HALF[30], np.float32), (HALF[49], ml_dtypes.bfloat16)]
 
 
-def require_float64(backend: str, dtype: Any) -> None:
-    if backend == "tpu" and dtype == np.float64:
-        pytest.skip("a TPU emulates float64 by two float32, with lower precision")
+def test_functional(backend: str) -> None:
+    for case, dtype in FEW if backend == "cpu" else itertools.product(CASES, DTYPES):
+        # A TPU emulates float64 by two float32, with lower precision.
+        if (backend, dtype) != ("tpu", np.float64):
+            check(case, dtype, functional(case))
 
 
-@on_each_backend("row", ROWS, on_cpu=FEW, ids=name_of)
-def test_functional(backend: str, row: tuple[Case, Any]) -> None:
-    case, dtype = row
-    require_float64(backend, dtype)
-    check(case, dtype, functional(case))
-
-
-@on_each_backend("case", HALF, on_cpu=HALF[13:14])
 @pytest.mark.parametrize("module", [nnx_module, linen_module], ids=["nnx", "linen"])
-def test_modules(backend: str, case: Case, module: Any) -> None:
-    check(case, np.float32, module(case))
+def test_modules(backend: str, module: Any) -> None:
+    for case in HALF[13:14] if backend == "cpu" else HALF:
+        check(case, np.float32, module(case))
 
 
-@on_each_backend("row", list(itertools.product(CASES, DTYPES[:2])), backends=["gpu"], ids=name_of)
-def test_against_torch_on_the_gpu(backend: str, row: tuple[Case, Any]) -> None:
+@ON_GPU
+def test_against_torch_on_the_gpu(backend: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip(f"torch {torch.__version__} sees no CUDA device")
-    case, dtype = row
-    check(case, dtype, functional(case), torch_device="cuda")
+    for case, dtype in itertools.product(CASES, DTYPES[:2]):
+        check(case, dtype, functional(case), torch_device="cuda")
 
 
-@on_each_backend("case", HALF, on_cpu=HALF[13:14])
-def test_detects_lower_precision(backend: str, case: Case) -> None:
+def test_detects_lower_precision(backend: str) -> None:
     """Inputs and weights have the ten bits of TF32, as with JAX's default precision on a GPU."""
-    right = functional(case)
 
     def rounded(array: jax.Array) -> jax.Array:
         return jax.lax.reduce_precision(array, exponent_bits=8, mantissa_bits=10)
 
-    def in_tf32(params: Any, inputs: Any, *arguments: Any) -> Any:
-        weights = {name: rounded(a) if a.ndim == 2 else a for name, a in params.items()}
-        return right(weights, rounded(inputs), *arguments)
+    def in_tf32(case: Case) -> Any:
+        right = functional(case)
 
-    with pytest.raises(AssertionError, match="RMS error"):
-        check(case, np.float32, in_tf32)
+        def run(params: Any, inputs: Any, *arguments: Any) -> Any:
+            weights = {name: rounded(a) if a.ndim == 2 else a for name, a in params.items()}
+            return right(weights, rounded(inputs), *arguments)
 
+        return run
 
-SMALL_LSTM = [(BY_LABEL["silero-safetensors"], "lstm_cell.")]
-
-
-def real_name(row: tuple[Real, str]) -> str:
-    return f"{row[0].label}-{row[1]}"
-
-
-@pytest.mark.network
-@on_each_backend("row", EACH_LSTM, on_cpu=SMALL_LSTM, ids=real_name)
-def test_the_verdict_holds(backend: str, row: tuple[Real, str]) -> None:
-    assert_verdict_holds(*row)
+    for case in HALF[13:14] if backend == "cpu" else HALF:
+        with pytest.raises(AssertionError, match="RMS error"):
+            check(case, np.float32, in_tf32(case))
 
 
-@on_each_backend("precision", ["tensorfloat32", "bfloat16"], backends=["gpu", "tpu"])
+@ON_ACCELERATORS
+@pytest.mark.parametrize("precision", ["tensorfloat32", "bfloat16"])
 def test_lower_precision_settings_fail(backend: str, precision: str) -> None:
     """The checker distinguishes the faster settings from float32."""
     config = LSTMConfig(64, 128)
@@ -185,13 +124,13 @@ def layer(config: LSTMConfig, **options: Any) -> Any:
     return jax.jit(lambda params, x, n: lstm(params, x, config=config, seq_lengths=n, **options)[0])
 
 
-@on_each_backend("config", list(CONFIGS))
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("path", ["auto", "scan"])
 def test_batch_of_one_and_of_many(backend: str, config: str, path: str) -> None:
     assert largest_difference(CONFIGS[config], layer(CONFIGS[config], backend=path)) < ROUNDING
 
 
-@on_each_backend("rows", [1, 3, 256])
+@pytest.mark.parametrize("rows", [1, 3, 256])
 def test_highest_is_float32(backend: str, rows: int) -> None:
     """``linear`` has float32 accuracy, in the shapes of one step and of many."""
     rng = np.random.default_rng(rows)
