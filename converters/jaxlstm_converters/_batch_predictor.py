@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.files import require_path
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.inference.columns import RowError, arrow_column
 from jaxlstm.inference.rows import LSTMRows, ProgramRows
 from jaxlstm.layer.config import positive_int
@@ -19,6 +20,8 @@ from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2._load_program import is_program, load_program
 
+WINDOW = 8
+"""Batches whose rows are sorted by length together."""
 _LOADING = threading.Lock()
 """Held while a model is loaded: threads may share a predictor, and loading changes the environment."""
 
@@ -118,14 +121,14 @@ class BatchPredictor:
         """Return the batch with a column for each result, and with the error column if there is one."""
         if isinstance(batch, Mapping):
             columns = dict(batch)
-            for name, values in self._added(columns).items():
+            for name, values in self.added(columns).items():
                 columns[name] = np.empty(len(values), object)
                 for row, value in enumerate(values):
                     columns[name][row] = value
             return columns
         if not hasattr(batch, "append_column"):
             raise TypeError(f"batch must be a dict of columns or an Arrow table, got {type(batch).__name__}")
-        for name, values in self._added(dict(zip(batch.schema.names, batch.columns, strict=True))).items():
+        for name, values in self.added(dict(zip(batch.schema.names, batch.columns, strict=True))).items():
             batch = batch.append_column(name, arrow_column(values, self.blanks[name]))
         return batch
 
@@ -147,8 +150,8 @@ class BatchPredictor:
             warnings.warn(lookalike_warning(lookalike), PortingWarning, stacklevel=2)
         return LSTMRows(params, config, self._column, dtype=self._dtype, states=self._states, **options)
 
-    def _added(self, columns: dict[str, Any]) -> dict[str, list[Any]]:
-        """Return the new columns, with None in the results of bad rows."""
+    def added(self, columns: Mapping[str, Any], progress: Progress = no_progress) -> dict[str, list[Any]]:
+        """Return the columns that a batch gets, with None in the results of bad rows."""
         inputs = [declared.column for declared in self.model.inputs]
         missing = [column for column in inputs if column not in columns]
         if missing:
@@ -173,8 +176,13 @@ class BatchPredictor:
                 if self._error_column is None:
                     raise
                 errors.append(f"column {error.column!r} {error.reason}")
-        computed = self.model.run(rows)
-        results = [(None,) * len(self.model.blanks) if error else next(computed) for error in errors]
+        computed: list[Any] = []
+        for start in range(0, len(rows), WINDOW * self.batch_size):
+            progress(start, len(rows), "sequences")
+            computed += self.model.run(rows[start : start + WINDOW * self.batch_size])
+        progress(len(rows), len(rows), "sequences")
+        in_order = iter(computed)
+        results = [(None,) * len(self.model.blanks) if error else next(in_order) for error in errors]
         added = {name: [row[k] for row in results] for k, name in enumerate(self.model.blanks)}
         return added if self._error_column is None else {**added, self._error_column: errors}
 

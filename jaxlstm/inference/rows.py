@@ -47,8 +47,8 @@ class LSTMRows:
 
     def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield the results of each row, in order."""
-        sequences, window = [sequence for (sequence,) in rows], max(len(rows), 1)
-        results = self.runner.imap(sequences, self.runner.max_batch, window=window, progress=False)
+        sequences = [sequence for (sequence,) in rows]
+        results = self.runner.imap(sequences, self.runner.max_batch, window=len(rows), progress=False)
         for outputs, (h_n, c_n) in results:
             yield (outputs, np.asarray(h_n), np.asarray(c_n))[: len(self.blanks)]
 

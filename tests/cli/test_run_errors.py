@@ -74,11 +74,11 @@ x.parquet -o y.npz --column null: x.parquet: row 0 of column 'null' is null
 x.parquet -o y.npz --column ragged: 'ragged' has lists of different lengths, [2, 3]
 taken.parquet -o y.parquet --column good: has a column 'outputs' already
 x.npz -o y.npz --dtype int8: dtype must be float16
-x.npz -o y.npy: -o y.npy: for sequences in float32, the suffix must be .npz or .parquet or .safetensors
-long.npy -o y.npz: for one long sequence in float32, the suffix must be .npy
-block.npy -o y.npy --states: the suffix must be .npz or .parquet or .safetensors
-x.npz -o y.npz --cast --dtype bfloat16: in bfloat16, the suffix must be .parquet or .safetensors
-x.npz -o y.npz --error-column e: the suffix must be .parquet
+x.npz -o y.npy: -o y.npy: sequences in float32 can be written to .npz or .parquet or .safetensors
+long.npy -o y.npz: one long sequence in float32 can be written to .npy
+block.npy -o y.npy --states: can be written to .npz or .parquet or .safetensors
+x.npz -o y.npz --cast --dtype bfloat16: in bfloat16 can be written to .parquet or .safetensors
+x.npz -o y.npz --error-column e: can be written to .parquet
 names.npz -o y.npz --states: a.h_n would be the name of two results
 x.npz long.npy -o y.npz: -o y.npz must be a folder for 2 input files; end it with /
 x.npz other -o y/: 2 inputs are named x.npz, and their results would have one name in y/

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import pickle
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,9 @@ from jaxlstm._shared.progress import no_progress
 from jaxlstm.cli.run.files import FileJob
 from jaxlstm.cli.user_code import import_user_code
 from jaxlstm_converters._batch_predictor import BatchPredictor
+
+HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""The first bytes of an HTTP/2 client: the preface, and an empty frame of settings, whose type is 4."""
 
 
 class FileWorker:
@@ -29,9 +31,9 @@ class FileWorker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Compute a file; return an error, because Ray adds many lines to a raised one."""
         try:
-            return {"sequences": pickle.loads(row["job"]).run(self._predictor, no_progress), "error": b""}
+            return {"sequences": row["job"].run(self._predictor, no_progress), "error": None}
         except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-            return {"sequences": 0, "error": pickle.dumps(error)}
+            return {"sequences": 0, "error": error}
 
 
 def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: argparse.Namespace) -> int:
@@ -43,12 +45,12 @@ def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: arg
     """
     ray, data = import_optional("ray", "ray"), import_optional("ray.data", "ray")
     if ":" in (args.address or ""):
-        _require_answer(args.address)
+        _require_cluster(args.address)
     ray.init(args.address, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     # A worker may run in another folder. A file is a block, so that a retry computes one file.
-    items = [{"job": pickle.dumps(job.absolute())} for job in jobs]
+    items = [{"job": FileJob(job.source.absolute(), job.output.absolute(), job.note)} for job in jobs]
     workers = args.workers or int(ray.cluster_resources().get("CPU", 1))
     results = data.from_items(items, override_num_blocks=len(items)).map(
         FileWorker,
@@ -60,18 +62,26 @@ def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: arg
     count = 0
     try:
         for result in results.iter_rows():
-            if result["error"]:
-                raise pickle.loads(result["error"])
+            if result["error"] is not None:
+                raise result["error"]
             count += result["sequences"]
     finally:
         ray.shutdown()
     return count
 
 
-def _require_answer(address: str) -> None:
-    """Raise if no server listens at an address, for which Ray would wait for minutes."""
+def _require_cluster(address: str) -> None:
+    """Raise if no server that speaks Ray's protocol answers at an address, where Ray would wait for minutes.
+
+    That is gRPC, over HTTP/2: the server sends its settings first.
+    """
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        with socket.create_connection((host, int(port)), timeout=10) as server:
+            # With TLS, only Ray has the keys.
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                server.sendall(HTTP2_START)
+                if server.recv(4)[3:] != b"\4":
+                    raise ConnectionError("the server there is not a Ray cluster")
     except (OSError, ValueError) as error:
         raise ConnectionError(f"--address {address}: no cluster answers: {error}") from error

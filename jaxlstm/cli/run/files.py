@@ -15,25 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlstm._shared.files import require_exists, require_folder_of, require_replaceable, written_whole
+from jaxlstm._shared.imports import import_optional
 from jaxlstm._shared.progress import Progress
 from jaxlstm.cli.options import checkpoint_files, require_output
-from jaxlstm.cli.run.sequences import (
-    SUFFIXES,
-    WRITER,
-    open_npy,
-    read_note,
-    read_sequences,
-    write_npy,
-    write_results,
-)
 from jaxlstm.inference.columns import RowError
 from jaxlstm.inference.rows import LSTMRows
+from jaxlstm.inference.sequence_files import READERS, open_npy, read_sequences, write_npy, write_results
 from jaxlstm_converters._batch_predictor import BatchPredictor
+from jaxlstm_converters.checkpoint import read_checkpoint
 
 CHUNK_STEPS = 1 << 16
 """Steps of one long sequence that are in memory at a time."""
-BLOCK_BATCHES = 8
-"""Batches that are sorted by length together, between two reports of progress."""
+WRITER = "jaxlstm run "
+"""Start of the note in a file of results. A SHA-256 in hexadecimal digits follows."""
 
 
 class FileJob(NamedTuple):
@@ -42,10 +36,6 @@ class FileJob(NamedTuple):
     source: Path
     output: Path
     note: str
-
-    def absolute(self) -> FileJob:
-        """Return the job with absolute paths."""
-        return FileJob(self.source.absolute(), self.output.absolute(), self.note)
 
     def run(self, predictor: BatchPredictor, progress: Progress) -> int:
         """Compute the output and return the number of its sequences.
@@ -60,11 +50,18 @@ class FileJob(NamedTuple):
             with written_whole(self.output) as path:
                 write_npy(path, self.note, len(array), self._long_outputs(causal, array, progress))
             return 1
-        self._require_suffix(predictor, "sequences", {*SUFFIXES} - ({".npy"} if array is None else set()))
+        self._require_suffix(predictor, "sequences", {*READERS} - ({".npy"} if array is None else set()))
         columns = read_sequences(self.source, model.inputs[0].column)
-        results = self._results(predictor, columns, progress)
+        kept = columns if self.source.suffix == ".parquet" else {"name": columns["name"]}
+        try:
+            added = predictor.added(columns, progress)
+        except ValueError as error:
+            reason = str(error)
+            if isinstance(error, RowError) and kept is not columns:
+                reason = f"sequence {columns['name'][error.row]} {error.reason}"
+            raise ValueError(f"{self.source}: {reason}") from error
         with written_whole(self.output) as path:
-            write_results(path, self.output.suffix, self.note, results, predictor.blanks)
+            write_results(path, self.output.suffix, self.note, {**kept, **added}, predictor.blanks)
         return len(next(iter(columns.values())))
 
     def _require_suffix(self, predictor: BatchPredictor, kind: str, suffixes: set[str]) -> None:
@@ -75,36 +72,10 @@ class FileJob(NamedTuple):
         for dtype, able in (("object", {".parquet"}), ("bfloat16", {".parquet", ".safetensors"})):
             suffixes = suffixes & able if dtype in dtypes else suffixes
         if self.output.suffix not in suffixes:
-            wanted = (
-                f"the suffix must be {' or '.join(sorted(suffixes))}" if suffixes else "there is no format"
+            raise ValueError(
+                f"-o {self.output}: {kind} in {', '.join(sorted(dtypes))} can be written to "
+                f"{' or '.join(sorted(suffixes)) or 'no format'}"
             )
-            raise ValueError(f"-o {self.output}: for {kind} in {', '.join(sorted(dtypes))}, {wanted}")
-
-    def _results(
-        self, predictor: BatchPredictor, columns: dict[str, Any], progress: Progress
-    ) -> dict[str, Any]:
-        """Return the columns of a Parquet file, or "name" for other files, and the results."""
-        count, is_table = len(next(iter(columns.values()))), self.source.suffix == ".parquet"
-        added: dict[str, list[Any]] = {name: [] for name in predictor.blanks}
-        block = BLOCK_BATCHES * predictor.batch_size
-        for start in range(0, count, block):
-            progress(start, count, "sequences")
-            try:
-                results = predictor({name: column[start : start + block] for name, column in columns.items()})
-            except RowError as error:
-                row = start + error.row
-                place = (
-                    f"row {row} of column {error.column!r}"
-                    if is_table
-                    else f"sequence {columns['name'][row]}"
-                )
-                raise ValueError(f"{self.source}: {place} {error.reason}") from error
-            except ValueError as error:
-                raise ValueError(f"{self.source}: {error}") from error
-            for name, column in added.items():
-                column.extend(results[name])
-        progress(count, count, "sequences")
-        return {**(columns if is_table else {"name": columns["name"]}), **added}
 
     def _long_outputs(
         self, model: LSTMRows, sequence: np.ndarray, progress: Progress
@@ -144,11 +115,11 @@ def _sources(given: list[str]) -> list[Path]:
     for text in given:
         path, found = Path(text), [Path(text)]
         if path.is_dir():
-            found = sorted(child for child in path.iterdir() if child.suffix in SUFFIXES)
+            found = sorted(child for child in path.iterdir() if child.suffix in READERS)
         elif not path.exists() and glob.has_magic(text):
             found = sorted(map(Path, glob.glob(text)))
         if not found:
-            raise FileNotFoundError(f"--input {text}: there is no such file of {', '.join(SUFFIXES)}")
+            raise FileNotFoundError(f"--input {text}: there is no such file of {', '.join(READERS)}")
         sources += found
     return list(dict.fromkeys(sources))
 
@@ -173,3 +144,20 @@ def _identity(path: Path) -> list[Any]:
     require_exists(path)
     status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def read_note(path: Path) -> str:
+    """Return the note of a file of results, or "" for another file."""
+    try:
+        if path.suffix == ".parquet":
+            metadata = import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
+            note = metadata.get(b"writer", b"").decode()
+        elif path.suffix == ".safetensors":
+            note = read_checkpoint(path).metadata.get("writer", "")
+        else:
+            with open(path, "rb") as file:
+                file.seek(-len(WRITER) - 64, 2)
+                note = file.read().decode()
+    except (OSError, ValueError):
+        return ""
+    return note if note.startswith(WRITER) else ""

@@ -1,4 +1,8 @@
-"""Files of sequences: .npz, .safetensors, .npy and .parquet, read whole, and results in the same formats."""
+"""Files of sequences as columns of a batch, and results in the same formats.
+
+In .npz and .safetensors files, each array is a sequence; in .npy files, each row of the array. Parquet files
+have a column of nested lists. Results have a note: in the metadata, or at the end of .npz and .npy files.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,8 @@ import numpy as np
 
 from jaxlstm._shared.files import require_exists
 from jaxlstm._shared.imports import import_optional
-from jaxlstm._shared.safetensors import safetensors_bytes
+from jaxlstm._shared.safetensors import read_safetensors, safetensors_bytes
 from jaxlstm.inference.columns import arrow_column
-from jaxlstm_converters.checkpoint import read_checkpoint
-
-SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
-WRITER = "jaxlstm run "
-"""Start of the note in a file of results. A SHA-256 in hexadecimal digits follows."""
-EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time in a zip file. A constant, so that the bytes do not depend on the clock."""
 
 
 def read_sequences(path: Path, column: str) -> dict[str, Any]:
@@ -35,20 +32,10 @@ def read_sequences(path: Path, column: str) -> dict[str, Any]:
       ModuleNotFoundError: it is a Parquet file, and pyarrow is not installed.
     """
     require_exists(path)
-    if path.suffix == ".parquet":
-        try:
-            table = import_optional("pyarrow.parquet", "parquet").read_table(path)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a parquet file: {error}") from error
-        columns = dict(zip(table.column_names, table.columns, strict=True))
-    elif path.suffix == ".npy":
-        array = open_npy(path)
-        columns = {"name": [str(index) for index in range(len(array))], column: list(array)}
-    elif path.suffix in SUFFIXES:
-        arrays = _read_npz(path) if path.suffix == ".npz" else dict(sorted(read_checkpoint(path).items()))
-        columns = {"name": list(arrays), column: list(map(np.asarray, arrays.values()))}
-    else:
-        raise ValueError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: the suffix must be one of {', '.join(READERS)}")
+    read = READERS[path.suffix](path)
+    columns = read if path.suffix == ".parquet" else {"name": list(read), column: list(read.values())}
     if not columns or not len(next(iter(columns.values()))):
         raise ValueError(f"{path} has no sequences")
     return columns
@@ -78,6 +65,23 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _read_parquet(path: Path) -> dict[str, Any]:
+    try:
+        table = import_optional("pyarrow.parquet", "parquet").read_table(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a parquet file: {error}") from error
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+READERS = {
+    ".npz": _read_npz,
+    ".safetensors": lambda path: dict(sorted(read_safetensors(path).items())),
+    ".npy": lambda path: {str(row): array for row, array in enumerate(open_npy(path))},
+    ".parquet": _read_parquet,
+}
+"""Suffix -> reader of the arrays by name, or of the columns of a Parquet file."""
+
+
 def write_results(
     path: Path, suffix: str, note: str, columns: Mapping[str, Any], blanks: Mapping[str, np.ndarray]
 ) -> None:
@@ -87,7 +91,7 @@ def write_results(
       path: the file.
       suffix: .parquet for all columns, with nested lists; .npz or .safetensors for an array under each name,
         or ``NAME.RESULT`` for each result but "outputs"; .npy for one array.
-      note: the note of the run.
+      note: text about the origin of the file.
       columns: the columns. Without a column "name", the number of a row is its name.
       blanks: name of a result -> an empty array of the rank and dtype of its rows.
     """
@@ -103,10 +107,11 @@ def write_results(
         with open(path, "wb") as file:
             file.writelines(safetensors_bytes(_named(columns, blanks), {"writer": note}))
     else:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(path, "w") as archive:
             archive.comment = note.encode()
             for name, array in _named(columns, blanks).items():
-                with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
+                # The time of an entry is 1980, so that the bytes do not depend on the clock.
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
 
@@ -134,20 +139,3 @@ def _named(columns: Mapping[str, Any], blanks: Mapping[str, np.ndarray]) -> dict
                 )
             named[full] = array
     return named
-
-
-def read_note(path: Path) -> str:
-    """Return the note of a file of results, or "" for another file."""
-    try:
-        if path.suffix == ".parquet":
-            metadata = import_optional("pyarrow.parquet", "parquet").read_schema(path).metadata or {}
-            note = metadata.get(b"writer", b"").decode()
-        elif path.suffix == ".safetensors":
-            note = read_checkpoint(path).metadata.get("writer", "")
-        else:
-            with open(path, "rb") as file:
-                file.seek(-len(WRITER) - 64, 2)
-                note = file.read().decode()
-    except (OSError, ValueError):
-        return ""
-    return note if note.startswith(WRITER) else ""
