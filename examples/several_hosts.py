@@ -2,8 +2,8 @@
 
 Every process runs this program and sees all devices. The batch is split along the axis "data" of the mesh,
 the hidden units of a single LSTM along "hidden". ``jaxlstm.inference.shard`` places its weights. With
-``--model demo``, each device has all weights of ``demo.pt``, a PyTorch model in Flax. ``--save`` writes the
-weights from process 0, under torch's names.
+``--model demo``, each device has all weights of ``demo.pt``, a PyTorch model in Flax. Process 0 writes the
+weights of ``--save``, and the last gradients of ``--gradients``, under torch's names.
 
 To try it on one machine, start two processes in two terminals:
 
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=1, help="devices along 'hidden' (default 1)")
     parser.add_argument("--model", choices=MODELS, default="lstm", help="the model (default lstm)")
     parser.add_argument("--save", metavar="FILE.npz", help="write the weights after the last step")
+    parser.add_argument("--gradients", metavar="FILE.npz", help="write the gradients of the last step")
     parser.add_argument("--steps", type=int, default=20, help="training steps (default 20)")
     parser.add_argument("--timeout", type=int, default=60, help="seconds to wait for the others")
     args = parser.parse_args()
@@ -79,21 +80,23 @@ def train(args: argparse.Namespace) -> None:
     model = MODELS[args.model](mesh)
     rows, whole = jax.NamedSharding(mesh, model.rows), jax.NamedSharding(mesh, jax.P())
 
-    def descend(params: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
+    def descend(params: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any, jax.Array]:
         value, gradients = jax.value_and_grad(model.loss)(params, x, y)
-        return jax.tree.map(lambda p, g: p - RATE * g, params, gradients), value
+        return jax.tree.map(lambda p, g: p - RATE * g, params, gradients), gradients, value
 
     step, params = jax.jit(descend, donate_argnums=0), model.params
+    gradients = jax.tree.map(jnp.zeros_like, params)
     for number in range(args.steps):
         # each process provides the rows on its devices
         batch = (jax.make_array_from_callback(a.shape, rows, a.__getitem__) for a in model.draw(number))
-        params, loss = step(params, *batch)
+        params, gradients, loss = step(params, *batch)
         if jax.process_index() == 0:
             print(f"step {number}: loss {float(loss):.9f}", flush=True)
-    if args.save:
-        params = jax.jit(lambda tree: tree, out_shardings=whole)(params)  # all processes send their parts
-        if jax.process_index() == 0:
-            np.savez(args.save, **model.tensors(params))
+    for path, tree in ((args.save, params), (args.gradients, gradients)):
+        if path:
+            tree = jax.jit(lambda tree: tree, out_shardings=whole)(tree)  # all processes send their parts
+            if jax.process_index() == 0:
+                np.savez(path, **model.tensors(tree))
 
 
 class Model(NamedTuple):

@@ -97,10 +97,8 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         whole = merge_reports(args, subject.value, reports, dict.fromkeys(absent, NOT_RUN))
         write_atomically(Path(args.report), [whole.to_html().encode()])
-    if args.json:
-        print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2))
-    else:
-        print(verdict_text(args, subject.name, reports, absent))
+    text = verdict_text(args, subject.name, reports, absent)
+    print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2) if args.json else text)
     return 0 if all(report.ok for report in reports.values()) else 1
 
 

@@ -103,11 +103,9 @@ def _run_weights(args: argparse.Namespace) -> int:
         "parameters": sum(array.size for array in params.values()),
         "bit_exact": bit_exact,
     }
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"{output}: {form}, {report['parameters']} parameters of {config}")
-        print("read back: all bits equal" if bit_exact else "READ BACK: BITS DIFFER")
+    verdict = "read back: all bits equal" if bit_exact else "READ BACK: BITS DIFFER"
+    text = f"{output}: {form}, {report['parameters']} parameters of {config}\n{verdict}"
+    print(json.dumps(report, indent=2) if args.json else text)
     return 0 if bit_exact else 1
 
 
@@ -132,10 +130,8 @@ def run_source(args: argparse.Namespace) -> int:
     files.write(overwrite=args.overwrite, others=others)
     with progress_bar() as progress:
         proof = prove(files, program, progress)
-    if args.json:
-        print(json.dumps(_as_json(files, proof), indent=2))
-    else:
-        print("\n".join(_summary(files, proof, list(others))))
+    text = "\n".join(_summary(files, proof, list(others)))
+    print(json.dumps(_as_json(files, proof), indent=2) if args.json else text)
     return 0 if proof.holds else 1
 
 

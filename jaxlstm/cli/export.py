@@ -77,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
             if beside:
                 weights_beside(output).unlink()
             raise
-    subject.warn()
     report = {
         "output": str(output),
         "bytes": output.stat().st_size,
@@ -86,16 +85,12 @@ def run(args: argparse.Namespace) -> int:
         **subject.described,
         "largest_difference": difference,
     }
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, {subject.title}")
-        print(f"weights: {report['weights']}")
-        print(
-            "not run: this machine has none of these platforms, or the program refused the sizes tried"
-            if difference is None
-            else f"read back and run: largest difference from {subject.reference} {difference:.1e}"
-        )
+    verdict = "not run: this machine has none of these platforms, or the program refused the sizes tried"
+    if difference is not None:
+        verdict = f"read back and run: largest difference from {subject.reference} {difference:.1e}"
+    about = f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, {subject.title}"
+    text = f"{about}\nweights: {report['weights']}\n{verdict}"
+    print(json.dumps(report, indent=2) if args.json else text)
     return 0 if difference is None or difference <= TOLERANCE else 1
 
 
@@ -106,9 +101,8 @@ class _Exportable(NamedTuple):
       reference: the name of the code with which the artifact is compared.
       title, described: the description as text and for the report.
       params: the weights.
-      export: takes the path and the options, and writes the artifact.
+      export: takes the path and the options, writes the artifact, and prints warnings.
       example: returns random inputs and the results of the reference, or None if no inputs fit.
-      warn: prints the warnings about the subject.
     """
 
     reference: str
@@ -117,7 +111,6 @@ class _Exportable(NamedTuple):
     params: Mapping[str, Any]
     export: Callable[..., Any]
     example: Callable[[], tuple[Sequence[Any], Any] | None]
-    warn: Callable[[], None]
 
 
 def _lstm(args: argparse.Namespace) -> _Exportable:
@@ -132,6 +125,10 @@ def _lstm(args: argparse.Namespace) -> _Exportable:
         selected = load_selected(args, progress)
     params, config, assumed, _ = selected
 
+    def write(path: Path, **options: Any) -> None:
+        export(path, params, config, assumed=assumed, **options)
+        warn_of_assumptions(args, selected)
+
     def example() -> tuple[Sequence[Any], Any]:
         rng, dtype = np.random.default_rng(0), next(iter(params.values())).dtype
         shapes = [(5, 5, config.input_size), *config.state_shapes(5)]
@@ -139,13 +136,7 @@ def _lstm(args: argparse.Namespace) -> _Exportable:
         return (x, h_0, c_0), lstm(params, x, (h_0, c_0), config=config, backend="scan")
 
     return _Exportable(
-        "jaxlstm.lstm",
-        str(config),
-        {"config": config_to_dict(config, assumed)},
-        params,
-        lambda path, **options: export(path, params, config, assumed=assumed, **options),
-        example,
-        lambda: warn_of_assumptions(args, selected),
+        "jaxlstm.lstm", str(config), {"config": config_to_dict(config, assumed)}, params, write, example
     )
 
 
@@ -179,7 +170,6 @@ def _program(args: argparse.Namespace) -> _Exportable:
         program.params,
         lambda path, **options: export_program(path, program, **options),
         example,
-        lambda: None,
     )
 
 

@@ -24,7 +24,6 @@ import numpy as np
 
 from jaxlstm.inference.artifact import check_arguments, write_artifact
 from jaxlstm.programs import tree
-from jaxlstm.programs.graph import Input
 from jaxlstm.programs.program import Program
 
 
@@ -88,32 +87,25 @@ def _plain(results: Any) -> Any:
     return results if results is None else jnp.asarray(results)
 
 
-def _shapes(program: Program) -> list[Any]:
+def _shapes(program: Program) -> list[jax.ShapeDtypeStruct]:
     """Return the shape of each tensor among the inputs, with symbolic sizes."""
-    axes = _symbols(program)
-    return [_shape(declared, axes) for declared in program.inputs if declared.type is not None]
-
-
-def _symbols(program: Program) -> dict[str, Any]:
-    """Return name of a free axis -> symbolic size."""
-    sizes = [size for declared in program.inputs if declared.type for size in declared.type.shape]
-    names = list(dict.fromkeys(size for size in sizes if isinstance(size, str)))
+    types = {declared.name: declared.type for declared in program.inputs if declared.type is not None}
+    axes = [size for type_ in types.values() for size in type_.shape]
+    names = list(dict.fromkeys(size for size in axes if isinstance(size, str)))
     constraints = []
     for name in names:
         low, high = program.graph.size_range(name)
         constraints.append(f"{name} >= {max(low, 1)}")
         constraints += [f"{name} <= {high}"] if high is not None else []
-    if not names:
-        return {}
-    return dict(zip(names, jax.export.symbolic_shape(", ".join(names), constraints=constraints), strict=True))
-
-
-def _shape(declared: Input, axes: dict[str, Any]) -> jax.ShapeDtypeStruct:
-    assert declared.type is not None
-    if None in declared.type.shape:
-        raise ValueError(
-            f"input {declared.name} has an axis whose size is an expression of other axes; export the model "
-            "with an independent size for this axis"
-        )
-    shape = tuple(axes.get(size, size) for size in declared.type.shape)  # type: ignore[arg-type]
-    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(declared.type.dtype))
+    symbols = jax.export.symbolic_shape(", ".join(names), constraints=constraints)
+    symbol_of: dict[Any, Any] = dict(zip(names, symbols, strict=True))
+    shapes = []
+    for name, type_ in types.items():
+        if None in type_.shape:
+            raise ValueError(
+                f"input {name} has an axis whose size is an expression of other axes; export the model "
+                "with an independent size for this axis"
+            )
+        sizes = tuple(symbol_of.get(size, size) for size in type_.shape)
+        shapes.append(jax.ShapeDtypeStruct(sizes, jax.dtypes.canonicalize_dtype(type_.dtype)))
+    return shapes

@@ -27,11 +27,10 @@ def add_parser(commands: Any) -> None:
         "run",
         run,
         help="run an LSTM or a .pt2 program over files of sequences",
-        description="Run one LSTM of a PyTorch checkpoint, or a .pt2 program, over files of sequences; "
-        "--prefix selects one LSTM of a program. Each input file gives one output file, renamed into place "
-        "when it is whole. After a kill, the same command computes the missing files only. An output is done "
-        "if its note says that it was made from the same files (path, size, time of change) with the same "
-        "options. Exit status: 0 for success, 2 for bad input.",
+        description="Run one LSTM of a PyTorch checkpoint, or a .pt2 program, over files of sequences. Each "
+        "input file gives one output file, renamed into place when it is whole. The same command computes "
+        "only what is missing: an output is done if its note names the same files (path, size, time of "
+        "change) and options.",
         overwrite=True,
         output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; or a folder, "
         "which exists or ends with /, for a file of the same name as each input",
@@ -122,9 +121,7 @@ def run(args: argparse.Namespace) -> int:
         "sequences_run_now": count,
         "seconds": time.perf_counter() - start,
     }
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        before = f"; {count_of(done, 'file')} done before" if done else ""
-        print(f"{args.output}: {count_of(count, 'sequence')} in {report['seconds']:.1f} s{before}")
+    before = f"; {count_of(done, 'file')} done before" if done else ""
+    text = f"{args.output}: {count_of(count, 'sequence')} in {report['seconds']:.1f} s{before}"
+    print(json.dumps(report, indent=2) if args.json else text)
     return 0
