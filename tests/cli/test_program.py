@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from jaxlstm import load_program
+from jaxlstm import from_module, load_program
+from jaxlstm.inference import runner
+from jaxlstm.inference.engine import WorkCounter
 from jaxlstm.programs.operators import registry
 from jaxlstm.programs.program import Program
-from testing.command import Result, jaxlstm_command
+from testing.command import CONFIG, Result, jaxlstm_command
 from testing.exported import AUTO, save
+from testing.inference import reference, weights
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 LENGTHS = (5, 9, 5, 1, 5, 9)
@@ -159,6 +162,35 @@ def test_run(tmp_path: Path, texts: dict[str, np.ndarray], program: Program) -> 
         for index, expected in enumerate(program(program.params, text[None])):
             np.testing.assert_allclose(written[f"{name}.{index}"], expected[0], rtol=0, atol=1e-5)
     assert {path.name for path in tmp_path.iterdir()} == {"x.npz", "y.npz"}
+
+
+class Outputs(torch.nn.LSTM):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(x)[0]
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "program"])
+def test_batches_of_300(kind: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """700 sequences of 40 lengths run in few calls and few compiled shapes."""
+    if kind == "program":
+        module = Outputs(5, 8, 2, batch_first=True)
+        module.load_state_dict({name: torch.tensor(np.array(leaf)) for name, leaf in weights(CONFIG).items()})
+        checkpoint, free = tmp_path / "m.pt2", ({0: AUTO, 1: AUTO},)
+        from_module(module, (torch.randn(2, 6, 5),), dynamic_shapes=free).save(checkpoint)
+    x = np.random.default_rng(0).standard_normal((40, 7, 5)).astype(np.float32)
+    arrays = {str(k): x[: k % 40 + 1, k % 7] for k in range(700)}
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    counters: list[WorkCounter] = []
+    init = WorkCounter.__init__
+    monkeypatch.setattr(WorkCounter, "__init__", lambda self: init(self) or counters.append(self))
+    monkeypatch.setattr(runner, "is_available", lambda *_: False)  # the native kernel compiles no shapes
+    assert run(tmp_path, "--batch-size", 300, checkpoint=checkpoint).status == 0
+    written = np.load(tmp_path / "y.npz")
+    expected, _ = reference(weights(CONFIG), x, config=CONFIG)
+    for k in range(700):
+        np.testing.assert_allclose(written[str(k)], expected[: k % 40 + 1, k % 7], rtol=0, atol=1e-6)
+    (stats,) = [counter.stats() for counter in counters]
+    assert (stats.compilations, stats.calls) == (3, 3)
 
 
 class Pair(torch.nn.Module):

@@ -13,13 +13,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
-from jaxlstm import LSTMConfig, from_module, lstm, read_checkpoint, save
+from jaxlstm import LSTMConfig, lstm, read_checkpoint, save
 from jaxlstm._shared.files import written_whole
 from jaxlstm.cli.run import files
-from jaxlstm.inference import runner
-from jaxlstm.inference.engine import WorkCounter
 from jaxlstm_converters import _batch_predictor
 from testing.command import (
     CONFIG,
@@ -101,35 +98,6 @@ def test_dtypes_and_directions(checkpoint: Path, tmp_path: Path) -> None:
         for array, outputs in zip(arrays.values(), written, strict=True):
             expected, _ = reference(weights(config), array.astype(np.float32)[:, None], config=config)
             np.testing.assert_allclose(outputs.astype(np.float32), expected[:, 0], rtol=0, atol=tolerance)
-
-
-class Outputs(torch.nn.LSTM):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return super().forward(x)[0]
-
-
-@pytest.mark.parametrize("kind", ["checkpoint", "program"])
-def test_batches_of_300(kind: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """700 sequences of 40 lengths run in few calls and few compiled shapes."""
-    if kind == "program":
-        module = Outputs(5, 8, 2, batch_first=True)
-        module.load_state_dict({name: torch.tensor(np.array(leaf)) for name, leaf in weights(CONFIG).items()})
-        free = ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
-        checkpoint = tmp_path / "m.pt2"
-        from_module(module, (torch.randn(2, 6, 5),), dynamic_shapes=free).save(checkpoint)
-    rng = np.random.default_rng(0)
-    arrays = {str(k): rng.standard_normal((k % 40 + 1, 5)).astype(np.float32) for k in range(700)}
-    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
-    counters: list[WorkCounter] = []
-    init = WorkCounter.__init__
-    monkeypatch.setattr(WorkCounter, "__init__", lambda self: init(self) or counters.append(self))
-    monkeypatch.setattr(runner, "is_available", lambda *_: False)  # the native kernel compiles no shapes
-    assert run(checkpoint, tmp_path / "x.npz", tmp_path / "y.npz", "--batch-size", "300") == 0
-    written = read(tmp_path / "y.npz")
-    for name, x in arrays.items():
-        assert_outputs(name, written[name], x)
-    (stats,) = [counter.stats() for counter in counters]
-    assert (stats.compilations, stats.calls) == (3, 3)
 
 
 def test_one_long_sequence_in_bounded_memory(
