@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import resource
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxlstm.cli.run import cluster
 from testing.command import SUFFIXES, jaxlstm_command, sequences, write_long_sequence, write_sequences
 
 pyarrow = pytest.importorskip("pyarrow", reason="some of the files are Parquet files")
@@ -87,6 +90,8 @@ x.npz long.npy -o other: exists and was not written by jaxlstm
 other/x.npz -o other --overwrite: would replace the input
 x.npz -o m.safetensors --overwrite: m.safetensors would replace the input
 x.npz -o /sys/y.npz: /sys/y.npz:
+x.npz -o y.npz --engine ray --address 127.0.0.1:1: --address 127.0.0.1:1: no cluster answers: Connection refused
+x.npz -o y.npz --workers 2: --address and --workers need --engine ray
 """
 
 
@@ -99,6 +104,28 @@ def test_message(case: str, folder: Path) -> None:
     assert message in done.err
     assert done.err.count("\n") == 1
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n"])
+def test_a_server_that_is_not_a_cluster(
+    answer: bytes | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program has the port: it is silent, ends the connection, or speaks another protocol."""
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.5)
+
+    def respond(server: socket.socket, answer: bytes) -> None:
+        with server.accept()[0] as connection:
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if answer is not None:
+            threading.Thread(target=respond, args=(server, answer)).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        options = ("-o", "y.npz", "--engine", "ray", "--address", address)
+        done = jaxlstm_command("run", "m.safetensors", "--input", "x.npz", *options)
+    assert done.status == 2
+    assert done.err.startswith(f"jaxlstm run: --address {address}: no cluster answers: ")
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -16,6 +16,8 @@ from jaxlstm.cli.run.files import FileJob
 from jaxlstm.cli.user_code import import_user_code
 from jaxlstm_converters._batch_predictor import BatchPredictor
 
+ANSWER_SECONDS = 10
+"""How long a cluster may take to answer."""
 HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """The first bytes of an HTTP/2 client: the preface, and an empty frame of settings, whose type is 4."""
 
@@ -43,9 +45,9 @@ def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: arg
       ConnectionError: no cluster answers at ``args.address``.
       ValueError, TypeError, OSError: the first error of a file. The next run computes the missing files.
     """
-    ray, data = import_optional("ray", "ray"), import_optional("ray.data", "ray")
     if ":" in (args.address or ""):
         _require_cluster(args.address)
+    ray, data = import_optional("ray", "ray"), import_optional("ray.data", "ray")
     ray.init(args.address, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
@@ -71,17 +73,17 @@ def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: arg
 
 
 def _require_cluster(address: str) -> None:
-    """Raise if no server that speaks Ray's protocol answers at an address, where Ray would wait for minutes.
+    """Raise if no cluster answers at an address, for which Ray would wait for minutes.
 
-    That is gRPC, over HTTP/2: the server sends its settings first.
+    Ray uses gRPC, hence HTTP/2, in which a server starts with a frame of settings too.
     """
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=10) as server:
-            # With TLS, only Ray has the keys.
-            if os.environ.get("RAY_USE_TLS", "0") == "0":
+        with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as server:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":  # with TLS, only Ray has the keys
                 server.sendall(HTTP2_START)
                 if server.recv(4)[3:] != b"\4":
                     raise ConnectionError("the server there is not a Ray cluster")
     except (OSError, ValueError) as error:
-        raise ConnectionError(f"--address {address}: no cluster answers: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConnectionError(f"--address {address}: no cluster answers: {reason}") from error
