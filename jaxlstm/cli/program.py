@@ -21,15 +21,15 @@ def read_graph(path: str) -> Graph:
 
 def describe(graph: Graph) -> dict[str, Any]:
     """Return inputs, free axes, results and operators of a graph as JSON."""
-    types = {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
-    types |= {declared.name: declared.type for declared in graph.inputs if declared.type is not None}
+    types = graph.input_types
+    types.update(item for node in graph.nodes for item in node.types.items())
     names = leaf_names(graph.out_tree)
     return {
         "inputs": [
             {"name": declared.name, **_describe_type(declared.type, declared.constant)}
             for declared in graph.inputs
         ],
-        "free_axes": {axis: list(graph.size_range(axis)) for axis in _free_axes(graph)},
+        "free_axes": {axis: list(graph.size_range(axis)) for axis in graph.free_axes},
         "results": [
             {"name": name, **_describe_result(output, types)}
             for name, output in zip(names, graph.outputs, strict=True)
@@ -75,11 +75,6 @@ def _describe_result(output: Argument, types: Mapping[str, TensorType]) -> dict[
         return {"constant": output}
     # The value of a size has no tensor type.
     return _describe_type(types.get(output.name, TensorType(np.dtype(int), ())), None)
-
-
-def _free_axes(graph: Graph) -> list[str]:
-    types = [declared.type for declared in graph.inputs if declared.type is not None]
-    return list(dict.fromkeys(size for type_ in types for size in type_.shape if isinstance(size, str)))
 
 
 def _refusal(graph: Graph) -> str:

@@ -49,7 +49,7 @@ def results_along(
       rows: also require that the elements of the axis do not depend on each other, and not on their position.
       trusted: the operations keep the invariant, so that only the shapes are compared.
     """
-    if any(None in declared.type.shape for declared in program.inputs if declared.type):
+    if any(None in type_.shape for type_ in program.graph.input_types.values()):
         return None  # the size of an input is an expression of free axes
     for pair in PRIMES:
         traced = [_trace(program, axis, size, pair[1] + 2, lengths) for size in pair]
@@ -85,22 +85,17 @@ def shapes_at(program: Program, sizes: Mapping[str, int]) -> list[jax.ShapeDtype
     """Return the shapes of the tensors among the inputs at these sizes of the free axes."""
     return [
         jax.ShapeDtypeStruct(
-            tuple(sizes[n] if isinstance(n, str) else n for n in declared.type.shape),  # type: ignore[misc]
-            jax.dtypes.canonicalize_dtype(declared.type.dtype),
+            tuple(sizes[n] if isinstance(n, str) else n for n in type_.shape),  # type: ignore[misc]
+            jax.dtypes.canonicalize_dtype(type_.dtype),
         )
-        for declared in program.inputs
-        if declared.type is not None
+        for type_ in program.graph.input_types.values()
     ]
 
 
 def _trace(program: Program, axis: str, size: int, other: int, lengths: Any) -> Any:
     """Return the traced program and its other results than arrays, or None if it refuses the sizes."""
     graph, static = program.graph, []
-    names = [n for declared in program.inputs if declared.type for n in declared.type.shape]
-    sizes = {}
-    for name in (n for n in names if isinstance(n, str)):
-        sizes[name] = clipped(graph, name, other)
-    sizes[axis] = size
+    sizes = {name: clipped(graph, name, other) for name in graph.free_axes} | {axis: size}
     traced = program.with_options(backend="scan")
     traced.options = replace(traced.options, opaque_layers=True)
 

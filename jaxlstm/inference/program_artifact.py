@@ -89,10 +89,7 @@ def _plain(results: Any) -> Any:
 
 def _shapes(program: Program) -> list[jax.ShapeDtypeStruct]:
     """Return the shape of each tensor among the inputs, with symbolic sizes."""
-    types = {declared.name: declared.type for declared in program.inputs if declared.type is not None}
-    axes = [size for type_ in types.values() for size in type_.shape]
-    names = list(dict.fromkeys(size for size in axes if isinstance(size, str)))
-    constraints = []
+    names, constraints = program.graph.free_axes, []
     for name in names:
         low, high = program.graph.size_range(name)
         constraints.append(f"{name} >= {max(low, 1)}")
@@ -100,7 +97,7 @@ def _shapes(program: Program) -> list[jax.ShapeDtypeStruct]:
     symbols = jax.export.symbolic_shape(", ".join(names), constraints=constraints)
     symbol_of: dict[Any, Any] = dict(zip(names, symbols, strict=True))
     shapes = []
-    for name, type_ in types.items():
+    for name, type_ in program.graph.input_types.items():
         if None in type_.shape:
             raise ValueError(
                 f"input {name} has an axis whose size is an expression of other axes; export the model "

@@ -43,7 +43,7 @@ class ProgramRunner:
     ) -> None:
         self._compiled = CompiledProgram(program, executables, device)
         self.program, self.device = program, self._compiled.device
-        shapes = [declared.type.shape for declared in self._compiled.tensors if declared.type is not None]
+        shapes = [type_.shape for type_ in program.graph.input_types.values()]
         places = [(n, i, k) for i, shape in enumerate(shapes) for k, n in enumerate(shape)]
         self._place: dict[str, tuple[int, int]] = {n: (i, k) for n, i, k in places if isinstance(n, str)}
         self._free = [{k: n for k, n in enumerate(shape) if isinstance(n, str)} for shape in shapes]
@@ -146,7 +146,7 @@ class ProgramRunner:
     def batch(self) -> int | str:
         """The size of the first axis of every input. Raise ValueError if they differ."""
         if self._batch_axis is None:
-            sizes = {d.name: d.type.shape[:1] for d in self._compiled.tensors if d.type is not None}
+            sizes = {name: type_.shape[:1] for name, type_ in self.program.graph.input_types.items()}
             raise ValueError(f"the first axis of each of the program's inputs must be the batch, got {sizes}")
         return self._batch_axis
 
@@ -293,10 +293,7 @@ def _without_padding(leaves: list[Any], along: Sequence[Long], size: int, bucket
 
 def _axes_of_layers(program: Program) -> tuple[int | str, str] | None:
     """Return the batch axis and the time, a free axis, of the first recurrent layer, or None."""
-    free = {
-        n for declared in program.inputs if declared.type for n in declared.type.shape if isinstance(n, str)
-    }
-    types = {declared.name: declared.type for declared in program.inputs}
+    free, types = program.graph.free_axes, program.graph.input_types
     for node in program.graph.nodes:
         if node.op in SEQUENCE_LAYERS:
             type_ = types.get(getattr(node.kwargs["input"], "name", ""))

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlstm.inference.program_artifact import positional
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Size, TensorType, Value, uses_of, values_in
 from jaxlstm.programs.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
@@ -24,11 +24,9 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
     Floating-point numbers are normal. An input of an embedding holds indices of its rows, lengths of packed
     sequences decrease from the number of steps, and any other input of integers holds 0 and 1.
     """
-    tensors = [declared for declared in program.inputs if declared.type is not None]
-    axes = [size for declared in tensors for size in declared.type.shape]  # type: ignore[union-attr]
-    names = list(dict.fromkeys(size for size in axes if isinstance(size, str)))
+    types, names = program.graph.input_types, program.graph.free_axes
     rng = np.random.default_rng(seed)
-    fixed = {size for size in axes if isinstance(size, int)}
+    fixed = {size for type_ in types.values() for size in type_.shape if isinstance(size, int)}
     for smallest in SIZES:
         # No two axes have the same size by accident: verify_model changes equal sizes together.
         unused = (size for size in itertools.count(smallest) if size not in fixed)
@@ -36,12 +34,12 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
         if BATCH not in fixed:
             sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
         sizes = {name: clipped(program.graph, name, size) for name, size in sizes.items()}
-        for declared in tensors:
-            steps, batch_axis = _steps(program.graph, declared.name)
-            lengths = declared.type.shape[:1]  # type: ignore[union-attr]
+        for name, type_ in types.items():
+            steps, batch_axis = _steps(program.graph, name)
+            lengths = type_.shape[:1]
             if steps is not None and lengths[0] in sizes and batch_axis < len(names):
                 sizes[lengths[0]] = sizes[names[batch_axis]]  # One for each sequence.
-        arrays = [_random(rng, declared, sizes, program) for declared in tensors]
+        arrays = [_random(rng, name, type_, sizes, program) for name, type_ in types.items()]
         if _accepts(program, arrays):
             return arrays
     return None
@@ -54,18 +52,16 @@ def clipped(graph: Graph, axis: str, size: int) -> int:
 
 
 def _random(
-    rng: np.random.Generator, declared: Input, sizes: Mapping[str, int], program: Program
+    rng: np.random.Generator, name: str, type_: TensorType, sizes: Mapping[str, int], program: Program
 ) -> np.ndarray:
-    assert declared.type is not None
-    dtype = declared.type.dtype
-    shape = [sizes[size] if isinstance(size, str) else size or 1 for size in declared.type.shape]
-    steps, _ = _steps(program.graph, declared.name)
+    shape = [sizes[size] if isinstance(size, str) else size or 1 for size in type_.shape]
+    steps, _ = _steps(program.graph, name)
     longest = sizes.get(steps) if isinstance(steps, str) else steps
     if longest and len(shape) == 1:
-        return np.maximum(longest - np.arange(shape[0]), 1).astype(dtype)
-    if dtype.kind in "biu":
-        return rng.integers(0, _rows(program, declared.name), shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+        return np.maximum(longest - np.arange(shape[0]), 1).astype(type_.dtype)
+    if type_.dtype.kind in "biu":
+        return rng.integers(0, _rows(program, name), shape).astype(type_.dtype)
+    return rng.standard_normal(shape).astype(type_.dtype)
 
 
 def _steps(graph: Graph, name: str) -> tuple[Size, int]:
@@ -73,7 +69,7 @@ def _steps(graph: Graph, name: str) -> tuple[Size, int]:
 
     The number of steps is None for other inputs.
     """
-    types = {declared.name: declared.type for declared in graph.inputs}
+    types = graph.input_types
     sources: dict[str, set[str]] = {declared.name: {declared.name} for declared in graph.inputs}
     for node in graph.nodes:
         types |= node.types

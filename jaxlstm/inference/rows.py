@@ -62,7 +62,7 @@ class ProgramRows:
         of several inputs.
       batch_size: rows in a batch, if the batch is a free axis.
       pad: see :func:`jaxlstm.inference.compile`.
-      row_options: ``cast`` and ``finite`` of each RowInput.
+      options: ``cast`` and ``finite`` of each RowInput.
 
     Attributes:
       inputs: the inputs of a row.
@@ -80,18 +80,15 @@ class ProgramRows:
         *,
         batch_size: int,
         pad: bool | None = None,
-        **row_options: Any,
+        **options: Any,
     ) -> None:
         self.runner, self._batch_size = runner_.compile(program, pad=pad), batch_size
-        tensors = {declared.name: declared for declared in program.inputs if declared.type is not None}
-        shapes = {name: d.type.shape[1:] for name, d in tensors.items() if d.type is not None}
-        free = {size for shape in shapes.values() for size in shape if isinstance(size, str)}
-        row_options["ranges"] = {size: program.graph.size_range(size) for size in free}
-        column_of = _column_of(list(tensors), columns)
+        inputs, types = {declared.name: declared for declared in program.inputs}, program.graph.input_types
+        options["ranges"] = {axis: program.graph.size_range(axis) for axis in program.graph.free_axes}
+        column_of = _column_of(list(types), columns)
         self.inputs = tuple(
-            RowInput(column_of[name], shapes[name], d.type.dtype, program_input=d, **row_options)
-            for name, d in tensors.items()
-            if d.type is not None
+            RowInput(column_of[name], type_.shape[1:], type_.dtype, program_input=inputs[name], **options)
+            for name, type_ in types.items()
         )
         assert len(self.runner.batch_axes) == len(self.runner.result_types)
         self.blanks = {

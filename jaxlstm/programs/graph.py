@@ -175,6 +175,17 @@ class Graph:
     narrowed: Mapping[str, AxisRange] = field(default_factory=dict)
     shared: tuple[tuple[str, ...], ...] = ()
 
+    @property
+    def input_types(self) -> dict[str, TensorType]:
+        """Name -> type of each tensor among the inputs."""
+        return {declared.name: declared.type for declared in self.inputs if declared.type is not None}
+
+    @property
+    def free_axes(self) -> list[str]:
+        """The free axes of the inputs."""
+        sizes = (size for type_ in self.input_types.values() for size in type_.shape)
+        return list(dict.fromkeys(size for size in sizes if isinstance(size, str)))
+
     def size_range(self, axis: str) -> tuple[int, int | None]:
         """Return the smallest and the largest size of a free axis; None where unbounded.
 

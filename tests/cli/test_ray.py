@@ -16,9 +16,9 @@ import pytest
 
 from jaxlstm.inference import BatchPredictor
 from jaxlstm.inference.rows import LSTMRows
-from testing.command import jaxlstm_command, sequences, write_sequences
+from testing.command import sequences, write_sequences
 from testing.pages import blocks
-from testing.processes import python_environment
+from testing.processes import python_environment, run_python
 
 ray = pytest.importorskip("ray", reason="`make test-ray` installs it")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -49,7 +49,9 @@ def folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for number in range(FILES):
         rows = {f"{number} {name}": number * x for name, x in sequences().items()}
         write_sequences(Path(f"in/{number:02}.parquet"), rows)
-    assert jaxlstm_command("run", checkpoint.name, "--input", "in", "-o", "local/").status == 0
+    # With AMX, the last bits of a row depend on the number of rows in its batch.
+    monkeypatch.setenv("JAXLSTM_AMX", "0")
+    run_python("-m", "jaxlstm", "run", checkpoint, "--input", "in", "-o", "local/")
     return tmp_path
 
 

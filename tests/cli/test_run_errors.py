@@ -90,7 +90,7 @@ x.npz long.npy -o other: exists and was not written by jaxlstm
 other/x.npz -o other --overwrite: would replace the input
 x.npz -o m.safetensors --overwrite: m.safetensors would replace the input
 x.npz -o /sys/y.npz: /sys/y.npz:
-x.npz -o y.npz --engine ray --address 127.0.0.1:1: --address 127.0.0.1:1: no cluster answers: Connection refused
+x.npz -o y.npz --engine ray --address 127.0.0.1:1: 127.0.0.1:1: no cluster answers: Connection refused
 x.npz -o y.npz --workers 2: --address and --workers need --engine ray
 """
 

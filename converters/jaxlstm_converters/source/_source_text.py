@@ -352,7 +352,7 @@ def _types(
 ) -> dict[str, TensorType]:
     """Return the types of all values of a graph."""
     found = {value: TensorType(tensors[name].dtype, tensors[name].shape) for value, name in owners.items()}
-    found |= {declared.name: declared.type for declared in graph.inputs if declared.type is not None}
+    found |= graph.input_types
     for node in graph.nodes:
         found |= node.types
     return found
