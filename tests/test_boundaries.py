@@ -85,7 +85,7 @@ HOMES = {
     "optax": ("jaxlstm_converters.optimizer",),
     "rich": ("jaxlstm._shared", "jaxlstm.cli"),
     "matplotlib": ("jaxlstm.check.report",),
-    "pyarrow": ("jaxlstm.cli.run", "jaxlstm.inference"),
+    "pyarrow": ("jaxlstm.cli.run.files", "jaxlstm.inference.columns", "jaxlstm.inference.sequence_files"),
     "ray": ("jaxlstm.cli.run.cluster",),
     "flatbuffers": ("jaxlstm.inference.artifact",),
     "pytest": ("jaxlstm.check.pytest_plugin",),
