@@ -230,3 +230,39 @@ def test_load_params() -> None:
     close(run(model, X), lstm(other, X, config=model.config)[0])
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         model.load_params({"weight_ih_l0": other["weight_ih_l0"]})
+
+
+CONVOLUTIONS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "depthwise": ({"strides": (2, 1), "padding": 1, "feature_group_count": 6}, (2, 9, 8, 6)),
+    "SAME": ({"strides": 2, "feature_group_count": 6, "kernel_dilation": 2}, (9, 8, 6)),
+    "few groups": ({"padding": "CIRCULAR", "feature_group_count": 2}, (2, 3, 9, 8, 6)),
+    "one group": ({"padding": "VALID", "use_bias": False}, (2, 9, 8, 6)),
+    "dilated input": ({"padding": 1, "feature_group_count": 6, "input_dilation": 2}, (2, 9, 8, 6)),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_conv_equals_flax(name: str, dtype: Any) -> None:
+    settings, shape = CONVOLUTIONS[name]
+    with jax.enable_x64(dtype == jnp.float64):
+        x = jax.random.normal(jax.random.key(1), shape, dtype)
+
+        def run(kind: Any) -> Any:
+            model = kind(6, 12, (3, 2), param_dtype=dtype, **settings, rngs=nnx.Rngs(0))
+            graph, state = nnx.split(model)
+            y, pull = jax.vjp(lambda state, x: nnx.merge(graph, state)(x), state, x)
+            return y, *jax.tree.leaves(pull(jnp.cos(y)))
+
+        ours, theirs = run(jaxlstm.nnx.Conv), run(nnx.Conv)
+        assert [array.dtype for array in ours] == [dtype] * len(theirs)
+        for actual, expected in zip(ours, theirs, strict=True):
+            scale = 1e3 * float(jnp.finfo(dtype).eps)
+            np.testing.assert_allclose(actual, expected, rtol=scale, atol=scale * jnp.abs(expected).max())
+
+
+def test_conv_runs_xlas_convolution_on_other_platforms() -> None:
+    model = jaxlstm.nnx.Conv(6, 6, (3, 3), feature_group_count=6, rngs=nnx.Rngs(0))
+    traced = jax.jit(lambda x: model(x)).trace(jax.ShapeDtypeStruct((1, 8, 8, 6), jnp.float32))
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
+    assert ["stablehlo.convolution" in text for text in texts.values()] == [False, True]

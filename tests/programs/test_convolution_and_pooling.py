@@ -14,7 +14,6 @@ import pytest
 import torch
 from jax import lax
 
-from jaxlstm.programs.operators import fast_convolution
 from jaxlstm.programs.operators.registry import Options, find_operator
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -97,8 +96,8 @@ FAMILIES = {
 def test_fast_forms_equal_xla(family: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (channels, outputs, groups, size), form = FAMILIES[family]
     used = []
-    fast = getattr(fast_convolution, form)
-    monkeypatch.setattr(fast_convolution, form, lambda *args: used.append(form) or fast(*args))
+    fast = getattr(convolution, form)
+    monkeypatch.setattr(convolution, form, lambda *args: used.append(form) or fast(*args))
     rng = np.random.default_rng(seed)
     n = 1 if family == "frames" else 1 + (seed + len(family)) % 3
     kernel = [size or int(k) for k in rng.integers(1, 4, n)]

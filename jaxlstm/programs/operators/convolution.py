@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.convolution import Form, Geometry, Pads, convolve
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm.programs.operators.fast_convolution import Form, Geometry, Pads, form_on_cpu
 from jaxlstm.programs.operators.registry import Options, register_layouts
 
 Ints = int | Sequence[int]
@@ -136,16 +136,11 @@ def _convolve(
             precision=precision,
         )
 
-    operands = x if batched else x[None], weight
-    fast = None
+    x = x if batched else x[None]
     if last and max(input_dilation) == 1:
-        geometry = Geometry(stride, pads, kernel_dilation)
-        fast = form_on_cpu(*operands, geometry, groups, precision, plain)
-    y = (
-        lax.platform_dependent(*operands, cpu=fast, default=plain(groups))
-        if fast
-        else plain(groups)(*operands)
-    )
+        y = convolve(x, weight, Geometry(stride, pads, kernel_dilation), groups, precision, plain)
+    else:
+        y = plain(groups)(x, weight)
     if bias is not None:
         y = y + (bias if last else bias.reshape(-1, *((1,) * len(space))))
     return y if batched else y[0]

@@ -88,7 +88,7 @@ def _conv(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     outputs, inputs, *kernel = shape
     padding = conv_padding(operation, kernel)
     return LayerSpelling(
-        "nnx.Conv",
+        "jaxlstm.nnx.Conv" if operation["groups"] > 1 else "nnx.Conv",
         {"in_features": inputs * operation["groups"], "out_features": outputs, "kernel_size": tuple(kernel)},
         {
             **_without(1, strides=compact(repeated(operation["stride"], len(kernel)))),

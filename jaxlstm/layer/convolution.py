@@ -41,10 +41,10 @@ Form = Callable[[Array, Array], Array]
 """(images (N, *size, C), weight (O, C / groups, *kernel)) -> images (N, *size, O)"""
 
 
-def form_on_cpu(
+def convolve(
     x: Array, weight: Array, geometry: Geometry, groups: int, precision: Any, plain: Callable[[int], Form]
-) -> Form | None:
-    """Return the fastest form of a convolution on a CPU, or None if that is XLA's convolution.
+) -> Array:
+    """Convolve: on a CPU in the fastest form, on other platforms in XLA's.
 
     Args:
       x: images (N, *size, C).
@@ -54,6 +54,54 @@ def form_on_cpu(
       precision: precision of products.
       plain: number of groups -> XLA's convolution.
     """
+    fast = _form_on_cpu(x, weight, geometry, groups, precision, plain)
+    if fast is None:
+        return plain(groups)(x, weight)
+    return lax.platform_dependent(x, weight, cpu=fast, default=plain(groups))
+
+
+def convolve_in_flax(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Pads,
+    *,
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    dimension_numbers: lax.ConvDimensionNumbers,
+    feature_group_count: int,
+    precision: Any = None,
+    **others: Any,
+) -> Array:
+    """Convolve images (N, *size, C) with (*kernel, C / groups, O), as ``flax.nnx.Conv`` calls it."""
+    xla = partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        precision=precision,
+        **others,
+    )
+    if max(lhs_dilation) > 1 or any(value is not None for value in others.values()):
+        settings = {"dimension_numbers": dimension_numbers, "feature_group_count": feature_group_count}
+        return xla(lhs, rhs, padding=padding, **settings)
+    if isinstance(padding, str):
+        windows = [d * (k - 1) + 1 for k, d in zip(rhs.shape[:-2], rhs_dilation, strict=True)]
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], windows, window_strides, padding)
+    numbers = dimension_numbers._replace(rhs_spec=tuple(range(rhs.ndim)))
+
+    def plain(groups: int) -> Form:
+        return partial(xla, padding=padding, dimension_numbers=numbers, feature_group_count=groups)
+
+    weight = jnp.moveaxis(rhs, (-1, -2), (0, 1))  # (O, C / groups, *kernel)
+    geometry = Geometry(window_strides, padding, rhs_dilation)
+    return convolve(lhs, weight, geometry, feature_group_count, precision, plain)
+
+
+def _form_on_cpu(
+    x: Array, weight: Array, geometry: Geometry, groups: int, precision: Any, plain: Callable[[int], Form]
+) -> Form | None:
+    """Return the fastest form on a CPU, or None if that is XLA's convolution."""
     kernel = math.prod(weight.shape[2:])
     positions = [x.shape[0], *_counts(x.shape, weight.shape[2:], geometry)]
     is_static = all(isinstance(count, int) for count in positions)
