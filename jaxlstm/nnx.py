@@ -19,8 +19,8 @@ from jaxlstm.layer import module_calls
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import GRUConfig, LayerConfig, LSTMCellConfig, LSTMConfig, RNNConfig, require_config
-from jaxlstm.layer.nnx_tabulate import is_tabulated, tabulated
 from jaxlstm.layer.convolution import convolve_in_flax
+from jaxlstm.layer.nnx_tabulate import is_tabulated, tabulated
 from jaxlstm.layer.params import Params, init_params, param_shapes
 from jaxlstm.layer.precision import Precision
 from jaxlstm.layer.validate import torch_keywords
