@@ -75,14 +75,20 @@ def written_program(
 
 
 def assert_equal(written: Written, *args: Any, jit: bool = False) -> None:
-    """Raise unless the model and the program, under ``jit`` or not, give equal results of equal types."""
-    arrays = jax.tree.map(lambda x: jnp.asarray(x.numpy()), args)
+    """Raise unless the model and the program, under ``jit`` or not, give equal results of equal types.
+
+    The model must take NumPy's arrays, too.
+    """
+    host = jax.tree.map(lambda x: x.numpy(), args)
+    arrays = jax.tree.map(jnp.asarray, host)
     program = jax.jit(written.program) if jit else written.program
     expected = program(written.program.params, *arrays)
     actual = written.model(*arrays)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert (np.shape(ours), np.asarray(ours).dtype) == (np.shape(theirs), np.asarray(theirs).dtype)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(written.model(*host)), jax.tree.leaves(actual), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

@@ -258,7 +258,9 @@ def test_conv_equals_flax(name: str, dtype: Any) -> None:
         assert [array.dtype for array in ours] == [dtype] * len(theirs)
         for actual, expected in zip(ours, theirs, strict=True):
             scale = 1e3 * float(jnp.finfo(dtype).eps)
-            np.testing.assert_allclose(actual, expected, rtol=scale, atol=scale * float(jnp.abs(expected).max()))
+            np.testing.assert_allclose(
+                actual, expected, rtol=scale, atol=scale * float(jnp.abs(expected).max())
+            )
 
 
 def test_conv_runs_xlas_convolution_on_other_platforms() -> None:

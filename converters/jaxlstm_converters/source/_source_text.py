@@ -15,6 +15,7 @@ from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_under, live_graph, walk
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph
+from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, marked, returned
 from jaxlstm_converters.source.modules import Part, access, initialized
@@ -325,6 +326,7 @@ class _Writer:
     def _method(self, call: Invocation) -> Method:
         writer = MethodWriter(call, self._context())
         method = writer.method() if call is not self._root else self._outermost(writer)
+        with_updates(method.body, [p.arg for p in (*method.parameters, *method.keywords)])
         lengths = {
             trees.shown(access(self._parts, call.path, part.path)): len(part.parts)
             for part in self._parts.at(call.path).walk()
