@@ -36,8 +36,10 @@ class _Converted(ast.NodeTransformer):
 
 
 def _is_host(tree: ast.expr, host: Set[str]) -> bool:
-    """Return True for an expression of NumPy's arrays."""
-    called = {
-        name for node in ast.walk(tree) if isinstance(node, ast.Call) for name in trees.variables(node.func)
-    }
-    return not called & _FUNCTIONS and not host.isdisjoint(trees.variables(tree, ast.Load))
+    """Return True for an expression that may be a NumPy array."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "at":
+            return False
+        if isinstance(node, ast.Call) and not _FUNCTIONS.isdisjoint(trees.variables(node.func)):
+            return False
+    return not host.isdisjoint(trees.variables(tree, ast.Load))
