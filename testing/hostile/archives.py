@@ -57,6 +57,7 @@ END_RECORDS: dict[str, Callable[[int, int, int], bytes]] = {
     "count - 1": lambda n, size, start: end_record(n - 1, size, start),
     "offset": lambda n, size, start: end_record(n, size, start - 1),
     "a comment": lambda n, size, start: end_record(n, size, start, b"PK\5\6"),
+    "of two disks": lambda *record: end_record(*record).replace(b"PK\5\6\0", b"PK\5\6\1"),
     "bytes after": lambda *record: end_record(*record) + b"x",
     "no ZIP64": lambda n, size, start: end_record(n, size, 0xFFFFFFFF),
     "ZIP64 elsewhere": lambda *record: end_record64(*record, at=0),
@@ -80,6 +81,7 @@ def cases() -> Iterator[FileCase]:
     for label in ("zip", "TorchScript"):
         yield from _roots_and_orders(label, SOURCES[label]())
     yield FileCase(13, "zip without entries", archive([]), ("zip-layout", "unknown-format"))
+    yield FileCase(14, "zip of no entries but bytes", archive([], before=b"PK\3\4"), ("zip-overlap",))
     yield FileCase(13, "npz and a root", archive([*npz(), *SOURCES["zip"]()]), ("zip-layout",))
     raw = io.BytesIO()
     np.save(raw, WEIGHT.astype(">f4"))
@@ -191,7 +193,8 @@ def _compression_and_encryption(label: str, made: ZipMembers) -> Iterator[FileCa
 
 def _differences(label: str, made: ZipMembers) -> Iterator[FileCase]:
     """Case 16: headers that disagree."""
-    yield from first(16, label, made, _local_headers(made[0]), "zip-header-mismatch")
+    changes = {**_local_headers(made[0]), "two sizes without compression": {"size": 1}}
+    yield from first(16, label, made, changes, "zip-header-mismatch")
     codes = ("zip-header-mismatch", "zip-directory", "zip-overlap")
     yield from first(16, label, made, _extra_fields(made[0]), *codes)
 

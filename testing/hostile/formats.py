@@ -116,6 +116,7 @@ def _shards() -> Iterator[FileCase]:
         "forgets a tensor": {"w": "a", "u": "b"},
         "swaps shards": {"w": "b", "v": "a"},
         "names a missing file": {"w": "a", "v": "c"},
+        "names 401 files": {str(n): f"{n}" for n in range(401)},
     }
     yield from table(37, "shards: index", {label: write(m) for label, m in maps.items()}, "shard-mismatch")
     yield from table(37, "shards:", {"no dictionary": write(["a"])}, "unknown-format")

@@ -58,6 +58,7 @@ def _calls(box: Box) -> Iterator[FileCase]:
     malformed = {
         "call of a call": SYSTEM + sequence() + b"R",
         "call of a text": call(text("eval")),
+        "call with a text": name("posix", "system") + text("x") + b"R",
         "rebuild function is os.system": call(typed, *system),
     }
     yield from box.table(1, {label: mapping(w=w) for label, w in malformed.items()}, "pickle-malformed")
@@ -141,6 +142,7 @@ def _lengths(box: Box) -> Iterator[FileCase]:
         "protocol 9": b"\x80\x09",
     }
     roots = {label: mapping(w=weight, x=code) for label, code in opcodes.items()}
+    roots["memo of nothing"] = b"q\x00" + mapping(w=weight)
     yield from box.table(8, roots, "pickle-malformed")
     files = {f"protocol {n}": box.file(mapping(w=weight), head=bytes([128, n])) for n in (6, 255)}
     yield from table(8, box.label, files, "pickle-malformed")

@@ -135,6 +135,8 @@ def _graphs() -> Iterator[FileCase]:
         "bool as int": {"as_int": True},
         "infinity as another text": {"as_float": "inf"},
         "unknown dtype": {"as_scalar_type": 98},
+        "optional tensor of another kind": {"as_optional_tensors": [{"as_int": 1}]},
+        "symbolic integer of another kind": {"as_sym_int": {"as_float": 1.0}},
     }
     files: dict[str, Edits] = {f"argument, {what}": {argument: value} for what, value in arguments.items()}
     files |= {
@@ -147,6 +149,7 @@ def _graphs() -> Iterator[FileCase]:
         "nodes as an object": {f"{graph}.nodes": {}},
         "output undefined": {f"{signature}.output_specs.0.user_output.arg.as_tensor.name": "y"},
         "no types": {f"{graph}.tensor_values": {}},
+        "type of size 1.0": {f"{graph}.tensor_values.x.sizes.0": {"as_float": 1.0}},
         "type of size -1": {f"{graph}.tensor_values.x.sizes.0": {"as_int": -1}},
         "weight of another shape": {f"{graph}.tensor_values.p_w.sizes.0": {"as_int": 3}},
         "weight of another dtype": {f"{graph}.tensor_values.p_w.dtype": 8},
@@ -154,6 +157,12 @@ def _graphs() -> Iterator[FileCase]:
         "placeholders swapped": {f"{graph}.inputs": DOCUMENT["graph_module"]["graph"]["inputs"][::-1]},
         "no graph": {"graph_module": {}},
         "range as text": {"range_constraints": "s0"},
+        "buffer that is no input": {
+            f"{signature}.output_specs.0": {"buffer_mutation": {"arg": {"name": "mul"}, "buffer_name": "b"}}
+        },
+        "list as a constant": {
+            f"{signature}.input_specs.1": {"constant_input": {"name": "x", "value": {"as_ints": [1]}}}
+        },
     }
     yield from documents(44, files, "pt2-malformed")
     again = {f"{graph}.nodes": [NODE, NODE]}

@@ -70,7 +70,13 @@ def _storages(make: type[Box]) -> Iterator[FileCase]:
     yield from make.storages(24, {f"key {k!r}": {"key": k, "data": None} for k in keys}, "storage-key")
     yield from make.storages(25, {"no bytes": {"data": None}}, "missing-storage")
     short = sequence(text("storage")) + b"Q"
-    yield from make.weights(25, {"short persistent id": lambda box: short}, "pickle-malformed")
+    untyped = {"kind": "UntypedStorage", "module": "torch.storage", "numel": 16}
+    ids: dict[str, MakeWeight] = {
+        "short persistent id": lambda box: short,
+        "storage of no type": lambda box: box.weight().replace(name("torch", "FloatStorage"), text("x")),
+        "untyped storage of no dtype": lambda box: box.weight(**untyped),
+    }
+    yield from make.weights(25, ids, "pickle-malformed")
     devices = {f"on {device[:9]}": {"location": device} for device in ("cuda:7", "meta", "mps", "x" * 500)}
     yield from make.storages(27, devices, tensors=GOOD)
 
@@ -114,7 +120,7 @@ def _sharing(make: type[Box]) -> Iterator[FileCase]:
     yield from box.table(23, roots, tensors={"a": WEIGHT, "b": WEIGHT})
     if make is PlainBox:
         return
-    for kind, numel in {"IntStorage": 4, "DoubleStorage": 2}.items():
+    for kind, numel in {"IntStorage": 4, "DoubleStorage": 2, "FloatStorage": 2}.items():
         box = make()
         root = mapping(a=box.weight(), b=box.weight(kind=kind, numel=numel))
         yield box.case(22, f"as float32 and {kind}", root, "storage-dtype", "storage-size")
@@ -164,6 +170,9 @@ def _accepted(make: type[Box]) -> Iterator[FileCase]:
     config = name("their_project", "Config") + b")\x81" + mapping(mode=enum) + b"b"
     attributes = name("lightning.fabric", "AttributeDict") + b")\x81(" + text("lr") + config + b"u"
     box = make()
+    items = sequence(text("w"), call(name("torch._utils", "_rebuild_tensor"), box.storage(), *GEOMETRY))
+    python2 = call(name("collections", "OrderedDict"), b"](" + items + b"e")
+    yield box.case(32, "a list of pairs and the first rebuild function", python2, tensors=GOOD)
     state, tensors = mapping(w=box.weight()), {"state_dict.w": WEIGHT}
     lightning = mapping(
         state_dict=state,

@@ -68,6 +68,7 @@ def test_everything_in_one_error() -> None:
 # A model, a source that does not fit, and the cause in the message.
 HINTS: list[tuple[Callable[[], nnx.Module], Callable[[], Any], str]] = [
     (linear, lambda: source(fc_weight=torch.ones(2, 3)), "transposed by (1, 0) it would fit"),
+    (linear, lambda: source(fc_weight=torch.ones(6, 1)), "reshaped it would fit"),
     (linear, lambda: source(fc_bias=None), "has no bias: create the layer with use_bias=False"),
     (lambda: linear(use_bias=False), source, "the Flax layer has no bias: create it with use_bias=True"),
     (
@@ -85,6 +86,11 @@ HINTS: list[tuple[Callable[[], nnx.Module], Callable[[], Any], str]] = [
         lambda: nnx.WeightNorm(linear()["fc"], **rngs()),
         lambda: torch.nn.Linear(2, 3),
         "the torch layer has no weight normalization",
+    ),
+    (
+        lambda: nnx.WeightNorm(linear()["fc"], use_scale=False, **rngs()),
+        lambda: torch.nn.Linear(2, 3),
+        "WeightNorm is supported around one layer",
     ),
     (
         linear,
@@ -165,6 +171,20 @@ def test_proposed_names(case: str) -> None:
     assert jaxlstm.load_state_dict(model, theirs, names=names).complete
     if "attention" not in case:  # A state dict has its packed projections.
         assert_equal(model, theirs, names)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (nnx.Linear, {}, "got the class Linear; pass an instance"),
+        (torch.nn.Linear(2, 3), {}, "got Linear; for Linen use"),
+        (linear(), {"source": 3}, "source must be a path, a state dict or a torch.nn.Module, got"),
+        (linear(), {"names": ["fc"]}, "names must be a dict from torch prefixes"),
+    ],
+)
+def test_arguments_of_other_types(model: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        jaxlstm.load_state_dict(model, **{"source": source(), **arguments})
 
 
 def test_models_without_a_state_dict() -> None:

@@ -127,6 +127,8 @@ def test_wrong_arguments() -> None:
         jaxlstm.linen.load_state_dict(Torch(), {}, SOURCE, inputs=X)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="variables must be a dict of collections"):
         jaxlstm.linen.state_dict(Optional(), X, inputs=X)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="variables must hold collections"):
+        jaxlstm.linen.state_dict(Optional(), {"fc": {}}, inputs=X)
     twice = {"params": {"fc": {"w": jnp.ones(2)}}, "buffers": {"fc": {"w": jnp.ones(2)}}}
     with pytest.raises(ValueError, match=r"variables must not have 'fc\.w' in two collections"):
         jaxlstm.linen.state_dict(Optional(), twice, inputs=X)

@@ -251,6 +251,7 @@ CONVOLUTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "same": ({}, {"padding": "same"}, ""),
     "circular": ({"padding": "CIRCULAR"}, {"padding": 1, "padding_mode": "circular"}, ""),
     "causal": ({"padding": "CAUSAL"}, {}, ""),
+    "valid": ({"padding": "VALID"}, {}, ""),
     "the defaults": ({}, {}, "padding='SAME' pads 1 and 1, but the torch layer 0 and 0: pass"),
     "stride": (
         {"padding": 1},

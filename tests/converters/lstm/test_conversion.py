@@ -206,6 +206,13 @@ def test_sources_that_are_refused(source: Any, error: type[Exception], message: 
         from_torch(source)
 
 
+def test_modules_of_torch_are_no_arguments() -> None:
+    module: Any = torch.nn.LSTM(4, 5)
+    for function in (to_torch, find_lstms):
+        with pytest.raises(TypeError, match="got LSTM; "):
+            function(module)
+
+
 def test_dtype() -> None:
     params, _ = from_torch(torch.nn.LSTM(4, 5, dtype=torch.float64), dtype=jnp.float32)
     assert all(p.dtype == jnp.float32 for p in params.values())

@@ -163,6 +163,8 @@ MATRIX, ORDER = torch.ones(20, 4), "has 4 parameters, which do not match the mod
         (lambda s: s["state"][1].update(z=torch.ones(2)), "has z of weight_hh_l0"),
         (lambda s: s["state"][1].pop("exp_avg_sq"), "has no exp_avg_sq of weight_hh_l0"),
         (lambda s: s["state"][1].update(step=4.0), "step counts.*weight_ih_l0 1, weight_hh_l0 4"),
+        (lambda s: [moments.update(step=0.5) for moments in s["state"].values()], "a step count of 0.5"),
+        (lambda s: s["param_groups"][0].update(mine=1), "is not an optimizer of torch.optim"),
         (lambda s: s["state"][1].update(exp_avg=MATRIX), ORDER),
         (lambda s: s["state"][1].update(exp_avg_sq=MATRIX), r"weight_hh_l0 with shape \(20, 4\), expected"),
         (lambda s: s["param_groups"][0].update(param_names=list("abcd")), "match the model's in names"),

@@ -258,6 +258,7 @@ def test_refused(tmp_path: Path) -> None:
     (group,) = opt.groups
     fewer = {**group, "param_names": group["param_names"][1:]}
     plain = {**group, "amsgrad": False}
+    other = {name: value for name, value in group.items() if name != "betas"}
     lone = nn.LSTMCell(3, 4)
     alone = torch.optim.Adam(lone.parameters())
     torch.save({"m": lone.state_dict(), "o": alone.state_dict()}, tmp_path / "cell.pt")
@@ -271,6 +272,8 @@ def test_refused(tmp_path: Path) -> None:
         (lambda: save(opt, groups=[fewer]), "missing: cnn.0.weight"),
         (lambda: save(optax.sgd(0.1).init({})), "groups must have the names"),
         (lambda: save(optax.sgd(0.1).init({}), groups=opt.groups), "must have the moments exp_avg,"),
+        (lambda: save(optax.adam(0.1).init({"x": jnp.ones(2)}), groups=opt.groups), "got one of 'x'"),
+        (lambda: save(opt, groups=[other]), "hyperparameters of SGD, Adam or AdamW"),
         (lambda: save(opt, groups=[plain]), "got exp_avg, exp_avg_sq, max_exp"),
     ]
     for call, message in calls:

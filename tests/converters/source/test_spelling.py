@@ -113,6 +113,8 @@ NO_LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "LayerNorm over two axes": (lambda: nn.LayerNorm([3, 4]), (2, 3, 4)),
     "InstanceNorm with averages": (lambda: nn.InstanceNorm1d(3, track_running_stats=True), (2, 3, 5)),
     "PReLU of channels": (lambda: nn.PReLU(4), (2, 4)),
+    "Dropout of nothing": (lambda: nn.Dropout(0.0), (2, 4)),
+    "Dropout of channels": (lambda: nn.Dropout1d(0.3), (2, 4, 5)),
 }
 
 
@@ -225,6 +227,7 @@ SIMPLIFIED = {
     "x.transpose(0, 2, -2).swapaxes(1, 2)": "x",
     "x.transpose(1, 2, 0).transpose(1, 2, 0)": "x.transpose(2, 0, 1)",
     "x.swapaxes(0, -1).transpose(2, 0, 1)": "x.swapaxes(1, 2)",
+    "x.mT.mT": "x",
     "x.reshape(4, 6).reshape(-1)": "x.reshape(-1)",
 }
 

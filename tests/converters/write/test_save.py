@@ -129,6 +129,7 @@ def test_numpy_reads_an_npz_file(tmp_path: Path) -> None:
         ({"format": "pickle"}, "format must be one of"),
         ({"format": None}, r"suffix '\.bin'; the formats are safetensors \(\.safetensors\), torch \(\.pt, "),
         ({"format": "npz", "metadata": {"a": "b"}}, "metadata is supported by safetensors files"),
+        ({"format": "npz", "assumed": ["bias"]}, "assumed must name some of"),
         ({"format": "safetensors", "metadata": {"jaxlstm": ""}}, "must not have the key 'jaxlstm'"),
     ],
 )
