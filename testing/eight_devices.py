@@ -217,12 +217,6 @@ def float64() -> None:
         close(step, place(mesh(), BATCH, wide), jax.jit(scan_step)(*wide), STEP, limit=1e-14)
 
 
-def gspmd() -> None:
-    """The older partitioner, as long as JAX has it."""
-    jax.config.update("jax_use_shardy_partitioner", False)
-    check(mesh(), BATCH, {}, {"all-reduce": 1})
-
-
 def higher_derivatives() -> None:
     def product(run: Any) -> Any:
         def of(params: Any, *rest: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import jaxlstm
+from jaxlstm.check import verify
 from jaxlstm.check.cases.inputs import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.reference import torch_lstm
@@ -54,6 +56,20 @@ def run_of(
     subject = PortSubject(Port.of(port), params, config, "highest")
     named = require_references(references, params, config)
     return Verification(subject, named, CRITERIA, np.dtype(np.float32), 0, gradients=True), subject
+
+
+SMALL = LSTMConfig(3, 4, num_layers=2)
+SMALL_PARAMS = random_params(SMALL)
+
+
+def own(x: Any, state: Any, lengths: Any, *, params: Any) -> Any:
+    """Run our layer as a port of ``SMALL``."""
+    return jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=SMALL)
+
+
+def check(port: Any, **options: Any) -> Report:
+    """Verify a port of ``SMALL`` without gradients."""
+    return verify(port, SMALL_PARAMS, SMALL, gradients=False, **options)
 
 
 def status(report: Report) -> dict[str, str]:

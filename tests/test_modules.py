@@ -34,16 +34,6 @@ def test_parameter_names_and_distribution(kind: str) -> None:
     np.testing.assert_allclose(weights.std(), 0.05 / 3**0.5, rtol=0.01)
 
 
-def test_nnx_transformations() -> None:
-    model = jaxlstm.nnx.LSTM(3, 5, 2, rngs=nnx.Rngs(0))
-    expected = lstm(model.params, X, config=model.config)
-    close(nnx.jit(lambda m, x: m(x))(model, X), expected)
-    close(nnx.merge(*nnx.split(model))(X), expected)
-    gradient = nnx.grad(lambda m: (m(X)[0] ** 2).sum())(model)
-    plain = jax.grad(lambda p: (lstm(p, X, config=model.config)[0] ** 2).sum())(model.params)
-    close({name: gradient[name][...] for name in plain}, plain)
-
-
 def test_linen_in_scan_and_remat() -> None:
     """``nn.scan`` over chunks of time equals one call; ``nn.remat`` does not change gradients."""
     model = jaxlstm.linen.LSTM(3, 5)

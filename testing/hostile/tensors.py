@@ -26,6 +26,7 @@ from testing.checkpoints.assemble import (
     name,
     sequence,
     text,
+    view,
 )
 from testing.checkpoints.case import FileCase, table
 
@@ -219,4 +220,10 @@ def _legacy() -> Iterator[FileCase]:
     whole = box.file(mapping(w=box.weight()))
     cuts = {str(cut): whole[:-cut] for cut in (1, 8, 15, 16, 17, 24, 40, 200)}
     yield from table(30, "legacy cut by", cuts, "truncated", "pickle-malformed")
+    inner = LegacyBox()
+    nested = {"cut": inner.file(inner.storage())[:-4], "of no storage": LegacyBox().file(b"N")}
+    for label, raw in nested.items():
+        load = call(name("torch.storage", "_load_from_bytes"), b"B" + struct.pack("<I", len(raw)) + raw)
+        root = mapping(w=view(load, *GEOMETRY))
+        yield PlainBox().case(30, f"nested file {label}", root, "truncated", "legacy-header")
     yield from LegacyBox.storages(30, {"4 TB announced": {"numel": 1 << 40}}, "truncated")

@@ -9,27 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxlstm
 from jaxlstm.check import verify
 from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.criteria import catalogue
 from jaxlstm.check.criteria.criterion import Measurement
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from testing.right_ports import SigmoidThroughTanh
-from testing.verification import STRONG, needs_torch, random_params, status
+from testing.verification import SMALL, SMALL_PARAMS, STRONG, check, needs_torch, own, random_params, status
 from testing.wrong_ports import WrongPort
-
-CONFIG = LSTMConfig(3, 4, num_layers=2)
-PARAMS = random_params(CONFIG)
-
-
-def own(x, state, lengths, *, params):
-    return jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=CONFIG)
-
-
-def check(port, **options):
-    return verify(port, PARAMS, CONFIG, gradients=False, **options)
-
 
 EVERYTHING = (
     *("runs", "shape and dtype", "NaN mask", "repeatable", "step residual"),
@@ -66,7 +53,7 @@ def test_our_layer_holds():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_our_layer_holds_in_half_precision(dtype):
-    report = verify(None, None, CONFIG, dtype=dtype, gradients=False)
+    report = verify(None, None, SMALL, dtype=dtype, gradients=False)
     assert report.ok, str(report)
 
 
@@ -80,36 +67,36 @@ def test_our_layer_in_float64(config):
 
 @pytest.mark.parametrize(("scale", "gradients"), [(10.0, True), (60.0, False)])
 def test_large_weights_are_not_accused(scale, gradients):
-    params = random_params(CONFIG, scale=scale)
-    report = verify(None, params, CONFIG, gradients=gradients)
+    params = random_params(SMALL, scale=scale)
+    report = verify(None, params, SMALL, gradients=gradients)
     assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nonfinite_weights_are_not_accused(value):
     """A checkpoint may contain NaN; the port must have NaN exactly where torch has it."""
-    params = {name: a.copy() for name, a in PARAMS.items()}
+    params = {name: a.copy() for name, a in SMALL_PARAMS.items()}
     params["bias_hh_l0"][3] = params["weight_hh_l1"][5, 1] = value
-    report = verify(WrongPort(CONFIG), params, CONFIG, gradients=False, seconds=0)
+    report = verify(WrongPort(SMALL), params, SMALL, gradients=False, seconds=0)
     assert report.ok, str(report)
     assert [note for note in report.notes if "infinity: bias_hh_l0, weight_hh_l1;" in note]
     assert status(report)["step residual"] == "ok"
     wrong = verify(
-        WrongPort(CONFIG, "no bias_hh"), params, CONFIG, gradients=False, seconds=0, against="oracle"
+        WrongPort(SMALL, "no bias_hh"), params, SMALL, gradients=False, seconds=0, against="oracle"
     )
     assert status(wrong)["step residual"] == "FAILED"
-    finite = check(WrongPort(CONFIG), against="oracle")
+    finite = check(WrongPort(SMALL), against="oracle")
     assert not finite.notes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_small_forget_gates_accuse_no_right_port(dtype):
     """Sigmoid through tanh has an absolute error, which the forget gate multiplies by a large c."""
-    params = {name: array.copy() for name, array in PARAMS.items()}
-    for layer in range(CONFIG.num_layers):
+    params = {name: array.copy() for name, array in SMALL_PARAMS.items()}
+    for layer in range(SMALL.num_layers):
         params[f"bias_ih_l{layer}"][4:8] = -14
-    port = SigmoidThroughTanh(CONFIG)
-    report = verify(port, params, CONFIG, dtype=dtype, gradients=False, against="oracle")
+    port = SigmoidThroughTanh(SMALL)
+    report = verify(port, params, SMALL, dtype=dtype, gradients=False, against="oracle")
     assert report.ok, str(report)
 
 
@@ -121,10 +108,10 @@ def test_clipped_cell_state_is_found(bound, dtype):
     def port(x, state, lengths, *, params):
         if x.dtype == np.float64 and dtype != "float64":
             raise TypeError("no float64")
-        y, (h, c) = WrongPort(CONFIG)(x, state, lengths, params=params)
+        y, (h, c) = WrongPort(SMALL)(x, state, lengths, params=params)
         return y, (h, c.clip(-bound, bound))
 
-    report = verify(port, PARAMS, CONFIG, dtype=dtype, gradients=False, against="oracle", seconds=0)
+    report = verify(port, SMALL_PARAMS, SMALL, dtype=dtype, gradients=False, against="oracle", seconds=0)
     assert not report.ok
     assert status(report)["runs"] == "ok"
 
@@ -139,16 +126,16 @@ def test_float32_port_is_judged_in_float32():
     assert report.ok, str(report)
     assert status(report)["float64 semantics"] == "untested"
     assert "returned float32 for float64 inputs" in str(report)
-    asked = verify(jax.jit(always_single), PARAMS, CONFIG, dtype="float64", gradients=False)
+    asked = verify(jax.jit(always_single), SMALL_PARAMS, SMALL, dtype="float64", gradients=False)
     assert status(asked)["shape and dtype"] == "FAILED"
     assert "expected float64" in str(asked)
 
 
 def test_unsupported_arguments_go_untested():
     def port(x):
-        return own(x, None, None, params=PARAMS)
+        return own(x, None, None, params=SMALL_PARAMS)
 
-    report = verify(jax.jit(port), PARAMS, CONFIG)
+    report = verify(jax.jit(port), SMALL_PARAMS, SMALL)
     assert report.ok, str(report)
     (state,) = (item for item in report.items if item.name == "initial state")
     assert "large cell states are untested too" in state.detail
@@ -164,14 +151,14 @@ def test_unsupported_arguments_go_untested():
 
 
 def test_numpy_port_has_no_gradients():
-    report = verify(WrongPort(CONFIG), PARAMS, CONFIG)
+    report = verify(WrongPort(SMALL), SMALL_PARAMS, SMALL)
     assert report.ok, str(report)
     assert status(report)["gradients"] == "untested"
 
 
 @needs_torch
 def test_torchs_own_error_is_reported():
-    report = check(WrongPort(CONFIG), against=("oracle", "torch"))
+    report = check(WrongPort(SMALL), against=("oracle", "torch"))
     assert report.settings["against"] == "torch, oracle"
     items = {item.name: item for item in report.items}
     item = items["RMS error of results"]
@@ -179,7 +166,7 @@ def test_torchs_own_error_is_reported():
     assert {found["torch"] is None for found in arrays.values()} == {False}
     assert all(0 < found["torch"] < 1e-5 for found in arrays.values() if found["in_mean"])
     assert "times the error of torch" in item.detail
-    without_torch = check(WrongPort(CONFIG), against="oracle")
+    without_torch = check(WrongPort(SMALL), against="oracle")
     items = {item.name: item for item in without_torch.items}
     assert "torch" not in items["RMS error of results"].detail
 
@@ -188,4 +175,4 @@ def test_torchs_own_error_is_reported():
 def test_step_residual_has_a_bound(monkeypatch, ratio, verdict):
     found = Measurement(ratio, 1.0, "layer 1")
     monkeypatch.setattr(catalogue, "step_residual", lambda *arguments, **options: found)
-    assert status(check(WrongPort(CONFIG), against="oracle", seconds=0))["step residual"] == verdict
+    assert status(check(WrongPort(SMALL), against="oracle", seconds=0))["step residual"] == verdict

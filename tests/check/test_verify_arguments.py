@@ -15,17 +15,9 @@ import jaxlstm
 from jaxlstm.check import verify
 from jaxlstm.check.notes import environment
 from jaxlstm.check.reference import torch_lstm
-from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import init_bound, param_shapes
-from testing.verification import needs_torch, random_params, status
+from testing.verification import SMALL, SMALL_PARAMS, check, needs_torch, status
 from testing.wrong_ports import WrongPort
-
-CONFIG = LSTMConfig(3, 4, num_layers=2)
-PARAMS = random_params(CONFIG)
-
-
-def check(port, **options):
-    return verify(port, PARAMS, CONFIG, gradients=False, **options)
 
 
 class Recording:
@@ -42,26 +34,26 @@ def test_default_params_follow_from_the_seed():
 
     def drawn(seed, **options):
         port = Recording()
-        report = verify(port, None, CONFIG, seed=seed, gradients=False, against="oracle", **options)
+        report = verify(port, None, SMALL, seed=seed, gradients=False, against="oracle", **options)
         assert report.title == "Recording in float32"
         return {name: np.asarray(a) for name, a in port.seen[0].items()}
 
     found, again, other = drawn(5), drawn(5), drawn(6)
-    assert {name: a.shape for name, a in found.items()} == param_shapes(CONFIG)
+    assert {name: a.shape for name, a in found.items()} == param_shapes(SMALL)
     assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
     numbers = np.concatenate([a.ravel() for a in found.values()])
-    assert np.abs(numbers).max() <= init_bound(CONFIG)
-    assert np.ptp(numbers) > 1.9 * init_bound(CONFIG)
+    assert np.abs(numbers).max() <= init_bound(SMALL)
+    assert np.ptp(numbers) > 1.9 * init_bound(SMALL)
     assert all(np.array_equal(a, again[name]) for name, a in found.items())
     assert not np.array_equal(found["bias_ih_l0"], other["bias_ih_l0"])
 
 
 def test_params_may_be_in_any_order():
     port = Recording()
-    params = dict(reversed(PARAMS.items()))
-    verify(port, params, CONFIG, gradients=False, against="oracle", precision="tensorfloat32")
+    params = dict(reversed(SMALL_PARAMS.items()))
+    verify(port, params, SMALL, gradients=False, against="oracle", precision="tensorfloat32")
     assert {name: a.tolist() for name, a in port.seen[0].items()} == {
-        name: a.tolist() for name, a in PARAMS.items()
+        name: a.tolist() for name, a in SMALL_PARAMS.items()
     }
 
 
@@ -80,7 +72,7 @@ def test_precision_applies_to_every_run(bug, precision, cause):
 
     def port(x, state, lengths, *, params):
         seen.add(config.jax_default_matmul_precision)
-        return WrongPort(CONFIG, bug)(x, state, lengths, params=params)
+        return WrongPort(SMALL, bug)(x, state, lengths, params=params)
 
     report = check(port, precision=precision, against="oracle")
     assert cause in "; ".join(report.diagnosis)
@@ -93,26 +85,26 @@ def test_precision_applies_to_every_run(bug, precision, cause):
 def test_oracle_judges_without_torch(monkeypatch):
     monkeypatch.setattr(torch_lstm, "is_available", lambda: False)
     monkeypatch.setattr(torch_lstm.TorchLSTM, "run", None)
-    report = check(WrongPort(CONFIG))
+    report = check(WrongPort(SMALL))
     assert report.ok, str(report)
     assert "torch is not installed" in " ".join(report.notes)
     assert "torch" not in report.environment
     assert "float64 semantics against torch" not in status(report)
     with pytest.raises(ValueError, match="only torch, which is not installed"):
-        verify(WrongPort(CONFIG), PARAMS, CONFIG, against="torch")
+        verify(WrongPort(SMALL), SMALL_PARAMS, SMALL, against="torch")
 
 
 @needs_torch
 def test_torch_only():
-    report = check(WrongPort(CONFIG), against="torch")
+    report = check(WrongPort(SMALL), against="torch")
     assert report.ok, str(report)
     assert "float64 semantics against oracle" not in status(report)
-    wrong = check(WrongPort(CONFIG, "no c_0"), against="torch")
+    wrong = check(WrongPort(SMALL, "no c_0"), against="torch")
     assert status(wrong)["float64 semantics against torch"] == "FAILED"
 
 
 def test_tolerances_replace_the_criteria():
-    port = WrongPort(CONFIG, "bfloat16 weights")
+    port = WrongPort(SMALL, "bfloat16 weights")
     loose = check(port, rtol=1e-1, atol=1e-1)
     assert loose.ok, str(loose)
     assert "tolerances set by the caller" in " ".join(loose.notes)
@@ -121,27 +113,27 @@ def test_tolerances_replace_the_criteria():
     assert status(tight)["within the tolerance"] == "FAILED"
     assert "the weights are rounded to bfloat16" in "; ".join(tight.diagnosis)
     with pytest.raises(ValueError, match="without atol"):
-        verify(port, PARAMS, CONFIG, rtol=1.0)
+        verify(port, SMALL_PARAMS, SMALL, rtol=1.0)
 
 
 def test_rejects_invalid_arguments():
     with pytest.raises(TypeError, match=r"config must be .*, got NoneType"):
-        verify(WrongPort(CONFIG), PARAMS, None)  # type: ignore[arg-type]
+        verify(WrongPort(SMALL), SMALL_PARAMS, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"config must be .*, got dict"):
-        verify(WrongPort(CONFIG), PARAMS, {"input_size": 3})  # type: ignore[arg-type]
+        verify(WrongPort(SMALL), SMALL_PARAMS, {"input_size": 3})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"precision must be .*, got 'best'"):
-        verify(WrongPort(CONFIG), PARAMS, CONFIG, precision="best")
+        verify(WrongPort(SMALL), SMALL_PARAMS, SMALL, precision="best")
     with pytest.raises(TypeError, match="params must be the weights"):
-        verify(lambda x, s, n: None, None, CONFIG)
+        verify(lambda x, s, n: None, None, SMALL)
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
-        verify(WrongPort(CONFIG), {"weight_ih_l0": np.ones((16, 3))}, CONFIG)
+        verify(WrongPort(SMALL), {"weight_ih_l0": np.ones((16, 3))}, SMALL)
     with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
-        verify(WrongPort(CONFIG), PARAMS, CONFIG, seed=-1)
+        verify(WrongPort(SMALL), SMALL_PARAMS, SMALL, seed=-1)
     with pytest.raises(ValueError, match="against must name"):
-        verify(WrongPort(CONFIG), PARAMS, CONFIG, against=("keras",))
+        verify(WrongPort(SMALL), SMALL_PARAMS, SMALL, against=("keras",))
     for dtype in ("int32", "floaty"):
         with pytest.raises(ValueError, match=f"dtype must be .*, got '{dtype}'"):
-            verify(WrongPort(CONFIG), PARAMS, CONFIG, dtype=dtype)
+            verify(WrongPort(SMALL), SMALL_PARAMS, SMALL, dtype=dtype)
 
 
 @pytest.mark.parametrize("flags", [{}, {"XLA_FLAGS": "--a_flag", "NVIDIA_TF32_OVERRIDE": "0"}])

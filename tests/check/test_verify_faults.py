@@ -10,20 +10,8 @@ import pytest
 
 import jaxlstm
 from jaxlstm.check import verify
-from jaxlstm.layer.config import LSTMConfig
-from testing.verification import needs_torch, random_params, status
+from testing.verification import SMALL, SMALL_PARAMS, check, needs_torch, own, status
 from testing.wrong_ports import WrongPort
-
-CONFIG = LSTMConfig(3, 4, num_layers=2)
-PARAMS = random_params(CONFIG)
-
-
-def own(x, state, lengths, *, params):
-    return jaxlstm.lstm(params, x, state, seq_lengths=lengths, config=CONFIG)
-
-
-def check(port, **options):
-    return verify(port, PARAMS, CONFIG, gradients=False, **options)
 
 
 def layer_gradient_missing(x, state, lengths, *, params):
@@ -44,7 +32,7 @@ def state_gradient_missing(x, state, lengths, *, params):
     ],
 )
 def test_faults_of_the_derivative_are_caught_and_named(port, cause):
-    report = verify(jax.jit(port), PARAMS, CONFIG)
+    report = verify(jax.jit(port), SMALL_PARAMS, SMALL)
     found = status(report)
     assert found["float64 gradients against torch"] == "FAILED"
     assert found["float64 gradients against oracle"] == "FAILED"
@@ -67,7 +55,7 @@ def in_a_library():
 
 
 def in_jaxlstm():
-    jaxlstm.lstm(PARAMS, np.zeros((0, 1, 3), np.float32), config=CONFIG)
+    jaxlstm.lstm(SMALL_PARAMS, np.zeros((0, 1, 3), np.float32), config=SMALL)
 
 
 def indirectly():
@@ -98,7 +86,7 @@ def test_exception_in_one_case(fail, last, message):
     def port(x, state, lengths, *, params):
         if x.shape[1] == 1:
             fail()
-        return WrongPort(CONFIG)(x, state, lengths, params=params)
+        return WrongPort(SMALL)(x, state, lengths, params=params)
 
     report = check(port, against="oracle", seconds=0)
     assert [item.name for item in report.failures] == ["runs"]
@@ -123,7 +111,7 @@ class SingleSigmoid(WrongPort):
 
 
 def test_float32_function_within_float64_is_named():
-    report = check(SingleSigmoid(CONFIG), against="oracle")
+    report = check(SingleSigmoid(SMALL), against="oracle")
     assert [item.name for item in report.failures] == ["float64 semantics against oracle"]
     assert "a part of the computation is in float32" in report.diagnosis[0]
     assert re.search("in [ch], unit", report.diagnosis[1])
@@ -133,7 +121,7 @@ def changed(change):
     """Return a right port whose results are changed."""
 
     def port(x, state, lengths, *, params):
-        outputs, (h_n, c_n) = WrongPort(CONFIG)(x, state, lengths, params=params)
+        outputs, (h_n, c_n) = WrongPort(SMALL)(x, state, lengths, params=params)
         return change(outputs, h_n, c_n)
 
     return port
@@ -154,11 +142,11 @@ def test_port_without_final_state(h, c):
         outputs, state = port(x, state, lengths, params=params)
         return jax.lax.stop_gradient(outputs), state
 
-    report = verify(port, PARAMS, CONFIG)
+    report = verify(port, SMALL_PARAMS, SMALL)
     assert report.ok, str(report)
     assert status(report)["step residual"] == "untested"
     assert status(report)["float64 gradients against oracle"] == "ok"
-    report = verify(without_gradient_of_outputs, PARAMS, CONFIG, seconds=0)
+    report = verify(without_gradient_of_outputs, SMALL_PARAMS, SMALL, seconds=0)
     assert status(report)["float64 gradients against oracle"] == "FAILED"
 
 

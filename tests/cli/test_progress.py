@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jaxlstm import LSTMConfig, cli, read_checkpoint, save
+from jaxlstm import LSTMConfig, cli
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cli.run import files
 from jaxlstm.inference import artifact, compile
@@ -229,18 +229,3 @@ def test_no_framework_is_imported(tmp_path: Path) -> None:
         "print(*(m for m in ('jax', 'flax', 'torch', 'rich') if m in sys.modules))"
     )
     assert run_python("-c", script, path).splitlines()[-1] == ""
-
-
-@pytest.mark.parametrize("file", ["m.pt", "m.safetensors"])
-def test_an_open_checkpoint_can_be_replaced(file: str, tmp_path: Path) -> None:
-    """Tensors of the replaced file stay readable."""
-    state = state_dict(8, 64)
-    path = write(state, tmp_path / file)
-    opened = read_checkpoint(path)
-    params, config, *_ = read_lstm(path)
-    save(path, {name: opened[f"lstm.{name}"] for name in params}, config, overwrite=True)
-    for name in params:
-        expected = state[f"lstm.{name}"].numpy().tobytes()
-        assert np.asarray(opened[f"lstm.{name}"]).tobytes() == expected
-        assert read_lstm(path).params[name].tobytes() == params[name].tobytes() == expected
-    assert os.listdir(tmp_path) == [file]

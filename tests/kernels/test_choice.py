@@ -188,7 +188,7 @@ def test_compilation_cache(tmp_path: Path) -> None:
 
 
 CASES = ["sharded_batch", "same_bits", "uneven_batch", "float64", "shard_map", "export"]
-MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_derivatives", "gspmd"]
+MORE_CASES = ["other_axes", "plain_scan", "two_axes", "replicated", "higher_derivatives"]
 
 
 @needs_native

@@ -83,22 +83,6 @@ def test_gradient_scaled_by_frequency() -> None:
     require_equal(rows, table())
 
 
-def test_bag_of_an_index_out_of_range() -> None:
-    """The error is raised outside of jit; under jit, the bag is NaN."""
-
-    def bags(weight: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
-        modes = ("sum", "mean", "max")
-        return tuple(functional.embedding_bag(indices, weight, OFFSETS, mode=mode) for mode in modes)
-
-    weight = table().detach().float()
-    program = program_of_function(bags, [weight, INDICES])
-    beyond = INDICES.numpy() * np.array([1, 5, 1, 1, 1, 1, 1, 1])
-    with pytest.raises(ProgramError, match="index-range"):
-        program({}, weight.numpy(), beyond)
-    for result in jax.jit(program)({}, weight.numpy(), beyond):
-        np.testing.assert_array_equal(np.isnan(result), [[True] * 2, *[[False] * 2] * 3])
-
-
 GRIDS = list(itertools.product(("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")))
 # The borders and centres of elements, where the interpolation changes, and places outside.
 TIES = torch.tensor([-3.0, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.5, 1.0, 1.5, 2.75], dtype=torch.float64)

@@ -66,11 +66,6 @@ class ComputedWeight(abc.ABC):
         """Dtype of the weight."""
         return self.parameters[-1].dtype
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the weight in bytes."""
-        return self.parameters[-1].nbytes
-
     @abc.abstractmethod
     def compute(self) -> np.ndarray:
         """Return the weight."""
