@@ -108,9 +108,10 @@ class CompiledProgram:
         sharding = jax.sharding.SingleDeviceSharding(self.device)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
         others: list[Any] = []
+        program = self.program.for_inference() if self.device.platform == "cpu" else self.program
 
         def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
-            arrays, others[:] = split_leaves(leaves_of(self.program, params, tensors, lengths))
+            arrays, others[:] = split_leaves(leaves_of(program, params, tensors, lengths))
             return arrays
 
         copies = 1 + sum(not executable.weights for executable in self._executables.values())

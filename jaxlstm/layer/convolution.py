@@ -20,13 +20,13 @@ from jax import Array, lax
 
 from jaxlstm.layer.precision import gate_dtype
 
-Pads = Sequence[tuple[int, int]]
-
 # Each product is a separate operation, and the time to compile grows with their number.
 _MOST_PRODUCTS = 64
 _MOST_CONVOLUTIONS = 8
 _MOST_MERGED = 4
 _LONGEST_KERNEL = 9
+
+Pads = Sequence[tuple[int, int]]
 
 
 class Geometry(NamedTuple):
@@ -35,6 +35,11 @@ class Geometry(NamedTuple):
     stride: Sequence[int]
     pads: Pads
     dilation: Sequence[int]
+
+    def counts(self, size: Sequence[Any], kernel: Sequence[int]) -> list[Any]:
+        """Return the number of windows along each axis; symbolic with the symbolic sizes of jax.export."""
+        axes = zip(size, kernel, *self, strict=True)
+        return [(n + sum(pads) - d * (k - 1) - 1) // stride + 1 for n, k, stride, pads, d in axes]
 
 
 Form = Callable[[Array, Array], Array]
@@ -103,7 +108,7 @@ def _form_on_cpu(
 ) -> Form | None:
     """Return the fastest form on a CPU, or None if that is XLA's convolution."""
     kernel = math.prod(weight.shape[2:])
-    positions = [x.shape[0], *_counts(x.shape, weight.shape[2:], geometry)]
+    positions = [x.shape[0], *geometry.counts(x.shape[1:-1], weight.shape[2:])]
     is_static = all(isinstance(count, int) for count in positions)
     if not jnp.issubdtype(weight.dtype, jnp.floating) or (is_static and min(positions) < 1):
         return None
@@ -123,12 +128,6 @@ def _form_on_cpu(
     return None
 
 
-def _counts(images: Sequence[Any], kernel: Sequence[int], geometry: Geometry) -> list[Any]:
-    """Return the number of windows along each axis; symbolic with the symbolic sizes of jax.export."""
-    axes = zip(images[1:], kernel, *geometry, strict=False)
-    return [(size + sum(pads) - d * (k - 1) - 1) // stride + 1 for size, k, stride, pads, d in axes]
-
-
 def _is_framed(weight: Sequence[int], geometry: Geometry) -> bool:
     """Return True for frames of a signal of one channel, as in a Fourier transform, that overlap evenly."""
     one_axis = len(weight) == 3 and weight[1] == 1 and geometry.dilation[0] == 1
@@ -144,7 +143,8 @@ def _shifted(x: Array, kernel: Sequence[int], geometry: Geometry) -> Iterator[tu
     """Yield the place of each element of the kernel, and the images that it multiplies."""
     widths = [(0, 0, 0), *((before, after, 0) for before, after in geometry.pads)]
     x = lax.pad(x, jnp.zeros((), x.dtype), widths + [(0, 0, 0)] * (x.ndim - len(widths)))
-    counts = _counts(x.shape, kernel, geometry._replace(pads=((0, 0),) * len(kernel)))
+    unpadded = geometry._replace(pads=((0, 0),) * len(kernel))
+    counts = unpadded.counts(x.shape[1 : 1 + len(kernel)], kernel)
     for place in itertools.product(*map(range, kernel)):
         part = x
         for axis, (start, count) in enumerate(zip(place, counts, strict=True)):

@@ -21,6 +21,7 @@ from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.free_axes import settle_axes
+from jaxlstm.programs.fused import fused
 from jaxlstm.programs.graph import Graph, Input, Node, Value
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
@@ -228,6 +229,12 @@ class Program:
         other.options = replace(self.options, **changes)
         precision_.resolve(other.options.precision)
         require_backend(other.options.backend)
+        return other
+
+    def for_inference(self) -> Program:
+        """Return the program without derivatives, in which the native kernel may compute convolutions."""
+        other = copy.copy(self)
+        other._run = accept(fused(self._run.graph))
         return other
 
     def save(

@@ -33,9 +33,15 @@ NOT_BUILT = "not built: " + (
     "clang++, then reinstall jaxlstm"
 )
 
-TARGETS = ("jaxlstm_forward", "jaxlstm_forward_both", "jaxlstm_backward", "jaxlstm_gradients")
+TARGETS = (
+    "jaxlstm_forward",
+    "jaxlstm_forward_both",
+    "jaxlstm_backward",
+    "jaxlstm_gradients",
+    "jaxlstm_convolve",
+)
 
-INTERFACE = 5
+INTERFACE = 6
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

@@ -32,7 +32,7 @@ def conv(
     """Convolve (N, C, *size) or (C, *size) with (O, C / groups, *kernel)."""
     n = weight.ndim - 2
     dilations = repeated(dilation, n)
-    pads = _pads(padding, weight.shape[2:], dilations)
+    pads = pads_of(padding, weight.shape[2:], dilations)
     return _convolve(
         last, input, weight, bias, pads, repeated(stride, n), (1,) * n, dilations, groups, options
     )
@@ -95,7 +95,7 @@ def convolution(
     return conv(last, input, weight, bias, stride, padding, dilation, groups, options=options)
 
 
-def _pads(padding: Ints | str, kernel: Sequence[int], dilations: Sequence[int]) -> Pads:
+def pads_of(padding: Ints | str, kernel: Sequence[int], dilations: Sequence[int]) -> Pads:
     """Return the padding (before, after) of each spatial axis."""
     if padding == "valid":
         padding = 0

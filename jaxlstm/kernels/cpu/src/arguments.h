@@ -77,6 +77,19 @@ struct GradientsArguments {
   Wide<T>* grad_bias;                  // [4H]
 };
 
+// What is applied to the results of a convolution. The numbers are repeated in jaxlstm/kernels/cpu/convolution.py.
+enum class Activation : int64_t { kNone, kRelu, kRelu6, kHardswish, kSilu };
+
+// A convolution in two dimensions with the channels last: x [batch, height, width, channels] ->
+// y [batch, out_height, out_width, outputs]. Padding at the end follows from the sizes.
+struct ConvolutionArguments {
+  long batch, height, width, channels, out_height, out_width, outputs;
+  long kernel[2], stride[2], pad[2], dilation[2], groups;
+  Activation activation;
+  const float *x, *weights, *bias;  // weights as packed by jaxlstm/kernels/cpu/convolution.py
+  float* y;
+};
+
 // One compiled pass. All threads of a call run it at the same time, each with its own index `thread`. They share one
 // barrier, and scratch memory of scratch_bytes(arguments) bytes that is aligned to 64 bytes.
 template <class Arguments>
@@ -107,6 +120,9 @@ struct InstructionSet {
   const Passes<double>& double_passes;
   const Passes<Bfloat16>& bfloat16_passes;
   const Passes<Float16>& float16_passes;
+  // Computes a thread's share of a convolution.
+  void (*convolve)(const ConvolutionArguments&, int thread, int threads);
+  long float_lanes;
 
   template <class T>
   const auto& passes() const {

@@ -315,6 +315,44 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   return run(p, active_instruction_set().passes<Real>().gradients, call, pool);
 }
 
+// Convolutions follow each other closely, so the threads of the pool are still awake.
+constexpr double kMinSecondsForConvolution = 60e-6;
+// A depthwise convolution loads an element for each product.
+constexpr double kDepthwiseShare = 0.25;
+
+// geometry: kernel, stride, padding before the first element and dilation, each for both axes; groups, activation.
+ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias, Result y,
+                    ffi::Span<const int64_t> geometry, int64_t threads) {
+  BufferChecker checker(x);
+  ConvolutionArguments p{};
+  const auto [N, H, W, C] = checker.sizes<4>("x", x);
+  const auto [out_N, out_H, out_W, O] = checker.sizes<4>("y", *y);
+  p.batch = N, p.height = H, p.width = W, p.channels = C, p.out_height = out_H, p.out_width = out_W, p.outputs = O;
+  if (geometry.size() != 10) checker.fail("geometry must have 10 numbers");
+  else {
+    for (long axis = 0; axis < 2; axis++)
+      p.kernel[axis] = geometry[axis], p.stride[axis] = geometry[2 + axis], p.pad[axis] = geometry[4 + axis],
+      p.dilation[axis] = geometry[6 + axis];
+    p.groups = geometry[8], p.activation = Activation(geometry[9]);
+  }
+  const long L = active_instruction_set().float_lanes, kernel = p.kernel[0] * p.kernel[1];
+  if (out_N != N || kernel < 1 || p.groups < 1 || C % p.groups || O % p.groups) checker.fail("sizes do not fit");
+  if (checker.failed()) return checker.error();
+  const bool depthwise = p.groups == C && p.groups == O;
+  const long columns = depthwise ? 1 : (O / p.groups + L - 1) / L * L;
+  p.x = checker.input<float>("x", x, {N, H, W, C});
+  p.weights = checker.input<float>("weights", weights, {p.groups * columns * kernel * (C / p.groups)});
+  p.bias = checker.input<float>("bias", bias, {O});
+  p.y = checker.output<float>("y", y, {N, out_H, out_W, O});
+  if (checker.failed()) return checker.error();
+  const double products = double(N) * out_H * out_W * O * kernel * (C / p.groups);
+  const double seconds = products / (kMultiplicationsPerSecond<float> * (depthwise ? kDepthwiseShare : 1));
+  const Call call({seconds, 1e9}, threads, pool.num_threads(), kMinSecondsForConvolution);
+  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
+              [&](int thread, int size, Barrier&) { active_instruction_set().convolve(p, thread, size); });
+  return ffi::Error::Success();
+}
+
 // Returns f(T()) for the type T of a buffer, against which a handler checks the others. Other dtypes are errors too.
 template <class F>
 ffi::Error by_dtype(const Buffer& buffer, F&& f) {
@@ -355,6 +393,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signa
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_both, JAXLSTM_BY_DTYPE(forward_both), (signature<16, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_convolve, convolve,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<int64_t>("threads"));
 }
 #pragma GCC visibility pop
 

@@ -1,5 +1,6 @@
 // The kernels of one instruction set. This file is compiled once for each; JAXLSTM_TARGET is its name.
 #include "backward.h"
+#include "convolution.h"
 #include "forward.h"
 #include "gradients.h"
 #include "widened.h"
@@ -174,6 +175,10 @@ constexpr const Passes<Bfloat16>& kBfloat16Passes = kWidenedPasses<Bfloat16>;
 JAXLSTM_PASSES(double_passes_, double, JAXLSTM_TARGET);
 const Passes<double> JAXLSTM_JOIN(double_passes_, JAXLSTM_TARGET) =
     kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>;
+void JAXLSTM_JOIN(convolve_, JAXLSTM_TARGET)(const ConvolutionArguments& arguments, int thread, int threads) {
+  const NoSubnormals zeros;
+  Convolution(arguments).run(thread, threads);
+}
 #endif
 #if !defined(JAXLSTM_FLOAT_OF)
 #define JAXLSTM_FLOAT_OF JAXLSTM_TARGET
@@ -188,6 +193,7 @@ JAXLSTM_PASSES(bfloat16_passes_, Bfloat16, JAXLSTM_TARGET);
 const Passes<Bfloat16> JAXLSTM_JOIN(bfloat16_passes_, JAXLSTM_TARGET) = kBfloat16Passes;
 #endif
 JAXLSTM_PASSES(double_passes_, double, JAXLSTM_DOUBLE_OF);
+void JAXLSTM_JOIN(convolve_, JAXLSTM_DOUBLE_OF)(const ConvolutionArguments&, int thread, int threads);
 JAXLSTM_PASSES(float_passes_, float, JAXLSTM_FLOAT_OF);
 JAXLSTM_PASSES(float16_passes_, Float16, JAXLSTM_FLOAT_OF);
 JAXLSTM_PASSES(bfloat16_passes_, Bfloat16, JAXLSTM_BFLOAT16_OF);
@@ -199,6 +205,8 @@ const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET) = {
     JAXLSTM_JOIN(double_passes_, JAXLSTM_DOUBLE_OF),
     JAXLSTM_JOIN(bfloat16_passes_, JAXLSTM_BFLOAT16_OF),
     JAXLSTM_JOIN(float16_passes_, JAXLSTM_FLOAT_OF),
+    JAXLSTM_JOIN(convolve_, JAXLSTM_DOUBLE_OF),
+    kLanes<float>,
 };
 
 }  // namespace jaxlstm

@@ -42,16 +42,17 @@ JAXLSTM_INLINE T* panel_at(T* packed, long panel, long K) {
   return packed + panel * padded_depth<Element>(K) * 4 * kLanes<Element>;
 }
 
-// Adds the product of M rows and N adjacent panels to `sums`. Element k of row m is rows[m * row_stride + k *
-// k_stride]. The order of the additions does not depend on M or N, so the result of a row does not depend on its batch.
-template <int M, int N, class T, std::enable_if_t<!kIsHalf<T>, int> = 0>
+// Adds the product of M rows and N adjacent panels of V vectors to `sums`. Element k of row m is rows[m * row_stride +
+// k * k_stride]. The order of the additions does not depend on M or N, so the result of a row does not depend on its
+// batch.
+template <int M, int N, class T, int V = 4, std::enable_if_t<!kIsHalf<T>, int> = 0>
 JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, long K,
-                             Vector<T> (&sums)[M][4 * N], long k_stride = 1) {
+                             Vector<T> (&sums)[M][V * N], long k_stride = 1) {
   constexpr int L = kLanes<T>;
-  const long panel_stride = K * 4 * L;
+  const long panel_stride = K * V * L;
   for (long begin = 0; begin < K; begin += kSumLength) {
     const long end = begin + kSumLength < K ? begin + kSumLength : K;
-    Vector<T> partial[M][4 * N] = {};
+    Vector<T> partial[M][V * N] = {};
 #pragma GCC unroll 2
     for (long k = begin; k < end; k++) {
       Vector<T> a[M];
@@ -59,20 +60,20 @@ JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, l
       for (int m = 0; m < M; m++) a[m] = broadcast(rows[m * row_stride + k * k_stride]);
 #pragma GCC unroll 4
       for (int n = 0; n < N; n++) {
-        const T* w = weights + n * panel_stride + k * 4 * L;
+        const T* w = weights + n * panel_stride + k * V * L;
 #pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) {
+        for (int v = 0; v < V; v++) {
           if (M > 1 && v * kVectorBytes % 64 == 0) __builtin_prefetch((const char*)(w + v * L) + kPrefetchBytes);
           const Vector<T> b = load(w + v * L);
 #pragma GCC unroll 8
-          for (int m = 0; m < M; m++) partial[m][4 * n + v] += a[m] * b;
+          for (int m = 0; m < M; m++) partial[m][V * n + v] += a[m] * b;
         }
       }
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 16
-      for (int v = 0; v < 4 * N; v++) sums[m][v] += partial[m][v];
+      for (int v = 0; v < V * N; v++) sums[m][v] += partial[m][v];
   }
 }
 

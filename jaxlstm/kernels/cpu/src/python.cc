@@ -47,10 +47,12 @@ void prepare_weights(int64_t input_size, int64_t hidden_size, int64_t h_size, co
 #pragma GCC visibility push(default)
 extern "C" {
 // Returns the version of the interface to Python.
-int jaxlstm_interface() { return 5; }
+int jaxlstm_interface() { return 6; }
 
 // Returns the name of the active instruction set.
 const char* jaxlstm_instruction_set() { return active_instruction_set().name; }
+// Returns the number of float32 in a vector, to which the weights of a convolution are packed.
+int jaxlstm_float_lanes() { return int(active_instruction_set().float_lanes); }
 // Selects the instruction set of subsequent calls. Returns false if it is unknown or cannot run here.
 bool jaxlstm_use_instruction_set(const char* name) { return use_instruction_set(name); }
 // Returns true if the active instruction set multiplies weights of this dtype. It prepares no others: half-precision

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AMX_BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -62,6 +62,14 @@ JAXLSTM_INLINE void store(T* p, Vector<T> v, long n) {
   if (n == kLanes<T>) return store(p, v);
   for (long l = 0; l < n; l++) p[l] = v[l];
 }
+#if defined(__AVX512F__)
+JAXLSTM_INLINE Vector<float> load(const float* p, long n) {
+  return (Vector<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+JAXLSTM_INLINE void store(float* p, Vector<float> v, long n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+#endif
 // Stores past the caches, so that the processor does not first read the lines that it overwrites. The calling thread
 // must call finish_streams before other threads read or overwrite them. This was faster on a Xeon with AMX, and not on
 // AMD Zen 4.

@@ -1,0 +1,84 @@
+"""Convolutions with the channels last by the native CPU kernel, with bias and activation, for inference.
+
+They have no derivative and no batching rule: a program that is compiled for inference needs neither.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxlstm.kernels.cpu.ffi import THREADS
+from jaxlstm.kernels.cpu.library import library
+from jaxlstm.layer.convolution import Geometry
+
+ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "silu")
+"""What the kernel applies to results, in the order of ``Activation`` in arguments.h."""
+
+_PANEL = 4
+"""The number of vectors of outputs in a panel, see panel.h."""
+
+
+def takes_convolution(x: jax.Array, weight: jax.Array, geometry: Geometry, groups: int) -> bool:
+    """Return True if the kernel computes this convolution; see :func:`convolve` for the arguments."""
+    outputs, each, *kernel = weight.shape
+    return (
+        library().handle is not None
+        and len(kernel) in (1, 2)
+        and x.dtype == weight.dtype == np.float32
+        and (each > 1 or groups == outputs > 1 or groups == 1 < outputs)
+        and min(*x.shape, *geometry.counts(x.shape[1:-1], kernel)) > 0
+    )
+
+
+def convolve(
+    x: jax.Array, weight: Any, bias: Any, geometry: Geometry, groups: int, activation: str
+) -> jax.Array:
+    """Convolve images (N, *size, C) with a weight (O, C / groups, *kernel) in float32.
+
+    Args:
+      x: the images; size has one or two axes.
+      weight: the weight.
+      bias: (O,).
+      geometry: the windows.
+      groups: the number of groups of channels.
+      activation: one of ACTIVATIONS.
+    """
+    outputs, _, *kernel = weight.shape
+    shape = x.shape[0], *geometry.counts(x.shape[1:-1], kernel), outputs
+    images, counts = x, shape[1:-1]
+    if prod(kernel) == prod(geometry.stride) == 1 and counts == x.shape[1:-1]:
+        # One long row, which the kernel divides into full blocks.
+        images, counts = x.reshape(1, -1, x.shape[-1]), (x.size // x.shape[-1],)
+        kernel, geometry = [1], Geometry((1,), ((0, 0),), (1,))
+    if len(kernel) == 1:
+        images, counts, kernel = images[:, None], (1, *counts), [1, *kernel]
+        geometry = Geometry((1, *geometry.stride), ((0, 0), *geometry.pads), (1, *geometry.dilation))
+    starts = [before for before, _ in geometry.pads]
+    numbers = [*kernel, *geometry.stride, *starts, *geometry.dilation, groups, ACTIVATIONS.index(activation)]
+    y = jax.ffi.ffi_call(
+        "jaxlstm_convolve", jax.ShapeDtypeStruct((images.shape[0], *counts, outputs), x.dtype)
+    )(images, _packed(weight, groups), bias, geometry=np.array(numbers, np.int64), threads=np.int64(THREADS))
+    return y.reshape(shape)
+
+
+def _packed(weight: Any, groups: int) -> Any:
+    """Return the weight as the kernel reads it: (panel, element of a window, output), per group."""
+    xp: Any = jnp if isinstance(weight, Tracer) else np
+    outputs, each, *kernel = weight.shape
+    if groups == outputs and each == 1:
+        return xp.reshape(weight, (outputs, -1)).T.reshape(-1)
+    handle = library().handle
+    assert handle is not None
+    lanes = handle.jaxlstm_float_lanes()
+    columns = xp.moveaxis(xp.reshape(weight, (groups, outputs // groups, each, prod(kernel))), (1, 2), (3, 2))
+    columns = columns.reshape(groups, prod(kernel) * each, -1)
+    columns = xp.pad(columns, ((0, 0), (0, 0), (0, -columns.shape[-1] % lanes)))
+    starts = list(range(_PANEL * lanes, columns.shape[-1], _PANEL * lanes))
+    panels = xp.split(columns, starts, -1)
+    return xp.concatenate([panel.reshape(groups, -1) for panel in panels], 1).reshape(-1)

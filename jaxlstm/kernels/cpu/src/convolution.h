@@ -1,0 +1,174 @@
+// Convolutions with the channels last, in float32: weights times the windows, then the bias and an activation.
+//
+// Neither windows nor padding are copied. For each row of the kernel, the elements of a window lie next to each other,
+// and the windows of adjacent outputs lie `stride * channels` elements apart, which is all that `multiply` (panel.h)
+// needs. Windows at the borders are computed one by one, from the elements inside of the image.
+#pragma once
+#include <algorithm>
+
+#include "activations.h"
+#include "arguments.h"
+#include "panel.h"
+#include "pass.h"
+
+namespace jaxlstm {
+namespace {
+
+// Each of these passes NaN on, as torch's functions do.
+JAXLSTM_INLINE Floats clipped_below(Floats x) { return x < 0.0f ? Floats{} : x; }
+JAXLSTM_INLINE Floats clipped(Floats x, float high) {
+  x = clipped_below(x);
+  return x > high ? Floats{} + high : x;
+}
+JAXLSTM_INLINE Floats activated(Activation activation, Floats x) {
+  switch (activation) {
+    case Activation::kRelu: return clipped_below(x);
+    case Activation::kRelu6: return clipped(x, 6.0f);
+    case Activation::kHardswish: return x * clipped(x + 3.0f, 6.0f) * (1.0f / 6.0f);
+    case Activation::kSilu: return x * sigmoid(x);
+    default: return x;
+  }
+}
+
+class Convolution {
+ public:
+  explicit Convolution(const ConvolutionArguments& arguments)
+      : p(arguments), tiles_per_row_(ceil_divide(p.out_width, kTile)) {}
+
+  void run(int thread, int threads) const {
+    const Range all = {0, p.batch * p.out_height * tiles_per_row_}, mine = share_of(all, thread, threads);
+    if (p.groups == p.channels && p.groups == p.outputs) {
+      for (long tile = mine.begin; tile < mine.end; tile++) depthwise(tile);
+      return;
+    }
+    const long panels = PlainColumns{p.outputs / p.groups}.panels<float>();
+    // Threads that share the tiles read all weights each, and threads that share the panels all images.
+    const long images = p.batch * p.height * p.width, weights = p.kernel[0] * p.kernel[1] * p.outputs / p.groups;
+    const bool shares_tiles = panels < threads || (images >= weights && all.size() >= threads);
+    const Range tiles = shares_tiles ? mine : all;
+    // Few weights stay in the cache for all tiles, and otherwise a panel does.
+    const long length = weights * p.channels <= kDepth * 4 * L ? 1 : tiles.size();
+    for (long group = 0; group < p.groups; group++)
+      for (long begin = tiles.begin; begin < tiles.end; begin += length)
+        for (long panel = 0; panel < panels; panel++)
+          if (shares_tiles || panel % threads == thread) product(group, panel, {begin, begin + length});
+  }
+
+ private:
+  static constexpr long L = kLanes<float>;
+  // The largest number of adjacent windows in a tile, the unit of work.
+  static constexpr long kTile = 8 * kMaxBlockRows;
+  // This many rows of a panel of weights stay in the second-level cache for all windows.
+  static constexpr long kDepth = 1024;
+
+  // The elements of a kernel, along one axis, that lie inside of the image, for a window that starts at `start`.
+  Range inside(int axis, long start) const {
+    const long size = axis ? p.width : p.height, step = p.dilation[axis];
+    const long begin = start < 0 ? ceil_divide(-start, step) : 0;
+    const long end = start < size ? ceil_divide(size - start, step) : 0;
+    return {begin, std::min(end, p.kernel[axis])};
+  }
+  long start(int axis, long window) const { return window * p.stride[axis] - p.pad[axis]; }
+
+  // Calls f(first column, Rows<M>, elements of the kernel) for the windows of a tile: one by one at the borders.
+  template <class F>
+  void for_blocks(long tile, F&& f) const {
+    const Range columns = share_of({0, p.out_width}, int(tile % tiles_per_row_), int(tiles_per_row_));
+    const long room = p.width - (p.kernel[1] - 1) * p.dilation[1] + p.pad[1];  // windows that start before it fit
+    const long first = std::min(columns.end, std::max(columns.begin, ceil_divide(p.pad[1], p.stride[1])));
+    const long last = std::max(first, std::min(columns.end, room > 0 ? ceil_divide(room, p.stride[1]) : 0));
+    for (long column = columns.begin; column < first; column++) f(column, Rows<1>(), inside(1, start(1, column)));
+    for_row_blocks(first, last, [&](long column, auto block) { f(column, block, Range{0, p.kernel[1]}); });
+    for (long column = last; column < columns.end; column++) f(column, Rows<1>(), inside(1, start(1, column)));
+  }
+  // Returns an element of the first window of a block.
+  const float* element(long row, long column, long i, long j) const {
+    const long y = start(0, row % p.out_height) + i * p.dilation[0], x = start(1, column) + j * p.dilation[1];
+    return p.x + ((row / p.out_height * p.height + y) * p.width + x) * p.channels;
+  }
+
+  void product(long group, long panel, Range tiles) const {
+    const long first = panel * 4 * L;
+    switch (std::min(4L, ceil_divide(p.outputs / p.groups - first, L))) {
+      case 1: return product<1>(group, first, tiles);
+      case 2: return product<2>(group, first, tiles);
+      case 3: return product<3>(group, first, tiles);
+      default: return product<4>(group, first, tiles);
+    }
+  }
+
+  // Computes V vectors of outputs, from `first` on, of a group.
+  template <int V>
+  void product(long group, long first, Range tiles) const {
+    const long outputs = p.outputs / p.groups, inputs = p.channels / p.groups, K = inputs * p.kernel[0] * p.kernel[1];
+    const float* const weights = p.weights + group * K * ceil_divide(outputs, L) * L + first * K;
+    const float* const bias = p.bias + group * outputs + first;
+    const long step = p.stride[1] * p.channels, last = std::min(L, outputs - first - (V - 1) * L);
+    const auto count = [&](int v) { return v < V - 1 ? L : last; };
+    const bool adjacent = p.groups == 1 && p.dilation[1] == 1;  // the elements of a row of the kernel
+    const long at_once = std::max(1L, kDepth / (inputs * p.kernel[1]));
+    for (long begin = 0; begin < p.kernel[0]; begin += at_once)
+      for (long tile = tiles.begin; tile < tiles.end; tile++) {
+        const long row = tile / tiles_per_row_;
+        const Range all = inside(0, start(0, row % p.out_height));
+        const Range lines = {std::max(all.begin, begin), std::min(all.end, begin + at_once)};
+        for_blocks(tile, [&](long column, auto block, Range elements) {
+          constexpr int M = decltype(block)::count;
+          float* const to = p.y + (row * p.out_width + column) * p.outputs + group * outputs + first;
+          Vector<float> sums[M][V];
+#pragma GCC unroll 8
+          for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++)
+              sums[m][v] = begin ? load(to + m * p.outputs + v * L, count(v)) : Vector<float>{};
+          const long together = adjacent ? elements.size() : 1;
+          for (long i = lines.begin; i < lines.end; i++)
+            for (long j = elements.begin; j < elements.end; j += together)
+              multiply<M, 1, float, V>(element(row, column, i, j) + group * inputs, step,
+                                       weights + (i * p.kernel[1] + j) * inputs * V * L, together * inputs, sums);
+#pragma GCC unroll 8
+          for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) {
+              if (begin + at_once >= p.kernel[0])
+                sums[m][v] = activated(p.activation, sums[m][v] + load(bias + v * L, count(v)));
+              store(to + m * p.outputs + v * L, sums[m][v], count(v));
+            }
+        });
+      }
+  }
+
+  // One input channel for each output channel; weights[element of the kernel][channel].
+  void depthwise(long tile) const {
+    const long C = p.channels, row = tile / tiles_per_row_;
+    const Range lines = inside(0, start(0, row % p.out_height));
+    for_blocks(tile, [&](long column, auto block, Range elements) {
+      constexpr int M = decltype(block)::count;
+      for (long channel = 0; channel < C; channel += L) {
+        const long n = std::min(L, C - channel);
+        const Vector<float> bias = load(p.bias + channel, n);
+        Vector<float> sums[M];
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) sums[m] = bias;
+        for (long i = lines.begin; i < lines.end; i++) {
+          const float* from = element(row, column, i, elements.begin) + channel;
+          const float* weights = p.weights + (i * p.kernel[1] + elements.begin) * C + channel;
+          for (long j = elements.begin; j < elements.end; j++, from += p.dilation[1] * C, weights += C) {
+            const Vector<float> weight = load(weights, n);
+#pragma GCC unroll 8
+            for (int m = 0; m < M; m++) sums[m] += load(from + m * p.stride[1] * C, n) * weight;
+          }
+        }
+        float* const to = p.y + (row * p.out_width + column) * C + channel;
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) store(to + m * C, activated(p.activation, sums[m]), n);
+      }
+    });
+  }
+
+  const ConvolutionArguments& p;
+  const long tiles_per_row_;
+};
+
+}  // namespace
+}  // namespace jaxlstm

@@ -1,0 +1,60 @@
+"""Join each convolution with the norm and the activation after it, in a program that needs no gradient."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from jaxlstm.programs.graph import Graph, Node, Value, results_of, uses_of, values_in
+from jaxlstm.programs.operators.fused_convolution import ACTIVATIONS, FUSED
+from jaxlstm.programs.operators.registry import CHANNELS_LAST
+
+_CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
+_NORM = CHANNELS_LAST + "batch_norm.default"
+_NORM_ARGUMENTS = ("weight", "bias", "running_mean", "running_var", "eps")
+
+
+def fused(graph: Graph) -> Graph:
+    """Return the graph with each convolution with channels last as one operator with what follows it.
+
+    A norm by running statistics or an activation follows if nothing else uses the result before it.
+    """
+    uses = Counter(name for node in graph.nodes for name in uses_of(node))
+    uses.update(values_in((*graph.outputs, *graph.mutations.values())))
+    nodes: dict[str, Node] = {}
+    last: dict[str, Node] = {}  # a result that is used once -> the fused convolution
+    for node in graph.nodes:
+        before = _source(node, last)
+        if node.op in _CONVOLUTIONS:
+            node = replace(node, op=FUSED)
+        elif before is not None and (added := _added(node, before)):
+            node = replace(node, op=FUSED, kwargs={**before.kwargs, **added})
+            del nodes[before.name]
+        nodes[node.name] = node
+        results = results_of(node)
+        if node.op == FUSED and uses[results[0]] == 1:
+            last[results[0]] = node
+    return replace(graph, nodes=tuple(nodes.values()))
+
+
+def _source(node: Node, last: dict[str, Node]) -> Node | None:
+    """Return the fused convolution whose result is the first argument of a node."""
+    value = node.kwargs.get("input", node.kwargs.get("self"))
+    return last.get(value.name) if isinstance(value, Value) else None
+
+
+def _added(node: Node, before: Node) -> dict[str, Any]:
+    """Return the arguments with which a node becomes a part of the fused convolution before it."""
+    if "activation" in before.kwargs:
+        return {}
+    if node.op in ACTIVATIONS or (node.op == "aten.hardtanh.default" and _bounds(node) == (0, 6)):
+        return {"activation": node.op if node.op in ACTIVATIONS else "aten.relu6.default"}
+    is_norm = node.op == _NORM and "norm" not in before.kwargs and not node.kwargs["training"]
+    if is_norm and isinstance(node.kwargs["running_mean"], Value):
+        return {"norm": tuple(node.kwargs[name] for name in _NORM_ARGUMENTS)}
+    return {}
+
+
+def _bounds(node: Node) -> tuple[Any, Any]:
+    return node.kwargs.get("min_val", -1), node.kwargs.get("max_val", 1)

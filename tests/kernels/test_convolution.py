@@ -1,0 +1,130 @@
+"""Convolutions by the native kernel, on each instruction set, against torch in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxlstm.kernels.cpu import convolution
+from jaxlstm.kernels.cpu.convolution import ACTIVATIONS, convolve, takes_convolution
+from jaxlstm.layer.convolution import Geometry
+from testing.problems import needs_native, using
+
+pytestmark = needs_native
+
+APPLY = {
+    "none": lambda y: y,
+    "relu": torch.relu,
+    "relu6": torch.nn.functional.relu6,
+    "hardswish": torch.nn.functional.hardswish,
+    "silu": torch.nn.functional.silu,
+}
+
+
+def problem(seed: int) -> dict[str, Any]:
+    """Return arrays and settings of a random convolution: plain, depthwise or with groups, by turns."""
+    rng = np.random.default_rng(seed)
+
+    def number(low: int, high: int) -> int:
+        return int(rng.integers(low, high))
+
+    axes = 1 + seed % 2
+    kernel, dilation = [number(1, 6) for _ in range(axes)], [number(1, 3) for _ in range(axes)]
+    groups, each, outputs = [
+        (1, number(1, 90), number(2, 150)),
+        (many := number(2, 90), 1, many),
+        (few := number(2, 5), number(2, 9), few * number(1, 40)),
+    ][seed % 3]
+    size = [number(d * (k - 1) + 1, d * (k - 1) + 60) for k, d in zip(kernel, dilation, strict=True)]
+    shapes = (number(1, 4), *size, groups * each), (outputs, each, *kernel), (outputs,)
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    pads = [(number(0, 4), number(0, 4)) for _ in range(axes)]
+    geometry = Geometry([number(1, 4) for _ in range(axes)], pads, dilation)
+    activation = ACTIVATIONS[seed % len(ACTIVATIONS)]
+    return {
+        "x": x,
+        "weight": weight,
+        "bias": bias,
+        "geometry": geometry,
+        "groups": groups,
+        "activation": activation,
+    }
+
+
+def in_torch(
+    x: Any, weight: Any, bias: Any, geometry: Geometry, groups: int, activation: str
+) -> torch.Tensor:
+    x, weight, bias = (torch.tensor(np.asarray(array), dtype=torch.float64) for array in (x, weight, bias))
+    padded = torch.nn.functional.pad(x.movedim(-1, 1), [n for pair in geometry.pads[::-1] for n in pair])
+    function = torch.conv1d if weight.ndim == 3 else torch.conv2d
+    y = function(padded, weight, bias, geometry.stride, 0, geometry.dilation, groups)
+    return APPLY[activation](y.movedim(1, -1))
+
+
+def run(x: Any, **given: Any) -> jax.Array:
+    return jax.jit(lambda x: convolve(x, **given))(x)
+
+
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "baseline"])
+def test_values(instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are those of torch, with the same bits on one, two and five threads."""
+    with using(instruction_set):
+        for seed in range(30):
+            given = problem(seed)
+            assert takes_convolution(given["x"], given["weight"], given["geometry"], given["groups"])
+            results = []
+            for threads in (1, 2, 5):
+                monkeypatch.setattr(convolution, "THREADS", threads)
+                results.append(np.asarray(run(**given)))
+            for other in results[1:]:
+                np.testing.assert_array_equal(results[0], other)
+            sizes = {name: np.abs(given[name]) for name in ("x", "weight", "bias")}
+            terms = in_torch(**{**given, **sizes, "activation": "none"})
+            error = np.abs(results[0] - in_torch(**given).numpy()) / terms.numpy()
+            assert results[0].shape == error.shape
+            assert error.max() < 2e-6, (seed, error.max())
+
+
+def test_nan_and_infinity() -> None:
+    """A window with NaN gives NaN whatever the activation, and one with infinity what torch gives."""
+    x = np.ones((1, 9, 2), np.float32)
+    x[0, 2, 0], x[0, 7, 1] = np.nan, np.inf
+    weight = np.ones((3, 2, 2), np.float32)
+    for activation in ACTIVATIONS:
+        given = (x, weight, np.zeros(3, np.float32), Geometry((1,), ((1, 1),), (1,)), 1, activation)
+        result = convolve(jnp.asarray(x), *given[1:])
+        np.testing.assert_allclose(result, in_torch(*given).numpy(), rtol=1e-6)
+
+
+def test_known_weights_are_packed_once() -> None:
+    """Weights that are known when a program is compiled are constants of it, in the order of the kernel."""
+    given = problem(0)
+    known = jax.make_jaxpr(lambda x: convolve(**{**given, "x": x}))(given["x"])
+    traced = jax.make_jaxpr(lambda weight: convolve(**{**given, "weight": weight}))(given["weight"])
+    assert len(known.eqns) < len(traced.eqns)
+    y = jax.jit(lambda weight: convolve(**{**given, "x": jnp.asarray(given["x"]), "weight": weight}))
+    np.testing.assert_array_equal(y(given["weight"]), convolve(**{**given, "x": jnp.asarray(given["x"])}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": (7,)}, "weights must have shape"),
+        ({"bias": (4,)}, "bias must have shape"),
+        ({"x": (1, 5, 6)}, "x must have 4 axes"),
+        ({"geometry": [1, 1]}, "geometry must have 10 numbers"),
+        ({"geometry": [1, 1, 1, 1, 0, 0, 1, 1, 2, 0]}, "sizes do not fit"),
+    ],
+)
+def test_handler_rejects(change: dict[str, Any], message: str) -> None:
+    shapes: dict[str, Any] = {"x": (1, 4, 5, 3), "weights": (48,), "bias": (5,)}
+    geometry = np.array(change.get("geometry", [1, 1, 1, 1, 0, 0, 1, 1, 1, 0]), np.int64)
+    operands = [np.zeros(change.get(name, shape), np.float32) for name, shape in shapes.items()]
+    call = jax.ffi.ffi_call("jaxlstm_convolve", jax.ShapeDtypeStruct((1, 4, 5, 5), np.float32))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        jax.block_until_ready(call(*operands, geometry=geometry, threads=np.int64(0)))

@@ -1,0 +1,74 @@
+"""Convolutions joined with their norms and activations, in programs that are compiled for inference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import jaxlstm
+from jaxlstm.inference import compile
+from jaxlstm.programs.operators.fused_convolution import FUSED
+
+
+class Branches(nn.Module):
+    """Convolutions with all that may follow them, a skip, and a result before a norm that is used twice."""
+
+    def __init__(self, nd: int) -> None:
+        super().__init__()
+        conv, norm = (nn.Conv1d, nn.BatchNorm1d) if nd == 1 else (nn.Conv2d, nn.BatchNorm2d)
+        self.first = nn.Sequential(conv(3, 20, 3, 2, 1, bias=False), norm(20, affine=False), nn.Hardswish())
+        self.depthwise = nn.Sequential(
+            conv(20, 20, 3, padding=2, dilation=2, groups=20), norm(20), nn.ReLU6()
+        )
+        self.narrow = nn.Sequential(conv(20, 8, 1), nn.SiLU(), conv(8, 20, 3, padding="same"), nn.ReLU())
+        self.twice, self.norm = conv(20, 12, 3, groups=4), norm(12)
+        self.last = nn.Sequential(norm(12), nn.GELU(), conv(12, 2, 1), nn.GELU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.depthwise(self.first(x))
+        y = self.twice(x + self.narrow(x))
+        return self.last(self.norm(y) + y)
+
+
+@pytest.mark.parametrize("nd", [1, 2])
+def test_values(nd: int) -> None:
+    """Compiled programs give torch's results, and a program keeps its own operators."""
+    module = Branches(nd).eval()
+    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)):
+        norm.running_mean, norm.running_var = (
+            torch.randn(norm.num_features),
+            torch.rand(norm.num_features) + 0.5,
+        )
+    x = torch.randn(2, 3, *(19, 23)[:nd])
+    program = jaxlstm.from_module(module, (x,))
+    operators = Counter(node.op.split(".")[1] for node in program.for_inference()._run.graph.nodes)
+    assert operators[FUSED.split(".")[1]] == 6
+    assert operators["batch_norm"] == 2
+    assert {op for op in operators if "conv" not in op} >= {"gelu", "add"}
+    assert not {*operators} & {"hardswish", "hardtanh", "silu", "relu"}
+    assert not any(node.op == FUSED for node in program._run.graph.nodes)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    for result in (compile(program)(x.numpy()), program.for_inference()(program.params, x.numpy())):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("changes", [{"dtype": torch.bfloat16}, {"computed": True}])
+def test_other_dtypes_and_computed_weights(changes: dict[str, Any]) -> None:
+    """Half precision runs without the kernel, and weights that the model computes run with it."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 9, 9)
+    if changes.get("computed"):
+        nn.utils.parametrizations.weight_norm(module[0])
+    module, x = module.to(changes.get("dtype")), x.to(changes.get("dtype"))
+    with torch.no_grad():
+        expected = module(x).float().numpy()
+    program = jaxlstm.from_module(module, (x,))
+    given = np.asarray(x.float().numpy(), program.inputs[0].type.dtype)  # type: ignore[union-attr]
+    result = np.asarray(compile(program)(given), np.float32)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=0.05 if "dtype" in changes else 2e-6)
