@@ -14,6 +14,7 @@ import pytest
 import torch
 from jax import lax
 
+from jaxlstm.layer import convolution
 from jaxlstm.programs.operators.registry import Options, find_operator
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
