@@ -115,13 +115,6 @@ def test_refused() -> None:
             call()
 
 
-def test_nonlinearity_is_compared() -> None:
-    ours = jaxlstm.nnx.RNN(3, 4, batch_first=True, rngs=nnx.Rngs(0))
-    theirs = torch.nn.RNN(3, 4, nonlinearity="relu", batch_first=True)
-    with pytest.warns(jaxlstm.PortingWarning, match="nonlinearity='tanh', but the torch layer has 'relu'"):
-        jaxlstm.load_state_dict(ours, theirs)
-
-
 @pytest.mark.parametrize(("kind", "kwargs"), [KINDS[1], KINDS[3]])
 def test_verify_model(kind: str, kwargs: dict[str, Any]) -> None:
     """The checker accepts a right layer, and rejects one with swapped gates or another activation."""

@@ -155,6 +155,9 @@ def _numpy() -> Iterator[FileCase]:
     files = {label: dumped.replace(*edit) for label, edit in edits.items()}
     codes = ("tensor-bounds", "storage-size", "tensor-shape", "pickle-malformed")
     yield from table(20, "numpy pickle", files, *codes)
+    data = b"C\x10" + WEIGHT.tobytes()
+    without = pickle.dumps({"w": WEIGHT}, 3).replace(data, b"N")
+    yield FileCase(20, "numpy pickle without data", without, ("pickle-malformed",))
 
 
 def _not_files() -> Iterator[FileCase]:

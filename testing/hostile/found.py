@@ -199,6 +199,11 @@ def _hashed() -> Iterator[FileCase]:
                 made = call(name("torch._tensor", "_rebuild_from_type_v2"), *parts.values(), inner, b"}")
                 codes = ("unsupported-tensor", "pickle-malformed")
                 yield box.case(26, f"{place} {label}", mapping(w=made), *codes)
+    members = {"a list": b"]", "a call": mapping(w=call(name("posix", "system"), text("touch PWNED")))}
+    for label, parameters in members.items():
+        module = name("a", "Net") + b")\x81" + mapping(_parameters=parameters, _modules=b"}") + b"b"
+        codes = ("pickle-malformed", "foreign-weight")
+        yield ZipBox().case(26, f"{label} as parameters", module, *codes)
     for label, dropout in {"2^2000": integer(1 << 2000), "2": integer(2)}.items():
         box = ZipBox()
         state = mapping(

@@ -163,6 +163,10 @@ def _kinds(make: type[Box]) -> Iterator[FileCase]:
         "quantized parameter": lambda box: parameter,
     }
     yield from make.weights(26, kinds, "unsupported-tensor")
+    box = make()
+    key = b"}(" + _float(4.0) + box.weight() + b"u"
+    yield box.case(26, "a number as a name", key, "unsupported-tensor")
+    yield box.case(10, "a name of 5,000 letters", mapping(**{"x" * 5_000: box.weight()}), "too-deep")
 
 
 def _accepted(make: type[Box]) -> Iterator[FileCase]:

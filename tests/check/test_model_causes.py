@@ -99,14 +99,6 @@ def test_exception_after_right_layers():
     assert report.diagnosis == ("the model raised an exception: see the item runs",)
 
 
-def test_pool_stride():
-    def ours(x):
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 1), (1, 2, 2), "VALID")
-
-    report = verify_model(ours, nn.MaxPool2d((2, 1)), (torch.randn(3, 4, 6),), gradients=False)
-    assert "the stride of max_pool2d in forward is 2" in report.diagnosis[0]
-
-
 def test_a_model_that_was_not_filled():
     """One line instead of one for each parameter."""
     ours = nnx.Linear(3, 2, rngs=nnx.Rngs(0))

@@ -195,6 +195,12 @@ SETTINGS: list[tuple[Any, ...]] = [
     (batch_norm(use_running_average=False), nn.BatchNorm1d(3), *["use_running_average=False, so the"] * 2),
     (make(LSTM, 3, 4), nn.LSTM(3, 4), "", UNRECORDED),
     (make(LSTM, 3, 4), nn.LSTM(3, 4, batch_first=True), "batch_first=False, but the torch layer", UNRECORDED),
+    (
+        make(jaxlstm.nnx.RNN, 3, 4),
+        nn.RNN(3, 4, nonlinearity="relu"),
+        "nonlinearity='tanh', but the torch layer has 'relu'",
+        UNRECORDED,
+    ),
     (rnn(), nn.LSTM(3, 4), "", ""),
     (rnn(), nn.LSTM(3, 4, batch_first=True), "time_major=True, but the torch layer has batch_first=True", ""),
     (attention(), nn.MultiheadAttention(8, 2), "", ""),

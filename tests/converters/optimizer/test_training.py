@@ -262,12 +262,15 @@ def test_refused(tmp_path: Path) -> None:
     lone = nn.LSTMCell(3, 4)
     alone = torch.optim.Adam(lone.parameters())
     torch.save({"m": lone.state_dict(), "o": alone.state_dict()}, tmp_path / "cell.pt")
+    sizes = jaxlstm.LSTMConfig(1, 2)
+    small = jaxlstm.init_params(jax.random.key(0), sizes)
     cell = nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0))
     frozen = torch.optim.Adam(theirs.rnn.parameters())
     frozen.step()
     calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: jaxlstm.load_optimizer(path, ours), "conv.weight: the source has no such tensor"),
         (lambda: jaxlstm.load_optimizer(tmp_path / "cell.pt", cell), "the sum of bias_ih and bias_hh"),
+        (lambda: jaxlstm.load_optimizer(tmp_path / "cell.pt", small, sizes), "not have the shapes of"),
         (lambda: save(opt.state), "groups must have the names of all parameters"),
         (lambda: save(opt, groups=[fewer]), "missing: cnn.0.weight"),
         (lambda: save(optax.sgd(0.1).init({})), "groups must have the names"),

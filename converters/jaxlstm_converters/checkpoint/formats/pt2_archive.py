@@ -82,9 +82,7 @@ def open_program(archive: Archive) -> ProgramArchive:
     _expect_text(archive, f"{root}archive_version", b"0")
     found = [match for name in archive.entries if (match := MODEL.fullmatch(name.removeprefix(root)))]
     if len(found) != 1:
-        problem = f"the archive holds {len(found)} programs, expected one"
-        if not found and any(name.startswith(f"{root}data/aotinductor/") for name in archive.entries):
-            problem = "the archive holds compiled code and no program; write it with torch.export.save"
+        problem = f"the archive holds {len(found)} programs of torch.export.save, expected one"
         raise CheckpointError("pt2-unsupported", problem)
     text = archive.entries[root + found[0][0]]
     return ProgramArchive(archive, root, found[0][1], text, _document(archive, text))
