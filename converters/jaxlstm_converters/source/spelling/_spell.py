@@ -68,8 +68,7 @@ def _call(operation: TypedNode) -> str:
     node, result = operation.node, operation.result
     operator = find_operator(node.op)
     operation.extra["operator_"] = node.op
-    if operator is None:
-        raise KeyError(f"operator {node.op} is not registered")
+    assert operator is not None, f"{node.op} is not registered"
     defaults = {name: p.default for name, p in operator.signature.parameters.items()}
     given: dict[str, Any] = {
         name: value
