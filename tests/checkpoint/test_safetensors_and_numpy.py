@@ -131,9 +131,26 @@ def test_long_strings_of_old_protocols(tmp_path: Path, order: Any) -> None:
     assert_same_arrays(read_checkpoint(tmp_path / "a.pkl"), saved)
 
 
+COUNTS = {
+    b"torch._utils\n_rebuild_tensor": (4, 4),
+    b"torch._utils\n_rebuild_tensor_v2": (6, 7),
+    b"torch._utils\n_rebuild_tensor_v3": (7, 8),
+    b"torch._utils\n_rebuild_parameter": (3, 4),
+    b"torch._tensor\n_rebuild_from_type_v2": (4, 4),
+    b"numpy\ndtype": (1, 3),
+    b"numpy._core.multiarray\n_reconstruct": (3, 3),
+}
+"""The smallest and the largest number of arguments of a function."""
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        *(
+            (b"c%b\n(%btR" % (function, b"N" * count), f"has {count} arguments, expected {least}")
+            for function, (least, most) in COUNTS.items()
+            for count in (least - 1, most + 1)
+        ),
         (b"ccollections\nOrderedDict\nK\1\x85R", "OrderedDict are not a list of pairs"),
         (b"ccollections\nOrderedDict\n]K\1a\x85R", "an item of OrderedDict is not a pair"),
         (b"ctorch.storage\n_load_from_bytes\nK\1\x85R", "a storage in a pickle is not stored as bytes"),
