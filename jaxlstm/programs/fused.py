@@ -1,4 +1,4 @@
-"""Join each convolution with the norm and the activation after it, in a program that needs no gradient."""
+"""The graph of a program that needs no gradient: operators of the native kernel, with what follows them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,53 @@ from dataclasses import replace
 from typing import Any
 
 from jaxlstm.programs.graph import Graph, Node, Value, results_of, uses_of, values_in
-from jaxlstm.programs.operators.fused_convolution import ACTIVATIONS, FUSED
-from jaxlstm.programs.operators.registry import CHANNELS_LAST
+from jaxlstm.programs.operators.inference import ACTIVATIONS, CELL, CONVOLUTION
+from jaxlstm.programs.operators.recurrent import lstm_cell_
+from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
+_CELL = "aten.lstm_cell.default"
 _NORM = CHANNELS_LAST + "batch_norm.default"
 _NORM_ARGUMENTS = ("weight", "bias", "running_mean", "running_var", "eps")
 
 
 def fused(graph: Graph) -> Graph:
-    """Return the graph with each convolution with channels last as one operator with what follows it.
+    """Return the graph with the operators of :mod:`jaxlstm.programs.operators.inference`.
 
-    A norm by running statistics or an activation follows if nothing else uses the result before it.
+    A convolution with the channels last takes the norm by running statistics and the activation after it, if
+    nothing else uses the result before it.
     """
     uses = Counter(name for node in graph.nodes for name in uses_of(node))
     uses.update(values_in((*graph.outputs, *graph.mutations.values())))
+    cell = find_operator(_CELL)  # which the user may have registered
     nodes: dict[str, Node] = {}
-    last: dict[str, Node] = {}  # a result that is used once -> the fused convolution
+    last: dict[str, Node] = {}  # a result that is used once -> the convolution
     for node in graph.nodes:
         before = _source(node, last)
         if node.op in _CONVOLUTIONS:
-            node = replace(node, op=FUSED)
+            node = replace(node, op=CONVOLUTION)
+        elif (
+            node.op == _CELL and find_operator(_CELL).function is lstm_cell_
+        ):  # unless the user has registered another one
+            node = replace(node, op=CELL)
         elif before is not None and (added := _added(node, before)):
-            node = replace(node, op=FUSED, kwargs={**before.kwargs, **added})
+            node = replace(node, op=CONVOLUTION, kwargs={**before.kwargs, **added})
             del nodes[before.name]
         nodes[node.name] = node
         results = results_of(node)
-        if node.op == FUSED and uses[results[0]] == 1:
+        if node.op == CONVOLUTION and uses[results[0]] == 1:
             last[results[0]] = node
     return replace(graph, nodes=tuple(nodes.values()))
 
 
 def _source(node: Node, last: dict[str, Node]) -> Node | None:
-    """Return the fused convolution whose result is the first argument of a node."""
+    """Return the convolution whose result is the first argument of a node."""
     value = node.kwargs.get("input", node.kwargs.get("self"))
     return last.get(value.name) if isinstance(value, Value) else None
 
 
 def _added(node: Node, before: Node) -> dict[str, Any]:
-    """Return the arguments with which a node becomes a part of the fused convolution before it."""
+    """Return the arguments with which a node becomes a part of the convolution before it."""
     if "activation" in before.kwargs:
         return {}
     if node.op in ACTIVATIONS or (node.op == "aten.hardtanh.default" and _bounds(node) == (0, 6)):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlstm.kernels.cpu.stack import prepare
 from testing.problems import needs_native
 
 pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
@@ -151,3 +152,28 @@ def test_parts_that_belong_together() -> None:
         for name in names:
             with rejected(messages[name]):
                 handler.run({name: (0,)})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("x", (B, I + 9), "prepared must have shape"),
+        ("prepared", (7,), "prepared must have shape"),
+        ("c_0", (B, H + 1), "c_0 must have shape"),
+        ("h_0", (B, 0), "hidden_size .* must be at least 1"),
+    ],
+)
+def test_step(name: str, shape: tuple[int, ...], message: str) -> None:
+    packed = prepare(
+        {"weight_ih": np.zeros((4 * H, I), np.float32), "weight_hh": np.zeros((4 * H, H), np.float32)}
+    )
+    shapes = {"x": (B, I), "prepared": packed.shape, "h_0": (B, H), "c_0": (B, H)}
+    call: Any = jax.ffi.ffi_call("jaxlstm_step", [jax.ShapeDtypeStruct((B, H), jnp.float32)] * 3)
+
+    def run(shapes: Mapping[str, tuple]) -> Any:
+        operands = [np.zeros(shape, np.float32) for shape in shapes.values()]
+        return jax.block_until_ready(call(*operands, threads=np.int64(0)))
+
+    run(shapes)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        run({**shapes, name: shape})

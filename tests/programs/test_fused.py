@@ -12,7 +12,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.inference import compile
-from jaxlstm.programs.operators.fused_convolution import FUSED
+from jaxlstm.programs.operators.inference import CONVOLUTION
 
 
 class Branches(nn.Module):
@@ -47,11 +47,11 @@ def test_values(nd: int) -> None:
     x = torch.randn(2, 3, *(19, 23)[:nd])
     program = jaxlstm.from_module(module, (x,))
     operators = Counter(node.op.split(".")[1] for node in program.for_inference()._run.graph.nodes)
-    assert operators[FUSED.split(".")[1]] == 6
+    assert operators["convolution"] == 6
     assert operators["batch_norm"] == 2
     assert {op for op in operators if "conv" not in op} >= {"gelu", "add"}
     assert not {*operators} & {"hardswish", "hardtanh", "silu", "relu"}
-    assert not any(node.op == FUSED for node in program._run.graph.nodes)
+    assert not any(node.op == CONVOLUTION for node in program._run.graph.nodes)
     with torch.no_grad():
         expected = module(x).numpy()
     for result in (compile(program)(x.numpy()), program.for_inference()(program.params, x.numpy())):
@@ -72,3 +72,30 @@ def test_other_dtypes_and_computed_weights(changes: dict[str, Any]) -> None:
     given = np.asarray(x.float().numpy(), program.inputs[0].type.dtype)  # type: ignore[union-attr]
     result = np.asarray(compile(program)(given), np.float32)
     np.testing.assert_allclose(result, expected, rtol=0, atol=0.05 if "dtype" in changes else 2e-6)
+
+
+class Steps(nn.Module):
+    """Two cells in a loop, one without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LSTMCell(5, 33), nn.LSTMCell(33, 8, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = c = x.new_zeros(x.shape[0], 33)
+        state = x.new_zeros(x.shape[0], 8), x.new_ones(x.shape[0], 8)
+        for step in range(20):
+            h, c = self.first(x[:, step], (h, c))
+            state = self.second(h, state)
+        return state[0] + state[1]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_cells(rows: int) -> None:
+    """Cells of a loop give torch's results, on weights that are packed once."""
+    module, x = Steps().eval(), torch.randn(rows, 20, 5)
+    runner = compile(jaxlstm.from_module(module, (torch.randn(3, 20, 5),)))
+    with torch.no_grad():
+        np.testing.assert_allclose(runner(x.numpy()), module(x).numpy(), rtol=0, atol=2e-6)
+    (executable,) = runner._compiled._executables.values()
+    assert executable.call.as_text().count("jaxlstm_step") >= 2

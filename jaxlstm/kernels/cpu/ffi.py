@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.kernels import operations
+from jaxlstm.kernels.cpu.stack import prepare
 from jaxlstm.kernels.operations import TANGENTS, KernelOperation
 from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.layer.cell import StepDerivative
@@ -92,6 +93,14 @@ def gradients(
     """Run GRADIENTS: all in one call, because XLA would share the threads among several."""
     operands = (z_bar, inputs, outputs, h_0, valid, weight_ih)
     return _call("jaxlstm_gradients", operands, tuple(TANGENTS), out, reverse)
+
+
+def prepared_step(params: Any, x: Any, h: Any, c: Any) -> tuple[jax.Array, jax.Array]:
+    """Run one step with weights that are packed now: NumPy arrays in float32. Return (h, c)."""
+    results = [jax.ShapeDtypeStruct(h.shape, h.dtype)] * 3
+    call: Any = jax.ffi.ffi_call("jaxlstm_step", results)
+    _, h, c = call(x, prepare(params), h, c, threads=np.int64(THREADS))
+    return h, c
 
 
 def _call(

@@ -38,10 +38,10 @@ TARGETS = (
     "jaxlstm_forward_both",
     "jaxlstm_backward",
     "jaxlstm_gradients",
-    "jaxlstm_convolve",
+    *("jaxlstm_convolve", "jaxlstm_step"),
 )
 
-INTERFACE = 6
+INTERFACE = 7
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

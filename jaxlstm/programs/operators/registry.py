@@ -192,7 +192,8 @@ def register_operator(
     return register
 
 
-CHANNELS_LAST = "channels_last."
+CHANNELS_LAST, INFERENCE = "channels_last.", "inference."
+"""Namespaces of operators that only rewritten graphs have."""
 
 
 def register_layouts(*names: str, **declared: Any) -> Callable[[Function], Function]:
@@ -270,4 +271,4 @@ def changes_shape(name: str) -> bool:
 
 def operator_names() -> list[str]:
     """Return the names of all registered operators of torch, sorted."""
-    return sorted(name for name in _OPERATORS if not name.startswith(CHANNELS_LAST))
+    return sorted(name for name in _OPERATORS if not name.startswith((CHANNELS_LAST, INFERENCE)))

@@ -315,10 +315,33 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   return run(p, active_instruction_set().passes<Real>().gradients, call, pool);
 }
 
-// Convolutions follow each other closely, so the threads of the pool are still awake.
-constexpr double kMinSecondsForConvolution = 60e-6;
+// The operators of a program follow each other closely, so the threads of the pool are still awake.
+constexpr double kMinSecondsInProgram = 60e-6;
 // A depthwise convolution loads an element for each product.
 constexpr double kDepthwiseShare = 0.25;
+
+// One step of a cell with weights as packed by jaxlstm_prepare_weights. y is a second h_n.
+ffi::Error step(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Buffer c_0, Result y, Result h_n,
+                Result c_n, int64_t threads) {
+  BufferChecker checker(x);
+  ForwardArguments<float> p{};
+  const auto [B, I] = checker.sizes<2>("x", x);
+  const long H = checker.sizes<2>("h_0", h_0)[1];
+  p.time = 1, p.batch = B, p.input_size = I, p.hidden_size = p.h_size = p.y_stride = H;
+  checker.require_nonzero_sizes(1, H, H);
+  const auto& forward = active_instruction_set().passes<float>();
+  const int64_t size = checker.failed() ? 0 : int64_t(forward.prepared_bytes(p) / sizeof(float));
+  p.x = checker.input<float>("x", x, {B, I});
+  p.prepared = checker.input<float>("prepared", prepared, {size});
+  p.h_0 = checker.input<float>("h_0", h_0, {B, H});
+  p.c_0 = checker.input<float>("c_0", c_0, {B, H});
+  p.y = checker.output<float>("y", y, {B, H});
+  p.h_n = checker.output<float>("h_n", h_n, {B, H});
+  p.c_n = checker.output<float>("c_n", c_n, {B, H});
+  if (checker.failed()) return checker.error();
+  if (B == 0) return ffi::Error::Success();
+  return run(p, forward.forward, Call(cost_of(p), threads, pool.num_threads(), kMinSecondsInProgram), pool);
+}
 
 // geometry: kernel, stride, padding before the first element and dilation, each for both axes; groups, activation.
 ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias, Result y,
@@ -347,7 +370,7 @@ ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias,
   if (checker.failed()) return checker.error();
   const double products = double(N) * out_H * out_W * O * kernel * (C / p.groups);
   const double seconds = products / (kMultiplicationsPerSecond<float> * (depthwise ? kDepthwiseShare : 1));
-  const Call call({seconds, 1e9}, threads, pool.num_threads(), kMinSecondsForConvolution);
+  const Call call({seconds, 1e9}, threads, pool.num_threads(), kMinSecondsInProgram);
   run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
               [&](int thread, int size, Barrier&) { active_instruction_set().convolve(p, thread, size); });
   return ffi::Error::Success();
@@ -393,6 +416,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signa
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_both, JAXLSTM_BY_DTYPE(forward_both), (signature<16, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_step, step,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("threads"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_convolve, convolve,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()

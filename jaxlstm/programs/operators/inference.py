@@ -1,24 +1,30 @@
-"""A convolution with the norm and the activation after it as one operator, for inference on a CPU."""
+"""Operators of programs that are compiled for inference on a CPU: the native kernel, with prepared weights.
+
+They have no derivatives. A convolution takes the norm and the activation after it. Arrays that the kernel
+does not take run as the operators that these replace, see :mod:`jaxlstm.programs.fused`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.kernels.cpu.convolution import convolve, takes_convolution
+from jaxlstm.kernels.cpu.ffi import prepared_step
+from jaxlstm.kernels.cpu.library import library
 from jaxlstm.layer.convolution import Geometry
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.convolution import conv, pads_of
 from jaxlstm.programs.operators.normalization import batch_norm
-from jaxlstm.programs.operators.registry import CHANNELS_LAST, Options, find_operator, register_operator
+from jaxlstm.programs.operators.recurrent import lstm_cell_
+from jaxlstm.programs.operators.registry import INFERENCE, Options, find_operator, register_operator
 
-FUSED = CHANNELS_LAST + "fused_convolution.default"
+CONVOLUTION, CELL = INFERENCE + "convolution.default", INFERENCE + "lstm_cell.default"
 
 ACTIVATIONS = {
     "aten.relu.default": "relu",
@@ -29,7 +35,7 @@ ACTIVATIONS = {
 """An operator -> the name of the activation in the kernel."""
 
 
-@register_operator(FUSED)
+@register_operator(CONVOLUTION)
 def fused_convolution(
     input: Array,
     weight: Array,
@@ -60,10 +66,30 @@ def fused_convolution(
     return operator.function(y) if operator else y
 
 
+@register_operator(CELL)
+def prepared_lstm_cell(
+    input: Array,
+    hx: Sequence[Array],
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None = None,
+    b_hh: Array | None = None,
+    *,
+    options: Options,
+) -> tuple[Array, Array]:
+    """Run one step of an LSTM with weights that are packed now. Returns (h, c)."""
+    arrays = [leaf for leaf in (w_ih, w_hh, b_ih, b_hh) if leaf is not None]
+    is_known = not any(isinstance(leaf, Tracer) for leaf in arrays) and library().handle is not None
+    if is_known and input.ndim == 2 and all(leaf.dtype == np.float32 for leaf in (input, *hx, *arrays)):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        params = {name: np.asarray(leaf) for name, leaf in zip(names, arrays, strict=False)}
+        return prepared_step(params, input, hx[0], hx[1])
+    return lstm_cell_(input, hx, w_ih, w_hh, b_ih, b_hh, options=options)
+
+
 def _with_norm(weight: Any, bias: Any, norm: Sequence[Any] | None) -> tuple[Any, Any]:
     """Return the weight and bias of the convolution with the norm, computed now if the values are known."""
-    arrays = [value for value in (weight, bias, *(norm or ())) if isinstance(value, jax.Array)]
-    if any(isinstance(array, Tracer) for array in arrays):
+    if any(isinstance(array, Tracer) for array in (weight, bias, *(norm or ()))):
         xp: Any = jnp
     else:
         xp = np
