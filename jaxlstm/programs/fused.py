@@ -32,9 +32,7 @@ def fused(graph: Graph) -> Graph:
         before = _source(node, last)
         if node.op in _CONVOLUTIONS:
             node = replace(node, op=CONVOLUTION)
-        elif (
-            node.op == _CELL and find_operator(_CELL).function is lstm_cell_
-        ):  # unless the user has registered another one
+        elif node.op == _CELL and cell is not None and cell.function is lstm_cell_:
             node = replace(node, op=CELL)
         elif before is not None and (added := _added(node, before)):
             node = replace(node, op=CONVOLUTION, kwargs={**before.kwargs, **added})
