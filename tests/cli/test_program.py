@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -101,28 +100,6 @@ def test_operators_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     done = jaxlstm_command("inspect", path, "--operators", operators)
     assert done.status == 2
     assert f"--operators: RuntimeError: no ({operators}, line 2)" in done.err
-
-
-@pytest.mark.parametrize("weights", ["inside", "beside"])
-def test_export(weights: str, tmp_path: Path, program: Program) -> None:
-    pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
-    output = tmp_path / "m.stablehlo"
-    options = ("--platforms", "cpu,tpu", "--weights", weights, "--json")
-    done = jaxlstm_command("export", DEMO, "-o", output, *options)
-    assert done.status == 0, done.err
-    report = json.loads(done.out)
-    assert report["largest_difference"] <= 1e-6
-    assert (report["weights"] == "inside") == (weights == "inside")
-    exported = jax.export.deserialize(bytearray(output.read_bytes()))
-    characters = np.random.default_rng(0).integers(0, 29, (1, 12)).astype(np.int32)
-    first = (program.params,) if weights == "beside" else ()
-    results = exported.call(*first, characters)
-    for actual, expected in zip(results, program(program.params, characters), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
-    # The command replaces its own output, and nothing else.
-    assert jaxlstm_command("export", DEMO, "-o", output, *options).status == 0
-    (tmp_path / "notes").write_text("mine")
-    assert "was not written by jaxlstm" in jaxlstm_command("export", DEMO, "-o", tmp_path / "notes").err
 
 
 def test_check(tmp_path: Path) -> None:
