@@ -122,8 +122,11 @@ class _Subject(NamedTuple):
 
 def _load(args: argparse.Namespace) -> _Subject:
     if takes_program(args):
-        program = load_checked(args)
-        return _Subject("the program", program, partial(check_program, program, args))
+        from jaxlstm_converters.pt2._load_program import load_program
+
+        refuse_options(args, "dtype", "port", "matrix", "batch_first", "dropout")
+        program = load_program(args.checkpoint)
+        return _Subject("the program", program, partial(_check_program, program, args))
     params, config, *_ = load_selected(args)
     port = load_port(args.port) if args.port else None
     return _Subject(args.port or "jaxlstm.lstm", config, partial(_check, port, params, config, args))
@@ -184,15 +187,7 @@ def _as_json(checkpoint: str, reports: Reports, absent: list[str]) -> Any:
     }
 
 
-def load_checked(args: argparse.Namespace) -> Program:
-    """Return the program to check, after a check of the options."""
-    from jaxlstm_converters.pt2._load_program import load_program
-
-    refuse_options(args, "dtype", "port", "matrix", "batch_first", "dropout")
-    return load_program(args.checkpoint)
-
-
-def check_program(
+def _check_program(
     program: Program, args: argparse.Namespace, device: Any, progress: Progress
 ) -> Iterator[tuple[str, Report]]:
     """Yield the report on a program."""

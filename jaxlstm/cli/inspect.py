@@ -54,11 +54,12 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm.selected import assumptions, unrecorded_arguments
     from jaxlstm_converters.pt2._load_program import is_program
+    from jaxlstm_converters.pt2._read_pt2 import read_pt2
     from jaxlstm_converters.pt2.layer_settings import recorded_arguments
 
     checkpoint = read_checkpoint(path)
     found, hints = survey(checkpoint), config_hints(checkpoint)
-    graph = program.read_graph(path) if is_program(path) else None
+    graph = read_pt2(path)[0] if is_program(path) else None
     if graph is not None:
         for prefix, settings in recorded_arguments(graph).items():
             hints[prefix] = {**hints.get(prefix, {}), **settings}

@@ -12,13 +12,6 @@ from jaxlstm.programs.graph import Argument, Graph, TensorType, Value, shown_sha
 from jaxlstm.programs.tree import leaf_names
 
 
-def read_graph(path: str) -> Graph:
-    """Return the graph of the program in a file."""
-    from jaxlstm_converters.pt2._read_pt2 import read_pt2
-
-    return read_pt2(path)[0]
-
-
 def describe(graph: Graph) -> dict[str, Any]:
     """Return inputs, free axes, results and operators of a graph as JSON."""
     types = graph.input_types
