@@ -177,9 +177,10 @@ class BatchPredictor:
                     raise
                 errors.append(f"column {error.column!r} {error.reason}")
         computed: list[Any] = []
-        for start in range(0, len(rows), WINDOW * self.batch_size):
+        window = WINDOW * self.model.batch_size
+        for start in range(0, len(rows), window):
             progress(start, len(rows), "sequences")
-            computed += self.model.run(rows[start : start + WINDOW * self.batch_size])
+            computed += self.model.run(rows[start : start + window])
         progress(len(rows), len(rows), "sequences")
         in_order = iter(computed)
         results = [(None,) * len(self.model.blanks) if error else next(in_order) for error in errors]

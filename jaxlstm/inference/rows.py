@@ -23,6 +23,7 @@ class LSTMRows:
     """An LSTM over rows; for the arguments see :class:`jaxlstm.inference.BatchPredictor`.
 
     Attributes:
+      batch_size: rows that are computed together.
       inputs: the input of a row.
       blanks: name of a result -> an empty array of its rank and dtype.
     """
@@ -39,7 +40,7 @@ class LSTMRows:
         **row_options: Any,
     ) -> None:
         options = {"max_length": MAX_LENGTH, "max_batch": batch_size, "dtype": dtype}
-        self.runner = runner_.compile(params, time_major(config), **options)
+        self.runner, self.batch_size = runner_.compile(params, time_major(config), **options), batch_size
         row_options["ranges"] = {"time": (1, MAX_LENGTH)}
         self.inputs = (RowInput(column, ("time", config.input_size), self.runner.dtype, **row_options),)
         names = ("outputs", "h_n", "c_n") if states else ("outputs",)
@@ -48,7 +49,7 @@ class LSTMRows:
     def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield the results of each row, in order."""
         sequences = [sequence for (sequence,) in rows]
-        results = self.runner.imap(sequences, self.runner.max_batch, window=len(rows), progress=False)
+        results = self.runner.imap(sequences, self.batch_size, window=len(rows), progress=False)
         for outputs, (h_n, c_n) in results:
             yield (outputs, np.asarray(h_n), np.asarray(c_n))[: len(self.blanks)]
 
@@ -65,6 +66,7 @@ class ProgramRows:
       options: ``cast`` and ``finite`` of each RowInput.
 
     Attributes:
+      batch_size: rows that are computed together, at least those that the program takes.
       inputs: the inputs of a row.
       blanks: name of a result -> an empty array of its rank and dtype.
 
@@ -82,7 +84,8 @@ class ProgramRows:
         pad: bool | None = None,
         **options: Any,
     ) -> None:
-        self.runner, self._batch_size = runner_.compile(program, pad=pad), batch_size
+        self.runner = runner_.compile(program, pad=pad)
+        self.batch_size = max(batch_size, self.runner.smallest_batch)
         inputs, types = {declared.name: declared for declared in program.inputs}, program.graph.input_types
         options["ranges"] = {axis: program.graph.size_range(axis) for axis in program.graph.free_axes}
         column_of = _column_of(list(types), columns)
@@ -101,7 +104,7 @@ class ProgramRows:
         for row in rows:
             for declared, array in zip(self.inputs, row, strict=True):
                 held_without_loss(array, f"column {declared.column!r}")
-        return self.runner.rows([self.runner.row(row) for row in rows], self._batch_size)
+        return self.runner.rows([self.runner.row(row) for row in rows], self.batch_size)
 
 
 def _column_of(inputs: list[str], columns: str | Mapping[str, str]) -> dict[str, str]:
