@@ -21,7 +21,7 @@ import jax.export
 
 from jaxlstm.programs.errors import ProgramError
 
-LONGEST = 4_000
+LONGEST = 10_000
 _LONGEST_NARROWING = 500
 UNBOUNDED = 1 << 40
 """Larger than any size."""

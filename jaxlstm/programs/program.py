@@ -55,6 +55,8 @@ class Program:
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
       dtypes: name in torch -> dtype in the file; JAX may hold 64-bit integers in 32 bits.
       options: precision and backend, see :meth:`with_options`.
+      at_sizes: returns the program that takes arguments of other sizes, given this program, the arguments and
+        the error; None if there are no others.
 
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
@@ -93,6 +95,7 @@ class Program:
         run = channels_last(graph, {**self.params, **self.buffers, **self._constants})
         self._run = self._accepted if run is graph else accept(run)
         self._write = write
+        self.at_sizes: Callable[..., Program] | None = None
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -148,7 +151,14 @@ class Program:
         **kwargs: Any,
     ) -> tuple[Any, dict[str, jax.Array]]:
         """Run a program that changes its buffers and return (results, buffers after the call)."""
-        values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+        buffers = self.buffers if buffers is None else buffers
+        try:
+            values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+        except ProgramError as error:
+            if self.at_sizes is None or error.code not in ("input-shape", "guard"):
+                raise
+            other = self.at_sizes(self, args, kwargs, error)
+            return other.call_with_buffers(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
         valid = self._assertions(values)
         graph = self._run.graph
         leaves = iter([_if_valid(resolve(output, values), valid) for output in graph.outputs])

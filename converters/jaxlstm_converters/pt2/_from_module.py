@@ -5,10 +5,10 @@ torch is imported by the functions, so that importing the package does not impor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
-import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from jaxlstm.programs.program import Program
     from jaxlstm_converters.pt2.export_steps import ExportStep
 
-# An export replaces attributes of torch's classes, and restores them.
-_LOCK = threading.RLock()
-
 
 def from_module(
     torch_module: torch.nn.Module,
@@ -48,14 +45,15 @@ def from_module(
     module become padded batches with lengths, and dataclasses and other mappings among its results dicts.
 
     If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
-    in the example. A warning lists the fixed parts.
+    in the example. A warning lists the fixed parts. The program keeps a copy of the module, which shares the
+    memory of the parameters. A call of sizes that the program does not take exports the copy again at these.
 
     Args:
       torch_module: the module, in evaluation mode.
       args: example arguments of its ``forward``, which determine dtypes and fixed sizes.
       kwargs: example keyword arguments.
       dynamic_shapes: as for ``torch.export.export``. By default every axis of every tensor is
-        ``torch.export.Dim.AUTO``: free unless the module fixes it.
+        ``torch.export.Dim.AUTO``: free unless the module fixes it. With others, no call exports again.
 
     Raises:
       TypeError: an argument has the wrong type or is a packed sequence, or the module returns a type that
@@ -87,19 +85,24 @@ def from_module(
             "torch_module is a ScriptModule, which torch.export does not take; make a module of its Python "
             "class, fill it with module.load_state_dict(script.state_dict()), and pass that"
         )
-    from jaxlstm_converters.pt2.export_steps import ExportCall, export_in_steps
+    from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, export_in_steps
+    from jaxlstm_converters.pt2.other_sizes import OtherSizes
 
     call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes)
-    name = f"<{type(torch_module).__name__}>"
-    with _LOCK:
-        step, file = export_in_steps(call, functools.partial(_as_file, name=name))
+    finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
+    with LOCK:
+        step, file = export_in_steps(call, finish)
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)
     for sentence in unused_inputs(file.graph):
         warnings.warn(f"from_module: {sentence.partition('. ')[0]}", UserWarning, stacklevel=2)
     inputs = tuple(_with_reason(declared, step) for declared in file.graph.inputs)
     graph = replace(file.graph, lines=condition_lines(step.program), inputs=inputs)
-    return program_of(file._replace(graph=graph))
+    program = program_of(file._replace(graph=graph))
+    if dynamic_shapes is None:
+        with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
+            program.at_sizes = OtherSizes(call, lambda step: program_of(finish(step.program)))
+    return program
 
 
 def _with_reason(declared: Input, step: ExportStep) -> Input:

@@ -15,6 +15,7 @@ import copy
 import inspect
 import io
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
+
+LOCK = threading.RLock()
+"""Held during an export, which replaces attributes of torch's classes and restores them."""
 
 
 class ExportCall(NamedTuple):
@@ -60,6 +64,13 @@ class ExportStep(NamedTuple):
     fixed: tuple[str, ...] = ()
     reason: str = ""
     has_sizes: bool = False
+
+
+@kept_regions()
+def export_without_free_axes(call: ExportCall) -> ExportStep:
+    """Return the export of a call at its sizes. It does not depend on the values of the tensors."""
+    with keywords_by_name(call.module, call.kwargs), _quiet():
+        return ExportStep(_export(call, free_axes(call, lambda path, axis: False)))
 
 
 Result = TypeVar("Result")

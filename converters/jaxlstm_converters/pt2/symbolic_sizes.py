@@ -131,7 +131,7 @@ _IDENTITY = re.compile(r"\bis (not )?(int|float|list)\b")
 def _rounded(number: Any, digits: int | None = None) -> Any:
     """Return a symbolic number rounded to an integer, half to even: files have no ``round``."""
     if digits is not None:
-        return _ROUND(number, digits)
+        return round(float(number), digits)
     down, up = math.ceil(2 * number) // 2, (math.floor(2 * number) + 1) // 2
     return down + (up - down) * (down % 2)
 
@@ -140,7 +140,7 @@ def _sqrt(number: Any, /) -> Any:
     return torch.sym_sqrt(number) if _is_symbolic(number) else _SQRT(number)
 
 
-_ROUND, _SQRT = vars(torch.SymFloat)["__round__"], math.sqrt
+_SQRT = math.sqrt
 
 
 class SymbolicSizes(TorchFunctionMode):

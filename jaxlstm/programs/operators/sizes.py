@@ -45,7 +45,7 @@ _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     "torch.sym_float": float,
     "torch.sym_max": max,
     "torch.sym_min": min,
-    "torch.sym_not": operator.not_,
+    "torch.sym_not": lambda value: jnp.logical_not(value) if isinstance(value, Tracer) else not value,
     "torch.sym_sqrt": math.sqrt,
     "torch._sym_sqrt": math.sqrt,
 }
