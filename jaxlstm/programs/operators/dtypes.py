@@ -168,7 +168,8 @@ def is_integer(x: Any) -> bool:
     return jnp.issubdtype(getattr(x, "dtype", x), jnp.integer)
 
 
-def _category(dtype: np.dtype) -> int:
+def category(dtype: np.dtype) -> int:
+    """Return the rank of a dtype among bool, integers, real and complex numbers."""
     kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
     return next(rank for rank, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
 
@@ -177,7 +178,7 @@ def _by_category(higher: np.dtype | None, lower: np.dtype | None) -> np.dtype | 
     """Return the dtype of the higher priority unless the other one is of a higher category."""
     if higher is None or lower is None:
         return higher if lower is None else lower
-    return higher if _category(higher) >= _category(lower) else _wider(higher, lower)
+    return higher if category(higher) >= category(lower) else _wider(higher, lower)
 
 
 def _wider(a: np.dtype | None, b: np.dtype) -> np.dtype:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.programs.graph import Node, TensorType, Value
+from jaxlstm.programs.operators.dtypes import category
 from jaxlstm.programs.operators.registry import IGNORED, find_operator, functional_name
 
 CHANNELS_LAST = "channels_last."
@@ -159,9 +160,4 @@ def _agree(types: list[TensorType]) -> bool:
     without = {type_.dtype for type_ in types if not type_.shape}
     if not with_axes or not without:
         return True
-    return all(_rank(a) != _rank(b) or jnp.promote_types(a, b) == a for a in with_axes for b in without)
-
-
-def _rank(dtype: np.dtype) -> int:
-    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
-    return next(rank for rank, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
+    return all(category(a) != category(b) or jnp.promote_types(a, b) == a for a in with_axes for b in without)
