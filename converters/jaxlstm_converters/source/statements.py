@@ -13,6 +13,7 @@ from jaxlstm_converters.source.calls import Invocation, Item, nodes_of
 from jaxlstm_converters.source.method import Context, LineItem, Method, Pattern, Statement, marked, names_in
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.scope import LETTERS, Scope, usual_names
+from jaxlstm_converters.source.spelling import simplified
 from jaxlstm_converters.source.spelling.template import tree_of
 
 _LONGEST = 88
@@ -139,18 +140,18 @@ class MethodWriter:
             self._write(step, targets if ends else [], ends)
 
     def _write(self, step: LineItem, targets: Sequence[Target], ends: bool) -> None:
-        item = step.item
+        item, target = step.item, ", ".join(names.leaves(targets))
         if isinstance(item, Node) and item.op == "higher_order.cond":
             expression = self._resolved(self._conditional(item))
             pattern = self._result_pattern(item)
         elif isinstance(item, Node):
             spelling = self._context.spell(item, self._call.path, self._placeholder)
-            expression = _with_inferred_size(self._resolved(spelling.expr))
+            expression = self._resolved(spelling.expr, target)
             pattern = self._result_pattern(item)
         else:
             called = self._context.call(item, self._call.path)
             assert called is not None
-            expression, pattern = self._resolved(called.expression), self._used(called.results)
+            expression, pattern = self._resolved(called.expression, target), self._used(called.results)
         for name in self._uses(item):
             self._scope.left[name] -= 1
         self._assign(step, expression, pattern, targets, ends)
@@ -253,7 +254,7 @@ class MethodWriter:
     def _argument(self, argument: Argument) -> ast.expr:
         return self._resolved(self._placeholder(argument))
 
-    def _resolved(self, tree: ast.expr) -> ast.expr:
+    def _resolved(self, tree: ast.expr, target: str = "") -> ast.expr:
         """Return an expression with the expressions of its values; a value used twice gets a variable."""
         counts: dict[str, int] = {}
         for name in trees.marks(tree):
@@ -262,9 +263,20 @@ class MethodWriter:
             expression = self._scope.value(name)
             simple = isinstance(expression, ast.Name | ast.Constant | ast.Attribute | ast.Subscript)
             if count > 1 and not simple:
-                variable = self._scope.named(name, "", LineItem(self._call, "", ""), expression)
-                self._statements.append(Statement(trees.assign(variable, expression)))
-        return _Replace(self._scope.value).visit(copy.deepcopy(tree))
+                self._set(name, expression)
+        replaced = _with_inferred_size(_Replace(self._scope.value).visit(copy.deepcopy(tree)))
+        longest = max(counts, key=lambda name: len(trees.shown(self._scope.value(name))), default="")
+        is_long = len(trees.shown(simplified(replaced))) + len(target) > _LONGEST
+        if is_long and longest and isinstance(self._scope.value(longest), ast.Call):
+            # Two lines instead of the parts of one.
+            self._set(longest, self._scope.value(longest))
+            return self._resolved(tree, target)
+        return replaced
+
+    def _set(self, name: str, expression: ast.expr) -> None:
+        """Write a statement that gives a value a variable."""
+        variable = self._scope.named(name, "", LineItem(self._call, "", ""), expression)
+        self._statements.append(Statement(trees.assign(variable, expression)))
 
 
 def _with_inferred_size(tree: ast.expr) -> ast.expr:

@@ -110,7 +110,7 @@ def _statement(statement: Statement, comments: bool) -> list[str]:
     lines = [_indented(f"# {comment}")] if comments and comment else []
     tree = simplified(statement.tree)
     text = trees.shown(tree)
-    if isinstance(tree, ast.Return) and isinstance(tree.value, ast.Tuple):
+    if isinstance(tree, ast.Return) and isinstance(tree.value, ast.Tuple) and len(tree.value.elts) > 1:
         text = f"return {', '.join(map(trees.shown, tree.value.elts))}"
     return [*lines, _indented(text)]
 
