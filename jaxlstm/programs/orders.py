@@ -171,6 +171,7 @@ class Rewriter:
         position, calls = self._place(value, source)
         types = {name: self.types[value].permuted(after)}
         kwargs: dict[str, Argument] = {"self": Value(source), "dims": dims}
+        calls = tuple(call._replace(line="") for call in calls)  # No line of the user's code asks for it.
         node = Node(f"{name}_permute", "aten.permute.default", (), kwargs, (name,), calls, types)
         self.emitted.append(((position, 0), node))
         self.made[name] = position

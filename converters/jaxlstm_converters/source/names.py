@@ -14,23 +14,8 @@ Target: TypeAlias = "str | list[Target]"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}", re.ASCII)
 _ASSIGNED = re.compile(r"([A-Za-z_][\w, ()\[\]]{0,200}?)\s*(?::[^=]{0,100})?[-+*/@|&]?=(?!=)", re.ASCII)
 # Names that the written file uses for other things.
-RESERVED = frozenset(
-    {*dir(builtins), *keyword.kwlist, *keyword.softkwlist}
-    | {
-        "self",
-        "rngs",
-        "jax",
-        "jnp",
-        "lax",
-        "nnx",
-        "signal",
-        "jaxlstm",
-        "programs",
-        "functools",
-        "math",
-        "Buffer",
-    }
-)
+_IN_USE = "self rngs jax jnp lax nnx signal jaxlstm programs functools math Buffer"
+RESERVED = frozenset({*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_IN_USE.split()})
 _METHODS = frozenset({"train", "eval", "iter_children", "iter_modules", "perturb", "set_attributes", "sow"})
 _OF_FLAX = ("__", "_pytree__", "_object__", "_graph_node_", "_check_", "_setattr", "_abc_")
 

@@ -79,11 +79,8 @@ def _with_steps(type_: TensorType, steps: Mapping[str, tuple[int | str | None, s
 def _copied(node: Node, types: Mapping[str, TensorType]) -> str | None:
     """Return the tensor that a node copies."""
     kind, sources, results = node.op.split(".")[1], _values(node, "self"), results_of(node)
-    if kind == "slice" and [node.kwargs.get(key) for key in ("start", "end", "step")] == [
-        0,
-        _TO_THE_END,
-        None,
-    ]:
+    bounds = [node.kwargs.get(key) for key in ("start", "end", "step")]
+    if kind == "slice" and bounds == [0, _TO_THE_END, None]:
         return sources[0]
     if kind not in _COPIES or not sources or not results:
         return None

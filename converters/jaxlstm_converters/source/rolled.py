@@ -1,10 +1,10 @@
-"""Loops over the modules of a list instead of one statement for each."""
+"""Loops over the modules of one list, or of several, instead of one statement for each."""
 
 from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Statement
@@ -43,7 +43,7 @@ def _loop_at(
         if count < 2 or step < 1 or not start <= first < start + step or not ends_in_time:
             continue
         rounds = [statements[start + k * step : start + (k + 1) * step] for k in range(count)]
-        body = _common(rounds, text)
+        body = _common(rounds, [other for other, length in lengths.items() if length == count])
         if body is not None:
             return body, start + step * count
     return None
@@ -51,85 +51,94 @@ def _loop_at(
 
 def _first_use(statements: Sequence[Statement], start: int, text: str, number: int) -> int:
     """Return the place of the first statement that uses the module with a number; -1 if there is none."""
-    places = range(start, len(statements))
-    return next((p for p in places if text in _lists_in(statements[p].tree, number)), -1)
+    item = f"{text}[{number}]"
+    return next((p for p in range(start, len(statements)) if item in trees.shown(statements[p].tree)), -1)
 
 
-def _common(rounds: Sequence[Sequence[Statement]], text: str) -> list[Statement] | None:
-    """Return a loop that is equal to the rounds, or None."""
+def _common(rounds: Sequence[Sequence[Statement]], lists: Sequence[str]) -> list[Statement] | None:
+    """Return a loop over modules of some of the lists that is equal to the rounds, or None."""
     used = {name for statement in rounds[0] for name in trees.variables(statement.tree)}
-    element = names.unique(names.singular(text.rpartition(".")[2]), used)
+    elements: dict[str, str] = {}
+    for text in (text for text in lists if _first_use(rounds[0], 0, text, 0) >= 0):
+        elements[text] = names.unique(names.singular(text.rpartition(".")[2]), {*used, *elements.values()})
     bodies = [
-        [_Element(text, number, element).visit(copy.deepcopy(statement.tree)) for statement in statements]
+        [_Element(elements, number).visit(copy.deepcopy(statement.tree)) for statement in statements]
         for number, statements in enumerate(rounds)
     ]
     texts = [[trees.shown(tree) for tree in body] for body in bodies]
     before: list[Statement] = []
     if texts[0] != texts[1]:
-        # The first round may read a variable that later rounds have replaced.
+        # The first round may read what later rounds have replaced by a variable.
         start = _first_source(bodies[0], bodies[1])
         if start is None:
             return None
         source, variable = start
-        before = [Statement(trees.assign(trees.name(variable), trees.name(source)), rounds[0][0].line)]
+        before = [Statement(trees.assign(trees.name(variable), source), rounds[0][0].line)]
         bodies[0] = [_Renamed(source, variable).visit(tree) for tree in bodies[0]]
         texts[0] = [trees.shown(tree) for tree in bodies[0]]
-    if any(other != texts[0] for other in texts[1:]) or any(f"{text}[" in line for line in texts[0]):
+    is_left = any(f"{text}[" in line for text in elements for line in texts[0])
+    if any(other != texts[0] for other in texts[1:]) or is_left:
         return None
-    loop = trees.loop(trees.name(element), trees.parsed(text), bodies[0])
+    variables, over = ", ".join(elements.values()), ", ".join(elements)
+    over = f"zip({over})" if len(elements) > 1 else over
+    loop = trees.loop(trees.parsed(variables), trees.parsed(over), bodies[0])
     return [*before, Statement(loop, rounds[0][0].line)]
 
 
-def _first_source(first: Sequence[ast.AST], second: Sequence[ast.AST]) -> tuple[str, str] | None:
-    """Return the only variable that differs between two rounds: in the first one and in the second one."""
-    ours = [name for tree in first for name in trees.variables(tree)]
-    theirs = [name for tree in second for name in trees.variables(tree)]
-    if len(ours) != len(theirs):
+def _first_source(first: Sequence[ast.AST], second: Sequence[ast.AST]) -> tuple[ast.expr, str] | None:
+    """Return the only expression of the first round that differs from a variable of the second, and both."""
+    found = [pair for parts in zip(first, second, strict=True) for pair in _differences(*parts)]
+    source, other = found[0]
+    texts = {(trees.shown(ours), trees.shown(theirs)) for ours, theirs in found}
+    if not isinstance(source, ast.expr) or not isinstance(other, ast.Name) or len(texts) > 1:
         return None
-    pairs = {(mine, other) for mine, other in zip(ours, theirs, strict=True) if mine != other}
-    if len(pairs) != 1:
+    hidden = [_Renamed(source, trees.MARK).visit(copy.deepcopy(tree)) for tree in first]
+    uses = [place for place, tree in enumerate(hidden) if trees.MARK in trees.variables(tree)]
+    stores = [place for place, tree in enumerate(first) if other.id in trees.variables(tree, ast.Store)]
+    # Nothing may change the source before its last use, nor the variable, which the round may not read.
+    if not stores or not uses or uses[-1] > stores[0]:
         return None
-    ((source, variable),) = pairs
-    stores = [place for place, tree in enumerate(first) if variable in trees.variables(tree, ast.Store)]
-    if not stores or any(source in trees.variables(tree, ast.Store) for tree in first):
-        return None
-    # The variable must not be read in the first round before it is set.
-    early = any(variable in trees.variables(tree, ast.Load) for tree in first[: stores[0] + 1])
-    return None if early else (source, variable)
+    changed = {name for tree in first[: uses[-1]] for name in trees.variables(tree, ast.Store)}
+    early = any(other.id in trees.variables(tree, ast.Load) for tree in hidden[: stores[0] + 1])
+    return None if early or changed.intersection(trees.variables(source)) else (source, other.id)
 
 
-def _lists_in(tree: ast.AST, number: int) -> list[str]:
-    """Return the expressions of which a statement uses the item with a number."""
-    return [
-        trees.shown(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Subscript)
-        and isinstance(node.slice, ast.Constant)
-        and node.slice.value == number
-    ]
+def _differences(first: ast.AST, second: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """Yield the smallest parts in which two trees differ."""
+    kinds, children = [], []
+    for tree in (first, second):
+        values = [value for _, value in ast.iter_fields(tree) if not isinstance(value, ast.AST | list)]
+        kinds.append((type(tree), values))
+        children.append([*ast.iter_child_nodes(tree)])
+    if kinds[0] != kinds[1] or len(children[0]) != len(children[1]):
+        yield first, second
+        return
+    for parts in zip(*children, strict=True):
+        yield from _differences(*parts)
 
 
 class _Element(ast.NodeTransformer):
-    """Replaces one module of a list by a variable."""
+    """Replaces one module of each list by a variable."""
 
-    def __init__(self, text: str, number: int, element: str) -> None:
-        self._text = text
+    def __init__(self, elements: Mapping[str, str], number: int) -> None:
+        self._elements = elements
         self._number = number
-        self._element = element
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         is_number = isinstance(node.slice, ast.Constant) and node.slice.value == self._number
-        if is_number and trees.shown(node.value) == self._text:
-            return trees.name(self._element)
-        return self.generic_visit(node)
+        element = self._elements.get(trees.shown(node.value)) if is_number else None
+        return trees.name(element) if element else self.generic_visit(node)
 
 
 class _Renamed(ast.NodeTransformer):
-    """Renames a variable."""
+    """Replaces an expression by a variable."""
 
-    def __init__(self, old: str, new: str) -> None:
-        self._old = old
+    def __init__(self, old: ast.expr, new: str) -> None:
+        self._old = trees.shown(old)
         self._new = new
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Name(self._new, node.ctx) if node.id == self._old else node
+    def visit(self, node: ast.AST) -> ast.AST:
+        """Return a tree with the variable."""
+        is_old = isinstance(node, ast.expr) and trees.shown(node) == self._old
+        is_set = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        return trees.name(self._new) if is_old and not is_set else self.generic_visit(node)

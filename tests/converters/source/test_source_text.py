@@ -433,3 +433,24 @@ def test_a_loop_that_starts_from_another_variable() -> None:
     lines = [line.strip() for line in body_of(written.text, "Chain")]
     assert lines.count("x = features") == 1
     assert sum(line.startswith("for ") for line in lines) == 2
+
+
+class Zipped(nn.Module):
+    """A loop over two lists, whose first round reads an input with channels first, and a tuple of one result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv1d(4, 4, 3) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(x)).relu()
+        return (x,)
+
+
+def test_a_loop_over_two_lists() -> None:
+    x = torch.randn(2, 4, 9)
+    written = write(Zipped(), x)
+    assert_equal(written, x)
+    assert written.text.count("for conv, norm in zip(self.convs, self.norms):\n") == 1

@@ -51,11 +51,8 @@ def _norm(operation: TypedNode) -> str | None:
     order = operation["ord"] if "ord" in operation.arguments else operation["p"]
     if order not in (None, 2) or operation["dtype"] is not None or not operation.is_float():
         return None
-    return (
-        f"jnp.sqrt(jnp.maximum(jnp.square(self).sum({_over(operation)}), 1e-30))"
-        if operation.ndim()
-        else None
-    )
+    squares = f"jnp.square(self).sum({_over(operation)})"
+    return f"jnp.sqrt(jnp.maximum({squares}, 1e-30))" if operation.ndim() else None
 
 
 def _extremum(kind: str, operation: TypedNode) -> str | None:
