@@ -436,7 +436,7 @@ def test_a_loop_that_starts_from_another_variable() -> None:
 
 
 class Zipped(nn.Module):
-    """A loop over two lists, whose first round reads an input with channels first, and a tuple of one result."""
+    """A loop over two lists whose first round reads channels first, and a tuple of one result."""
 
     def __init__(self) -> None:
         super().__init__()
