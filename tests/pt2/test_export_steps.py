@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import jaxlstm
@@ -316,6 +318,36 @@ def test_a_file_that_compares_a_type_by_identity_keeps_pythons_int(tmp_path: Pat
     assert program({}, np.ones((3, 11), np.float32)).shape == (3, 7)
     with pytest.raises(ProgramError, match=r"from 10 to 11, got 13 .*net.py:3"):
         program.bind((np.ones((3, 13), np.float32),), {})
+
+
+def test_other_sizes_are_exported_when_they_occur(tmp_path: Path) -> None:
+    def forward(self: Model, x: Tensor) -> Tensor:
+        steps = [self.first(step) * self.count for step in x.unbind(1)]
+        return torch.stack(steps[::-1] if x.shape[1] % 2 else steps, 1)
+
+    model, reference = Model(forward), Model(forward)
+    program = jaxlstm.from_module(model, (torch.randn(2, 4, 3),))
+    model.half().count.fill_(5)  # The program has its own copy.
+    run = jax.jit(program.__call__)
+    for shape in ((3, 4, 3), (3, 7, 3), (1, 7, 3), (3, 6, 3)):
+        x = torch.randn(shape, requires_grad=True)
+        (expected := reference(x)).sum().backward()
+        ours, pull_back = jax.vjp(lambda x: run(program.params, x), x.detach().numpy())
+        np.testing.assert_allclose(ours, expected.detach(), atol=1e-6)
+        assert x.grad is not None
+        np.testing.assert_allclose(pull_back(jnp.ones_like(ours))[0], x.grad, atol=1e-6)
+    x, buffers = np.ones((2, 5, 3), np.float32), {"count": np.array(6, np.int32)}
+    expected = 3 * program(program.params, x)
+    np.testing.assert_allclose(program(program.params, x, buffers=buffers), expected, rtol=1e-6)
+    zeros = jax.tree.map(jnp.zeros_like, program.params)
+    assert not np.any(program.with_options(guards=False)(zeros, x))
+    with pytest.raises(ProgramError, match=r"size 4.*x.unbind\(1\).* at these sizes failed: RuntimeError: "):
+        program(program.params, np.ones((3, 7, 5), np.float32))
+    program.save(tmp_path / "loop.pt2")
+    fixed = jaxlstm.from_module(reference, (torch.randn(2, 4, 3),), dynamic_shapes=(({0: Dim.AUTO},),))
+    for other in (jaxlstm.load_program(tmp_path / "loop.pt2"), fixed):
+        with pytest.raises(ProgramError, match="must have size 4"):
+            other(other.params, x)
 
 
 def test_functions_that_torch_does_not_take() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.exc import UserError
-from torch.export import Dim
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
@@ -157,56 +155,6 @@ def test_an_axis_of_one() -> None:
     program = jaxlstm.from_module(nn.Linear(2, 3), (torch.randn(1, 2),))
     with pytest.raises(ProgramError, match=r"Reason: torch\.export fixes an axis that has the size 0 or 1"):
         program.bind((np.ones((2, 2), np.float32),), {})
-
-
-class Decoder(nn.Module):
-    """A loop over time, a branch on its length, and a buffer."""
-
-    scale: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.LSTMCell(2, 3)
-        self.register_buffer("scale", torch.tensor(2.0))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = c = x.new_zeros(x.shape[0], 3)
-        steps = []
-        for step in x.unbind(1):
-            h, c = self.cell(step, (h, c))
-            steps.append(h * self.scale)
-        return torch.stack(steps[::-1] if x.shape[1] % 2 else steps, 1)
-
-
-def test_other_sizes_are_exported_when_they_occur(tmp_path: Path) -> None:
-    module = Decoder()
-    reference = copy.deepcopy(module)
-    program = jaxlstm.from_module(module, (torch.randn(2, 4, 2),))
-    module.cell.half()  # The program has its own copy.
-    module.scale.fill_(5.0)
-    run = jax.jit(program.__call__)
-    for shape in ((3, 4, 2), (3, 7, 2), (1, 7, 2), (3, 6, 2)):
-        x = torch.randn(shape, requires_grad=True)
-        expected = reference(x)
-        expected.sum().backward()
-        assert x.grad is not None
-        values = x.detach().numpy()
-        np.testing.assert_allclose(run(program.params, values), expected.detach(), atol=1e-6)
-        gradient = jax.grad(lambda x: run(program.params, x).sum())(values)
-        np.testing.assert_allclose(gradient, x.grad, atol=1e-6)
-    x, buffers = torch.randn(2, 5, 2), {"scale": np.float32(6)}
-    scaled = program(program.params, x.numpy(), buffers=buffers)
-    np.testing.assert_allclose(scaled, 3 * reference(x).detach(), atol=1e-6)
-    zeros = jax.tree.map(jnp.zeros_like, program.params)
-    assert not np.any(program.with_options(guards=False)(zeros, x.numpy()))
-    message = r"size 4.*for step in x.unbind\(1\):.* at these sizes failed: RuntimeError: .*input_size"
-    with pytest.raises(ProgramError, match=message):
-        program(program.params, np.ones((3, 7, 5), np.float32))
-    program.save(tmp_path / "decoder.pt2")
-    fixed = jaxlstm.from_module(reference, (torch.randn(2, 4, 2),), dynamic_shapes=({0: Dim.AUTO},))
-    for other in (jaxlstm.load_program(tmp_path / "decoder.pt2"), fixed):
-        with pytest.raises(ProgramError, match="axis 1 of input x must have size 4"):
-            other(other.params, x.numpy())
 
 
 def test_one_tensor_for_two_arguments() -> None:
