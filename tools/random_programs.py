@@ -76,7 +76,7 @@ def outcome_of(program: jaxlstm.Program, net: torch.nn.Module, inputs: list[torc
     ours = jax.jit(program.__call__)(program.params, *(x.numpy() for x in inputs))
     runs, mode = [tree_leaves(net(*inputs))], Rounded()
     with mode:
-        runs += [tree_leaves(net(*inputs)) for _ in range(12)]
+        runs += [tree_leaves(net(*inputs)) for _ in range(50)]
     for mine, *theirs in zip(jax.tree.leaves(ours), *runs, strict=True):
         if not is_explained(np.asarray(mine), torch.stack(theirs).detach().numpy()):
             return "undefined" if mode.undefined else f"wrong: {mine}, torch {theirs[0]}"

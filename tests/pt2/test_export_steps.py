@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -343,6 +344,7 @@ def test_other_sizes_are_exported_when_they_occur(tmp_path: Path) -> None:
     assert not np.any(program.with_options(guards=False)(zeros, x))
     with pytest.raises(ProgramError, match=r"size 4.*x.unbind\(1\).* at these sizes failed: RuntimeError: "):
         program(program.params, np.ones((3, 7, 5), np.float32))
+    assert pickle.loads(pickle.dumps(program.at_sizes)) is None
     program.save(tmp_path / "loop.pt2")
     fixed = jaxlstm.from_module(reference, (torch.randn(2, 4, 3),), dynamic_shapes=(({0: Dim.AUTO},),))
     for other in (jaxlstm.load_program(tmp_path / "loop.pt2"), fixed):

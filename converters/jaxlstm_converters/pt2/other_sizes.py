@@ -33,6 +33,10 @@ class OtherSizes:
         self._read = read
         self._programs: list[Program] = []
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Leave the module out of a pickled program."""
+        return type(None), ()
+
     def __call__(
         self, first: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: ProgramError
     ) -> Program:
