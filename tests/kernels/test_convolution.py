@@ -127,4 +127,4 @@ def test_handler_rejects(change: dict[str, Any], message: str) -> None:
     operands = [np.zeros(change.get(name, shape), np.float32) for name, shape in shapes.items()]
     call = jax.ffi.ffi_call("jaxlstm_convolve", jax.ShapeDtypeStruct((1, 4, 5, 5), np.float32))
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(call(*operands, geometry=geometry, threads=np.int64(0)))
+        jax.block_until_ready(call(*operands, geometry=geometry, threads=np.int64(0), reverse=False))

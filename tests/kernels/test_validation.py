@@ -172,7 +172,7 @@ def test_step(name: str, shape: tuple[int, ...], message: str) -> None:
 
     def run(shapes: Mapping[str, tuple]) -> Any:
         operands = [np.zeros(shape, np.float32) for shape in shapes.values()]
-        return jax.block_until_ready(call(*operands, threads=np.int64(0)))
+        return jax.block_until_ready(call(*operands, threads=np.int64(0), reverse=False))
 
     run(shapes)
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):

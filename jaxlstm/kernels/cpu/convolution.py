@@ -61,9 +61,10 @@ def convolve(
         geometry = Geometry((1, *geometry.stride), ((0, 0), *geometry.pads), (1, *geometry.dilation))
     starts = [before for before, _ in geometry.pads]
     numbers = [*kernel, *geometry.stride, *starts, *geometry.dilation, groups, ACTIVATIONS.index(activation)]
-    y = jax.ffi.ffi_call(
-        "jaxlstm_convolve", jax.ShapeDtypeStruct((images.shape[0], *counts, outputs), x.dtype)
-    )(images, _packed(weight, groups), bias, geometry=np.array(numbers, np.int64), threads=np.int64(THREADS))
+    result = jax.ShapeDtypeStruct((images.shape[0], *counts, outputs), x.dtype)
+    attributes: Any = {"reverse": False, "threads": np.int64(THREADS)}
+    attributes["geometry"] = np.array(numbers, np.int64)
+    y = jax.ffi.ffi_call("jaxlstm_convolve", result)(images, _packed(weight, groups), bias, **attributes)
     return y.reshape(shape)
 
 

@@ -97,10 +97,9 @@ def gradients(
 
 def prepared_step(params: Any, x: Any, h: Any, c: Any) -> tuple[jax.Array, jax.Array]:
     """Run one step with weights that are packed now: NumPy arrays in float32. Return (h, c)."""
-    results = [jax.ShapeDtypeStruct(h.shape, h.dtype)] * 3
-    call: Any = jax.ffi.ffi_call("jaxlstm_step", results)
-    _, h, c = call(x, prepare(params), h, c, threads=np.int64(THREADS))
-    return h, c
+    out = {name: jax.ShapeDtypeStruct(h.shape, h.dtype) for name in ("outputs", "h", "c")}
+    found = _call("jaxlstm_step", (x, prepare(params), h, c), tuple(out), out, False)
+    return found["h"], found["c"]
 
 
 def _call(

@@ -41,7 +41,7 @@ TARGETS = (
     *("jaxlstm_convolve", "jaxlstm_step"),
 )
 
-INTERFACE = 7
+INTERFACE = 8
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

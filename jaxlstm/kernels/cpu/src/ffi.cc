@@ -322,7 +322,7 @@ constexpr double kDepthwiseShare = 0.25;
 
 // One step of a cell with weights as packed by jaxlstm_prepare_weights. y is a second h_n.
 ffi::Error step(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Buffer c_0, Result y, Result h_n,
-                Result c_n, int64_t threads) {
+                Result c_n, bool, int64_t threads) {
   BufferChecker checker(x);
   ForwardArguments<float> p{};
   const auto [B, I] = checker.sizes<2>("x", x);
@@ -344,8 +344,8 @@ ffi::Error step(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Buf
 }
 
 // geometry: kernel, stride, padding before the first element and dilation, each for both axes; groups, activation.
-ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias, Result y,
-                    ffi::Span<const int64_t> geometry, int64_t threads) {
+ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias, Result y, bool, int64_t threads,
+                    ffi::Span<const int64_t> geometry) {
   BufferChecker checker(x);
   ConvolutionArguments p{};
   const auto [N, H, W, C] = checker.sizes<4>("x", x);
@@ -416,26 +416,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signa
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_both, JAXLSTM_BY_DTYPE(forward_both), (signature<16, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_step, step,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Ret<Buffer>()
-                                  .Ret<Buffer>()
-                                  .Ret<Buffer>()
-                                  .Attr<int64_t>("threads"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_step, step, (signature<4, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_convolve, convolve,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Ret<Buffer>()
-                                  .Attr<ffi::Span<const int64_t>>("geometry")
-                                  .Attr<int64_t>("threads"));
+                              (signature<3, 1>().Attr<ffi::Span<const int64_t>>("geometry")));
 }
 #pragma GCC visibility pop
 
