@@ -153,8 +153,16 @@ class LSTM(_SequenceModule):
         backend: str = "auto",
         deterministic: bool | None = None,
     ):
-        sizes = (input_size, hidden_size, num_layers)
-        config = LSTMConfig(*sizes, bias, batch_first, dropout, bidirectional, proj_size)
+        config = LSTMConfig(
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+        )
         self.backend = backend
         self._init_layers(config, rngs, dtype, param_dtype, precision, deterministic)
 
