@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -21,19 +20,7 @@ import jaxlstm
 from jaxlstm import LSTMConfig, init_params, lstm, lstm_cell
 from jaxlstm.layer.activations import sigmoid, tanh
 from jaxlstm.layer.stack import dropout
-from testing.cases import (
-    CASES,
-    FEW,
-    FEWER,
-    HALF,
-    Case,
-    Forward,
-    check,
-    functional,
-    linen_module,
-    nnx_module,
-    settings,
-)
+from testing.cases import CASES, FEW, FEWER, Case, Forward, check, functional, linen_module, nnx_module
 
 
 def on(cases: list[Case]) -> pytest.MarkDecorator:
@@ -73,13 +60,6 @@ def test_half_precision(case: Case, dtype: Any) -> None:
 @on(FEWER)
 def test_modules(case: Case, module: Callable[[Case], Forward], dtype: Any) -> None:
     check(case, dtype, module(case))
-
-
-@pytest.mark.parametrize(("cases", "strength"), [(HALF, 6), (FEW, 3), (FEWER, 2)])
-def test_subtables_cover_combinations(cases: list[Case], strength: int) -> None:
-    for columns in itertools.combinations(range(7), strength):
-        combinations = {tuple(settings(case)[k] for k in columns) for case in cases}
-        assert len(combinations) == 2**strength
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.utils import rnn
 
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.inputs import ordinary_case, standard_cases
+from jaxlstm.check.cases.inputs import standard_cases
 from jaxlstm.check.reference.faults.catalogue import catalogue
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_faults.planted import run_planted, variants
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.layer.config import LSTMConfig
-from testing.verification import CONFIGS, random_params
+from testing.verification import random_params
 
 WHOLE = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
 SQUARE = LSTMConfig(5, 5, num_layers=3, bidirectional=True)
@@ -51,30 +51,6 @@ def test_every_fault_changes_the_result_differently(config):
         assert found.shape != truth.shape or not np.array_equal(found, truth), cause
         twin = seen.setdefault(found.tobytes(), cause)
         assert twin == cause
-
-
-def test_a_config_has_only_the_faults_that_it_can_have():
-    groups = [{fault.group for fault in catalogue(config)} for config in (CONFIGS["plain"], WHOLE)]
-    of_stacks_and_directions = {"layer", "direction", "flip", "join", "projection"}
-    assert groups[1] - groups[0] == of_stacks_and_directions
-    assert {"bias", "gate order", "precision", "formula", "length"} <= groups[0] & groups[1]
-    without = catalogue(LSTMConfig(3, 4, bias=False))
-    assert not any("bias" in fault.cause for fault in without)
-    assert any("weight_ih is transposed" in fault.cause for fault in catalogue(SQUARE))
-    assert not any("weight_ih is transposed" in fault.cause for fault in catalogue(WHOLE))
-
-
-@pytest.mark.parametrize(
-    ("cause", "kept"), [("h and c are kept in {}", {"h_n", "c_n"}), ("the weights are rounded to {}", set())]
-)
-@pytest.mark.parametrize("half", ["float16", "bfloat16"])
-def test_state_in_half_precision_is_returned_in_it(cause, kept, half):
-    config = CONFIGS["plain"]
-    (fault,) = (f for f in catalogue(config) if f.cause == cause.format(half))
-    call = OracleLSTM(random_params(config), config).call(ordinary_case(config))
-    found = finished(fault.apply(call))
-    rounded = {n: a.astype(np.dtype(half)).astype(np.float64) for n, a in found.items()}
-    assert {n for n, a in found.items() if np.array_equal(a, rounded[n])} & {"h_n", "c_n"} == kept
 
 
 X = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
@@ -155,15 +131,3 @@ def test_outputs_instead_of_h_n(packed, bidirectional, kind):
     last = torch.stack(y[-1].chunk(2 if bidirectional else 1, -1))
     torch.testing.assert_close(faulty[1], torch.cat((h_n[: -len(last)], last)))
     torch.testing.assert_close(list(faulty[2:]), c_n)
-
-
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_h_n_instead_of_outputs(batch_first):
-    lstm = nn.LSTM(9, 4, bidirectional=True, batch_first=batch_first)
-    operation = lstm_operation(lstm)
-    (variant,) = (v for v in variants(operation) if "h_n is read instead of" in v.cause)
-    with torch.no_grad():
-        outputs, (h_n, _) = lstm(X)
-        faulty, *_ = variant.apply(operation)
-    (outputs.swapaxes(0, 1) if batch_first else outputs)[-1] = torch.cat(tuple(h_n), -1)
-    torch.testing.assert_close(faulty, outputs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -51,16 +49,6 @@ def test_gradients_right_up_to_rounding():
     ]
 
 
-def test_first_evidence_of_a_gradient_fault_counts():
-    run = a_run()
-    wrong = with_gradients(np.float64, lambda name, a: 0 * a if name == "h_0" else a)
-    bare = wrong._replace(results=Results(wrong.results.outputs))
-    run.evidence["float64"] = [bare, with_gradients(np.float64), wrong]
-    assert diagnosis_of(run, kind="gradient") == ["the gradient of h_0 is zero, as after stop_gradient"]
-    run.evidence["float64"], run.evidence["working"] = [bare], [wrong]
-    assert diagnosis_of(run, kind="gradient") == ["the gradient of h_0 is zero, as after stop_gradient"]
-
-
 def test_descriptions_of_wrong_gradients():
     true = OracleLSTM(PARAMS, CONFIG).run(CASE, gradients=True).gradients or {}
 
@@ -79,16 +67,6 @@ def test_descriptions_of_wrong_gradients():
     assert "is -1 times" in alike
 
 
-class Clock:
-    """A clock that advances by one second each time it is read."""
-
-    def __init__(self) -> None:
-        self.looks = itertools.count()
-
-    def monotonic(self) -> float:
-        return float(next(self.looks))
-
-
 def explained(answers, *, seconds):
     oracle = OracleLSTM(PARAMS, CONFIG)
     evidence = [
@@ -99,27 +77,8 @@ def explained(answers, *, seconds):
     return FaultedOracle(oracle, evidence).explain(search.Deadline(seconds))
 
 
-def unexplained(case):
-    """Return unrelated weights."""
-    return OracleLSTM(random_params(CONFIG, seed=9, scale=3.0), CONFIG).run(case)
-
-
 def of_two_faults(case, *bugs):
     return Port.of(WrongPort(CONFIG, *bugs)).run(PARAMS, case, np.float64)
-
-
-def test_budget_is_checked_before_each_pair(monkeypatch):
-    def looks(seconds: float) -> int:
-        clock = Clock()
-        monkeypatch.setattr(search, "time", clock)
-        assert explained(unexplained, seconds=seconds) == []
-        return next(clock.looks)
-
-    without = looks(0.0)
-    # One check at the start and one for the first pair.
-    assert without <= 2
-    assert looks(1.0) == without
-    assert looks(40.0) == without + 39
 
 
 @pytest.mark.parametrize(

@@ -158,38 +158,6 @@ def test_an_example_that_does_not_show_the_fault():
     assert "equals Sequential on the example" in report.diagnosis[1]
 
 
-class Tagger(nn.Module):
-    """A GRU with packed sequences, and a layer that sees its padding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
-        self.gru.get_parameter("bias_hh_l0").data.zero_()  # Flax's cell has no bias there
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return self.head(rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0])
-
-
-class TaggerPort(nnx.Module):
-    def __init__(self) -> None:
-        rngs = nnx.Rngs(0)
-        self.gru, self.head = nnx.RNN(nnx.GRUCell(3, 4, rngs=rngs)), nnx.Linear(4, 2, rngs=rngs)
-
-    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        return self.head(jnp.asarray(self.gru(x, seq_lengths=lengths)))
-
-
-def test_padding_that_is_not_zeroed():
-    """The layer whose biases are rounded sums is not to blame."""
-    theirs, ours = Tagger().eval(), TaggerPort()
-    jaxlstm.load_state_dict(ours, theirs)
-    args = (torch.randn(3, 7, 3), torch.tensor([2, 5, 4]))
-    report = verify_model(ours, theirs, args, gradients=False)
-    assert "pack_padded_sequence in forward ignores the lengths" in report.diagnosis[0], str(report)
-    assert "between gru and head" in report.diagnosis[-1]
-
-
 class Target(nn.Module):
     """Layers of which some get no gradient, and one gets half of it."""
 

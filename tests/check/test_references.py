@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +12,7 @@ import torch
 from jaxlstm.check._verify_model import _refusal
 from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.reference import oracle, torch_lstm, torch_precision
+from jaxlstm.check.reference import torch_lstm, torch_precision
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_lstm import TorchLSTM
 from jaxlstm.check.reference.torch_model import TorchModel
@@ -57,23 +55,6 @@ def test_default_initial_state_is_zero():
     assert OracleLSTM(params, STRONG).run(case).gradients is None
 
 
-def test_record_equals_the_run():
-    """The recorded h is the output, and each step starts from the state that the previous one left."""
-    config = CONFIGS["bidirectional"]
-    case = cases.ordinary_case(config)
-    run = OracleLSTM(random_params(config), config).call(case).run()
-    forward, backward = run.record[-1]
-    assert np.array_equal(run.outputs, np.concatenate([forward.steps.h, backward.steps.h], -1))
-    assert case.initial_state is not None
-    assert case.seq_lengths is not None
-    for row, length in enumerate(case.seq_lengths):
-        assert np.array_equal(forward.h_prev[1:length, row], forward.steps.h[: length - 1, row])
-        assert np.array_equal(backward.c_prev[: length - 1, row], backward.steps.c[1:length, row])
-        assert np.array_equal(backward.c_prev[length - 1, row], case.initial_state[1][-1, row])
-        assert np.array_equal(backward.h_n[row], backward.steps.h[0, row])
-        assert not forward.steps.h[length:, row].any()
-
-
 def test_computes_in_the_given_dtype():
     config = CONFIGS["plain"]
     case = cases.ordinary_case(config)
@@ -84,22 +65,6 @@ def test_computes_in_the_given_dtype():
     for name, value in double.arrays().items():
         assert np.allclose(single.arrays()[name], value, rtol=1e-4, atol=1e-5)
         assert not np.array_equal(single.arrays()[name], value)
-
-
-def test_shares_no_code_with_the_layer():
-    source = Path(oracle.__file__).read_text()
-    imported = {
-        node.module
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.ImportFrom) and node.module
-    } | {
-        alias.name
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    ours = {name for name in imported if name.startswith(("jaxlstm", "jax"))}
-    assert ours == {"jaxlstm.layer.config"}
 
 
 def test_a_cell_runs_over_time():

@@ -17,7 +17,7 @@ from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Results
 from jaxlstm.check.criteria.accuracy import with_rounding_as_unit
 from jaxlstm.check.criteria.criterion import RmsRatio
-from jaxlstm.check.criteria.step_residual import gamma, step_residual
+from jaxlstm.check.criteria.step_residual import step_residual
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port, own_port
 from jaxlstm.layer.config import LSTMConfig
@@ -72,14 +72,6 @@ def test_no_residual_without_states():
     run = functools.partial(port.run, params, dtype=np.float32)
     oracle = OracleLSTM(params, STRONG)
     assert step_residual(run, oracle, cases.standard_cases(STRONG)[:1], np.float32) is None
-
-
-def test_gamma():
-    u = 2.0**-24
-    assert gamma(9, u) == pytest.approx(9 * u)
-    assert gamma(900, u) == pytest.approx(180 * u)
-    # n u > 1
-    assert gamma(4000, 2.0**-8) == pytest.approx(6 * 4000**0.5 * 2.0**-8)
 
 
 # NaN in h propagates to the layers above.

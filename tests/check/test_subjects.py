@@ -13,6 +13,7 @@ from jaxlstm.check.notes import port_notes
 from jaxlstm.check.subjects.pairing import pair_parameters
 from jaxlstm.check.subjects.port import Port, own_port
 from jaxlstm.layer.config import LSTMConfig
+from testing.inference import compilations
 from testing.products import products_of
 from testing.verification import CONFIGS, random_params, run_of
 from testing.wrong_ports import WrongPort
@@ -94,22 +95,12 @@ def test_port_without_lengths():
 
 
 def test_transfer_of_arrays_compiles_nothing():
-    compiled = []
-
-    def listen(event, duration_secs, **kwargs):
-        if "backend_compile" in event:
-            compiled.append(event)
-
     # Shapes that no other test uses, so that nothing is compiled yet.
-    config = LSTMConfig(13, 7)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        port = Port.of(WrongPort(config))
-        for dtype in (np.float32, np.float64):
-            port.run(random_params(config), cases.ordinary_case(config), dtype)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert compiled == []
+    config, before = LSTMConfig(13, 7), compilations()
+    port = Port.of(WrongPort(config))
+    for dtype in (np.float32, np.float64):
+        port.run(random_params(config), cases.ordinary_case(config), dtype)
+    assert compilations() == before
 
 
 @pytest.mark.parametrize(("precision", "level"), [("highest", "HIGHEST"), ("bfloat16", "DEFAULT")])

@@ -140,14 +140,3 @@ def test_results_are_new_arrays() -> None:
     for array in (outputs, *state):
         array[...] = np.nan
     assert_same_bits(runner, expected, x)
-
-
-def test_computed_steps() -> None:
-    """Each time step computes the rows up to the last valid one."""
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        lengths = rng.integers(0, 9, rng.integers(1, 6))
-        rows = [np.flatnonzero(lengths > t) for t in range(9)]
-        assert runner_of("stack")._engine.computed_steps(lengths) == sum(r[-1] + 1 for r in rows if len(r))
-    assert runner_of("stack")._engine.computed_steps(np.array([100, 20, 1, 0])) == 121
-    assert runner_of("stack")._engine.computed_steps(np.array([1, 1, 20, 100])) == 4 * 100

@@ -190,17 +190,6 @@ def test_64_bit_mode_without_the_native_kernel() -> None:
             np.testing.assert_allclose(runner(x.astype(dtype))[0], expected, rtol=0, atol=1e-6)
 
 
-def test_nan_stays_in_its_row() -> None:
-    runner = runner_of("both")
-    x = normal(20, 3, 7)
-    clean, clean_state = runner(x)
-    x[4, 1] = np.nan
-    outputs, state = runner(x)
-    assert np.isnan(outputs[4, 1]).all()
-    np.testing.assert_array_equal(outputs[:, [0, 2]], clean[:, [0, 2]])
-    np.testing.assert_array_equal(state.c[:, [0, 2]], clean_state.c[:, [0, 2]])
-
-
 @pytest.mark.parametrize("backend", ["scan", "auto"])
 def test_threads_share_a_runner(backend: str) -> None:
     config = CONFIGS["stack"]

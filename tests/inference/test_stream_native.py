@@ -73,15 +73,6 @@ def test_steps_compile_nothing_and_return_new_arrays(runner: Runner) -> None:
     assert compilations() == before
 
 
-def test_large_steps_are_not_copied_and_read_any_strides(runner: Runner) -> None:
-    x = normal(2, 900, 80)
-    stream = runner.stream(900)
-    whole = runner.stream(900)
-    np.testing.assert_array_equal(
-        [stream.step(step[:, ::2]) for step in x], whole(np.ascontiguousarray(x[:, :, ::2]))
-    )
-
-
 def test_many_threads_with_a_stream_each(runner: Runner, expected: np.ndarray) -> None:
     with ThreadPoolExecutor(4) as pool:
         for outputs in pool.map(steps, [runner.stream(2) for _ in range(12)]):

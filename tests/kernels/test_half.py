@@ -154,13 +154,3 @@ def test_info_reports_the_products(instruction_set: str) -> None:
         "bfloat16": expected,
         "float16": "float32",
     }
-
-
-def test_directions_are_joined_without_conversions() -> None:
-    """XLA would convert the outputs of both directions to float32 and back."""
-    config = CONFIGS["both"]
-    params, x = half("bfloat16", weights(config)), half("bfloat16", normal(40, 6, config.input_size))
-    call = jax.jit(functools.partial(lstm, config=config))
-    program = str(call.lower(params, x).compile().as_text())
-    assert "bf16[40,6,66]" in program
-    assert "f32[40,6," not in program

@@ -151,15 +151,6 @@ def test_a_row_does_not_depend_on_its_batch(problem: Problem, dtype: Any) -> Non
         np.testing.assert_array_equal(last_part.c, last.c[:, rows])
 
 
-def test_empty_batch() -> None:
-    problem = Problem(4, 0, 3, 5)
-    gradients, (outputs, last) = values_and_gradients(problem, jnp.float32, "native")
-    assert outputs.shape == (4, 0, 5)
-    assert last.c.shape == (1, 0, 5)
-    assert gradients[1].shape == (4, 0, 3)
-    assert not any(leaf.any() for leaf in gradients[0].values())
-
-
 RAGGED = [
     Problem(40, 3, 6, 70),  # computes W_ih x ahead
     Problem(40, 7, 6, 200),  # threads split the units

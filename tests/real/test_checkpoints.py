@@ -37,12 +37,11 @@ pytestmark = pytest.mark.network
 CACHE = Path(os.environ.get("JAXLSTM_WHEEL_CACHE", Path(__file__).parents[2] / ".wheels"))
 
 # Version and sha256 of the wheel of each package. Licences: MIT (silero-vad), Apache-2.0
-# (resemblyzer, g2pM), BSD-2-Clause (whisperx), CC BY 4.0 (BeatNet).
+# (resemblyzer, g2pM), CC BY 4.0 (BeatNet).
 PINS = {
     "beatnet": ("1.1.3", "1ecfa17bdcbe899975a88bdb6efebd6970d846a4f3b6cfd5c6f320647c641c7e"),
     "resemblyzer": ("0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f"),
     "silero-vad": ("6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"),
-    "whisperx": ("3.8.6", "cb6d4fcd3fb6c42305cb8b222a33a0b78f6b657e9db3b714345fe43dc0a69c1f"),
     "g2pM": ("0.1.2.5", "9e920b82df4002f96d8679720c7a858d10816d438dbd61b8b6b621a80a976361"),
 }
 
