@@ -108,7 +108,9 @@ class CompiledProgram:
         sharding = jax.sharding.SingleDeviceSharding(self.device)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
         others: list[Any] = []
-        program = self.program.for_inference() if self.device.platform == "cpu" else self.program
+        program = self.program
+        if self.device.platform == "cpu" and program.options.backend != "scan":
+            program = program.for_inference()
 
         def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
             arrays, others[:] = split_leaves(leaves_of(program, params, tensors, lengths))

@@ -9,7 +9,7 @@ from typing import Any
 from jaxlstm.programs.graph import Graph, Node, Value, results_of, uses_of, values_in
 from jaxlstm.programs.operators.inference import ACTIVATIONS, CELL, CONVOLUTION
 from jaxlstm.programs.operators.recurrent import lstm_cell_
-from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator
+from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator, is_in_place
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
 _CELL = "aten.lstm_cell.default"
@@ -29,6 +29,8 @@ def fused(graph: Graph) -> Graph:
     nodes: dict[str, Node] = {}
     last: dict[str, Node] = {}  # a result that is used once -> the convolution
     for node in graph.nodes:
+        if is_in_place(node.op):
+            last.clear()  # it may change what a convolution before it takes
         before = _source(node, last)
         if node.op in _CONVOLUTIONS:
             node = replace(node, op=CONVOLUTION)

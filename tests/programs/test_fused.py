@@ -74,6 +74,32 @@ def test_other_dtypes_and_computed_weights(changes: dict[str, Any]) -> None:
     np.testing.assert_allclose(result, expected, rtol=0, atol=0.05 if "dtype" in changes else 2e-6)
 
 
+class Changed(nn.Module):
+    """The input of a convolution changes in place before its activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.stack([x, x], 1)
+        view = x[:, 0]
+        y = self.conv(view)
+        x.mul_(3)
+        return torch.relu(y) + view.sum()
+
+
+def test_an_input_that_changes() -> None:
+    module, x = Changed().eval(), torch.randn(2, 3, 8)
+    program = jaxlstm.from_module(module, (x,))
+    with torch.no_grad():
+        expected = module(x).numpy()
+    np.testing.assert_allclose(compile(program)(x.numpy()), expected, rtol=0, atol=1e-5)
+    scanned = compile(program.with_options(backend="scan"))
+    np.testing.assert_allclose(scanned(x.numpy()), expected, rtol=0, atol=1e-5)
+    assert "jaxlstm_convolve" not in next(iter(scanned._compiled._executables.values())).call.as_text()
+
+
 class Steps(nn.Module):
     """Two cells in a loop, one without biases."""
 
