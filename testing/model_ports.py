@@ -101,7 +101,7 @@ TRAINING = ModelFault(r"the model is in training mode: after model.eval\(\) it m
 FAULTS: dict[tuple[str, str], ModelFault] = {
     ("crnn", "flatten order"): ModelFault(
         r"flatten in forward merges axes 2, 3 in the order 3, 2",
-        {r"\)\.transpose\(0, 2, 3, 1\)(?=\n.*reshape)": ").transpose(0, 2, 1, 3)"},
+        {r"\.transpose\(0, 2, 3, 1\)(?=\n.*reshape)": ".transpose(0, 2, 1, 3)"},
     ),
     ("crnn", "batch norm epsilon"): ModelFault(
         r"the epsilon of every batch_norm is 0.001 instead of 1e-05", {"momentum=0.9": r"\g<0>, epsilon=1e-3"}
