@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -72,30 +69,6 @@ def test_program_size_does_not_depend_on_time(gradient: bool) -> None:
         return len(jax.jit(run).lower(PARAMS, jnp.ones((time, 5, 3))).as_text().splitlines())
 
     assert lines(8) == lines(4096)
-
-
-def products_in_loops(jaxpr: Any, *, in_loop: bool = False) -> int:
-    found = 0
-    for equation in jaxpr.eqns:
-        found += in_loop and equation.primitive.name == "dot_general"
-        inside = in_loop or equation.primitive.name in ("scan", "while")
-        found += sum(products_in_loops(j, in_loop=inside) for j in jaxprs_in_params(equation.params))
-    return found
-
-
-@pytest.mark.parametrize("passes", [1, 2], ids=["forward", "gradient"])
-@pytest.mark.parametrize("config", [LSTMConfig(3, 8), LSTMConfig(3, 8, bidirectional=True), CONFIG], ids=str)
-def test_only_recurrent_products_are_in_the_loop(config: LSTMConfig, passes: int) -> None:
-    """One product in each step, two with a projection; the products of W_ih and of all dW are outside."""
-
-    def loss(params, x):
-        return lstm(params, x, config=config, seq_lengths=LENGTHS, backend="scan")[0].sum()
-
-    jaxpr = jax.make_jaxpr(loss if passes == 1 else jax.grad(loss, (0, 1)))(
-        init_params(jax.random.key(0), config), X
-    )
-    layers = config.num_layers * config.num_directions
-    assert products_in_loops(jaxpr.jaxpr) == layers * passes * (2 if config.proj_size else 1)
 
 
 def test_rows_and_padding_are_independent() -> None:

@@ -41,51 +41,6 @@ def test_agrees_with_torch(name):
             assert error <= 1e-12, f"{case.name} {leaf}"
 
 
-def test_default_initial_state_is_zero():
-    params = random_params(STRONG)
-    case = cases.ordinary_case(STRONG)
-    zeros = (np.zeros(STRONG.state_shapes(5)[0]), np.zeros(STRONG.state_shapes(5)[1]))
-    reference, without_state = OracleLSTM(params, STRONG), case.without("h_0", "c_0")
-    left_out = reference.call(without_state).run()
-    given = reference.call(case.with_arrays(h_0=zeros[0], c_0=zeros[1])).run()
-    assert np.array_equal(left_out.outputs, given.outputs)
-    assert np.array_equal(left_out.c_n, given.c_n)
-    without = reference.run(without_state, gradients=True)
-    assert list(without.gradients or ()) == [*params, "inputs"]
-    assert OracleLSTM(params, STRONG).run(case).gradients is None
-
-
-def test_computes_in_the_given_dtype():
-    config = CONFIGS["plain"]
-    case = cases.ordinary_case(config)
-    params = random_params(config)
-    single = OracleLSTM(params, config).run(case, dtype=np.float32, gradients=True)
-    double = OracleLSTM(params, config).run(case, gradients=True)
-    assert {a.dtype for a in single.arrays().values()} == {np.dtype(np.float32)}
-    for name, value in double.arrays().items():
-        assert np.allclose(single.arrays()[name], value, rtol=1e-4, atol=1e-5)
-        assert not np.array_equal(single.arrays()[name], value)
-
-
-def test_a_cell_runs_over_time():
-    config = CONFIGS["cell"]
-    params = random_params(config, dtype=np.float64)
-    case = cases.make_case("t", config, np.random.default_rng(0), time=6, batch=3)
-    cell = torch.nn.LSTMCell(config.input_size, config.hidden_size, dtype=torch.float64)
-    cell.load_state_dict({name: torch.from_numpy(a) for name, a in params.items()})
-    assert case.initial_state is not None
-    h, c = (torch.from_numpy(a[0]) for a in case.initial_state)
-    outputs = []
-    with torch.no_grad():
-        for x in torch.from_numpy(case.inputs):
-            h, c = cell(x, (h, c))
-            outputs.append(h.numpy())
-    results = TorchLSTM(params, config).run(case, np.float64, gradients=True)
-    np.testing.assert_allclose(results.outputs["outputs"], np.stack(outputs), rtol=0, atol=1e-15)
-    assert results.gradients is not None
-    assert results.gradients.keys() == {*params, "inputs", "h_0", "c_0"}
-
-
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_results_have_the_dtype(dtype):
     case = cases.ordinary_case(STRONG)
