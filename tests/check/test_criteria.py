@@ -141,16 +141,6 @@ def test_rms_of_large_cell_states():
     assert accuracy.mean_ratio([large]).value == pytest.approx(1e-3)
 
 
-def test_rms_of_one_array():
-    ratios = [
-        RmsRatio("a", 9, 2.0, None, 1.0),
-        RmsRatio("b", 9, 3.0, None, 0.5),
-        RmsRatio("c", 9, 1.0, None, 1.0),
-    ]
-    assert accuracy.worst_ratio(ratios) == (6.0, 16.0, "b: 3.00e+00, correct implementations 5.00e-01")
-    assert accuracy.worst_ratio([*ratios, RmsRatio("n", 9, NAN, None, 1.0)]).where.startswith("n: nan")
-
-
 RUNS = Criterion("runs", "exact", "it runs", lambda trial: ())
 STEPS = Criterion("steps", "semantic", "each step", lambda trial: ())
 

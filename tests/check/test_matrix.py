@@ -88,15 +88,6 @@ def test_chaotic_case_is_untested():
     assert not report.ok
 
 
-def test_exception_is_reported_once():
-    def port(x, state, lengths, *, params):
-        raise ValueError("not today")
-
-    (item,) = matrix(port).items
-    line = port.__code__.co_firstlineno + 1
-    assert item.detail == f"runs: ValueError: not today (test_matrix.py:{line})"
-
-
 def test_rejects_invalid_arguments():
     with pytest.raises(ValueError, match="modes must be one or both of"):
         verify_matrix(None, PARAMS, CONFIG, modes=("pmap",))

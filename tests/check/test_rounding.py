@@ -66,14 +66,6 @@ def test_wrong_bias_is_located():
     assert "layer 1 reverse" in found.where
 
 
-def test_no_residual_without_states():
-    port = Port.of(jax.jit(lambda x, state, lengths: (jnp.zeros((1, x.shape[1], 4)), (None, None))))
-    params = random_params(STRONG)
-    run = functools.partial(port.run, params, dtype=np.float32)
-    oracle = OracleLSTM(params, STRONG)
-    assert step_residual(run, oracle, cases.standard_cases(STRONG)[:1], np.float32) is None
-
-
 # NaN in h propagates to the layers above.
 @pytest.mark.parametrize(("which", "where"), [(0, "c, layer 2 reverse"), (1, "c, layer 1 reverse, unit 1")])
 def test_nan_exceeds_every_bound(which, where):

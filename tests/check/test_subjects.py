@@ -87,13 +87,6 @@ def test_precision_is_the_default_of_a_port():
     assert seen == ["highest", "tensorfloat32"]
 
 
-def test_port_without_lengths():
-    case = cases.ordinary_case(CONFIGS["plain"])
-    assert Port.of(no_lengths).adapt(case).seq_lengths is None
-    assert Port.of(no_lengths).adapt(case).initial_state is not None
-    assert Port.of(inputs_only).adapt(case).initial_state is None
-
-
 def test_transfer_of_arrays_compiles_nothing():
     # Shapes that no other test uses, so that nothing is compiled yet.
     config, before = LSTMConfig(13, 7), compilations()
