@@ -1,8 +1,7 @@
-"""Random parameters, configs that cover every feature, verifications to run, and wrong ports as tests."""
+"""Random parameters, configs that cover every feature, checks of a small LSTM, and wrong ports as tests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,13 +11,9 @@ import pytest
 import jaxlstm
 from jaxlstm.check import verify
 from jaxlstm.check.cases.inputs import standard_cases
-from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.report import Report
-from jaxlstm.check.requirements import require_references
-from jaxlstm.check.subjects.port import Port, PortSubject
-from jaxlstm.check.verification import Verification
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.params import init_bound, param_shapes
 from testing.wrong_ports import BUGS, NEEDS_PROJECTION, PAIRS
@@ -43,19 +38,6 @@ def random_params(
         name: rng.uniform(-bound, bound, shape).astype(dtype)  # type: ignore[arg-type]
         for name, shape in param_shapes(config).items()
     }
-
-
-def run_of(
-    port: Callable[..., Any],
-    params: dict[str, np.ndarray],
-    config: LSTMConfig,
-    *,
-    references: tuple[str, ...],
-) -> tuple[Verification, PortSubject]:
-    """Return a float32 verification with gradients that has not started, and its subject."""
-    subject = PortSubject(Port.of(port), params, config, "highest")
-    named = require_references(references, params, config)
-    return Verification(subject, named, CRITERIA, np.dtype(np.float32), 0, gradients=True), subject
 
 
 SMALL = LSTMConfig(3, 4, num_layers=2)

@@ -7,13 +7,9 @@ import pytest
 
 from jaxlstm.check import trace, verify
 from jaxlstm.check.cases import inputs as cases
-from jaxlstm.check.diagnosis import search
 from jaxlstm.check.diagnosis.locate import wrong_gradients
-from jaxlstm.check.diagnosis.lstm import FaultedOracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import differing_units
-from jaxlstm.check.subjects.port import Port
-from jaxlstm.check.verification import Evidence
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params
 from testing.wrong_ports import WrongPort
@@ -39,36 +35,6 @@ def test_descriptions_of_wrong_gradients():
     assert described(c_0=true["c_0"] * np.nan) == ["the gradient of c_0 is not finite"]
     (alike,) = described(**{k: -v for k, v in true.items() if "weight" in k})
     assert "is -1 times" in alike
-
-
-def explained(answers, *, seconds):
-    oracle = OracleLSTM(PARAMS, CONFIG)
-    evidence = [
-        Evidence(case, answers(case), oracle.run(case))
-        for case in cases.standard_cases(CONFIG)
-        if case.is_finite
-    ]
-    return FaultedOracle(oracle, evidence).explain(search.Deadline(seconds))
-
-
-def of_two_faults(case, *bugs):
-    return Port.of(WrongPort(CONFIG, *bugs)).run(PARAMS, case, np.float64)
-
-
-@pytest.mark.parametrize(
-    ("bugs", "causes"),
-    [
-        # The second fault has no effect on zeros.
-        (("order iofg", "no c_0"), ("i, o, f, g", "c_0")),
-        (("order iofg", "no bias_hh"), ("i, o, f, g", "bias_hh")),
-    ],
-)
-def test_kinds_of_pairs(bugs, causes):
-    (found,) = explained(lambda case: of_two_faults(case, *bugs), seconds=60.0)
-    assert explained(lambda case: of_two_faults(case, *bugs), seconds=0.0) == []
-    assert len(found.causes) == 2
-    for cause in causes:
-        assert cause in " and ".join(found.causes)
 
 
 def test_report_has_the_budget():

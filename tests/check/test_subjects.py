@@ -8,14 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlstm.check import verify
 from jaxlstm.check.cases import inputs as cases
-from jaxlstm.check.notes import port_notes
 from jaxlstm.check.subjects.pairing import pair_parameters
 from jaxlstm.check.subjects.port import Port, own_port
 from jaxlstm.layer.config import LSTMConfig
 from testing.inference import compilations
 from testing.products import products_of
-from testing.verification import CONFIGS, random_params, run_of
+from testing.verification import CONFIGS, random_params
 from testing.wrong_ports import WrongPort
 
 
@@ -122,9 +122,8 @@ def test_float64_runs_on_the_cpu_if_the_device_lacks_it(monkeypatch):
     Port.of(port).run({}, case, np.float32)
     assert seen == [("float64", cpu), ("float32", None)]
     monkeypatch.setattr("jaxlstm.check.notes.lacks_float64", lambda device: True)
-    run, subject = run_of(port, {}, config, references=("oracle",))
-    notes = port_notes(run, subject, ("oracle",))
-    assert any("float64 runs were on the CPU" in note for note in notes)
+    report = verify(port, random_params(config), config, gradients=False, against="oracle", seconds=0)
+    assert any("float64 runs were on the CPU" in note for note in report.notes)
 
 
 RNG = np.random.default_rng(0)
