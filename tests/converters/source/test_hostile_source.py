@@ -20,40 +20,18 @@ from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import make_written
 
 CODE = "__import__('pathlib').Path('PWNED').touch()"
+ENDS = ("\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\r\n", "\x00", "\\\n")
 HOSTILE = (
     # quotes, ends of strings and docstrings
-    *(
-        '"',
-        "'",
-        '"""',
-        "'''",
-        "\\",
-        '\\"',
-        '\\"""',
-        f'"""\n{CODE}\n"""',
-        f"'''+{CODE}+'''",
-        f'" + {CODE} + "',
-    ),
+    *('"', "'", '"""', "'''", '\\"""', f'"""\n{CODE}\n"""', f"'''+{CODE}+'''", f'" + {CODE} + "'),
     *(f"{{{CODE}}}", "{", "%s", "\\N{BULLET}", "\\x41", "\\", 'f"{x}"', 'b"x"', f'"); {CODE} #'),
     # ends of lines and of comments
-    *("\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"),
-    *(
-        f"x{end}{CODE}"
-        for end in ("\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\x00", "\\\n")
-    ),
+    *ENDS,
+    *(f"x{end}{CODE}" for end in ENDS),
     *("# -*- coding: utf-7 -*-", "+AAo-", "# type: ignore", "# fmt: off", "#", f"\n{' ' * 8}{CODE}"),
     # direction of text, invisible characters, characters that equal ASCII after normalization
-    *(
-        "\u202e",
-        f"\u2066{CODE}\u2069",
-        "\u200b",
-        "a\u200db",
-        "\ufeff",
-        "\uff4a\uff4e\uff50",
-        "\ufb01",
-        "\u00b5",
-    ),
-    *("\ud800", "\U0001f40d", "\x00", "\x1b[2J", "\t", " ", ""),
+    *("\u202e", f"\u2066{CODE}\u2069", "\u200b", "a\u200db", "\ufeff", "\uff4a\uff4e\uff50", "\ufb01"),
+    *("\ud800", "\U0001f40d", "\x1b[2J", "\t", " ", ""),
     # keywords, names of Python, and names that the file uses
     *("class", "None", "True", "lambda", "import", "match", "type", "async", "print", "len", "__builtins__"),
     *("__init__", "__call__", "__class__", "__import__", "__getattr__", "_", "__", "mro", "_pytree__state"),
@@ -61,15 +39,7 @@ HOSTILE = (
     *("train", "eval", "set_attributes", "super", "object", "value", "x", "Dense"),
     # code, paths and numbers
     *(CODE, f"x; {CODE}", f"x = {CODE}", f"return {CODE}", f"x = y = {CODE}  # y", f"x: {CODE} = 1"),
-    *(
-        f"[{CODE}] = x",
-        f"x[{CODE}] = y",
-        f"x.{CODE} = y",
-        "x, (y, *z) = f(",
-        "x = " + "(" * 500,
-        "*",
-        "def f():",
-    ),
+    *(f"[{CODE}] = x", f"x[{CODE}] = y", "x, (y, *z) = f(", "x = " + "(" * 500, "*", "def f():"),
     *("0", "1a", "-1", ".", "..", "a.b", "a-b", "a b", "/etc/passwd", "../x", "a" * 10_000, "a." * 300),
 )
 MARKERS = ("pmark", "bmark", "mmark", "Cmark", "kmark", "imark", "abc->acb", "lmark = imark", "lmark")
@@ -123,6 +93,8 @@ def hostile_program(program: Program, texts: Mapping[str, str]) -> Program:
 
 # The file of a model calls its classes, methods, and functions of these modules.
 MODULES = {"jax", "jnp", "lax", "nnx", "jaxlstm", "math", "functools"}
+BUILTINS = {"len", "range", "zip", "enumerate", "list", "tuple", "int"}
+FORBIDDEN = (ast.Import, ast.ImportFrom, ast.Global, ast.Delete, ast.Await, ast.Yield)
 IMPORTS = [
     "import jax",
     "import jax.numpy as jnp",
@@ -158,29 +130,14 @@ def require_plain(text: str) -> None:
 
 def require_plain_function(function: ast.FunctionDef, classes: set[str]) -> None:
     """Assert that a method uses only its variables, the classes of the file, and some modules."""
-    variables = {part.arg for part in ast.walk(function) if isinstance(part, ast.arg)}
-    stored = {
-        part.id
-        for part in ast.walk(function)
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
-    }
-    called = {
-        part.func.id
-        for part in ast.walk(function)
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
-    }
-    assert not (variables | stored) & (MODULES | called - {"self"})
-    known = (
-        variables
-        | stored
-        | MODULES
-        | classes
-        | {"nnx", "len", "range", "zip", "enumerate", "list", "tuple", "int"}
-    )
-    for part in ast.walk(function):
-        assert not isinstance(
-            part, ast.Import | ast.ImportFrom | ast.Global | ast.Delete | ast.Await | ast.Yield
-        )
+    parts = list(ast.walk(function))
+    variables = {part.arg for part in parts if isinstance(part, ast.arg)}
+    variables |= {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    called = {ast.unparse(part.func) for part in parts if isinstance(part, ast.Call)}
+    assert not variables & (MODULES | called - {"self"})
+    known = variables | MODULES | classes | BUILTINS
+    for part in parts:
+        assert not isinstance(part, FORBIDDEN)
         if isinstance(part, ast.Name):
             assert part.id in known, part.id
         if isinstance(part, ast.Attribute):
