@@ -197,24 +197,22 @@ def _norm(torch_layer: Callable[[], Any], name: str, *size: int, **kwargs: Any) 
     )
 
 
-LINEAR = LayerCase(
-    lambda: nn.Linear(3, 4),
-    lambda rngs: nnx.Linear(3, 4, rngs=rngs, **DTYPE),
-    lambda: linen.Dense(4, **DTYPE),
-    (2, 3),
-)
+def _linear(bias: bool = True) -> LayerCase:
+    return LayerCase(
+        lambda: nn.Linear(3, 4, bias),
+        lambda rngs: nnx.Linear(3, 4, use_bias=bias, rngs=rngs, **DTYPE),
+        lambda: linen.Dense(4, use_bias=bias, **DTYPE),
+        (2, 3),
+    )
+
+
 EVAL: dict[str, Any] = {"momentum": 0.9, "use_running_average": True}
 NO_AFFINE = {"use_scale": False, "use_bias": False}
 FEATURES_LAST: dict[str, Any] = {"shape": (2, 5, 6), "to_flax": same, "to_torch": same}
 
 CASES: dict[str, LayerCase] = {
-    "Linear": LINEAR,
-    "Linear without bias": LayerCase(
-        lambda: nn.Linear(3, 4, bias=False),
-        lambda rngs: nnx.Linear(3, 4, use_bias=False, rngs=rngs, **DTYPE),
-        lambda: linen.Dense(4, use_bias=False, **DTYPE),
-        (2, 3),
-    ),
+    "Linear": _linear(),
+    "Linear without bias": _linear(bias=False),
     "LinearGeneral": LayerCase(
         lambda: nn.Linear(6, 20),
         lambda rngs: nnx.LinearGeneral((2, 3), (4, 5), axis=(-2, -1), rngs=rngs, **DTYPE),
@@ -248,9 +246,9 @@ CASES: dict[str, LayerCase] = {
     "BatchNorm without scale and bias": _norm(
         lambda: nn.BatchNorm1d(6, affine=False), "BatchNorm", **EVAL, **NO_AFFINE
     )._replace(**{**FEATURES_LAST, "shape": (4, 6)}),
-    "WeightNorm of Linear, weight_g": _weight_norm(LINEAR, old=True),
-    "WeightNorm of Linear, original0": _weight_norm(LINEAR),
-    "WeightNorm of Linear, dim=None": _weight_norm(LINEAR, feature_axes=None, dim=None),
+    "WeightNorm of Linear, weight_g": _weight_norm(_linear(), old=True),
+    "WeightNorm of Linear, original0": _weight_norm(_linear()),
+    "WeightNorm of Linear, dim=None": _weight_norm(_linear(), feature_axes=None, dim=None),
     "WeightNorm of Conv2d": _weight_norm(_conv(2)),
     "WeightNorm of ConvTranspose1d": _weight_norm(_conv_transpose(1, True), old=True),
     "WeightNorm of ConvTranspose2d, flipped": _weight_norm(_conv_transpose(2, False), feature_axes=-2),

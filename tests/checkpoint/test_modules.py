@@ -54,16 +54,16 @@ def foreign() -> Iterator[Any]:
     sys.modules.pop("their_project", None)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("zipped", "prefix"), [(True, ""), (False, ""), (True, "model.module.")])
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
-def test_whole_module(tmp_path: Path, foreign: Any, zipped: bool) -> None:
+def test_whole_module(tmp_path: Path, foreign: Any, zipped: bool, prefix: str) -> None:
     module = foreign.Tagger()
-    expected = module.state_dict()
-    torch.save(module, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    saved = {"model": torch.nn.DataParallel(module), "epoch": 1} if prefix else module
+    torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     del sys.modules["their_project"]
     ours = read_checkpoint(tmp_path / "a.pt")
-    assert_same_checkpoint(ours, expected)
-    assert ours.hints == {"lstm.": {"batch_first": True, "dropout": 0.25}}
+    assert_same_checkpoint(ours, {prefix + name: tensor for name, tensor in module.state_dict().items()})
+    assert ours.hints == {f"{prefix}lstm.": {"batch_first": True, "dropout": 0.25}}
 
 
 def test_an_integer_dropout_becomes_a_float(tmp_path: Path) -> None:
@@ -72,16 +72,6 @@ def test_an_integer_dropout_becomes_a_float(tmp_path: Path) -> None:
     torch.save(lstm, tmp_path / "a.pt")
     dropout = read_checkpoint(tmp_path / "a.pt").hints[""]["dropout"]
     assert (type(dropout), dropout) == (float, 0.0)
-
-
-def test_module_in_a_dict(tmp_path: Path, foreign: Any) -> None:
-    wrapped = torch.nn.DataParallel(foreign.Tagger())
-    torch.save({"model": wrapped, "epoch": 1}, tmp_path / "a.pt")
-    del sys.modules["their_project"]
-    ours = read_checkpoint(tmp_path / "a.pt")
-    expected = {f"model.{name}": t for name, t in wrapped.state_dict().items()}
-    assert_same_checkpoint(ours, expected)
-    assert ours.hints == {"model.module.lstm.": {"batch_first": True, "dropout": 0.25}}
 
 
 def test_lightning_checkpoint(tmp_path: Path, foreign: Any) -> None:

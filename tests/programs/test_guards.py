@@ -78,8 +78,6 @@ def test_a_batch_of_one() -> None:
     require_guards(("(L['x'].size()[1] % (L['x'].size()[0]*L['x'].size()[1])) != 0",), shapes, {})
     for guard in (
         "(L['x'].size()[0] % 2) == 0",
-        "(L['x'].size()[0] % 3) != 1",
-        "L['x'].size()[0] > 1",
         "L['x'].size()[0] != 1",
         "L['x'].size()[1] != (8*L['x'].size()[0])",
     ):
@@ -96,13 +94,10 @@ def test_a_batch_of_one() -> None:
         ("L['x'].size()[1] == 3", "[s0, 3]", "axis 1 of x is fixed: the condition"),
         ("L['x'].size()[0] % 4 == 0", "[s0, 3]", "s0: 0 to any size\n"),
         ("L['x'].size()[0] - 4 >= 5", "[s0, 3]", "s0: 9 to any size (the condition"),
-        ("L['x'].size()[0] > 5", "[s0, 3]", "s0: 6 to any size (the condition"),
         ("2*L['x'].size()[0] < 15", "[s0, 3]", "s0: 0 to 7 (the condition"),
-        ("3 <= 10 - L['x'].size()[0]", "[s0, 3]", "s0: 0 to 7 (the condition"),
         ("3 < 10 - L['x'].size()[0]", "[s0, 3]", "s0: 0 to 6 (the condition"),
         ("L['x'].size()[0] != 5", "[s0, 3]", "s0: 0 to any size\n"),
         ("min(L['x'].size()[0], 5) == 5", "[s0, 3]", "s0: 5 to any size (the condition"),
-        ("abs(L['x'].size()[0] - 5) == 2", "[s0, 3]", "s0: 0 to any size\n"),
         ("(L['x'].size()[0] == 4) == 1", "[s0, 3]", "s0: 0 to any size\n"),
         ("max(" + "0, " * 200 + "L['x'].size()[0]) == 5", "[s0, 3]", "s0: 0 to any size\n"),
     ],

@@ -285,6 +285,8 @@ SIZES: dict[str, Callable[..., Any]] = {
     "one round of a loop": lambda self, x: [
         x[:, n : n + x.shape[1]] for n in range(0, x.shape[1], x.shape[1])
     ],
+    "max_pool1d": lambda self, x: nn.functional.max_pool1d(x, 3, 2, 1),
+    "max_pool1d with dilation": lambda self, x: nn.functional.max_pool1d(x, 3, dilation=2, ceil_mode=True),
     "a type": by_type,
     "a dtype": lambda self, x: x[:, : int(x.shape[1])] + np.ones(1, float)[0],
 }
@@ -363,14 +365,6 @@ def test_functions_that_torch_does_not_take() -> None:
     np.testing.assert_array_equal(program(program.params, np.ones((2, 11), np.float32))[:, 0], [4, 4, 3])
     with pytest.raises(ProgramError, match=r"must be from 9 to 11, got 13.*: rows = Model"):
         program.bind((np.ones((4, 13), np.float32),), {})
-
-
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "ceil_mode": True}])
-def test_max_pool1d_leaves_time_free(options: dict[str, Any]) -> None:
-    model = Model(lambda self, x: nn.functional.max_pool1d(x, 3, **options))
-    program = jaxlstm.from_module(model, (torch.ones(2, 3, 20),))
-    x = torch.randn(3, 3, 31)
-    np.testing.assert_array_equal(program(program.params, x.numpy()), model(x).numpy())
 
 
 @pytest.mark.filterwarnings("ignore:The length of signal")

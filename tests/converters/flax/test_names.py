@@ -205,8 +205,6 @@ SETTINGS: list[tuple[Any, ...]] = [
     (rnn(), nn.LSTM(3, 4, batch_first=True), "time_major=True, but the torch layer has batch_first=True", ""),
     (attention(), nn.MultiheadAttention(8, 2), "", ""),
     (attention(), nn.MultiheadAttention(8, 4), "num_heads=2, but the torch layer has num_heads=4", ""),
-    (make(nnx.GroupNorm, 8, 2), nn.GroupNorm(2, 8), "", ""),
-    (make(nnx.Embed, 5, 4), nn.Embedding(5, 4), "", ""),
     (make(nnx.Embed, 5, 4), nn.Embedding(5, 4, max_norm=0.5), "the torch layer has max_norm=0.5, which", ""),
     (
         make(nnx.Conv, 4, 4, 3),

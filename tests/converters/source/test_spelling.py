@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,8 +17,8 @@ from torch.utils import _pytree as pytree
 import jaxlstm
 from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import ModuleCall, Node, TensorType, Value
-from jaxlstm_converters.source.spelling import layer_of, simplified, spell
+from jaxlstm.programs.graph import Node, TensorType, Value
+from jaxlstm_converters.source.spelling import simplified, spell
 from jaxlstm_converters.source.spelling.template import tree_of
 from testing.flax_layers import CASES
 from testing.graphs import to_numpy
@@ -151,28 +150,6 @@ def test_layers(gradients: bool) -> None:
 
 def test_no_layers() -> None:
     assert layers_of(NO_LAYERS) == {}
-
-
-TENSORS: dict[str, tuple[str | None, dict[str, str]]] = {
-    "its own": ("fc", {"w": "fc.weight", "b": "fc.bias"}),
-    "of two modules": (None, {"w": "fc.weight", "b": "other.bias"}),
-    "with other names": (None, {"w": "fc.in_proj_weight", "b": "fc.in_proj_bias"}),
-    "of a child": ("fc.out", {"w": "fc.out.weight", "b": "fc.out.bias"}),
-    "of a child with more": (None, {"w": "fc.out.weight", "b": "fc.out.bias", "g": "fc.out.gain"}),
-}
-
-
-@pytest.mark.parametrize("name", TENSORS)
-def test_weights_of_a_layer_are_those_of_one_module(name: str) -> None:
-    path, tensors = TENSORS[name]
-    call = ModuleCall("fc", "fc", "torch.nn.modules.linear.Linear", "")
-    kwargs = {"input": Value("x"), "weight": Value("w"), "bias": Value("b")}
-    node = Node("y", "aten.linear.default", (), kwargs, ("y",), (call,))
-    types = {"w": TensorType(np.dtype("float32"), (3, 4)), "b": TensorType(np.dtype("float32"), (3,))}
-    layer = layer_of(node, types, tensors)
-    assert (layer and layer.path) == path
-    users = replace(node, calls=(call._replace(class_name="mine.Linear"),))
-    assert path != "fc" or layer_of(users, types, tensors) is None
 
 
 def test_sizes_are_written_as_by_hand() -> None:

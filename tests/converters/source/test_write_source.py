@@ -241,28 +241,23 @@ def test_remarks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "options", "message"),
+    ("checkpoint", "output", "options", "message"),
     [
-        ("reader.pt", (), "source is written of a .pt2 program"),
-        ("reader.pt2", ("--prefix", "rnn."), "source is written of a .pt2 program"),
-        ("reader.pt2", ("--format", "torch"), "--format cannot be used with a .pt2 program"),
-        ("missing.pt2", (), "no such file"),
+        ("reader.pt", "reader.py", (), "source is written of a .pt2 program"),
+        ("reader.pt2", "reader.py", ("--prefix", "rnn."), "source is written of a .pt2 program"),
+        ("reader.pt2", "reader.py", ("--format", "torch"), "--format cannot be used with a .pt2 program"),
+        ("reader.pt2", "a.npz", ("--comments",), "-o must end in .py"),
+        ("reader.pt2", "a.npz", ("--test",), "-o must end in .py"),
+        ("missing.pt2", "reader.py", (), "no such file"),
     ],
 )
 def test_bad_input(
-    folder: Path, tmp_path: Path, checkpoint: str, options: tuple[str, ...], message: str
+    folder: Path, tmp_path: Path, checkpoint: str, output: str, options: tuple[str, ...], message: str
 ) -> None:
-    done = jaxlstm_command("convert", folder / checkpoint, "-o", tmp_path / "reader.py", *options)
+    done = jaxlstm_command("convert", folder / checkpoint, "-o", tmp_path / output, *options)
     assert done.status == 2
     assert message in done.err
     assert not list(tmp_path.iterdir())
-
-
-def test_options_of_source(folder: Path, tmp_path: Path) -> None:
-    for option in ("--comments", "--test"):
-        done = jaxlstm_command("convert", folder / "reader.pt2", "-o", tmp_path / "a.npz", option)
-        assert done.status == 2
-        assert "-o must end in .py" in done.err
 
 
 def test_a_written_model_trains(folder: Path) -> None:
