@@ -51,7 +51,9 @@ class CompiledProgram:
         self.tensors = [declared for declared in program.inputs if declared.type is not None]
         self.work = WorkCounter()
         self._most = positive_int("executables", executables)
-        self._weights = jax.device_put(program.params, self.device)
+        native = self.device.platform == "cpu" and program.options.backend != "scan"
+        self._form = program.for_inference() if native else program
+        self._weights = jax.device_put(self._form.params, self.device)
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
         self._executables: OrderedDict[Any, Executable] = OrderedDict()
         self._seen: set[Any] = set()
@@ -108,12 +110,9 @@ class CompiledProgram:
         sharding = jax.sharding.SingleDeviceSharding(self.device)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
         others: list[Any] = []
-        program = self.program
-        if self.device.platform == "cpu" and program.options.backend != "scan":
-            program = program.for_inference()
 
         def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
-            arrays, others[:] = split_leaves(leaves_of(program, params, tensors, lengths))
+            arrays, others[:] = split_leaves(leaves_of(self._form, params, tensors, lengths))
             return arrays
 
         copies = 1 + sum(not executable.weights for executable in self._executables.values())

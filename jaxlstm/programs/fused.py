@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from jaxlstm.programs.graph import Graph, Node, Value, results_of, uses_of, values_in
-from jaxlstm.programs.operators.inference import ACTIVATIONS, CELL, CONVOLUTION
+import numpy as np
+
+from jaxlstm.kernels.cpu.library import library
+from jaxlstm.kernels.cpu.stack import prepare
+from jaxlstm.programs.graph import Argument, Graph, Node, Value, results_of, uses_of, values_in
+from jaxlstm.programs.operators.inference import ACTIVATIONS, CELL, CONVOLUTION, prepare_convolution
 from jaxlstm.programs.operators.recurrent import lstm_cell_
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator, is_in_place
 
@@ -66,3 +71,45 @@ def _added(node: Node, before: Node) -> dict[str, Any]:
 
 def _bounds(node: Node) -> tuple[Any, Any]:
     return node.kwargs.get("min_val", -1), node.kwargs.get("max_val", 1)
+
+
+_CELL_WEIGHTS = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
+
+
+def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str, np.ndarray]]:
+    """Return the graph with the weights of the native kernel as further parameters, and these by name.
+
+    Args:
+      graph: a graph of :func:`fused`.
+      tensors: name in torch -> parameter, buffer or constant.
+    """
+    added: dict[str, np.ndarray] = {}
+    names = {**graph.parameters, **graph.buffers, **graph.constants}
+    if library().handle is None or any(is_in_place(node.op) for node in graph.nodes):
+        return graph, added  # what is known now may change
+
+    def known(argument: Argument) -> Any:
+        if isinstance(argument, tuple):
+            return tuple(map(known, argument))
+        return np.asarray(tensors[names[argument.name]]) if isinstance(argument, Value) else argument
+
+    def with_weights(node: Node) -> Node:
+        weights = node.kwargs["weight" if node.op == CONVOLUTION else "w_ih"]
+        own = {name: value for name, value in node.kwargs.items() if name not in ("input", "hx")}
+        if set(values_in(tuple(own.values()))) - set(names) or known(weights).dtype != np.float32:
+            return node
+        own = {name: known(value) for name, value in own.items()}
+        if node.op == CONVOLUTION:
+            settings = own["weight"], own.get("bias"), own.get("norm"), own.get("groups", 1)
+            arrays: Any = prepare_convolution(*settings)
+        else:
+            params = {name: own.get(argument) for name, argument in _CELL_WEIGHTS.items()}
+            arrays = (prepare({name: array for name, array in params.items() if array is not None}),)
+        values = tuple(Value(f"<{node.name} {index}>") for index in range(len(arrays)))
+        added.update((value.name, array) for value, array in zip(values, arrays, strict=True))
+        argument = values if node.op == CONVOLUTION else values[0]
+        return replace(node, kwargs={**node.kwargs, "prepared": argument})
+
+    nodes = tuple(with_weights(node) if node.op in (CONVOLUTION, CELL) else node for node in graph.nodes)
+    parameters = {**graph.parameters, **{name: name for name in added}}
+    return replace(graph, nodes=nodes, parameters=parameters), added

@@ -21,7 +21,7 @@ from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.free_axes import settle_axes
-from jaxlstm.programs.fused import fused
+from jaxlstm.programs.fused import fused, prepared
 from jaxlstm.programs.graph import Graph, Input, Node, Value
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
@@ -242,9 +242,13 @@ class Program:
         return other
 
     def for_inference(self) -> Program:
-        """Return the program without derivatives, in which the native kernel may compute convolutions."""
+        """Return the program without derivatives, with weights of the native kernel among its ``params``."""
         other = copy.copy(self)
-        other._run = accept(fused(self._run.graph))
+        tensors = {**self.params, **self.buffers, **self._constants}
+        graph, weights = prepared(fused(self._run.graph), tensors)
+        other._run, other.at_sizes = accept(graph), None
+        other.graph = replace(self.graph, parameters=graph.parameters)
+        other.params = {**self.params, **jax.device_put(weights)}
         return other
 
     def save(

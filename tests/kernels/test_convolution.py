@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from jaxlstm.kernels.cpu import convolution
-from jaxlstm.kernels.cpu.convolution import ACTIVATIONS, convolve, takes_convolution
+from jaxlstm.kernels.cpu.convolution import ACTIVATIONS, convolve, packed, takes_convolution
 from jaxlstm.layer.convolution import Geometry
 from testing.problems import needs_native, using
 
@@ -43,8 +43,8 @@ def problem(seed: int) -> dict[str, Any]:
     size = [number(d * (k - 1) + 1, d * (k - 1) + 60) for k, d in zip(kernel, dilation, strict=True)]
     shapes = (number(1, 4), *size, groups * each), (outputs, each, *kernel), (outputs,)
     x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
-    pads = [(number(0, 4), number(0, 4)) for _ in range(axes)]
-    geometry = Geometry([number(1, 4) for _ in range(axes)], pads, dilation)
+    pads = tuple((number(0, 4), number(0, 4)) for _ in range(axes))
+    geometry = Geometry(tuple(number(1, 4) for _ in range(axes)), pads, tuple(dilation))
     activation = ACTIVATIONS[seed % len(ACTIVATIONS)]
     return {
         "x": x,
@@ -66,21 +66,24 @@ def in_torch(
     return APPLY[activation](y.movedim(1, -1))
 
 
-def run(x: Any, **given: Any) -> jax.Array:
-    return jax.jit(lambda x: convolve(x, **given))(x)
+def run(
+    x: Any, weight: Any, bias: Any, geometry: Geometry, groups: int, activation: str, threads: int = 0
+) -> jax.Array:
+    kernel = packed(weight, groups)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "THREADS", threads)
+        call = partial(convolve, shape=weight.shape, geometry=geometry, groups=groups, activation=activation)
+        return jax.jit(lambda x: call(x, kernel, bias=bias))(x)
 
 
 @pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "baseline"])
-def test_values(instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values(instruction_set: str) -> None:
     """Values are those of torch, with the same bits on one, two and five threads."""
     with using(instruction_set):
         for seed in range(30):
             given = problem(seed)
             assert takes_convolution(given["x"], given["weight"], given["geometry"], given["groups"])
-            results = []
-            for threads in (1, 2, 5):
-                monkeypatch.setattr(convolution, "THREADS", threads)
-                results.append(np.asarray(run(**given)))
+            results = [np.asarray(run(**given, threads=threads)) for threads in (1, 2, 5)]
             for other in results[1:]:
                 np.testing.assert_array_equal(results[0], other)
             sizes = {name: np.abs(given[name]) for name in ("x", "weight", "bias")}
@@ -97,18 +100,7 @@ def test_nan_and_infinity() -> None:
     weight = np.ones((3, 2, 2), np.float32)
     for activation in ACTIVATIONS:
         given = (x, weight, np.zeros(3, np.float32), Geometry((1,), ((1, 1),), (1,)), 1, activation)
-        result = convolve(jnp.asarray(x), *given[1:])
-        np.testing.assert_allclose(result, in_torch(*given).numpy(), rtol=1e-6)
-
-
-def test_known_weights_are_packed_once() -> None:
-    """Weights that are known when a program is compiled are constants of it, in the order of the kernel."""
-    given = problem(0)
-    known = jax.make_jaxpr(lambda x: convolve(**{**given, "x": x}))(given["x"])
-    traced = jax.make_jaxpr(lambda weight: convolve(**{**given, "weight": weight}))(given["weight"])
-    assert len(known.eqns) < len(traced.eqns)
-    y = jax.jit(lambda weight: convolve(**{**given, "x": jnp.asarray(given["x"]), "weight": weight}))
-    np.testing.assert_array_equal(y(given["weight"]), convolve(**{**given, "x": jnp.asarray(given["x"])}))
+        np.testing.assert_allclose(run(*given), in_torch(*given).numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def test_values(nd: int) -> None:
         )
     x = torch.randn(2, 3, *(19, 23)[:nd])
     program = jaxlstm.from_module(module, (x,))
-    operators = Counter(node.op.split(".")[1] for node in program.for_inference()._run.graph.nodes)
+    form = program.for_inference()
+    operators = Counter(node.op.split(".")[1] for node in form._run.graph.nodes)
     assert operators["convolution"] == 6
     assert operators["batch_norm"] == 2
     assert {op for op in operators if "conv" not in op} >= {"gelu", "add"}
@@ -54,7 +55,7 @@ def test_values(nd: int) -> None:
     assert not any(node.op == CONVOLUTION for node in program._run.graph.nodes)
     with torch.no_grad():
         expected = module(x).numpy()
-    for result in (compile(program)(x.numpy()), program.for_inference()(program.params, x.numpy())):
+    for result in (compile(program)(x.numpy()), form(form.params, x.numpy())):
         np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
 
 

@@ -5,6 +5,7 @@ They have no derivative and no batching rule: a program that is compiled for inf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -37,21 +38,28 @@ def takes_convolution(x: jax.Array, weight: jax.Array, geometry: Geometry, group
 
 
 def convolve(
-    x: jax.Array, weight: Any, bias: Any, geometry: Geometry, groups: int, activation: str
+    x: jax.Array,
+    weight: Any,
+    shape: Sequence[int],
+    bias: Any,
+    geometry: Geometry,
+    groups: int,
+    activation: str,
 ) -> jax.Array:
     """Convolve images (N, *size, C) with a weight (O, C / groups, *kernel) in float32.
 
     Args:
       x: the images; size has one or two axes.
-      weight: the weight.
+      weight: the weight as :func:`packed` returns it.
+      shape: the shape of the weight.
       bias: (O,).
       geometry: the windows.
       groups: the number of groups of channels.
       activation: one of ACTIVATIONS.
     """
-    outputs, _, *kernel = weight.shape
-    shape = x.shape[0], *geometry.counts(x.shape[1:-1], kernel), outputs
-    images, counts = x, shape[1:-1]
+    outputs, _, *kernel = shape
+    counts = tuple(geometry.counts(x.shape[1:-1], kernel))
+    images, shape = x, (x.shape[0], *counts, outputs)
     if prod(kernel) == prod(geometry.stride) == 1 and counts == x.shape[1:-1]:
         # One long row, which the kernel divides into full blocks.
         images, counts = x.reshape(1, -1, x.shape[-1]), (x.size // x.shape[-1],)
@@ -64,11 +72,11 @@ def convolve(
     result = jax.ShapeDtypeStruct((images.shape[0], *counts, outputs), x.dtype)
     attributes: Any = {"reverse": False, "threads": np.int64(THREADS)}
     attributes["geometry"] = np.array(numbers, np.int64)
-    y = jax.ffi.ffi_call("jaxlstm_convolve", result)(images, _packed(weight, groups), bias, **attributes)
+    y = jax.ffi.ffi_call("jaxlstm_convolve", result)(images, weight, bias, **attributes)
     return y.reshape(shape)
 
 
-def _packed(weight: Any, groups: int) -> Any:
+def packed(weight: Any, groups: int) -> Any:
     """Return the weight as the kernel reads it: (panel, element of a window, output), per group."""
     xp: Any = jnp if isinstance(weight, Tracer) else np
     outputs, each, *kernel = weight.shape

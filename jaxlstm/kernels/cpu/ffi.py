@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.kernels import operations
-from jaxlstm.kernels.cpu.stack import prepare
 from jaxlstm.kernels.operations import TANGENTS, KernelOperation
 from jaxlstm.kernels.primitive import KernelPrimitive
 from jaxlstm.layer.cell import StepDerivative
@@ -95,10 +94,10 @@ def gradients(
     return _call("jaxlstm_gradients", operands, tuple(TANGENTS), out, reverse)
 
 
-def prepared_step(params: Any, x: Any, h: Any, c: Any) -> tuple[jax.Array, jax.Array]:
-    """Run one step with weights that are packed now: NumPy arrays in float32. Return (h, c)."""
+def prepared_step(prepared: Any, x: Any, h: Any, c: Any) -> tuple[jax.Array, jax.Array]:
+    """Run one step in float32 with weights as :func:`.stack.prepare` packs them. Return (h, c)."""
     out = {name: jax.ShapeDtypeStruct(h.shape, h.dtype) for name in ("outputs", "h", "c")}
-    found = _call("jaxlstm_step", (x, prepare(params), h, c), tuple(out), out, False)
+    found = _call("jaxlstm_step", (x, prepared, h, c), tuple(out), out, False)
     return found["h"], found["c"]
 
 

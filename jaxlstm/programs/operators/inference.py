@@ -14,9 +14,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxlstm.kernels.cpu.convolution import convolve, takes_convolution
+from jaxlstm.kernels.cpu.convolution import convolve, packed, takes_convolution
 from jaxlstm.kernels.cpu.ffi import prepared_step
-from jaxlstm.kernels.cpu.library import library
 from jaxlstm.layer.convolution import Geometry
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.convolution import conv, pads_of
@@ -46,19 +45,22 @@ def fused_convolution(
     groups: int = 1,
     norm: Sequence[Any] | None = None,
     activation: str = "",
+    prepared: Sequence[Array] | None = None,
     *,
     options: Options,
 ) -> Array:
     """Convolve (N, *size, C), normalize by running statistics, and apply an activation.
 
-    ``norm`` is weight, bias, running mean, running variance and epsilon; ``activation`` is an operator.
+    ``norm`` is weight, bias, running mean, running variance and epsilon; ``activation`` is an operator;
+    ``prepared`` is the result of :func:`prepare_convolution`.
     """
     n = weight.ndim - 2
     dilations = repeated(dilation, n)
     geometry = Geometry(repeated(stride, n), pads_of(padding, weight.shape[2:], dilations), dilations)
     if input.ndim == weight.ndim and takes_convolution(input, weight, geometry, groups):
-        kernel, shift = _with_norm(weight, bias, norm)
-        return convolve(input, kernel, shift, geometry, groups, ACTIVATIONS.get(activation, "none"))
+        kernel, shift = prepared or prepare_convolution(weight, bias, norm, groups)
+        applied = ACTIVATIONS.get(activation, "none")
+        return convolve(input, kernel, weight.shape, shift, geometry, groups, applied)
     y = conv(True, input, weight, bias, stride, padding, dilation, groups, options=options)
     if norm is not None:
         y = batch_norm(True, y, norm[0], norm[1], norm[2], norm[3], False, 0.0, norm[4])
@@ -74,30 +76,27 @@ def prepared_lstm_cell(
     w_hh: Array,
     b_ih: Array | None = None,
     b_hh: Array | None = None,
+    prepared: Array | None = None,
     *,
     options: Options,
 ) -> tuple[Array, Array]:
-    """Run one step of an LSTM with weights that are packed now. Returns (h, c)."""
-    arrays = [leaf for leaf in (w_ih, w_hh, b_ih, b_hh) if leaf is not None]
-    is_known = not any(isinstance(leaf, Tracer) for leaf in arrays) and library().handle is not None
-    if is_known and input.ndim == 2 and all(leaf.dtype == np.float32 for leaf in (input, *hx, *arrays)):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        params = {name: np.asarray(leaf) for name, leaf in zip(names, arrays, strict=False)}
-        return prepared_step(params, input, hx[0], hx[1])
+    """Run one step of an LSTM, if possible with the weights that are prepared. Returns (h, c)."""
+    if prepared is not None and input.ndim == 2 and all(x.dtype == np.float32 for x in (input, *hx)):
+        return prepared_step(prepared, input, hx[0], hx[1])
     return lstm_cell_(input, hx, w_ih, w_hh, b_ih, b_hh, options=options)
 
 
-def _with_norm(weight: Any, bias: Any, norm: Sequence[Any] | None) -> tuple[Any, Any]:
-    """Return the weight and bias of the convolution with the norm, computed now if the values are known."""
+def prepare_convolution(weight: Any, bias: Any, norm: Sequence[Any] | None, groups: int) -> tuple[Any, Any]:
+    """Return the packed weight and the bias of a convolution with the norm: NumPy arrays if all are known."""
     if any(isinstance(array, Tracer) for array in (weight, bias, *(norm or ()))):
         xp: Any = jnp
     else:
         xp = np
         weight, bias = np.asarray(weight), None if bias is None else np.asarray(bias)
     bias = xp.zeros(weight.shape[0], weight.dtype) if bias is None else bias
-    if norm is None:
-        return weight, bias
-    scale, shift, mean, variance = (0 if value is None else xp.asarray(value) for value in norm[:4])
-    factor = (1 if norm[0] is None else scale) / xp.sqrt(variance + np.float32(norm[4]))
-    bias = (bias - mean) * factor + shift
-    return weight * factor.reshape(-1, *(1,) * (weight.ndim - 1)), bias
+    if norm is not None:
+        scale, shift, mean, variance = (0 if value is None else xp.asarray(value) for value in norm[:4])
+        factor = (1 if norm[0] is None else scale) / xp.sqrt(variance + np.float32(norm[4]))
+        bias = (bias - mean) * factor + shift
+        weight = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    return packed(weight, groups), bias
