@@ -101,7 +101,7 @@ docs: $(VENV)/.docs  ## the documentation site, in docs/_build/html
 	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
 
 # The Pythons of this machine that get a wheel, each checked with the newest JAX.
-PYTHONS ?= $(foreach version,3.11 3.12 3.13 3.14,$(shell command -v python$(version)))
+PYTHONS ?= $(foreach version,3.11 3.12 3.13 3.14,$(shell python$(version) -c "import sys; print(sys.executable)" 2>/dev/null))
 release-check: $(VENV)/.release  ## build the sdist and a wheel for each of PYTHONS in dist/, and check them
 	tools/release_check.sh $(BIN)/python $(PYTHONS)
 
