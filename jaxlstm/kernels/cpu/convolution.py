@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxlstm.kernels.cpu.ffi import THREADS
 from jaxlstm.kernels.cpu.library import library
 from jaxlstm.layer.convolution import Geometry
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "silu")
 """What the kernel applies to results, in the order of ``Activation`` in arguments.h."""
+
+THREADS = 0
+"""Number of threads per call; 0 means the size of XLA's thread pool."""
 
 _PANEL = 4
 """The number of vectors of outputs in a panel, see panel.h."""

@@ -15,7 +15,6 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.kernels.cpu.convolution import convolve, packed, takes_convolution
-from jaxlstm.kernels.cpu.ffi import prepared_step
 from jaxlstm.layer.convolution import Geometry
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.convolution import conv, pads_of
@@ -82,6 +81,8 @@ def prepared_lstm_cell(
 ) -> tuple[Array, Array]:
     """Run one step of an LSTM, if possible with the weights that are prepared. Returns (h, c)."""
     if prepared is not None and input.ndim == 2 and all(x.dtype == np.float32 for x in (input, *hx)):
+        from jaxlstm.kernels.cpu.ffi import prepared_step
+
         return prepared_step(prepared, input, hx[0], hx[1])
     return lstm_cell_(input, hx, w_ih, w_hh, b_ih, b_hh, options=options)
 
