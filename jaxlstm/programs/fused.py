@@ -84,6 +84,7 @@ def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str,
       tensors: name in torch -> parameter, buffer or constant.
     """
     added: dict[str, np.ndarray] = {}
+    found: dict[Any, Argument] = {}  # the steps of a loop share their weights
     names = {**graph.parameters, **graph.buffers, **graph.constants}
     if library().handle is None or any(is_in_place(node.op) for node in graph.nodes):
         return graph, added  # what is known now may change
@@ -98,7 +99,12 @@ def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str,
         own = {name: value for name, value in node.kwargs.items() if name not in ("input", "hx")}
         if set(values_in(tuple(own.values()))) - set(names) or known(weights).dtype != np.float32:
             return node
-        own = {name: known(value) for name, value in own.items()}
+        key = (node.op, *sorted(own.items(), key=lambda item: item[0]))
+        if key not in found:
+            found[key] = packed(node, {name: known(value) for name, value in own.items()})
+        return replace(node, kwargs={**node.kwargs, "prepared": found[key]})
+
+    def packed(node: Node, own: Mapping[str, Any]) -> Argument:
         if node.op == CONVOLUTION:
             settings = own["weight"], own.get("bias"), own.get("norm"), own.get("groups", 1)
             arrays: Any = prepare_convolution(*settings)
@@ -107,8 +113,7 @@ def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str,
             arrays = (prepare({name: array for name, array in params.items() if array is not None}),)
         values = tuple(Value(f"<{node.name} {index}>") for index in range(len(arrays)))
         added.update((value.name, array) for value, array in zip(values, arrays, strict=True))
-        argument = values if node.op == CONVOLUTION else values[0]
-        return replace(node, kwargs={**node.kwargs, "prepared": argument})
+        return values if node.op == CONVOLUTION else values[0]
 
     nodes = tuple(with_weights(node) if node.op in (CONVOLUTION, CELL) else node for node in graph.nodes)
     parameters = {**graph.parameters, **{name: name for name in added}}

@@ -125,4 +125,5 @@ def test_cells(rows: int) -> None:
     with torch.no_grad():
         np.testing.assert_allclose(runner(x.numpy()), module(x).numpy(), rtol=0, atol=2e-6)
     (executable,) = runner._compiled._executables.values()
+    assert len(runner._compiled._weights) == len(runner.program.params) + 2  # not 2 for each step
     assert executable.call.as_text().count("jaxlstm_step") >= 2
