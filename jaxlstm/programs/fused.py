@@ -1,4 +1,4 @@
-"""The graph of a program that needs no gradient: operators of the native kernel, with what follows them."""
+"""Rewrite the graph of a program that needs no gradient, so that the native kernel runs its operators."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fused(graph: Graph) -> Graph:
     last: dict[str, Node] = {}  # a result that is used once -> the convolution
     for node in graph.nodes:
         if is_in_place(node.op):
-            last.clear()  # it may change what a convolution before it takes
+            last.clear()  # it may change the input of an earlier convolution
         before = _source(node, last)
         if node.op in _CONVOLUTIONS:
             node = replace(node, op=CONVOLUTION)
@@ -87,7 +87,7 @@ def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str,
     found: dict[Any, Argument] = {}  # the steps of a loop share their weights
     names = {**graph.parameters, **graph.buffers, **graph.constants}
     if library().handle is None or any(is_in_place(node.op) for node in graph.nodes):
-        return graph, added  # what is known now may change
+        return graph, added  # the values may change during a call
 
     def known(argument: Argument) -> Any:
         if isinstance(argument, tuple):

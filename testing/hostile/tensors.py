@@ -77,7 +77,7 @@ def _storages(make: type[Box]) -> Iterator[FileCase]:
         "storage of no type": lambda box: box.weight().replace(name("torch", "FloatStorage"), text("x")),
         "untyped storage of no dtype": lambda box: box.weight(**untyped),
     }
-    # In a pickle, a storage is a file of its own, of a declared length.
+    # In a pickle, a storage is a separate file of a declared length.
     yield from make.weights(25, ids, "pickle-malformed", "pickle-opcode", "storage-size")
     devices = {f"on {device[:9]}": {"location": device} for device in ("cuda:7", "meta", "mps", "x" * 500)}
     yield from make.storages(27, devices, tensors=GOOD)

@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
         help="run an LSTM or a .pt2 program over files of sequences",
         description="Run one LSTM of a PyTorch checkpoint, or a .pt2 program, over files of sequences. Each "
         "input file gives one output file, renamed into place when it is whole. The same command computes "
-        "only what is missing: an output is done if its note names the same files (path, size, time of "
+        "the missing files only: an output is done if its note names the same files (path, size, time of "
         "change) and options.",
         overwrite=True,
         output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; or a folder, "

@@ -18,7 +18,7 @@ from jaxlstm.kernels.cpu.library import library
 from jaxlstm.layer.convolution import Geometry
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "silu")
-"""What the kernel applies to results, in the order of ``Activation`` in arguments.h."""
+"""The activations of the kernel, in the order of ``Activation`` in arguments.h."""
 
 THREADS = 0
 """Number of threads per call; 0 means the size of XLA's thread pool."""
@@ -79,7 +79,12 @@ def convolve(
 
 
 def packed(weight: Any, groups: int) -> Any:
-    """Return the weight as the kernel reads it: (panel, element of a window, output), per group."""
+    """Return a weight (O, C / groups, *kernel) in the order of the kernel, as one axis.
+
+    For each group, panels of :data:`_PANEL` vectors of outputs follow each other, each of shape (elements of a
+    window, outputs). The last panel has zeros up to a full vector. A depthwise weight is (elements,
+    channels).
+    """
     xp: Any = jnp if isinstance(weight, Tracer) else np
     outputs, each, *kernel = weight.shape
     if groups == outputs and each == 1:

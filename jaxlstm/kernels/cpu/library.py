@@ -38,7 +38,8 @@ TARGETS = (
     "jaxlstm_forward_both",
     "jaxlstm_backward",
     "jaxlstm_gradients",
-    *("jaxlstm_convolve", "jaxlstm_step"),
+    "jaxlstm_convolve",
+    "jaxlstm_step",
 )
 
 INTERFACE = 8

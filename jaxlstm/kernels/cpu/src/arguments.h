@@ -77,7 +77,7 @@ struct GradientsArguments {
   Wide<T>* grad_bias;                  // [4H]
 };
 
-// What is applied to the results of a convolution. The numbers are repeated in jaxlstm/kernels/cpu/convolution.py.
+// The activation after a convolution. The numbers are repeated in jaxlstm/kernels/cpu/convolution.py.
 enum class Activation : int64_t { kNone, kRelu, kRelu6, kHardswish, kSilu };
 
 // A convolution in two dimensions with the channels last: x [batch, height, width, channels] ->
