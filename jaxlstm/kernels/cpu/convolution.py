@@ -81,9 +81,9 @@ def convolve(
 def packed(weight: Any, groups: int) -> Any:
     """Return a weight (O, C / groups, *kernel) in the order of the kernel, as one axis.
 
-    For each group, panels of :data:`_PANEL` vectors of outputs follow each other, each of shape (elements of a
-    window, outputs). The last panel has zeros up to a full vector. A depthwise weight is (elements,
-    channels).
+    For each group, panels of :data:`_PANEL` vectors of outputs follow each other, each of shape (elements of
+    a window, outputs). The last panel has zeros up to a full vector. A depthwise weight is
+    (elements, channels).
     """
     xp: Any = jnp if isinstance(weight, Tracer) else np
     outputs, each, *kernel = weight.shape
