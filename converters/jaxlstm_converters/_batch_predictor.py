@@ -54,6 +54,7 @@ class BatchPredictor:
       states: for an LSTM, add ``"h_n"`` and ``"c_n"``, each (layers * directions, features).
       batch_size: rows that are computed together.
       pad: padding of the rows of a program, see :func:`jaxlstm.inference.compile`.
+      keep_inputs: False leaves the columns of the inputs out of the result, so that no engine copies them.
       error_column: None raises at the first bad row. Otherwise a bad row gets null results and its error in
         this column, which is null in other rows, and NaN and infinity make a row bad too.
       threads: CPU threads of the process. By default NPROC or OMP_NUM_THREADS, which Ray sets to the CPUs of
@@ -86,6 +87,7 @@ class BatchPredictor:
         states: bool = False,
         batch_size: int = 32,
         pad: bool | None = None,
+        keep_inputs: bool = True,
         error_column: str | None = None,
         threads: int | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class BatchPredictor:
         self._path = os.path.abspath(path)
         self._given = {"batch_first": batch_first, "dropout": dropout}
         self._column, self._prefix, self._dtype, self._states = column, prefix, dtype, states
-        self._cast, self._error_column = cast, error_column
+        self._cast, self._keep_inputs, self._error_column = cast, keep_inputs, error_column
         self.batch_size, self._pad = positive_int("batch_size", batch_size), pad
         self._threads = None if threads is None else positive_int("threads", threads)
         self._model: LSTMRows | ProgramRows | None = None
@@ -119,18 +121,19 @@ class BatchPredictor:
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch with a column for each result, and with the error column if there is one."""
+        dropped = [] if self._keep_inputs else [declared.column for declared in self.model.inputs]
         if isinstance(batch, Mapping):
             columns = dict(batch)
             for name, values in self.added(columns).items():
                 columns[name] = np.empty(len(values), object)
                 for row, value in enumerate(values):
                     columns[name][row] = value
-            return columns
+            return {name: column for name, column in columns.items() if name not in dropped}
         if not hasattr(batch, "append_column"):
             raise TypeError(f"batch must be a dict of columns or an Arrow table, got {type(batch).__name__}")
         for name, values in self.added(dict(zip(batch.schema.names, batch.columns, strict=True))).items():
             batch = batch.append_column(name, arrow_column(values, self.blanks[name]))
-        return batch
+        return batch.select([name for name in batch.schema.names if name not in dropped])
 
     def _load(self) -> LSTMRows | ProgramRows:
         options: dict[str, Any] = {"batch_size": self.batch_size, "cast": self._cast}

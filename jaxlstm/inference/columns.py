@@ -124,9 +124,9 @@ def _from_arrow(scalar: Any, shape: tuple[Size, ...]) -> np.ndarray:
 
 
 def _is_list(kind: Any) -> bool:
-    from pyarrow import types
+    import pyarrow
 
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return isinstance(kind, (pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType))
 
 
 def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
@@ -145,8 +145,13 @@ def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
         return pyarrow.array([None if array is None else np.asarray(array)[()] for array in arrays], kind)
     missing = np.array([array is None for array in arrays], bool)
     present = [blank if array is None else array for array in arrays]
-    flat = np.concatenate([blank.ravel(), *(array.ravel() for array in present)])
-    column = pyarrow.array(flat.astype(np.float32) if flat.dtype.name == "bfloat16" else flat)
+    dtype = np.dtype(np.float32) if blank.dtype.name == "bfloat16" else blank.dtype
+    ends = np.cumsum([0] + [array.size for array in present])
+    # Arrow keeps freed memory for the next batch.
+    flat = np.frombuffer(pyarrow.allocate_buffer(int(ends[-1]) * dtype.itemsize), dtype)
+    for array, start in zip(present, ends, strict=False):
+        flat[start : start + array.size].reshape(array.shape)[...] = array
+    column = pyarrow.array(flat)
     for axis in reversed(range(blank.ndim)):
         lists = [math.prod(array.shape[:axis]) for array in present]
         lengths = np.repeat([array.shape[axis] for array in present], lists)

@@ -49,9 +49,8 @@ class LSTMRows:
     def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield the results of each row, in order."""
         sequences = [sequence for (sequence,) in rows]
-        results = self.runner.imap(sequences, self.batch_size, window=len(rows), progress=False)
-        for outputs, (h_n, c_n) in results:
-            yield (outputs, np.asarray(h_n), np.asarray(c_n))[: len(self.blanks)]
+        for outputs, states in self.runner.rows(sequences, self.batch_size):
+            yield (outputs, *states)[: len(self.blanks)]
 
 
 class ProgramRows:

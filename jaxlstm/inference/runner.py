@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
+import jax
 import numpy as np
 
 from jaxlstm._shared.aligned import aligned_zeros
@@ -255,6 +256,10 @@ class Runner:
                     done += 1
                     bar(done, total or done, "sequences")
 
+    def rows(self, sequences: Sequence[np.ndarray], batch_size: int) -> Iterator[Result]:
+        """Yield the results of sequences that the caller checked, as views, which keep a batch in memory."""
+        return _one_window(self._engine, sequences, batch_size, "length", copy=False)
+
     def stream(self, batch: int = 1, *, spin: float = SPIN) -> Stream:
         """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks.
 
@@ -278,7 +283,9 @@ class Runner:
         return self._engine.work.stats()
 
 
-def _one_window(engine: Engine, arrays: list[np.ndarray], batch_size: int, order: str) -> Iterator[Result]:
+def _one_window(
+    engine: Engine, arrays: Sequence[np.ndarray], batch_size: int, order: str, *, copy: bool = True
+) -> Iterator[Result]:
     """Yield the results of a window, in order."""
     indices = list(range(len(arrays)))
     if order == "length":
@@ -288,15 +295,17 @@ def _one_window(engine: Engine, arrays: list[np.ndarray], batch_size: int, order
     results: dict[int, Result] = {}
     in_flight = min(IN_FLIGHT, engine.settings.threads)
     with engine.concurrent_calls(in_flight), ThreadPoolExecutor(in_flight) as workers:
-        computed = workers.map(lambda rows: _run_rows(engine, [arrays[index] for index in rows]), batches)
+        computed = workers.map(
+            lambda rows: _run_rows(engine, [arrays[index] for index in rows], copy), batches
+        )
         for rows, batch in zip(batches, computed, strict=True):
             results.update(zip(rows, batch, strict=True))
     for index in range(len(arrays)):
         yield results.pop(index)
 
 
-def _run_rows(engine: Engine, batch: list[np.ndarray]) -> list[Result]:
-    """Return the results of one batch, as copies: a view would keep the whole batch alive."""
+def _run_rows(engine: Engine, batch: list[np.ndarray], copy: bool) -> list[Result]:
+    """Return the results of one batch; a copy does not keep the whole batch in memory."""
     lengths = np.array([len(array) for array in batch], np.int32)
     x = aligned_zeros(
         (int(lengths.max()), len(batch), engine.settings.config.input_size), engine.settings.dtype
@@ -304,8 +313,10 @@ def _run_rows(engine: Engine, batch: list[np.ndarray]) -> list[Result]:
     for row, array in enumerate(batch):
         x[: len(array), row] = array
     outputs, h_n, c_n = engine.run_batch(x, lengths)
-    states = [LSTMState(h_n[:, row].copy(), c_n[:, row].copy()) for row in range(len(batch))]  # type: ignore[arg-type]
-    return [(outputs[: len(array), row].copy(), states[row]) for row, array in enumerate(batch)]
+    results = [
+        (outputs[:length, row], LSTMState(h_n[:, row], c_n[:, row])) for row, length in enumerate(lengths)
+    ]
+    return jax.tree.map(np.copy, results) if copy else results
 
 
 def _sequence(settings: RunnerSettings, number: int, value: Any) -> np.ndarray:

@@ -67,6 +67,9 @@ def test_forms_of_columns(form: str, checkpoint: Path) -> None:
     if "Arrow" in form or form == "chunks":
         table = predictor(pyarrow.table(batch))
         assert table.column_names == list(result)
+        short = BatchPredictor(checkpoint, column="x", states=True, batch_size=4, keep_inputs=False)
+        assert short(pyarrow.table(batch)) == table.drop_columns("x")
+        assert list(short(batch)) == ["id", "z", "outputs", "h_n", "c_n"]
         for name in ("outputs", "c_n"):
             for actual, expected in zip(table[name].to_pylist(), result[name], strict=True):
                 np.testing.assert_array_equal(np.array(actual, np.float32), expected)
