@@ -1,16 +1,10 @@
-"""Python processes that import the code under test; peak memory of a whole process.
-
-A child starts as a copy of its parent, and the peak of its resident memory starts there. So a small process,
-which imports neither JAX nor torch nor NumPy, starts the one to measure.
-"""
+"""Python processes that import the code under test."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 
 def python_environment(devices: int = 1, **variables: str) -> dict[str, str]:
@@ -36,25 +30,3 @@ def run_python(*arguments: object, devices: int = 1, **variables: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
-
-
-ROOT = Path(__file__).parents[1]
-
-
-def peak_memory(arguments: Sequence[str]) -> int:
-    """Run Python in the root of the repository; return the bytes of its peak memory. Raise if it fails."""
-    script = "import sys; from testing.processes import measure; print(measure(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return int(done.stdout)
-
-
-def measure(arguments: Sequence[str]) -> int:
-    """Return the bytes of the peak memory of Python as a child of this process. Raise if it fails."""
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"exit status {child.returncode}")
-    return used.ru_maxrss * 1024
