@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,69 +11,118 @@ import numpy as np
 
 from jaxlstm.kernels.cpu.library import library
 from jaxlstm.kernels.cpu.stack import prepare
+from jaxlstm.layer.params import direction_params, param_shapes
 from jaxlstm.programs.graph import Argument, Graph, Node, Value, results_of, uses_of, values_in
-from jaxlstm.programs.operators.inference import ACTIVATIONS, CELL, CONVOLUTION, prepare_convolution
-from jaxlstm.programs.operators.recurrent import lstm_cell_
+from jaxlstm.programs.operators.inference import (
+    ACTIVATIONS,
+    CELL,
+    CONVOLUTION,
+    LSTM,
+    MEAN,
+    prepare_convolution,
+)
+from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, lstm_cell_, run_layer
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator, is_in_place
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
-_CELL = "aten.lstm_cell.default"
-_NORM = CHANNELS_LAST + "batch_norm.default"
+_LAYERS = {"aten.lstm_cell.default": CELL, "aten.lstm.input": LSTM}
+_FUNCTIONS = (lstm_cell_, run_layer)  # and not others, which the user may have registered
+_COMPUTED = ("input", "hx", "gate", "residual")
+"""The arguments of the operators that are no weights."""
+_PRODUCT, _SUM = "aten.mul.Tensor", "aten.add.Tensor"
+_NORM, _POOL = CHANNELS_LAST + "batch_norm.default", CHANNELS_LAST + "adaptive_avg_pool2d.default"
 _NORM_ARGUMENTS = ("weight", "bias", "running_mean", "running_var", "eps")
 
 
 def fused(graph: Graph) -> Graph:
     """Return the graph with the operators of :mod:`jaxlstm.programs.operators.inference`.
 
-    A convolution with the channels last takes the norm by running statistics and the activation after it, if
-    nothing else uses the result before it.
+    A convolution with the channels last takes the product before it, and the norm by running statistics, the
+    sum and the activation after it, if nothing else uses the results between.
     """
     uses = Counter(name for node in graph.nodes for name in uses_of(node))
     uses.update(values_in((*graph.outputs, *graph.mutations.values())))
-    cell = find_operator(_CELL)  # which the user may have registered
     nodes: dict[str, Node] = {}
-    last: dict[str, Node] = {}  # a result that is used once -> the convolution
+    last: dict[str, Node] = {}  # a result that is used once -> the convolution or product
+    images: set[str] = set()  # the results of convolutions
     for node in graph.nodes:
         if is_in_place(node.op):
-            last.clear()  # it may change the input of an earlier convolution
-        before = _source(node, last)
+            last.clear()  # it may change the input of an earlier node
         if node.op in _CONVOLUTIONS:
             node = replace(node, op=CONVOLUTION)
-        elif node.op == _CELL and cell is not None and cell.function is lstm_cell_:
-            node = replace(node, op=CELL)
-        elif before is not None and (added := _added(node, before)):
-            node = replace(node, op=CONVOLUTION, kwargs={**before.kwargs, **added})
-            del nodes[before.name]
+        elif mean := _mean(node, images):
+            node = replace(node, op=MEAN, kwargs=mean)
+        elif layer := _native_layer(node):
+            node = replace(node, op=layer)
+        for value in values_in(tuple(node.kwargs.values())):
+            before = last.get(value)
+            if before is not None and (joined := _joined(before, node, Value(value))):
+                node = joined
+                del nodes[before.name]
+                break
         nodes[node.name] = node
         results = results_of(node)
-        if node.op == CONVOLUTION and uses[results[0]] == 1:
+        if node.op == CONVOLUTION and len(node.types[results[0]].shape) == 4:
+            images.update(results)
+        if node.op in (CONVOLUTION, _PRODUCT) and uses[results[0]] == 1:
             last[results[0]] = node
     return replace(graph, nodes=tuple(nodes.values()))
 
 
-def _source(node: Node, last: dict[str, Node]) -> Node | None:
-    """Return the convolution whose result is the first argument of a node."""
-    value = node.kwargs.get("input", node.kwargs.get("self"))
-    return last.get(value.name) if isinstance(value, Value) else None
+def _joined(before: Node, node: Node, value: Value) -> Node | None:
+    """Return the convolution of a node and the node before it, which gives its ``value``, or None."""
+    if before.op == _PRODUCT:
+        factors = before.kwargs["self"], before.kwargs["other"]
+        takes = node.op == CONVOLUTION and node.kwargs["input"] == value and node.kwargs.get("groups", 1) == 1
+        if not takes or not all(isinstance(factor, Value) for factor in factors):
+            return None
+        return replace(node, kwargs={**node.kwargs, "input": factors[0], "gate": factors[1]})
+    added = _added(node, before, value)
+    return replace(node, op=CONVOLUTION, kwargs={**before.kwargs, **added}) if added else None
 
 
-def _added(node: Node, before: Node) -> dict[str, Any]:
+def _added(node: Node, before: Node, value: Value) -> dict[str, Any]:
     """Return the arguments with which a node becomes a part of the convolution before it."""
     if "activation" in before.kwargs:
         return {}
+    terms = [node.kwargs.get("self"), node.kwargs.get("other")]
+    if node.op == _SUM and "residual" not in before.kwargs and node.kwargs.get("alpha", 1) == 1:
+        other = terms[terms[0] == value]
+        return {"residual": other} if isinstance(other, Value) and other != value else {}
+    if value not in (terms[0], node.kwargs.get("input")):
+        return {}
     if node.op in ACTIVATIONS or (node.op == "aten.hardtanh.default" and _bounds(node) == (0, 6)):
         return {"activation": node.op if node.op in ACTIVATIONS else "aten.relu6.default"}
-    is_norm = node.op == _NORM and "norm" not in before.kwargs and not node.kwargs["training"]
+    is_norm = node.op == _NORM and not {"norm", "residual"} & {*before.kwargs} and not node.kwargs["training"]
     if is_norm and isinstance(node.kwargs["running_mean"], Value):
         return {"norm": tuple(node.kwargs[name] for name in _NORM_ARGUMENTS)}
     return {}
+
+
+def _mean(node: Node, images: Container[str]) -> dict[str, Any] | None:
+    """Return the arguments of MEAN for the mean over the height or width of a convolution's result."""
+    value, axes = node.kwargs.get("self"), node.kwargs.get("dim")
+    if not isinstance(value, Value) or value.name not in images:
+        return None
+    if node.op == _POOL and node.kwargs["output_size"] in (1, (1, 1)):
+        return {"self": value, "dim": (1, 2), "keepdim": True}
+    is_mean = node.op == "aten.mean.dim" and isinstance(axes, tuple) and {*axes} <= {1, 2}
+    return node.kwargs if is_mean and "dtype" not in node.kwargs else None  # type: ignore[return-value]
+
+
+def _native_layer(node: Node) -> str:
+    """Return the operator for an LSTM or a cell, or "" for other nodes and operators of the user."""
+    operator = find_operator(node.op)
+    if operator is None or node.op not in _LAYERS:
+        return ""
+    return _LAYERS[node.op] if getattr(operator.function, "func", operator.function) in _FUNCTIONS else ""
 
 
 def _bounds(node: Node) -> tuple[Any, Any]:
     return node.kwargs.get("min_val", -1), node.kwargs.get("max_val", 1)
 
 
-_CELL_WEIGHTS = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
+_CELL_WEIGHTS = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
 
 
 def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str, np.ndarray]]:
@@ -95,26 +144,44 @@ def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str,
         return np.asarray(tensors[names[argument.name]]) if isinstance(argument, Value) else argument
 
     def with_weights(node: Node) -> Node:
-        weights = node.kwargs["weight" if node.op == CONVOLUTION else "w_ih"]
-        own = {name: value for name, value in node.kwargs.items() if name not in ("input", "hx")}
-        if set(values_in(tuple(own.values()))) - set(names) or known(weights).dtype != np.float32:
+        own = {name: value for name, value in node.kwargs.items() if name not in _COMPUTED}
+        if {*values_in(tuple(own.values()))} - {*names}:
             return node
         key = (node.op, *sorted(own.items(), key=lambda item: item[0]))
         if key not in found:
-            found[key] = packed(node, {name: known(value) for name, value in own.items()})
-        return replace(node, kwargs={**node.kwargs, "prepared": found[key]})
+            arrays = _packed(node.op, {name: known(value) for name, value in own.items()})
+            values = tuple(Value(f"<{node.name} {index}>") for index in range(len(arrays)))
+            added.update((value.name, array) for value, array in zip(values, arrays, strict=True))
+            found[key] = values
+        return replace(node, kwargs={**node.kwargs, "prepared": found[key]}) if found[key] else node
 
-    def packed(node: Node, own: Mapping[str, Any]) -> Argument:
-        if node.op == CONVOLUTION:
-            settings = own["weight"], own.get("bias"), own.get("norm"), own.get("groups", 1)
-            arrays: Any = prepare_convolution(*settings)
-        else:
-            params = {name: own.get(argument) for name, argument in _CELL_WEIGHTS.items()}
-            arrays = (prepare({name: array for name, array in params.items() if array is not None}),)
-        values = tuple(Value(f"<{node.name} {index}>") for index in range(len(arrays)))
-        added.update((value.name, array) for value, array in zip(values, arrays, strict=True))
-        return values if node.op == CONVOLUTION else values[0]
-
-    nodes = tuple(with_weights(node) if node.op in (CONVOLUTION, CELL) else node for node in graph.nodes)
+    nodes = tuple(
+        with_weights(node) if node.op in (CONVOLUTION, CELL, LSTM) else node for node in graph.nodes
+    )
     parameters = {**graph.parameters, **{name: name for name in added}}
     return replace(graph, nodes=nodes, parameters=parameters), added
+
+
+def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
+    """Return the packed weights of a node; none if the kernel does not take them."""
+    if op == CONVOLUTION:
+        settings = own["weight"], own.get("bias"), own.get("norm"), own.get("groups", 1)
+        return prepare_convolution(*settings) if own["weight"].dtype == np.float32 else ()
+    if op == CELL:
+        names = _CELL_WEIGHTS.items()
+        layers = [[{name: own[given] for given, name in names if own.get(given) is not None}]]
+    else:
+        settings = {name: own[name] for name in ("has_biases", "num_layers", "bidirectional", "batch_first")}
+        config = SEQUENCE_LAYERS["aten.lstm.input"]([leaf.shape for leaf in own["params"]], **settings)
+        params, directions = (
+            dict(zip(param_shapes(config), own["params"], strict=True)),
+            config.num_directions,
+        )
+        layers = [
+            [direction_params(params, config, layer, direction) for direction in range(directions)]
+            for layer in range(config.num_layers)
+        ]
+    weights = [leaf for layer in layers for direction in layer for leaf in direction.items()]
+    if any(leaf.dtype != np.float32 or name == "weight_hr" for name, leaf in weights):
+        return ()
+    return [np.stack([prepare(direction) for direction in layer]) for layer in layers]

@@ -27,7 +27,10 @@ APPLY = {
 
 
 def problem(seed: int) -> dict[str, Any]:
-    """Return arrays and settings of a random convolution: plain, depthwise or with groups, by turns."""
+    """Return arrays and settings of a random convolution: plain, depthwise or with groups, by turns.
+
+    Every second one with one group has a gate, and every second one a residual.
+    """
     rng = np.random.default_rng(seed)
 
     def number(low: int, high: int) -> int:
@@ -46,7 +49,12 @@ def problem(seed: int) -> dict[str, Any]:
     pads = tuple((number(0, 4), number(0, 4)) for _ in range(axes))
     geometry = Geometry(tuple(number(1, 4) for _ in range(axes)), pads, tuple(dilation))
     activation = ACTIVATIONS[seed % len(ACTIVATIONS)]
+    gate = rng.standard_normal((len(x), x.shape[-1])).astype(np.float32) if seed % 4 > 1 else None
+    result = len(x), *geometry.counts(size, kernel), outputs
+    residual = rng.standard_normal(result).astype(np.float32) if seed // 2 % 2 else None
     return {
+        "gate": gate if groups == 1 else None,
+        "residual": residual,
         "x": x,
         "weight": weight,
         "bias": bias,
@@ -57,23 +65,31 @@ def problem(seed: int) -> dict[str, Any]:
 
 
 def in_torch(
-    x: Any, weight: Any, bias: Any, geometry: Geometry, groups: int, activation: str
+    x: Any,
+    weight: Any,
+    bias: Any,
+    geometry: Geometry,
+    groups: int,
+    activation: str,
+    gate: Any = None,
+    residual: Any = 0.0,
 ) -> torch.Tensor:
     x, weight, bias = (torch.tensor(np.asarray(array), dtype=torch.float64) for array in (x, weight, bias))
+    if gate is not None:
+        x = x * torch.tensor(gate).reshape(len(x), *(1,) * (x.ndim - 2), -1)
     padded = torch.nn.functional.pad(x.movedim(-1, 1), [n for pair in geometry.pads[::-1] for n in pair])
     function = torch.conv1d if weight.ndim == 3 else torch.conv2d
     y = function(padded, weight, bias, geometry.stride, 0, geometry.dilation, groups)
-    return APPLY[activation](y.movedim(1, -1))
+    return APPLY[activation](y.movedim(1, -1) + torch.tensor(0.0 if residual is None else residual))
 
 
-def run(
-    x: Any, weight: Any, bias: Any, geometry: Geometry, groups: int, activation: str, threads: int = 0
-) -> jax.Array:
-    kernel = packed(weight, groups)
+def run(x: Any, weight: Any, bias: Any, *settings: Any, threads: int = 0, **named: Any) -> jax.Array:
+    given = {**dict(zip(("geometry", "groups", "activation"), settings, strict=False)), **named}
+    kernel = packed(weight, given["groups"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "THREADS", threads)
-        call = partial(convolve, shape=weight.shape, geometry=geometry, groups=groups, activation=activation)
-        return jax.jit(lambda x: call(x, kernel, bias=bias))(x)
+        call = partial(convolve, shape=weight.shape, bias=bias, **given)
+        return jax.jit(lambda x: call(x, kernel))(x)
 
 
 @pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "baseline"])
@@ -86,7 +102,8 @@ def test_values(instruction_set: str) -> None:
             results = [np.asarray(run(**given, threads=threads)) for threads in (1, 2, 5)]
             for other in results[1:]:
                 np.testing.assert_array_equal(results[0], other)
-            sizes = {name: np.abs(given[name]) for name in ("x", "weight", "bias")}
+            arrays = ("x", "weight", "bias", "gate", "residual")
+            sizes = {name: np.abs(given[name]) for name in arrays if given[name] is not None}
             terms = in_torch(**{**given, **sizes, "activation": "none"})
             error = np.abs(results[0] - in_torch(**given).numpy()) / terms.numpy()
             assert results[0].shape == error.shape
@@ -111,10 +128,14 @@ def test_nan_and_infinity() -> None:
         ({"x": (1, 5, 6)}, "x must have 4 axes"),
         ({"geometry": [1, 1]}, "geometry must have 10 numbers"),
         ({"geometry": [1, 1, 1, 1, 0, 0, 1, 1, 2, 0]}, "sizes do not fit"),
+        ({"geometry": [1, 1, 1, 0, 0, 0, 1, 1, 1, 0]}, "stride and dilation must be at least 1"),
+        ({"gate": (1, 5)}, "gate must have shape"),
+        ({"residual": (1, 4, 5, 3)}, "residual must have shape"),
     ],
 )
 def test_handler_rejects(change: dict[str, Any], message: str) -> None:
-    shapes: dict[str, Any] = {"x": (1, 4, 5, 3), "weights": (48,), "bias": (5,)}
+    shapes: dict[str, Any] = {"x": (1, 4, 5, 3), "weights": (48,), "bias": (5,), "gate": (0,)}
+    shapes["residual"] = (0,)
     geometry = np.array(change.get("geometry", [1, 1, 1, 1, 0, 0, 1, 1, 1, 0]), np.int64)
     operands = [np.zeros(change.get(name, shape), np.float32) for name, shape in shapes.items()]
     call = jax.ffi.ffi_call("jaxlstm_convolve", jax.ShapeDtypeStruct((1, 4, 5, 5), np.float32))

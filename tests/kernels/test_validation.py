@@ -157,18 +157,26 @@ def test_parts_that_belong_together() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("x", (B, I + 9), "prepared must have shape"),
+        ("x", (2, B, I + 9), "prepared must have shape"),
         ("prepared", (7,), "prepared must have shape"),
-        ("c_0", (B, H + 1), "c_0 must have shape"),
-        ("h_0", (B, 0), "hidden_size .* must be at least 1"),
+        ("c_0", (1, B, H + 1), "c_0 must have shape"),
+        ("h_0", (1, B, 0), "hidden_size .* must be at least 1"),
+        ("h_0", (3, B, H), "one or two directions"),
     ],
 )
-def test_step(name: str, shape: tuple[int, ...], message: str) -> None:
+def test_layer(name: str, shape: tuple[int, ...], message: str) -> None:
     packed = prepare(
         {"weight_ih": np.zeros((4 * H, I), np.float32), "weight_hh": np.zeros((4 * H, H), np.float32)}
     )
-    shapes = {"x": (B, I), "prepared": packed.shape, "h_0": (B, H), "c_0": (B, H)}
-    call: Any = jax.ffi.ffi_call("jaxlstm_step", [jax.ShapeDtypeStruct((B, H), jnp.float32)] * 3)
+    shapes = {
+        "x": (2, B, I),
+        "prepared": (1, *packed.shape),
+        "h_0": (1, B, H),
+        "c_0": (1, B, H),
+        "valid": (0,),
+    }
+    results = [jax.ShapeDtypeStruct((n, B, H), jnp.float32) for n in (2, 1, 1)]
+    call: Any = jax.ffi.ffi_call("jaxlstm_layer", results)
 
     def run(shapes: Mapping[str, tuple]) -> Any:
         operands = [np.zeros(shape, np.float32) for shape in shapes.values()]

@@ -12,7 +12,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.inference import compile
-from jaxlstm.programs.operators.inference import CONVOLUTION
+from jaxlstm.programs.operators.inference import CONVOLUTION, MEAN
 
 
 class Branches(nn.Module):
@@ -57,6 +57,75 @@ def test_values(nd: int) -> None:
         expected = module(x).numpy()
     for result in (compile(program)(x.numpy()), form(form.params, x.numpy())):
         np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
+
+
+class Gated(nn.Module):
+    """Gates by the means of channels, sums before and after activations, and products that are no gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.narrow = nn.Conv2d(3, 20, 3), nn.Conv2d(20, 20, 1), nn.Conv2d(20, 20, 1)
+        self.norm, self.second, self.third = (
+            nn.BatchNorm2d(20),
+            nn.Conv2d(20, 20, 3, padding=1),
+            nn.Conv2d(20, 6, 1),
+        )
+        self.pool, self.scale = nn.AdaptiveAvgPool2d(1), nn.Parameter(torch.randn(20, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = self.first(x)
+        x = torch.relu(self.norm(self.narrow(torch.sigmoid(self.gate(self.pool(x))) * x)) + x)
+        x = x + torch.relu(self.second(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()))
+        y = self.third(x * self.narrow(x)) + self.third(x * self.scale) + self.third(2 * x) + 1
+        return y, x.mean(2), x.mean((-1, -2)), y + self.third(x).mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (40, 33)])
+def test_gates_sums_and_means(size: tuple[int, int]) -> None:
+    """Gates of squeeze and excitation, sums and means are parts of the convolutions or run as such."""
+    module, x = Gated().eval(), torch.randn(3, 3, *size)
+    program = jaxlstm.from_module(module, (torch.randn(2, 3, 9, 9),))
+    form = program.for_inference()
+    joined = Counter(name for node in form._run.graph.nodes if node.op == CONVOLUTION for name in node.kwargs)
+    operators = Counter(node.op for node in form._run.graph.nodes)
+    assert (joined["gate"], joined["residual"], operators[MEAN]) == (4, 3, 3)
+    with torch.no_grad():
+        expected = module(x)
+    for actual, theirs in zip(compile(program)(x.numpy()), expected, strict=True):
+        np.testing.assert_allclose(actual, theirs.numpy(), rtol=0, atol=5e-6)
+
+
+class Layers(nn.Module):
+    """LSTMs of all kinds; only those without a projection are prepared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(5, 33, num_layers=2, bidirectional=True, batch_first=True)
+        self.second, self.third = nn.LSTM(66, 8, bias=False), nn.LSTM(8, 6, proj_size=4, batch_first=True)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y, (h_n, c_n) = self.first(x, (h, h + 1))
+        z, _ = self.second(y.transpose(0, 1))
+        return self.third(z.transpose(0, 1))[0], h_n, c_n
+
+
+def test_layers() -> None:
+    """Layers give torch's results, with lengths too, and their weights are packed once."""
+    module, x, h = Layers().eval(), torch.randn(3, 7, 5), torch.randn(4, 3, 33)
+    program = jaxlstm.from_module(module, (x, h))
+    runner = compile(program)
+    assert len(runner._compiled._weights) == len(program.params) + 3
+    with torch.no_grad():
+        for steps in (7, 4):
+            for actual, theirs in zip(
+                runner(x[:, :steps].numpy(), h.numpy()), module(x[:, :steps], h), strict=True
+            ):
+                np.testing.assert_allclose(actual, theirs.numpy(), rtol=0, atol=2e-6)
+    x[1, 3:] = torch.nan
+    lengths = np.array([7, 3, 5], np.int32)
+    plain = program(program.params, x.numpy(), h.numpy(), seq_lengths=lengths)
+    for actual, ours in zip(runner(x.numpy(), h.numpy(), seq_lengths=lengths), plain, strict=True):
+        np.testing.assert_allclose(actual, ours, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("changes", [{"dtype": torch.bfloat16}, {"computed": True}])
@@ -126,4 +195,4 @@ def test_cells(rows: int) -> None:
         np.testing.assert_allclose(runner(x.numpy()), module(x).numpy(), rtol=0, atol=2e-6)
     (executable,) = runner._compiled._executables.values()
     assert len(runner._compiled._weights) == len(runner.program.params) + 2  # not 2 for each step
-    assert executable.call.as_text().count("jaxlstm_step") >= 2
+    assert executable.call.as_text().count("jaxlstm_layer") >= 2

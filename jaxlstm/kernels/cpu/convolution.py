@@ -47,6 +47,8 @@ def convolve(
     geometry: Geometry,
     groups: int,
     activation: str,
+    gate: jax.Array | None = None,
+    residual: jax.Array | None = None,
 ) -> jax.Array:
     """Convolve images (N, *size, C) with a weight (O, C / groups, *kernel) in float32.
 
@@ -58,13 +60,16 @@ def convolve(
       geometry: the windows.
       groups: the number of groups of channels.
       activation: one of ACTIVATIONS.
+      gate: (N, C), factors of the images, for one group.
+      residual: added before the activation, with the shape of the result.
     """
     outputs, _, *kernel = shape
     counts = tuple(geometry.counts(x.shape[1:-1], kernel))
     images, shape = x, (x.shape[0], *counts, outputs)
     if prod(kernel) == prod(geometry.stride) == 1 and counts == x.shape[1:-1]:
         # One long row, which the kernel divides into full blocks.
-        images, counts = x.reshape(1, -1, x.shape[-1]), (x.size // x.shape[-1],)
+        images = x.reshape(1 if gate is None else len(x), -1, x.shape[-1])
+        counts = images.shape[1:-1]
         kernel, geometry = [1], Geometry((1,), ((0, 0),), (1,))
     if len(kernel) == 1:
         images, counts, kernel = images[:, None], (1, *counts), [1, *kernel]
@@ -74,7 +79,9 @@ def convolve(
     result = jax.ShapeDtypeStruct((images.shape[0], *counts, outputs), x.dtype)
     attributes: Any = {"reverse": False, "threads": np.int64(THREADS)}
     attributes["geometry"] = np.array(numbers, np.int64)
-    y = jax.ffi.ffi_call("jaxlstm_convolve", result)(images, weight, bias, **attributes)
+    absent = jnp.zeros(0, x.dtype)
+    others = absent if gate is None else gate, absent if residual is None else residual.reshape(result.shape)
+    y = jax.ffi.ffi_call("jaxlstm_convolve", result)(images, weight, bias, *others, **attributes)
     return y.reshape(shape)
 
 

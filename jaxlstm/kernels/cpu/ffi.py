@@ -94,11 +94,21 @@ def gradients(
     return _call("jaxlstm_gradients", operands, tuple(TANGENTS), out, reverse)
 
 
-def prepared_step(prepared: Any, x: Any, h: Any, c: Any) -> tuple[jax.Array, jax.Array]:
-    """Run one step in float32 with weights as :func:`.stack.prepare` packs them. Return (h, c)."""
-    out = {name: jax.ShapeDtypeStruct(h.shape, h.dtype) for name in ("outputs", "h", "c")}
-    found = _call("jaxlstm_step", (x, prepared, h, c), tuple(out), out, False)
-    return found["h"], found["c"]
+def prepared_layer(prepared: Any, x: Any, h: Any, c: Any, valid: Any = None) -> tuple[jax.Array, ...]:
+    """Run a layer in float32 with the weights of its directions as :func:`.stack.prepare` packs them.
+
+    Args:
+      prepared: (directions, elements).
+      x: (time, batch, input_size).
+      h, c: (directions, batch, hidden_size).
+      valid: bool (time, batch), or None.
+
+    Returns:
+      The outputs (time, batch, directions * hidden_size), h and c.
+    """
+    shapes = {"outputs": (*x.shape[:2], h.shape[0] * h.shape[2]), "h": h.shape, "c": c.shape}
+    out = {name: jax.ShapeDtypeStruct(shape, x.dtype) for name, shape in shapes.items()}
+    return tuple(_call("jaxlstm_layer", (x, prepared, h, c, valid), tuple(out), out, False).values())
 
 
 def _call(

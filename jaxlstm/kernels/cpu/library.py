@@ -39,10 +39,10 @@ TARGETS = (
     "jaxlstm_backward",
     "jaxlstm_gradients",
     "jaxlstm_convolve",
-    "jaxlstm_step",
+    "jaxlstm_layer",
 )
 
-INTERFACE = 8
+INTERFACE = 9
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

@@ -1,7 +1,8 @@
 """Operators of programs that are compiled for inference on a CPU: the native kernel, with prepared weights.
 
-They have no derivatives. A convolution takes the norm and the activation after it. Arrays that the kernel
-does not take run as the operators that these replace, see :mod:`jaxlstm.programs.fused`.
+They have no derivatives. A convolution takes a gate of its input, and the norm, residual and activation after
+it. Arrays that the kernel does not take run as the operators that these replace, see
+:mod:`jaxlstm.programs.fused`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from jax.core import Tracer
 
 from jaxlstm.kernels.cpu.convolution import convolve, packed, takes_convolution
 from jaxlstm.layer.convolution import Geometry
+from jaxlstm.layer.ragged import valid_steps
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.convolution import conv, pads_of
 from jaxlstm.programs.operators.normalization import batch_norm
-from jaxlstm.programs.operators.recurrent import lstm_cell_
+from jaxlstm.programs.operators.recurrent import lstm_cell_, run_layer
 from jaxlstm.programs.operators.registry import INFERENCE, Options, find_operator, register_operator
 
-CONVOLUTION, CELL = INFERENCE + "convolution.default", INFERENCE + "lstm_cell.default"
+CONVOLUTION, MEAN = INFERENCE + "convolution.default", INFERENCE + "mean.default"
+CELL, LSTM = INFERENCE + "lstm_cell.default", INFERENCE + "lstm.default"
 
 ACTIVATIONS = {
     "aten.relu.default": "relu",
@@ -44,47 +47,104 @@ def fused_convolution(
     groups: int = 1,
     norm: Sequence[Any] | None = None,
     activation: str = "",
+    gate: Array | None = None,
+    residual: Array | None = None,
     prepared: Sequence[Array] | None = None,
     *,
     options: Options,
 ) -> Array:
-    """Convolve (N, *size, C), normalize by running statistics, and apply an activation.
+    """Convolve (N, *size, C) times a gate, normalize by running statistics, add, and apply an activation.
 
     ``norm`` is weight, bias, running mean, running variance and epsilon; ``activation`` is an operator;
     ``prepared`` is the result of :func:`prepare_convolution`.
     """
+    if gate is not None:
+        input, gate = (gate, input) if gate.size > input.size else (input, gate)
+        if (
+            groups != 1
+            or gate.dtype != np.float32
+            or gate.shape != (len(input), *(1,) * (input.ndim - 2), input.shape[-1])
+        ):
+            input, gate = _operator("aten.mul.Tensor")(input, gate), None
     n = weight.ndim - 2
     dilations = repeated(dilation, n)
     geometry = Geometry(repeated(stride, n), pads_of(padding, weight.shape[2:], dilations), dilations)
-    if input.ndim == weight.ndim and takes_convolution(input, weight, geometry, groups):
+    shape = (*input.shape[:1], *geometry.counts(input.shape[1:-1], weight.shape[2:]), len(weight))
+    joins = residual is None or (residual.shape, residual.dtype) == (shape, np.float32)
+    if joins and input.ndim == weight.ndim and takes_convolution(input, weight, geometry, groups):
         kernel, shift = prepared or prepare_convolution(weight, bias, norm, groups)
         applied = ACTIVATIONS.get(activation, "none")
-        return convolve(input, kernel, weight.shape, shift, geometry, groups, applied)
+        factors = None if gate is None else gate.reshape(len(gate), -1)
+        return convolve(input, kernel, weight.shape, shift, geometry, groups, applied, factors, residual)
+    input = input if gate is None else input * gate
     y = conv(True, input, weight, bias, stride, padding, dilation, groups, options=options)
     if norm is not None:
         y = batch_norm(True, y, norm[0], norm[1], norm[2], norm[3], False, 0.0, norm[4])
-    operator = find_operator(activation)
-    return operator.function(y) if operator else y
+    y = y if residual is None else _operator("aten.add.Tensor")(y, residual)
+    return _operator(activation)(y) if activation else y
+
+
+def _operator(name: str) -> Any:
+    operator = find_operator(name)
+    assert operator is not None
+    return operator.function
+
+
+@register_operator(MEAN)
+def spatial_mean(self: Array, dim: Sequence[int], keepdim: bool = False, *, options: Options) -> Array:
+    """Return the mean of (N, H, W, C) over H or W, or both, as depthwise convolutions.
+
+    It runs on the threads that have the rows in their caches, and adds few terms one after the other.
+    """
+    y = self
+    for axis in sorted(dim, reverse=True):
+        window = [1, 1]
+        window[axis - 1] = size = max(1, y.shape[axis])
+        weight: Any = np.full((y.shape[-1], 1, *window), 1 / size, np.float32)
+        y = fused_convolution(y, weight, groups=len(weight), options=options)
+    return y if keepdim else y.squeeze(tuple(dim))
 
 
 @register_operator(CELL)
 def prepared_lstm_cell(
-    input: Array,
-    hx: Sequence[Array],
-    w_ih: Array,
-    w_hh: Array,
-    b_ih: Array | None = None,
-    b_hh: Array | None = None,
-    prepared: Array | None = None,
-    *,
-    options: Options,
+    input: Array, hx: Sequence[Array], prepared: Array | None = None, *, options: Options, **weights: Any
 ) -> tuple[Array, Array]:
     """Run one step of an LSTM, if possible with the weights that are prepared. Returns (h, c)."""
     if prepared is not None and input.ndim == 2 and all(x.dtype == np.float32 for x in (input, *hx)):
-        from jaxlstm.kernels.cpu.ffi import prepared_step
+        from jaxlstm.kernels.cpu.ffi import prepared_layer
 
-        return prepared_step(prepared, input, hx[0], hx[1])
-    return lstm_cell_(input, hx, w_ih, w_hh, b_ih, b_hh, options=options)
+        _, h, c = prepared_layer(prepared[0], input[None], hx[0][None], hx[1][None])
+        return h[0], c[0]
+    return lstm_cell_(input, hx, options=options, **weights)
+
+
+@register_operator(LSTM)
+def prepared_lstm(
+    input: Array,
+    hx: Sequence[Array],
+    bidirectional: bool,
+    batch_first: bool,
+    prepared: Sequence[Array] | None = None,
+    *,
+    options: Options,
+    **others: Any,
+) -> tuple[Array, ...]:
+    """Run the layers of an LSTM, if possible with the weights that are prepared: (outputs, h_n, c_n)."""
+    if prepared is None or input.ndim != 3 or any(x.dtype != np.float32 for x in (input, *hx)):
+        others.update(bidirectional=bidirectional, batch_first=batch_first)
+        return run_layer("aten.lstm.input", input, hx, options=options, **others)
+    from jaxlstm.kernels.cpu.ffi import prepared_layer
+
+    x, valid = jnp.moveaxis(input, 1, 0) if batch_first else input, None
+    if options.seq_lengths is not None:
+        valid = valid_steps(options.seq_lengths, len(x))
+        x = jnp.where(valid[:, :, None], x, 0)  # padding may contain NaN
+    states, directions = [], 1 + bidirectional
+    for first, weights in zip(range(0, len(hx[0]), directions), prepared, strict=True):
+        h, c = (part[first : first + directions] for part in hx)
+        x, *state = prepared_layer(weights, x, h, c, valid)
+        states.append(state)
+    return jnp.moveaxis(x, 1, 0) if batch_first else x, *map(jnp.concatenate, zip(*states, strict=True))
 
 
 def prepare_convolution(weight: Any, bias: Any, norm: Sequence[Any] | None, groups: int) -> tuple[Any, Any]:

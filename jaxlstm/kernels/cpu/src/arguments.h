@@ -87,6 +87,9 @@ struct ConvolutionArguments {
   long kernel[2], stride[2], pad[2], dilation[2], groups;
   Activation activation;
   const float *x, *weights, *bias;  // weights as packed by jaxlstm/kernels/cpu/convolution.py
+  const float* gate;      // [batch, channels], factors of x, or null; for one group
+  const float* residual;  // as y, added before the activation, or null
+  float* gated;           // room for the weights of each image, if there is a gate
   float* y;
 };
 
@@ -121,7 +124,7 @@ struct InstructionSet {
   const Passes<Bfloat16>& bfloat16_passes;
   const Passes<Float16>& float16_passes;
   // Computes a thread's share of a convolution.
-  void (*convolve)(const ConvolutionArguments&, int thread, int threads);
+  void (*convolve)(const ConvolutionArguments&, int thread, int threads, Barrier&);
   long float_lanes;
 
   template <class T>

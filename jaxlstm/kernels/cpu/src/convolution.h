@@ -1,4 +1,4 @@
-// Convolutions with the channels last, in float32: weights times the windows, then the bias and an activation.
+// Convolutions with the channels last, in float32: weights times the windows, then bias, residual and activation.
 //
 // Neither windows nor padding are copied. For each row of the kernel, the elements of a window lie next to each other,
 // and the windows of adjacent outputs lie `stride * channels` elements apart, which is all that `multiply` (panel.h)
@@ -35,7 +35,11 @@ class Convolution {
   explicit Convolution(const ConvolutionArguments& arguments)
       : p(arguments), tiles_per_row_(ceil_divide(p.out_width, kTile)) {}
 
-  void run(int thread, int threads) const {
+  void run(int thread, int threads, Barrier& barrier) const {
+    if (p.gate) {
+      multiply_weights(share_of({0, p.batch * p.channels * p.kernel[0] * p.kernel[1]}, thread, threads));
+      barrier.wait();
+    }
     const Range all = {0, p.batch * p.out_height * tiles_per_row_}, mine = share_of(all, thread, threads);
     if (p.groups == p.channels && p.groups == p.outputs) {
       for (long tile = mine.begin; tile < mine.end; tile++) depthwise(tile);
@@ -87,6 +91,27 @@ class Convolution {
     return p.x + ((row / p.out_height * p.height + y) * p.width + x) * p.channels;
   }
 
+  // Returns the results for `to`, an address in y.
+  Vector<float> finished(Vector<float> sums, const float* to, long count) const {
+    if (p.residual) sums += load(p.residual + (to - p.y), count);
+    return activated(p.activation, sums);
+  }
+
+  // Multiplies weights by the gate instead of images, which are larger. `rows` counts the inputs of the weights of all
+  // images.
+  void multiply_weights(Range rows) const {
+    const long K = p.channels * p.kernel[0] * p.kernel[1], columns = ceil_divide(p.outputs, L) * L;
+    for (long row = rows.begin; row < rows.end; row++) {
+      const long image = row / K, k = row % K;
+      const float factor = p.gate[image * p.channels + k % p.channels];
+      for (long first = 0; first < columns; first += 4 * L) {
+        const long width = std::min(4 * L, columns - first), from = first * K + k * width;
+        for (long i = from; i < from + width; i += L)
+          store(p.gated + image * K * columns + i, load(p.weights + i, L) * factor, L);
+      }
+    }
+  }
+
   void product(long group, long panel, Range tiles) const {
     const long first = panel * 4 * L;
     switch (std::min(4L, ceil_divide(p.outputs / p.groups - first, L))) {
@@ -101,7 +126,7 @@ class Convolution {
   template <int V>
   void product(long group, long first, Range tiles) const {
     const long outputs = p.outputs / p.groups, inputs = p.channels / p.groups, K = inputs * p.kernel[0] * p.kernel[1];
-    const float* const weights = p.weights + group * K * ceil_divide(outputs, L) * L + first * K;
+    const long image_weights = K * ceil_divide(outputs, L) * L;
     const float* const bias = p.bias + group * outputs + first;
     const long step = p.stride[1] * p.channels, last = std::min(L, outputs - first - (V - 1) * L);
     const auto count = [&](int v) { return v < V - 1 ? L : last; };
@@ -110,6 +135,8 @@ class Convolution {
     for (long begin = 0; begin < p.kernel[0]; begin += at_once)
       for (long tile = tiles.begin; tile < tiles.end; tile++) {
         const long row = tile / tiles_per_row_;
+        const float* const weights =
+            first * K + (p.gate ? p.gated + row / p.out_height * image_weights : p.weights + group * image_weights);
         const Range all = inside(0, start(0, row % p.out_height));
         const Range lines = {std::max(all.begin, begin), std::min(all.end, begin + at_once)};
         for_blocks(tile, [&](long column, auto block, Range elements) {
@@ -131,7 +158,7 @@ class Convolution {
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++) {
               if (begin + at_once >= p.kernel[0])
-                sums[m][v] = activated(p.activation, sums[m][v] + load(bias + v * L, count(v)));
+                sums[m][v] = finished(sums[m][v] + load(bias + v * L, count(v)), to + m * p.outputs + v * L, count(v));
               store(to + m * p.outputs + v * L, sums[m][v], count(v));
             }
         });
@@ -161,7 +188,7 @@ class Convolution {
         }
         float* const to = p.y + (row * p.out_width + column) * C + channel;
 #pragma GCC unroll 8
-        for (int m = 0; m < M; m++) store(to + m * C, activated(p.activation, sums[m]), n);
+        for (int m = 0; m < M; m++) store(to + m * C, finished(sums[m], to + m * C, n), n);
       }
     });
   }

@@ -219,6 +219,22 @@ ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& 
   return error;
 }
 
+// Runs a layer unless the batch is empty.
+template <class Real>
+ffi::Error run_layer(const LayerPasses<Real>& layer, int64_t threads, double min_seconds, ffi::ThreadPool& pool) {
+  if (layer.passes->batch == 0) return ffi::Error::Success();
+  Scratch scratch(layer.directions * layer.scratch_bytes());
+  if (!scratch.data()) return no_memory();
+  const Call call(layer.cost(), threads, pool.num_threads(), min_seconds);
+  Halves halves;
+  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
+              [&](int thread, int size, Barrier& barrier) {
+                if (layer.directions == 2 && size > 1) halves.make(thread, size, barrier);
+                layer.run(static_cast<char*>(scratch.data()), thread, size, barrier, halves);
+              });
+  return ffi::Error::Success();
+}
+
 // Both directions of a layer in inference. y is [T, B, 2 P].
 template <class Real>
 ffi::Error forward_both(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias_ih,
@@ -237,20 +253,10 @@ ffi::Error forward_both(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buf
     checker.fail("both directions must have the same sizes");
   Real* const outputs = checker.output<Real>("y", y, {passes[0].time, passes[0].batch, 2 * P});
   if (checker.failed()) return checker.error();
-  if (passes[0].batch == 0) return ffi::Error::Success();
   for (long d = 0; d < 2; d++) passes[d].y_stride = 2 * P, passes[d].y = outputs + d * P;
-  const LayerPasses<Real> layer{passes, 2};
-  Scratch scratch(2 * layer.scratch_bytes());
-  if (!scratch.data()) return no_memory();
-  const Call call(layer.cost(), threads, pool.num_threads());
-  Halves halves;
-  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
-              [&](int thread, int size, Barrier& barrier) {
-                if (size > 1) halves.make(thread, size, barrier);
-                layer.run(static_cast<char*>(scratch.data()), thread, size, barrier, halves);
-              });
+  const ffi::Error error = run_layer(LayerPasses<Real>{passes, 2}, threads, kMinSecondsForHelpers, pool);
   for (const auto& direction : directions) direction.state->finish();
-  return ffi::Error::Success();
+  return error;
 }
 
 template <class Real>
@@ -320,32 +326,38 @@ constexpr double kMinSecondsInProgram = 60e-6;
 // A depthwise convolution loads an element for each product.
 constexpr double kDepthwiseShare = 0.25;
 
-// One step of a cell with weights as packed by jaxlstm_prepare_weights. y is a second h_n.
-ffi::Error step(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Buffer c_0, Result y, Result h_n,
-                Result c_n, bool, int64_t threads) {
+// A layer, or one step of a cell, without projection. `prepared` is [directions, ...], as packed by
+// jaxlstm_prepare_weights. y is [T, B, directions H].
+ffi::Error layer(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Buffer c_0, Buffer valid, Result y,
+                 Result h_n, Result c_n, bool, int64_t threads) {
   BufferChecker checker(x);
-  ForwardArguments<float> p{};
-  const auto [B, I] = checker.sizes<2>("x", x);
-  const long H = checker.sizes<2>("h_0", h_0)[1];
-  p.time = 1, p.batch = B, p.input_size = I, p.hidden_size = p.h_size = p.y_stride = H;
-  checker.require_nonzero_sizes(1, H, H);
-  const auto& forward = active_instruction_set().passes<float>();
-  const int64_t size = checker.failed() ? 0 : int64_t(forward.prepared_bytes(p) / sizeof(float));
-  p.x = checker.input<float>("x", x, {B, I});
-  p.prepared = checker.input<float>("prepared", prepared, {size});
-  p.h_0 = checker.input<float>("h_0", h_0, {B, H});
-  p.c_0 = checker.input<float>("c_0", c_0, {B, H});
-  p.y = checker.output<float>("y", y, {B, H});
-  p.h_n = checker.output<float>("h_n", h_n, {B, H});
-  p.c_n = checker.output<float>("c_n", c_n, {B, H});
+  const auto [T, B, I] = checker.sizes<3>("x", x);
+  const auto [D, state_B, H] = checker.sizes<3>("h_0", h_0);
+  checker.require_nonzero_sizes(T, H, H);
+  if (D < 1 || D > 2) checker.fail("h_0 must have one or two directions");
+  ForwardArguments<float> passes[2] = {{T, B, I, H, H, D * H, false}, {T, B, I, H, H, D * H, true}};
+  const size_t bytes = active_instruction_set().passes<float>().prepared_bytes(passes[0]);
+  const int64_t size = checker.failed() ? 0 : int64_t(bytes / sizeof(float));
+  const float* const weights = checker.input<float>("prepared", prepared, {D, size});
+  float* const outputs = checker.output<float>("y", y, {T, B, D * H});
+  for (long d = 0; d < std::min(D, 2L); d++) {
+    ForwardArguments<float>& p = passes[d];
+    p.x = checker.input<float>("x", x, {T, B, I});
+    p.prepared = weights + d * size;
+    p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
+    p.h_0 = checker.input<float>("h_0", h_0, {D, B, H}) + d * B * H;
+    p.c_0 = checker.input<float>("c_0", c_0, {D, B, H}) + d * B * H;
+    p.y = outputs + d * H;
+    p.h_n = checker.output<float>("h_n", h_n, {D, B, H}) + d * B * H;
+    p.c_n = checker.output<float>("c_n", c_n, {D, B, H}) + d * B * H;
+  }
   if (checker.failed()) return checker.error();
-  if (B == 0) return ffi::Error::Success();
-  return run(p, forward.forward, Call(cost_of(p), threads, pool.num_threads(), kMinSecondsInProgram), pool);
+  return run_layer(LayerPasses<float>{passes, int(D)}, threads, kMinSecondsInProgram, pool);
 }
 
 // geometry: kernel, stride, padding before the first element and dilation, each for both axes; groups, activation.
-ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias, Result y, bool, int64_t threads,
-                    ffi::Span<const int64_t> geometry) {
+ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias, Buffer gate, Buffer residual, Result y,
+                    bool, int64_t threads, ffi::Span<const int64_t> geometry) {
   BufferChecker checker(x);
   ConvolutionArguments p{};
   const auto [N, H, W, C] = checker.sizes<4>("x", x);
@@ -360,19 +372,29 @@ ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias,
   }
   const long L = active_instruction_set().float_lanes, kernel = p.kernel[0] * p.kernel[1];
   if (out_N != N || kernel < 1 || p.groups < 1 || C % p.groups || O % p.groups) checker.fail("sizes do not fit");
+  if (*std::min_element(p.stride, p.stride + 2) < 1 || *std::min_element(p.dilation, p.dilation + 2) < 1)
+    checker.fail("stride and dilation must be at least 1");
   if (checker.failed()) return checker.error();
   const bool depthwise = p.groups == C && p.groups == O;
   const long columns = depthwise ? 1 : (O / p.groups + L - 1) / L * L;
   p.x = checker.input<float>("x", x, {N, H, W, C});
   p.weights = checker.input<float>("weights", weights, {p.groups * columns * kernel * (C / p.groups)});
   p.bias = checker.input<float>("bias", bias, {O});
+  p.gate = checker.optional_input<float>("gate", gate, {N, C});
+  p.residual = checker.optional_input<float>("residual", residual, {N, out_H, out_W, O});
   p.y = checker.output<float>("y", y, {N, out_H, out_W, O});
+  if (p.gate && p.groups != 1) checker.fail("gate requires one group");
   if (checker.failed()) return checker.error();
+  Scratch gated(p.gate ? N * weights.size_bytes() : 0);
+  if (p.gate && !gated.data()) return no_memory();
+  p.gated = static_cast<float*>(gated.data());
   const double products = double(N) * out_H * out_W * O * kernel * (C / p.groups);
   const double seconds = products / (kMultiplicationsPerSecond<float> * (depthwise ? kDepthwiseShare : 1));
   const Call call({seconds, 1e9}, threads, pool.num_threads(), kMinSecondsInProgram);
   run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
-              [&](int thread, int size, Barrier&) { active_instruction_set().convolve(p, thread, size); });
+              [&](int thread, int size, Barrier& barrier) {
+                active_instruction_set().convolve(p, thread, size, barrier);
+              });
   return ffi::Error::Success();
 }
 
@@ -416,9 +438,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signa
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_both, JAXLSTM_BY_DTYPE(forward_both), (signature<16, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_step, step, (signature<4, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_layer, layer, (signature<5, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_convolve, convolve,
-                              (signature<3, 1>().Attr<ffi::Span<const int64_t>>("geometry")));
+                              (signature<5, 1>().Attr<ffi::Span<const int64_t>>("geometry")));
 }
 #pragma GCC visibility pop
 

@@ -175,9 +175,10 @@ constexpr const Passes<Bfloat16>& kBfloat16Passes = kWidenedPasses<Bfloat16>;
 JAXLSTM_PASSES(double_passes_, double, JAXLSTM_TARGET);
 const Passes<double> JAXLSTM_JOIN(double_passes_, JAXLSTM_TARGET) =
     kPasses<double, ForwardPass<double>, BackwardPass<double>, GradientsPass<double>>;
-void JAXLSTM_JOIN(convolve_, JAXLSTM_TARGET)(const ConvolutionArguments& arguments, int thread, int threads) {
+void JAXLSTM_JOIN(convolve_, JAXLSTM_TARGET)(const ConvolutionArguments& arguments, int thread, int threads,
+                                                Barrier& barrier) {
   const NoSubnormals zeros;
-  Convolution(arguments).run(thread, threads);
+  Convolution(arguments).run(thread, threads, barrier);
 }
 #endif
 #if !defined(JAXLSTM_FLOAT_OF)
@@ -193,7 +194,7 @@ JAXLSTM_PASSES(bfloat16_passes_, Bfloat16, JAXLSTM_TARGET);
 const Passes<Bfloat16> JAXLSTM_JOIN(bfloat16_passes_, JAXLSTM_TARGET) = kBfloat16Passes;
 #endif
 JAXLSTM_PASSES(double_passes_, double, JAXLSTM_DOUBLE_OF);
-void JAXLSTM_JOIN(convolve_, JAXLSTM_DOUBLE_OF)(const ConvolutionArguments&, int thread, int threads);
+void JAXLSTM_JOIN(convolve_, JAXLSTM_DOUBLE_OF)(const ConvolutionArguments&, int thread, int threads, Barrier&);
 JAXLSTM_PASSES(float_passes_, float, JAXLSTM_FLOAT_OF);
 JAXLSTM_PASSES(float16_passes_, Float16, JAXLSTM_FLOAT_OF);
 JAXLSTM_PASSES(bfloat16_passes_, Bfloat16, JAXLSTM_BFLOAT16_OF);
