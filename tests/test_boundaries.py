@@ -225,13 +225,6 @@ def test_no_import_cycles() -> None:
     graphlib.TopologicalSorter({module: imports(module) & known for module in known}).prepare()
 
 
-def test_the_diagnosis_reads_no_texts_of_items() -> None:
-    """It follows from the ids and kinds of the criteria that failed, which are stable."""
-    for module in (module for module in modules() if _is_below(module, ("jaxlstm.check.diagnosis",))):
-        nodes = ast.walk(ast.parse(modules()[module].read_text()))
-        assert {"text", "detail"}.isdisjoint(n.attr for n in nodes if isinstance(n, ast.Attribute)), module
-
-
 ROOT = Path(__file__).parent.parent
 USERS_OF_TESTING = ("tests", "tools", "benchmarks")
 
