@@ -16,8 +16,8 @@ from benchmarks.problems import (
     Problem,
     Size,
     Unsupported,
-    compare,
     expected_arrays,
+    fault_of,
     make_problem,
     own,
     runner,
@@ -58,11 +58,11 @@ def _measure_all(mode: str, ours: Makers, settings: Settings) -> Iterator[dict[s
 
 
 def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[str, Any]:
-    """Return one row. Its ``error`` holds each largest difference from the oracle, see `compare`."""
+    """Return one row."""
     problem = make_problem(size, settings.dtype)
     expected = expected_arrays(problem, mode)
     calls: dict[str, Call] = {}
-    errors, left_out, wrong = {}, {}, {}
+    left_out, wrong = {}, {}
     for name, make in makers.items():
         try:
             call = _call(make(problem, settings), mode)
@@ -70,14 +70,14 @@ def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[s
         except Unsupported as reason:
             left_out[name] = str(reason)
             continue
-        errors[name], fault = compare(result, expected, mode, settings.dtype)
+        fault = fault_of(result, expected, mode, settings.dtype)
         if fault is None:
             calls[name] = call
         else:
             wrong[name] = fault
     times = interleaved(calls, settings.rounds)
     row = {"case": size.label, "words": size.words, "unit": "ms", "values": spreads(times)}
-    return row | {"error": errors, "left_out": left_out, "wrong": wrong}
+    return row | {"left_out": left_out, "wrong": wrong}
 
 
 def _call(implementation: Implementation, mode: str) -> Call:

@@ -18,14 +18,11 @@ WARM_SECONDS = 0.1  # minimum length of the untimed run before it
 LONG_SECONDS = 0.2  # length from which a call gets a pause instead
 
 Call = Callable[[], Any]
-Clock = Callable[[], float]
 
 
-def interleaved(
-    calls: Mapping[str, Call], rounds: int, clock: Clock = time.perf_counter
-) -> dict[str, list[float]]:
+def interleaved(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
     """Return the milliseconds per call of each implementation, one value per round."""
-    seconds = {name: _first_seconds(call, clock) for name, call in calls.items()}
+    seconds = {name: _first_seconds(call) for name, call in calls.items()}
     repeats = {name: 1 + int(BURST_SECONDS / max(one, 1e-6)) for name, one in seconds.items()}
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -33,10 +30,10 @@ def interleaved(
         first = number % len(names)
         for name in names[first:] + names[:first]:
             if seconds[name] < LONG_SECONDS:
-                _warm_up(calls[name], clock)
+                _warm_up(calls[name])
             else:
                 time.sleep(WARM_SECONDS)
-            times[name].append(1e3 * _seconds_per_call(calls[name], repeats[name], clock))
+            times[name].append(1e3 * _seconds_per_call(calls[name], repeats[name]))
     return times
 
 
@@ -51,20 +48,20 @@ def spreads(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     return {name: quartiles(values) for name, values in times.items()}
 
 
-def _first_seconds(call: Call, clock: Clock) -> float:
-    _warm_up(call, clock)
-    return _seconds_per_call(call, 1, clock)
+def _first_seconds(call: Call) -> float:
+    _warm_up(call)
+    return _seconds_per_call(call, 1)
 
 
-def _warm_up(call: Call, clock: Clock) -> None:
-    end = clock() + WARM_SECONDS
+def _warm_up(call: Call) -> None:
+    end = time.perf_counter() + WARM_SECONDS
     call()
-    while clock() < end:
+    while time.perf_counter() < end:
         call()
 
 
-def _seconds_per_call(call: Call, repeats: int, clock: Clock) -> float:
-    start = clock()
+def _seconds_per_call(call: Call, repeats: int) -> float:
+    start = time.perf_counter()
     for _ in range(repeats):
         call()
-    return (clock() - start) / repeats
+    return (time.perf_counter() - start) / repeats

@@ -18,7 +18,6 @@ import statistics
 import sys
 import tempfile
 import textwrap
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -46,7 +45,6 @@ class Measured(NamedTuple):
         ratio: lines of code per line of the torch classes; None if all of them are torch's own.
         named: no variable has a name of the graph, such as ``add_3``.
         idiomatic: no operator is called through ``jaxlstm.programs``.
-        seconds: time to write the files.
     """
 
     name: str
@@ -55,24 +53,19 @@ class Measured(NamedTuple):
     ratio: float | None = None
     named: bool = False
     idiomatic: bool = False
-    seconds: float = 0.0
 
 
-def measure(
-    name: str, module: nn.Module, args: tuple[Any, ...], folder: Path, kwargs: dict[str, Any] | None = None
-) -> Measured:
+def measure(name: str, module: nn.Module, args: tuple[Any, ...], folder: Path) -> Measured:
     """Return the measurements of one model, whose files are written to a folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sizes that torch fixes
-        program = from_module(module, args, kwargs)
-    start = time.perf_counter()
+        program = from_module(module, args)
     try:
         files = SourceFiles.of(program, folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.py")
     except Exception as error:  # A fault of the writer counts as one model that cannot be written.
         return Measured(name, False, f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - start
     files.write(overwrite=True)
-    proof = prove(files, program, arguments=(args, kwargs or {}))
+    proof = prove(files, program, arguments=(args, {}))
     torch_source = "\n\n".join(_own_sources(module))
     own = _lines(torch_source)
     return Measured(
@@ -82,7 +75,6 @@ def measure(
         _lines(files.text) / own if own else None,
         not set(_variables(files.text)) - set(re.findall(r"\w+", torch_source)),
         not re.search(r"\bprograms\b", files.text),
-        seconds,
     )
 
 
