@@ -49,7 +49,6 @@ def _versions() -> Iterator[FileCase]:
     """Case 42."""
     files = {
         "format pt3": replaced("archive_format", b"pt3"),
-        "empty format": replaced("archive_format", b""),
         "long format": replaced("archive_format", b"pt2" + b" " * 100),
         "archive version 1": replaced("archive_version", b"1"),
         "no archive version": without("archive_version"),
@@ -79,7 +78,6 @@ def _refused_parts() -> Iterator[FileCase]:
     arguments = {
         "subgraph": {"as_graph": graph},
         "custom object": {"as_custom_obj": {"name": "o", "class_fqn": "os.system"}},
-        "operator": {"as_operator": "os.system"},
         "dictionary": {"as_string_to_argument": {"a": {"as_int": 1}}},
         "sparse layout": {"as_layout": 1},
     }
@@ -88,12 +86,10 @@ def _refused_parts() -> Iterator[FileCase]:
     outputs = "graph_module.signature.output_specs.0"
     files |= {
         "custom object as input": {inputs: {"custom_obj": {"arg": {"name": "p_w"}, "custom_obj_name": "w"}}},
-        "token as input": {inputs: {"token": {"arg": {"name": "p_w"}}}},
         "integer as input": {
             "graph_module.signature.input_specs.1": {"user_input": {"arg": {"as_sym_int": {}}}}
         },
         "loss": {outputs: {"loss_output": {"arg": {"name": "mul"}}}},
-        "gradient": {outputs: {"gradient_to_parameter": {"arg": {"name": "mul"}, "parameter_name": "w"}}},
         "changed input": {outputs: {"user_input_mutation": {"arg": {"name": "mul"}, "user_input_name": "x"}}},
         "result of an unknown kind": {"graph_module.graph.nodes.0.outputs.0": {"as_int": 1}},
     }
@@ -105,7 +101,6 @@ def _refused_parts() -> Iterator[FileCase]:
         "pickled weight": {"use_pickle": True},
         "weight that is neither pickled nor not": {"use_pickle": None},
         "custom object": {"path_name": "custom_obj_0"},
-        "opaque object": {"path_name": "opaque_obj_0"},
     }
     yield from weights_of(43, weights, "pt2-unsupported")
 
@@ -142,10 +137,8 @@ def _graphs() -> Iterator[FileCase]:
     files |= {
         "node without target": {f"{node}.target": DELETED},
         "target with a call": {f"{node}.target": "os.system('touch PWNED')"},
-        "target of one word": {f"{node}.target": "exec"},
         "argument twice": {f"{node}.inputs.1.name": "self"},
         "result name with a space": {f"{node}.outputs.0": {"as_tensor": {"name": "a b"}}},
-        "result name of 2,000 letters": {f"{node}.outputs.0": {"as_tensor": {"name": "a" * 2_000}}},
         "nodes as an object": {f"{graph}.nodes": {}},
         "output undefined": {f"{signature}.output_specs.0.user_output.arg.as_tensor.name": "y"},
         "no types": {f"{graph}.tensor_values": {}},
@@ -173,15 +166,7 @@ def _graphs() -> Iterator[FileCase]:
     )
     other = {f"{signature}.input_specs.0.parameter.parameter_name": "v"}
     yield from documents(25, {"weight that is not in the file": other}, "missing-storage")
-    texts = {
-        "not JSON": b"{'a': 1}",
-        "not UTF-8": b'{"\xff": 1}',
-        "a list": b"[]",
-        "NaN": b'{"a": NaN}',
-        "a number of 10^400": b'{"a": 1e400}',
-        "10,000 digits": b'{"a":' + b"9" * 10_000 + b"}",
-        "empty": b"",
-    }
+    texts = {"not JSON": b"{'a': 1}", "a list": b"[]", "a number of 10^400": b'{"a": 1e400}'}
     made = {label: archive(members(text)) for label, text in texts.items()}
     yield from table(44, "pt2 program:", made, "pt2-malformed")
     good = json.dumps(DOCUMENT).encode()
@@ -223,7 +208,6 @@ def _structures() -> Iterator[FileCase]:
         "version 2": json.dumps([2, LEAF]),
         "not JSON": "[1, {'type': None}]",
         "no leaf": spec(KEYWORDS),
-        "two leaves": spec(ARGUMENTS | {"children_spec": [LEAF, LEAF]}),
         "leaf with children": spec(LEAF | {"children_spec": [LEAF]}),
         "key twice": spec(KEYWORDS | {"context": '["a", "a"]', "children_spec": [LEAF, LEAF]}),
         "more keys than values": spec(KEYWORDS | {"context": '["a", "b"]', "children_spec": [LEAF]}),

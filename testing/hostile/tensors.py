@@ -13,7 +13,6 @@ from testing.checkpoints.assemble import (
     GEOMETRY,
     GOOD,
     ORDERED,
-    REBUILD,
     WEIGHT,
     Box,
     LegacyBox,
@@ -144,21 +143,11 @@ def _kinds(make: type[Box]) -> Iterator[FileCase]:
     def rebuilt(function: str) -> MakeWeight:
         return lambda box: call(name("torch._utils", function), box.weight(), b"N")
 
-    def typed(module: str, kind: str) -> MakeWeight:
-        function = name("torch._tensor", "_rebuild_from_type_v2")
-        return lambda box: call(
-            function, REBUILD, name(module, kind), sequence(box.storage(), *GEOMETRY, b"\x89", ORDERED), b"}"
-        )
-
     quantized = call(name("torch._utils", "_rebuild_qtensor"))
     parameter = call(name("torch._utils", "_rebuild_parameter"), quantized, b"\x88", ORDERED)
     kinds: dict[str, MakeWeight] = {
         "quantized": rebuilt("_rebuild_qtensor"),
-        "sparse": rebuilt("_rebuild_sparse_tensor"),
-        "meta": rebuilt("_rebuild_meta_tensor_no_storage"),
         "of the future": rebuilt("_rebuild_tensor_v9"),
-        "subclass": typed("theirs", "Tensor"),
-        "conjugate view": lambda box: box.weight(GEOMETRY, mapping(conj=b"\x88")),
         "QInt8Storage": lambda box: box.weight(kind="QInt8Storage", numel=16),
         "posix.system as storage type": lambda box: box.weight(kind="system", module="posix"),
         "quantized parameter": lambda box: parameter,
@@ -209,7 +198,6 @@ def _legacy() -> Iterator[FileCase]:
         "system without byte order": ({"system": b"\x80\x02}."}, "legacy-header"),
         "keys missing": ({"keys": []}, "missing-storage"),
         "keys twice": ({"keys": ["0", "0"]}, "missing-storage"),
-        "more keys": ({"keys": ["0", "1"]}, "missing-storage"),
         "numel 3": ({"numel": 3}, "storage-size"),
         "numel -1": ({"numel": -1}, "storage-size"),
         "numel 2^62": ({"numel": 1 << 62}, "storage-size"),

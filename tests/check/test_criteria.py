@@ -28,17 +28,6 @@ def test_measurement_and_its_limit():
     assert Measurement(3.0, 0.0, "").excess == INF
 
 
-def test_form_reports_every_shape_and_dtype():
-    good = results([[1.0]], [2.0], [3.0])
-    assert accuracy.shape_and_dtype(good, good) == ""
-    bad = results([[1.0, 1.0]], [2.0], None)
-    assert accuracy.shape_and_dtype(bad, good) == "outputs has shape (1, 2), expected (1, 1)"
-    assert accuracy.shape_and_dtype(bad, good.astype("float32")) == (
-        "outputs has shape (1, 2), expected (1, 1); outputs has dtype float64, expected float32; "
-        "h_n has dtype float64, expected float32"
-    )
-
-
 def test_masks_distinguish_nan_and_infinities():
     kinds = [0.0, NAN, INF, -INF]
     for actual, expected in itertools.product(kinds, kinds):
@@ -195,16 +184,6 @@ def test_data_of_an_item():
     item = item_of(STEPS, ("a", HALF), ("b", ALMOST))
     assert (item.measured, item.limit) == (0.9, 1.0)
     assert item.data["cases"]["a"] == {"value": 5.0, "limit": 10.0, "where": "there"}
-
-
-def test_references_have_an_item_each():
-    found = Findings()
-    for against in ("", "torch"):
-        found.add(STEPS, "a", Outcome(NEAR, against))
-    assert [(item.id, item.name) for item in found.items()] == [
-        ("steps", "each step"),
-        ("steps-torch", "each step against torch"),
-    ]
 
 
 def test_rms_errors_are_totalled():

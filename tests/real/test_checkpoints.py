@@ -224,12 +224,6 @@ def test_tensors_and_lstms(real: Real) -> None:
     assert ours.warnings == []
 
 
-def test_a_pickled_module_and_its_state_dict_are_equal() -> None:
-    module, weights = (read_checkpoint(BY_LABEL[n].path()) for n in ("beatnet-module", "beatnet"))
-    assert list(module) == list(weights)
-    assert all(np.asarray(module[n]).tobytes() == np.asarray(weights[n]).tobytes() for n in weights)
-
-
 @pytest.mark.parametrize(("real", "prefix"), EACH_LSTM)
 def test_verify(real: Real, prefix: str) -> None:
     params, config = jaxlstm.load(real.path(), prefix=prefix, batch_first=False, dropout=0.0)
