@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -116,10 +116,27 @@ class CompiledProgram:
             return arrays
 
         copies = 1 + sum(not executable.weights for executable in self._executables.values())
-        if self.device.platform == "cpu" and self._nbytes * max(8, copies) <= CONSTANTS:
-            compiled = jax.jit(partial(run, self._weights)).lower(*shapes).compile()
+        on_cpu = self.device.platform == "cpu"
+        options = _cpu_options() if on_cpu else {}
+        if on_cpu and self._nbytes * max(8, copies) <= CONSTANTS:
+            compiled = jax.jit(partial(run, self._weights)).lower(*shapes).compile(options)
             return Executable(compiled, (), others)
-        return Executable(jax.jit(run).lower(self._weights, *shapes).compile(), (self._weights,), others)
+        lowered = jax.jit(run).lower(self._weights, *shapes)
+        return Executable(lowered.compile(options), (self._weights,), others)
+
+
+@cache
+def _cpu_options() -> dict[str, Any]:
+    """Return compiler options with which XLA computes sums itself, and not with YNNPACK.
+
+    A decoder with attention, 25 steps of (4, 64, 512), then takes 0.73 of the time.
+    """
+    options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    try:
+        jax.jit(lambda: 0).lower().compile(options)
+    except jax.errors.JaxRuntimeError:  # this version of XLA has no such option
+        return {}
+    return options
 
 
 @dataclass(frozen=True)

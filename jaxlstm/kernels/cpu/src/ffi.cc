@@ -336,8 +336,8 @@ ffi::Error layer(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Bu
   checker.require_nonzero_sizes(T, H, H);
   if (D < 1 || D > 2) checker.fail("h_0 must have one or two directions");
   ForwardArguments<float> passes[2] = {{T, B, I, H, H, D * H, false}, {T, B, I, H, H, D * H, true}};
-  const size_t bytes = active_instruction_set().passes<float>().prepared_bytes(passes[0]);
-  const int64_t size = checker.failed() ? 0 : int64_t(bytes / sizeof(float));
+  const auto prepared_bytes = active_instruction_set().passes<float>().prepared_bytes;
+  const int64_t size = checker.failed() ? 0 : int64_t(prepared_bytes(passes[0]) / sizeof(float));
   const float* const weights = checker.input<float>("prepared", prepared, {D, size});
   float* const outputs = checker.output<float>("y", y, {T, B, D * H});
   for (long d = 0; d < std::min(D, 2L); d++) {
