@@ -62,12 +62,10 @@ def _problem(hidden_size: int) -> Problem:
     return make_problem(Size(1, 1, jaxlstm.LSTMConfig(hidden_size, hidden_size, num_layers=2)))
 
 
-def _runner(problem: Problem, dtype: Any) -> jaxlstm.inference.Runner:
-    return jaxlstm.inference.compile(problem.params, problem.config, max_length=16, max_batch=1, dtype=dtype)
-
-
 def _stream(problem: Problem, x: np.ndarray) -> Step:
-    stream = _runner(problem, x.dtype).stream()
+    params, config = problem.params, problem.config
+    runner = jaxlstm.inference.compile(params, config, max_length=16, max_batch=1, dtype=x.dtype)
+    stream = runner.stream()
     return lambda: stream.step(x)
 
 

@@ -18,7 +18,6 @@ import torch
 from jaxlstm import LSTMConfig, lstm
 from jaxlstm.check import verify
 from jaxlstm.check.reference.oracle import OracleCall
-from jaxlstm.layer.precision import linear
 from testing.cases import CASES, HALF, Case, check, functional, linen_module, nnx_module
 from testing.verification import random_params
 
@@ -128,16 +127,3 @@ def layer(config: LSTMConfig, **options: Any) -> Any:
 @pytest.mark.parametrize("path", ["auto", "scan"])
 def test_batch_of_one_and_of_many(backend: str, config: str, path: str) -> None:
     assert largest_difference(CONFIGS[config], layer(CONFIGS[config], backend=path)) < ROUNDING
-
-
-@pytest.mark.parametrize("rows", [1, 3, 256])
-def test_highest_is_float32(backend: str, rows: int) -> None:
-    """``linear`` has float32 accuracy, in the shapes of one step and of many."""
-    rng = np.random.default_rng(rows)
-    x = rng.standard_normal((rows, 256)).astype(np.float32)
-    w = rng.standard_normal((512, 256)).astype(np.float32)
-    product = np.asarray(jax.jit(lambda x, w: linear(x, w, precision="highest"))(x, w))
-    true = x.astype(np.float64) @ w.astype(np.float64).T
-    error = np.sqrt(np.mean((product - true) ** 2))
-    # The sum has 256 terms of size 1. The error of TF32 is 50 times the tolerance.
-    assert error < 16 * np.finfo(np.float32).eps * np.sqrt(256)
