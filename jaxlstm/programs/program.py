@@ -30,6 +30,7 @@ from jaxlstm.programs.listing import listing
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
+from jaxlstm.programs.read_sizes import with_known_sizes
 
 
 class FileWriter(Protocol):
@@ -83,7 +84,7 @@ class Program:
         """
         self.tied = _tied_names(graph.parameters, tensors)
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
-        graph = settle_axes(replace(graph, parameters=first_names))
+        graph = with_known_sizes(settle_axes(replace(graph, parameters=first_names)))
         self.options = Options()
         self._accepted = accept(graph)
         self.graph = graph

@@ -106,11 +106,6 @@ def of_rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
     return plain(self, *kept)
 
 
-def of_longest(self: Model, x: Tensor, lengths: Tensor) -> Any:
-    y = plain(self, x, lengths)[0]
-    return y * (torch.arange(lengths.max().item()) < lengths[:, None])[..., None]
-
-
 def attention_without_gradient(self: Model, x: Tensor, lengths: Tensor) -> Any:
     y, _ = self.lstm(pack(x, lengths, True, False))
     with torch.no_grad():
@@ -172,7 +167,6 @@ FORWARDS: dict[str, Forward] = {
     "rows": rows,
     "embedded": embedded,
     "of_rows": of_rows,
-    "of_longest": of_longest,
     "attention_without_gradient": attention_without_gradient,
     "changed_in_place": changed_in_place,
     "tensors_of_numbers": tensors_of_numbers,

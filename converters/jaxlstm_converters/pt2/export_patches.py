@@ -73,8 +73,7 @@ def free_time() -> Iterator[None]:
         for op in layers:
             _set_kernel(op, key, functools.partial(_shapes, op.py_kernels[key]))
         _set_kernel(aten.max_pool1d.default, key, _max_pool1d)
-        with mock.patch.object(torch, "istft", _istft), mock.patch.object(torch.Tensor, "istft", _istft):
-            yield
+        yield
     finally:
         for op, kernel in kernels.items():
             _set_kernel(op, key, kernel)
@@ -103,43 +102,6 @@ def _max_pool1d(
 
     sizes = (in_2d(kernel_size, 1), in_2d(stride or kernel_size, 1), in_2d(padding, 0), in_2d(dilation, 1))
     return torch.max_pool2d(input.unsqueeze(-2), *sizes, bool(ceil_mode)).squeeze(-2)
-
-
-_ISTFT = torch.istft
-
-
-def _istft(
-    input: torch.Tensor,
-    n_fft: int,
-    hop_length: int | None = None,
-    win_length: int | None = None,
-    window: torch.Tensor | None = None,
-    center: bool = True,
-    normalized: bool = False,
-    onesided: bool | None = None,
-    length: Any = None,
-    return_complex: bool = False,
-) -> Any:
-    """Return ``torch.istft``, which fixes ``length``, with other functions of torch if that is symbolic."""
-    hop, width = hop_length or n_fft // 4, win_length or n_fft
-    if not isinstance(length, torch.SymInt) or return_complex or onesided is False:
-        settings = (hop, width, window, center, normalized, onesided, length, return_complex)
-        return _ISTFT(input, n_fft, *settings)
-    window = torch.ones(width) if window is None else window
-    left = (n_fft - width) // 2
-    window = torch.nn.functional.pad(window, (left, n_fft - width - left))
-    norm = "ortho" if normalized else "backward"
-    frames = torch.fft.irfft(input.transpose(-2, -1), n_fft, norm=norm) * window
-    start, size = (n_fft // 2 if center else 0), n_fft + hop * (frames.shape[-2] - 1)
-
-    def added(frames: torch.Tensor) -> torch.Tensor:
-        columns, sizes = frames.transpose(-2, -1), ((1, size), (1, n_fft))
-        folded = torch.nn.functional.fold(columns, *sizes, stride=(1, hop))
-        return folded.flatten(-3)[..., start : start + length]
-
-    signal = added(frames) / added((window * window).expand(frames.shape[-2:]))
-    missing: Any = torch.sym_max(start + length - size, 0)
-    return torch.nn.functional.pad(signal, (0, missing))
 
 
 def _shapes(

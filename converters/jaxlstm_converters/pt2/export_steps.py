@@ -15,8 +15,8 @@ import copy
 import inspect
 import io
 import logging
+import operator
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -29,7 +29,7 @@ from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.export_patches import free_time, kept_regions, keywords_by_name, plain_results
-from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownBuffers
+from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
@@ -155,8 +155,9 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
     of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where
-    a model with packed sequences needs that. Other models get the example's value, so that the program runs
-    under ``jax.jit``. ``int`` of a size is symbolic, unless torch does not take ours, for example as a dtype.
+    a model with packed sequences needs that, and where the value is the size of an axis. Other models get
+    the example's value, so that the program runs under ``jax.jit``. ``int`` of a size is symbolic, unless
+    torch does not take ours, for example as a dtype.
     """
     tracing = PackedSequences(cut=settings.cut, host=settings.host)
     fresh = _fresh(call)
@@ -168,7 +169,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             SymbolicSizes(call.module, values=settings.values)
             if settings.sizes
             else contextlib.nullcontext(),
-            KnownBuffers(call.module),
+            KnownValues(call.module),
             packed_sequences(call.module, tracing),
         ):
             export = getattr(torch.export, exporter)
@@ -181,7 +182,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
                 program = _export(call, shapes, exporter, settings._replace(values=True))
-                if any("jaxlstm" in str(node.target) for node in program.graph.nodes):
+                if _has_packed_sequences(program) or _reads_only_sizes(program):
                     return program
         if settings.cut and tracing.batches and is_unknown:
             return _export(call, shapes, exporter, settings._replace(cut=False))
@@ -190,6 +191,20 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
         if settings.sizes and not is_unknown:
             return _export(call, shapes, exporter, settings._replace(sizes=False))
         raise
+
+
+def _has_packed_sequences(program: torch.export.ExportedProgram) -> bool:
+    return any("jaxlstm" in str(node.target) for node in program.graph.nodes)
+
+
+def _reads_only_sizes(program: torch.export.ExportedProgram) -> bool:
+    """Return True if each value that becomes a number is asserted to be the size of an axis."""
+    checks = [node.args[0] for node in program.graph.nodes if "_assert_scalar" in str(node.target)]
+    asserted = {node for node in checks if getattr(node, "target", None) is operator.eq}
+    numbers = [node for node in program.graph.nodes if str(node.target) == "aten.item.default"]
+    return all(
+        any(user.target is operator.eq and user in asserted for user in node.users) for node in numbers
+    )
 
 
 def _shapes(call: ExportCall) -> Any:
@@ -218,29 +233,18 @@ def _name(path: Any) -> str:
     return path[0].key + _pytree.keystr(path[1:])
 
 
-_SECONDS = 60
-
-
 def _with_fewer_axes(call: ExportCall, first: Exception) -> ExportStep:
-    """Free the axes of one size after the other, as long as torch can export and for at most a minute."""
-    if call.shapes is not None or isinstance(first, GuardOnDataDependentSymNode):
+    """Free the first axis of each tensor, which is often the batch, or none."""
+    if call.shapes is not None:
         raise first
-    program = _export(call, free_axes(call, lambda path, axis: False))
+    free = 1
+    try:
+        program = _export(call, free_axes(call, lambda path, axis: axis == 0))
+    except Exception:  # Of torch, or of sympy in it.
+        program, free = _export(call, free_axes(call, lambda path, axis: False)), 0
     leaves = _pytree.tree_flatten_with_path(_bound(call))[0]
     tensors = [(_name(path), value) for path, value in leaves if isinstance(value, torch.Tensor)]
-    sizes = {(name, axis): size for name, value in tensors for axis, size in enumerate(value.shape)}
-    free: set[int] = {0, 1}
-    start = time.monotonic()
-    for size in dict.fromkeys(sizes.values()):
-        if size in free or time.monotonic() - start > _SECONDS:
-            continue
-        kept = {axis for axis, n in sizes.items() if n in free | {size}}
-        try:
-            program = _export(call, free_axes(call, lambda path, axis, kept=kept: (path, axis) in kept))
-            free.add(size)
-        except Exception as error:  # Of torch, or of sympy in it.
-            first = error
-    fixed = tuple(f"axis {axis} of {name}" for (name, axis), size in sizes.items() if size not in free)
+    fixed = tuple(f"axis {axis} of {name}" for name, value in tensors for axis in range(free, value.ndim))
     reason = f"torch could not express the conditions on all axes ({_line(first)})"
     return ExportStep(program, fixed, reason, has_sizes=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,28 +66,92 @@ class FixedValues(TorchFunctionMode):
                 raise ValueError(f"the trace does not know where the tensor {node.target} comes from")
 
 
-class KnownBuffers(TorchFunctionMode):
-    """A mode in which reading the value of a buffer gives its present value, and asserts it in the trace.
+class KnownValues(TorchFunctionMode):
+    """A mode in which a small tensor has a known value if it is a function of constants and buffers.
 
-    A tensor that an ``assert`` statement of the model reads is asserted in the trace too.
+    Reading the value gives it, and asserts it in the trace: a call may have other buffers, and a change of a
+    view is not seen. A tensor that an ``assert`` statement of the model reads is asserted in the trace too.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self._module = module
-        self._values = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        # Identity of a tensor -> the tensor, which keeps the identity, and its value.
+        self._known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch."""
-        if getattr(func, "__name__", "") in _READS:
-            for name, buffer in self._module.named_buffers():
-                if buffer is args[0]:
-                    return _read_as(self._values[name], func, *args, **kwargs or {})[0]
-        if getattr(func, "__name__", "") == "__bool__" and (found := asserted_truth()) is not None:
+        kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():
+            return func(*args, **kwargs)  # In a branch of torch.cond, for example.
+        name = getattr(func, "__name__", "")
+        if name in _READS and (known := self._find(args[0])) is not None:
+            return _read_as(known, func, *args, **kwargs)[0]
+        if name == "__bool__" and (found := asserted_truth()) is not None:
             truth, line = found
             torch.ops.aten._assert_async.msg(args[0] if truth else args[0].logical_not(), line)
             return truth
-        return func(*args, **kwargs or {})
+        result = func(*args, **kwargs)
+        if _changes_in_place(name, kwargs):
+            changed = {_memory(self._find(leaf)) for leaf in _pytree.tree_leaves((args, kwargs))} - {None}
+            self._known = {key: item for key, item in self._known.items() if _memory(item[1]) not in changed}
+        else:
+            self._follow(func, args, kwargs, result)
+        return result
+
+    def _find(self, leaf: Any) -> torch.Tensor | None:
+        if not isinstance(leaf, torch.Tensor) or not _is_small(leaf):
+            return None
+        if id(leaf) not in self._known:
+            names = (name for name, buffer in self._module.named_buffers() if buffer is leaf)
+            return self._buffers.get(next(names, ""))
+        return self._known[id(leaf)][1]
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Keep the results of a function of known values, unless they are random, undefined or large."""
+        results = _pytree.tree_leaves(result)
+        leaves, structure = _pytree.tree_flatten((args, kwargs))
+        known = [self._find(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        are_known = [
+            value is not None if isinstance(leaf, torch.Tensor) else _is_constant(leaf)
+            for leaf, value in zip(leaves, known, strict=True)
+        ]
+        if not all(are_known) or "empty" in getattr(func, "__name__", ""):
+            return
+        if not any(isinstance(leaf, torch.Tensor) for leaf in results) or not all(map(_is_small, results)):
+            return
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            args, kwargs = _pytree.tree_unflatten(known, structure)
+            before = torch.get_rng_state()
+            values = _pytree.tree_leaves(func(*args, **kwargs))
+            is_random = before.tolist() != torch.get_rng_state().tolist()
+            torch.set_rng_state(before)
+        if not is_random:
+            self._known.update((id(a), (a, b)) for a, b in zip(results, values, strict=True))
+
+
+_CONSTANTS = (int, float, bool, str, type(None), type(...), torch.dtype, torch.device, torch.layout)
+
+
+def _is_constant(leaf: Any) -> bool:
+    """Return True for numbers of the code, and False for sizes, functions and arrays, which may be inputs."""
+    parts = (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else (leaf,)
+    return all(type(part) in _CONSTANTS for part in parts)
+
+
+def _is_small(leaf: Any) -> bool:
+    sizes = leaf.shape if isinstance(leaf, torch.Tensor) else ()
+    return all(type(size) is int for size in sizes) and math.prod(sizes) <= 4096
+
+
+def _changes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Return True for ``add_``, ``__setitem__`` and ``__iadd__``, and for results in a given tensor."""
+    is_named = name.endswith("_") and not name.endswith("__")
+    is_operator = name in ("__setitem__", "__set__") or (
+        name[:3] == "__i" and f"__{name[3:]}" in dir(operator)
+    )
+    return is_named or is_operator or "out" in kwargs or bool(kwargs.get("inplace"))
 
 
 def _read_as(

@@ -17,11 +17,10 @@ from unittest import mock
 import numpy as np
 import torch
 from torch._numpy._ndarray import ndarray
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
 
 from jaxlstm_converters.pt2.model_lines import frame_of_model, is_of_model
+from jaxlstm_converters.pt2.trace_packed import HostLengths
 
 
 class _StandIn(type):
@@ -70,62 +69,32 @@ class _SymbolicInt(_SizeInt):
         return torch.sym_int(value) if is_symbolic else int(value, *args, **kwargs)
 
 
-class _SizeFloat(metaclass=_StandIn):
-    """``float``, which returns a symbolic number for a symbolic size."""
-
-    kinds: ClassVar = (float, torch.SymFloat)
-    dtype = np.dtype(float)
-
-    def __new__(cls, *args: Any) -> Any:
-        """Return the number."""
-        return torch.sym_float(args[0]) if args and _is_symbolic(args[0]) else float(*args)
-
-
-class _List(metaclass=_StandIn):
-    """``list``, which keeps lengths together, as ``tolist`` does inside of the mode for packed sequences."""
-
-    kinds: ClassVar = (list,)
-
-    def __new__(cls, values: Any = ()) -> Any:
-        """Return the list."""
-        is_traced = type(values) in (FakeTensor, FunctionalTensor)
-        return values.tolist(list) if is_traced else list(values)
-
-
-def _range(*args: Any) -> Any:
-    """Return the numbers of ``range``, as a list if one is symbolic. Only their count is fixed."""
-    if not any(map(_is_symbolic, args)):
-        return range(*args)
-    start, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
-    return [start + step * n for n in range(-((start - stop) // step))]
-
-
 def _extreme(original: Any, symbolic: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the largest or smallest of sizes or lengths; a list or an array of lengths has their tensor."""
+    if kwargs or not args:
+        return original(*args, **kwargs)
+    lengths = args[0].tensor if isinstance(args[0], HostLengths | ndarray) else args[0]
+    is_tensor = isinstance(lengths, torch.Tensor) and lengths.ndim == 1
+    if len(args) == 1 and is_tensor and not lengths.is_floating_point():
+        extreme = getattr(lengths, original.__name__)()
+        return extreme if lengths is args[0] else extreme.item()
     sizes = args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
-    are_sizes = all(type(size) in _SizeInt.kinds for size in sizes) and any(map(_is_symbolic, sizes))
-    return functools.reduce(symbolic, sizes) if are_sizes and not kwargs else original(*args, **kwargs)
+    are_sizes = all(type(size) in _SizeInt.kinds for size in sizes) and torch.SymInt in map(type, sizes)
+    return functools.reduce(symbolic, sizes) if are_sizes else original(*args)
 
 
 def _len(value: Any) -> Any:
     return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else len(value)
 
 
-def _divmod(a: Any, b: Any) -> Any:
-    return (a // b, a % b) if _is_symbolic(a) or _is_symbolic(b) else divmod(a, b)
-
-
 _FUNCTIONS = {
     "int": _SizeInt,
-    "float": _SizeFloat,
-    "list": _List,
-    "range": _range,
     "min": functools.partial(_extreme, min, torch.sym_min),
     "max": functools.partial(_extreme, max, torch.sym_max),
     "len": _len,
-    "divmod": _divmod,
 }
 # A class that stands for int is another object.
-_IDENTITY = re.compile(r"\bis (not )?(int|float|list)\b")
+_IDENTITY = re.compile(r"\bis (not )?int\b")
 
 
 def _rounded(number: Any, digits: int | None = None) -> Any:
@@ -134,13 +103,6 @@ def _rounded(number: Any, digits: int | None = None) -> Any:
         return round(float(number), digits)
     down, up = math.ceil(2 * number) // 2, (math.floor(2 * number) + 1) // 2
     return down + (up - down) * (down % 2)
-
-
-def _sqrt(number: Any, /) -> Any:
-    return torch.sym_sqrt(number) if _is_symbolic(number) else _SQRT(number)
-
-
-_SQRT = math.sqrt
 
 
 class SymbolicSizes(TorchFunctionMode):
@@ -159,10 +121,11 @@ class SymbolicSizes(TorchFunctionMode):
     def __enter__(self) -> SymbolicSizes:
         """Start to replace."""
         self._replaced.enter_context(mock.patch.object(torch.SymFloat, "__round__", _rounded))
-        self._replaced.enter_context(mock.patch.object(math, "sqrt", _sqrt))
         for kind in self._kinds:
             if isinstance(forward := vars(kind).get("forward"), FunctionType):
-                self._replace(forward.__code__.co_filename, forward.__globals__)
+                for function in (forward, *forward.__globals__.values()):
+                    if isinstance(function, FunctionType):
+                        self._replace(function.__code__.co_filename, function.__globals__)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:

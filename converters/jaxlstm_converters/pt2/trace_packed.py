@@ -146,11 +146,16 @@ class PackedSequences(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _CONSTRUCTORS and args and (lengths := _as_tensor(*args, **kwargs)) is not None:
             return lengths
+        is_new = name == "new" and len(args) == 2  # The old form of new_tensor.
+        if is_new and (lengths := _as_tensor(args[1], dtype=args[0].dtype)) is not None:
+            return lengths
         if name == "numpy" and isinstance(args[0], FakeTensor | FunctionalTensor) and self.takes(args[0]):
             return ndarray(args[0])
         is_packed = any(issubclass(kind, PackedRows | BatchSizes) for kind in types)
         if name == "__get__" and getattr(func, "__self__", None) is Tensor.data:
             return args[0].detach()  # A trace does not see the other.
+        if name == "where" and len(args) == 3 and getattr(args[0], "dtype", None) is torch.uint8:
+            return func(args[0].bool(), *args[1:])  # A trace takes no other condition.
         if name == "_pack_padded_sequence":
             self.batches += 1
             return _pack(*args, **kwargs, cut=self.cut)
@@ -165,11 +170,9 @@ class PackedSequences(TorchFunctionMode):
         self.lists += 1
         return True
 
-    def tolist(self, tensor: Any, convert: Callable[[Any], Any] | None = None) -> Any:
-        """Return the result of ``tensor.tolist()``, or of another function that makes a list of it."""
-        if self.takes(tensor):
-            return HostLengths(tensor.clone())
-        return (convert or _TOLIST[type(tensor)])(tensor)
+    def tolist(self, tensor: Any) -> Any:
+        """Return the result of ``tensor.tolist()``."""
+        return HostLengths(tensor.clone()) if self.takes(tensor) else _TOLIST[type(tensor)](tensor)
 
 
 @contextlib.contextmanager

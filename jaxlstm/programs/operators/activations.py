@@ -148,7 +148,7 @@ register_family(
 @register_operator(
     *(f"aten.{name}dropout.default" for name in ("", "feature_", "alpha_", "feature_alpha_")),
     write_back=same,
-    in_training=lambda kwargs: bool(kwargs.get("train")),
+    in_training=lambda kwargs: bool(kwargs.get("train") and kwargs.get("p")),
     layout="elementwise",
 )
 def dropout(input: Array, p: float, train: bool) -> Array:

@@ -47,7 +47,13 @@ def over_axes(function: Callable[..., Array], self: Array, dim: Any = None, keep
     return function(self, axes(self, dim), keepdims=keepdim)
 
 
-register_family(over_axes, {"any": jnp.any, "all": jnp.all}, "default dim dims", layout="over")
+def _truth(function: Any, self: Array, dim: Any = None, keepdim: bool = False) -> Array:
+    # torch keeps uint8, its dtype of masks before bool.
+    result = over_axes(function, self, dim, keepdim)
+    return result.astype(jnp.uint8) if self.dtype == jnp.uint8 else result
+
+
+register_family(_truth, {"any": jnp.any, "all": jnp.all}, "default dim dims", layout="over")
 
 
 @register_operator("aten.logsumexp.default", "aten.special_logsumexp.default", layout="over")
