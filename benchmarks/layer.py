@@ -76,7 +76,7 @@ def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[s
         else:
             wrong[name] = fault
     times = interleaved(calls, settings.rounds)
-    row = {"case": size.label, "words": size.words, "unit": "ms", "values": spreads(times)}
+    row = {"case": size.label, "unit": "ms", "values": spreads(times)}
     return row | {"left_out": left_out, "wrong": wrong}
 
 

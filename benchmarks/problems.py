@@ -40,15 +40,6 @@ class Size(NamedTuple):
         parts += ["ragged"] if self.ragged else []
         return ", ".join(parts)
 
-    @property
-    def words(self) -> str:
-        """The size in words, for the chart."""
-        c = self.config
-        layers = f", {c.num_layers} layers" if c.num_layers > 1 else ""
-        extra = ", bidirectional" * c.bidirectional + ", ragged" * self.ragged
-        extra += f", projected to {c.proj_size}" if c.proj_size else ""
-        return f"{self.batch} x {self.time} steps, {c.hidden_size} units{layers}{extra}"
-
 
 # One sequence and batches; weights that fit a core's cache and weights that do not.
 _UNUSUAL = (

@@ -143,19 +143,17 @@ def _median(value: float) -> str:
 
 
 RESULTS = ROOT / "benchmarks/results"
-CHART = ROOT / "docs/pictures/speed.svg"
-CHARTED = ("amd-epyc-zen5-2-cores", "layer-infer")
 BLOCK = re.compile(r"(<!-- benchmark: (\S+) ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def write() -> None:
-    """Rewrite all pages and the chart; print the names of changed files."""
-    written = {page: render(page.read_text(encoding="utf-8")) for page in PAGES} | {CHART: drawing()}
-    for path, text in written.items():
-        if path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-            print(path.relative_to(ROOT))
+    """Rewrite all pages; print the names of changed files."""
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        if (text := render(before)) != before:
+            page.write_text(text, encoding="utf-8")
+            print(page.relative_to(ROOT))
 
 
 def render(page: str) -> str:
@@ -193,43 +191,3 @@ def machine(document: record.Document) -> str:
         f"Commit {document['commit'][:12]}{changes}; load average before the start: "
         f"{document['load_average_before']}."
     )
-
-
-def drawing() -> str:
-    """Return the chart."""
-    file, name = CHARTED
-    return draw(record.load(RESULTS / f"{file}.json")["parts"][name]["rows"])
-
-
-COLORS = {"torch": "#d9542b", "onnxruntime": "#4a6fb5", "openvino": "#7a9e3f"}
-LEFT, UNIT, BAR, GAP, TOP = 250, 130, 11, 9, 40
-
-
-def draw(rows: Sequence[Row]) -> str:
-    """Return an SVG bar chart: for each size, every library's time divided by jaxlstm's."""
-    names = [name for name in COLORS if any(ratio(row, name) for row in rows)]
-    marks, y = _legend(names), TOP
-    for row in rows:
-        bars = [(name, value) for name in names if (value := ratio(row, name)) is not None]
-        middle = y + BAR * len(bars) / 2 + 4
-        marks.append(f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{row["words"]}</text>')
-        for name, value in bars:
-            width, color = f"{value * UNIT:.1f}", COLORS[name]
-            marks.append(f'<rect x="{LEFT}" y="{y}" width="{width}" height="{BAR - 1}" fill="{color}"/>')
-            marks.append(f'<text x="{LEFT + max(value, 1) * UNIT + 4:.1f}" y="{y + 9}">{value:.2f}</text>')
-            y += BAR
-        y += GAP
-    one = LEFT + UNIT
-    marks.append(f'<line x1="{one}" y1="{TOP - 6}" x2="{one}" y2="{y - GAP + 4}" stroke="black"/>')
-    font = 'font-family="sans-serif" font-size="10"'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {y}" {font}>'
-    return "\n".join([svg, '<rect width="100%" height="100%" fill="white"/>', *marks, "</svg>", ""])
-
-
-def _legend(names: list[str]) -> list[str]:
-    marks = [f'<text x="{LEFT + UNIT + 4}" y="30">1 = as fast as jaxlstm</text>']
-    for k, name in enumerate(names):
-        x = LEFT + 100 * k
-        marks.append(f'<rect x="{x}" y="6" width="10" height="10" fill="{COLORS[name]}"/>')
-        marks.append(f'<text x="{x + 14}" y="15">{LABELS.get(name, "PyTorch")}</text>')
-    return marks

@@ -10,17 +10,13 @@ To try it on one machine, start two processes in two terminals:
     python examples/several_hosts.py --coordinator localhost:12355 --processes 2 --process 0
     python examples/several_hosts.py --coordinator localhost:12355 --processes 2 --process 1
 
-On several hosts, give the name of the first host, whose port must be reachable from the others:
-
-    python examples/several_hosts.py --coordinator host0:12355 --processes 4 --process 0   # 1, 2, 3 elsewhere
-
-On Slurm and Cloud TPU pods, JAX detects the processes:
+On several hosts, ``host0:12355`` names a port of the first one that the others reach. On Slurm and Cloud TPU
+pods, JAX detects the processes:
 
     srun --nodes 4 --ntasks-per-node 1 python examples/several_hosts.py --detect
     gcloud compute tpus tpu-vm ssh POD --worker=all --command="python several_hosts.py --detect"
 
-If a process dies or never arrives, JAX ends the others: it monitors heartbeats, with a limit of ``--timeout``
-seconds.
+If a process dies or is more than ``--timeout`` seconds late, JAX ends the others.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class LSTMRows:
         names = ("outputs", "h_n", "c_n") if states else ("outputs",)
         self.blanks = {name: np.empty((0, 0), self.runner.dtype) for name in names}
 
-    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
+    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[Any, ...]]:
         """Yield the results of each row, in order."""
         sequences = [sequence for (sequence,) in rows]
         for outputs, states in self.runner.rows(sequences, self.batch_size):

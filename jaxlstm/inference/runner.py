@@ -313,9 +313,8 @@ def _run_rows(engine: Engine, batch: list[np.ndarray], copy: bool) -> list[Resul
     for row, array in enumerate(batch):
         x[: len(array), row] = array
     outputs, h_n, c_n = engine.run_batch(x, lengths)
-    results = [
-        (outputs[:length, row], LSTMState(h_n[:, row], c_n[:, row])) for row, length in enumerate(lengths)
-    ]
+    states = [LSTMState(h_n[:, row], c_n[:, row]) for row in range(len(batch))]  # type: ignore[arg-type]
+    results = [(outputs[:length, row], states[row]) for row, length in enumerate(lengths)]
     return jax.tree.map(np.copy, results) if copy else results
 
 

@@ -91,8 +91,13 @@ def _added(node: Node, before: Node, value: Value) -> dict[str, Any]:
         return {"residual": other} if isinstance(other, Value) and other != value else {}
     if value not in (terms[0], node.kwargs.get("input")):
         return {}
-    if node.op in ACTIVATIONS or (node.op == "aten.hardtanh.default" and _bounds(node) == (0, 6)):
-        return {"activation": node.op if node.op in ACTIVATIONS else "aten.relu6.default"}
+    if node.op in ACTIVATIONS:
+        return {"activation": node.op}
+    if node.op == "aten.hardtanh.default" and (node.kwargs.get("min_val"), node.kwargs.get("max_val")) == (
+        0,
+        6,
+    ):
+        return {"activation": "aten.relu6.default"}
     is_norm = node.op == _NORM and not {"norm", "residual"} & {*before.kwargs} and not node.kwargs["training"]
     if is_norm and isinstance(node.kwargs["running_mean"], Value):
         return {"norm": tuple(node.kwargs[name] for name in _NORM_ARGUMENTS)}
@@ -112,14 +117,8 @@ def _mean(node: Node, images: Container[str]) -> dict[str, Any] | None:
 
 def _native_layer(node: Node) -> str:
     """Return the operator for an LSTM or a cell, or "" for other nodes and operators of the user."""
-    operator = find_operator(node.op)
-    if operator is None or node.op not in _LAYERS:
-        return ""
-    return _LAYERS[node.op] if getattr(operator.function, "func", operator.function) in _FUNCTIONS else ""
-
-
-def _bounds(node: Node) -> tuple[Any, Any]:
-    return node.kwargs.get("min_val", -1), node.kwargs.get("max_val", 1)
+    function = getattr(find_operator(node.op), "function", None)
+    return _LAYERS.get(node.op, "") if getattr(function, "func", function) in _FUNCTIONS else ""
 
 
 _CELL_WEIGHTS = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}

@@ -65,15 +65,9 @@ def problem(seed: int) -> dict[str, Any]:
 
 
 def in_torch(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    geometry: Geometry,
-    groups: int,
-    activation: str,
-    gate: Any = None,
-    residual: Any = 0.0,
+    x: Any, weight: Any, bias: Any, geometry: Geometry, groups: int, activation: str, **added: Any
 ) -> torch.Tensor:
+    gate, residual = added.get("gate"), added.get("residual")
     x, weight, bias = (torch.tensor(np.asarray(array), dtype=torch.float64) for array in (x, weight, bias))
     if gate is not None:
         x = x * torch.tensor(gate).reshape(len(x), *(1,) * (x.ndim - 2), -1)

@@ -95,16 +95,10 @@ def gradients(
 
 
 def prepared_layer(prepared: Any, x: Any, h: Any, c: Any, valid: Any = None) -> tuple[jax.Array, ...]:
-    """Run a layer in float32 with the weights of its directions as :func:`.stack.prepare` packs them.
+    """Run a layer in float32. Return outputs (time, batch, directions * hidden_size), h and c.
 
-    Args:
-      prepared: (directions, elements).
-      x: (time, batch, input_size).
-      h, c: (directions, batch, hidden_size).
-      valid: bool (time, batch), or None.
-
-    Returns:
-      The outputs (time, batch, directions * hidden_size), h and c.
+    ``prepared`` is (directions, elements), as :func:`.stack.prepare` packs the weights of a direction; x is
+    (time, batch, input_size), h and c (directions, batch, hidden_size), and valid (time, batch).
     """
     shapes = {"outputs": (*x.shape[:2], h.shape[0] * h.shape[2]), "h": h.shape, "c": c.shape}
     out = {name: jax.ShapeDtypeStruct(shape, x.dtype) for name, shape in shapes.items()}

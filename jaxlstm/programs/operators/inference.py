@@ -131,8 +131,8 @@ def prepared_lstm(
 ) -> tuple[Array, ...]:
     """Run the layers of an LSTM, if possible with the weights that are prepared: (outputs, h_n, c_n)."""
     if prepared is None or input.ndim != 3 or any(x.dtype != np.float32 for x in (input, *hx)):
-        others.update(bidirectional=bidirectional, batch_first=batch_first)
-        return run_layer("aten.lstm.input", input, hx, options=options, **others)
+        others |= {"bidirectional": bidirectional, "batch_first": batch_first, "options": options}
+        return run_layer("aten.lstm.input", input, hx, **others)
     from jaxlstm.kernels.cpu.ffi import prepared_layer
 
     x, valid = jnp.moveaxis(input, 1, 0) if batch_first else input, None
