@@ -28,7 +28,7 @@ _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overl
 _LAYERS = {"aten.lstm_cell.default": CELL, "aten.lstm.input": LSTM}
 _FUNCTIONS = (lstm_cell_, run_layer)  # and not others, which the user may have registered
 _COMPUTED = ("input", "hx", "gate", "residual")
-"""The arguments of the operators that are no weights."""
+"""The arguments that the program computes; the others are weights and settings."""
 _PRODUCT, _SUM = "aten.mul.Tensor", "aten.add.Tensor"
 _NORM, _POOL = CHANNELS_LAST + "batch_norm.default", CHANNELS_LAST + "adaptive_avg_pool2d.default"
 _NORM_ARGUMENTS = ("weight", "bias", "running_mean", "running_var", "eps")
@@ -93,10 +93,8 @@ def _added(node: Node, before: Node, value: Value) -> dict[str, Any]:
         return {}
     if node.op in ACTIVATIONS:
         return {"activation": node.op}
-    if node.op == "aten.hardtanh.default" and (node.kwargs.get("min_val"), node.kwargs.get("max_val")) == (
-        0,
-        6,
-    ):
+    bounds = node.kwargs.get("min_val"), node.kwargs.get("max_val")
+    if node.op == "aten.hardtanh.default" and bounds == (0, 6):
         return {"activation": "aten.relu6.default"}
     is_norm = node.op == _NORM and not {"norm", "residual"} & {*before.kwargs} and not node.kwargs["training"]
     if is_norm and isinstance(node.kwargs["running_mean"], Value):
@@ -172,12 +170,9 @@ def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
     else:
         settings = {name: own[name] for name in ("has_biases", "num_layers", "bidirectional", "batch_first")}
         config = SEQUENCE_LAYERS["aten.lstm.input"]([leaf.shape for leaf in own["params"]], **settings)
-        params, directions = (
-            dict(zip(param_shapes(config), own["params"], strict=True)),
-            config.num_directions,
-        )
+        params = dict(zip(param_shapes(config), own["params"], strict=True))
         layers = [
-            [direction_params(params, config, layer, direction) for direction in range(directions)]
+            [direction_params(params, config, layer, d) for d in range(config.num_directions)]
             for layer in range(config.num_layers)
         ]
     weights = [leaf for layer in layers for direction in layer for leaf in direction.items()]

@@ -60,7 +60,7 @@ def test_values(nd: int) -> None:
 
 
 class Gated(nn.Module):
-    """Gates by the means of channels, sums before and after activations, and products that are no gates."""
+    """Gates by the means of channels, sums before and after activations, and products other than gates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,8 @@ def test_layers() -> None:
 @pytest.mark.parametrize("changes", [{"dtype": torch.bfloat16}, {"computed": True}])
 def test_other_dtypes_and_computed_weights(changes: dict[str, Any]) -> None:
     """Half precision runs without the kernel, and weights that the model computes run with it."""
-    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    pool = nn.AdaptiveAvgPool2d(1)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), pool).eval()
     x = torch.randn(2, 3, 9, 9)
     if changes.get("computed"):
         nn.utils.parametrizations.weight_norm(module[0])

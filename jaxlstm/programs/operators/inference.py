@@ -16,6 +16,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.kernels.cpu.convolution import convolve, packed, takes_convolution
+from jaxlstm.kernels.cpu.library import library
 from jaxlstm.layer.convolution import Geometry
 from jaxlstm.layer.ragged import valid_steps
 from jaxlstm.programs.operators.axes import repeated
@@ -96,10 +97,12 @@ def spatial_mean(self: Array, dim: Sequence[int], keepdim: bool = False, *, opti
 
     It runs on the threads that have the rows in their caches, and adds few terms one after the other.
     """
+    if self.dtype != np.float32 or library().handle is None or not self.size:
+        return _operator("aten.mean.dim")(self, dim, keepdim)
     y = self
     for axis in sorted(dim, reverse=True):
         window = [1, 1]
-        window[axis - 1] = size = max(1, y.shape[axis])
+        window[axis - 1] = size = y.shape[axis]
         weight: Any = np.full((y.shape[-1], 1, *window), 1 / size, np.float32)
         y = fused_convolution(y, weight, groups=len(weight), options=options)
     return y if keepdim else y.squeeze(tuple(dim))
