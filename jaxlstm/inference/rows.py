@@ -65,7 +65,7 @@ class ProgramRows:
       options: ``cast`` and ``finite`` of each RowInput.
 
     Attributes:
-      batch_size: rows that are computed together, at least those that the program takes.
+      batch_size: number of rows that are computed together, at least the program's smallest batch.
       inputs: the inputs of a row.
       blanks: name of a result -> an empty array of its rank and dtype.
 

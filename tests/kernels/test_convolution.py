@@ -88,7 +88,7 @@ def run(x: Any, weight: Any, bias: Any, *settings: Any, threads: int = 0, **name
 
 @pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "baseline"])
 def test_values(instruction_set: str) -> None:
-    """Values are those of torch, with the same bits on one, two and five threads."""
+    """Values equal torch's, and have the same bits on one, two and five threads."""
     with using(instruction_set):
         for seed in range(30):
             given = problem(seed)
