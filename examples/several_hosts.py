@@ -10,8 +10,8 @@ To try it on one machine, start two processes in two terminals:
     python examples/several_hosts.py --coordinator localhost:12355 --processes 2 --process 0
     python examples/several_hosts.py --coordinator localhost:12355 --processes 2 --process 1
 
-On several hosts, pass a port of the first host that the others can reach, such as ``host0:12355``. On Slurm and
-Cloud TPU pods, JAX detects the processes:
+On several hosts, pass a port of the first host that the others can reach, such as ``host0:12355``. On Slurm
+and Cloud TPU pods, JAX detects the processes:
 
     srun --nodes 4 --ntasks-per-node 1 python examples/several_hosts.py --detect
     gcloud compute tpus tpu-vm ssh POD --worker=all --command="python several_hosts.py --detect"
