@@ -20,9 +20,6 @@ class Settings(NamedTuple):
     """Settings shared by all implementations.
 
     Attributes:
-      threads: the number of threads per implementation.
-      dtype: of weights, inputs and outputs.
-      rounds: how often the implementations take turns.
       tiny: tiny sizes, to test that the benchmark runs.
       against: the other libraries that take part.
     """

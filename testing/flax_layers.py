@@ -36,9 +36,7 @@ class LayerCase(NamedTuple):
     """A layer on all three sides.
 
     Attributes:
-      torch: creates the torch layer.
       flax: creates the Flax NNX layer from ``rngs``.
-      linen: creates the Linen layer.
       shape: shape of torch's input; ``()`` for integer tokens.
       to_flax: changes torch's input to Flax's.
       to_torch: changes Flax's output to torch's.

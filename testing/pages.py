@@ -32,7 +32,6 @@ def run_page(
     """Run the Python blocks of a page in one namespace, and return it.
 
     Args:
-      page: the file in ``docs``.
       names: objects that the page takes as given.
       replace: texts of the page that do not fit a test, and their replacements. Each must occur.
     """
@@ -56,10 +55,7 @@ def follow_page(page: str, names: Mapping[str, Any] | None = None) -> dict[str, 
 
     Python runs, also a quoted file of Python. The command after ``$`` writes a file that the page quotes. A
     block of ``text`` shows the output of the code before it, up to rounding errors. A diff edits the file.
-
-    Args:
-      page: the file in ``docs``.
-      names: objects that the page takes as given.
+    ``names`` holds objects that the page takes as given.
     """
     scope: dict[str, Any] = {"__name__": page, **(names or {})}
     source, printed = Path(), io.StringIO()

@@ -22,8 +22,6 @@ class Written(NamedTuple):
     """Written source.
 
     Attributes:
-        text: the text of the file.
-        program: the program.
         model: the filled model, in evaluation mode.
         remarks: what could not be written idiomatically.
     """
@@ -49,7 +47,6 @@ def written_program(
     """Return the source of a program, and the model that it makes.
 
     Args:
-        program: the program.
         edits: patterns in the text and their replacements, which make the model wrong. Each must occur.
         weights: returns the tensors that the model gets, from the right ones.
         settings: arguments of ``source_text``.

@@ -42,7 +42,6 @@ class Model(NamedTuple):
 
     Attributes:
         name: the package on the index and the class, as its users import it.
-        module: the model.
         sizes: arguments of several sizes; the first is the example of the export.
     """
 

@@ -39,7 +39,6 @@ class Measured(NamedTuple):
     """The source of one model.
 
     Attributes:
-        name: the model.
         holds: the model equals its program.
         problem: the reason why it does not.
         ratio: lines of code per line of the torch classes; None if all of them are torch's own.

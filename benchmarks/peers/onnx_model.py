@@ -48,10 +48,8 @@ def onnx_model(
     """Build a model with input ``x`` (T, B, I) and output ``y`` (T, B, D*H).
 
     Args:
-      params: parameters under torch's names.
       config: the config, with biases and without projection.
       time: the number of steps; a string makes the axis dynamic.
-      batch: the batch size.
       ragged: add an int32 input ``lengths`` (B,).
       stateful: add the inputs and outputs of :func:`state_names`, each (D, B, H).
     """

@@ -17,10 +17,7 @@ def lazy_names(
 
     The package's `__init__.py` imports the names under `if TYPE_CHECKING:`, so that each is listed
     once, where type checkers read it too.
-
-    Args:
-        package: the name of the package.
-        fixes: advice for the error of a name that the package lacks.
+    `fixes` has advice for the errors of names that the package lacks.
     """
     module_of = {name: module for module, name in _typed_imports(package)}
     names = sorted(module_of)

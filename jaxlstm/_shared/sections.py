@@ -14,7 +14,6 @@ class Section(NamedTuple):
     """A section of a report, for the writers of text and HTML.
 
     Attributes:
-      heading: its heading.
       rows: lines of one cell each, names with their values, or the rows of a table.
       header: the columns of a table, of which the first is a status.
       numbers: the columns that are aligned right.

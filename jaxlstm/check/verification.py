@@ -42,7 +42,6 @@ class Verification:
     Attributes:
       references: each is compared in float64. The last one is the truth, from which RMS errors are measured.
       criteria: the criteria in the order of the report.
-      dtype: the working dtype.
       tolerance: (rtol, atol) set by the caller, or None for the criteria.
       run_float64: if true, the subject also runs in float64.
       float64_refusal: the reason why float64 runs are not judged, or an empty string.
@@ -50,7 +49,6 @@ class Verification:
       chaotic: by case, the amplification of one ulp, for cases whose RMS errors are not compared.
       refused: by case, the exception of the subject on an optional case.
       evidence: the results in float64 and in the working dtype, by "float64" and "working".
-      tried: the cases so far.
       first_failure: the position of the first case on which a criterion failed.
     """
 

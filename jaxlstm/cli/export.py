@@ -100,7 +100,6 @@ class _Exportable(NamedTuple):
     Attributes:
       reference: the name of the code with which the artifact is compared.
       title, described: the description as text and for the report.
-      params: the weights.
       export: takes the path and the options, writes the artifact, and prints warnings.
       example: returns random inputs and the results of the reference, or None if no inputs fit.
     """

@@ -33,8 +33,6 @@ def add_command(
     """Add the parser of a command that reads a checkpoint.
 
     Args:
-      commands: the subparsers of ``jaxlstm``.
-      name: the name of the command.
       run: runs the command and returns its exit status.
       output: help of ``-o``, which the command has if this is not empty.
       overwrite: True if the command has ``--overwrite``.

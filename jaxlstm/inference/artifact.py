@@ -53,10 +53,8 @@ def write_artifact(
     """Write ``function(arrays, *arguments)`` as an artifact, and its weights beside it if they are large.
 
     Args:
-      path: the artifact.
       function: the function; artifacts of the same name are replaced.
       arrays: the weights, constants of the artifact unless they go beside it.
-      shapes: the shapes of the arguments.
       platforms, weights, overwrite: see :func:`jaxlstm.inference.export`.
       metadata: metadata of the file of the weights.
     """

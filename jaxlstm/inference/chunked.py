@@ -51,14 +51,9 @@ def row_counts(batch: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ChunkedForward:
-    """The forward pass of one LSTM for every platform and backend.
+    """The forward pass of one time-major LSTM for every platform and backend.
 
     ``batch`` and ``step`` are traced and compiled for each shape.
-
-    Args:
-      config: the LSTM, time-major.
-      precision: precision of the matrix products.
-      backend: backend of ``jaxlstm.lstm``.
     """
 
     config: LSTMConfig
@@ -71,7 +66,6 @@ class ChunkedForward:
         """Run a padded batch of sequences.
 
         Args:
-          weights: the parameters, under torch's names.
           inputs: (time, batch, input_size), with zeros after each length; time is a length bucket.
           h: initial h, (layers * directions, batch, h_size).
           c: initial c, (layers * directions, batch, hidden_size).

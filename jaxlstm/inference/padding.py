@@ -43,8 +43,6 @@ def results_along(
     """Return the long axes of each result if the axis may be padded, or None.
 
     Args:
-      program: the program.
-      axis: the free axis.
       lengths: the batch and the time axis of the recurrent layers if they get lengths, or None.
       rows: also require that the elements of the axis do not depend on each other, and not on their position.
       trusted: the operations keep the invariant, so that only the shapes are compared.

@@ -88,7 +88,6 @@ def write_results(
     """Write results in the format of a suffix.
 
     Args:
-      path: the file.
       suffix: .parquet for all columns, with nested lists; .npz or .safetensors for an array under each name,
         or ``NAME.RESULT`` for each result but "outputs"; .npy for one array.
       note: text about the origin of the file.

@@ -41,7 +41,6 @@ class KernelOperation:
 
     Attributes:
       name: the name, which becomes a part of the primitive's.
-      plain: the function, in JAX.
       batch_axes: the batch axis of each argument: an int for all arrays of the argument, None for weights, or
         a tuple or a dict of these that matches the argument.
       results: ``(*arguments, **static)`` to the type of each result by name. It reads only the shapes and
@@ -67,9 +66,8 @@ class KernelOperation:
     def kernel(self, compute: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
         """Return the function computed by a kernel.
 
-        Args:
-          compute: ``(*arguments, out, **static)`` to arrays. ``out`` holds the results to compute by name, as
-            ``jax.ShapeDtypeStruct``.
+        ``compute`` maps ``(*arguments, out, **static)`` to arrays. ``out`` holds the results to compute by
+        name, as ``jax.ShapeDtypeStruct``.
         """
 
         def call(*arguments: Any, **static: Any) -> Any:

@@ -31,7 +31,6 @@ class KernelPrimitive:
 
     Args:
       prefix: the first part of the primitive's name, as it appears in a jaxpr.
-      operation: the operation.
       platform: JAX's name of the kernel's platform.
       kernel: the kernel, see :meth:`KernelOperation.kernel`. None if only the transpose has one.
       transpose: the primitive of the operation's transpose, if the operation has one.

@@ -54,9 +54,6 @@ def convolve(
     Args:
       x: images (N, *size, C).
       weight: (O, C / groups, *kernel).
-      geometry: the windows.
-      groups: number of groups.
-      precision: precision of products.
       plain: number of groups -> XLA's convolution.
     """
     fast = _form_on_cpu(x, weight, geometry, groups, precision, plain)

@@ -89,13 +89,11 @@ def over_time(
     """Run a step over time.
 
     Args:
-      step: the step.
       params: the parameters of one direction without suffix.
       inputs: (T, B, features).
       h_0: (B, H).
       valid: (T, B), True at the valid steps; None if every step is valid.
       reverse: run from the last step to the first. Each output stays at the time of its input.
-      precision: precision of the matrix products.
 
     Returns:
       Outputs (T, B, H), zero where not valid, and h after the last step.

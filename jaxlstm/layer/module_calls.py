@@ -70,7 +70,6 @@ def applies_dropout(config: LayerConfig, deterministic: bool | None, *, fix: str
     """Return True if dropout applies to this call. Raise if ``deterministic`` is unset and dropout is on.
 
     Args:
-      config: the layers.
       deterministic: True for inference, False for training, None if the caller said neither.
       fix: advice for the error message.
     """

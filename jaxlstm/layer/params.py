@@ -83,8 +83,6 @@ def config_of_weights(
     """Return the config of a layer from the arguments of torch's operator, which takes a list of weights.
 
     Args:
-      make: the class of the config.
-      shapes: the shapes of the weights.
       has_biases, num_layers, bidirectional, batch_first: the arguments of the operator.
       others: arguments of the config that the operator does not have.
     """

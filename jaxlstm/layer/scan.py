@@ -160,9 +160,8 @@ def gates_tangent(
 ) -> jax.Array:
     """Return dz (T, B, 4H), linear in ``tangents``.
 
-    Args:
-      tangents: tangents of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``. ``bias`` is the sum of both
-        biases, in the dtype of the gates. A missing entry is zero.
+    They are the tangents of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, which is the sum of both
+    biases, in the dtype of the gates. A missing entry is zero.
     """
     dtype = gate_dtype(inputs.dtype)
     dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), dtype)

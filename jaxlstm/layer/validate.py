@@ -26,11 +26,7 @@ R = TypeVar("R")
 
 
 def torch_keywords(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make the error for a keyword of torch name the argument that replaces it.
-
-    Args:
-      **names: torch's keyword -> the argument here, such as ``hx="initial_state"``.
-    """
+    """Make the error for a keyword of torch name the argument that replaces it, as ``hx="initial_state"``."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)

@@ -24,8 +24,6 @@ class FileCase:
     """A file, numbered as the hostile cases of docs/safety.md.
 
     Attributes:
-        number: number of the case.
-        label: container and variant.
         write: the bytes of the file, or a function that writes it.
         codes: allowed error codes; empty if the file is accepted.
         tensors: the exact tensors of an accepted file.

@@ -17,12 +17,7 @@ COMMAND = (sys.executable, "-m", "testing.hostile.reader")
 
 
 class ReaderProcess:
-    """A process that reads files, as a context; it is restarted after a death.
-
-    Args:
-        folder: its working directory.
-        command: starts the process.
-    """
+    """A process that reads files in a working directory, as a context; it is restarted after a death."""
 
     def __init__(self, folder: Path, command: Sequence[str] = COMMAND) -> None:
         self.folder = folder

@@ -116,9 +116,6 @@ class Slot:
     Attributes:
       path: the path in the model, such as "conv0.kernel".
       key: equal for two slots that are the same array (tied weights).
-      read: returns the array.
-      write: replaces the array.
-      shape, dtype: of the array.
     """
 
     path: str
@@ -139,7 +136,6 @@ class FlaxLayer:
     """A module of a Flax model.
 
     Attributes:
-      module: the NNX or Linen module.
       path: its path in the model, such as "seq.layers.0"; empty for the model itself.
       torch_path: the path of the same layer in torch, if the names agree: "seq.0".
       slots: every array in the module, by its path below the module, such as "kernel".
@@ -169,7 +165,6 @@ class TensorPair:
     Attributes:
       torch: names below the prefix of the torch layer.
       flax: names below the path of the Flax layer.
-      layout: the map between them.
       hint: added to the message if the shapes do not fit.
       note: added to the notes of the result.
     """

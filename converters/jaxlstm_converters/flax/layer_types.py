@@ -112,10 +112,7 @@ def settings_to_check(
 ) -> list[str]:
     """Return one line for each setting that differs or may differ, with the layers that have it.
 
-    Args:
-      layers: the layers of the model.
-      names: the map of names.
-      recorded: prefix in torch -> settings that the source records.
+    ``recorded`` holds the settings that the source records, by prefix in torch.
     """
     found: dict[str, list[str]] = {}
     for layer in layers:

@@ -139,7 +139,6 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
     """Find the tensors of a model.
 
     Args:
-      source: the source.
       plan: the plan of the model without a source.
       names: the user's map. Its torch prefixes become plain, too.
     """

@@ -20,9 +20,7 @@ class Assignment:
 
     Attributes:
       torch: names in torch.
-      slots: the arrays.
       pair: the row of the table that joins them.
-      layer: their layer.
       torch_shapes: the shapes that the tensors of torch must have.
     """
 
@@ -86,7 +84,6 @@ def make_plan(
 
     Args:
       layers: parents first.
-      names: the map of names.
       has: returns True if the source holds a tensor; None without a source.
     """
     plan = ConversionPlan()

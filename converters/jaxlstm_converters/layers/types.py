@@ -28,7 +28,6 @@ class Variable(NamedTuple):
     """A weight or buffer of a module.
 
     Attributes:
-      shape: its shape.
       tensors: name in the state dict -> tensor; more than one for a reparametrized weight.
       note: the reparametrization, or "".
     """
@@ -106,7 +105,6 @@ class LayerType:
     """A type that fits.
 
     Attributes:
-      name: its name in ``torch.nn``.
       sizes: argument -> value, as far as the shapes tell.
       not_recorded: arguments that a state dict does not record.
     """

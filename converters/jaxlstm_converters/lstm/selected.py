@@ -17,7 +17,6 @@ class SelectedLSTM(NamedTuple):
     """The parameters and config of one LSTM.
 
     Attributes:
-      params: arrays under torch's names.
       config: the LSTM. It has torch's defaults for the arguments in ``unrecorded``.
       unrecorded: the unknown arguments among "batch_first" and "dropout".
       lookalike: the class of the module if it may not be torch's, else "".

@@ -48,7 +48,6 @@ def find_places(
     The model is taken to be the smallest part of the file that holds the LSTM and matches the optimizer.
 
     Args:
-      optimizer: the optimizer.
       model: name -> shape of every possible parameter.
       lstm: full names of the LSTM's tensors.
       names: names of the optimizer's parameters in the model, in order; None matches by order and shape.

@@ -22,7 +22,6 @@ class Rule(NamedTuple):
     """An optax optimizer and the correspondence of its state to torch's.
 
     Attributes:
-      transform: the optimizer.
       moments: optax's name of a state field -> torch's name.
       counted: the state counts steps.
       first_differs: torch's first step of a parameter differs from the later ones.

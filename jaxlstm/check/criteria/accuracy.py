@@ -241,7 +241,6 @@ def with_rounding_as_unit(
     Args:
       ratios: the ratios by the name of the array.
       truth: torch's results in float64.
-      dtype: the working dtype.
       perturbed: runs torch in float64 with every number changed by a relative size.
     """
     found = list(ratios.values())

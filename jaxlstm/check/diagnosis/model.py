@@ -64,7 +64,6 @@ class _ModelDiagnosis:
     Attributes:
       position: the position of the case to look at among those tried. Wrong values show on the first case
         that failed; rounding errors are measured over all cases.
-      case: that case.
       dtype: the dtype of the runs to compare.
       agreement: the distance of runs in that dtype that agree.
     """

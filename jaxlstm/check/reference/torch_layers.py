@@ -99,11 +99,7 @@ def run_graph(
     """Return the tensors that each node returns in torch, by the name of the node.
 
     The run ends at the first node that torch cannot run, such as an operator that the user registered.
-
-    Args:
-      graph: the graph, in float64.
-      tensors: parameters, buffers and constants by name in torch.
-      inputs: the inputs by name of value.
+    ``tensors`` holds parameters, buffers and constants by name in torch.
     """
     import torch
 

@@ -75,7 +75,6 @@ class TorchModel:
 
         Args:
           case: the arguments; floating-point arrays are rounded to ``dtype``.
-          dtype: the dtype of the run.
           gradients: if True, compute the gradients of inputs and parameters for the cotangents of the case.
           onednn: if False, torch computes without oneDNN, which sums in another order.
         """

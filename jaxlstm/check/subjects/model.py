@@ -22,7 +22,6 @@ class ModelSubject:
     """A model in the dtype of a torch module and in float64.
 
     Attributes:
-      model: the model.
       names: the paths of its modules in torch.
       pairing: the layout of each of its parameters.
       padded: the outputs that go on after torch's longest sequence.

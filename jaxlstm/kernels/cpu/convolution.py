@@ -55,10 +55,7 @@ def convolve(
     Args:
       x: the images; size has one or two axes.
       weight: the weight as :func:`packed` returns it.
-      shape: the shape of the weight.
       bias: (O,).
-      geometry: the windows.
-      groups: the number of groups of channels.
       activation: one of ACTIVATIONS.
       gate: (N, C), factors of the images, for one group.
       residual: added before the activation, with the shape of the result.

@@ -116,7 +116,6 @@ class PackedLayers:
     """The packed weights of an LSTM. Threads may share them.
 
     Args:
-      params: the parameters under torch's names.
       config: the LSTM; its inputs here are time-major, and its dropout is ignored.
       dtype: the dtype of params, inputs and outputs.
     """
@@ -199,10 +198,7 @@ class PackedLayers:
 class LayerStack:
     """Layers and their state (h, c), which each call advances. One thread at a time may use it.
 
-    Args:
-      layers: the layers.
-      batch: the number of sequences.
-      spin: seconds that helper threads spin after a call before they sleep.
+    Helper threads spin for ``spin`` seconds after a call before they sleep.
     """
 
     def __init__(self, layers: PackedLayers, batch: int, spin: float) -> None:

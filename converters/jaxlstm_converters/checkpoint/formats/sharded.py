@@ -25,12 +25,7 @@ def is_index(head: bytes) -> bool:
 
 
 def read_sharded(source: CheckpointFile, read: Callable[[CheckpointFile, Budget], Checkpoint]) -> Checkpoint:
-    """Read the tensors of all shards, in the order of the index.
-
-    Args:
-        source: the index.
-        read: reads one shard. All shards share one budget.
-    """
+    """Read the tensors of all shards by `read`, in the order of the index. The shards share one budget."""
     weight_map = _read_weight_map(source)
     files = dict.fromkeys(weight_map.values())
     sources = {file: open_beside(source.path, file) for file in files}

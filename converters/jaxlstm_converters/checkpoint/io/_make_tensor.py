@@ -67,9 +67,6 @@ def make_tensor(
     """Return a view of `storage`.
 
     Args:
-        storage: the bytes.
-        dtype: the element type.
-        shape: the sizes, of any type.
         budget: pays for the bytes of the tensor.
         strides: in elements; None for a contiguous tensor.
         offset: the position of the first element, in elements.

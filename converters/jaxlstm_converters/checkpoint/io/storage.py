@@ -20,8 +20,6 @@ class Storage:
     Attributes:
         source: the file; None if `data` holds the bytes.
         offset: the position of the first byte in the file.
-        nbytes: the length.
-        big_endian: the byte order of the elements.
         crc: the CRC-32 that the file declares, or None.
         crc_start: the CRC-32 of the bytes before this range that `crc` covers too.
         dtype: the dtype of all its tensors; None until the first tensor sets it.
@@ -142,14 +140,7 @@ class Span:
 
 
 class ByteReader:
-    """A reader of the bytes from `offset` to `end`, in order.
-
-    Args:
-        source: the file.
-        offset: the position of the first byte.
-        end: the position after the last byte.
-        code: the error code for invalid bytes.
-    """
+    """A reader of the bytes from `offset` to `end`, in order; invalid bytes are the error `code`."""
 
     __slots__ = ("_base", "_buffer", "_code", "_end", "_filled", "_position", "source")
 

@@ -21,7 +21,6 @@ def read_json(
     """Return the JSON object in the `length` bytes from `offset` on.
 
     Args:
-        source, offset, length: the text.
         code: the error code for invalid text.
         fractions: accept numbers with a fraction or an exponent.
         allowed: length of a text that is accepted in a file of any size.

@@ -166,10 +166,6 @@ class ZipEntry:
 class Archive:
     """A zip archive whose entries fill the file.
 
-    Args:
-        source: the file.
-        check_crc: compare the checksums of the entries.
-
     Attributes:
         entries: the entries by name, in the order of their data.
         checks_crc: whether checksums are compared.

@@ -63,14 +63,12 @@ class PickleMachine:
     """The state of one running pickle.
 
     Attributes:
-        stream: the bytes.
         budget: pays for the values, and for the tensors.
         value: the unpickled object, after STOP.
         vocabulary: the meanings of globals.
         persistent_value: maps a persistent id (a storage, in torch's files) to a value.
         nested: reads a storage that the pickle holds as the bytes of a whole file.
         tensors: every tensor that the pickle built.
-        opcodes: the number of opcodes that ran.
         nested_storages: the results of `nested` by identity of the bytes.
     """
 

@@ -54,7 +54,6 @@ class Operation:
     Attributes:
       name: the function's name without underscores, such as "conv2d".
       path: the path of the innermost module that is running, empty at the root.
-      function: the function.
       arguments: its arguments by name; ``input`` is the tensor of a method.
       positional: the positional arguments of a function whose arguments have no names here.
     """

@@ -89,8 +89,6 @@ def run_planted(
     A replacement may not fit, so that the module raises. The run then ends there.
 
     Args:
-      model: the module.
-      case: the arguments.
       dtype: the module's own dtype or float64.
       replacements: by site, the function that computes the result of the operation.
       record: if true, record the calls of submodules.
