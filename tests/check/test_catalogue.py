@@ -17,6 +17,7 @@ from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_faults.planted import run_planted, variants
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.layer.config import LSTMConfig
+from testing.modules import module_of
 from testing.verification import random_params
 
 WHOLE = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
@@ -56,17 +57,6 @@ def test_every_fault_changes_the_result_differently(config):
 X = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
 
 
-class Function(nn.Module):
-    """A module whose forward is a function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 def with_fault(module, x, cause):
     """Return the module's output with the only fault of its last operation whose cause contains a text."""
     model, case = TorchModel(module), Case.of_model("x", (x,), {})
@@ -95,11 +85,11 @@ CONV = nn.Conv1d(6, 4, 3, padding=2, dilation=2)
     [
         (CONV, X, "has a dilation of 1", same_weights(CONV, nn.Conv1d(6, 4, 3, padding=2))),
         (nn.Softplus(), X, "is relu", nn.ReLU()),
-        (Function(lambda x: x[:, -1]), X, "is [:, 0] instead of [:, -1]", lambda x: x[:, 0]),
-        (Function(lambda x: x[:1, ..., 0]), X, "is [:1, ..., -1] instead", lambda x: x[:1, ..., -1]),
-        (Function(lambda x: x.flatten(1)), X, "in the order 2, 1", lambda x: x.mT.flatten(1)),
+        (module_of(lambda _, x: x[:, -1]), X, "is [:, 0] instead of [:, -1]", lambda x: x[:, 0]),
+        (module_of(lambda _, x: x[:1, ..., 0]), X, "is [:1, ..., -1] instead", lambda x: x[:1, ..., -1]),
+        (module_of(lambda _, x: x.flatten(1)), X, "in the order 2, 1", lambda x: x.mT.flatten(1)),
         (
-            Function(lambda x: x.reshape(1, 2, 1, 54)),
+            module_of(lambda _, x: x.reshape(1, 2, 1, 54)),
             X,
             "merges axes 1, 2 in the order 2, 1",
             lambda x: x.mT.reshape(1, 2, 1, 54),
@@ -120,7 +110,7 @@ def test_outputs_instead_of_h_n(packed, bidirectional, kind):
     """The fault replaces h_n of the last layer. Outputs are zero where a sequence has ended."""
     lstm = kind(9, 4, num_layers=2, bidirectional=bidirectional)
     pack = partial(rnn.pack_padded_sequence, lengths=torch.tensor([2, 2, 2, 2, 1, 1]))
-    operation = lstm_operation(Function(lambda x: lstm(pack(x) if packed else x)[1]))
+    operation = lstm_operation(module_of(lambda _, x: lstm(pack(x) if packed else x)[1]))
     (variant,) = (v for v in variants(operation) if "instead of h_n" in v.cause)
     with torch.no_grad():
         outputs, final = lstm(pack(X) if packed else X)

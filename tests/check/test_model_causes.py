@@ -12,20 +12,10 @@ from torch import nn
 import jaxlstm
 from jaxlstm.check import verify_model
 from testing.model_ports import CHANNELS_LAST, model_and_port
+from testing.modules import module_of
 from testing.written import write
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
-
-
-class Summary(nn.Module):
-    """The vector that stands for a sequence."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lstm(x)[0][:, -1]
 
 
 @pytest.mark.parametrize(
@@ -39,10 +29,11 @@ class Summary(nn.Module):
     ],
 )
 def test_another_vector_of_a_sequence(last, cause):
-    theirs, x = Summary(), torch.randn(4, 5, 3)
+    lstm = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
+    theirs, x = module_of(lambda m, x: m.lstm(x)[0][:, -1], lstm=lstm), torch.randn(4, 5, 3)
     ours = write(theirs, x, edits={r"return .*": f"return {last}"}).model
     report = verify_model(ours, theirs, (x,), gradients=False)
-    assert report.diagnosis[0].startswith(f"matches Summary if {cause}")
+    assert report.diagnosis[0].startswith(f"matches Model if {cause}")
 
 
 def test_channels_first_for_a_model_with_channels_last():
@@ -98,63 +89,44 @@ def test_a_model_that_was_not_filled():
     ]
 
 
-class Halved(nn.Module):
-    """A linear layer on every second step, without the last step of an odd number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dense, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.dense(x)[:, : x.shape[1] // 2 * 2 : 2]).sum(1)
-
-
 def test_fault_at_other_sizes_only():
-    """The port keeps the last step of an odd number."""
-    theirs, x = Halved(), torch.randn(2, 8, 3)
+    """The port keeps the last step of an odd number, which torch leaves out."""
+    theirs = module_of(
+        lambda m, x: m.head(m.dense(x)[:, : x.shape[1] // 2 * 2 : 2]).sum(1),
+        dense=nn.Linear(3, 4),
+        head=nn.Linear(4, 2),
+    )
+    x = torch.randn(2, 8, 3)
     ours = write(theirs, x, edits={r"\[:, : .* : 2\]": "[:, ::2]"}).model
     report = verify_model(ours, theirs, (x,), gradients=False)
     assert not report.ok
     _, case, layer = report.diagnosis
-    assert case == "Halved equals Halved on the example; with sizes 2 -> 1, 8 -> 1 it does not"
+    assert case == "Model equals Model on the example; with sizes 2 -> 1, 8 -> 1 it does not"
     assert layer.startswith("first differs between dense and head, whose inputs already differ: ")
     assert layer.endswith("shape (1, 1, 2) instead of (1, 0, 2)")
     assert [layer.ok for layer in report.layers] == [True, False, False]
 
 
-class TwoResults(nn.Module):
-    """A module whose dict of results is not in alphabetical order."""
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"y": 2 * x, "last": x[-1]}
-
-
 def test_dict_of_results():
     """``jax.jit`` sorts its keys."""
-    x = torch.randn(3, 2)
-    assert verify_model(lambda x: {"y": 2 * x, "last": x[-1]}, TwoResults(), (x,)).ok
-    missing = verify_model(lambda x: {"y": 2 * x}, TwoResults(), (x,))
+    x, theirs = torch.randn(3, 2), module_of(lambda _, x: {"y": 2 * x, "last": x[-1]})
+    assert verify_model(lambda x: {"y": 2 * x, "last": x[-1]}, theirs, (x,)).ok
+    missing = verify_model(lambda x: {"y": 2 * x}, theirs, (x,))
     (item,) = (item for item in missing.items if item.name == "shape and dtype")
     assert item.detail.startswith(
         "example: the model returns outputs['y'], expected outputs['y'], outputs['last']"
     )
 
 
-class Merged(nn.Module):
-    """A model that merges time and batch before its linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.second(self.first(x.reshape(-1, x.shape[2])))
-        return self.head(y).view(x.shape[0], x.shape[1], -1)
-
-
 def test_layers_whose_axes_torch_merges():
     """The port merges no axes, has the batch first, and a ReLU before the head."""
-    theirs, x = Merged(), torch.randn(5, 2, 3)
+    layers = {"first": nn.Linear(3, 4), "second": nn.Linear(4, 4), "head": nn.Linear(4, 2)}
+
+    def forward(m, x):
+        y = m.second(m.first(x.reshape(-1, x.shape[2])))
+        return m.head(y).view(x.shape[0], x.shape[1], -1)
+
+    theirs, x = module_of(forward, **layers), torch.randn(5, 2, 3)
     edits = {
         r"x\.reshape\(-1, 3\)": "x.swapaxes(0, 1)",
         "return .*": "return self.head(nnx.relu(y)).swapaxes(0, 1)",

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from jaxlstm.check import verify_model
 from testing.model_ports import randomized
+from testing.modules import module_of
 from testing.written import write
 
 SAMPLE, ALL = 1, 200
@@ -52,17 +53,8 @@ def test_biases_of_equal_values(tolerance):
     assert report.ok, str(report)
 
 
-class Joined(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv1d(4, 2, 3)
-
-    def forward(self, x, y):
-        return self.conv(torch.cat([x, y], -1))
-
-
 def test_sizes_that_change_alike_on_two_axes():
-    theirs = Joined()
+    theirs = module_of(lambda m, x, y: m.conv(torch.cat([x, y], -1)), conv=nn.Conv1d(4, 2, 3))
     a = arrays(theirs)
 
     def ours(x, y):
@@ -82,17 +74,11 @@ def test_sizes_that_change_alike_on_two_axes():
     ]
 
 
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.attention(x, x, x, need_weights=False)[0]
-
-
 def test_attention_in_float64_has_a_dtype_of_its_own():
-    theirs = Attention().double().eval()
+    theirs = module_of(
+        lambda m, x: m.attention(x, x, x, need_weights=False)[0],
+        attention=nn.MultiheadAttention(8, 2, batch_first=True).double(),
+    )
     a = arrays(theirs.attention)
     values = {}
     for k, name in enumerate(("query", "key", "value")):
@@ -108,17 +94,8 @@ def test_attention_in_float64_has_a_dtype_of_its_own():
     assert report.ok, str(report)
 
 
-class WithMask(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.linear(x), (x > 0).float()
-
-
 def test_a_mask_that_is_float32_in_torch_whatever_the_dtype():
-    theirs = WithMask()
+    theirs = module_of(lambda m, x: (m.linear(x), (x > 0).float()), linear=nn.Linear(4, 3))
     a = arrays(theirs)
 
     def ours(x):

@@ -15,6 +15,7 @@ from torch import nn
 import jaxlstm
 from jaxlstm.check import verify_model
 from testing.model_ports import CHANNELS_LAST, model_and_port
+from testing.modules import module_of
 from testing.verification import status
 
 STATUS = dict.fromkeys(
@@ -56,11 +57,8 @@ def test_right_model_holds():
 
 
 def test_a_result_without_axes():
-    class Loss(nn.Module):
-        def forward(self, x):
-            return x, x.square().mean()
-
-    assert verify_model(lambda x: (x, jnp.square(x).mean()), Loss(), (torch.randn(3, 4),)).ok
+    theirs = module_of(lambda _, x: (x, x.square().mean()))
+    assert verify_model(lambda x: (x, jnp.square(x).mean()), theirs, (torch.randn(3, 4),)).ok
 
 
 def test_function_with_params():
@@ -148,24 +146,15 @@ def test_float32_inside_is_untested_in_float64():
     assert not verify_model(lambda x: softmax(1.001 * x), nn.Softmax(-1), args).ok
 
 
-class Encoded(nn.Module):
-    """A linear layer after the addition of a positional encoding, which is a buffer in float32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(8, 4)
-        self.encoding: torch.Tensor
-        self.register_buffer("encoding", torch.sin(torch.arange(20)[:, None] / 10 ** torch.linspace(0, 4, 8)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(x + self.encoding[: x.shape[1]])
-
-
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, "untested"), (1 + 1e-5, "FAILED")])
 def test_a_table_that_the_model_computes(scale, expected):
-    """In float64, the model's encoding differs from torch's, which is rounded to float32."""
-    theirs = Encoded()
-    weight, bias = (p.detach().numpy() for p in theirs.fc.parameters())
+    """In float64, the model's encoding differs from torch's, which is a buffer in float32."""
+    theirs = module_of(
+        lambda m, x: m.fc(x + m.encoding[: x.shape[1]]),
+        fc=nn.Linear(8, 4),
+        encoding=torch.sin(torch.arange(20)[:, None] / 10 ** torch.linspace(0, 4, 8)),
+    )
+    weight, bias = (p.detach().numpy() for p in theirs.parameters())
 
     def ours(x):
         encoding = jnp.sin(jnp.arange(20)[:, None] / 10 ** jnp.linspace(0, 4, 8)).astype(x.dtype)

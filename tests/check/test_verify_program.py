@@ -17,6 +17,7 @@ import jaxlstm
 from jaxlstm.check import verify_model
 from jaxlstm.programs.operators import registry
 from testing.exported import AUTO
+from testing.modules import module_of
 from testing.written import written_program
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -80,16 +81,7 @@ def test_right_program_holds(exported):
 
 def test_call_rearranges_the_arguments_of_a_program(exported):
     model, (x,), program = exported
-
-    class Turned(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = model
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.inner(x.mT)
-
-    module, args = Turned().eval(), (x.mT.contiguous(),)
+    module, args = module_of(lambda m, x: m.inner(x.mT), inner=model), (x.mT.contiguous(),)
     report = verify_model(program, module, args, call=lambda run, x: run(x.mT), gradients=False)
     assert report.ok, str(report)
     report = verify_model(program, module, args, call=lambda run, x: run(2 * x.mT), gradients=False)
@@ -98,15 +90,8 @@ def test_call_rearranges_the_arguments_of_a_program(exported):
 
 
 def test_complex_inputs():
-    class Magnitudes(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(3, 2)
-
-        def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.linear(z.abs()), z * 2
-
-    model, args = Magnitudes().eval(), (torch.randn(4, 3, dtype=torch.complex64),)
+    model = module_of(lambda m, z: (m.linear(z.abs()), z * 2), linear=nn.Linear(3, 2))
+    args = (torch.randn(4, 3, dtype=torch.complex64),)
     program = jaxlstm.from_module(model, args)
     for theirs in (model, program):
         report = verify_model(program, theirs, args)
@@ -118,21 +103,17 @@ def test_complex_inputs():
 
 def test_each_free_axis_changes_alone_and_all_together():
     """Axes of the same size as a fixed axis change too; an axis that torch fixed after all is named."""
-
-    class Outer(nn.Module):
-        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return x[:, None] * y[None, :, 0, None]
-
+    outer = module_of(lambda _, x, y: x[:, None] * y[None, :, 0, None])
     args = torch.randn(3, 4), torch.randn(5, 3)
-    program = jaxlstm.from_module(Outer(), args, dynamic_shapes=({0: AUTO}, {0: AUTO}))
-    report = verify_model(program, Outer(), args, gradients=False)
+    program = jaxlstm.from_module(outer, args, dynamic_shapes=({0: AUTO}, {0: AUTO}))
+    report = verify_model(program, outer, args, gradients=False)
     assert report.ok, str(report)
     cases = next(item for item in report.items if item.id == "form").data["cases"]
     axes = "3 -> {} on axis 0 of args[0]", "5 -> {}"
     together = [f"sizes {axes[0].format(n)}, {axes[1].format(m)}" for n, m in ((1, 1), (8, 10))]
     alone = [f"sizes {axes[0].format(8)}", f"sizes {axes[1].format(10)}"]
     assert [name for name in cases if name.startswith("sizes")] == together + alone
-    fixed = torch.export.export(Outer(), args, dynamic_shapes=({0: AUTO}, {}))
+    fixed = torch.export.export(outer, args, dynamic_shapes=({0: AUTO}, {}))
     report = verify_model(program, fixed, args, gradients=False)
     assert any("axis 0 of args[1]" in note and "free" in note for note in report.notes)
     assert "no other sizes" not in report.verdict
@@ -222,12 +203,8 @@ def test_an_exported_program_with_tied_weights(tmp_path):
 
 
 def test_a_program_that_cannot_be_traced_is_a_reference():
-    class Chosen(nn.Module):
-        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            return (x * x)[mask]
-
     args = torch.randn(4, 3), torch.tensor([True, False, True, True])
-    program = jaxlstm.from_module(Chosen().eval(), args)
+    program = jaxlstm.from_module(module_of(lambda _, x, mask: (x * x)[mask]), args)
     report = verify_model(lambda x, mask: x[mask] ** 2, program, args)
     assert report.ok, str(report)
     assert report.items[0].detail == "8 cases"
@@ -236,12 +213,8 @@ def test_a_program_that_cannot_be_traced_is_a_reference():
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
 def test_a_program_as_a_reference_refuses_values():
-    class Positive(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * 2 if x.min() > 0.5 else x
-
     x = torch.rand(4, 3) + 1
-    program = jaxlstm.from_module(Positive().eval(), (x,))
+    program = jaxlstm.from_module(module_of(lambda _, x: x * 2 if x.min() > 0.5 else x), (x,))
     report = verify_model(lambda x: x * 2, program, (x,))
     assert report.ok, str(report)
     assert any("small values: skipped" in note for note in report.notes)

@@ -17,6 +17,7 @@ from jaxlstm.programs.program import Program
 from testing.command import CONFIG, Result, jaxlstm_command
 from testing.exported import AUTO, save
 from testing.inference import reference, weights
+from testing.modules import module_of
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 LENGTHS = (5, 9, 5, 1, 5, 9)
@@ -62,11 +63,7 @@ def test_inspect() -> None:
 
 
 def test_inspect_names_the_operators_that_are_not_supported(tmp_path: Path) -> None:
-    class Noise(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + torch.randn_like(x)
-
-    save(tmp_path / "noise.pt2", Noise(), torch.randn(5, 2, 3))
+    save(tmp_path / "noise.pt2", module_of(lambda _, x: x + torch.randn_like(x)), torch.randn(5, 2, 3))
     done = jaxlstm_command("inspect", tmp_path / "noise.pt2")
     assert done.status == 1
     assert "CANNOT RUN: the program calls 1 unsupported operator" in done.out
@@ -75,14 +72,9 @@ def test_inspect_names_the_operators_that_are_not_supported(tmp_path: Path) -> N
 
 def test_operators_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file registers an operator that the program needs; a broken one is a usage error."""
-
-    class Inverse(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.special.erfcx(x)
-
     monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
     path, operators = tmp_path / "inverse.pt2", tmp_path / "mine.py"
-    save(path, Inverse(), torch.randn(5, 2))
+    save(path, module_of(lambda _, x: torch.special.erfcx(x)), torch.randn(5, 2))
     operators.write_text(
         "import jax, jaxlstm\n"
         "@jaxlstm.programs.register_operator('aten.special_erfcx.default')\n"
@@ -110,19 +102,13 @@ def test_check(tmp_path: Path) -> None:
     assert "float64 gradients against torch" in page.read_text()
 
 
-class Gate(torch.nn.Module):
-    """A model of a state of two tensors."""
-
-    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(x) * h + c
-
-
 @pytest.mark.parametrize("free", [(), (0,)])
 def test_check_names_what_it_could_not_try(free: tuple[int, ...], tmp_path: Path) -> None:
     """One tensor for h and c: torch merges them, so that the program ignores one argument."""
     state, path = torch.ones(4, 3), tmp_path / "merged.pt2"
     axes = dict.fromkeys(free, AUTO)
-    save(path, Gate(), torch.randn(4, 3), state, state, dynamic_shapes=(axes, axes, axes))
+    gate = module_of(lambda _, x, h, c: torch.tanh(x) * h + c)
+    save(path, gate, torch.randn(4, 3), state, state, dynamic_shapes=(axes, axes, axes))
     done = jaxlstm_command("check", path)
     warning = "input h has no effect: no node uses it"
     assert f"note: {warning}" in done.out
@@ -141,17 +127,13 @@ def test_run(tmp_path: Path, texts: dict[str, np.ndarray], program: Program) -> 
     assert {path.name for path in tmp_path.iterdir()} == {"x.npz", "y.npz"}
 
 
-class Outputs(torch.nn.LSTM):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return super().forward(x)[0]
-
-
 @pytest.mark.parametrize("kind", ["checkpoint", "program"])
 def test_batches_of_300(kind: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """700 sequences of 40 lengths run in few calls and few compiled shapes."""
     if kind == "program":
-        module = Outputs(5, 8, 2, batch_first=True)
-        module.load_state_dict({name: torch.tensor(np.array(leaf)) for name, leaf in weights(CONFIG).items()})
+        lstm = torch.nn.LSTM(5, 8, 2, batch_first=True)
+        lstm.load_state_dict({name: torch.tensor(np.array(leaf)) for name, leaf in weights(CONFIG).items()})
+        module = module_of(lambda m, x: m.lstm(x)[0], lstm=lstm)
         checkpoint, free = tmp_path / "m.pt2", ({0: AUTO, 1: AUTO},)
         from_module(module, (torch.randn(2, 6, 5),), dynamic_shapes=free).save(checkpoint)
     x = np.random.default_rng(0).standard_normal((40, 7, 5)).astype(np.float32)
@@ -170,27 +152,13 @@ def test_batches_of_300(kind: str, checkpoint: Path, tmp_path: Path, monkeypatch
     assert (stats.compilations, stats.calls) == (3, 3)
 
 
-class Pair(torch.nn.Module):
-    """Two inputs, and one result without a batch axis."""
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
-        return a.sum() if b is None else a + b
-
-
-class OfOneRow(torch.nn.Module):
-    """A table of one row, which only the index 0 fits."""
-
-    def forward(self, i: torch.Tensor) -> torch.Tensor:
-        return torch.ones(1, 3)[i]
-
-
 def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> None:
     del texts
-    x = torch.randn(3, 4)
-    save(tmp_path / "two.pt2", Pair(), x, x, dynamic_shapes=({0: AUTO}, {0: AUTO}))
-    save(tmp_path / "sum.pt2", Pair(), x, dynamic_shapes=({0: AUTO},))
+    x, index = torch.randn(3, 4), torch.zeros(4, dtype=torch.int64)
+    save(tmp_path / "two.pt2", module_of(lambda _, a, b: a + b), x, x, dynamic_shapes=({0: AUTO}, {0: AUTO}))
+    save(tmp_path / "sum.pt2", module_of(lambda _, a: a.sum()), x, dynamic_shapes=({0: AUTO},))
     save(tmp_path / "fixed.pt2", torch.nn.ReLU(), x)
-    save(tmp_path / "row.pt2", OfOneRow(), torch.zeros(4, dtype=torch.int64))
+    save(tmp_path / "row.pt2", module_of(lambda _, i: torch.ones(1, 3)[i]), index)
     np.savez(tmp_path / "long.npz", a=np.zeros(5, np.float32))
     np.savez(tmp_path / "wide.npz", a=np.zeros((3, 2), np.int64))
     np.savez(tmp_path / "real.npz", a=np.zeros(3))

@@ -21,6 +21,7 @@ from jaxlstm.inference.program_artifact import export_program
 from jaxlstm.programs.errors import ProgramError
 from testing.exported import AUTO
 from testing.inference import normal, weights
+from testing.modules import module_of
 from testing.processes import run_python
 
 pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
@@ -194,40 +195,21 @@ def test_errors_of_load_exported(folder: Path, tmp_path: Path) -> None:
         load_exported(path)
 
 
-class Slices(nn.Module):
+def slices(_: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Slices of a free axis, whose bounds depend on its size."""
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return x[:, 1:], x[:, :-1], x[1:] * 2, x[:, -1]
+    return x[:, 1:], x[:, :-1], x[1:] * 2, x[:, -1]
 
 
-class Ranges(nn.Module):
+def ranges(_: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """torch.arange of a free size, as positional encodings and masks use it."""
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        time = x.shape[1]
-        places = torch.arange(time)
-        return (
-            x + places[:, None],
-            torch.arange(2, time + 3, 2),
-            torch.arange(time, dtype=x.dtype),
-            places > 3,
-        )
+    time = x.shape[1]
+    places = torch.arange(time)
+    return x + places[:, None], torch.arange(2, time + 3, 2), torch.arange(time, dtype=x.dtype), places > 3
 
 
-class End(nn.Module):
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (x[:, -2:],)
-
-
-class Branch(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.shape[1] % 2 == 0 else x
-
-
-class Longer(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.shape[1] > x.shape[0] + 1 else x
+SLICES, RANGES, END = module_of(slices), module_of(ranges), module_of(lambda _, x: (x[:, -2:],))
+BRANCH = module_of(lambda _, x: x * 2 if x.shape[1] % 2 == 0 else x)
+LONGER = module_of(lambda _, x: x * 2 if x.shape[1] > x.shape[0] + 1 else x)
 
 
 def free_program(module: nn.Module, time: object = AUTO) -> Program:
@@ -236,7 +218,7 @@ def free_program(module: nn.Module, time: object = AUTO) -> Program:
 
 @pytest.mark.parametrize(
     ("module", "time"),
-    [(Slices(), AUTO), (Ranges(), AUTO), (End(), torch.export.Dim("time", min=3, max=50))],
+    [(SLICES, AUTO), (RANGES, AUTO), (END, torch.export.Dim("time", min=3, max=50))],
     ids=["slices", "ranges", "end"],
 )
 def test_free_axes(module: nn.Module, time: object, tmp_path: Path) -> None:
@@ -253,9 +235,9 @@ def test_free_axes(module: nn.Module, time: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "code", "message"),
     [
-        (End(), "static-shape", r"axis 1 of its result has size 2 in the file.*Dim\('time', min=3\)"),
-        (Branch(), "guard", r"does not hold for all sizes of the free axes.*% 2\) == 0"),
-        (Longer(), "guard", r"does not hold for all sizes of the free axes.*size\(\)\[1\] > 1 \+"),
+        (END, "static-shape", r"axis 1 of its result has size 2 in the file.*Dim\('time', min=3\)"),
+        (BRANCH, "guard", r"does not hold for all sizes of the free axes.*% 2\) == 0"),
+        (LONGER, "guard", r"does not hold for all sizes of the free axes.*size\(\)\[1\] > 1 \+"),
     ],
     ids=["end", "remainder", "inequality"],
 )

@@ -18,56 +18,43 @@ from jaxlstm.inference import compile, compiled_program
 from testing import graphs
 from testing.exported import AUTO
 from testing.inference import compilations, normal
+from testing.modules import module_of
 
 TABLE = torch.randn(50, 3)
 
 
-class Function(nn.Module):
-    """A function of x (batch, time, 3)."""
-
-    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.function(x)
+def in_sequence(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Run recurrent layers of both directions, one after the other, and return their last states, too."""
+    x, (h, _) = m.lstm(x)
+    y, last = m.gru(torch.relu(x))
+    return torch.softmax(m.out(y), -1), h, last
 
 
-class Layers(nn.Module):
-    """Recurrent layers of both directions, one after the other, and their last states."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
-        self.gru = nn.GRU(8, 5, bidirectional=True, batch_first=True)
-        self.out = nn.Linear(10, 2)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x, (h, _) = self.lstm(x)
-        y, last = self.gru(torch.relu(x))
-        return torch.softmax(self.out(y), -1), h, last
+def recurrent_layers() -> nn.Module:
+    lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+    gru = nn.GRU(8, 5, bidirectional=True, batch_first=True)
+    return module_of(in_sequence, lstm=lstm, gru=gru, out=nn.Linear(10, 2))
 
 
-class Outputs(nn.Module):
-    """The outputs of an LSTM over one of the axes, after a function."""
+def of_x(function: Callable[[torch.Tensor], Any]) -> nn.Module:
+    """Return a module that is a function of x (batch, time, 3)."""
+    return module_of(lambda _, x: function(x))
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **options: Any) -> None:
-        super().__init__()
-        self.function, self.lstm = function, nn.LSTM(3, 4, **options)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lstm(self.function(x))[0]
+def outputs_of_lstm(function: Callable[[torch.Tensor], torch.Tensor], **options: Any) -> nn.Module:
+    """Return an LSTM over one of the axes, after a function."""
+    return module_of(lambda m, x: m.lstm(function(x))[0], lstm=nn.LSTM(3, 4, **options))
 
 
 def program_of(module: nn.Module | Callable[[torch.Tensor], Any]) -> jaxlstm.Program:
-    module = module if isinstance(module, nn.Module) else Function(module)
+    module = module if isinstance(module, nn.Module) else of_x(module)
     return jaxlstm.from_module(module.eval(), (torch.randn(3, 7, 3),), dynamic_shapes=({0: AUTO, 1: AUTO},))
 
 
 CASES: dict[str, tuple[nn.Module | Callable[[torch.Tensor], Any], tuple[bool, bool]]] = {
     # name: the module, and whether its batch and its time may be padded
     "linear": (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU()), (True, True)),
-    "layers": (Layers(), (True, True)),
+    "layers": (recurrent_layers(), (True, True)),
     "embedding": (lambda x: nn.functional.embedding((x > 0).long(), TABLE), (True, True)),
     "cumsum": (lambda x: (x.cumsum(1), x.sort(2)[0], x.repeat_interleave(2, 1)), (True, True)),
     "table": (lambda x: x + TABLE[: x.shape[1]] + torch.arange(x.shape[1])[:, None], (True, True)),
@@ -87,11 +74,11 @@ CASES: dict[str, tuple[nn.Module | Callable[[torch.Tensor], Any], tuple[bool, bo
     "twice": (lambda x: torch.cat([x, x], 1), (True, False)),
     "steps": (lambda x: x / x.shape[1], (True, False)),
     "number of steps": (lambda x: (x * 2, x.shape[1]), (True, False)),
-    "convolution": (nn.Sequential(Function(lambda x: x.mT), nn.Conv1d(3, 4, 3, padding=1)), (True, False)),
+    "convolution": (nn.Sequential(of_x(lambda x: x.mT), nn.Conv1d(3, 4, 3, padding=1)), (True, False)),
     "pooling": (lambda x: nn.functional.max_pool1d(torch.relu(x).mT, 3, 1, 1), (True, False)),
     "spectrum": (lambda x: torch.fft.rfft(x, dim=1).abs(), (True, False)),
-    "over rows": (Outputs(lambda x: x), (True, True)),
-    "behind steps": (Outputs(lambda x: x.repeat_interleave(2, 1), batch_first=True), (True, False)),
+    "over rows": (outputs_of_lstm(lambda x: x), (True, True)),
+    "behind steps": (outputs_of_lstm(lambda x: x.repeat_interleave(2, 1), batch_first=True), (True, False)),
     "features": (lambda x: (nn.functional.pad(x, (1, 2)), torch.fft.rfft(x, dim=2).abs()), (True, True)),
     "pooled features": (lambda x: nn.functional.avg_pool1d(x, 3, 1), (True, True)),
     "pairs": (lambda x: (x @ x.mT).reshape(-1), (True, False)),
@@ -120,7 +107,7 @@ def assert_same(actual: Any, expected: Any, row: int | None = None, axes: Any = 
 def test_results_equal_torch(name: str) -> None:
     """At every size, also of maps; and only axes whose padding cannot reach the results are padded."""
     function, may_pad = CASES[name]
-    module = function if isinstance(function, nn.Module) else Function(function)
+    module = function if isinstance(function, nn.Module) else of_x(function)
     runner = compile(program_of(module))
     assert tuple(runner.padded.values()) == may_pad
     inputs = [normal(batch, time, 3, seed=time) for batch, time in SIZES]
@@ -132,7 +119,7 @@ def test_results_equal_torch(name: str) -> None:
 
 
 def test_few_executables() -> None:
-    program = program_of(Layers())
+    program = program_of(recurrent_layers())
     runner, before = compile(program), compilations()
     for n in range(1, 40):
         runner(normal(1 + n % 4, n, 3))
@@ -151,7 +138,7 @@ def test_few_executables() -> None:
 def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small weights are constants of the executable, and large ones its arguments."""
     monkeypatch.setattr(compiled_program, "CONSTANTS", constants)
-    program = program_of(Layers())
+    program = program_of(recurrent_layers())
     runner = compile(program)
     x, lengths = normal(3, 9, 3), np.array([9, 2, 5])
     expected = program(program.params, x, seq_lengths=lengths)
@@ -190,23 +177,18 @@ def test_sizes_that_the_program_refuses() -> None:
     assert (tied.padded, tied(np.ones((3, 5), np.float32)).shape) == ({"a": False}, (3, 5))
 
 
-class Scaled(nn.Module):
-    def forward(self, x: torch.Tensor, factor: float) -> torch.Tensor:
-        return x * factor
-
-
 def test_arguments() -> None:
     program = program_of(nn.Linear(3, 4))
     assert "padded={" in repr(compile(program))
     with pytest.raises(ValueError, match=r"takes the tensors \['input'\], got 2"):
         compile(program).map([(normal(4, 3), normal(4, 3))])
-    scaled = compile(jaxlstm.from_module(Scaled(), (torch.ones(3), 2.0)))
+    scaled = compile(jaxlstm.from_module(module_of(lambda _, x, factor: x * factor), (torch.ones(3), 2.0)))
     np.testing.assert_array_equal(scaled(np.ones(3, np.float32), 2.0), 2)
     for other in (3.0, 2):  # An integer multiplies other dtypes.
         with pytest.raises(ProgramError, match=r"factor was fixed to 2\.0"):
             scaled(np.ones(3, np.float32), other)
     with pytest.raises(ValueError, match="the first axis of each of the program's inputs must be the batch"):
-        compile(jaxlstm.from_module(Detector(), DETECTED)).map([])
+        compile(voice_detector()).map([])
     with pytest.raises(TypeError, match=r"got \['max_length'\]; set precision and backend by program.with"):
         compile(program, max_length=3)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="executables must be greater than zero"):
@@ -222,27 +204,26 @@ def test_arguments() -> None:
     assert all(trusted.padded.values())
 
 
-class Detector(nn.Module):
-    """A voice detector: the state of an LSTM cell is an input and a result."""
+STATE = torch.randn(2, 1, 5)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.cell = nn.Conv1d(1, 4, 8, stride=4), nn.LSTMCell(4, 5)
 
-    def forward(self, samples: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = self.encoder(samples.unsqueeze(1)).mean(dim=-1)
-        state = torch.stack(self.cell(x, (state[0], state[1])))
+def voice_detector() -> jaxlstm.Program:
+    """Return a program in which the state of an LSTM cell is an input and a result."""
+
+    def forward(m: Any, samples: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = m.encoder(samples.unsqueeze(1)).mean(dim=-1)
+        state = torch.stack(m.cell(x, (state[0], state[1])))
         return torch.sigmoid(state[0]), state
 
-
-DETECTED = (torch.randn(1, 64), torch.randn(2, 1, 5))
+    module = module_of(forward, encoder=nn.Conv1d(1, 4, 8, stride=4), cell=nn.LSTMCell(4, 5))
+    return jaxlstm.from_module(module, (torch.randn(1, 64), STATE))
 
 
 def test_stream_of_a_voice_detector() -> None:
     """Steps carry the state, and the arrays that a caller holds are never overwritten."""
-    program = jaxlstm.from_module(Detector(), DETECTED)
+    program = voice_detector()
     runner = compile(program)
-    initial = DETECTED[1].numpy().copy()
+    initial = STATE.numpy().copy()
     stream = runner.stream({"state": "1"}, {"state": initial})
     state, saved = initial, {}
     xs = [normal(1, 64, seed=step) for step in range(4)]
@@ -269,18 +250,16 @@ def test_stream_of_a_voice_detector() -> None:
         runner.stream({"state": "1"}, {"h": initial})
 
 
-class Memory(nn.Module):
-    """A state that grows, integer inputs, and two results."""
+def test_a_state_that_grows() -> None:
+    """Inputs are integers, and there are two results."""
 
-    def forward(self, tokens: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(_: Any, tokens: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
         seen = torch.cat([seen, tokens], 1)
         return {"sum": seen.sum(1), "seen": seen, "double": tokens * 2}
 
-
-def test_a_state_that_grows() -> None:
     args = (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
     shapes = ({0: AUTO, 1: AUTO}, {0: AUTO, 1: AUTO})
-    runner = compile(jaxlstm.from_module(Memory(), args, dynamic_shapes=shapes))
+    runner = compile(jaxlstm.from_module(module_of(forward), args, dynamic_shapes=shapes))
     for dtype in (np.int16, np.int64, np.int32):
         np.testing.assert_array_equal(runner(*np.ones((2, 3, 4), dtype))["sum"], [8, 8, 8])
     assert runner.stats().compilations == 1

@@ -1,0 +1,25 @@
+"""A torch module from a function and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def module_of(forward: Callable[..., Any], **parts: Any) -> nn.Module:
+    """Return a module of the class ``Model``, in evaluation mode.
+
+    Args:
+      forward: its method, which takes the module and the arguments of a call.
+      parts: attributes of the module: submodules, parameters, and tensors, which become buffers.
+    """
+    made = type("Model", (nn.Module,), {"forward": forward})()
+    for name, part in parts.items():
+        if isinstance(part, torch.Tensor) and not isinstance(part, nn.Parameter):
+            made.register_buffer(name, part)
+        else:
+            setattr(made, name, part)
+    return made.eval()
