@@ -19,7 +19,7 @@ from jaxlstm.check.reference.oracle_lstm import backward
 from jaxlstm.functional import lstm
 from jaxlstm.inference import compile
 from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.params import init_bound, param_shapes
+from testing.inference import random_params
 
 
 class Size(NamedTuple):
@@ -83,12 +83,10 @@ class Problem:
     """A size with numbers.
 
     Attributes:
-      size: the size.
       params: parameters under torch's names, drawn from torch's initial distribution. They and the inputs are
         float32 arrays whose numbers ``dtype`` holds exactly.
       inputs: (T, B, input_size), standard normal.
       lengths: int32 (B,) if ragged, else None.
-      dtype: the dtype that implementations use.
     """
 
     size: Size
@@ -106,14 +104,11 @@ class Problem:
 def make_problem(size: Size, dtype: str = "float32") -> Problem:
     """Draw the numbers of a size. Ragged lengths are spread evenly from 1 to T and shuffled."""
     rng = np.random.default_rng(0)
-    bound = init_bound(size.config)
 
     def rounded(array: np.ndarray) -> np.ndarray:
         return array.astype(dtype).astype(np.float32)
 
-    params = {
-        name: rounded(rng.uniform(-bound, bound, shape)) for name, shape in param_shapes(size.config).items()
-    }
+    params = {name: rounded(array) for name, array in random_params(size.config, 1).items()}
     inputs = rounded(rng.standard_normal((size.time, size.batch, size.config.input_size), np.float32))
     lengths = None
     if size.ragged:

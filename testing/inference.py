@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import LSTMConfig, lstm, param_shapes
+from jaxlstm.layer.params import init_bound
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _compilations = [0]
@@ -27,14 +28,18 @@ def compilations() -> int:
     return _compilations[0]
 
 
+def random_params(
+    config: LSTMConfig, seed: int = 0, *, scale: float = 1.0, dtype: Any = np.float32
+) -> dict[str, np.ndarray]:
+    """Return parameters from torch's initial distribution, times a scale."""
+    rng, bound = np.random.default_rng(seed), scale * init_bound(config)
+    return {name: rng.uniform(-bound, bound, s).astype(dtype) for name, s in param_shapes(config).items()}
+
+
 def weights(config: LSTMConfig, dtype: Any = np.float32, seed: int = 0) -> dict[str, jax.Array]:
     """Return random parameters, twice as large as torch's, which move the gates away from 1/2."""
-    rng = np.random.default_rng(seed)
-    bound = 2 * config.hidden_size**-0.5
-    return {
-        name: jnp.asarray(rng.uniform(-bound, bound, shape).astype(dtype))
-        for name, shape in param_shapes(config).items()
-    }
+    params = random_params(config, seed, scale=2.0, dtype=dtype)
+    return {name: jnp.asarray(array) for name, array in params.items()}
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:

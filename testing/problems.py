@@ -13,8 +13,8 @@ import pytest
 
 from jaxlstm import LSTMConfig, LSTMState, kernels, lstm
 from jaxlstm.kernels.cpu.library import library
-from jaxlstm.layer.params import init_bound, param_shapes
 from jaxlstm.layer.precision import gate_dtype
+from testing.inference import random_params
 
 needs_native = pytest.mark.skipif(
     not kernels.info()["native"], reason=f"no native kernel: {kernels.info()['reason']}"
@@ -64,11 +64,7 @@ def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict,
         bidirectional=problem.bidirectional,
         proj_size=problem.proj_size,
     )
-    bound = init_bound(config)
-    params = {
-        name: jnp.asarray(rng.uniform(-bound, bound, shape), dtype)
-        for name, shape in param_shapes(config).items()
-    }
+    params = {n: jnp.asarray(a, dtype) for n, a in random_params(config, seed + 1, dtype=float).items()}
     inputs = jnp.asarray(rng.standard_normal((problem.time, problem.batch, problem.input_size)), dtype)
     shapes = config.state_shapes(problem.batch)
     state = LSTMState(*(jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes))

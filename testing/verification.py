@@ -1,11 +1,10 @@
-"""Random parameters, configs that cover every feature, checks of a small LSTM, and wrong ports as tests."""
+"""Configs that cover every feature, checks of a small LSTM, and wrong ports as tests."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 
 import jaxlstm
@@ -15,7 +14,7 @@ from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.report import Report
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
-from jaxlstm.layer.params import init_bound, param_shapes
+from testing.inference import random_params
 from testing.wrong_ports import BUGS, NEEDS_PROJECTION, PAIRS
 
 CONFIGS = {
@@ -27,17 +26,6 @@ CONFIGS = {
     "cell": LSTMCellConfig(4, 3),
 }
 STRONG = CONFIGS["everything"]
-
-
-def random_params(
-    config: LSTMConfig, seed: int = 0, *, scale: float = 1.0, dtype: object = np.float32
-) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    bound = scale * init_bound(config)
-    return {
-        name: rng.uniform(-bound, bound, shape).astype(dtype)  # type: ignore[arg-type]
-        for name, shape in param_shapes(config).items()
-    }
 
 
 SMALL = LSTMConfig(3, 4, num_layers=2)

@@ -26,12 +26,8 @@ import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, param_shapes, save
 from jaxlstm_converters.lstm._load import read_lstm
 from jaxlstm_converters.write._save import FORMATS, is_saved_file
+from testing.inference import random_params
 from testing.processes import run_python
-
-
-def random_params(config: LSTMConfig, dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {n: rng.standard_normal(s).astype(dtype) for n, s in param_shapes(config).items()}
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -51,13 +47,13 @@ CELL = LSTMCellConfig(4, 5, bias=False)
 @pytest.mark.parametrize("config", [CONFIG, CELL], ids=["LSTM", "cell"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_round_trip(suffix: str, config: LSTMConfig, dtype: Any, tmp_path: Path) -> None:
-    params = random_params(config, dtype)
+    params = random_params(config, dtype=dtype)
     path = tmp_path / f"m.{suffix}"
     if suffix == "npz" and dtype is ml_dtypes.bfloat16:
         with pytest.raises(TypeError, match=r"float64 in a \.npz file, got bfloat16; choose another format"):
             save(path, params, config)
         return
-    save(path, random_params(config, dtype, seed=1), config)
+    save(path, random_params(config, 1, dtype=dtype), config)
     save(path, params, config)  # replaces a file of save
     back, config_back, *_ = read_lstm(path)
     assert config_back == config
@@ -71,7 +67,7 @@ def test_round_trip(suffix: str, config: LSTMConfig, dtype: Any, tmp_path: Path)
 
 
 def test_safetensors_reads_a_safetensors_file(tmp_path: Path) -> None:
-    params = random_params(CONFIG, np.float32)
+    params = random_params(CONFIG)
     path = tmp_path / "m.safetensors"
     save(path, params, CONFIG, prefix="encoder.lstm.", metadata={"by": "me"})
     theirs = safetensors.numpy.load_file(path)
@@ -86,7 +82,7 @@ def test_safetensors_reads_a_safetensors_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("config", [CONFIG, CELL], ids=["LSTM", "cell"])
 def test_torch_reads_a_torch_file(config: LSTMConfig, dtype: Any, tmp_path: Path) -> None:
-    params = random_params(config, dtype)
+    params = random_params(config, dtype=dtype)
     path = tmp_path / "m.pt"
     save(path, params, config, prefix="encoder.")
     for mmap in (False, True):
@@ -108,7 +104,7 @@ def test_torch_reads_a_torch_file(config: LSTMConfig, dtype: Any, tmp_path: Path
 
 
 def test_numpy_reads_an_npz_file(tmp_path: Path) -> None:
-    params = random_params(CONFIG, np.float32)
+    params = random_params(CONFIG)
     path = tmp_path / "m.npz"
     save(path, params, CONFIG, prefix="lstm.")
     with np.load(path, allow_pickle=False) as arrays:
@@ -135,7 +131,7 @@ def test_numpy_reads_an_npz_file(tmp_path: Path) -> None:
 )
 def test_invalid_arguments(arguments: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        save(tmp_path / "m.bin", random_params(CONFIG, np.float32), CONFIG, **arguments)
+        save(tmp_path / "m.bin", random_params(CONFIG), CONFIG, **arguments)
     with pytest.raises(ValueError, match="params do not fit"):
         save(tmp_path / "m.safetensors", {}, CONFIG)
     assert not os.listdir(tmp_path)
@@ -143,7 +139,7 @@ def test_invalid_arguments(arguments: Any, message: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m.npz"])
 def test_arguments_override_the_file(name: str, tmp_path: Path) -> None:
-    save(tmp_path / name, random_params(CONFIG, np.float32), CONFIG)
+    save(tmp_path / name, random_params(CONFIG), CONFIG)
     params, config = load(tmp_path / name, batch_first=False, dropout=0.5, dtype="bfloat16")
     assert config == dataclasses.replace(CONFIG, batch_first=False, dropout=0.5)
     assert {a.dtype for a in params.values()} == {np.dtype(ml_dtypes.bfloat16)}
@@ -151,7 +147,7 @@ def test_arguments_override_the_file(name: str, tmp_path: Path) -> None:
 
 
 SMALL = LSTMConfig(2, 3)
-OLD, NEW = (random_params(SMALL, np.float32, seed) for seed in (0, 1))
+OLD, NEW = (random_params(SMALL, seed) for seed in (0, 1))
 
 
 def write_npz(path: Path) -> None:
