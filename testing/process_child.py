@@ -8,9 +8,9 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -38,20 +38,13 @@ def step(x: jax.Array, backend: str = "native") -> Any:
 def run_concurrently(function: Callable[[Any], Any], inputs: list, times: int) -> None:
     """Call a function with each input in a separate thread, and require the same bits every time."""
     expected = [jax.block_until_ready(function(x)) for x in inputs]
-    wrong: list[int] = []
 
-    def work(n: int) -> None:
+    def work(x: Any, right: Any) -> None:
         for _ in range(times):
-            results = jax.tree.leaves(function(inputs[n]))
-            if not all(map(np.array_equal, results, jax.tree.leaves(expected[n]))):
-                wrong.append(n)
+            assert all(map(np.array_equal, jax.tree.leaves(function(x)), jax.tree.leaves(right)))
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(inputs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        list(pool.map(work, inputs, expected))
     print("done")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxlstm.inference.engine import WorkCounter
 from jaxlstm.inference.host_arrays import one_device
 from jaxlstm.inference.padding import leaves_of, split_leaves
+from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.graph import TensorType, Value
@@ -35,11 +36,6 @@ _SIGNATURES = 10_000
 
 class CompiledProgram:
     """A program compiled for the shapes that were used last. Threads may share it.
-
-    Args:
-      program: the program.
-      executables: the number of executables to keep.
-      device: where the program runs; None is JAX's default.
 
     Attributes:
       tensors: the inputs that are tensors.
@@ -78,10 +74,7 @@ class CompiledProgram:
             raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
         signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
         if signature not in self._seen:
-            given = iter(tensors)
-            leaves = [d.constant if d.type is None else next(given) for d in self.program.inputs]
-            args, kwargs = tree.unflatten(self.program.graph.in_tree, iter(leaves))
-            self.program.bind(args, kwargs)
+            self.program.bind(*as_arguments(self.program, tensors))
             if len(self._seen) >= _SIGNATURES:
                 self._seen.clear()
             self._seen.add(signature)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -195,19 +195,11 @@ def test_threads_share_a_runner(backend: str) -> None:
     config = CONFIGS["stack"]
     runner = compile(weights(config), config, max_length=64, max_batch=2, backend=backend)
     inputs = [normal(1 + k % 2, 1 + k, 7, seed=k) for k in range(32)]
-    results: dict[int, list[np.ndarray]] = {}
-
-    def work(k: int) -> None:
-        results[k] = [runner(inputs[k])[0] for _ in range(10)]
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for k, x in enumerate(inputs):
+    with ThreadPoolExecutor(32) as pool:
+        results = list(pool.map(lambda x: [runner(x)[0] for _ in range(10)], inputs))
+    for x, repeated in zip(inputs, results, strict=True):
         expected = runner(x)[0]
-        for outputs in results[k]:
+        for outputs in repeated:
             np.testing.assert_array_equal(outputs, expected)
     if backend == "scan":
         assert runner.stats().compilations == 2 * 2  # 16 and 32 steps, of one sequence and of two
