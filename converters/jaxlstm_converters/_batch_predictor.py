@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlstm._shared.files import require_path
 from jaxlstm._shared.progress import Progress, no_progress
-from jaxlstm.inference.columns import RowError, arrow_column
+from jaxlstm.inference.columns import RowError, arrow_column, as_rows
 from jaxlstm.inference.rows import LSTMRows, ProgramRows
 from jaxlstm.layer.config import positive_int
 from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
@@ -170,6 +170,7 @@ class BatchPredictor:
         counts = {name: len(column) for name, column in columns.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"the columns of a batch must have equal lengths, got {counts}")
+        columns = {name: as_rows(columns[name]) for name in inputs}
         rows, errors = [], []
         for row in range(counts[inputs[0]]):
             try:

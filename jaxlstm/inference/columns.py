@@ -123,6 +123,27 @@ def _from_arrow(scalar: Any, shape: tuple[Size, ...]) -> np.ndarray:
     return flat.to_numpy(zero_copy_only=False).reshape(sizes)
 
 
+def as_rows(column: Any) -> Any:
+    """Return an Arrow column of lists of steps as a list of arrays, and any other column as it is.
+
+    The arrays are views of Arrow's memory. None stands for null.
+    """
+    rows: list[np.ndarray | None] = []
+    for chunk in getattr(column, "chunks", [column]):
+        if not hasattr(chunk, "offsets") or not hasattr(chunk.values, "offsets"):
+            return column
+        steps, flat = chunk.values, chunk.values.values
+        places, starts = steps.offsets.to_numpy(), chunk.offsets.to_numpy()
+        widths = np.unique(np.diff(places))
+        is_numeric = np.dtype(flat.type.to_pandas_dtype()).kind in "fiu"
+        if len(widths) != 1 or not widths[0] or steps.null_count or flat.null_count or not is_numeric:
+            return column
+        dense = flat.to_numpy()[places[0] : places[-1]].reshape(-1, widths[0])
+        ranges = zip(starts[:-1], starts[1:], chunk.is_valid(), strict=True)
+        rows += [dense[start:end] if valid.as_py() else None for start, end, valid in ranges]
+    return rows
+
+
 def _is_list(kind: Any) -> bool:
     import pyarrow
 

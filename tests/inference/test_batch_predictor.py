@@ -47,7 +47,7 @@ COLUMNS: dict[str, Callable[[list[np.ndarray]], Any]] = {
     "Arrow tensors, one step": lambda rows: pyarrow.FixedShapeTensorArray.from_numpy_ndarray(
         np.stack([row[:1] for row in rows])
     ),
-    "chunks": lambda rows: pyarrow.chunked_array([nested(rows[:4]), nested(rows[4:])]),
+    "chunks": lambda rows: pyarrow.chunked_array([nested(rows)[:4], nested(rows)[4:]]),
 }
 
 
@@ -110,7 +110,9 @@ def test_rows_with_nan(checkpoint: Path) -> None:
     result = BatchPredictor(checkpoint, error_column="error")(table)
     assert result["outputs"].is_null().to_pylist() == [False, True]
     assert result["error"].to_pylist() == [None, "column 'inputs' has NaN or infinity"]
-    only_bad = BatchPredictor(checkpoint, error_column="error")(table.slice(1))
+    null = pyarrow.table({"inputs": nested([ROWS[0], None])})
+    only_bad = BatchPredictor(checkpoint, error_column="error")(null.slice(1))
+    assert only_bad["error"].to_pylist() == ["column 'inputs' is null"]
     assert only_bad.schema == result.schema  # files of an engine need equal schemas
 
 
