@@ -1,7 +1,5 @@
 """Fixtures for all tests. Test files whose optional dependencies are missing are not collected."""
 
-from __future__ import annotations
-
 import ast
 import gc
 import importlib.metadata

@@ -3,8 +3,6 @@
 It also adapts the README to the package index. All other metadata is in pyproject.toml.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

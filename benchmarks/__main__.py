@@ -1,7 +1,5 @@
 """The command line: run parts, or write the tables of the documentation."""
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

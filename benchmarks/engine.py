@@ -6,8 +6,6 @@ in the object store before, and results go there without them. The start of the 
 do not count.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import statistics

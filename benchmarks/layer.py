@@ -1,7 +1,5 @@
 """One LSTM, inference and training: each implementation is compared with the oracle, then timed."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 from collections.abc import Callable, Iterator, Mapping

@@ -9,8 +9,6 @@ A part is a function ``run(settings)`` that yields rows in a form that JSON can 
 - ``wrong``: for each implementation whose result is wrong, the difference; it is not timed.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

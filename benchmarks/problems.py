@@ -3,8 +3,6 @@
 Results are compared with the checker's float64 oracle before an implementation is timed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ arguments, in eager PyTorch, under ``torch.compile``, and as ONNX models. Two fu
 the first call takes, which compiles, and by how much the memory of the process grows.
 """
 
-from __future__ import annotations
-
 import functools
 import resource
 import time

@@ -1,7 +1,5 @@
 """The JSON file of one machine: the commit, the processor, versions, and the results of each part by name."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -6,8 +6,6 @@ followed by "means" or "summary", which is the means and the cases in which anot
 "summaries", for the means of all parts.
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ A step of a stream has two layers. The implementations alternate in blocks of st
 ones. A row holds the medians of the blocks, another one their 99th percentiles.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any

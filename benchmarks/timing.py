@@ -6,8 +6,6 @@ before its timed burst: its own threads wake up, and the spinning threads of the
 untimed run before a long call, which waking threads hardly affects.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -7,8 +7,6 @@ two sequences determines dtypes only: batch size and length stay free::
     jaxlstm inspect examples/demo.pt2
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

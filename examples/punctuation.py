@@ -3,8 +3,6 @@
 ``strip`` removes them, and ``restore`` puts predicted ones in. This module uses neither torch nor JAX.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

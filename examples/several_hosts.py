@@ -19,8 +19,6 @@ and Cloud TPU pods, JAX detects the processes:
 If a process dies or is more than ``--timeout`` seconds late, JAX ends the others.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

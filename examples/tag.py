@@ -6,8 +6,6 @@
     python examples/tag.py "alice opened her eyes and said the queen who is that"
 """
 
-from __future__ import annotations
-
 import sys
 import textwrap
 from pathlib import Path

@@ -4,8 +4,6 @@ Every interface runs each case, jitted, and is compared with torch: outputs, h_n
 random linear functional of the three with respect to every parameter, the inputs and both initial states.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Run the command line in this process; a checkpoint, inputs and expected outputs for ``jaxlstm run``."""
 
-from __future__ import annotations
-
 import io
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path

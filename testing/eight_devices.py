@@ -4,8 +4,6 @@ Each command line argument is the name of a function of this module that takes n
 mesh such as ``both:data=2,hidden=4``. Each case is printed after it holds.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import sys

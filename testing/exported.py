@@ -1,7 +1,5 @@
 """Models exported with torch, for tests of the `.pt2` reader."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Layers of the porting table: the same layer in torch, Flax NNX and Linen, with an input for each."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from functools import partial

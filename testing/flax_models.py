@@ -1,7 +1,5 @@
 """A model in torch and in Flax with most kinds of containers, for tests of whole models."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

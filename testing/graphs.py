@@ -3,8 +3,6 @@
 ``make_fx`` traces a function quicker than an export.
 """
 
-from __future__ import annotations
-
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Weights, inputs, reference results and a count of compilations for the tests of inference."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

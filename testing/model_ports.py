@@ -3,8 +3,6 @@
 A port is the source that ``jaxlstm convert`` writes. A fault is an edit of its text or of its weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """A torch module from a function and its parts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """PyTorch's own samples of arguments for its operators (``op_db``), run by torch and as a program."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache

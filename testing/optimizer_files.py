@@ -1,7 +1,5 @@
 """Models and torch optimizers for checkpoints, which are loaded, and trained in torch and in JAX."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The snippets of the documentation's pages."""
 
-from __future__ import annotations
-
 import io
 import pydoc
 import re

@@ -1,7 +1,5 @@
 """Random LSTM calls whose shapes are awkward for a kernel, and the instruction set that runs them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple

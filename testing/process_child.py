@@ -3,8 +3,6 @@
 The command line argument names a function of this module. The test reads the output.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import os
 import sys

@@ -1,7 +1,5 @@
 """Python processes that import the code under test."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """List the matrix products of a program with their requested precision."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Correct ports that compute differently; the checker must accept them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

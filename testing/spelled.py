@@ -1,7 +1,5 @@
 """Nodes of traced functions and models with their spelling, run beside the registered operators."""
 
-from __future__ import annotations
-
 import ast
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Configs that cover every feature, checks of a small LSTM, and wrong ports as tests."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Flax source that is written in a test, run beside its program."""
 
-from __future__ import annotations
-
 import re
 import types
 import warnings

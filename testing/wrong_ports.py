@@ -4,8 +4,6 @@ Its structure differs from the oracle's and from the catalogue of faults: batche
 weights are transposed kernels. A bug replaces some of its methods.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Configs with the defaults and shapes of torch, and the errors of configs, ``lstm`` and ``lstm_cell``."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

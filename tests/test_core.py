@@ -1,7 +1,5 @@
 """``lstm`` and the Flax modules against torch: the table of cases, cells, dropout, printed numbers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The texts of the pages: links, pictures, tables, quoted commands and code, versions."""
 
-from __future__ import annotations
-
 import doctest
 import re
 import runpy

@@ -1,7 +1,5 @@
 """``nnx.GRU`` and ``nnx.RNN`` against torch, filled by ``load_state_dict``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Lazy imports: an import loads no package that it does not need."""
 
-from __future__ import annotations
-
 import pytest
 
 import jaxlstm

@@ -1,7 +1,5 @@
 """The Flax modules: construction, ``from_params``, transformations, and cells in Flax's RNN and scan."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn

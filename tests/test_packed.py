@@ -1,7 +1,5 @@
 """Packed sequences against torch: the fields, padding, and the LSTM on packed batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

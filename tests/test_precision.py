@@ -1,7 +1,5 @@
 """Every matrix product uses the requested precision, on every way to run an LSTM, forward and backward."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 from unittest import mock

@@ -1,7 +1,5 @@
 """The snippets of the README and of the pages run in order, and the quoted outputs are the real ones."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import doctest

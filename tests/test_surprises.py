@@ -1,7 +1,5 @@
 """Habits from torch: each works, or the error names what to do instead."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Gradients in blocks of time, and truncated backpropagation."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``lstm`` under jit, grad, vmap and sharding. `tests/kernels` has vmap over weights, remat and scan."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

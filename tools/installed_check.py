@@ -4,8 +4,6 @@
 should have the native kernel. Needs only jaxlstm's dependencies.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

@@ -10,8 +10,6 @@ if a result is wrong.
 """
 
 # pyright: reportMissingImports=false
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import statistics

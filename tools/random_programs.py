@@ -5,8 +5,6 @@ three times the effect of the rounding of torch's operators. The exit status is 
 """
 
 # pyright: reportMissingImports=false
-from __future__ import annotations
-
 import collections
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """The source of every model of the tests holds and reads well; the page of the docs shows written files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -8,8 +8,6 @@ variables have names that a person would choose, and whether it needs ``jaxlstm.
 is 1 if one of the shares is below its goal; the lines per line of torch are reported only.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import inspect

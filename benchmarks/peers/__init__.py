@@ -5,8 +5,6 @@ outside the timed calls. Files of libraries with a stateful session also define 
 threads)``, used by `benchmarks.streams`.
 """
 
-from __future__ import annotations
-
 import importlib
 from importlib import metadata
 from typing import Any

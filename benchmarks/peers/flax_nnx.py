@@ -1,7 +1,5 @@
 """``flax.nnx.RNN`` with ``OptimizedLSTMCell``, stacked; two directions in ``flax.nnx.Bidirectional``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ The operator ``LSTM`` of opset 14 defines the layout. Its gates are in the order
 g). W, R and B are stacked by direction, and B holds both biases end to end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

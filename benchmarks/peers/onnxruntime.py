@@ -1,7 +1,5 @@
 """ONNX Runtime on the CPU; it does not train."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import onnxruntime

@@ -1,7 +1,5 @@
 """OpenVINO on the CPU; it does not train."""
 
-from __future__ import annotations
-
 import io
 import sys
 from typing import Any

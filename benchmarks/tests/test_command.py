@@ -1,7 +1,5 @@
 """``python -m benchmarks``: usage, a part that fails, the recorded file, the tables of the documentation."""
 
-from __future__ import annotations
-
 import json
 from importlib import util
 from pathlib import Path

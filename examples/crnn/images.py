@@ -1,7 +1,5 @@
 """Images of short texts, drawn with a 5x7 pixel font: the data of the text recogniser."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A text recogniser in PyTorch, whose weights are in ``crnn.pt``: it stands for the model that you have."""
 
-from __future__ import annotations
-
 import torch
 from images import CLASSES
 from torch import nn

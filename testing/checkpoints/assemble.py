@@ -1,7 +1,5 @@
 """Build pickles and containers byte by byte, so that any byte can be made wrong."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping

@@ -5,8 +5,6 @@ committed so that a seed and an index name the same file of the fuzzer on every 
 sharded checkpoint whose index is the file to open.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache

@@ -1,7 +1,5 @@
 """Bit-for-bit comparison of our tensors with torch's, and random tensors of every supported dtype."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hostile zip archives: directory, headers, checksums, roots, byte order and code."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

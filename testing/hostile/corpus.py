@@ -4,8 +4,6 @@ Cases 1 to 46 have the numbers of that page; 0 is a valid file. Case 38 (an LSTM
 test_find_lstms.py, and case 40 (a file that changes while it is read) in test_hostile.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from testing.checkpoints.case import FileCase

@@ -1,7 +1,5 @@
 """Hostile safetensors files, shards, NumPy files and nearly empty files, and paths of other kinds."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

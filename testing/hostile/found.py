@@ -6,8 +6,6 @@ create an object, hash a key, decode a string, build a name, open a storage. One
 all containers.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import struct

@@ -1,7 +1,5 @@
 """Hostile pickles: forbidden calls, announced sizes, nesting."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 

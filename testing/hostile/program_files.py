@@ -1,7 +1,5 @@
 """A small valid `.pt2` file, edits of its JSON texts and entries, and hostile configs of its weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import replace

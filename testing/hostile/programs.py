@@ -3,8 +3,6 @@
 `archives.py` has the cases of the zip format itself.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -7,8 +7,6 @@ the file (for a sparse file, its blocks). Time is CPU time in units of this proc
 measures when it starts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

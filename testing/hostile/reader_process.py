@@ -1,7 +1,5 @@
 """A client for the process that reads hostile files under limits."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Hostile numbers in tensors and storages, unsupported kinds of tensors, and the legacy stream format."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from typing import Any

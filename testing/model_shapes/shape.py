@@ -1,7 +1,5 @@
 """A model of a shape that occurs in practice, with inputs of any size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Models of sound: a voice detector, DeepSpeech, Tacotron, a speech enhancer."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Models of text: tagger, translator with attention, tied language model, transformer with an LSTM."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Models of images and time series: text and forecasting."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

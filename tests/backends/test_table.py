@@ -3,8 +3,6 @@
 On the CPU, a test takes a selection of the cases. Tests of a backend without a device are skipped.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The catalogues of faults: each changes the result in its own way, and as a port with that fault."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """compare: the decision of torch.testing.assert_close, and numbers worked out by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Criteria on numbers worked out by hand, and the report items that their outcomes become."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The diagnosis of a failed verification, and trace: where a port or recorded activations first differ."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

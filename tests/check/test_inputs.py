@@ -1,7 +1,5 @@
 """The generated inputs have the documented properties and are determined by the seed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

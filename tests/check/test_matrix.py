@@ -1,7 +1,5 @@
 """verify_cell, a single step of our cells and of foreign ones; verify_matrix, each combination judged."""
 
-from __future__ import annotations
-
 import flax.linen
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """verify_model: the cause that the report names, and where a model differs: case, layer, shape and names."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import pytest

@@ -1,7 +1,5 @@
 """Faults of models: planted in Flax ports of three models, and in ports of modules with packed sequences."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 

@@ -5,8 +5,6 @@ search for causes. The slow tests run all of them through both. The verdict and 
 and kinds: other displayed texts lead to the same faults.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import jax

@@ -1,7 +1,5 @@
 """The plugin in a foreign project, run by a separate pytest."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from importlib import metadata

@@ -1,7 +1,5 @@
 """The references: the oracle against torch in float64, and the settings, sizes and programs of torch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ml_dtypes

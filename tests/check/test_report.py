@@ -1,7 +1,5 @@
 """The report: verdict, text, strict JSON, and a self-contained page."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

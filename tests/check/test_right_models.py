@@ -1,7 +1,5 @@
 """No false alarms: right Flax ports of random torch models, written by ``write_source``, hold."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

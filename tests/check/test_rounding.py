@@ -1,7 +1,5 @@
 """Rounding: the step residual, and the RMS errors of right models near a kink or in few elements."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

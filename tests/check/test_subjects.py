@@ -1,7 +1,5 @@
 """Subjects: a port is called by its signature, and the parameters of models are paired by their values."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -1,7 +1,5 @@
 """verify: right ports hold, and the report lists untested items."""
 
-from __future__ import annotations
-
 import json
 
 import jax

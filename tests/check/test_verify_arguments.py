@@ -1,7 +1,5 @@
 """verify: params, seed, precision, references, tolerances, and the environment of the report."""
 
-from __future__ import annotations
-
 import platform
 from importlib import metadata
 from typing import Any

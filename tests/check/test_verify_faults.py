@@ -1,7 +1,5 @@
 """verify: a port that raises or returns wrong arrays fails, and the report names the cause."""
 
-from __future__ import annotations
-
 import re
 
 import jax

@@ -1,7 +1,5 @@
 """verify_model: right models hold, wrong ones do not, and the report lists its tests."""
 
-from __future__ import annotations
-
 import json
 
 import jax

@@ -1,7 +1,5 @@
 """verify_model of programs: right ones hold, and a fault in an operator is found at its node."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import partial

@@ -8,8 +8,6 @@ files. `testing/hostile` has the cases that the edits do not reach.
 files, here of the valid files whose name starts with pt2. `make fuzz` does so with a new seed.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

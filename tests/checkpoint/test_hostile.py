@@ -1,7 +1,5 @@
 """Hostile files are refused with their code or read correctly, without side effects and within limits."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

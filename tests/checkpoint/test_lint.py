@@ -2,8 +2,6 @@
 exactly its error codes, cases and containers.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import re

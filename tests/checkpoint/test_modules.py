@@ -1,7 +1,5 @@
 """Pickled modules whose classes are not installed, and hyperparameters of unknown classes."""
 
-from __future__ import annotations
-
 import sys
 import types
 from collections.abc import Iterator

@@ -4,8 +4,6 @@
 reader of whole files in `_shared.safetensors` reads the header with the same code.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

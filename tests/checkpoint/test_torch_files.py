@@ -1,7 +1,5 @@
 """Files of torch.save are read bit for bit, also by NumPy's functions and by many threads."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``jaxlstm check``: backends, merged reports, ``--matrix``, the port, and the verdict on one screen."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,7 +1,5 @@
 """The commands ``inspect`` and ``convert``, and how processes of all commands end."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """``jaxlstm export``: the artifact is written, read back and compared."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

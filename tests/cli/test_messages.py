@@ -1,7 +1,5 @@
 """The messages name options and say what to do; a command replaces neither its input nor foreign files."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

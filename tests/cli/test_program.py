@@ -1,7 +1,5 @@
 """``inspect``, ``run`` and ``export`` on a ``.pt2`` program: the demo tagger."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Long work shows a progress bar, Ctrl-C leaves no partial file, and large checkpoints are not read whole."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

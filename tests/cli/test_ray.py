@@ -1,7 +1,5 @@
 """``jaxlstm run --engine ray`` and a BatchPredictor in Ray Data, on a cluster of two nodes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

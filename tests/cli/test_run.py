@@ -1,7 +1,5 @@
 """``jaxlstm run``: every format in and out, files of one job, kills, and memory."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """``jaxlstm run``: each kind of bad input ends with status 2 and one line, and writes nothing."""
 
-from __future__ import annotations
-
 import resource
 import socket
 import threading

@@ -1,7 +1,5 @@
 """The demo in JAX agrees with PyTorch, and two processes train as one."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import re

@@ -1,7 +1,5 @@
 """The notebook on the inner workings runs in a clean kernel and prints its committed output."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

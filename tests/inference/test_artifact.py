@@ -1,7 +1,5 @@
 """Exported artifacts: in a process without jaxlstm, loaded again, and programs at other sizes."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

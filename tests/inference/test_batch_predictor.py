@@ -1,7 +1,5 @@
 """``BatchPredictor``: columns in, columns out, in any process; bad rows; padding of programs."""
 
-from __future__ import annotations
-
 import pickle
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A Runner on the native kernel, compared bit for bit with ``lstm`` on that kernel."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import itertools

@@ -1,7 +1,5 @@
 """A compiled program: results equal to the program's at every size, few executables, maps and streams."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

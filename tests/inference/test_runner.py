@@ -1,7 +1,5 @@
 """A Runner: results equal to ``lstm`` for every shape, from a few executables or from none."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Iterator

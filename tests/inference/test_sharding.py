@@ -1,7 +1,5 @@
 """``shard`` on eight simulated devices, and its errors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Streams: pieces of any size give the results of the whole sequence; memory over many calls."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import os

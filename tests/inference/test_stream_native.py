@@ -1,7 +1,5 @@
 """Streams on the native kernel: same bits as one call, and helper threads that leave nothing behind."""
 
-from __future__ import annotations
-
 import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The native kernel on AMX: the batches that use it, its accuracy, and calls that fall back to vectors."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Iterator
 from typing import Any

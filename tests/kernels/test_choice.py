@@ -1,7 +1,5 @@
 """Selection of a backend, errors of unavailable backends, and the native kernel in separate processes."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

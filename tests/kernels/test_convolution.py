@@ -1,7 +1,5 @@
 """Convolutions by the native kernel, on each instruction set, against torch in float64."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

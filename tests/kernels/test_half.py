@@ -1,7 +1,5 @@
 """Half precision on the native kernel: accuracy, rows that do not depend on each other, NaN and infinity."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from typing import Any

@@ -5,8 +5,6 @@ A problem depends only on the seed and its number, so FIRST_CONFIG repeats one. 
 amplify rounding, which may explain an error of a few times the tolerance.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Iterator

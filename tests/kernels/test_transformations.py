@@ -1,7 +1,5 @@
 """The native kernel under JAX's transformations: vmap, higher derivatives, remat, scan and export."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The handlers of the native kernel reject arrays of a wrong shape, rank or dtype with an error."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 They come from wheels on the package index, pinned by version and hash.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Flax's initializers take longer to compile than all else, so these tests do without XLA's optimizations."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -1,7 +1,5 @@
 """Sources that do not fit: one error that lists everything, an unchanged model, and hints."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Every row of the porting table against torch, in NNX and Linen: values, gradients, and the way back."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Linen models: names of submodules, collections, boxed parameters; and the snippets of docs/porting.md."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Filling whole models: sources, tied weights, dtypes, and the result."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from pathlib import Path

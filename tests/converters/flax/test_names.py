@@ -1,7 +1,5 @@
 """Names of layers, wrappers and parts of checkpoints, and settings that no state dict records."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Every layer of a state dict: type, sizes, parameters, and the arguments that are not recorded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

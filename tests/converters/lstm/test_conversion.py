@@ -1,7 +1,5 @@
 """from_torch and to_torch: every config and dtype, bit for bit, and their errors."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from typing import Any

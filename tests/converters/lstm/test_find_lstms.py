@@ -1,7 +1,5 @@
 """LSTMs are found by the names and shapes of tensors, and selected by prefix."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

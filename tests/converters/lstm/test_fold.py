@@ -1,7 +1,5 @@
 """Weight normalization and weight drop are folded into the weights that torch runs with."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable

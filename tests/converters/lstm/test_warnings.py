@@ -1,7 +1,5 @@
 """Warnings about lookalikes of torch's LSTM, and about settings that a state dict does not record."""
 
-from __future__ import annotations
-
 import json
 import re
 import warnings

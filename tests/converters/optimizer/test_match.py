@@ -1,7 +1,5 @@
 """Errors of load_optimizer, and moments matched to parameters by name, or by a unique order and shape."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from pathlib import Path

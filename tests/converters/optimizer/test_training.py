@@ -1,7 +1,5 @@
 """Training continued in JAX equals training continued in torch, for an LSTM and for whole models and back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

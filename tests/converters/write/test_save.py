@@ -4,8 +4,6 @@ It replaces a file in one step, and other files only with ``overwrite=True``. A 
 leaves the old or the new file, and concurrent writes do not mix.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
