@@ -36,7 +36,6 @@ class RowInput:
     """An input of a model, as a row of a column has it.
 
     Args:
-      column: the column.
       shape: the shape of a row. A string or None stands for a free size.
       dtype: the dtype that the model takes.
       cast: convert arrays of another dtype.

@@ -264,6 +264,3 @@ def _pickled_tensors() -> Iterator[FileCase]:
         yield FileCase(13, f"{label} archive cut off", pickled(layout, good[:-30]), ("truncated",))
         yield FileCase(25, f"{label} no tensors", pickled(layout, None), ("zip-layout",))
         yield FileCase(42, f"{label} schema 5", pickled(layout, good, version), ("pt2-version",))
-
-
-# Program, weights and constants.

@@ -14,6 +14,7 @@ from torch.nn.utils import rnn
 import jaxlstm
 from jaxlstm.check import verify_model
 from testing.model_ports import FAULTS, model_and_port
+from testing.modules import module_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -156,21 +157,15 @@ def test_an_example_that_does_not_show_the_fault():
     assert "equals Sequential on the example" in report.diagnosis[1]
 
 
-class Target(nn.Module):
-    """Layers of which some get no gradient, and one gets half of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            y = self.b(x)
-        return self.a(self.c(x).detach()) + self.c(x) + y
-
-
 def test_a_gradient_that_torch_cuts():
-    theirs = Target()
+    """Some layers get no gradient, and one gets half of it."""
+
+    def forward(m, x):
+        with torch.no_grad():
+            y = m.b(x)
+        return m.a(m.c(x).detach()) + m.c(x) + y
+
+    theirs = module_of(forward, a=nn.Linear(3, 3), b=nn.Linear(3, 3), c=nn.Linear(3, 3))
     params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
 
     def port(params, x, cut=lambda y: y):
@@ -184,5 +179,5 @@ def test_a_gradient_that_torch_cuts():
     report = verify_model(port, theirs, (torch.randn(4, 3),), params=params)
     assert not report.ok
     first, *gradients = report.diagnosis
-    assert first.startswith("the model keeps the gradient where Target detaches or computes under no_grad")
+    assert first.startswith("the model keeps the gradient where Model detaches or computes under no_grad")
     assert "the gradient of b.weight, b.bias is not zero" in gradients

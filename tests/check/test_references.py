@@ -14,6 +14,7 @@ from jaxlstm.check.reference import torch_lstm, torch_precision
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_lstm import TorchLSTM
 from jaxlstm.check.reference.torch_model import TorchModel
+from testing.modules import module_of
 from testing.verification import CONFIGS, STRONG, needs_torch, random_params
 
 
@@ -90,23 +91,17 @@ def test_settings_and_random_state_are_restored():
     np.testing.assert_array_equal(before.outputs["outputs"], during.outputs["outputs"])
 
 
-class Operator(torch.nn.Module):
+def operator(m: Any, x: torch.Tensor) -> torch.Tensor:
     """An LSTM as in an exported program: without the checks of ``nn.LSTM``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = torch.nn.LSTM(6, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weights = list(self.lstm.parameters())
-        state = [x.new_zeros(1, x.shape[1], 8)] * 2
-        return torch.ops.aten.lstm.input(x, state, weights, True, 1, 0.0, False, False, False)[0]
+    state = [x.new_zeros(1, x.shape[1], 8)] * 2
+    return torch.ops.aten.lstm.input(x, state, list(m.parameters()), True, 1, 0.0, False, False, False)[0]
 
 
 @pytest.mark.parametrize(("size", "refused"), [(6, False), (1, True)])
 def test_sizes_that_only_float32_takes_are_refused(size: int, refused: bool) -> None:
     case = Case.of_model("example", (np.ones((4, 2, size), np.float32),), {})
-    assert bool(_refusal(TorchModel(Operator()), case)) == refused
+    module = module_of(operator, lstm=torch.nn.LSTM(6, 8))
+    assert bool(_refusal(TorchModel(module), case)) == refused
 
 
 def test_program_that_torch_cannot_run() -> None:

@@ -1,8 +1,8 @@
 """``BatchPredictor``: columns in, columns out, in any process; bad rows; padding of programs."""
 
 import pickle
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxlstm.inference.random_inputs import random_inputs
 from testing import exported
 from testing.command import assert_outputs, sequences, write_checkpoint
 from testing.graphs import X, node, program
+from testing.modules import module_of
 from testing.processes import run_python
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
@@ -159,11 +160,8 @@ def test_threads_load_the_model_once(checkpoint: Path, monkeypatch: pytest.Monke
         return loaded[-1]
 
     monkeypatch.setattr(BatchPredictor, "_load", counted)
-    threads = [threading.Thread(target=predictor, args=({"inputs": ROWS},)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(predictor, [{"inputs": ROWS}] * 4))
     assert loaded == [predictor.model]
 
 
@@ -195,13 +193,6 @@ def test_pickle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert actual == count
 
 
-class Residual(nn.Module):
-    """A model of single steps, with two inputs and a dict whose keys are not sorted."""
-
-    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"sum": x + scale[:, None], "first": x[:, 0], "double": 2 * x}
-
-
 DYNAMIC = {0: exported.AUTO, 1: exported.AUTO}
 
 
@@ -230,7 +221,10 @@ def test_a_fixed_batch_that_another_axis_equals(tmp_path: Path) -> None:
 def test_program_with_several_inputs(tmp_path: Path) -> None:
     x, scale = torch.randn(2, 4, 3), torch.randn(2, 3)
     shapes = {"x": DYNAMIC, "scale": {0: exported.AUTO}}
-    exported.save(tmp_path / "m.pt2", Residual(), x, scale, dynamic_shapes=shapes)
+    residual = module_of(
+        lambda _, x, scale: {"sum": x + scale[:, None], "first": x[:, 0], "double": 2 * x}  # not sorted
+    )
+    exported.save(tmp_path / "m.pt2", residual, x, scale, dynamic_shapes=shapes)
     rows = [row[:, :3] for row in ROWS]
     batch = {"scale": [row[0] for row in rows], "x": nested(rows)}
     renamed = {"a": batch["x"], "b": batch["scale"]}
