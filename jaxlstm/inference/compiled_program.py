@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxlib import xla_client
 
 from jaxlstm.inference.engine import WorkCounter
 from jaxlstm.inference.host_arrays import one_device
@@ -49,7 +50,8 @@ class CompiledProgram:
         self._most = positive_int("executables", executables)
         native = self.device.platform == "cpu" and program.options.backend != "scan"
         self._form = program.for_inference() if native else program
-        self._weights = jax.device_put(self._form.params, self.device)
+        self._computes_on = _inline_cpu() if self.device.platform == "cpu" else self.device
+        self._weights = jax.device_put(self._form.params, self._computes_on)
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
         self._executables: OrderedDict[Any, Executable] = OrderedDict()
         self._seen: set[Any] = set()
@@ -80,10 +82,13 @@ class CompiledProgram:
             self._seen.add(signature)
         arrays = []
         for declared, leaf in zip(self.tensors, tensors, strict=True):
-            array, what = np.asarray(leaf), f"input {declared.name}"
-            held_without_loss(array, what)
-            # Integers of fewer bits are accepted, too.
-            arrays.append(array.astype(held(declared.type.dtype, what), copy=False))  # type: ignore[union-attr]
+            array, expected = np.asarray(leaf), declared.type.dtype  # type: ignore[union-attr]
+            if array.dtype != expected or expected.itemsize > 4:  # JAX may hold another dtype
+                what = f"input {declared.name}"
+                held_without_loss(array, what)
+                # Integers of fewer bits are accepted, too.
+                array = array.astype(held(expected, what), copy=False)
+            arrays.append(array)
         return arrays
 
     def executable(self, lengths: np.ndarray | None, *tensors: Any) -> Executable:
@@ -100,7 +105,7 @@ class CompiledProgram:
             return found
 
     def _compile(self, *arguments: Any) -> Executable:
-        sharding = jax.sharding.SingleDeviceSharding(self.device)
+        sharding = jax.sharding.SingleDeviceSharding(self._computes_on)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
         others: list[Any] = []
 
@@ -116,6 +121,15 @@ class CompiledProgram:
             return Executable(compiled, (), others)
         lowered = jax.jit(run).lower(self._weights, *shapes)
         return Executable(lowered.compile(options), (self._weights,), others)
+
+
+@cache
+def _inline_cpu() -> Any:
+    """Return a CPU device that computes on the thread of the caller, who waits for the results anyway.
+
+    JAX's own CPU device hands a call to another thread. Waking that takes longer than a small program runs.
+    """
+    return xla_client.make_cpu_client(asynchronous=False).devices()[0]
 
 
 @cache

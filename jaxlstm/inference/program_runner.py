@@ -210,8 +210,8 @@ class ProgramRunner:
     def _run(self, tensors: Sequence[np.ndarray], lengths: np.ndarray | None) -> list[Any]:
         """Run the program and return the leaves of its results."""
         sizes = self._sizes(tensors)
-        buckets = {name: self._bucket(name, size) for name, size in sizes.items()}
-        if tuple(buckets.values()) in self._refused:
+        buckets = {name: self._bucket(name, size) for name, size in sizes.items()} if self._along else sizes
+        if self._refused and tuple(buckets.values()) in self._refused:
             buckets = sizes
         arguments = self._padded_to(tensors, sizes, buckets, lengths)
         try:
@@ -241,6 +241,8 @@ class ProgramRunner:
             rows = batch if isinstance(batch, int) else sizes[batch]
             lengths = np.full(rows, sizes[time], np.int32) if lengths is None else lengths
             lengths = padded(lengths, (buckets.get(str(batch), rows),))
+        if buckets == sizes:
+            return [lengths, *tensors]
         whole = [
             padded(tensor, tuple(buckets[free[k]] if k in free else n for k, n in enumerate(tensor.shape)))
             for tensor, free in zip(tensors, self._free, strict=True)

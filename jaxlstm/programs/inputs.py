@@ -57,19 +57,13 @@ def flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, An
       ProgramError: they do not have the structure of the inputs.
     """
     positional, named = graph.in_tree.children
-    names = ", ".join(declared.name for declared in graph.inputs)
-    if len(args) != len(positional.children):
-        raise ProgramError(
-            "input-structure",
-            f"the program takes {count_of(len(positional.children), 'positional argument')} after params, "
-            f"got {len(args)} (inputs: {names})",
-        )
-    if set(kwargs) != set(named.keys):
-        raise ProgramError(
-            "input-structure",
-            f"the program takes the keyword arguments {list(named.keys)}, got {list(kwargs)} "
-            f"(inputs: {names})",
-        )
+    if len(args) != len(positional.children) or kwargs.keys() != set(named.keys):
+        expected = f"{count_of(len(positional.children), 'positional argument')} after params"
+        got = str(len(args))
+        if len(args) == len(positional.children):
+            expected, got = f"the keyword arguments {list(named.keys)}", str(list(kwargs))
+        names = ", ".join(declared.name for declared in graph.inputs)
+        raise ProgramError("input-structure", f"the program takes {expected}, got {got} (inputs: {names})")
     leaves = []
     for index, (child, argument) in enumerate(zip(positional.children, args, strict=True)):
         leaves += tree.flatten(child, argument, f"argument {index}")
