@@ -77,6 +77,7 @@ BOUNDARIES = {
 
 # The modules that may import a third-party package. Other third-party packages may not be imported at all.
 HOMES = {
+    "jaxlib": ("jaxlstm.inference.compiled_program",),
     "jax": PACKAGES,
     "jaxtyping": ("jaxlstm",),
     "numpy": PACKAGES,
