@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
 import jaxlstm
@@ -21,6 +20,7 @@ from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.exported import Recogniser
 from testing.graphs import X, node, to_numpy
 from testing.graphs import program as program_of_nodes
+from testing.modules import module_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -98,17 +98,12 @@ class Result(NamedTuple):
 pytree._register_namedtuple(Result, serialized_type_name="Result")  # as a file needs it
 
 
-class Buffers(nn.Module):
+def test_aliases_and_buffers() -> None:
     """In-place operators on views of a buffer and of a tensor."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: torch.Tensor
-        self.register_buffer("count", torch.zeros(3))
-
-    def forward(self, x: torch.Tensor, scale: dict[str, torch.Tensor]) -> Result:
-        self.count.add_(1)
-        self.count[1] = 7.0
+    def forward(m: Any, x: torch.Tensor, scale: dict[str, torch.Tensor]) -> Result:
+        m.count.add_(1)
+        m.count[1] = 7.0
         y = x.clone()
         y[:, 0] = 3
         y[:, 1:].mul_(scale["by"])
@@ -116,11 +111,10 @@ class Buffers(nn.Module):
         y.add_(1)
         column.squeeze(1)[0].mul_(5)
         y.t().relu_()
-        return Result(y + self.count[:2], [column, y.sum(1)])
+        return Result(y + m.count[:2], [column, y.sum(1)])
 
-
-def test_aliases_and_buffers() -> None:
-    model, x, by = Buffers(), torch.randn(2, 2), torch.tensor(2.0)
+    model = module_of(forward, count=torch.zeros(3))
+    x, by = torch.randn(2, 2), torch.tensor(2.0)
     program = from_module(model, (x,), {"scale": {"by": by}})
     assert program.mutated_buffers == ("count",)
     buffers: Any = program.buffers
