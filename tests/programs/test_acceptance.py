@@ -1,7 +1,5 @@
 """Checks at load time and at the nodes: an error has a code, and names the node, the cause and the fix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """In-place operators: values that share memory in torch change together; unknown sharing is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Graphs with the channels last: the same results and gradients, and few permutations."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any

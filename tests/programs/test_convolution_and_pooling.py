@@ -1,7 +1,5 @@
 """Pooling and convolutions on a CPU: fast forms and layouts against XLA and torch, with gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Values at which operators differ from the obvious formula, and arguments that they refuse."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Conditions on sizes that an export recorded: broken or unknown ones are refused, never ignored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

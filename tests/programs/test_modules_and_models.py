@@ -1,7 +1,5 @@
 """Modules on PyTorch's own samples (``module_db``), and eleven models from their files."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

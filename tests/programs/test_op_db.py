@@ -1,7 +1,5 @@
 """Operators on PyTorch's own samples of arguments: values, dtypes and gradients equal torch's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Programs: calls, listings and options, and samples of random models that the package nnsmith built."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """LSTMs inside of programs: variants, sequence lengths, backends, and JAX's transformations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings and borders that PyTorch's samples leave out: bags, grids, patches, spectra, writes."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
