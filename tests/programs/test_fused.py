@@ -1,10 +1,9 @@
 """Convolutions joined with their norms and activations, in programs that are compiled for inference."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,15 @@ from torch import nn
 import jaxlstm
 from jaxlstm.inference import compile
 from jaxlstm.programs.operators.inference import CONVOLUTION, MEAN
+from testing.modules import module_of
+
+
+def assert_equal(result: Any, module: nn.Module, *args: torch.Tensor, atol: float) -> None:
+    """Assert that arrays are the results of a module."""
+    with torch.no_grad():
+        expected = module(*args)
+    for actual, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(actual, theirs.numpy(), rtol=0, atol=atol)
 
 
 class Branches(nn.Module):
@@ -53,74 +61,63 @@ def test_values(nd: int) -> None:
     assert {op for op in operators if "conv" not in op} >= {"gelu", "add"}
     assert not {*operators} & {"hardswish", "hardtanh", "silu", "relu"}
     assert not any(node.op == CONVOLUTION for node in program._run.graph.nodes)
-    with torch.no_grad():
-        expected = module(x).numpy()
     for result in (compile(program)(x.numpy()), form(form.params, x.numpy())):
-        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
+        assert_equal(result, module, x, atol=2e-6)
 
 
-class Gated(nn.Module):
+def gated(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Gates by the means of channels, sums before and after activations, and products other than gates."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.gate, self.narrow = nn.Conv2d(3, 20, 3), nn.Conv2d(20, 20, 1), nn.Conv2d(20, 20, 1)
-        self.norm, self.second, self.third = (
-            nn.BatchNorm2d(20),
-            nn.Conv2d(20, 20, 3, padding=1),
-            nn.Conv2d(20, 6, 1),
-        )
-        self.pool, self.scale = nn.AdaptiveAvgPool2d(1), nn.Parameter(torch.randn(20, 1, 1))
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x = self.first(x)
-        x = torch.relu(self.norm(self.narrow(torch.sigmoid(self.gate(self.pool(x))) * x)) + x)
-        x = x + torch.relu(self.second(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()))
-        y = self.third(x * self.narrow(x)) + self.third(x * self.scale) + self.third(2 * x) + 1
-        return y, x.mean(2), x.mean((-1, -2)), y + self.third(x).mean((2, 3), keepdim=True)
+    x = m.first(x)
+    x = torch.relu(m.norm(m.narrow(torch.sigmoid(m.gate(m.pool(x))) * x)) + x)
+    x = x + torch.relu(m.second(x * m.gate(x.mean((2, 3), keepdim=True)).sigmoid()))
+    y = m.third(x * m.narrow(x)) + m.third(x * m.scale) + m.third(2 * x) + 1
+    return y, x.mean(2), x.mean((-1, -2)), y + m.third(x).mean((2, 3), keepdim=True)
 
 
 @pytest.mark.parametrize("size", [(5, 4), (40, 33)])
 def test_gates_sums_and_means(size: tuple[int, int]) -> None:
     """Gates of squeeze and excitation, sums and means are parts of the convolutions or run as such."""
-    module, x = Gated().eval(), torch.randn(3, 3, *size)
+    module = module_of(
+        gated,
+        first=nn.Conv2d(3, 20, 3),
+        gate=nn.Conv2d(20, 20, 1),
+        narrow=nn.Conv2d(20, 20, 1),
+        norm=nn.BatchNorm2d(20),
+        second=nn.Conv2d(20, 20, 3, padding=1),
+        third=nn.Conv2d(20, 6, 1),
+        pool=nn.AdaptiveAvgPool2d(1),
+        scale=nn.Parameter(torch.randn(20, 1, 1)),
+    )
+    x = torch.randn(3, 3, *size)
     program = jaxlstm.from_module(module, (torch.randn(2, 3, 9, 9),))
     form = program.for_inference()
     joined = Counter(name for node in form._run.graph.nodes if node.op == CONVOLUTION for name in node.kwargs)
     operators = Counter(node.op for node in form._run.graph.nodes)
     assert (joined["gate"], joined["residual"], operators[MEAN]) == (4, 3, 3)
-    with torch.no_grad():
-        expected = module(x)
-    for actual, theirs in zip(compile(program)(x.numpy()), expected, strict=True):
-        np.testing.assert_allclose(actual, theirs.numpy(), rtol=0, atol=5e-6)
+    assert_equal(compile(program)(x.numpy()), module, x, atol=5e-6)
 
 
-class Layers(nn.Module):
+def layers(m: Any, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """LSTMs of all kinds; only those without a projection are prepared."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.LSTM(5, 33, num_layers=2, bidirectional=True, batch_first=True)
-        self.second, self.third = nn.LSTM(66, 8, bias=False), nn.LSTM(8, 6, proj_size=4, batch_first=True)
-
-    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        y, (h_n, c_n) = self.first(x, (h, h + 1))
-        z, _ = self.second(y.transpose(0, 1))
-        return self.third(z.transpose(0, 1))[0], h_n, c_n
+    y, (h_n, c_n) = m.first(x, (h, h + 1))
+    z, _ = m.second(y.transpose(0, 1))
+    return m.third(z.transpose(0, 1))[0], h_n, c_n
 
 
 def test_layers() -> None:
     """Layers give torch's results, with lengths too, and their weights are packed once."""
-    module, x, h = Layers().eval(), torch.randn(3, 7, 5), torch.randn(4, 3, 33)
+    module = module_of(
+        layers,
+        first=nn.LSTM(5, 33, num_layers=2, bidirectional=True, batch_first=True),
+        second=nn.LSTM(66, 8, bias=False),
+        third=nn.LSTM(8, 6, proj_size=4, batch_first=True),
+    )
+    x, h = torch.randn(3, 7, 5), torch.randn(4, 3, 33)
     program = jaxlstm.from_module(module, (x, h))
     runner = compile(program)
     assert len(runner._compiled._weights) == len(program.params) + 3
-    with torch.no_grad():
-        for steps in (7, 4):
-            for actual, theirs in zip(
-                runner(x[:, :steps].numpy(), h.numpy()), module(x[:, :steps], h), strict=True
-            ):
-                np.testing.assert_allclose(actual, theirs.numpy(), rtol=0, atol=2e-6)
+    for part in (x, x[:, :4]):
+        assert_equal(runner(part.numpy(), h.numpy()), module, part, h, atol=2e-6)
     x[1, 3:] = torch.nan
     lengths = np.array([7, 3, 5], np.int32)
     plain = program(program.params, x.numpy(), h.numpy(), seq_lengths=lengths)
@@ -145,55 +142,41 @@ def test_other_dtypes_and_computed_weights(changes: dict[str, Any]) -> None:
     np.testing.assert_allclose(result, expected, rtol=0, atol=0.05 if "dtype" in changes else 2e-6)
 
 
-class Changed(nn.Module):
+def test_an_input_that_changes() -> None:
     """The input of a convolution changes in place before its activation."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(3, 4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         x = torch.stack([x, x], 1)
         view = x[:, 0]
-        y = self.conv(view)
+        y = m.conv(view)
         x.mul_(3)
         return torch.relu(y) + view.sum()
 
-
-def test_an_input_that_changes() -> None:
-    module, x = Changed().eval(), torch.randn(2, 3, 8)
+    module, x = module_of(forward, conv=nn.Conv1d(3, 4, 3)), torch.randn(2, 3, 8)
     program = jaxlstm.from_module(module, (x,))
-    with torch.no_grad():
-        expected = module(x).numpy()
-    np.testing.assert_allclose(compile(program)(x.numpy()), expected, rtol=0, atol=1e-5)
     scanned = compile(program.with_options(backend="scan"))
-    np.testing.assert_allclose(scanned(x.numpy()), expected, rtol=0, atol=1e-5)
+    for runner in (compile(program), scanned):
+        assert_equal(runner(x.numpy()), module, x, atol=1e-5)
     assert "jaxlstm_convolve" not in next(iter(scanned._compiled._executables.values())).call.as_text()
 
 
-class Steps(nn.Module):
-    """Two cells in a loop, one without biases."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.LSTMCell(5, 33), nn.LSTMCell(33, 8, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = c = x.new_zeros(x.shape[0], 33)
-        state = x.new_zeros(x.shape[0], 8), x.new_ones(x.shape[0], 8)
-        for step in range(20):
-            h, c = self.first(x[:, step], (h, c))
-            state = self.second(h, state)
-        return state[0] + state[1]
+def steps(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Two cells in a loop."""
+    h = c = x.new_zeros(x.shape[0], 33)
+    state = x.new_zeros(x.shape[0], 8), x.new_ones(x.shape[0], 8)
+    for step in range(20):
+        h, c = m.first(x[:, step], (h, c))
+        state = m.second(h, state)
+    return state[0] + state[1]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_cells(rows: int) -> None:
     """Cells of a loop give torch's results, on weights that are packed once."""
-    module, x = Steps().eval(), torch.randn(rows, 20, 5)
+    module = module_of(steps, first=nn.LSTMCell(5, 33), second=nn.LSTMCell(33, 8, bias=False))
+    x = torch.randn(rows, 20, 5)
     runner = compile(jaxlstm.from_module(module, (torch.randn(3, 20, 5),)))
-    with torch.no_grad():
-        np.testing.assert_allclose(runner(x.numpy()), module(x).numpy(), rtol=0, atol=2e-6)
+    assert_equal(runner(x.numpy()), module, x, atol=2e-6)
     (executable,) = runner._compiled._executables.values()
     assert len(runner._compiled._weights) == len(runner.program.params) + 2  # not 2 for each step
     assert executable.call.as_text().count("jaxlstm_layer") >= 2
