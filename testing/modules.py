@@ -14,7 +14,10 @@ def module_of(forward: Callable[..., Any], **parts: Any) -> nn.Module:
       forward: its method, which takes the module and the arguments of a call.
       parts: attributes of the module: submodules, parameters, and tensors, which become buffers.
     """
-    made = type("Model", (nn.Module,), {"forward": forward})()
+    function: Any = forward
+    # from_module records the lines of functions of this name.
+    function.__code__ = function.__code__.replace(co_name="forward")
+    made = type("Model", (nn.Module,), {"forward": function})()
     for name, part in parts.items():
         if isinstance(part, torch.Tensor) and not isinstance(part, nn.Parameter):
             made.register_buffer(name, part)

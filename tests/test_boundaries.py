@@ -86,7 +86,7 @@ HOMES = {
     "flax": (
         *("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.subjects.flax_model"),
         "jaxlstm_converters.flax",
-        "jaxlstm_converters.source.proof",
+        *("jaxlstm_converters.source.proof", "jaxlstm_converters.source.spelling.layers"),
     ),
     "optax": ("jaxlstm_converters.optimizer",),
     "rich": ("jaxlstm._shared", "jaxlstm.cli"),

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.written_source import main, measure, models, page_with_examples
+from jaxlstm import from_module
+from jaxlstm_converters.source._write_source import SourceFiles
+from tools.written_source import main, measure, models
 
 PAGE = Path(__file__).parents[1] / "docs" / "written_source.md"
 
@@ -16,9 +18,10 @@ def test_goals(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_examples_of_the_page() -> None:
-    """Otherwise write them again: ``python -m tools.written_source --page docs/written_source.md``."""
-    assert PAGE.read_text() == page_with_examples(PAGE.read_text())
+def test_example_of_the_page() -> None:
+    """Otherwise copy it: ``python -m tools.written_source --folder FOLDER "translator with attention"``."""
+    ((_, module, args),) = models(["translator with attention"])
+    assert SourceFiles.of(from_module(module, args), "model.py").text in PAGE.read_text()
 
 
 def test_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Measure the source that ``jaxlstm convert`` writes for the models of the tests.
 
     python -m tools.written_source [NAME...]
-    python -m tools.written_source --page docs/written_source.md      # write its examples
 
 For each model: does the written source hold, its lines of code per line of the torch classes, whether its
 variables have names that a person would choose, and whether it needs ``jaxlstm.programs``. The exit status
@@ -131,30 +130,12 @@ def summary(rows: list[Measured]) -> dict[str, tuple[float, bool]]:
     }
 
 
-def page_with_examples(text: str) -> str:
-    """Return a page whose blocks after ``<!-- written: NAME -->`` hold the source of the models of the tests.
-
-    The weights are not trained, and the source does not depend on them.
-    """
-
-    def block(match: re.Match[str]) -> str:
-        shape = SHAPES[match[1]]
-        program = from_module(shape.build(), shape.arguments(shape.exported_at))
-        return f"{match[0].partition('```')[0]}```python\n{SourceFiles.of(program, 'model.py').text}```"
-
-    return re.sub(r"<!-- written: ([\w ]+) -->\n```python\n.*?```", block, text, flags=re.DOTALL)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print a line for each model, and the shares."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="models to measure (default: all)")
     parser.add_argument("--folder", type=Path, help="keep the written files there")
-    parser.add_argument("--page", type=Path, help="write the examples of this page instead")
     args = parser.parse_args(argv)
-    if args.page:
-        args.page.write_text(page_with_examples(args.page.read_text()))
-        return 0
     with tempfile.TemporaryDirectory() as temporary:
         rows = []
         for model in models(args.names):

@@ -61,10 +61,7 @@ class CompiledProgram:
     def result_types(self) -> dict[str, TensorType]:
         """Name of a result -> type. A single result without a name is called "outputs"."""
         graph = self.program.graph
-        types = {declared.name: declared.type for declared in graph.inputs}
-        for node in graph.nodes:
-            types.update(node.types)
-        scalar = TensorType(np.dtype(int), ())
+        types, scalar = graph.types, TensorType(np.dtype(int), ())
         outputs = [output.name if isinstance(output, Value) else "" for output in graph.outputs]
         found = [types.get(output) or scalar for output in outputs]
         return dict(zip(result_names(self.program), found, strict=True))

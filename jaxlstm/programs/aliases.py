@@ -116,13 +116,17 @@ def functional_form(graph: Graph, types: Mapping[str, TensorType]) -> tuple[Grap
         elif changes_shape(node.op):
             node = replace(node, op=functional_name(node.op))
         nodes.append(node)
-    graph = replace(
+    return graph_with_nodes(graph, nodes, renamed), frozenset(written)
+
+
+def graph_with_nodes(graph: Graph, nodes: Sequence[Node], renamed: Mapping[str, str]) -> Graph:
+    """Return a graph with other nodes and other names in its results: old name of a value -> new name."""
+    return replace(
         graph,
         nodes=tuple(nodes),
         outputs=tuple(renamed_argument(output, renamed) for output in graph.outputs),
         mutations={name: renamed_argument(value, renamed) for name, value in graph.mutations.items()},
     )
-    return graph, frozenset(written)
 
 
 def _returns_argument(node: Node, operator: Operator, types: Mapping[str, TensorType]) -> bool:
@@ -170,8 +174,7 @@ class _Views:
     """The views that the nodes of a graph have defined so far."""
 
     def __init__(self, graph: Graph) -> None:
-        self._types = {declared.name: declared.type for declared in graph.inputs if declared.type}
-        self._types |= {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
+        self._types = graph.types
         self._views: dict[str, View] = {}
         self._owners: dict[str, str] = {}
         self._families: dict[str, list[str]] = {}

@@ -46,8 +46,7 @@ def channels_last(graph: Graph, tensors: Mapping[str, Any]) -> Graph:
         return graph
     names = {**graph.parameters, **graph.buffers, **graph.constants}
     types = {value: _type_of(tensors[name]) for value, name in names.items()}
-    types |= {declared.name: declared.type for declared in graph.inputs if declared.type}
-    types |= {name: type_ for node in graph.nodes for name, type_ in node.types.items()}
+    types |= graph.types
     graph, written = functional_form(graph, types)
     return Rewriter(graph, types, written).rewritten(_RULES)
 

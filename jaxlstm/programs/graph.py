@@ -181,6 +181,12 @@ class Graph:
         return {declared.name: declared.type for declared in self.inputs if declared.type is not None}
 
     @property
+    def types(self) -> dict[str, TensorType]:
+        """Name -> recorded type of each tensor among the inputs and the results of nodes."""
+        made = {name: type_ for node in self.nodes for name, type_ in node.types.items()}
+        return {**self.input_types, **made}
+
+    @property
     def free_axes(self) -> list[str]:
         """The free axes of the inputs."""
         sizes = (size for type_ in self.input_types.values() for size in type_.shape)

@@ -110,13 +110,7 @@ class LoopCopies:
             name for at in range(start, self.end) if at in writes for name in _names_of(writes[at])
         }
         self.placeholders = {*graph.parameters, *graph.buffers, *graph.constants}
-        self.unbound = {
-            name: node
-            for node in graph.nodes[:start]
-            if node.op == _UNBIND
-            for name in _outputs([node])
-            if name
-        }
+        self.parts = {name: part for node in graph.nodes[:start] for name, part in _parts_of(node)}
         self.state: dict[str, str] = {}
         self.rows: dict[str, Rows] = {}
         self.lists: dict[str, tuple[str, ...]] = {}
@@ -170,6 +164,7 @@ class LoopCopies:
             index.append(start)
         names = [list(values_in(tuple(node.kwargs.values()))) for node in nodes]
         (output,) = _outputs([nodes[0]])
+        _refuse_if(not nodes[0].with_gradient)
         if not isinstance(base, Value) or not isinstance(dim, int) or len(names[0]) != 1 or output is None:
             raise NotALoop
         settled = self._settle([name for (name,) in names])
@@ -214,14 +209,12 @@ class LoopCopies:
             name in self.placeholders or self.homes.get(name, (0, 0))[0] > 0 for name in names
         ):
             raise NotALoop
-        node = self.unbound.get(names[0])
-        axis = 0 if node is None else node.kwargs.get("dim", 0)
-        if node is not None and isinstance(base := node.kwargs["self"], Value) and isinstance(axis, int):
-            places = {name: place for place, name in enumerate(_outputs([node]))}
-            if places.keys() >= set(names):
-                rows = Rows(base.name, axis, tuple(places[name] for name in names))
-                _refuse_if(self.rows.setdefault(names[0], rows) != rows)
-                return
+        parts = [self.parts[name] for name in names if name in self.parts]
+        sources = {(base, axis) for base, axis, _ in parts}
+        if len(parts) == len(names) and len(sources) == 1:
+            rows = Rows(*sources.pop(), tuple(place for *_, place in parts))
+            _refuse_if(self.rows.setdefault(names[0], rows) != rows)
+            return
         _refuse_if(self.lists.setdefault(names[0], tuple(names)) != tuple(names))
 
     def _write(self, offset: int) -> InPlaceWrite:
@@ -275,6 +268,16 @@ class LoopCopies:
         """Raise if a write outside of the loop changes a value in it, or has a view of one."""
         for name in _names_of(self.writes[index]):
             _refuse_if(self.homes.get(name, (0, 0))[0] > 0)
+
+
+def _parts_of(node: Node) -> Iterator[tuple[str, tuple[str, int, int]]]:
+    """Yield each result of a node that is a row of an array, with the array, its axis and the place."""
+    base, axis, index = node.kwargs.get("self"), node.kwargs.get("dim", 0), node.kwargs.get("index")
+    if isinstance(base, Value) and isinstance(axis, int) and node.with_gradient:
+        if node.op == _UNBIND:
+            yield from ((name, (base.name, axis, at)) for at, name in enumerate(_outputs([node])) if name)
+        elif node.op == SELECT and isinstance(index, int):
+            yield node.name, (base.name, axis, index)
 
 
 def _moving(node: Node) -> tuple[Argument, Argument]:

@@ -41,7 +41,7 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
     taken = np.zeros(len(graph.nodes), bool)
     refused = np.zeros(len(graph.nodes), int)
     failures = 0
-    for start, end, period in _repetitions(graph.nodes):
+    for start, end, period in repetitions(graph.nodes, FEWEST_COPIES):
         free = start + np.flatnonzero(~taken[start:end])
         start, count = (int(free[0]), len(free) // period) if free.size else (start, 0)
         copies = slice(start, start + period * count)
@@ -60,16 +60,16 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
     return loops
 
 
-def _repetitions(nodes: Sequence[Node]) -> list[tuple[int, int, int]]:
-    """Return (start, end, length of a copy) of repeated nodes, most nodes first."""
+def repetitions(nodes: Sequence[Node], fewest: int) -> list[tuple[int, int, int]]:
+    """Return (start, end, length of a copy) of nodes with a number of copies at least, most nodes first."""
     numbers: dict[Any, int] = {}
     tokens = np.array([numbers.setdefault(_token(node), len(numbers)) for node in nodes])
     found = []
-    for period in range(1, min(len(nodes) // FEWEST_COPIES, LONGEST_BODY) + 1):
+    for period in range(1, min(len(nodes) // fewest, LONGEST_BODY) + 1):
         equal = np.concatenate([[False], tokens[period:] == tokens[:-period], [False]])
         starts, ends = np.flatnonzero(np.diff(equal)).reshape(-1, 2).T
         for start, length in zip(starts.tolist(), (ends - starts).tolist(), strict=True):
-            if length // period + 1 >= FEWEST_COPIES:
+            if length // period + 1 >= fewest:
                 found.append((start, start + length + period, period))
     return sorted(found, key=lambda run: (run[0] - run[1], run[2]))
 

@@ -15,6 +15,7 @@ from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
 from testing.graphs import to_numpy
+from testing.written import assert_equal, write
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -252,6 +253,14 @@ def test_loop(run: Run) -> None:
     # Without a kernel, a layer in the body is a scan too.
     found, expected = scans(program, to_numpy(x)), SCANNED.get(run, 0)
     assert found >= expected if expected else found == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [*SCANNED, *NOT_SCANNED], ids=lambda run: run.__name__)
+def test_written_loop(run: Run) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, STEPS, 3)
+    assert_equal(write(Loop(run), x), x, jit=True)
 
 
 def test_few_steps_stay_as_they_are() -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.channels_last import channels_last
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, used_values, values_in
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_under, live_graph, walk
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
-from jaxlstm_converters.source.functional import functional_graph
+from jaxlstm_converters.source.functional import functional_graph, without_whole_slices
+from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.layers import Layers
+from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, marked, returned
 from jaxlstm_converters.source.modules import Part, access, initialized
 from jaxlstm_converters.source.padded import padded_graph
@@ -24,12 +26,11 @@ from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
-from jaxlstm_converters.source.spelling.template import filled, tree_of
-from jaxlstm_converters.source.statements import MethodWriter
+from jaxlstm_converters.source.spelling.layers import TORCH
+from jaxlstm_converters.source.spelling.template import filled
 from jaxlstm_converters.source.text import file_text
 
-_SEQUENTIAL = "torch.nn.modules.container.Sequential"
-_OF_TORCH = "torch.nn.modules."
+_SEQUENTIAL = f"{TORCH}container.Sequential"
 
 
 class WrittenSource(NamedTuple):
@@ -82,17 +83,19 @@ class _Writer:
         self._owners = {**graph.parameters, **graph.buffers, **graph.constants}
         self._parameters = frozenset(graph.parameters.values())
         self._tensors = tensors
-        types = _types(graph, self._owners, tensors)
-        graph = padded_graph(functional_graph(accept(graph), types), types)
-        graph = live_graph(channels_last(graph, tensors))
-        self._graph = graph
-        self._types = _types(graph, self._owners, tensors)
+        known = {name: TensorType(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        held = {value: known[name] for value, name in self._owners.items()}
+        types = held | graph.types
+        graph = without_whole_slices(functional_graph(accept(graph), types))
+        graph = live_graph(channels_last(padded_graph(graph, types), tensors))
+        self._graph = graph = looped_graph(graph, held | graph.types)
+        self._types = held | graph.types
         self._sizes = Sizes(graph, self._types)
         self._root = call_tree(graph, self._sizes)
         returned = [*graph.outputs, *graph.mutations.values()]
         results = [value for output in returned for value in values_in(output)]
         connect(self._root, self._sizes, self._owners, results)
-        self._calls = list(walk(self._root))
+        self._calls = [call for call in walk(self._root) if not call.is_loop]
         self._methods: dict[int, str] = {}
         self._parts = Part(kind="class")
         self._chains: dict[str, bool] = {}
@@ -104,9 +107,7 @@ class _Writer:
 
     def used_tensors(self) -> list[str]:
         """Return the names of the tensors that the modules hold."""
-        read = {name for node in self._graph.nodes for name in uses_of(node)}
-        read |= {name for output in self._graph.outputs for name in values_in(output)}
-        constants = self._graph.constants
+        read, constants = used_values(self._graph), self._graph.constants
         kept = [name for name in self._owners if name in read or name not in constants]
         found = dict.fromkeys([*(self._owners[name] for name in kept), *self._graph.mutations])
         return [name for name in found if not self._is_literal(name) and not self._is_counter(name)]
@@ -178,9 +179,10 @@ class _Writer:
             return True
         if call.path in self._layers or call.class_name == _SEQUENTIAL:
             return False
-        if not call.class_name.startswith(_OF_TORCH):
+        if not call.class_name.startswith(TORCH):
             return True
-        return any(is_under(name, call.path) for name in self._owners.values()) and not _is_container(call)
+        is_container = call.class_name.startswith(f"{TORCH}container.")
+        return any(is_under(name, call.path) for name in self._owners.values()) and not is_container
 
     def _is_literal(self, name: str) -> bool:
         """Return True for a small constant of forward, which is written as a literal."""
@@ -218,14 +220,14 @@ class _Writer:
     def _called(self, call: Invocation, scope: str) -> Called | None:
         if call.path in self._layers:
             return self._layers.called(call, access(self._parts, scope, call.path))
-        if not self._is_class(call) and not self._chains.get(call.path):
+        if call.is_loop or not (self._is_class(call) or self._chains.get(call.path)):
             return None
         target = access(self._parts, scope, call.path)
         method = self._methods.get(id(call), "__call__")
         function = target if method == "__call__" else ast.Attribute(target, method, ast.Load())
         arguments: list[ast.expr] = [marked(name) for name in call.inputs]
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
-        return Called(ast.Call(function, arguments, []), results, call.inputs)
+        return Called(ast.Call(function, arguments, []), results)
 
     def _is_chain(self, call: Invocation) -> bool:
         """Return True if a call passes one value through all elements of a list, one after the other."""
@@ -349,32 +351,11 @@ class _Writer:
         return writer.outermost(parameters, bound, result, changed)
 
 
-def _types(
-    graph: Graph, owners: Mapping[str, str], tensors: Mapping[str, np.ndarray]
-) -> dict[str, TensorType]:
-    """Return the types of all values of a graph."""
-    found = {value: TensorType(tensors[name].dtype, tensors[name].shape) for value, name in owners.items()}
-    found |= graph.input_types
-    for node in graph.nodes:
-        found |= node.types
-    return found
-
-
-def _is_container(call: Invocation) -> bool:
-    return call.class_name.startswith("torch.nn.modules.container.")
-
-
 def _literal(array: np.ndarray) -> ast.expr:
     """Return a small constant as an array of its dtype."""
     usual = array.dtype in (np.float32, np.int64, np.bool_)
     template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
-    return filled(template, {"values": _nested(array.tolist()), "dtype": array.dtype}, _no_value)
-
-
-def _nested(values: Any) -> ast.expr:
-    if isinstance(values, list):
-        return ast.List([_nested(item) for item in values], ast.Load())
-    return tree_of(values, _no_value)
+    return filled(template, {"values": array.tolist(), "dtype": array.dtype}, _no_value)
 
 
 def _no_value(argument: Argument) -> ast.expr:

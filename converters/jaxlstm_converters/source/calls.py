@@ -5,12 +5,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import TypeAlias
 
 from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
 
 Item: TypeAlias = "Node | Invocation"
+
+LOOP, ENTER, LEAVE = "loop", "loop.enter", "loop.leave"
+"""The class of the call around the nodes of a loop, and the operators of its first and its last node."""
 
 
 @dataclass
@@ -32,6 +36,11 @@ class Invocation:
     body: list[Item]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+
+    @property
+    def is_loop(self) -> bool:
+        """True for the nodes of a loop, which belong to the module around it."""
+        return self.class_name == LOOP
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,13 @@ def nodes_of(item: Item) -> Iterator[Node]:
     else:
         for part in item.body:
             yield from nodes_of(part)
+
+
+def line_of(item: Item, path: str) -> str:
+    """Return the line of the user's code in the module at a path that led to an item."""
+    node = next(nodes_of(item), None)
+    calls = node.calls if node else ()
+    return next((call.line for call in calls if call.path == path), "")
 
 
 def is_under(path: str, parent: str) -> bool:
@@ -129,28 +145,22 @@ def _body(entries: Sequence[_Entry], depth: int) -> list[Item]:
 def _sorted(groups: Sequence[Sequence[_Entry]]) -> tuple[list[Sequence[_Entry]], Sequence[_Entry] | None]:
     """Sort groups by their dependencies, else by place; or return a group with several nodes on a cycle."""
     owner = {name: index for index, group in enumerate(groups) for e in group for name in results_of(e.node)}
-    needs = [
-        {owner[name] for entry in group for name in uses_of(entry.node) if name in owner} - {index}
+    needs = {
+        index: {owner[name] for entry in group for name in uses_of(entry.node) if name in owner} - {index}
         for index, group in enumerate(groups)
-    ]
-    users: dict[int, list[int]] = {}
-    for index, needed in enumerate(needs):
-        for other in needed:
-            users.setdefault(other, []).append(index)
-    missing = [len(needed) for needed in needs]
-    ready = [index for index, count in enumerate(missing) if not count]
-    done: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        done.append(index)
-        for user in users.get(index, ()):
-            missing[user] -= 1
-            if not missing[user]:
-                heapq.heappush(ready, user)
-    if len(done) == len(groups):
-        return [groups[index] for index in done], None
-    waiting = set(range(len(groups))) - set(done)
-    return [], next(groups[index] for index in sorted(waiting) if len(groups[index]) > 1)
+    }
+    sorter, ready, order = TopologicalSorter(needs), list[int](), list[Sequence[_Entry]]()
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        return [], next(groups[index] for index in sorted(error.args[1]) if len(groups[index]) > 1)
+    while sorter.is_active():
+        for index in sorter.get_ready():
+            heapq.heappush(ready, index)
+        first = heapq.heappop(ready)
+        order.append(groups[first])
+        sorter.done(first)
+    return order, None
 
 
 def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: Iterable[str]) -> None:
@@ -204,12 +214,13 @@ def _find_inputs(call: Invocation, sizes: Sizes, owners: Mapping[str, str]) -> N
                 inputs[name] = None
         defined.update(_results(item))
     # Most sizes can be read from the shape of a value at hand.
-    known = {symbol for name in inputs for symbol in sizes.symbols_of(name)}
+    known = {symbol for name in inputs for symbol in sizes.symbols_of(name) if not call.is_loop}
     for item in call.body:
         for name in _uses(item):
             for symbol in sizes.leaves(name) - known:
                 inputs[symbol] = None
-        known.update(symbol for name in _results(item) for symbol in sizes.symbols_of(name))
+        shown = _results(item) if not call.is_loop else ()
+        known.update(symbol for name in shown for symbol in sizes.symbols_of(name))
     call.inputs = tuple(inputs)
 
 

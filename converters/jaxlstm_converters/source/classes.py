@@ -66,14 +66,9 @@ class WrittenClass:
         """Return the expression that makes the module at a path."""
         given = dict(zip(self.parameters, self.arguments[path], strict=True))
         values = {name: _hinted(copy.deepcopy(value), name) for name, value in given.items()}
-        kwargs = {name: value for name, value in values.items() if name in self.defaults}
-        if len(self.required) > _MOST_POSITIONAL:
-            return trees.call(self._called, **{n: values[n] for n in self.required}, **kwargs, rngs=_RNGS)
-        return trees.call(self._called, *(values[n] for n in self.required), **kwargs, rngs=_RNGS)
-
-    @property
-    def _called(self) -> ast.expr:
-        return trees.name(self.name)
+        required = [] if len(self.required) > _MOST_POSITIONAL else self.required
+        kwargs = {name: values[name] for name in (*self.required, *self.defaults) if name not in required}
+        return trees.call(trees.name(self.name), *(values[name] for name in required), **kwargs, rngs=_RNGS)
 
     def find_defaults(self) -> None:
         """Make the most frequent value of an argument its default, sizes of layers apart."""
@@ -154,10 +149,14 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
 
 
 def _substitute(draft: Draft, replaced: dict[int, ast.expr]) -> None:
-    draft.init = [_Substituted(replaced).statement(tree) for tree in draft.init]
+
+    def found(node: ast.AST) -> ast.expr | None:
+        return replaced.get(id(node))
+
+    draft.init = [trees.replaced(tree, found) for tree in draft.init]
     for method in draft.methods.values():
         for statement in method.body:
-            statement.tree = _Substituted(replaced).statement(statement.tree)
+            statement.tree = trees.replaced(statement.tree, found)
 
 
 def _literals(draft: Draft) -> Iterator[tuple[ast.expr, bool]]:
@@ -193,22 +192,6 @@ class _Masked(ast.NodeTransformer):
             self._record(node)
             return node
         return self.generic_visit(node)
-
-
-class _Substituted(ast.NodeTransformer):
-    """Replaces trees by others."""
-
-    def __init__(self, replaced: dict[int, ast.expr]) -> None:
-        self._replaced = replaced
-
-    def statement(self, tree: ast.stmt) -> ast.stmt:
-        """Return a statement with the other trees."""
-        changed = self.visit(tree)
-        assert isinstance(changed, ast.stmt)
-        return changed
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        return self._replaced[id(node)] if id(node) in self._replaced else self.generic_visit(node)
 
 
 def _hinted(tree: ast.expr, hint: str) -> ast.expr:

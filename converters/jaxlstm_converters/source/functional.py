@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.programs.acceptance import AcceptedGraph
-from jaxlstm.programs.aliases import InPlaceWrite, View, renamed_argument, with_names
+from jaxlstm.programs.aliases import InPlaceWrite, View, graph_with_nodes, with_names
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, uses_of, values_in
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm_converters.source.sizes import size_name
 
@@ -20,6 +20,7 @@ _SCATTERS = {
     "aten.select.int": "aten.select_scatter.default",
     "aten.slice.Tensor": "aten.slice_scatter.default",
 }
+_TO_THE_END = 2**63 - 1
 _PREDICATES = {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not"}
 # The inverse of these views gives the base its shape again.
 _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as")
@@ -47,14 +48,27 @@ def functional_graph(accepted: AcceptedGraph, types: Mapping[str, TensorType]) -
         else:
             nodes += _written(current, write, names, types)
     graph = accepted.graph
-    outputs = tuple(renamed_argument(output, names) for output in graph.outputs)
     changed = {
         graph.buffers[write.owner]: Value(names[write.owner])
         for write in accepted.writes.values()
         if write.owner in graph.buffers and write.owner in names
     }
-    mutations = {name: renamed_argument(value, names) for name, value in graph.mutations.items()}
-    return replace(graph, nodes=tuple(nodes), outputs=outputs, mutations={**changed, **mutations})
+    graph = graph_with_nodes(graph, nodes, names)
+    return replace(graph, mutations={**changed, **graph.mutations})
+
+
+def without_whole_slices(graph: Graph) -> Graph:
+    """Return a graph without slices of all elements, which an export has before the index in ``x[:, t]``."""
+    names: dict[str, str] = {}
+    nodes = []
+    for node in graph.nodes:
+        node = with_names(node, names)
+        bounds = [node.kwargs.get(key) for key in ("start", "end", "step")]
+        if node.op == "aten.slice.Tensor" and bounds == [0, _TO_THE_END, None] and node.with_gradient:
+            (names[node.name],) = uses_of(node)
+        else:
+            nodes.append(node)
+    return graph_with_nodes(graph, nodes, names)
 
 
 def _written(

@@ -11,28 +11,13 @@ from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
 from jaxlstm_converters.source.method import Called, Pattern, marked
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
+from jaxlstm_converters.source.spelling.layers import defaults_of
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 
 # How other operators read the tensors of a layer, in torch's layout.
 _READABLE: dict[str, dict[str, str]] = {
     "nnx.Embed": {"weight": "layer.embedding[...]"},
     "nnx.Linear": {"weight": "layer.kernel[...].T", "bias": "layer.bias[...]"},
-}
-
-# The defaults of arguments of layers that a class may pass on as its own arguments.
-DEFAULTS: dict[str, object] = {
-    "strides": 1,
-    "padding": "SAME",
-    "kernel_dilation": 1,
-    "feature_group_count": 1,
-    "use_bias": True,
-    "use_scale": True,
-    "num_layers": 1,
-    "bias": True,
-    "batch_first": False,
-    "dropout": 0.0,
-    "bidirectional": False,
-    "proj_size": 0,
 }
 
 
@@ -80,7 +65,7 @@ class Layers:
         layer = self._of_nodes[main.name]
         expression = spell_call(layer, main, target, _marked_argument)
         results = _pattern(0 if layer.results is None else layer.results, main)
-        return Called(expression, results, tuple(trees.marks(expression)))
+        return Called(expression, results)
 
     def of_node(self, node: Node) -> LayerSpelling | None:
         """Return the layer that an operator is although its module is not called."""
@@ -111,9 +96,8 @@ class Layers:
             settings = dict.fromkeys(name for path in paths for name in self._of_paths[path].kwargs)
             for path in paths:
                 layer = self._of_paths[path]
-                known = [name for name in settings if name in layer.kwargs or name in DEFAULTS]
-                kwargs = {name: layer.kwargs.get(name, DEFAULTS.get(name)) for name in known}
-                self._of_paths[path] = replace(layer, kwargs=kwargs)
+                known = {**defaults_of(layer.constructor), **layer.kwargs}
+                self._of_paths[path] = replace(layer, kwargs={name: known[name] for name in settings})
 
     def _find(self, graph: Graph, calls: Sequence[Invocation]) -> None:
         """Keep the modules of which every use is the same layer."""

@@ -23,7 +23,6 @@ class Called:
 
     expression: ast.expr
     results: Pattern
-    uses: tuple[str, ...]
 
 
 @dataclass

@@ -99,9 +99,7 @@ def access(root: Part, scope: str, path: str) -> ast.expr:
 def initialized(part: Part) -> list[ast.stmt]:
     """Return the statements of ``__init__`` of a class."""
     if part.is_list:
-        function = ast.Attribute(ast.Call(trees.name("super"), [], []), "__init__", ast.Load())
-        items = _items(part) if part.is_chain else [_list(_items(part))]
-        return [ast.Expr(ast.Call(function, items, []))]
+        return [ast.Expr(ast.Call(trees.parsed("super().__init__"), _elements(part), []))]
     return [
         trees.assign(trees.attribute(SELF, part.attribute(name)), made(child))
         for name, child in part.filled.items()
@@ -113,19 +111,21 @@ def made(part: Part) -> ast.expr:
     if part.kind != "container":
         assert part.made is not None, part.path
         return part.made
-    if part.is_chain:
-        return ast.Call(_nnx("Sequential"), _items(part), [])
     if part.is_list:
-        return ast.Call(_nnx("List"), [_list(_items(part))], [])
+        return ast.Call(trees.parsed("nnx.Sequential" if part.is_chain else "nnx.List"), _elements(part), [])
     keys: list[ast.expr | None] = [ast.Constant(name) for name in part.filled]
-    return ast.Call(_nnx("Dict"), [ast.Dict(keys, [made(child) for child in part.filled.values()])], [])
+    members = ast.Dict(keys, [made(child) for child in part.filled.values()])
+    return trees.call(trees.parsed("nnx.Dict"), members)
 
 
-def _list(items: list[ast.expr]) -> ast.expr:
-    """Return a list of elements, or the comprehension of equal ones."""
+def _elements(part: Part) -> list[ast.expr]:
+    """Return the arguments of a list: the elements of a chain, else a list of them or a comprehension."""
+    items = _items(part)
+    if part.is_chain:
+        return items
     if len(items) == 1 and isinstance(items[0], ast.Starred) and isinstance(items[0].value, ast.GeneratorExp):
-        return ast.ListComp(items[0].value.elt, items[0].value.generators)
-    return ast.List(items, ast.Load())
+        return [ast.ListComp(items[0].value.elt, items[0].value.generators)]
+    return [ast.List(items, ast.Load())]
 
 
 def _items(part: Part) -> list[ast.expr]:
@@ -154,7 +154,3 @@ def _items(part: Part) -> list[ast.expr]:
             grouped += items[place : place + count]
         place += count
     return grouped
-
-
-def _nnx(name: str) -> ast.expr:
-    return ast.Attribute(trees.name("nnx"), name, ast.Load())

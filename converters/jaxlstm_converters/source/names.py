@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import itertools
 import keyword
 import re
 from collections.abc import Collection, Sequence
@@ -50,12 +51,8 @@ def attribute_name(text: str) -> str:
 
 def unique(name: str, taken: Collection[str]) -> str:
     """Return the name, with a number if it is taken."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}{number}" in taken:
-        number += 1
-    return f"{name}{number}"
+    numbered = (f"{name}{number}" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def targets(line: str) -> list[Target]:
@@ -63,15 +60,21 @@ def targets(line: str) -> list[Target]:
     match = _ASSIGNED.match(line)
     if match is None:
         return []
-    try:
-        tree = ast.parse(match[1].strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+    tree = _parsed(match[1].strip())
     found = _target(tree)
     return found if isinstance(tree, ast.Tuple) and isinstance(found, list) else [found] if found else []
 
 
-def _target(tree: ast.expr) -> Target:
+def _parsed(code: str) -> ast.AST:
+    """Return the tree of one expression; an empty tree for what is no Python."""
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module([], [])
+    return body[0].value if len(body) == 1 and isinstance(body[0], ast.Expr) else ast.Module(body, [])
+
+
+def _target(tree: ast.AST) -> Target:
     if isinstance(tree, ast.Name):
         return tree.id if is_name(tree.id) else ""
     if isinstance(tree, ast.Tuple | ast.List):
@@ -81,19 +84,15 @@ def _target(tree: ast.expr) -> Target:
 
 def arguments(line: str) -> list[str]:
     """Return the names of variables that a line of Python passes to functions, in their order."""
-    try:
-        tree = ast.parse(line)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+    tree = _parsed(line)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    owners = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     names = [
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in called
     ]
     names.sort(key=lambda node: (node.lineno, node.col_offset))
-    return [node.id for node in names if is_name(node.id) and not (id(node) in owners and node.id == "self")]
+    return [node.id for node in names if is_name(node.id)]
 
 
 def singular(name: str) -> str:

@@ -5,20 +5,19 @@ A padded batch keeps its padding, as the program's does under ``jax.jit``, and i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from jaxlstm.programs.aliases import renamed_argument, with_names
+from jaxlstm.programs.aliases import graph_with_nodes, with_names
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
 from jaxlstm_converters.source.calls import live_graph
+from jaxlstm_converters.source.spelling.layers import ZEROS
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
 _PACK, _PAD, _LAYERS = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default", "jaxlstm.packed_"
 _COPIES = frozenset({"clone", "alias", "to", "_to_copy", "contiguous", "lift_fresh_copy", "detach"})
 _ROWWISE = frozenset({"dropout", "relu", "tanh"})  # They make zeros of zeros.
-_TO_THE_END = 2**63 - 1
-_ZEROS = ("aten.zeros.default", "aten.new_zeros.default")
 
 
 def padded_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
@@ -36,12 +35,6 @@ def padded_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
     # A layer of which the sorted results are used too would run twice.
     kept = sorted_once if len(set(layers)) == 1 else graph
     return _without_masks(kept, types)
-
-
-def _renamed(graph: Graph, nodes: Sequence[Node], names: Mapping[str, str]) -> Graph:
-    outputs = tuple(renamed_argument(output, names) for output in graph.outputs)
-    mutations = {name: renamed_argument(value, names) for name, value in graph.mutations.items()}
-    return replace(graph, nodes=tuple(nodes), outputs=outputs, mutations=mutations)
 
 
 def _full_length(graph: Graph, types: dict[str, TensorType]) -> Graph:
@@ -64,7 +57,7 @@ def _full_length(graph: Graph, types: dict[str, TensorType]) -> Graph:
             nodes.append(replace(node, types=made))
         else:
             names[results_of(node)[0]] = source
-    return _renamed(graph, nodes, names)
+    return graph_with_nodes(graph, nodes, names)
 
 
 def _with_steps(type_: TensorType, steps: Mapping[str, tuple[int | str | None, str]]) -> TensorType:
@@ -79,9 +72,6 @@ def _with_steps(type_: TensorType, steps: Mapping[str, tuple[int | str | None, s
 def _copied(node: Node, types: Mapping[str, TensorType]) -> str | None:
     """Return the tensor that a node copies."""
     kind, sources, results = node.op.split(".")[1], _values(node, "self"), results_of(node)
-    bounds = [node.kwargs.get(key) for key in ("start", "end", "step")]
-    if kind == "slice" and bounds == [0, _TO_THE_END, None]:
-        return sources[0]
     if kind not in _COPIES or not sources or not results:
         return None
     is_same = types[sources[0]].dtype == types[results[0]].dtype
@@ -125,7 +115,7 @@ class _Unsorted:
             is_size = node.op == "aten.sym_size.int"
             named = with_names(node, {**same_shape, **self._names} if is_size else self._names)
             nodes += [named, *self._twin_of(named)]
-        return _renamed(self._graph, nodes, self._names)
+        return graph_with_nodes(self._graph, nodes, self._names)
 
     def _twin_of(self, node: Node) -> list[Node]:
         kind = node.op.split(".")[1]
@@ -196,12 +186,12 @@ class _Unsorted:
         ]
 
     def _is_zero(self, name: str) -> bool:
-        return name in self._producers and self._producers[name].op in _ZEROS
+        return name in self._producers and self._producers[name].op in ZEROS
 
 
 def _without_masks(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
     """Return the graph without masks of results that have zeros after the end of each sequence already."""
-    types = {**types, **{name: type_ for node in graph.nodes for name, type_ in node.types.items()}}
+    types = {**types, **graph.types}
     names: dict[str, str] = {}
     lengths: dict[str, Argument] = {}  # tensor with zeros after the end of each sequence -> lengths
     nodes: list[Node] = []
@@ -218,4 +208,4 @@ def _without_masks(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
                 names[made[0]] = given[0]
                 continue
         nodes.append(node)
-    return _renamed(graph, nodes, names)
+    return graph_with_nodes(graph, nodes, names)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -133,7 +134,7 @@ def pytest_text(files: SourceFiles, program_path: str, arguments: Arguments) -> 
 
     ``program_path`` is the path of the program, relative to the folder of the source.
     """
-    args, kwargs = _with_texts(arguments)
+    args, kwargs = jax.tree.map(_with_text, arguments)
     name = files.source.stem
     return f'''"""{name}.py equals the program from which it was written, and torch if it is installed."""
 
@@ -181,17 +182,10 @@ class _Expression(str):
     __repr__ = str.__str__
 
 
-def _with_texts(tree: Any) -> Any:
-    """Return arguments with an expression for each array."""
-    if isinstance(tree, dict):
-        return {key: _with_texts(value) for key, value in tree.items()}
-    if type(tree) in (tuple, list):
-        return type(tree)(map(_with_texts, tree))
-    return _Expression(_expression(tree)) if isinstance(tree, np.ndarray) else tree
-
-
-def _expression(array: np.ndarray) -> str:
-    if array.dtype.kind == "f":
-        return f'RNG.normal(size={array.shape}).astype("{array.dtype}")'
-    largest = int(array.max(initial=0)) + 1
-    return f'RNG.integers(0, {largest}, {array.shape}).astype("{array.dtype}")'
+def _with_text(leaf: Any) -> Any:
+    """Return the expression of an array, or another argument as it is."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    largest = 1 if leaf.dtype.kind == "f" else int(leaf.max(initial=0)) + 1
+    made = f"normal(size={leaf.shape})" if leaf.dtype.kind == "f" else f"integers(0, {largest}, {leaf.shape})"
+    return _Expression(f'RNG.{made}.astype("{leaf.dtype}")')

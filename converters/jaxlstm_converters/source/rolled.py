@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Statement
+from jaxlstm_converters.source.trees import Tree
 
 
 def rolled(statements: Sequence[Statement], lengths: dict[str, int]) -> list[Statement]:
@@ -62,7 +63,7 @@ def _common(rounds: Sequence[Sequence[Statement]], lists: Sequence[str]) -> list
     for text in (text for text in lists if _first_use(rounds[0], 0, text, 0) >= 0):
         elements[text] = names.unique(names.singular(text.rpartition(".")[2]), {*used, *elements.values()})
     bodies = [
-        [_Element(elements, number).visit(copy.deepcopy(statement.tree)) for statement in statements]
+        [_with_element(statement.tree, elements, number) for statement in statements]
         for number, statements in enumerate(rounds)
     ]
     texts = [[trees.shown(tree) for tree in body] for body in bodies]
@@ -74,14 +75,14 @@ def _common(rounds: Sequence[Sequence[Statement]], lists: Sequence[str]) -> list
             return None
         source, variable = start
         before = [Statement(trees.assign(trees.name(variable), source), rounds[0][0].line)]
-        bodies[0] = [_Renamed(source, variable).visit(tree) for tree in bodies[0]]
+        bodies[0] = [_renamed(tree, source, variable) for tree in bodies[0]]
         texts[0] = [trees.shown(tree) for tree in bodies[0]]
     is_left = any(f"{text}[" in line for text in elements for line in texts[0])
     if any(other != texts[0] for other in texts[1:]) or is_left:
         return None
     variables, over = ", ".join(elements.values()), ", ".join(elements)
     over = f"zip({over})" if len(elements) > 1 else over
-    loop = trees.loop(trees.parsed(variables), trees.parsed(over), bodies[0])
+    loop = ast.For(trees.target(trees.parsed(variables)), trees.parsed(over), bodies[0], [], lineno=1)
     return [*before, Statement(loop, rounds[0][0].line)]
 
 
@@ -92,7 +93,7 @@ def _first_source(first: Sequence[ast.AST], second: Sequence[ast.AST]) -> tuple[
     texts = {(trees.shown(ours), trees.shown(theirs)) for ours, theirs in found}
     if not isinstance(source, ast.expr) or not isinstance(other, ast.Name) or len(texts) > 1:
         return None
-    hidden = [_Renamed(source, trees.MARK).visit(copy.deepcopy(tree)) for tree in first]
+    hidden = [_renamed(copy.deepcopy(tree), source, trees.MARK) for tree in first]
     uses = [place for place, tree in enumerate(hidden) if trees.MARK in trees.variables(tree)]
     stores = [place for place, tree in enumerate(first) if other.id in trees.variables(tree, ast.Store)]
     # Nothing may change the source before its last use, nor the variable, which the round may not read.
@@ -117,28 +118,25 @@ def _differences(first: ast.AST, second: ast.AST) -> Iterator[tuple[ast.AST, ast
         yield from _differences(*parts)
 
 
-class _Element(ast.NodeTransformer):
-    """Replaces one module of each list by a variable."""
+def _with_element(tree: Tree, elements: Mapping[str, str], number: int) -> Tree:
+    """Return a copy of a tree with variables for the modules of that number in lists."""
 
-    def __init__(self, elements: Mapping[str, str], number: int) -> None:
-        self._elements = elements
-        self._number = number
+    def element(node: ast.AST) -> ast.expr | None:
+        if not isinstance(node, ast.Subscript) or trees.shown(node.slice) != str(number):
+            return None
+        name = elements.get(trees.shown(node.value))
+        return trees.name(name) if name else None
 
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-        is_number = isinstance(node.slice, ast.Constant) and node.slice.value == self._number
-        element = self._elements.get(trees.shown(node.value)) if is_number else None
-        return trees.name(element) if element else self.generic_visit(node)
+    return trees.replaced(copy.deepcopy(tree), element)
 
 
-class _Renamed(ast.NodeTransformer):
-    """Replaces an expression by a variable."""
+def _renamed(tree: Tree, old: ast.expr, new: str) -> Tree:
+    """Return a tree with a variable instead of an expression."""
+    text = trees.shown(old)
 
-    def __init__(self, old: ast.expr, new: str) -> None:
-        self._old = trees.shown(old)
-        self._new = new
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        """Return a tree with the variable."""
-        is_old = isinstance(node, ast.expr) and trees.shown(node) == self._old
+    def variable(node: ast.AST) -> ast.expr | None:
         is_set = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        return trees.name(self._new) if is_old and not is_set else self.generic_visit(node)
+        is_old = isinstance(node, ast.expr) and not is_set and trees.shown(node) == text
+        return trees.name(new) if is_old else None
+
+    return trees.replaced(tree, variable)

@@ -20,14 +20,7 @@ _KINDS = {
     "matmul": "scores",
     "arange": "positions",
     "argmax": "best",
-    "ne": "mask",
-    "eq": "mask",
-    "lt": "mask",
-    "gt": "mask",
-    "ge": "mask",
-    "le": "mask",
-    "logical_not": "mask",
-    "bitwise_not": "mask",
+    **dict.fromkeys(("ne", "eq", "lt", "gt", "ge", "le", "logical_not", "bitwise_not"), "mask"),
     "mean": "mean",
     "cat": "joined",
     "stack": "stacked",
@@ -64,6 +57,14 @@ class Scope:
         self._header: dict[str, tuple[str, int]] = {}
         self._names_before: dict[str, list[str]] = {}
         self._names_now: dict[str, list[str]] = {}
+
+    def share(self, outer: Scope, values: Collection[str]) -> None:
+        """Use values and sizes of the method around a function, whose variables get no other meaning."""
+        self._sizes = outer._sizes
+        for name in values:
+            if not self._context.sizes.is_size(name):
+                self.values[name] = outer.value(name)
+                self.functions.update(trees.variables(self.values[name]))
 
     def take(self, name: str, variable: str) -> None:
         """Let a parameter stand for a value or size."""
@@ -163,6 +164,7 @@ class Scope:
         stores: set[str] = set()
         for statement in statements:
             stores.update(trees.variables(statement.tree, ast.Store))
+            stores.update(node.arg for node in ast.walk(statement.tree) if isinstance(node, ast.arg))
             for name in trees.variables(statement.tree, ast.Load):
                 loads[name] = loads.get(name, 0) + 1
         inline: dict[str, ast.expr] = {}
@@ -172,8 +174,14 @@ class Scope:
                 inline[variable] = trees.item(trees.attribute(trees.name(holder), "shape"), axis)
             elif variable in loads:
                 holders.setdefault(holder, {})[axis] = variable
+
+        def known(node: ast.AST) -> ast.expr | None:
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                return inline.get(node.id)
+            return None
+
         for statement in statements:
-            statement.tree = _Inline(inline).visit(statement.tree)
+            statement.tree = trees.replaced(statement.tree, known)
         read = []
         for holder, axes in holders.items():
             name = next(name for name, variable in self.parameters.items() if variable == holder)
@@ -193,16 +201,6 @@ def _read_sizes(holder: str, axes: Mapping[int, str], ndim: int) -> ast.stmt:
         return trees.assign(targets, shape)
     part = ast.Slice(None, ast.Constant(count), None)
     return trees.assign(targets, ast.Subscript(shape, part, ast.Load()))
-
-
-class _Inline(ast.NodeTransformer):
-    """Replaces names of variables."""
-
-    def __init__(self, expressions: Mapping[str, ast.expr]) -> None:
-        self._expressions = expressions
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self._expressions.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
 
 
 def usual_names(item: Item, pattern: tuple[Pattern, ...]) -> list[Target]:

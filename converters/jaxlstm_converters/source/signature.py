@@ -17,17 +17,14 @@ def signature(graph: Graph) -> tuple[Method, dict[str, ast.expr]]:
     taken: set[str] = set()
     method = Method([], [])
     positional, named = graph.in_tree.children
-    for child in positional.children:
+    keys = [*[None] * len(positional.children), *map(str, named.keys)]
+    for key, child in zip(keys, (*positional.children, *named.children), strict=True):
         leaves = [next(inputs) for _ in range(_leaf_count(child))]
-        name = names.valid_name(_common(leaves), taken, default="x")
+        text = _common(leaves) if key is None else key
+        is_free = names.is_name(text) and text not in taken
+        name = text if is_free else names.valid_name(text, taken, default="x")
         taken.add(name)
-        method.parameters.append(ast.arg(name))
-        _bind(child, iter(leaves), trees.name(name), bound)
-    for key, child in zip(named.keys, named.children, strict=True):
-        leaves = [next(inputs) for _ in range(_leaf_count(child))]
-        name = str(key) if names.is_name(str(key)) else names.valid_name(str(key), taken)
-        taken.add(name)
-        method.keywords.append(ast.arg(name))
+        (method.parameters if key is None else method.keywords).append(ast.arg(name))
         _bind(child, iter(leaves), trees.name(name), bound)
     return method, bound
 

@@ -6,32 +6,16 @@ import ast
 from collections.abc import Callable, Mapping
 
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
-from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.spelling import spell
+from jaxlstm_converters.source.spelling.template import tree_of
 
-_INFIX = {
-    "_operator.add": ast.Add,
-    "_operator.sub": ast.Sub,
-    "_operator.mul": ast.Mult,
-    "_operator.floordiv": ast.FloorDiv,
-    "_operator.mod": ast.Mod,
-    "_operator.pow": ast.Pow,
-}
-_CALLS = {"torch.sym_max": "max", "torch.sym_min": "min", "torch.sym_int": "int"}
+_OPERATORS = {f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "mod", "pow")}
+_OPERATORS |= {"torch.sym_max", "torch.sym_min", "torch.sym_int"}
 
 
 def size_name(symbol: str) -> str:
     """Return the name of a free size among the values of a graph, which no value can have."""
     return f"size {symbol}"
-
-
-def _arithmetic(left: ast.expr, op: str, right: ast.expr) -> ast.expr:
-    """Return a sum or product as a person writes it: numbers last, and differences for negative numbers."""
-    if op in ("_operator.add", "_operator.mul") and isinstance(left, ast.Constant):
-        left, right = right, left
-    number = right.value if isinstance(right, ast.Constant) else None
-    if isinstance(number, int) and number < 0 and op == "_operator.add":
-        return ast.BinOp(left, ast.Sub(), ast.Constant(-number))
-    return ast.BinOp(left, _INFIX[op](), right)
 
 
 class Sizes:
@@ -87,18 +71,12 @@ class Sizes:
         if name.startswith("size "):
             return leaf(name)
         found = self._expressions[name]
-        if isinstance(found, Node):
-            left, *right = (self._operand(argument, leaf) for argument in found.args)
-            if found.op in _INFIX:
-                return _arithmetic(left, found.op, right[0])
-            return trees.call(trees.name(_CALLS[found.op]), left, *right)
-        return self._operand(found, leaf)
 
-    def _operand(self, argument: Argument, leaf: Callable[[str], ast.expr]) -> ast.expr:
-        if isinstance(argument, Value):
+        def operand(argument: Argument) -> ast.expr:
+            assert isinstance(argument, Value), argument
             return self.expression(argument.name, leaf)
-        assert isinstance(argument, int | float), argument
-        return ast.Constant(argument)
+
+        return spell(found, {}, operand).expr if isinstance(found, Node) else tree_of(found, operand)
 
     def _expression_of(self, node: Node) -> Argument | Node:
         """Return the free size, number or node that gives a size; None if the node gives none."""
@@ -110,6 +88,6 @@ class Sizes:
             size = type_.shape[dim] if type_ else None
             symbol = self._symbols(tensor.name)[dim] if type_ else ""
             return Value(symbol) if symbol else size
-        if node.op not in _INFIX and node.op not in _CALLS:
+        if node.op not in _OPERATORS:
             return None
         return node if all(map(self.is_size, values_in(node.args))) else None

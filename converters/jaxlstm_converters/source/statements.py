@@ -7,20 +7,20 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, results_of, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation, Item, nodes_of
+from jaxlstm_converters.source.calls import LOOP, Invocation, Item, line_of, nodes_of
 from jaxlstm_converters.source.method import Context, LineItem, Method, Pattern, Statement, marked, names_in
 from jaxlstm_converters.source.names import Target
-from jaxlstm_converters.source.scope import LETTERS, Scope, usual_names
+from jaxlstm_converters.source.scope import Scope, usual_names
 from jaxlstm_converters.source.spelling import simplified
 from jaxlstm_converters.source.spelling.template import tree_of
 
 _LONGEST = 88
 
 
-class MethodWriter:
-    """Writes the method of one call."""
+class StatementWriter:
+    """Writes the method of one call, without the functions in it."""
 
     def __init__(self, call: Invocation, context: Context) -> None:
         self._call = call
@@ -34,15 +34,20 @@ class MethodWriter:
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
         for name in self._call.inputs:
-            line = self._first_use(name)
-            candidates = [*self._argument_names(line), "x", "y", "z", "u", "v", "w"]
+            candidates = [*self._argument_names(name), "x", "y", "z", "u", "v", "w"]
             if (torch_name := self._context.owners.get(name)) is not None:
                 candidates = [names.valid_name(torch_name.rpartition(".")[2])]
-            variable = next((c for c in candidates if c not in self._scope.parameters.values()), "")
-            self._scope.take(name, variable or names.unique("x", set(self._scope.parameters.values())))
+            self._parameter(name, candidates)
         body = self._body()
-        body += self._result(_tuple([self._scope.value(name) for name in self._call.outputs]))
+        body += self._result(grouped([self._scope.value(name) for name in self._call.outputs]))
         return Method([ast.arg(name) for name in self._scope.parameters.values()], self._scope.finished(body))
+
+    def _parameter(self, name: str, candidates: Sequence[str]) -> ast.expr:
+        """Give a value the first parameter or variable of some that is free."""
+        taken = {*self._scope.taken(), *self._scope.parameters.values()}
+        free = (c for c in candidates if names.is_name(c) and c not in taken)
+        self._scope.take(name, next(free, "") or names.unique("value", taken))
+        return self._scope.value(name)
 
     def outermost(
         self,
@@ -79,9 +84,11 @@ class MethodWriter:
 
     def _expanded(self, call: Invocation) -> Iterator[LineItem]:
         for item in call.body:
-            line = _line(item, self._call.path)
+            line = line_of(item, self._call.path)
             if isinstance(item, Node):
                 yield LineItem(item, line, item.op)
+            elif item.is_loop:
+                yield LineItem(item, "", LOOP, forced=True)
             elif self._context.call(item, self._call.path) is None:
                 yield from self._expanded(item)
             else:
@@ -102,16 +109,12 @@ class MethodWriter:
         if isinstance(item, Node):
             return list(uses_of(item))
         called = self._context.call(item, self._call.path)
-        return called.uses if called else item.inputs
+        return trees.marks(called.expression) if called else item.inputs
 
-    def _first_use(self, name: str) -> str:
-        """Return the line that uses an input first."""
-        return next((step.line for step in self._steps if name in self._uses(step.item)), "")
-
-    def _argument_names(self, line: str) -> list[str]:
-        """Return the first name in a line for an input that no other input has."""
-        taken = {*self._scope.parameters.values(), "F", "torch", "nn", "s"}
-        return [name for name in names.arguments(line) if name not in taken][:1]
+    def _argument_names(self, name: str) -> list[str]:
+        """Return the names in the line that uses an input first."""
+        line = next((step.line for step in self._steps if name in self._uses(step.item)), "")
+        return [found for found in names.arguments(line) if found not in ("F", "torch", "nn", "s")]
 
     def _body(self) -> list[Statement]:
         run: list[LineItem] = []
@@ -141,13 +144,10 @@ class MethodWriter:
 
     def _write(self, step: LineItem, targets: Sequence[Target], ends: bool) -> None:
         item, target = step.item, ", ".join(names.leaves(targets))
-        if isinstance(item, Node) and item.op == "higher_order.cond":
-            expression = self._resolved(self._conditional(item))
-            pattern = self._result_pattern(item)
-        elif isinstance(item, Node):
+        if isinstance(item, Node):
             spelling = self._context.spell(item, self._call.path, self._placeholder)
             expression = self._resolved(spelling.expr, target)
-            pattern = self._result_pattern(item)
+            pattern = self._used(item.outputs[0] if len(item.outputs) == 1 else item.outputs)
         else:
             called = self._context.call(item, self._call.path)
             assert called is not None
@@ -200,9 +200,6 @@ class MethodWriter:
                 items.append(self._scope.named(part, wanted, step, expression))
         return ast.Tuple(items, ast.Load())
 
-    def _result_pattern(self, node: Node) -> Pattern:
-        return self._used(node.outputs[0] if len(node.outputs) == 1 else node.outputs)
-
     def _used(self, pattern: Pattern) -> Pattern:
         """Return a pattern without the results that the rest of the method does not use."""
         if isinstance(pattern, tuple):
@@ -214,42 +211,10 @@ class MethodWriter:
         return tree_of(argument, self._expression)
 
     def _expression(self, argument: Argument) -> ast.expr:
-        if isinstance(argument, Graph):
-            return self._function(argument)
         assert isinstance(argument, Value), argument
         if self._context.sizes.is_size(argument.name):
             return self._context.sizes.expression(argument.name, self._scope.size)
         return marked(argument.name)
-
-    def _conditional(self, node: Node) -> ast.expr:
-        """Return the call of ``lax.cond``, whose functions return a single result as it is."""
-        condition, first, second, operands = node.args
-        assert isinstance(operands, tuple)
-        branches = [self._function(graph, len(graph.outputs) == 1) for graph in (first, second)]  # type: ignore[union-attr]
-        arguments = [self._placeholder(operand) for operand in operands]
-        return trees.call(trees.parsed("lax.cond"), self._placeholder(condition), *branches, *arguments)
-
-    def _function(self, graph: Graph, single: bool = False) -> ast.expr:
-        """Write the function that ``cond`` or a loop calls, and return its name."""
-        inputs = tuple(declared.name for declared in graph.inputs)
-        outputs = tuple(name for output in graph.outputs for name in values_in(output))
-        inner = Invocation(
-            self._call.path, self._call.class_name, self._call.depth, list(graph.nodes), inputs, outputs
-        )
-        writer = MethodWriter(inner, self._context)
-        for place, name in enumerate(inputs):
-            writer._scope.take(name, LETTERS[place % len(LETTERS)] + "_" * (place // len(LETTERS)))
-        body = writer._body()
-        results = ast.Tuple([writer._argument(output) for output in graph.outputs], ast.Load())
-        body.append(Statement(ast.Return(results.elts[0] if single else results)))
-        name = names.unique("branch", self._scope.taken())
-        self._scope.functions.add(name)
-        parameters = ast.arguments(
-            [], [ast.arg(p) for p in writer._scope.parameters.values()], None, [], [], None, []
-        )
-        trees_ = [statement.tree for statement in writer._scope.finished(body)]
-        self._statements.append(Statement(ast.FunctionDef(name, parameters, trees_, [], lineno=1)))
-        return trees.name(name)
 
     def _argument(self, argument: Argument) -> ast.expr:
         return self._resolved(self._placeholder(argument))
@@ -261,10 +226,9 @@ class MethodWriter:
             counts[name] = counts.get(name, 0) + 1
         for name, count in counts.items():
             expression = self._scope.value(name)
-            simple = isinstance(expression, ast.Name | ast.Constant | ast.Attribute | ast.Subscript)
-            if count > 1 and not simple:
+            if count > 1 and not is_short(expression):
                 self._set(name, expression)
-        replaced = _with_inferred_size(_Replace(self._scope.value).visit(copy.deepcopy(tree)))
+        replaced = _with_inferred_size(trees.replaced(copy.deepcopy(tree), self._marked_value))
         longest = max(counts, key=lambda name: len(trees.shown(self._scope.value(name))), default="")
         is_long = len(trees.shown(simplified(replaced))) + len(target) > _LONGEST
         if is_long and longest and isinstance(self._scope.value(longest), ast.Call):
@@ -272,6 +236,12 @@ class MethodWriter:
             self._set(longest, self._scope.value(longest))
             return self._resolved(tree, target)
         return replaced
+
+    def _marked_value(self, node: ast.AST) -> ast.expr | None:
+        """Return the expression of the value for which a name stands."""
+        if isinstance(node, ast.Name) and node.id.startswith(trees.MARK):
+            return copy.deepcopy(self._scope.value(node.id[1:]))
+        return None
 
     def _set(self, name: str, expression: ast.expr) -> None:
         """Write a statement that gives a value a variable."""
@@ -292,25 +262,6 @@ def _with_inferred_size(tree: ast.expr) -> ast.expr:
     return tree
 
 
-class _Replace(ast.NodeTransformer):
-    """Replaces marked names by the expressions of their values."""
-
-    def __init__(self, value: Callable[[str], ast.expr]) -> None:
-        self._value = value
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        if not node.id.startswith(trees.MARK):
-            return node
-        return copy.deepcopy(self._value(node.id[1:]))
-
-
-def _line(item: Item, path: str) -> str:
-    """Return the line of the user's code in the module at a path that led to an item."""
-    node = next(nodes_of(item), None)
-    calls = node.calls if node else ()
-    return next((call.line for call in calls if call.path == path), "")
-
-
 def _leaves_fit(targets: Sequence[Target], pattern: Sequence[Pattern]) -> bool:
     """Return True if each tuple of results meets a tuple of names."""
     return all(
@@ -320,5 +271,13 @@ def _leaves_fit(targets: Sequence[Target], pattern: Sequence[Pattern]) -> bool:
     )
 
 
-def _tuple(items: Sequence[ast.expr]) -> ast.expr:
+def is_short(tree: ast.expr) -> bool:
+    """Return True for an expression that needs no variable although it is used several times."""
+    return isinstance(tree, ast.Name | ast.Constant | ast.Attribute | ast.Subscript)
+
+
+def grouped(items: Sequence[ast.expr]) -> ast.expr:
+    """Return a tuple, its only item, or None for no items."""
+    if not items:
+        return ast.Constant(None)
     return items[0] if len(items) == 1 else ast.Tuple(list(items), ast.Load())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.classes import WrittenClass
-from jaxlstm_converters.source.method import Method, Statement
+from jaxlstm_converters.source.method import Statement
 from jaxlstm_converters.source.spelling import simplified
 
 _BUFFER = '''
@@ -41,13 +41,12 @@ def file_text(classes: Sequence[WrittenClass], *, comments: bool) -> str:
         node.id for body in bodies for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)
     } | {"nnx"}
     buffer = _BUFFER if "Buffer" in used else ""
-    standard = [line for name, line in _IMPORTS.items() if name in used and name in ("functools", "math")]
-    others = [line for name, line in _IMPORTS.items() if name in used and name not in ("functools", "math")]
+    imports = [line for name, line in _IMPORTS.items() if name in used]
     doc = (
         f'"""{classes[-1].name} in Flax NNX, written by jaxlstm from a program of torch.export.\n\n'
         'Modules, parameters and buffers have torch\'s names.\n"""\n'
     )
-    parts = [doc, "\n".join(standard), "\n".join(others), buffer, *bodies]
+    parts = [doc, "\n".join(imports), buffer, *bodies]
     return formatted("\n\n".join(part for part in parts if part))
 
 
@@ -78,41 +77,37 @@ def _class_text(written: WrittenClass, comments: bool) -> str:
     lines = [f"class {written.name}({draft.base}):"]
     if draft.tied:
         lines += [f"    tied = {draft.tied!r}", ""]
-    arguments = ast.arguments(
-        posonlyargs=[],
-        args=[ast.arg("self"), *map(ast.arg, written.required)],
-        kwonlyargs=[*map(ast.arg, written.defaults), ast.arg("rngs", trees.parsed("nnx.Rngs"))],
-        kw_defaults=[*written.defaults.values(), None],
-        defaults=[],
-    )
-    init = draft.init or [ast.Pass()]
-    lines += [f"    def __init__({trees.shown(arguments)}):"]
-    lines += [_indented(trees.shown(tree)) for tree in init]
+    keywords = [*map(ast.arg, written.defaults), ast.arg("rngs", trees.parsed("nnx.Rngs"))]
+    parameters = _parameters([*map(ast.arg, written.required)], keywords, [*written.defaults.values(), None])
+    lines += [f"    def __init__({parameters}):"]
+    lines += [_indented(trees.shown(tree)) for tree in draft.init or [ast.Pass()]]
     for name, method in draft.methods.items():
-        lines += ["", f"    def {name}({_parameters(method)}):"]
+        parameters = _parameters(method.parameters, method.keywords, [None] * len(method.keywords))
+        lines += ["", f"    def {name}({parameters}):"]
         lines += [text for statement in method.body for text in _statement(statement, comments)]
     return "\n".join(lines) + "\n"
 
 
-def _parameters(method: Method) -> str:
-    arguments = ast.arguments(
-        posonlyargs=[],
-        args=[ast.arg("self"), *method.parameters],
-        kwonlyargs=method.keywords,
-        kw_defaults=[None] * len(method.keywords),
-        defaults=[],
-    )
-    return trees.shown(arguments)
+def _parameters(positional: list[ast.arg], keywords: list[ast.arg], defaults: list[ast.expr | None]) -> str:
+    """Return the text of the parameters of a method; ``defaults`` are those of the keywords."""
+    arguments = [ast.arg("self"), *positional]
+    return trees.shown(ast.arguments([], arguments, None, keywords, defaults, None, []))
 
 
 def _statement(statement: Statement, comments: bool) -> list[str]:
     comment = "".join(char for char in statement.line if char.isprintable())[:200]
     lines = [_indented(f"# {comment}")] if comments and comment else []
-    tree = simplified(statement.tree)
-    text = trees.shown(tree)
+    return [*lines, _indented(_text(simplified(statement.tree)))]
+
+
+def _text(tree: ast.stmt) -> str:
+    """Return the text of a statement; a returned tuple has no parentheses."""
+    if isinstance(tree, ast.FunctionDef):
+        body = [_text(inner).replace("\n", "\n    ") for inner in tree.body]
+        return "\n    ".join([f"def {tree.name}({trees.shown(tree.args)}):", *body])
     if isinstance(tree, ast.Return) and isinstance(tree.value, ast.Tuple) and len(tree.value.elts) > 1:
-        text = f"return {', '.join(map(trees.shown, tree.value.elts))}"
-    return [*lines, _indented(text)]
+        return f"return {', '.join(map(trees.shown, tree.value.elts))}"
+    return trees.shown(tree)
 
 
 def _indented(text: str) -> str:

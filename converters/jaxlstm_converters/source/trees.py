@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Tree = TypeVar("Tree", bound=ast.AST)
 
 
 def name(identifier: str) -> ast.Name:
@@ -15,12 +19,10 @@ def target(tree: ast.expr) -> ast.expr:
     """Return a variable, attribute or tuple of variables as the target of an assignment."""
     if isinstance(tree, ast.Tuple):
         return ast.Tuple([target(item) for item in tree.elts], ast.Store())
-    if isinstance(tree, ast.Attribute):
-        return ast.Attribute(tree.value, tree.attr, ast.Store())
-    if isinstance(tree, ast.Subscript):
-        return ast.Subscript(tree.value, tree.slice, ast.Store())
-    assert isinstance(tree, ast.Name)
-    return ast.Name(tree.id, ast.Store())
+    assert isinstance(tree, ast.Name | ast.Attribute | ast.Subscript)
+    stored = copy.copy(tree)
+    stored.ctx = ast.Store()
+    return stored
 
 
 def assign(to: ast.expr, value: ast.expr) -> ast.Assign:
@@ -43,11 +45,6 @@ def call(function: ast.expr, *args: ast.expr, **kwargs: ast.expr) -> ast.Call:
     return ast.Call(function, list(args), [ast.keyword(key, value) for key, value in kwargs.items()])
 
 
-def loop(element: ast.expr, over: ast.expr, body: Sequence[ast.stmt]) -> ast.For:
-    """Return a loop."""
-    return ast.For(target(element), over, list(body), [], lineno=1)
-
-
 def parsed(text: str) -> ast.expr:
     """Return the tree of an expression."""
     return ast.parse(text, mode="eval").body
@@ -56,6 +53,20 @@ def parsed(text: str) -> ast.expr:
 def shown(tree: ast.AST) -> str:
     """Return the text of a tree."""
     return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def replaced(tree: Tree, replacement: Callable[[ast.AST], ast.AST | None]) -> Tree:
+    """Return a tree in which ``replacement`` gives other parts, outermost first; None for no other part."""
+    return _Replacer(replacement).visit(tree)
+
+
+class _Replacer(ast.NodeTransformer):
+    def __init__(self, replacement: Callable[[ast.AST], ast.AST | None]) -> None:
+        self._replacement = replacement
+
+    def visit(self, node: ast.AST) -> Any:
+        found = self._replacement(node)
+        return self.generic_visit(node) if found is None else found
 
 
 MARK = "%"

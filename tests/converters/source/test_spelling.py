@@ -1,18 +1,15 @@
 """The spelling of operators and layers equals the registered operators, in values and gradients."""
 
-from __future__ import annotations
-
 import ast
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from torch import nn
-from torch.utils import _pytree as pytree
 
 import jaxlstm
 from jaxlstm import from_module
@@ -22,19 +19,19 @@ from jaxlstm_converters.source.spelling import simplified, spell
 from jaxlstm_converters.source.spelling.template import tree_of
 from testing.flax_layers import CASES
 from testing.graphs import to_numpy
-from testing.model_shapes import SHAPES
-from testing.op_samples import has_gradient, op_infos, require_close, samples
+from testing.modules import module_of
+from testing.op_samples import has_gradient, op_infos, samples
 from testing.spelled import (
+    CALLED,
     MODULES,
     SPELLINGS,
-    SpelledLayer,
     function_of,
     name_of,
     named_tensors,
     spelled,
-    spelled_layers,
     traced_nodes,
 )
+from testing.written import Written, assert_equal, written_program
 from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
 
 SLOW = pytest.mark.slow
@@ -43,22 +40,24 @@ REFUSED = ("unsupported-operator", "training-mode", "tensor-dtype")
 
 @pytest.mark.parametrize("expression", SPELLINGS)
 def test_text(expression: str) -> None:
-    expected, text = SPELLINGS[expression], spelled(expression)
-    assert text == expected if expected else text.startswith("jaxlstm.programs.call(")
+    assert spelled(expression) == SPELLINGS[expression]
+
+
+@pytest.mark.parametrize("expression", CALLED)
+def test_calls(expression: str) -> None:
+    assert spelled(expression).startswith("jaxlstm.programs.call(")
 
 
 @SLOW
-@pytest.mark.parametrize("expression", SPELLINGS)
+@pytest.mark.parametrize("expression", [*SPELLINGS, *CALLED])
 def test_values(expression: str) -> None:
     named = named_tensors()
     function, names = function_of(expression, named)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = function(*(named[name] for name in names))
-    arrays = {name: jnp.asarray(to_numpy(tensor)) for name, tensor in named.items()}
-    actual = eval(spelled(expression), {**MODULES, **arrays})
-    for ours, theirs in zip(actual if len(expected) > 1 else [actual], expected, strict=True):
-        require_close(ours, to_numpy(theirs))
+        nodes = list(traced_nodes(function, [named[name] for name in names]))
+    for node in nodes:
+        node.require_equal(gradients=False)
 
 
 SAMPLES = [(name, torch.float32) for name in NAMES if name not in NEED_FLOAT64]
@@ -102,11 +101,11 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "BatchNorm1d": (lambda: nn.BatchNorm1d(3), (4, 3)),
     "GroupNorm of vectors": (lambda: nn.GroupNorm(2, 4), (3, 4)),
     "InstanceNorm without scale": (lambda: nn.InstanceNorm1d(3), (2, 3, 5)),
-    "RMSNorm without epsilon": (lambda: nn.RMSNorm(4), (2, 4)),
     "LayerNorm without scale": (lambda: nn.LayerNorm(4, elementwise_affine=False), (2, 4)),
     "Dropout": (lambda: nn.Dropout(0.3), (2, 4)),
 }
 NO_LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "RMSNorm without epsilon": (lambda: nn.RMSNorm(4), (2, 4)),
     "ConvTranspose1d with groups": (lambda: nn.ConvTranspose1d(4, 4, 3, groups=2), (2, 4, 5)),
     "BatchNorm without averages": (lambda: nn.BatchNorm1d(3, track_running_stats=False), (4, 3)),
     "LayerNorm over two axes": (lambda: nn.LayerNorm([3, 4]), (2, 3, 4)),
@@ -117,39 +116,32 @@ NO_LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
-class Side(nn.Module):
-    """Modules beside each other, an input for each."""
+@pytest.fixture(scope="module", params=[LAYERS, NO_LAYERS])
+def side(request: pytest.FixtureRequest) -> tuple[Written, tuple[torch.Tensor, ...]]:
+    """The written modules: layers of Flax and this library, or classes of the file."""
 
-    def __init__(self, cases: Mapping[str, tuple[Any, tuple[int, ...]]]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.parts = nn.ModuleList(make() for make, _ in cases.values())
-
-    def forward(self, *inputs: torch.Tensor) -> list[Any]:
+    def forward(self: Any, *inputs: torch.Tensor) -> list[Any]:
         return [part(x) for part, x in zip(self.parts, inputs, strict=True)]
 
-
-def layers_of(cases: Mapping[str, tuple[Any, tuple[int, ...]]]) -> dict[str, SpelledLayer]:
-    inputs = tuple(torch.randn(shape) for _, shape in cases.values())
-    program = from_module(Side(cases).eval(), inputs, dynamic_shapes=False)
-    names = [declared.name for declared in program.graph.inputs]
-    arrays = dict(zip(names, map(to_numpy, inputs), strict=True))
-    named = {f"parts.{place}": name for place, name in enumerate(cases)}
-    found = [layer for _, layer in spelled_layers(program, arrays) if layer is not None]
-    return {named[layer.layer.path]: layer for layer in found}
+    torch.manual_seed(0)
+    model = module_of(forward, parts=nn.ModuleList(make() for make, _ in request.param.values()))
+    inputs = tuple(torch.randn(shape) for _, shape in request.param.values())
+    written = written_program(from_module(model, inputs, dynamic_shapes=False))
+    modules = [type(part).__module__ for part in written.model.parts if isinstance(part, nnx.Module)]
+    assert len(modules) - modules.count("written") == (len(inputs) if request.param is LAYERS else 0)
+    return written, inputs
 
 
-@pytest.mark.parametrize("gradients", [False, pytest.param(True, marks=SLOW)])
-def test_layers(gradients: bool) -> None:
-    """A layer in evaluation mode, filled by ``load_state_dict`` without names, equals the operator."""
-    layers = layers_of(LAYERS)
-    assert layers.keys() == LAYERS.keys()
-    for layer in layers.values():
-        layer.require_equal(gradients=gradients)
+def test_layers(side: tuple[Written, tuple[torch.Tensor, ...]]) -> None:
+    """Layers, and modules that are none, equal the program."""
+    written, inputs = side
+    assert_equal(written, *inputs)
 
 
-def test_no_layers() -> None:
-    assert layers_of(NO_LAYERS) == {}
+@SLOW
+def test_gradients_of_layers(side: tuple[Written, tuple[torch.Tensor, ...]]) -> None:
+    written, inputs = side
+    jaxlstm.check.verify_model(written.model, written.program, tuple(map(to_numpy, inputs))).raise_if_failed()
 
 
 def test_sizes_are_written_as_by_hand() -> None:
@@ -161,32 +153,6 @@ def test_sizes_are_written_as_by_hand() -> None:
     assert text("_operator.add", 1, n) == "n + 1"
     assert text("_operator.add", n, 1) == "n + 1"
     assert text("math.ceil", n) == "-int(-n // 1)"
-
-
-def model_nodes(name: str) -> list[Any]:
-    shape = SHAPES[name]
-    arguments = shape.arguments(shape.exported_at)
-    program = from_module(shape.build(), arguments)
-    leaves = [to_numpy(leaf) for leaf in pytree.tree_leaves(arguments)]
-    names = [i.name for i in program.graph.inputs]
-    return list(spelled_layers(program, dict(zip(names, leaves, strict=True))))
-
-
-@SLOW
-@pytest.mark.parametrize("name", SHAPES)
-def test_models(name: str) -> None:
-    for node, layer in model_nodes(name):
-        node.require_equal(gradients=True)
-        if layer is not None:
-            layer.require_equal(gradients=True)
-
-
-def test_text_of_a_tagger() -> None:
-    text = {node.node.name: (layer or node).text for node, layer in model_nodes("tagger")}
-    assert text["cat"] == "jnp.concatenate([embedding_1, reshape_1], -1)"
-    assert text["lstm"] == "layer(embedding)"
-    assert text["masked_fill"] == "jnp.where(bitwise_not, -9.0, linear)"
-    assert text["slice_2"] == "slice_1[:, 1:]"
 
 
 SIMPLIFIED = {

@@ -22,6 +22,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.check import Item, Report
+from jaxlstm.cli.convert import _summary
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import Proof, load_written, make_written
@@ -32,11 +33,11 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 class Block(nn.Module):
-    """A convolution and a norm."""
+    """A convolution and a norm; some blocks have other strides."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, stride: Any = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(features, 4, 3, padding=1)
+        self.conv = nn.Conv2d(features, 4, 3, stride, padding=1)
         self.norm = nn.BatchNorm2d(4, eps=1e-3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -53,7 +54,7 @@ class Reader(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(0.3))
         self.register_buffer("table", torch.randn(3), persistent=False)
-        self.blocks = nn.ModuleList([Block(1), Block(4)])
+        self.blocks = nn.ModuleList([Block(1), Block(4, (2, 1))])
         self.rnn = nn.LSTM(4, 3, batch_first=True)
         self.out = nn.Linear(3, 3)
         self.again = nn.Linear(3, 3)
@@ -219,22 +220,11 @@ def test_json(folder: Path, tmp_path: Path) -> None:
     assert report["report"]["ok"]
 
 
-def test_remarks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remarks(folder: Path) -> None:
     """Remarks follow the source; the verdict lists the comparisons and the number of sizes."""
-    original = SourceFiles.of.__func__  # type: ignore[attr-defined]
     untested = [Item("a", None, id="float64"), Item("b", None, id="untested"), Item("c", True)]
-    report = Report("a", tuple(untested), (), (), {}, {})
-    proof = Proof(report, "", 1, ((), {}))
-    remarks = ("one", "two")
-    monkeypatch.setattr(
-        SourceFiles,
-        "of",
-        classmethod(lambda *args, **kwargs: dataclasses.replace(original(*args, **kwargs), remarks=remarks)),
-    )
-    monkeypatch.setattr("jaxlstm_converters.source.proof.prove", lambda *args: proof)
-    done = jaxlstm_command("convert", folder / "reader.pt2", "-o", tmp_path / "reader.py")
-    assert done.status == 0
-    lines = done.out.splitlines()
+    proof = Proof(Report("a", tuple(untested), (), (), {}, {}), "", 1, ((), {}))
+    lines = [*_summary(dataclasses.replace(files_in(folder), remarks=("one", "two")), proof, [])]
     assert lines[0].endswith(" lines; 2 remarks")
     assert lines[1:3] == ["  one", "  two"]
     assert lines[-1].endswith(" equal to the program in float32, values, at 1 size")

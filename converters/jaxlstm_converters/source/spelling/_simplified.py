@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-Tree = TypeVar("Tree", bound=ast.AST)
+from jaxlstm_converters.source.trees import Tree
 
 
 def simplified(tree: Tree) -> Tree:
@@ -137,32 +137,30 @@ def _squeezed(node: ast.Call) -> ast.expr | None:
     return None
 
 
-def _swapped(node: ast.Call) -> ast.expr | None:
-    inner, axes = _receiver(node), _integers(node.args)
-    if axes is None or not isinstance(inner, ast.Call):
+def _moved(node: ast.Call) -> ast.expr | None:
+    """Transpose once; the axes of two swaps must be the same."""
+    inner, kind = _receiver(node), _name(_receiver(node))
+    if not isinstance(inner, ast.Call) or kind not in ("transpose", "swapaxes"):
         return None
-    before = _integers(inner.args)
-    if _name(inner) == "swapaxes" and before is not None and sorted(before) == sorted(axes):
-        return _receiver(inner)
-    if _name(inner) == "transpose" and before and max(axes) < len(before) and min(axes) >= -len(before):
-        order = [axis % len(before) for axis in before]
-        order[axes[0]], order[axes[1]] = order[axes[1]], order[axes[0]]
-        return _transposed(_receiver(inner), order)
-    return None
+    before, after = _integers(inner.args), _integers(node.args)
+    if not before or not after:
+        return None
+    if kind == _name(node) == "swapaxes":
+        return _receiver(inner) if sorted(before) == sorted(after) else None
+    ndim = len(before if kind == "transpose" else after)
+    if not all(-ndim <= axis < ndim for axis in (*before, *after)):
+        return None
+    order = _order(kind, before, ndim)
+    return _transposed(_receiver(inner), [order[axis] for axis in _order(_name(node), after, ndim)])
 
 
-def _transposed_twice(node: ast.Call) -> ast.expr | None:
-    inner, axes = _receiver(node), _integers(node.args)
-    if not axes or not isinstance(inner, ast.Call) or min(axes) < 0:
-        return None
-    before = _integers(inner.args)
-    if not before or _name(inner) not in ("transpose", "swapaxes"):
-        return None
-    order = [axis % len(axes) for axis in before]
-    if _name(inner) == "swapaxes":
-        order = list(range(len(axes)))
-        order[before[0]], order[before[1]] = order[before[1]], order[before[0]]
-    return _transposed(_receiver(inner), [order[axis] for axis in axes])
+def _order(kind: str, axes: Sequence[int], ndim: int) -> list[int]:
+    """Return the axes of an array in the order in which a method leaves them."""
+    if kind == "transpose":
+        return [axis % ndim for axis in axes]
+    order = list(range(ndim))
+    order[axes[0]], order[axes[1]] = order[axes[1]], order[axes[0]]
+    return order
 
 
 def _transposed(array: ast.expr, order: list[int]) -> ast.expr:
@@ -188,7 +186,7 @@ def _reshaped(node: ast.Call) -> ast.expr | None:
 
 _RULES: dict[str, Callable[[ast.Call], ast.expr | None]] = {
     "squeeze": _squeezed,
-    "swapaxes": _swapped,
-    "transpose": _transposed_twice,
+    "swapaxes": _moved,
+    "transpose": _moved,
     "reshape": _reshaped,
 }

@@ -49,7 +49,8 @@ def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -
     if template is None:
         template = _call(operation)
     tree = filled(template, {**operation.arguments, **operation.extra}, expression)
-    if not node.with_gradient and any(_has_gradient(result) for result in operation.results):
+    dtypes = [result.dtype for result in operation.results if result is not None]
+    if not node.with_gradient and any(jnp.issubdtype(dtype, np.inexact) for dtype in dtypes):
         tree = filled("lax.stop_gradient(result)", {"result": tree}, expression)
     return Spelling(tree, is_idiomatic)
 
@@ -73,7 +74,8 @@ def _call(operation: TypedNode) -> str:
     given: dict[str, Any] = {
         name: value
         for name, value in operation.arguments.items()
-        if name.isidentifier() and not _is_default(value, defaults.get(name))
+        # 1 and 1.0 are equal, but not the same argument.
+        if name.isidentifier() and (type(value), value) != (type(defaults.get(name)), defaults.get(name))
     }
     if operator.creates and result is not None and operation["dtype"] is None:
         given["dtype"] = operation.arguments["dtype"] = result.dtype
@@ -81,14 +83,6 @@ def _call(operation: TypedNode) -> str:
     positional = [f", {first}"] if first in given else []
     keywords = [f", {name}={name}" for name in given if name != first]
     return f"jaxlstm.programs.call(operator_{''.join(positional + keywords)})"
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and value == default
-
-
-def _has_gradient(result: TensorType | None) -> bool:
-    return result is not None and (jnp.issubdtype(result.dtype, np.inexact))
 
 
 def layer_of(

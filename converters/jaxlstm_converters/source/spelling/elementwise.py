@@ -88,15 +88,6 @@ def _where(operation: TypedNode) -> str | None:
     return "jnp.where(condition, self, other)" if is_bool and operation.promotes("self", "other") else None
 
 
-def _elu(operation: TypedNode) -> str | None:
-    scales = (operation["scale"], operation["input_scale"])
-    return "nnx.elu(self, alpha=alpha)" if scales == (1, 1) else None
-
-
-def _gelu(operation: TypedNode) -> str:
-    return f"nnx.gelu(self, approximate={operation['approximate'] == 'tanh'})"
-
-
 def _softplus(operation: TypedNode) -> str | None:
     # Beyond torch's threshold, the difference is smaller than its rounding in float32.
     if operation["threshold"] < 20:
@@ -142,10 +133,10 @@ _OF_FLOATS: dict[str, Rule] = {
     "relu6": "nnx.relu6(self)",
     "hardtanh": "jnp.clip(self, min_val, max_val)",
     "leaky_relu": "nnx.leaky_relu(self, negative_slope=negative_slope)",
-    "elu": _elu,
+    "elu": lambda op: "nnx.elu(self, alpha=alpha)" if op["scale"] == op["input_scale"] == 1 else None,
     "celu": "nnx.celu(self, alpha=alpha)",
     "selu": "nnx.selu(self)",
-    "gelu": _gelu,
+    "gelu": lambda op: f"nnx.gelu(self, approximate={op['approximate'] == 'tanh'})",
     "silu": "nnx.silu(self)",
     "mish": "jax.nn.mish(self)",
     "hardsigmoid": "nnx.hard_sigmoid(self)",

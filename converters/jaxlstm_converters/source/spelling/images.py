@@ -29,52 +29,32 @@ def conv_padding(operation: TypedNode, sizes: Sequence[int]) -> Any:
     return compact(pads) if any(pads) else "VALID"
 
 
-def _convolved(operation: TypedNode) -> str | None:
-    """Return ``lax.conv_general_dilated``, which needs pairs of paddings."""
+def _convolved(operation: TypedNode, transposed: bool = False) -> str | None:
+    """Return ``lax.conv_general_dilated``: if transposed, of an image with zeros between its elements."""
     weight, image = operation.type("weight"), operation.type("input")
     if weight is None or image is None or operation.is_half() or not operation.channels_last:
         return None
-    n = len(weight.shape) - 2
-    if len(image.shape) != n + 2:
+    kernel, groups = [size for size in weight.shape[2:] if isinstance(size, int)], operation["groups"]
+    n, is_depthwise = len(kernel), weight.shape[:2] == (groups, 1)
+    if len(image.shape) != n + 2 or (transposed and groups > 1 and not is_depthwise):
         return None
-    padding, dilations = conv_padding(operation, (0,) * n), repeated(operation["dilation"], n)
-    images = f"N{_AXES[n]}C"
+    dilations, images = repeated(operation["dilation"], n), f"N{_AXES[n]}C"
     operation.extra.update(
-        pads=padding if isinstance(padding, str) else tuple((p, p) for p in repeated(padding, n)),
         strides=repeated(operation["stride"], n),
         dilations=None if set(dilations) == {1} else dilations,
-        order=(images, f"OI{_AXES[n]}", images),
+        order=(images, f"{'IO' if transposed and groups == 1 else 'OI'}{_AXES[n]}", images),
     )
-    template = (
-        "lax.conv_general_dilated(input, weight, strides, pads, rhs_dilation=dilations, "
-        "dimension_numbers=order, feature_group_count=groups)"
-    )
-    return template if operation["bias"] is None else f"{template} + bias"
-
-
-def _conv_transposed(operation: TypedNode) -> str | None:
-    """Return the convolution of an image with zeros between its elements."""
-    weight, image = operation.type("weight"), operation.type("input")
-    if weight is None or image is None or operation.is_half() or not operation.channels_last:
-        return None
-    inputs, outputs, *_ = weight.shape
-    kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
-    n, groups = len(kernel), operation["groups"]
-    if len(image.shape) != n + 2 or (groups > 1 and (inputs, outputs) != (groups, 1)):
-        return None
-    dilations = repeated(operation["dilation"], n)
-    operation.extra.update(
-        axes=tuple(range(2, n + 2)),
-        ones=(1,) * n,
-        pads=transposed_pads(operation, kernel),
-        strides=repeated(operation["stride"], n),
-        dilations=None if set(dilations) == {1} else dilations,
-        order=(f"N{_AXES[n]}C", f"{'IO' if groups == 1 else 'OI'}{_AXES[n]}", f"N{_AXES[n]}C"),
-    )
-    template = (
-        "lax.conv_general_dilated(input, jnp.flip(weight, axes), ones, pads, lhs_dilation=strides, "
-        "rhs_dilation=dilations, dimension_numbers=order, feature_group_count=groups)"
-    )
+    if transposed:
+        pads: Any = transposed_pads(operation, kernel)
+        operation.extra.update(axes=tuple(range(2, n + 2)), ones=(1,) * n)
+        arguments = "jnp.flip(weight, axes), ones, pads, lhs_dilation=strides"
+    else:
+        padding = conv_padding(operation, kernel)
+        pads = padding if isinstance(padding, str) else tuple((p, p) for p in repeated(padding, n))
+        arguments = "weight, strides, pads"
+    operation.extra["pads"] = pads
+    settings = "rhs_dilation=dilations, dimension_numbers=order, feature_group_count=groups"
+    template = f"lax.conv_general_dilated(input, {arguments}, {settings})"
     return template if operation["bias"] is None else f"{template} + bias"
 
 
@@ -170,7 +150,7 @@ def _weight_norm(operation: TypedNode) -> str | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolved),
-    **{f"conv_transpose{n}d": _conv_transposed for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": partial(_convolved, transposed=True) for n in (1, 2, 3)},
     **{f"max_pool{n}d": partial(_pooled, "max", n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": partial(_pooled, "avg", n) for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _adaptive for n in (1, 2, 3)},

@@ -29,10 +29,6 @@ def _part(axis: int, operation: TypedNode, item: str) -> str | None:
     return f"self[{index}]" if index else None
 
 
-def _selected(operation: TypedNode) -> str | None:
-    return _part(operation["dim"], operation, "index")
-
-
 def _sliced(operation: TypedNode) -> str | None:
     item = _slice(operation)
     return "self" if item == ":" else _part(operation["dim"], operation, item)
@@ -165,7 +161,7 @@ def _stacked(operation: TypedNode) -> str | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("split", "chunk", "split_with_sizes"), _split),
-    "select": _selected,
+    "select": lambda op: _part(op["dim"], op, "index"),
     "narrow": _narrowed,
     "slice": _sliced,
     "unbind": "jnp.unstack(self, axis=dim)",

@@ -113,16 +113,20 @@ def _normalized(function: str, operation: TypedNode) -> str | None:
 
 
 def _standardized(operation: TypedNode) -> str | None:
-    """Return a layer norm whose weights have other names than a layer's, or which has none."""
+    """Return a norm of the last axes that is no layer: of other weights, or with the epsilon of its dtype."""
     if not operation.is_float():
         return None
     axes = tuple(range(-len(operation["normalized_shape"]), 0))
     operation.extra["axes"] = axes[0] if len(axes) == 1 else axes
-    # The function's own variance loses precision.
-    variance = "input.var(axis=axes, keepdims=True)"
-    template = f"nnx.standardize(input, axis=axes, variance={variance}, epsilon=eps)"
+    if "bias" in operation.arguments:
+        # The function's own variance loses precision.
+        variance = "input.var(axis=axes, keepdims=True)"
+        template = f"nnx.standardize(input, axis=axes, variance={variance}, epsilon=eps)"
+    else:
+        epsilon = "jnp.finfo(input.dtype).eps" if operation["eps"] is None else "eps"
+        template = f"input * lax.rsqrt(jnp.square(input).mean(axis=axes, keepdims=True) + {epsilon})"
     template += " * weight" * (operation["weight"] is not None)
-    return template + " + bias" * (operation["bias"] is not None)
+    return template + " + bias" * (operation.arguments.get("bias") is not None)
 
 
 def _attention(operation: TypedNode) -> str | None:
@@ -166,7 +170,7 @@ RULES: dict[str, Rule] = {
         for name in ("softmax", "log_softmax")
         for prefix in ("", "_", "special_")
     },
-    "layer_norm": _standardized,
+    **dict.fromkeys(("layer_norm", "rms_norm"), _standardized),
     "glu": lambda op: "nnx.glu(self, axis=dim)" if op.is_float() else None,
     "scaled_dot_product_attention": _attention,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm.programs.graph import Value
 from jaxlstm_converters.source.spelling.indexing import index_of
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
@@ -54,13 +55,13 @@ def _arange(operation: TypedNode) -> str | None:
     return f"jnp.arange({'' if start == 0 else 'start, '}end{dtype})"
 
 
-def _added(operation: TypedNode) -> str:
-    """Return the sum with its number behind, as torch writes it in front."""
-    first, second = operation["a"], operation["b"]
-    if not isinstance(first, int) or isinstance(second, int):
-        return "a + b"
-    operation.extra["a"] = abs(first)
-    return "b - a" if first < 0 else "b + a"
+def _arithmetic(symbol: str, operation: TypedNode) -> str:
+    """Return a sum or product as a person writes it: numbers last, and differences for negative numbers."""
+    first, last = ("b", "a") if isinstance(operation["a"], int) else ("a", "b")
+    number = operation[last]
+    if symbol == "+" and isinstance(number, int) and number < 0:
+        operation.extra[last], symbol = -number, "-"
+    return f"{first} {symbol} {last}"
 
 
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "and_": "&", "or_": "|"}
@@ -81,9 +82,9 @@ _NEW: dict[str, Rule] = {
     # Sizes
     "sym_size": "self.shape[dim]",
     "sym_numel": "self.size",
-    "_operator.add": _added,
+    "_operator.add": partial(_arithmetic, "+"),
     "_operator.sub": "a - b",
-    "_operator.mul": "a * b",
+    "_operator.mul": partial(_arithmetic, "*"),
     "_operator.floordiv": "a // b",
     "_operator.truediv": "a / b",
     "_operator.mod": "a % b",
@@ -102,6 +103,7 @@ _NEW: dict[str, Rule] = {
     "torch.sym_sqrt": "a ** 0.5",
     "torch._sym_sqrt": "a ** 0.5",
     "torch.sym_ite": "b if a else c",
+    "higher_order.cond": "lax.cond(a, b, c, *d)",
     # Assertions have no result.
     **dict.fromkeys(("_assert_scalar", "_assert_async", "_assert_tensor_metadata"), "None"),
     **dict.fromkeys(("sym_constrain_range", "sym_constrain_range_for_size"), "None"),
@@ -192,6 +194,8 @@ def _tiled(operation: TypedNode) -> str:
 
 
 def _joined(function: str, operation: TypedNode) -> str | None:
+    if isinstance(operation["tensors"], Value):  # the stacked results of a loop
+        return f"jnp.{function}(tensors, axis=dim)"
     types = operation.tensors("tensors")
     if not operation.promotes("tensors"):
         return None

@@ -71,15 +71,13 @@ class _Filler(ast.NodeTransformer):
         self.generic_visit(node)
         return node
 
-    def visit_List(self, node: ast.List) -> ast.expr:
+    def visit_List(self, node: ast.List | ast.Tuple) -> ast.expr:
         self.generic_visit(node)
         node.elts = _without_stars(node.elts)
         return node
 
     def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
-        self.generic_visit(node)
-        node.elts = _without_stars(node.elts)
-        return node
+        return self.visit_List(node)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
@@ -133,8 +131,9 @@ def tree_of(argument: Any, expression: Expression) -> ast.expr:
     """Return the tree of an argument: a literal, a dtype, or what ``expression`` gives for a value."""
     if isinstance(argument, ast.expr):
         return copy.deepcopy(argument)
-    if isinstance(argument, tuple):
-        return ast.Tuple([tree_of(item, expression) for item in argument], ast.Load())
+    if isinstance(argument, tuple | list):
+        kind = ast.Tuple if isinstance(argument, tuple) else ast.List
+        return kind([tree_of(item, expression) for item in argument], ast.Load())
     if isinstance(argument, np.dtype):
         return _parsed(_DTYPES.get(argument.name, f"jnp.{argument.name}"))
     if isinstance(argument, int | float) and not isinstance(argument, bool):

@@ -48,12 +48,12 @@ class TypedNode:
     def arguments(self) -> dict[str, Any]:
         """The arguments under the names of the registered function, with their defaults.
 
-        Arguments without a meaning in JAX are dropped. Arguments without names are called a, b and c.
+        Arguments without a meaning in JAX are dropped. Arguments without names are called a, b, c and d.
         """
         operator = find_operator(self.node.op) or find_operator(self.name)
         if self.node.args or operator is None:
             kwargs = {key: value for key, value in self.node.kwargs.items() if key not in IGNORED}
-            return dict(zip("abc", self.node.args, strict=False)) | kwargs
+            return dict(zip("abcd", self.node.args, strict=False)) | kwargs
         given = operator.arguments(self.node.kwargs)
         defaults = {
             name: None if parameter.default is parameter.empty else parameter.default

@@ -1,0 +1,150 @@
+"""The functions in a method: branches of ``lax.cond``, and steps of loops."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from jaxlstm.programs.graph import Argument, Graph, Node, values_in
+from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.calls import Invocation
+from jaxlstm_converters.source.method import LineItem, Statement
+from jaxlstm_converters.source.names import Target
+from jaxlstm_converters.source.scope import LETTERS
+from jaxlstm_converters.source.spelling.template import filled
+from jaxlstm_converters.source.statements import StatementWriter, grouped, is_short
+
+
+class MethodWriter(StatementWriter):
+    """Writes the method of one call."""
+
+    # True while the arguments of a call of cond are written: its functions return a single result as it is.
+    _is_cond = False
+
+    def _write(self, step: LineItem, targets: Sequence[Target], ends: bool) -> None:
+        self._is_cond = isinstance(step.item, Node) and step.item.op == "higher_order.cond"
+        if isinstance(step.item, Invocation) and step.item.is_loop:
+            _Loop(self, step.item).write(step)
+        else:
+            super()._write(step, targets, ends)
+
+    def _expression(self, argument: Argument) -> ast.expr:
+        return self._branch(argument) if isinstance(argument, Graph) else super()._expression(argument)
+
+    def _branch(self, graph: Graph) -> ast.expr:
+        """Write the function of a graph that an operator calls, and return its name."""
+        inputs = tuple(declared.name for declared in graph.inputs)
+        writer = self._inner(list(graph.nodes), inputs, tuple(values_in(graph.outputs)))
+        for name in inputs:
+            writer._parameter(name, LETTERS)
+        body = writer._body()
+        results = ast.Tuple([writer._argument(output) for output in graph.outputs], ast.Load())
+        is_single = self._is_cond and len(graph.outputs) == 1
+        body.append(Statement(ast.Return(results.elts[0] if is_single else results)))
+        name = names.unique("branch", self._scope.taken())
+        self._define(name, [*writer._scope.parameters.values()], writer._scope.finished(body))
+        return trees.name(name)
+
+    def _inner(
+        self, body: list[Node | Invocation], inputs: tuple[str, ...], outputs: tuple[str, ...]
+    ) -> MethodWriter:
+        """Return the writer of a function in this method."""
+        return MethodWriter(replace(self._call, body=body, inputs=inputs, outputs=outputs), self._context)
+
+    def _define(self, name: str, parameters: Sequence[str], body: Sequence[Statement]) -> None:
+        """Write a function."""
+        self._scope.functions.add(name)
+        arguments = ast.arguments([], [*map(ast.arg, parameters)], None, [], [], None, [])
+        lines = [statement.tree for statement in body]
+        self._statements.append(Statement(ast.FunctionDef(name, arguments, lines, [], lineno=1)))
+
+
+class _Loop:
+    """The writer of a loop in a method, as a scan of a function."""
+
+    def __init__(self, method: MethodWriter, loop: Invocation) -> None:
+        self._method, self._item = method, loop
+        body: Any = loop.body
+        enter, *self._body, leave = body
+        self._enter, self._leave = enter.kwargs, leave.kwargs
+        (self._states, self._rows), self._results = enter.outputs, leave.outputs
+        used = {name for item in self._body for name in method._uses(item)}
+        self._shared = sorted(used.intersection(loop.inputs))
+
+    def write(self, step: LineItem) -> None:
+        """Write the function of a step, and its call."""
+        method, scope = self._method, self._method._scope
+        for name in self._shared:
+            if not method._context.sizes.is_size(name) and not is_short(scope.value(name)):
+                method._set(name, scope.value(name))
+        given: Any = method._argument((self._enter["init"], self._enter["rows"]))
+        initial, bases = (part.elts for part in given.elts)
+        arrays = [_rows(base, *part) for base, part in zip(bases, self._enter["slices"], strict=True)]
+        # The states get the names of the results that replace them.
+        before = [*map(_identifier, initial)]
+        ends = [_identifier(tree) for tree in self._values(self._step(before, arrays)[0], "ends")]
+        wanted = [end or name for end, name in zip(ends, before, strict=True)]
+        writer, parameters, body = self._step(wanted, arrays)
+        inner = {*parameters, *(name for statement in body for name in trees.variables(statement.tree))}
+        function = names.unique("step", scope.taken() | inner)
+        method._define(function, parameters, body)
+        for value in method._uses(self._item):
+            scope.left[value] -= 1
+        plurals = [f"{_identifier(tree) or 'output'}s" for tree in self._values(writer, "results")]
+        hints = [hint or name for hint, name in zip(self._leave["names"], plurals, strict=True)]
+        args = (trees.name(function), grouped(initial), grouped(arrays))
+        kwargs = {} if arrays else {"length": ast.Constant(self._enter["count"])}
+        kwargs |= {"reverse": ast.Constant(True)} if self._enter["reverse"] else {}
+        call = trees.call(trees.parsed("jax.lax.scan"), *args, **kwargs)
+        used: Any = [method._used(part) for part in self._results]
+        pattern = tuple(part[0] if len(part) == 1 else part or None for part in used)
+        targets: Any = [part[0] if len(part) == 1 else part for part in (wanted, hints)]
+        target = method._unpacked(pattern, targets, step, call)
+        method._statements.append(Statement(trees.assign(target, call)))
+
+    def _step(
+        self, wanted: Sequence[str], arrays: Sequence[ast.expr]
+    ) -> tuple[MethodWriter, list[str], list[Statement]]:
+        """Return the writer, parameters and body of a step; states have the wanted names if they are free."""
+        outer = self._method._scope
+        outputs = tuple(values_in((self._leave["ends"], self._leave["results"])))
+        writer = self._method._inner(self._body, self._item.inputs, outputs)
+        for size in filter(self._method._context.sizes.is_size, self._item.inputs):
+            outer.size(size)
+        writer._scope.share(outer, self._shared)
+        hints = zip(self._states, wanted, strict=True)
+        states = [writer._parameter(name, [hint, *LETTERS]) for name, hint in hints]
+        sources = [next((v for v in trees.variables(array) if v != "jnp"), "x") for array in arrays]
+        hints = zip(self._rows, sources, strict=True)
+        rows = [writer._parameter(name, [f"{source}_t", "x_t"]) for name, source in hints]
+        body = writer._body()
+        after = [grouped(self._values(writer, key)) for key in ("ends", "results")]
+        body.append(Statement(ast.Return(ast.Tuple(after, ast.Load()))))
+        unpacked, parameters = [], []
+        for name, values in (("carry", states), ("inputs", rows)):
+            if len(values) == 1:
+                parameters.append(_identifier(values[0]))
+                continue
+            parameters.append(names.unique(name if values else "_", writer._scope.taken()))
+            if values:
+                unpacked.append(Statement(trees.assign(grouped(values), trees.name(parameters[-1]))))
+        return writer, parameters, [*unpacked, *writer._scope.finished(body)]
+
+    def _values(self, writer: MethodWriter, key: str) -> list[ast.expr]:
+        """Return the expressions of the states or results after a step."""
+        return [writer._argument(value) for value in self._leave[key]]
+
+
+def _rows(array: ast.expr, axis: int, low: int, high: int | None, keep: bool) -> ast.expr:
+    """Return the rows of an array along its first axis; ``keep`` retains the axis, with size 1."""
+    template = "array" if not low and high is None else f"array[{':, ' * axis}{low or ''}:{high or ''}]"
+    template += {0: "", 1: ".swapaxes(0, 1)"}.get(axis, "")
+    template = f"jnp.moveaxis({template}, {axis}, 0)" if axis > 1 else template
+    template = f"{template}[{':, ' * (axis + 1)}None]" if keep else template
+    return filled(template, {"array": array}, lambda _: array)
+
+
+def _identifier(tree: ast.expr) -> str:
+    return tree.id if isinstance(tree, ast.Name) else ""

@@ -1,0 +1,273 @@
+"""A graph in which steps that an export repeated stand once, as a loop.
+
+The nodes of a loop have one more call around them, of the class ``LOOP``. The first of them, ``ENTER``, gives
+the state and the rows of a step. The last, ``LEAVE``, takes the state and the results after the step, and
+gives the last state and the stacked results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from jaxlstm.programs.aliases import with_names
+from jaxlstm.programs.graph import (
+    Argument,
+    Graph,
+    ModuleCall,
+    Node,
+    TensorType,
+    Value,
+    results_of,
+    used_values,
+    uses_of,
+    values_in,
+)
+from jaxlstm.programs.loop_copies import LoopCopies, NotALoop
+from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE, repetitions
+from jaxlstm_converters.source import names
+from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph
+from jaxlstm_converters.source.spelling.typed_node import same_sizes
+
+FEWEST = 3
+"""Number of steps from which a person writes a loop with a state."""
+_JOINS = ("aten.stack.default", "aten.cat.default")
+
+
+def looped_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """Return the graph with loops.
+
+    Args:
+        graph: a graph without in-place operators.
+        types: the types of its tensors.
+    """
+    current = replace(graph, nodes=tuple(_with_zeros_first(graph.nodes)))
+    while (found := _with_loop(current, {**types, **current.types})) is not None:
+        graph = current = live_graph(found)
+    return graph
+
+
+def _with_loop(graph: Graph, types: Mapping[str, TensorType]) -> Graph | None:
+    """Return the graph with one more loop, or None if there is none."""
+    refused: list[tuple[int, int]] = []
+    for start, end, period in repetitions(graph.nodes, FEWEST):
+        around = sum(low <= start and end <= high for low, high in refused)
+        if around < MOST_FAILURES_AT_A_NODE and len(refused) < MOST_FAILURES:
+            if (found := _rolled(graph, types, start, end, period)) is not None:
+                return found
+            refused.append((start, end))
+    return None
+
+
+def _with_zeros_first(nodes: Sequence[Node]) -> list[Node]:
+    """Return nodes with the zeros in front that a cell makes as its state in the first step only."""
+    late = {name for node in nodes for name in results_of(node)}
+    early = set()
+    for node in nodes:
+        if node.op.startswith(("aten.sym_size", "aten.zeros")) and late.isdisjoint(uses_of(node)):
+            early.add(node.name)
+            late.difference_update(results_of(node))
+    return sorted(nodes, key=lambda node: node.name not in early)
+
+
+def _rolled(graph: Graph, types: Mapping[str, TensorType], start: int, end: int, period: int) -> Graph | None:
+    """Return the graph with a loop in the place of repeated nodes, or None if they are none."""
+    count, rest = divmod(end - start, period)
+    # A run may start with a step that differs from others, or with nodes that look like the end of a step.
+    for skipped in range(min(2, count - FEWEST + 1)):
+        found = []
+        for first in range(start + skipped * period, start + skipped * period + rest + 1):
+            with contextlib.suppress(NotALoop):
+                found.append(_Unrolled(graph, types, first, period, count - skipped))
+        if found:
+            return min(found, key=lambda unrolled: len(unrolled.loop.state)).graph()
+    return None
+
+
+class _Unrolled:
+    """Steps among the nodes of a graph."""
+
+    def __init__(
+        self, graph: Graph, types: Mapping[str, TensorType], start: int, period: int, count: int
+    ) -> None:
+        copies = [graph.nodes[at : at + period] for at in range(start, start + count * period, period)]
+        lines = ([[(call.path, call.line) for call in node.calls] for node in copy] for copy in copies)
+        first = next(lines)
+        # Only copies of the same lines of the user's code are a loop there.
+        if any(map(_stays_outside, copies[0])) or any(other != first for other in lines):
+            raise NotALoop
+        self._graph, self._initial = _with_copy_before(graph, start, period)
+        self._types = {**types, **self._graph.types}
+        self.loop = loop = LoopCopies(self._graph, {}, start, period, count + 2).loop()
+        self._calls = _calls_around([node.calls for copy in copies for node in copy if node.calls])
+        self._order = _order([rows.places for rows in loop.rows.values()])
+        self._stacked: dict[str, str] = {}  # result of a step -> its name in the user's code
+        states = [(types.get(self._initial[name]), types.get(end)) for name, end in loop.state.items()]
+        is_same = all(a and b and a.dtype == b.dtype and same_sizes(a, b) for a, b in states)
+        # A few equal operators without a state, such as those of queries, keys and values, are no loop.
+        is_long = loop.state or count >= FEWEST_COPIES
+        if not (self._calls and self._order and is_same and is_long) or loop.lists or loop.indices:
+            raise NotALoop
+
+    def graph(self) -> Graph:
+        """Return the graph with a loop in their place."""
+        loop, graph = self.loop, self._graph
+        after = [self._joined(node) for node in graph.nodes[loop.end :]]
+        used = used_values(replace(graph, nodes=tuple(after)))
+        lasts, parts = dict(loop.last), []
+        for first, items in loop.collected.items():
+            if items[-1] in used and used.isdisjoint(items[:-1]) and first in loop.state.values():
+                lasts[first] = items[-1]
+            else:
+                parts += self._parts(first, items, used)
+        enter, leave = self._enter(), self._leave(lasts)
+        body = [node for node in loop.nodes if node is not None]
+        inner = {name: f"{name} state" for name in loop.state} | {name: f"{name} row" for name in loop.rows}
+        inner |= {name: f"{name} step" for node in body for name in results_of(node)}
+        steps = [enter, *(_renamed(node, inner) for node in body), with_names(leave, inner)]
+        inside = [self._inside(node, enter.name) for node in steps]
+        before = [self._without_cell(node) for node in graph.nodes[: loop.start]]
+        return replace(graph, nodes=(*before, *inside, *parts, *after))
+
+    def _enter(self) -> Node:
+        """Return the first node of the loop."""
+        loop, slices = self.loop, []
+        for rows in loop.rows.values():
+            shape, low, high = self._types[rows.base].shape, min(rows.places), max(rows.places) + 1
+            is_end = high in (0, shape[rows.axis])
+            slices.append((rows.axis % len(shape), low, None if is_end else high, rows.keep))
+        kwargs = {
+            "init": tuple(Value(self._initial[name]) for name in loop.state),
+            "rows": tuple(Value(rows.base) for rows in loop.rows.values()),
+            "slices": tuple(slices),
+            "count": loop.count,
+            "reverse": self._order < 0,
+        }
+        states = {f"{name} state": self._types[end] for name, end in loop.state.items()}
+        rows = {f"{name} row": self._types[name] for name in loop.rows}
+        key = f"loop of {next(node.name for node in loop.nodes if node)}"
+        return Node(key, ENTER, (), kwargs, (tuple(states), tuple(rows)), types=states | rows)
+
+    def _leave(self, lasts: Mapping[str, str]) -> Node:
+        """Return the last node of the loop; ``lasts`` has the names of the last state that are used."""
+        states = {lasts.get(end, f"{end} last"): end for end in self.loop.state.values()}
+        stacked = {f"{name} stacked": self._with_steps(self._types[name]) for name in self._stacked}
+        kwargs = {
+            "ends": tuple(map(Value, states.values())),
+            "results": tuple(map(Value, self._stacked)),
+            "names": tuple(self._stacked.values()),
+        }
+        types = {name: self._types[end] for name, end in states.items()} | stacked
+        return Node(
+            f"leave {' '.join(types)}", LEAVE, (), kwargs, (tuple(states), tuple(stacked)), types=types
+        )
+
+    def _with_steps(self, type_: TensorType) -> TensorType:
+        texts = (str(self.loop.count), *type_.expressions) if type_.expressions else ()
+        return TensorType(type_.dtype, (self.loop.count, *type_.shape), texts)
+
+    def _parts(self, first: str, items: Sequence[str], used: set[str]) -> Iterator[Node]:
+        """Yield the nodes that take single results of the steps from the stacked ones."""
+        for place, name in enumerate(items[:: self._order]):
+            if name in used:
+                self._stacked.setdefault(first, "")
+                kwargs = {"self": Value(f"{first} stacked"), "dim": 0, "index": place}
+                types = {name: self._types[name]}
+                yield Node(name, "aten.select.int", (), kwargs, (name,), self._calls, types)
+
+    def _joined(self, node: Node) -> Node:
+        """Return a node, with the stacked results of a loop in the place of a list of all of them."""
+        tensors = node.kwargs.get("tensors") if node.op in _JOINS else None
+        listed = tuple(values_in(tensors))[:: self._order]
+        first = next((first for first, items in self.loop.collected.items() if items == listed), None)
+        if first is None:
+            return node
+        line = line_of(node, self._calls[-1].path)
+        found = (name for name in names.arguments(line) if name not in ("torch", "F"))
+        self._stacked[first] = next(found, "")
+        return replace(node, kwargs={**node.kwargs, "tensors": Value(f"{first} stacked")})
+
+    def _inside(self, node: Node, key: str) -> Node:
+        """Return a node with the call of the loop."""
+        depth = len(self._calls)
+        loop = ModuleCall(key, self._calls[-1].path, LOOP, "")
+        return replace(node, calls=(*(node.calls[:depth] or self._calls), loop, *node.calls[depth:]))
+
+    def _without_cell(self, node: Node) -> Node:
+        """Return a node before the loop; the zeros that a cell makes in the first step are not the cell's."""
+        is_initial = not {*self._initial.values()}.isdisjoint(results_of(node))
+        is_inner = [call.key for call in node.calls[: len(self._calls)]] == [call.key for call in self._calls]
+        is_cells = is_initial and is_inner and node.op.startswith("aten.zeros")
+        return replace(node, calls=self._calls) if is_cells else node
+
+
+def _stays_outside(node: Node) -> bool:
+    """Return True for a layer that changes in training, which Flax refuses in a function; and for a loop."""
+    is_changing = node.op.startswith(("aten.dropout.", "aten.batch_norm.")) or node.kwargs.get("dropout")
+    return bool(is_changing) or node.op in (ENTER, LEAVE)
+
+
+def _order(places: Sequence[tuple[int, ...]]) -> int:
+    """Return 1 for steps through ascending rows, -1 for descending ones, and 0 for any other order."""
+    orders = {after - before for run in places for before, after in itertools.pairwise(run)}
+    crosses_zero = any(min(run) < 0 <= max(run) for run in places)
+    return 0 if crosses_zero or orders not in (set(), {1}, {-1}) else min(orders, default=1)
+
+
+def _calls_around(calls: Sequence[tuple[ModuleCall, ...]]) -> tuple[ModuleCall, ...]:
+    """Return the calls that are common to all nodes, and of which the last module has all others."""
+    around = calls[0] if calls else ()
+    for other in calls:
+        pairs = itertools.takewhile(lambda pair: pair[0].key == pair[1].key, zip(around, other, strict=False))
+        around = tuple(call for call, _ in pairs)
+    inner = [other[len(around)] for other in calls if len(other) > len(around)]
+    while around and not all(is_under(call.path, around[-1].path) for call in inner):
+        around = around[:-1]
+    return around
+
+
+def _with_copy_before(graph: Graph, start: int, period: int) -> tuple[Graph, Mapping[str, str]]:
+    """Return the graph with another step before the first, and name of a result of it -> initial state.
+
+    The first step has the results of the step before in the place of its initial states.
+    """
+    nodes = graph.nodes
+    first, second = nodes[start : start + period], nodes[start + period : start + 2 * period]
+    own = {name for node in first for name in results_of(node)}
+    initial: dict[str, str] = {}
+    steps = []
+    for node, later in zip(first, second, strict=True):
+        used = []
+        for name, other in zip(uses_of(node), uses_of(later), strict=True):
+            is_state = other in own and name != other
+            used.append(f"{other} before" if is_state else name)
+            if is_state and (name in own or initial.setdefault(used[-1], name) != name):
+                raise NotALoop
+        values = iter(used)
+        args = tuple(_with_values(argument, values) for argument in node.args)
+        kwargs = {key: _with_values(argument, values) for key, argument in node.kwargs.items()}
+        steps.append(replace(node, args=args, kwargs=kwargs))
+    before = [_renamed(node, {name: f"{name} before" for name in own}) for node in first]
+    return replace(graph, nodes=(*nodes[:start], *before, *steps, *nodes[start + period :])), initial
+
+
+def _renamed(node: Node, new: Mapping[str, str]) -> Node:
+    """Return a node whose arguments and results have other names."""
+    outputs = tuple(
+        tuple(new.get(name, name) for name in output)
+        if isinstance(output, tuple)
+        else new.get(output or "", output)
+        for output in node.outputs
+    )
+    types = {new.get(name, name): type_ for name, type_ in node.types.items()}
+    name = new.get(next(iter(results_of(node)), ""), node.name)
+    return replace(with_names(node, new), name=name, outputs=outputs, types=types)
+
+
+def _with_values(argument: Argument, values: Iterator[str]) -> Argument:
+    """Return an argument with the next names for its values."""
+    if isinstance(argument, tuple):
+        return tuple(_with_values(item, values) for item in argument)
+    return Value(next(values)) if isinstance(argument, Value) else argument
