@@ -13,6 +13,7 @@ from torch.nn import functional
 import jaxlstm
 from jaxlstm.programs.program import Program
 from testing.graphs import program_of_function
+from testing.modules import module_of
 
 Tensor = torch.Tensor
 W, D, S = torch.randn(6, 4, 3, 3), torch.randn(4, 1, 3, 3), torch.randn(3, 4, 3)
@@ -190,17 +191,15 @@ def test_random_graphs(seed: int) -> None:
     assert_equal_runs(program_of_function(function, (x,)), x, function(x))
 
 
-class _WithoutGradient(torch.nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+def test_a_permutation_without_gradient() -> None:
+    def forward(_: Any, x: Tensor) -> Tensor:
         y = _conv(x)
         with torch.no_grad():
             z = y.permute(0, 2, 3, 1)
         return _conv(y) + _conv(z.permute(0, 3, 1, 2))
 
-
-def test_a_permutation_without_gradient() -> None:
-    x = torch.randn(2, 4, 6, 5, requires_grad=True)
-    program = jaxlstm.from_module(_WithoutGradient(), (x.detach(),))
-    (expected,) = torch.autograd.grad(_WithoutGradient()(x).sin().sum(), x)
+    module, x = module_of(forward), torch.randn(2, 4, 6, 5, requires_grad=True)
+    program = jaxlstm.from_module(module, (x.detach(),))
+    (expected,) = torch.autograd.grad(module(x).sin().sum(), x)
     gradient = jax.grad(lambda x: jax.numpy.sin(program(program.params, x)).sum())(x.detach().numpy())
     np.testing.assert_allclose(gradient, expected.numpy(), rtol=1e-4, atol=1e-4)

@@ -18,6 +18,7 @@ from jaxlstm import load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.registry import find_operator
 from testing.graphs import program_of_function, to_numpy
+from testing.modules import module_of
 from testing.op_samples import require_equal_gradients, require_equal_results
 
 SLOW = pytest.mark.slow
@@ -166,24 +167,18 @@ def test_windows_that_leave_a_gap() -> None:
     np.testing.assert_array_equal(np.isnan(signal[0, :8]), [False] * 3 + [True] * 2 + [False] * 3)
 
 
-class Parts(nn.Module):
+def parts(self: Any, x: Tensor, tokens: Tensor) -> list[Tensor]:
     """Fourier transforms, a grid, patches and a bag, which torch decomposes into core operators."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bag = nn.EmbeddingBag(5, 3, mode="max", padding_idx=1)
-
-    def forward(self, x: Tensor, tokens: Tensor) -> list[Tensor]:
-        spectrum = torch.stft(x, 16, 4, window=torch.hann_window(16), return_complex=True)
-        grid = functional.affine_grid(x[:, :6].reshape(-1, 2, 3), [x.shape[0], 1, 5, 4], False)
-        image = functional.grid_sample(spectrum.abs().unsqueeze(1), grid, align_corners=False)
-        return [
-            torch.istft(spectrum * spectrum.conj().angle(), 16, 4, window=torch.hann_window(16)),
-            functional.fold(functional.unfold(image, 2), (5, 4), 2),
-            torch.fft.ifft(torch.fft.fft(x) * 2, norm="ortho").real,
-            torch.view_as_real(torch.polar(x.abs(), x)),
-            self.bag(tokens),
-        ]
+    spectrum = torch.stft(x, 16, 4, window=torch.hann_window(16), return_complex=True)
+    grid = functional.affine_grid(x[:, :6].reshape(-1, 2, 3), [x.shape[0], 1, 5, 4], False)
+    image = functional.grid_sample(spectrum.abs().unsqueeze(1), grid, align_corners=False)
+    return [
+        torch.istft(spectrum * spectrum.conj().angle(), 16, 4, window=torch.hann_window(16)),
+        functional.fold(functional.unfold(image, 2), (5, 4), 2),
+        torch.fft.ifft(torch.fft.fft(x) * 2, norm="ortho").real,
+        torch.view_as_real(torch.polar(x.abs(), x)),
+        self.bag(tokens),
+    ]
 
 
 @SLOW
@@ -194,7 +189,7 @@ def test_decomposed_program(tmp_path: Path) -> None:
         return torch.randn(batch, 64), torch.randint(0, 5, (batch, 4))
 
     torch.manual_seed(0)
-    module = Parts().eval()
+    module = module_of(parts, bag=nn.EmbeddingBag(5, 3, mode="max", padding_idx=1))
     free = {0: torch.export.Dim.AUTO}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

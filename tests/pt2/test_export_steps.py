@@ -124,7 +124,10 @@ def test_values_of_constants_are_known() -> None:
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize(
     "longest",
-    ["lengths.max()", "int(lengths.max())", "max(lengths)", "max(lengths.tolist())", "int(lengths[0])"],
+    [
+        *("lengths.max()", "int(lengths.max())", "max(lengths)", "max(lengths.tolist())", "int(lengths[0])"),
+        "max(list(map(int, lengths)))",
+    ],
 )
 def test_the_largest_length_is_the_size_of_an_axis(longest: str, packs: bool) -> None:
     """Under jit the length is unknown, and the size is not."""

@@ -18,26 +18,17 @@ from torch._dynamo.exc import UserError
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from testing.exported import Recogniser
+from testing.modules import module_of
 from testing.written import written_program
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
-class Shared(nn.Module):
-    """A buffer that changes, and another one in the same storage."""
-
-    state: torch.Tensor
-    other: torch.Tensor
-
-    def __init__(self, start: int, end: int) -> None:
-        super().__init__()
-        storage = torch.zeros(6)
-        self.register_buffer("state", storage[:3])
-        self.register_buffer("other", storage[start:end])
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.state.add_(x)
-        return self.state * 2, self.other + 1
+def shared(start: int, end: int) -> nn.Module:
+    """Return a module with a buffer that changes, and another one in the same storage."""
+    storage = torch.zeros(6)
+    forward = lambda self, x: (self.state.add_(x) * 2, self.other + 1)  # noqa: E731
+    return module_of(forward, state=storage[:3], other=storage[start:end])
 
 
 def assert_same(program: jaxlstm.Program, module: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -100,33 +91,28 @@ def test_modules_and_arguments_that_are_refused() -> None:
 @pytest.mark.parametrize(("start", "end"), [(0, 3), (2, 4)])
 def test_a_buffer_that_changes_and_shares_memory_is_refused(start: int, end: int) -> None:
     with pytest.raises(ProgramError, match=r"changes (state|other).*shares memory.*\.clone\(\)") as caught:
-        jaxlstm.from_module(Shared(start, end), (torch.randn(3),))
+        jaxlstm.from_module(shared(start, end), (torch.randn(3),))
     assert caught.value.code == "unsupported-alias"
 
 
 def test_a_buffer_that_changes_beside_another_in_one_storage() -> None:
-    program = jaxlstm.from_module(Shared(3, 6), (torch.randn(3),))
-    assert_same(program, Shared(3, 6), torch.randn(3))
+    program = jaxlstm.from_module(shared(3, 6), (torch.randn(3),))
+    assert_same(program, shared(3, 6), torch.randn(3))
 
 
-class Positions(nn.Module):
+def add_positions(self: Any, x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A parameter fixes the time axis, a branch bounds the batch, and a squeeze the height."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(torch.randn(7, 4))
-
-    def forward(self, x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = x + self.positions
-        if x.shape[0] > 4:
-            x = x * 2
-        columns = nn.functional.max_pool2d(image, 2)
-        return x, columns.squeeze(1) if columns.shape[1] == 1 else columns
+    x = x + self.positions
+    if x.shape[0] > 4:
+        x = x * 2
+    columns = nn.functional.max_pool2d(image, 2)
+    return x, columns.squeeze(1) if columns.shape[1] == 1 else columns
 
 
 @pytest.mark.parametrize("saved", [False, True])
 def test_lines_of_the_model(saved: bool, tmp_path: Path) -> None:
-    program = jaxlstm.from_module(Positions(), (torch.randn(6, 7, 4), torch.randn(6, 3, 10)))
+    module = module_of(add_positions, positions=nn.Parameter(torch.randn(7, 4)))
+    program = jaxlstm.from_module(module, (torch.randn(6, 7, 4), torch.randn(6, 3, 10)))
     if saved:
         program.save(tmp_path / "model.pt2")
         torch.export.load(tmp_path / "model.pt2")
@@ -159,24 +145,18 @@ def test_an_axis_of_one() -> None:
 
 def test_one_tensor_for_two_arguments() -> None:
     """The export gets copies, so that the arguments stay apart; an argument without effect is a warning."""
-
-    class Scale(nn.Module):
-        def forward(self, x: torch.Tensor, h: torch.Tensor, unused: torch.Tensor) -> torch.Tensor:
-            return x * h
-
-    x = torch.rand(3, 4)
+    module, x = module_of(lambda _, x, h, unused: x * h), torch.rand(3, 4)
     with pytest.warns(UserWarning, match="input unused has no effect: no node uses it$"):
-        program = jaxlstm.from_module(Scale(), (x, x, x))
-    assert_same(program, Scale(), torch.rand(3, 4), torch.rand(3, 4), torch.rand(3, 4))
+        program = jaxlstm.from_module(module, (x, x, x))
+    assert_same(program, module, torch.rand(3, 4), torch.rand(3, 4), torch.rand(3, 4))
 
 
 def test_complex_numbers(tmp_path: Path) -> None:
-    class Phases(nn.Module):
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return torch.exp(x * 1j), x + (1 - 2j), torch.where(x > 0, x * complex("inf"), 0.5j)
-
-    jaxlstm.from_module(Phases(), (torch.randn(3, 4),)).save(tmp_path / "phases.pt2")
+    module = module_of(
+        lambda _, x: (torch.exp(x * 1j), x + (1 - 2j), torch.where(x > 0, x * complex("inf"), 0.5j))
+    )
+    jaxlstm.from_module(module, (torch.randn(3, 4),)).save(tmp_path / "phases.pt2")
     program, x = jaxlstm.load_program(tmp_path / "phases.pt2"), torch.randn(2, 5)
-    assert_same(program, Phases(), x)
-    for ours, theirs in zip(written_program(program).model(jnp.asarray(x)), Phases()(x), strict=True):
+    assert_same(program, module, x)
+    for ours, theirs in zip(written_program(program).model(jnp.asarray(x)), module(x), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)

@@ -101,6 +101,13 @@ def embedded(self: Model, x: Tensor, lengths: Tensor) -> Any:
     return self.lstm(tokens)[1]
 
 
+def reversed_steps(self: Model, x: Tensor, lengths: Tensor) -> Any:
+    result = torch.zeros(x.size())
+    for row, length in enumerate(lengths):
+        result[row, :length] = x[row, :length].flip(dims=[0])
+    return plain(self, result, lengths)
+
+
 def of_rows(self: Model, x: Tensor, lengths: Tensor) -> Any:
     kept = x[lengths > 2], lengths[lengths > 2]
     return plain(self, *kept)
@@ -167,6 +174,7 @@ FORWARDS: dict[str, Forward] = {
     "rows": rows,
     "embedded": embedded,
     "of_rows": of_rows,
+    "reversed_steps": reversed_steps,
     "attention_without_gradient": attention_without_gradient,
     "changed_in_place": changed_in_place,
     "tensors_of_numbers": tensors_of_numbers,

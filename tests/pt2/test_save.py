@@ -33,7 +33,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import jaxlstm
 from jaxlstm.programs.graph import Graph, ModuleCall
@@ -41,6 +40,7 @@ from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.checkpoints.case import CORPUS
 from testing.exported import save
 from testing.graphs import to_numpy
+from testing.modules import module_of
 
 # torch 2.6 and 2.7 write an archive without folders, torch 2.8 pickled weights, later versions raw bytes.
 VERSIONS = ("2.6", "2.8", "2.9", "2.13")
@@ -130,27 +130,18 @@ def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
     assert jaxlstm.load_program(tmp_path / "zeros.pt2").tied == program.tied
 
 
-class Dtypes(nn.Module):
-    """Buffers of several dtypes, without axes, empty, strided and not persistent."""
-
-    hidden: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("narrow", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
-        self.register_buffer("empty", torch.ones(0, 3, dtype=torch.int8))
-        self.register_buffer("count", torch.tensor(7))
-        self.register_buffer("flags", torch.tensor([True, False]))
-        self.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
-        self.register_buffer("hidden", torch.arange(3), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.hidden
-
-
 def test_dtypes(tmp_path: Path) -> None:
-    """Buffers keep their dtypes, although JAX holds int64 as int32."""
-    program = save(tmp_path / "a.pt2", Dtypes(), torch.ones(3))
+    """Buffers keep their dtypes, although JAX holds int64 as int32. One of them is not persistent."""
+    buffers = {
+        "narrow": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "empty": torch.ones(0, 3, dtype=torch.int8),
+        "count": torch.tensor(7),
+        "flags": torch.tensor([True, False]),
+        "turned": torch.arange(6.0).reshape(2, 3).T,
+    }
+    model = module_of(lambda self, x: x + self.hidden, **buffers)
+    model.register_buffer("hidden", torch.arange(3), persistent=False)
+    program = save(tmp_path / "a.pt2", model, torch.ones(3))
     tensors = read_pt2(tmp_path / "a.pt2")[1]
     jaxlstm.load_program(tmp_path / "a.pt2").save(tmp_path / "b.pt2")
     again = torch.export.load(tmp_path / "b.pt2")

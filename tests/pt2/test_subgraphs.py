@@ -21,25 +21,17 @@ import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, Value
 from testing.graphs import X, node, program
+from testing.modules import module_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
-class Function(nn.Module):
-    """A function of a linear layer and inputs."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(3, 3)
-        self.lstm = nn.LSTM(3, 3)
-        self._function = function
-
-    def forward(self, *args: Tensor) -> Any:
-        return self._function(self, *args)
+def model_of(function: Callable[..., Any]) -> nn.Module:
+    torch.manual_seed(0)
+    return module_of(function, linear=nn.Linear(3, 3), lstm=nn.LSTM(3, 3))
 
 
-def no_grad(self: Function, x: Tensor) -> Any:
+def no_grad(self: Any, x: Tensor) -> Any:
     with torch.no_grad():
         y, twice = self.linear(x), x * 2
         with torch.enable_grad():
@@ -47,7 +39,7 @@ def no_grad(self: Function, x: Tensor) -> Any:
     return y + x, twice, z
 
 
-def in_place(self: Function, x: Tensor) -> Any:
+def in_place(self: Any, x: Tensor) -> Any:
     """Inside of no_grad, the contents of a tensor change, and its gradient stays."""
     y = self.linear(x)
     with torch.no_grad():
@@ -56,7 +48,7 @@ def in_place(self: Function, x: Tensor) -> Any:
     return y * same
 
 
-def no_grad_in_regions(self: Function, x: Tensor) -> Any:
+def no_grad_in_regions(self: Any, x: Tensor) -> Any:
     with torch.autocast("cpu", enabled=False):
         y = self.linear(x)
         with torch.no_grad():
@@ -66,13 +58,13 @@ def no_grad_in_regions(self: Function, x: Tensor) -> Any:
     return y * z + w
 
 
-def loop_without_gradient(self: Function, x: Tensor) -> Any:
+def loop_without_gradient(self: Any, x: Tensor) -> Any:
     with torch.no_grad():
         y = loop(self, x)[1]
     return self.linear(y)
 
 
-def autocast(self: Function, x: Tensor) -> Any:
+def autocast(self: Any, x: Tensor) -> Any:
     with torch.autocast("cpu", torch.bfloat16):
         y = self.linear(x).relu()
         both = torch.cat([y, x]) @ x.T
@@ -82,26 +74,26 @@ def autocast(self: Function, x: Tensor) -> Any:
         return y * self.linear.bias[0], both.softmax(-1), nn.functional.mse_loss(y, x), z
 
 
-def branches(self: Function, x: Tensor) -> Any:
+def branches(self: Any, x: Tensor) -> Any:
     return torch.cond(x.sum() > 0, lambda x: (self.linear(x), x + 1), lambda x: (x - 1, x * 2), (x,))
 
 
-def branch_on_size(self: Function, x: Tensor) -> Any:
+def branch_on_size(self: Any, x: Tensor) -> Any:
     return torch.cond(x.shape[0] > 4, lambda x: self.linear(x), lambda x: x.sin(), (x,))
 
 
-def loop(self: Function, x: Tensor) -> Any:
+def loop(self: Any, x: Tensor) -> Any:
     def body(i: Tensor, y: Tensor) -> Any:
         return i + 1, self.linear(y) / 2
 
     return while_loop(lambda i, y: i < x.shape[0], body, (torch.tensor(0), x))
 
 
-def recurrence(self: Function, x: Tensor) -> Any:
+def recurrence(self: Any, x: Tensor) -> Any:
     return scan(lambda carry, a: (self.linear(carry) + a, carry * 2), x[0], x, dim=0)
 
 
-def of_slices(self: Function, x: Tensor) -> Any:
+def of_slices(self: Any, x: Tensor) -> Any:
     def of_slice(a: Any, *args: Any) -> Any:
         return self.linear(a) + 1
 
@@ -115,7 +107,7 @@ FUNCTIONS = [*WITHOUT_GRADIENT, autocast, branches, branch_on_size, loop, recurr
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 @pytest.mark.parametrize("is_jitted", [False, True])
 def test_values_and_gradients(function: Callable[..., Any], is_jitted: bool, tmp_path: Path) -> None:
-    model = Function(function).eval()
+    model = model_of(function)
     jaxlstm.from_module(model, (torch.randn(4, 3),)).save(tmp_path / "a.pt2")
     made = jaxlstm.load_program(tmp_path / "a.pt2")
     for rows, sign in ((5, 1), (2, -1)):
@@ -151,9 +143,9 @@ def require_gradients(ours: jaxlstm.Program, model: nn.Module, x: Tensor, expect
 
 @pytest.mark.parametrize("region", [torch.no_grad, torch.inference_mode])
 def test_an_export_in_a_region(region: Callable[[], Any]) -> None:
-    model, x = Function(no_grad), torch.rand(4, 3)
+    model, x = model_of(no_grad), torch.rand(4, 3)
     with region():
-        made = jaxlstm.from_module(Function(no_grad).eval(), (torch.randn(4, 3),))
+        made = jaxlstm.from_module(model_of(no_grad), (torch.randn(4, 3),))
     require_gradients(made, model, x, jax.tree.leaves(model(x)))
 
 
@@ -166,12 +158,12 @@ REFUSED: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_autocast_is_refused(reason: str) -> None:
-    def in_autocast(self: Function, x: Tensor) -> Any:
+    def in_autocast(self: Any, x: Tensor) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
             return REFUSED[reason](self, x)
 
     with pytest.raises(jaxlstm.CheckpointError, match=reason) as caught:
-        jaxlstm.from_module(Function(in_autocast).eval(), (torch.ones(4, 3, 3),))
+        jaxlstm.from_module(model_of(in_autocast), (torch.ones(4, 3, 3),))
     assert caught.value.code == "pt2-unsupported"
 
 

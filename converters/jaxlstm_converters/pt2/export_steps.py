@@ -182,7 +182,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
                 program = _export(call, shapes, exporter, settings._replace(values=True))
-                if _has_packed_sequences(program) or _reads_only_sizes(program):
+                if _has_packed_sequences(program) or _knows_sizes(program):
                     return program
         if settings.cut and tracing.batches and is_unknown:
             return _export(call, shapes, exporter, settings._replace(cut=False))
@@ -197,13 +197,20 @@ def _has_packed_sequences(program: torch.export.ExportedProgram) -> bool:
     return any("jaxlstm" in str(node.target) for node in program.graph.nodes)
 
 
-def _reads_only_sizes(program: torch.export.ExportedProgram) -> bool:
-    """Return True if each value that becomes a number is asserted to be the size of an axis."""
-    checks = [node.args[0] for node in program.graph.nodes if "_assert_scalar" in str(node.target)]
-    asserted = {node for node in checks if getattr(node, "target", None) is operator.eq}
-    numbers = [node for node in program.graph.nodes if str(node.target) == "aten.item.default"]
+def _knows_sizes(program: torch.export.ExportedProgram) -> bool:
+    """Return True if sizes depend on numbers that are read only if they are asserted to be those of axes."""
+    return all(_is_no_size(node) for node in program.graph.nodes if str(node.target) == "aten.item.default")
+
+
+def _is_no_size(number: torch.fx.Node) -> bool:
+    """Return True for a number that is asserted to be a size, or only becomes a tensor."""
+    checks = {user for user in number.users if any("_assert_scalar" in str(use.target) for use in user.users)}
+    if any(check.target is operator.eq for check in checks):
+        return True
     return all(
-        any(user.target is operator.eq and user in asserted for user in node.users) for node in numbers
+        user.target is torch.ops.aten.scalar_tensor.default
+        or ("aten" not in str(user.target) and _is_no_size(user))
+        for user in number.users.keys() - checks
     )
 
 

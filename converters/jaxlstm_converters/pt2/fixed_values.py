@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ class FixedValues(TorchFunctionMode):
             return self._read(func, args[0], *args[1:], **kwargs or {})
         if name in ("__getitem__", "__setitem__"):
             # torch reads an integer tensor without axes as a number.
-            args = (args[0], _pytree.tree_map_only(torch.Tensor, self._number, args[1]), *args[2:])
+            index = _pytree.tree_map_only(torch.Tensor, self._number, args[1])
+            args = (args[0], with_bounds(index, self._number), *args[2:])
         result = func(*args, **kwargs or {})
         if name == "from_numpy":
             self.constants.append(result)
@@ -66,6 +67,16 @@ class FixedValues(TorchFunctionMode):
                 raise ValueError(f"the trace does not know where the tensor {node.target} comes from")
 
 
+def with_bounds(index: Any, number: Callable[[torch.Tensor], Any]) -> Any:
+    """Return an index in which the tensors that bound its slices are numbers."""
+    if isinstance(index, tuple):
+        return tuple(with_bounds(part, number) for part in index)
+    if not isinstance(index, slice):
+        return index
+    bounds = (index.start, index.stop, index.step)
+    return slice(*(number(bound) if isinstance(bound, torch.Tensor) else bound for bound in bounds))
+
+
 class KnownValues(TorchFunctionMode):
     """A mode in which a small tensor has a known value if it is a function of constants and buffers.
 
@@ -93,7 +104,7 @@ class KnownValues(TorchFunctionMode):
             torch.ops.aten._assert_async.msg(args[0] if truth else args[0].logical_not(), line)
             return truth
         result = func(*args, **kwargs)
-        if _changes_in_place(name, kwargs):
+        if changes_in_place(name, kwargs):
             changed = {_memory(self._find(leaf)) for leaf in _pytree.tree_leaves((args, kwargs))} - {None}
             self._known = {key: item for key, item in self._known.items() if _memory(item[1]) not in changed}
         else:
@@ -145,7 +156,7 @@ def _is_small(leaf: Any) -> bool:
     return all(type(size) is int for size in sizes) and math.prod(sizes) <= 4096
 
 
-def _changes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
+def changes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
     """Return True for ``add_``, ``__setitem__`` and ``__iadd__``, and for results in a given tensor."""
     is_named = name.endswith("_") and not name.endswith("__")
     is_operator = name in ("__setitem__", "__set__") or (

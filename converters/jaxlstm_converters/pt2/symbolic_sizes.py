@@ -19,6 +19,7 @@ import torch
 from torch._numpy._ndarray import ndarray
 from torch.overrides import TorchFunctionMode
 
+from jaxlstm_converters.pt2.fixed_values import with_bounds
 from jaxlstm_converters.pt2.model_lines import frame_of_model, is_of_model
 from jaxlstm_converters.pt2.trace_packed import HostLengths
 
@@ -113,6 +114,7 @@ class SymbolicSizes(TorchFunctionMode):
 
     def __init__(self, module: torch.nn.Module, *, values: bool) -> None:
         super().__init__()
+        self._values = values
         self._functions = _FUNCTIONS | ({"int": _SymbolicInt} if values else {})
         self._kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         self._seen: set[str] = set()
@@ -138,6 +140,8 @@ class SymbolicSizes(TorchFunctionMode):
         frame = frame_of_model()
         if frame:
             self._replace(frame.f_code.co_filename, frame.f_globals)
+        if self._values and getattr(func, "__name__", "") in ("__getitem__", "__setitem__"):
+            args = (args[0], with_bounds(args[1], torch.Tensor.item), *args[2:])
         return func(*args, **kwargs or {})
 
     def _replace(self, path: str, names: dict[str, Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,6 +29,11 @@ def sym_numel(self: Array) -> int:
     return self.size
 
 
+def _extreme(of_numbers: Callable[..., Any], of_arrays: Callable[..., Any], *numbers: Any) -> Any:
+    are_known = not any(isinstance(number, Tracer) for number in numbers)
+    return of_numbers(numbers) if are_known else functools.reduce(of_arrays, numbers)
+
+
 _LARGEST_EXPONENT = 64
 _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     **{
@@ -43,8 +48,8 @@ _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     "math.ceil": math.ceil,
     "torch.sym_int": int,
     "torch.sym_float": float,
-    "torch.sym_max": max,
-    "torch.sym_min": min,
+    "torch.sym_max": functools.partial(_extreme, max, jnp.maximum),
+    "torch.sym_min": functools.partial(_extreme, min, jnp.minimum),
     "torch.sym_not": lambda value: jnp.logical_not(value) if isinstance(value, Tracer) else not value,
     "torch.sym_sqrt": math.sqrt,
     "torch._sym_sqrt": math.sqrt,
@@ -55,6 +60,9 @@ def _on_sizes(function: Callable[..., Any], *operands: Any) -> Any:
     # A size fits into 64 bits. Without a bound, a file could ask for integers without end.
     if function is operator.pow and isinstance(operands[1], int) and abs(operands[1]) > _LARGEST_EXPONENT:
         raise OverflowError(f"the exponent of a size is {operands[1]}")
+    if any(isinstance(operand, Tracer) for operand in operands):
+        # A number of a tensor has 32 bits. torch compares it with larger ones.
+        operands = tuple(min(max(n, -(2**31)), 2**31 - 1) if type(n) is int else n for n in operands)
     result = function(*operands)
     if isinstance(result, int) and abs(result) >= 2**63:
         raise OverflowError("a size has more than 64 bits")
@@ -62,7 +70,7 @@ def _on_sizes(function: Callable[..., Any], *operands: Any) -> Any:
 
 
 for _name, _function in _PYTHON_OPERATORS.items():
-    register_operator(_name)(partial(_on_sizes, _function))
+    register_operator(_name)(functools.partial(_on_sizes, _function))
 
 
 @register_operator("torch.sym_ite")
