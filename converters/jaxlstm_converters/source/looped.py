@@ -205,8 +205,8 @@ class _Unrolled:
 
 def _stays_outside(node: Node) -> bool:
     """Return True for a layer that changes in training, which Flax refuses in a function; and for a loop."""
-    is_changing = node.op.startswith(("aten.dropout.", "aten.batch_norm.")) or node.kwargs.get("dropout")
-    return bool(is_changing) or node.op in (ENTER, LEAVE)
+    drops = node.kwargs.get("p" if node.op.startswith("aten.dropout.") else "dropout")
+    return bool(drops) or node.op.startswith("aten.batch_norm.") or node.op in (ENTER, LEAVE)
 
 
 def _order(places: Sequence[tuple[int, ...]]) -> int:

@@ -56,12 +56,11 @@ def steps(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return y, c
 
 
-@pytest.mark.parametrize("dropout", [False, True])
-def test_a_loop_over_time_is_a_scan(dropout: bool) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
     """Flax allows no dropout in a function of ``jax.lax``, which would change the counter of its keys."""
     x = torch.randn(2, 20, 3)
-    drop = nn.Dropout(0.5) if dropout else nn.Identity()
-    written = write(module_of(steps, cell=nn.LSTMCell(3, 4), drop=drop), x)
+    written = write(module_of(steps, cell=nn.LSTMCell(3, 4), drop=nn.Dropout(dropout)), x)
     assert_equal(written, x, jit=True)
     body = "\n".join(body_of(written.text, "Model"))
     step = """
