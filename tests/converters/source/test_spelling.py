@@ -172,6 +172,9 @@ SIMPLIFIED = {
     "x.swapaxes(0, -1).transpose(2, 0, 1)": "x.swapaxes(1, 2)",
     "x.mT.mT": "x",
     "x.reshape(4, 6).reshape(-1)": "x.reshape(-1)",
+    "jnp.stack([x.T[0], x.T[1], x.T[2], x.T[3], x.T[-1]])": "jnp.stack([*x.T[:4], x.T[-1]])",
+    "jnp.stack([x.T[1], x.T[0], x.T[1], x.T[2], x.T[3]])": "jnp.stack([x.T[1], *x.T[:4]])",
+    "jnp.stack([x[0], x[1], x[0] + x[1]])": "jnp.stack([x[0], x[1], x[0] + x[1]])",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,23 @@ class _Simplifier(ast.NodeTransformer):
         rule = _RULES.get(name)
         result = rule(node) if rule else None
         return node if result is None else result
+
+    def visit_List(self, node: ast.List) -> ast.List:
+        """Write at least four rows of an array that follow each other as a slice."""
+        self.generic_visit(node)
+        rows = [_row(item) for item in node.elts]
+        # Rows that follow each other have the same distance from their places in the list.
+        keys = [row and (row[0], row[1] - place) for place, row in enumerate(rows)]
+        items: list[ast.expr] = []
+        for key, places in itertools.groupby(range(len(keys)), keys.__getitem__):
+            first, *_, last = [*places] * 2
+            if key is None or last - first < 3:
+                items += node.elts[first : last + 1]
+            else:
+                lower, upper = first + key[1], last + key[1] + 1
+                rows_of = ast.parse(f"{key[0]}[{lower or ''}:{upper}]", mode="eval").body
+                items.append(ast.Starred(rows_of, ast.Load()))
+        return ast.List(items, node.ctx)
 
     def visit_Assign(self, node: ast.Assign) -> ast.Assign:
         """Drop the values of a tuple that nobody uses."""
@@ -124,6 +142,12 @@ def _merged(first: list[ast.expr], second: list[ast.expr]) -> list[ast.expr] | N
             return None
         result.append(item if _is_whole(following) else following)
     return result + rest
+
+
+def _row(item: ast.expr) -> tuple[str, int] | None:
+    """Return the array and the index of a single row, or None for another expression."""
+    index = _integers([item.slice]) if isinstance(item, ast.Subscript) else None
+    return (ast.unparse(item.value), index[0]) if index and index[0] >= 0 else None  # type: ignore[attr-defined]
 
 
 def _squeezed(node: ast.Call) -> ast.expr | None:
