@@ -180,6 +180,12 @@ def windows(m: Loop, x: Tensor) -> Any:
     return h
 
 
+def without_gradient(m: Loop, x: Tensor) -> Any:
+    """No gradient flows to the rows."""
+    rows = (torch.no_grad()(x.select)(1, t) for t in range(STEPS))
+    return list(m.states(map(m.first, rows), m.first(x[:, 0])))[-1]
+
+
 def written_slices(m: Loop, x: Tensor) -> Any:
     outputs = torch.zeros(2, STEPS, 8)
     for t, h in enumerate(m.states(m.steps(x))):
@@ -213,6 +219,7 @@ def signed_zero(m: Loop, x: Tensor) -> Any:
 
 
 NOT_SCANNED = [growing, two_before, changed_state, windows, written_slices, larger_batch, sizes, signed_zero]
+NOT_SCANNED += [without_gradient]
 
 
 def loss(results: Any) -> Any:

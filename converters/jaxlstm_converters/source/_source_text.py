@@ -316,7 +316,8 @@ class _Writer:
         texts: dict[str, str] = {}
         for call in () if part.is_chain else calls:
             method = self._method(call)
-            text = _method_text(method)
+            body = [trees.shown(statement.tree) for statement in method.body]
+            text = "\n".join([*(p.arg for p in method.parameters), *body])
             if text not in texts:
                 name = "__call__" if not texts else names.unique(f"call_{len(texts) + 1}", part.parts)
                 texts[text], methods[name] = name, method
@@ -360,8 +361,3 @@ def _literal(array: np.ndarray) -> ast.expr:
 
 def _no_value(argument: Argument) -> ast.expr:
     raise TypeError(f"{argument!r} is not a literal")
-
-
-def _method_text(method: Method) -> str:
-    body = [trees.shown(statement.tree) for statement in method.body]
-    return "\n".join([*(p.arg for p in method.parameters), *body])
