@@ -1,6 +1,7 @@
 """Fixtures for all tests. Test files whose optional dependencies are missing are not collected."""
 
 import ast
+import ctypes
 import gc
 import importlib.metadata
 import importlib.util
@@ -62,6 +63,7 @@ XLA_FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_
 
 LARGE_PROCESS = 3 << 29
 """Resident bytes from which a process is large: 1.5 GiB, so that two workers fit into 6 GiB."""
+GROWTH = 1 << 29
 
 # Many programs are compiled again in another test, in the other worker, or in a child process.
 COMPILATION_CACHE = {
@@ -115,16 +117,27 @@ def fast_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def bounded_memory() -> Iterator[None]:
-    """Drop JAX's compiled programs after a module if this process is large. The cache on disk keeps them."""
-    yield
+def _resident() -> int:
+    """Return the resident bytes of this process, or 0 where the system does not tell."""
     statm = Path("/proc/self/statm")
-    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > LARGE_PROCESS:
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+_kept = [0]
+"""Resident bytes after programs were dropped for the last time."""
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Drop JAX's compiled programs if this process is large and has grown. The cache on disk keeps them."""
+    yield
+    if _resident() > max(LARGE_PROCESS, _kept[0] + GROWTH):
         import jax
 
         jax.clear_caches()
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # glibc, as /proc is Linux's
+        _kept[0] = _resident()
 
 
 @pytest.fixture(autouse=True)

@@ -61,7 +61,7 @@ def full_pool() -> None:
 
 
 def one_core() -> None:
-    """Print the processor time of 20 calls with one thread, and with two threads that share a core."""
+    """Print the least processor time of 20 calls with one thread, and with two threads that share a core."""
     config, params, x, *_ = draw(Problem(1000, 1, 64, 128), jnp.float32)
     for threads in (1, 2):
         ffi.THREADS = threads
@@ -70,10 +70,13 @@ def one_core() -> None:
         core = min(os.sched_getaffinity(0))
         for thread in os.listdir("/proc/self/task"):
             os.sched_setaffinity(int(thread), {core})
-        start = time.process_time()
-        for _ in range(20):
-            jax.block_until_ready(call(x))
-        print(time.process_time() - start)
+        times = []
+        for _ in range(3):  # another process on the core may stop a thread for which the other one waits
+            start = time.process_time()
+            for _ in range(20):
+                jax.block_until_ready(call(x))
+            times.append(time.process_time() - start)
+        print(min(times))
 
 
 def cached() -> None:
