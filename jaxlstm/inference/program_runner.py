@@ -13,7 +13,7 @@ from jaxlstm.inference.compiled import SHORTEST, padded
 from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram
 from jaxlstm.inference.engine import Stats
 from jaxlstm.inference.host_arrays import host_lengths
-from jaxlstm.inference.padding import Long, results_along
+from jaxlstm.inference.padding import results_along
 from jaxlstm.inference.program_stream import ProgramStream
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree

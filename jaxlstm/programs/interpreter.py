@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
 from jaxlstm.programs.scanned import Row, RunNode, join_rows, run_scan
+from jaxlstm.programs.size_rules import run_unknown, selected
+from jaxlstm.programs.unknown_sizes import Prefix, UnprovenError, is_among, written, written_back
 
 Values = dict[str, Any]
 
@@ -33,6 +36,7 @@ _UNKNOWN = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
+    UnprovenError,
 )
 
 
@@ -109,7 +113,10 @@ def _run(
     values.update(named_results(node, result))
     for name, type_ in node.types.items():
         if name in values:
-            _require_type(node, values[name], type_.dtype, type_.shape, sizes)
+            shape = tuple(sizes.get(size) if isinstance(size, str) else size for size in type_.shape)
+            if isinstance(values[name], Prefix) and (size := shape[values[name].axis]) is not None:
+                values[name] = values[name].at_size(size)
+            _require_type(node, values[name], type_.dtype, shape, sizes)
     return result
 
 
@@ -156,15 +163,9 @@ def _call(
         args, kwargs = [kwargs.pop("self")], kwargs
     try:
         with _naming(node):
-            return _apply(node, operator, args, kwargs, options)
+            return _apply_at_sizes(node, operator, args, kwargs, options)
     except ProgramError:
         raise
-    except _UNKNOWN as error:
-        raise ProgramError(
-            "node-failed",
-            f"node {_title(node)} depends on the value of a tensor, which is unknown under jax.jit. Call the "
-            "program outside of jit",
-        ) from error
     except _FAILURES as error:
         shapes = ", ".join(f"{name} {_shown(value)}" for name, value in kwargs.items() if value is not None)
         raise ProgramError(
@@ -176,11 +177,38 @@ def _call(
 
 @contextlib.contextmanager
 def _naming(node: Node) -> Iterator[None]:
-    """Name the node in a ``ProgramError`` that an operator raises."""
+    """Name the node in a ``ProgramError`` that an operator raises, and where it needs an unknown value."""
     try:
         yield
     except ProgramError as error:
         raise ProgramError(error.code, f"node {_title(node)}: {error.message}") from error
+    except _UNKNOWN as error:
+        raise ProgramError(
+            "node-failed",
+            f"node {_title(node)} depends on the value of a tensor, which is unknown under jax.jit. Call the "
+            "program outside of jit",
+        ) from error
+
+
+def _apply_at_sizes(
+    node: Node, operator: Operator, args: list, kwargs: dict[str, Any], options: Options
+) -> Any:
+    """Apply an operator to arguments or with results whose sizes may be unknown."""
+
+    def apply(*args: Any, opaque: bool = False, seq_lengths: Any = None, **kwargs: Any) -> Any:
+        settings = replace(options, opaque_layers=True, backend="scan") if opaque else options
+        if settings.seq_lengths is None:
+            settings = replace(settings, seq_lengths=seq_lengths)
+        return _apply(node, operator, list(args), kwargs, settings)
+
+    if is_among((args, kwargs)):
+        return run_unknown(node.op, apply, args, operator.arguments(kwargs))
+    try:
+        return _apply(node, operator, args, kwargs, options)
+    except _UNKNOWN:
+        if (result := selected(node.op, operator.arguments(kwargs))) is None:
+            raise
+        return result
 
 
 def _apply(node: Node, operator: Operator, args: list, kwargs: dict[str, Any], options: Options) -> Any:
@@ -190,11 +218,14 @@ def _apply(node: Node, operator: Operator, args: list, kwargs: dict[str, Any], o
     return operator.function(*args, **kwargs)
 
 
-def _write(write: InPlaceWrite, node: Node, result: jax.Array, values: Values, options: Options) -> jax.Array:
+def _write(write: InPlaceWrite, node: Node, result: Any, values: Values, options: Options) -> Any:
     """Store the result of an in-place operator in its argument and in all values that share its memory."""
     target = values[write.target]
-    # An in-place operator keeps the shape and dtype of its argument.
-    result = jax.numpy.broadcast_to(result.astype(target.dtype), target.shape)
+    if is_among((target, result)):
+        result = written(target, result)
+    else:
+        # An in-place operator keeps the shape and dtype of its argument.
+        result = jax.numpy.broadcast_to(result.astype(target.dtype), target.shape)
     # Inside of no_grad, torch replaces the contents of a tensor and keeps its gradient.
     replaced = (lambda old, new: new) if node.with_gradient else with_values
     result = values[write.target] = replaced(target, result)
@@ -209,6 +240,8 @@ def _written_back(view: View, values: Values) -> jax.Array:
     """Return the base of a view with the view written into it."""
     if is_in_place(view.node.op):
         return values[view.name]
+    if is_among(values[view.name]):
+        return written_back(view.node.op, values[view.base], values[view.name])
     kwargs = view.operator.arguments({n: resolve(a, values) for n, a in view.node.kwargs.items()})
     del kwargs[view.operator.first_parameter]
     assert view.operator.write_back is not None
@@ -220,17 +253,16 @@ def _viewed_again(view: View, values: Values, options: Options) -> jax.Array:
     if is_in_place(view.node.op):
         return values[view.base]
     kwargs = {name: resolve(argument, values) for name, argument in view.node.kwargs.items()}
-    result = _apply(view.node, view.operator, [], kwargs, options)
+    result = _apply_at_sizes(view.node, view.operator, [], kwargs, options)
     return result[view.index] if isinstance(result, list | tuple) else result
 
 
 def _require_type(
-    node: Node, value: Any, dtype: np.dtype, shape: tuple[Any, ...], sizes: Mapping[str, int]
+    node: Node, value: Any, dtype: np.dtype, expected: tuple[Any, ...], sizes: Mapping[str, int]
 ) -> None:
     """Raise if a result contradicts the file: its static sizes would give wrong numbers downstream."""
     if not isinstance(value, jax.Array):
         return
-    expected = tuple(sizes.get(size) if isinstance(size, str) else size for size in shape)
     if len(expected) != value.ndim:
         raise ProgramError(
             "static-shape", f"node {_title(node)} has {value.ndim} axes here, and {len(expected)} in the file"

@@ -31,6 +31,7 @@ from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.read_sizes import with_known_sizes
+from jaxlstm.programs.unknown_sizes import as_result
 
 
 class FileWriter(Protocol):
@@ -162,7 +163,7 @@ class Program:
             return other.call_with_buffers(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
         valid = self._assertions(values)
         graph = self._run.graph
-        leaves = iter([_if_valid(resolve(output, values), valid) for output in graph.outputs])
+        leaves = iter([_if_valid(as_result(resolve(output, values)), valid) for output in graph.outputs])
         after = {name: values[value] for value, name in graph.buffers.items()}
         after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
         return tree.unflatten(self.graph.out_tree, leaves), after

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jaxlstm.programs.aliases import InPlaceWrite
 from jaxlstm.programs.graph import Node, Value
 from jaxlstm.programs.loop_copies import Loop, Rows
+from jaxlstm.programs.unknown_sizes import is_among
 
 Values = dict[str, Any]
 RunNode = Callable[[int, Node, InPlaceWrite | None, Values], None]
@@ -44,6 +45,8 @@ class _NotScannable(Exception):  # noqa: N818
 def run_scan(loop: Loop, values: Values, run: RunNode) -> bool:
     """Run a loop and store its results in ``values``; return False if it must run node by node."""
     if not any(_is_traced(values[name]) for name in loop.inputs):
+        return False
+    if is_among([values[name] for name in loop.inputs]):
         return False
 
     def body(state: Values, inputs: Values) -> tuple[Values, Values]:

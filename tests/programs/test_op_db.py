@@ -36,10 +36,10 @@ NAMES = """
     logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logsumexp long lt mH mT
     masked.amax masked.amin masked.argmax masked.argmin masked.cumsum masked.log_softmax masked.logsumexp
     masked.mean masked.norm masked.prod masked.softmax masked.softmin masked.sum masked_fill
-    masked_scatter matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum mean
+    masked_scatter masked_select matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum mean
     cartesian_prod meshgrid.list_of_tensors meshgrid.variadic_tensors min.binary min.reduction_no_dim
     min.reduction_with_dim minimum mm movedim mul mv nan_to_num nanmean nansum narrow native_group_norm
-    native_layer_norm ne neg new_full new_ones new_zeros nn.functional.adaptive_avg_pool1d
+    native_layer_norm ne neg new_full new_ones new_zeros nonzero nn.functional.adaptive_avg_pool1d
     nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d nn.functional.adaptive_max_pool1d
     nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d nn.functional.avg_pool1d
     nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm nn.functional.bilinear

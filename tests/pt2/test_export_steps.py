@@ -192,17 +192,24 @@ def test_a_size_in_a_buffer() -> None:
         program(program.params, x, buffers={"count": np.array(3, np.int32)})
 
 
-@pytest.mark.parametrize(
-    "cut", [lambda self, x, n: x[: n.item()], lambda self, x, n: x.narrow(0, 0, n.item())]
-)
-def test_a_size_that_is_a_value(cut: Callable[..., Any]) -> None:
+def test_a_size_that_is_a_value() -> None:
     x, n = np.ones((4, 3), np.float32), np.array(2)
-    program = jaxlstm.from_module(Model(cut), (torch.ones(4, 3), torch.tensor(3)))
+    model = Model(lambda self, x, n: x.narrow(0, 0, n.item()))
+    program = jaxlstm.from_module(model, (torch.ones(4, 3), torch.tensor(3)))
     assert program(program.params, x, n).shape == (2, 3)
-    with pytest.raises(
-        ProgramError, match=r"which is unknown under jax\.jit\. Call the program outside of jit"
-    ):
+    with pytest.raises(ProgramError, match=r"unknown under jax\.jit\. Call the program outside of jit"):
         jax.jit(program)(program.params, x, n)
+
+
+def test_a_condition_on_the_number_of_selected_elements() -> None:
+    """It is that of a selection that is not empty, and no size is fixed."""
+    model = Model(lambda self, x: self.first(rows) if len(rows := x[x[:, 0] > 0]) else x * 0)
+    program = from_module(model, (torch.ones(4, 3),), "each mask selects an element")
+    x = torch.tensor([[1.0, 2, 3], [-1, 2, 3], [4, 5, 6]])
+    np.testing.assert_allclose(jax.jit(program)(program.params, x.numpy())[:2], model(x).detach(), rtol=1e-5)
+    with pytest.raises(ProgramError, match="u0 >= 1"):
+        program(program.params, -abs(x.numpy()))
+    assert np.isnan(jax.jit(program)(program.params, -abs(x.numpy()))).all()
 
 
 def traced(x: Tensor, n: Tensor) -> Tensor:

@@ -10,12 +10,18 @@ import functools
 import io
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import jax
+
+from jaxlstm.inference.program_artifact import as_arguments
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Input, unused_inputs
+from jaxlstm.programs.operators.dtypes import held
+from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_source
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from jaxlstm.programs.program import Program
-    from jaxlstm_converters.pt2.export_steps import ExportStep
+    from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep
 
 
 def from_module(
@@ -42,7 +48,8 @@ def from_module(
     :func:`jaxlstm.load_program` reads it. The time axis of an LSTM, GRU or RNN stays free, which a
     plain export does not achieve. ``program.inputs`` lists the axes that are free. An axis of size 0 or 1 in
     the example is fixed, so pass an example with a batch of at least two. Packed sequences inside of the
-    module become padded batches with lengths, and dataclasses and other mappings among its results dicts.
+    module become padded batches with lengths; dataclasses, mappings and packed sequences among its results
+    become dicts.
 
     If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
     in the example. A warning lists the fixed parts. The program keeps a copy of the module, which shares the
@@ -88,8 +95,9 @@ def from_module(
     from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, export_in_steps
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
 
-    call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes)
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
+    runs = functools.partial(_runs_under_jit, finish)
+    call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes, runs)
     with LOCK:
         step, file = export_in_steps(call, finish)
     if step.fixed:
@@ -103,6 +111,28 @@ def from_module(
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
             program.at_sizes = OtherSizes(call, lambda step: program_of(finish(step.program)))
     return program
+
+
+def _runs_under_jit(finish: Callable[[Any], ProgramFile], call: ExportCall, exported: Any) -> bool:
+    """Return True if the exported program of a call runs under ``jax.jit`` on arguments of its sizes."""
+    from torch.utils import _pytree
+
+    leaves = _pytree.tree_leaves([*call.args, *call.kwargs.values()])
+    tensors = [leaf for leaf in leaves if hasattr(leaf, "shape")]
+
+    def run(*tensors: Any) -> None:
+        args, kwargs = as_arguments(program, tensors)
+        program(program.params, *args, **kwargs)
+
+    try:
+        program = program_of(finish(exported))
+        types = zip(tensors, program.graph.input_types.values(), strict=True)
+        jax.eval_shape(
+            run, *(jax.ShapeDtypeStruct(tuple(tensor.shape), held(type_.dtype)) for tensor, type_ in types)
+        )
+    except (ProgramError, CheckpointError):
+        return False
+    return True
 
 
 def _with_reason(declared: Input, step: ExportStep) -> Input:

@@ -15,6 +15,7 @@ from torch._export.passes import replace_autocast_with_hop_pass as autocast_pass
 from torch._export.passes import replace_set_grad_with_hop_pass as set_grad_pass
 from torch._subclasses.fake_tensor import is_fake
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.nn.utils.rnn import PackedSequence
 
 
 @contextlib.contextmanager
@@ -151,6 +152,8 @@ def plain_results(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, PackedSequence):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,9 +1,10 @@
 """From a module to an exported program, in steps that fix more and more.
 
 1. ``torch.export`` with all axes free.
-2. Fewer free axes, if torch cannot express the conditions on all of them.
-3. ``torch.export.draft_export``, which decides a condition on values as the example does, and asserts it.
-4. A trace with the example's values. Sizes are fixed, and values that the model reads are asserted.
+2. The same, with the assertion that ``x[mask]`` is not empty.
+3. Fewer free axes, if torch cannot express the conditions on all of them.
+4. ``torch.export.draft_export``, which decides a condition on values as the example does, and asserts it.
+5. A trace with the example's values. Sizes are fixed, and values that the model reads are asserted.
 
 Each step is tried if the one before fails. The error of the first is raised if all fail.
 """
@@ -15,7 +16,6 @@ import copy
 import inspect
 import io
 import logging
-import operator
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,12 +43,14 @@ class ExportCall(NamedTuple):
 
     Attributes:
         shapes: the dynamic shapes that the caller gave, or None.
+        runs: whether an exported program of a call runs under ``jax.jit`` on its arguments.
     """
 
     module: torch.nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shapes: Any
+    runs: Callable[[ExportCall, torch.export.ExportedProgram], bool]
 
 
 class ExportStep(NamedTuple):
@@ -103,7 +105,8 @@ def export_in_steps(
         fresh = _fresh(call)
         copy.deepcopy(call.module)(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
     with keywords_by_name(call.module, call.kwargs), _quiet():
-        for attempt in (_with_fewer_axes, _as_draft, _with_values):
+        selections = [_with_selections] if isinstance(first, GuardOnDataDependentSymNode) else []
+        for attempt in (*selections, _with_fewer_axes, _as_draft, _with_values):
             try:
                 step = attempt(call, first)
                 return step, finish(step.program)
@@ -145,6 +148,7 @@ class _Settings(NamedTuple):
     host: bool = True
     sizes: bool = True
     values: bool = False
+    selects: bool = False
 
 
 _FIRST = _Settings()
@@ -155,8 +159,8 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
     of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where
-    a model with packed sequences needs that, and where the value is the size of an axis. Other models get
-    the example's value, so that the program runs under ``jax.jit``. ``int`` of a size is symbolic, unless
+    a model with packed sequences needs that, and where the program runs under ``jax.jit``. Other models get
+    the example's value. ``int`` of a size is symbolic, unless
     torch does not take ours, for example as a dtype.
     """
     tracing = PackedSequences(cut=settings.cut, host=settings.host)
@@ -166,7 +170,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             free_time(),
             recorded_lines(),
             plain_results(call.module),
-            SymbolicSizes(call.module, values=settings.values)
+            SymbolicSizes(call.module, values=settings.values, selects=settings.selects)
             if settings.sizes
             else contextlib.nullcontext(),
             KnownValues(call.module),
@@ -182,7 +186,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
                 program = _export(call, shapes, exporter, settings._replace(values=True))
-                if _has_packed_sequences(program) or _knows_sizes(program):
+                if _has_packed_sequences(program) or call.runs(call, program):
                     return program
         if settings.cut and tracing.batches and is_unknown:
             return _export(call, shapes, exporter, settings._replace(cut=False))
@@ -195,23 +199,6 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
 
 def _has_packed_sequences(program: torch.export.ExportedProgram) -> bool:
     return any("jaxlstm" in str(node.target) for node in program.graph.nodes)
-
-
-def _knows_sizes(program: torch.export.ExportedProgram) -> bool:
-    """Return True if sizes depend on numbers that are read only if they are asserted to be those of axes."""
-    return all(_is_no_size(node) for node in program.graph.nodes if str(node.target) == "aten.item.default")
-
-
-def _is_no_size(number: torch.fx.Node) -> bool:
-    """Return True for a number that is asserted to be a size, or only becomes a tensor."""
-    checks = {user for user in number.users if any("_assert_scalar" in str(use.target) for use in user.users)}
-    if any(check.target is operator.eq for check in checks):
-        return True
-    return all(
-        user.target is torch.ops.aten.scalar_tensor.default
-        or ("aten" not in str(user.target) and _is_no_size(user))
-        for user in number.users.keys() - checks
-    )
 
 
 def _shapes(call: ExportCall) -> Any:
@@ -238,6 +225,12 @@ def _bound(call: ExportCall) -> dict[str, Any]:
 def _name(path: Any) -> str:
     """Return ``x`` or ``state[0]`` for the path of an argument."""
     return path[0].key + _pytree.keystr(path[1:])
+
+
+def _with_selections(call: ExportCall, first: Exception) -> ExportStep:
+    """Take each mask to select an element."""
+    program = _export(call, _shapes(call), settings=_FIRST._replace(selects=True))
+    return ExportStep(program, ("each mask selects an element",), "the model has conditions on values")
 
 
 def _with_fewer_axes(call: ExportCall, first: Exception) -> ExportStep:

@@ -21,10 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules.rnn import RNNBase
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree
 
 from jaxlstm_converters.pt2 import packed
-from jaxlstm_converters.pt2.packed_rows import Batch, BatchSizes, PackedRows, on_rows, refusal
+from jaxlstm_converters.pt2.packed_rows import Batch, BatchSizes, PackedRows, as_tensors, on_rows, refusal
 
 _OPERATORS = torch.ops.jaxlstm
 
@@ -68,30 +67,32 @@ def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: bool) -> tuple
 
 
 def _pad(
-    data: PackedRows, batch_sizes: BatchSizes, batch_first: bool, padding_value: float, total_length: Any
+    data: Any, batch_sizes: Any, batch_first: bool, padding_value: float, total_length: Any
 ) -> tuple[Tensor, Tensor]:
-    batch = _batch_of(data, batch_sizes)
-    padded, steps = data.padded, None if total_length is batch.steps else total_length
+    padded, batch = _padded(data, batch_sizes)
+    steps = None if total_length is batch.steps else total_length
     padded = _OPERATORS.pad_packed(padded, batch.lengths, batch.batch_first, float(padding_value), steps)
     return (padded if batch_first == batch.batch_first else padded.transpose(0, 1)), batch.lengths.clone()
 
 
-def _batch_of(data: Any, batch_sizes: Any) -> Batch:
-    if not isinstance(data, PackedRows) or not isinstance(batch_sizes, BatchSizes):
-        raise refusal("a PackedSequence", "was made of another tensor than PackedSequence.data")
-    if data.batch is not batch_sizes.batch:
-        raise refusal("a PackedSequence", "was made of the fields of two others")
-    return data.batch
+def _padded(data: Any, batch_sizes: Any) -> tuple[Tensor, Batch]:
+    """Return the padded tensor of the fields, and its batch."""
+    if not isinstance(batch_sizes, BatchSizes):
+        raise refusal("a PackedSequence", "was made with other batch_sizes")
+    batch = batch_sizes.batch
+    if isinstance(data, PackedRows) and data.batch is batch:
+        return data.padded, batch
+    return batch.padded(as_tensors(data)), batch
 
 
 def _recurrence(name: str) -> Callable[..., Any]:
     operator = getattr(_OPERATORS, f"packed_{name}")
 
     def run(data: Any, batch_sizes: Any, hx: Any, params: Any, *settings: Any) -> Any:
-        batch = _batch_of(data, batch_sizes)
+        padded, batch = _padded(data, batch_sizes)
         hx = list(hx) if isinstance(hx, tuple | list) else [hx]
         arguments = (batch.lengths, hx, list(params), *settings, batch.batch_first)
-        outputs, *states = operator(data.padded, *arguments)
+        outputs, *states = operator(padded, *arguments)
         return PackedRows(outputs, batch), *states
 
     return run
@@ -182,14 +183,9 @@ def packed_sequences(module: torch.nn.Module, tracing: PackedSequences) -> Itera
         for kind in (FakeTensor, FunctionalTensor):
             stack.enter_context(mock.patch.object(kind, "tolist", lambda *args: tracing.tolist(*args)))
         stack.enter_context(mock.patch.object(RNNBase, "get_expected_hidden_size", _expected_hidden_size))
-        stack.callback(module.register_forward_hook(_require_padded).remove)
+        stack.callback(module.register_forward_hook(lambda module, args, results: as_tensors(results)).remove)
         stack.enter_context(tracing)
         yield
-
-
-def _require_padded(module: torch.nn.Module, args: Any, results: Any) -> None:
-    if any(isinstance(leaf, PackedRows | BatchSizes) for leaf in _pytree.tree_leaves(results)):
-        raise refusal("it", "is a result of the module; return the result of pad_packed_sequence instead")
 
 
 _TOLIST = {kind: kind.tolist for kind in (FakeTensor, FunctionalTensor)}

@@ -55,7 +55,10 @@ def tile(self: Array, dims: Sequence[int]) -> Array:
 @register_operator("aten.repeat.default")
 def repeat(self: Array, repeats: Sequence[int]) -> Array:
     """Tile the tensor; axes are added in front if there are more repeats than axes."""
-    return jnp.tile(self.reshape((1,) * (len(repeats) - self.ndim) + self.shape), repeats)
+    shape = (1,) * (len(repeats) - self.ndim) + self.shape
+    pairs = list(zip(shape, repeats, strict=True))
+    one_element = jnp.broadcast_to(self.reshape(shape), [n if size == 1 else size for size, n in pairs])
+    return jnp.tile(one_element, [1 if size == 1 else n for size, n in pairs])
 
 
 @register_operator("aten.repeat_interleave.self_int", "aten.repeat_interleave.self_Tensor")

@@ -92,9 +92,28 @@ def places_along(x: Array, dim: int, index: Array) -> tuple[Array, ...]:
 def index(self: Array, indices: Sequence[Array | None]) -> Array:
     """Index with integer arrays, as NumPy; None keeps an axis.
 
-    A bool array works outside of ``jax.jit`` only, because the shape of the result depends on its values.
+    The shape of the result depends on the values of a bool array; under ``jax.jit`` see `unknown_sizes`.
     """
     return self.at[_index(self, indices)].get(mode="fill")
+
+
+@register_operator("aten.masked_select.default")
+def masked_select(self: Array, mask: Array) -> Array:
+    """Return the elements where a mask is True, in order."""
+    shape = jnp.broadcast_shapes(self.shape, mask.shape)
+    return jnp.broadcast_to(self, shape)[jnp.broadcast_to(mask, shape)]
+
+
+@register_operator("aten.nonzero.default")
+def nonzero(self: Array) -> Array:
+    """Return the indices of all elements that are not 0, one row each."""
+    return jnp.argwhere(self)
+
+
+@register_operator("aten.nonzero_numpy.default", "aten.where.default", schema_names={"condition": "self"})
+def nonzero_by_axis(self: Array) -> tuple[Array, ...]:
+    """Return the indices of all elements that are not 0, one tensor for each axis."""
+    return jnp.nonzero(jnp.atleast_1d(self))
 
 
 @register_operator("aten.index_put.default", "aten._unsafe_index_put.default")

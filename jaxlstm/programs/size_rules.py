@@ -1,0 +1,277 @@
+"""Operators whose results have sizes that depend on values, and operators that can leave elements out.
+
+Others run by `unknown_sizes.run_proven`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+
+from jaxlstm.programs.operators.axes import axis
+from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.operators.indexing import take
+from jaxlstm.programs.operators.registry import functional_name
+from jaxlstm.programs.unknown_sizes import Apply, Count, Prefix, array_of, is_unknown, run_proven
+
+
+def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
+    """Return the result of an operator that failed because its shape depends on values, or None."""
+    select = _SELECTIONS.get(op)
+    return select and select(**kwargs)
+
+
+def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return the result of an operator with unknown sizes among its arguments.
+
+    Raises:
+      UnprovenError: the result may depend on elements that torch does not have.
+    """
+    name = functional_name(op)
+    if not name.startswith("aten.") and name.partition(".")[0] in ("_operator", "math", "torch"):
+        return apply(*(arg.number() if isinstance(arg, Count) else arg for arg in args))
+    rule = _RULES.get(name)
+    result = rule and rule(apply, *args, **kwargs)
+    return run_proven(apply, args, kwargs) if result is None else result
+
+
+def _rows(self: Array, mask: Array, place: int) -> Prefix:
+    """Return the elements of flattened axes where a mask is True, in order."""
+    size = math.prod(self.shape[place : place + mask.ndim])
+    rows = self.reshape(*self.shape[:place], size, *self.shape[place + mask.ndim :])
+    order = jnp.argsort(~mask.reshape(-1), stable=True)
+    return Prefix(jnp.take(rows, order, place), place, Count(mask.sum(), size)).repeated()
+
+
+def _index_by_mask(self: Array, indices: Sequence[Array | None]) -> Prefix | None:
+    mask = indices[-1]
+    if any(item is not None for item in indices[:-1]) or mask is None or mask.dtype != bool:
+        return None
+    return _rows(self, mask, len(indices) - 1)
+
+
+def _masked_select(self: Array, mask: Array) -> Prefix:
+    shape = jnp.broadcast_shapes(self.shape, mask.shape)
+    return _rows(jnp.broadcast_to(self, shape), jnp.broadcast_to(mask, shape), 0)
+
+
+def _nonzero(self: Array) -> tuple[Prefix, ...]:
+    places = jnp.indices(self.shape).astype(held("int64"))
+    return tuple(_rows(place, self != 0, 0) for place in places)
+
+
+def _nonzero_in_rows(self: Array) -> Prefix:
+    places = _nonzero(self)
+    return replace(places[0], array=jnp.stack([place.array for place in places], 1))
+
+
+def _slice(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Prefix | None:
+    array: Any = array_of(self)
+    end = end.number() if isinstance(end, Count) else end
+    place = axis(array, dim)
+    size, is_inner = array.shape[place], _along(self, dim)
+    is_end = isinstance(end, Tracer) or (is_inner and end is not None and end < size)
+    if start not in (None, 0) or step != 1 or not is_end or (is_unknown(self) and not is_inner):
+        return None
+    assert end is not None
+    longest = self.count.number() if is_inner else size
+    count = Count(jnp.clip(jnp.where(end < 0, end + longest, end), 0, longest), size)
+    return Prefix(array, place, count).repeated()
+
+
+_SELECTIONS: dict[str, Callable[..., Any]] = {
+    "aten.index.Tensor": _index_by_mask,
+    "aten.masked_select.default": _masked_select,
+    "aten.nonzero.default": _nonzero_in_rows,
+    **dict.fromkeys(("aten.nonzero_numpy.default", "aten.where.default"), _nonzero),
+    "aten.slice.Tensor": _slice,
+}
+
+
+def _along(x: Any, dim: int) -> bool:
+    """Return True if the unknown axis is this one."""
+    return isinstance(x, Prefix) and x.axis == axis(x.array, dim)
+
+
+def _size(apply: Apply, self: Any, dim: int) -> Count | None:
+    return self.count if _along(self, dim) else None
+
+
+def _number_of_elements(apply: Apply, self: Prefix) -> Count:
+    return replace(self.count, times=self.array.size // self.count.size) if self.count.size else self.count
+
+
+def _sort(apply: Apply, self: Any, dim: int = -1, **settings: Any) -> Any:
+    """Sort all elements, and then move those that torch does not have to the end."""
+    if not _along(self, dim):
+        return None
+    results = apply(self.array, dim, **settings)
+    both = results if isinstance(results, tuple) else (results,)
+    valid = jnp.take_along_axis(jnp.broadcast_to(self.valid(), self.array.shape), both[-1], self.axis)
+    order = jnp.argsort(~valid, self.axis, stable=True)
+    both = tuple(replace(self, array=jnp.take_along_axis(x, order, self.axis)).repeated() for x in both)
+    return both if isinstance(results, tuple) else both[0]
+
+
+def _index_select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
+    if not _along(self, dim):
+        return None
+    taken = take(self.array, _places(self, index), self.axis)
+    return Prefix(taken, self.axis, index.count) if isinstance(index, Prefix) else taken
+
+
+def _places(self: Prefix, index: Any) -> Array:
+    """Return indices of the axis, of which those that torch refuses give NaN."""
+    return self.places(index.repeated().array if isinstance(index, Prefix) else index)
+
+
+def _select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
+    if not _along(self, dim):
+        return None
+    place = jnp.atleast_1d(jnp.where(index < 0, index + self.count.number(), index))
+    return take(self.array, self.places(place), self.axis).squeeze(self.axis)
+
+
+def _index(apply: Apply, self: Any, indices: Sequence[Any]) -> Any:
+    """Return elements by a mask of the first axis, or by as many integers for each of the first axes."""
+    arrays = [array_of(index) for index in indices]
+    is_row = all(index is not None and index.ndim == 1 and index.dtype != jnp.uint8 for index in arrays)
+    if not isinstance(self, Prefix) or self.axis or not is_row:
+        return None
+    if arrays[0].dtype == bool:
+        return _rows(self.array, arrays[0] & self.valid().reshape(-1), 0) if len(arrays) == 1 else None
+    places = jnp.where(arrays[0] < 0, arrays[0] + self.count.number(), arrays[0])
+    first = replace(indices[0], array=places) if isinstance(indices[0], Prefix) else places
+    taken = apply(self.array, (_places(self, first), *arrays[1:]))
+    counts = [index.count for index in indices if isinstance(index, Prefix)]
+    return Prefix(taken, 0, counts[0]) if counts else taken
+
+
+def _gather(apply: Apply, self: Any, dim: int, index: Any, **settings: Any) -> Any:
+    """Return elements along another axis than the one of unknown size."""
+    are_prefixes = isinstance(self, Prefix) and isinstance(index, Prefix)
+    if not are_prefixes or self.axis != index.axis or _along(self, dim):
+        return None
+    inner = axis(self.array, dim) - (axis(self.array, dim) > self.axis)
+    along = jax.vmap(lambda row, places: apply(row, inner, places), self.axis, self.axis)
+    return replace(self, array=along(self.array, index.array))
+
+
+def _flip(apply: Apply, self: Any, dims: Sequence[int]) -> Prefix | None:
+    if not any(_along(self, dim) for dim in dims):
+        return None
+    last = self.count.number() - 1
+    array = take(self.array, jnp.maximum(last - jnp.arange(self.array.shape[self.axis]), 0), self.axis)
+    others = [dim for dim in dims if not _along(self, dim)]
+    return replace(self, array=apply(array, others) if others else array)
+
+
+def _scatter(apply: Apply, self: Any, dim: int, index: Any, *source: Any, **settings: Any) -> Any:
+    """Write the elements that torch has."""
+    if not isinstance(index, Prefix) or index.array.ndim != 1:
+        return None
+    places = jnp.where(index.valid(), index.array, array_of(self).shape[axis(array_of(self), dim)])
+    settings = {name: array_of(value) for name, value in settings.items()}
+    result = apply(array_of(self), dim, places, *map(array_of, source), **settings)
+    return replace(self, array=result) if isinstance(self, Prefix) else result
+
+
+def _index_put(
+    apply: Apply, self: Array, indices: Sequence[Any], values: Any, accumulate: bool = False
+) -> Array | None:
+    """Write the elements that torch has at the places of a mask, or at indices along the first axis."""
+    index = indices[0]
+    is_rows = isinstance(values, Prefix) and values.axis == 0 and not is_unknown(self)
+    if not is_rows or len(indices) != 1:
+        return None
+    if isinstance(index, Prefix):
+        places = jnp.where(index.valid(), index.array, self.shape[0])
+        return apply(self, (places,), values.array, accumulate)
+    if index.dtype != bool or accumulate:
+        return None
+    places = jnp.cumsum(index.reshape(-1)) - 1
+    rows = take(values.filled(), places, 0).reshape(*index.shape, *values.array.shape[1:])
+    mask = index.reshape(*index.shape, *(1,) * (self.ndim - index.ndim))
+    return jnp.where(mask, rows.astype(self.dtype), self)
+
+
+def _masked_scatter(apply: Apply, self: Array, mask: Any, source: Any) -> Array | None:
+    if not isinstance(source, Prefix) or source.axis or is_unknown(self) or is_unknown(mask):
+        return None
+    return apply(self, mask, source.filled())
+
+
+def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Prefix | None:
+    """Return flat elements in rows."""
+    row = math.prod(size[1:]) if all(type(n) is int for n in size) else 0
+    if not isinstance(self, Prefix) or self.array.ndim > 1 or size[0] != -1 or not row:
+        return None
+    count = Count(self.count.number() // row, self.array.size // row)
+    return Prefix(self.array.reshape(-1, *size[1:]), 0, count)
+
+
+def _recurrence(apply: Apply, input: Any, *others: Any, batch_first: bool, **settings: Any) -> Any:
+    """Run a recurrent layer over time: each sequence ends after the steps that torch has."""
+    if not _along(input, 1 if batch_first else 0):
+        return None
+    lengths = jnp.broadcast_to(input.count.number(), input.array.shape[0 if batch_first else 1])
+    results = apply(input.array, *others, batch_first=batch_first, seq_lengths=lengths, **settings)
+    return replace(input, array=results[0]), *results[1:]
+
+
+def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
+    """Reduce the elements that torch has; by a neutral element, or by the first element, for the others."""
+    dims = dim if isinstance(dim, tuple) else (dim,)
+    if not isinstance(self, Prefix) or not (set(dims) <= {None} or any(_along(self, n) for n in dims)):
+        return None
+    # Equal elements share the gradient of an extremum, but those of integers have none.
+    is_neutral = fill is not None and (math.isfinite(fill) or jnp.issubdtype(self.array.dtype, jnp.inexact))
+    others = jnp.asarray(fill if is_neutral else 0, self.array.dtype)
+    array = jnp.where(self.valid(), self.array, others) if is_neutral else self.repeated().array
+    return apply(array, dim, **settings) if dim is not None else apply(array, **settings)
+
+
+def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
+    result = _reduce(0.0, apply, self, dim, **settings)
+    return None if result is None else result * (self.array.shape[self.axis] / self.count.number())
+
+
+def _softmax(apply: Apply, self: Any, dim: int, **settings: Any) -> Any:
+    result = _reduce(-math.inf, apply, self, dim, **settings)
+    return None if result is None else replace(self, array=result).repeated()
+
+
+_RULES: dict[str, Callable[..., Any]] = {
+    "aten.sym_size.int": _size,
+    "aten.sym_numel.default": _number_of_elements,
+    **dict.fromkeys(
+        (f"aten.{name}.{form}" for name in ("sort", "argsort") for form in ("default", "stable")), _sort
+    ),
+    "aten.index_select.default": _index_select,
+    "aten.select.int": _select,
+    "aten.index.Tensor": _index,
+    "aten.gather.default": _gather,
+    "aten.flip.default": _flip,
+    **dict.fromkeys(("aten.scatter.src", "aten.scatter_add.default"), _scatter),
+    **dict.fromkeys(("aten.index_copy.default", "aten.index_add.default"), _scatter),
+    "aten.index_put.default": _index_put,
+    "aten.masked_scatter.default": _masked_scatter,
+    "aten.view.default": _view,
+    "aten.reshape.default": _view,
+    **dict.fromkeys((f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), _recurrence),
+    **dict.fromkeys(("aten.sum.default", "aten.sum.dim_IntList"), partial(_reduce, 0.0)),
+    **dict.fromkeys(("aten.mean.default", "aten.mean.dim"), _mean),
+    **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
+    "aten.amax.default": partial(_reduce, -math.inf),
+    "aten.amin.default": partial(_reduce, math.inf),
+    **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
+    "aten.slice.Tensor": lambda apply, *args, **kwargs: _slice(*args, **kwargs),
+}

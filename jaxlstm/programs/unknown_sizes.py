@@ -1,0 +1,191 @@
+"""Arrays with an axis whose size ``jit`` does not know, such as ``x[mask]``: `Prefix`.
+
+The array is as long as the mask: its first elements along the axis are torch's, and the others repeat the
+first one, so that functions are defined for them. An operator runs on all elements if the start of its
+results provably depends on the start of its arguments only, by the rules of `long_axes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxlstm.programs.long_axes import PRIMES, Comparison
+from jaxlstm.programs.operators.indexing import take
+
+Apply = Callable[..., Any]
+"""The function of a node, with the arguments of its operator.
+
+Further keywords are ``opaque=True``, for a trace by which its result is proven, and ``seq_lengths``, the
+lengths of the sequences of a recurrent layer."""
+
+
+class UnprovenError(Exception):
+    """The result of an operator may depend on elements after the end of an axis."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """A size that ``jit`` does not know: ``times * value``, in an array with ``times * size`` elements."""
+
+    value: Array
+    size: int
+    times: int = 1
+
+    def number(self) -> Array:
+        """Return the size in torch."""
+        return self.times * self.value
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """An array whose size along an axis is a `Count`."""
+
+    array: Array
+    axis: int
+    count: Count
+
+    def valid(self) -> Array:
+        """Return True for each element of the axis that torch has, with the number of axes of the array."""
+        places = jnp.arange(self.array.shape[self.axis]) < self.count.number()
+        return places.reshape(-1, *(1,) * (self.array.ndim - 1 - self.axis))
+
+    def repeated(self) -> Prefix:
+        """Return the same, with the first element in place of the elements that torch lacks."""
+        first = jax.lax.slice_in_dim(self.array, 0, min(self.array.shape[self.axis], 1), axis=self.axis)
+        return replace(self, array=jnp.where(self.valid(), self.array, first))
+
+    def places(self, index: Array) -> Array:
+        """Return indices of the axis, out of range where torch has no element."""
+        return jnp.where((index >= 0) & (index < self.count.number()), index, self.array.shape[self.axis])
+
+    def filled(self) -> Array:
+        """Return the array with NaN, or the smallest number, in place of the elements that torch lacks."""
+        return take(self.array, self.places(jnp.arange(self.array.shape[self.axis])), self.axis)
+
+    def at_size(self, size: int) -> Array:
+        """Return the array with the size that the graph asserts; NaN if it is another."""
+        places = jnp.where(self.count.number() == size, jnp.arange(size), -1)
+        return take(self.array, places, self.axis)
+
+
+jax.tree_util.register_dataclass(Count, ["value"], ["size", "times"])
+jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axis"])
+
+
+def is_unknown(value: Any) -> bool:
+    """Return True for an array or a number with a size that ``jit`` does not know."""
+    return isinstance(value, Prefix | Count)
+
+
+def is_among(arguments: Any) -> bool:
+    """Return True if there is one among the arguments."""
+    return any(map(is_unknown, jax.tree.leaves(arguments, is_leaf=is_unknown)))
+
+
+def as_result(value: Any) -> Any:
+    """Return an array or number with an unknown size as it leaves the program."""
+    if isinstance(value, Count):
+        return value.number()
+    return value.filled() if isinstance(value, Prefix) else value
+
+
+def written(target: Any, result: Any) -> Prefix:
+    """Return what an in-place operator with this result writes.
+
+    Raises:
+      UnprovenError: the sizes of the target and the result differ.
+    """
+    are_prefixes = isinstance(target, Prefix) and isinstance(result, Prefix)
+    if not are_prefixes or (target.axis, target.array.shape) != (result.axis, result.array.shape):
+        raise UnprovenError
+    return replace(result, array=result.array.astype(target.array.dtype))
+
+
+def written_back(op: str, base: Any, view: Prefix) -> Array:
+    """Return the base of a slice, whose end is unknown, with the slice written into it.
+
+    Raises:
+      UnprovenError: the view is not such a slice.
+    """
+    if op != "aten.slice.Tensor" or is_unknown(base):
+        raise UnprovenError
+    return jnp.where(view.valid(), view.array, base)
+
+
+def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run an operator on all elements, after a proof that the start of its results is right.
+
+    Raises:
+      UnprovenError: the result may depend on elements that torch does not have.
+    """
+    leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_unknown)
+    counts = [leaf.count if isinstance(leaf, Prefix) else leaf for leaf in leaves if is_unknown(leaf)]
+    if len({count.size for count in counts}) > 1:
+        raise UnprovenError
+    for sizes in PRIMES:
+        try:
+            first, second = (_trace(apply, leaves, structure, size) for size in sizes)
+        except (TypeError, ValueError) as error:  # The size of another array equals count.size.
+            raise UnprovenError from error
+        comparison = Comparison(sizes, is_time=False, rows=False)
+        if comparison.closed(first, second):
+            break
+        if not comparison.differs:
+            raise UnprovenError
+    else:
+        raise UnprovenError
+    args, kwargs = jax.tree.unflatten(structure, [_at_size(leaf, counts[0].size) for leaf in leaves])
+    results, structure = jax.tree.flatten(apply(*args, **kwargs))
+    pairs = zip(first.jaxpr.outvars, second.jaxpr.outvars, strict=True)
+    longs = [comparison.long(*pair) for pair in pairs]
+    return jax.tree.unflatten(
+        structure, [_result(leaf, long, counts[0]) for leaf, long in zip(results, longs, strict=True)]
+    )
+
+
+def _trace(apply: Apply, leaves: Sequence[Any], structure: Any, size: int) -> Any:
+    """Return the operator traced at a size of the unknown axes, in place of ``count.size``."""
+
+    def run(*arrays: Array) -> list[Any]:
+        given = iter(arrays)
+        filled = [
+            next(given) if isinstance(leaf, Prefix | Array) else _at_size(leaf, size) for leaf in leaves
+        ]
+        args, kwargs = jax.tree.unflatten(structure, filled)
+        return jax.tree.leaves(apply(*args, opaque=True, **kwargs))
+
+    shapes = []
+    for leaf in leaves:
+        array = array_of(leaf)
+        if isinstance(array, Array):
+            shape = list(array.shape)
+            if isinstance(leaf, Prefix):
+                shape[leaf.axis] = size * leaf.count.times
+            shapes.append(jax.ShapeDtypeStruct(tuple(shape), array.dtype))
+    return jax.make_jaxpr(run)(*shapes)
+
+
+def array_of(x: Any) -> Any:
+    """Return the array of a `Prefix`, and any other value unchanged."""
+    return x.array if isinstance(x, Prefix) else x
+
+
+def _at_size(leaf: Any, size: int) -> Any:
+    return size * leaf.times if isinstance(leaf, Count) else array_of(leaf)
+
+
+def _result(leaf: Any, long: Mapping[int, int] | None, count: Count) -> Any:
+    if long == {}:
+        return leaf
+    if long is None or len(long) > 1:
+        raise UnprovenError
+    ((place, times),) = long.items()
+    if jnp.ndim(leaf) <= place or leaf.shape[place] != times * count.size:
+        raise UnprovenError
+    return Prefix(leaf, place, replace(count, times=times))

@@ -1,0 +1,148 @@
+"""Sizes that jit does not know, such as that of x[mask]: torch's values and gradients, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import jaxlstm
+from jaxlstm.programs.errors import ProgramError
+from testing.graphs import to_numpy
+from testing.modules import module_of
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+Forward = Callable[..., Any]
+
+
+def model_of(forward: Forward) -> nn.Module:
+    torch.manual_seed(0)
+    lstm = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
+    with_mask = lambda self, x, lengths: forward(self, x, lengths, lengths > 0)  # noqa: E731
+    return module_of(with_mask, lstm=lstm, linear=nn.Linear(3, 3), norm=nn.LayerNorm(3))
+
+
+def characters(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
+    """Words without characters are left out of the packed batch."""
+    packed = pack_padded_sequence(self.norm(x[some]), lengths[some].tolist(), True, False)
+    h = torch.cat(torch.unbind(self.lstm(packed)[1][0]), -1)
+    return h.new_zeros(len(x), 8).masked_scatter_(some[:, None], h)
+
+
+def sorted_rows(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
+    """The number of rows is the number of lengths that are not 0."""
+    count, (lengths, order) = int(some.sum()), lengths.sort(descending=True)
+    y, _ = self.lstm(pack_padded_sequence(x[order][:count], lengths[:count], True))
+    y, _ = pad_packed_sequence(y, True, total_length=x.shape[1])
+    return x.new_zeros(*x.shape[:2], 8).index_copy(0, order[:count], y)
+
+
+def reversed_steps(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
+    result = torch.zeros(x.size())
+    for row, length in enumerate(lengths):
+        result[row, :length] = x[row, :length].flip(dims=[0])
+    packed = pack_padded_sequence(self.linear(result), lengths.clamp(min=1), True, False)
+    return self.lstm(packed)[1][0]
+
+
+def put(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
+    results = [torch.zeros(x.shape) for _ in range(4)]
+    results[0][some] = self.linear(x[some])
+    results[1][some.nonzero().squeeze(1)] = self.linear(x[torch.where(some)[0]]) * 2
+    steps = torch.arange(x.shape[1]) < lengths[:, None]
+    results[2] = results[2].masked_scatter(steps[..., None], self.linear(x[steps]).cumsum(0))
+    results[3][some] += self.linear(x[some].flip(0, 1))
+    return torch.stack(results)
+
+
+def last_steps(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
+    y, last = self.lstm(x[some])[0], lengths[some] - 1
+    gathered = y.gather(1, last[:, None, None].expand(-1, 1, 8))[:, 0]
+    indexed = y[torch.arange(len(last)), last].relu_()
+    return x.new_zeros(len(x), 8).masked_scatter(some[:, None], gathered * indexed)
+
+
+def selected(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    rows = torch.masked_select(self.linear(x), some[:, None, None]).view(-1, x.shape[1], 3)
+    lengths = lengths[some]
+    attention = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+    return attention, rows[lengths > 1], rows[:2].softmax(1), rows[:-1], rows[-1], len(rows)
+
+
+def longest(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    """The batch is cut after its longest sequence, and steps are pooled."""
+    x = self.linear(x[:, : int(lengths.max())])
+    y, (h, _) = self.lstm(x)
+    pooled = torch.cat([y.mean(1), y.max(1)[0], y.amin(dim=(1, 2), keepdim=True)[:, 0]], 1)
+    return pooled, (y.softmax(1) * y).sum(1), h, y.mean(), y.transpose(0, 1)
+
+
+FORWARDS = [longest, characters, sorted_rows, reversed_steps, put, last_steps, selected]
+LENGTHS = [[3, 1, 5, 2], [4, 0, 6, 0, 2], [0, 5, 0, 1]]
+
+
+def torchs_part(ours: Any, shape: tuple[int, ...]) -> Any:
+    return jnp.asarray(ours)[tuple(map(slice, shape))]
+
+
+@pytest.mark.parametrize("forward", FORWARDS)
+def test_values_and_gradients_under_jit(forward: Forward) -> None:
+    """Where torch has fewer elements, NaN follows them."""
+    model = model_of(forward)
+    program = jaxlstm.from_module(model, (torch.rand(4, 6, 3), torch.tensor(LENGTHS[0])))
+    for lengths in LENGTHS:
+        args = torch.rand(len(lengths), 6, 3), torch.tensor(lengths)
+        expected = jax.tree.leaves(model(*args))
+        model.zero_grad()
+        tensors = [leaf for leaf in expected if isinstance(leaf, Tensor)]
+        torch.stack([tensor.sin().sum() for tensor in tensors]).sum().backward()
+        shapes = [np.shape(to_numpy(tensor)) for tensor in tensors]
+
+        def loss(params: Any, inputs: Any, shapes: Any = shapes) -> Any:
+            leaves = jax.tree.leaves(program(params, *inputs))
+            return sum(
+                jnp.sin(torchs_part(*pair)).sum() for pair in zip(leaves, shapes, strict=False)
+            ), leaves
+
+        gradient, actual = jax.jit(jax.grad(loss, has_aux=True))(program.params, [*map(to_numpy, args)])
+        for ours, theirs in zip(actual, expected, strict=True):
+            theirs = to_numpy(theirs) if isinstance(theirs, Tensor) else np.asarray(theirs)
+            np.testing.assert_allclose(torchs_part(ours, theirs.shape), theirs, atol=1e-5)
+            assert theirs.ndim == 0 or np.isnan(ours[len(theirs) :]).all()
+        for name, parameter in model.named_parameters():
+            theirs = np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+            np.testing.assert_allclose(gradient[name], theirs, atol=1e-4, err_msg=name)
+
+
+def in_place(x: Tensor) -> Tensor:
+    x[:, 0].relu_()
+    return x
+
+
+REFUSED: dict[str, Forward] = {
+    "variance": lambda self, x, lengths, some: x[some].var(0),
+    "products": lambda self, x, lengths, some: x[some].prod(0),
+    "a number of the size": lambda self, x, lengths, some: x.sum() / len(x[some]),
+    "products of all pairs": lambda self, x, lengths, some: x[some][:, 0] @ x[some][:, 0].T,
+    "after the end": lambda self, x, lengths, some: nn.functional.pad(x[some], (0, 0, 0, 0, 0, 1)),
+    "a view": lambda self, x, lengths, some: in_place(x[some]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_depends_on_elements_after_the_end_is_refused(name: str) -> None:
+    args = torch.rand(4, 6, 3), torch.tensor([4, 1, 5, 2])
+    program = jaxlstm.from_module(model_of(REFUSED[name]), args)
+    program(program.params, *map(to_numpy, args))
+    with pytest.raises(ProgramError, match="which is unknown under") as caught:
+        jax.jit(program)(program.params, *map(to_numpy, args))
+    assert caught.value.code == "node-failed"
