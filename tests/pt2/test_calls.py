@@ -1,7 +1,5 @@
 """The calls of modules that led to each node, with the lines of the model's code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """from_module in steps: what torch.export refuses is fixed, checked at each call, and named in a warning."""
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from collections import OrderedDict

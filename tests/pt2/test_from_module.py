@@ -1,7 +1,5 @@
 """from_module gives the program of a live module, with free axes, and names the lines that fix others."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings that a state dict lacks come from the graph of a program, or from the file of its weights."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Packed sequences in from_module: torch's values and gradients at other batches, times and lengths."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Programs of torch.export.save become graphs with torch's values, without torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -23,8 +23,6 @@ version of torch:
     torch.export.save(program, path)
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

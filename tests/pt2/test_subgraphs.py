@@ -1,7 +1,5 @@
 """Subgraphs: no_grad and autocast are inlined, and torch's control flow runs on jax.lax."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

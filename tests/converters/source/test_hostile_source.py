@@ -1,7 +1,5 @@
 """Names, lines and strings of a hostile program become identifiers, literals and comments only."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import unicodedata

@@ -1,7 +1,5 @@
 """The files of written source: their content, how they fill the model, and the verdict of the command."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
