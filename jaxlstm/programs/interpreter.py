@@ -206,7 +206,7 @@ def _apply_at_sizes(
     try:
         return _apply(node, operator, args, kwargs, options)
     except _UNKNOWN:
-        if (result := selected(node.op, operator.arguments(kwargs))) is None:
+        if options.exact_sizes or (result := selected(node.op, operator.arguments(kwargs))) is None:
             raise
         return result
 

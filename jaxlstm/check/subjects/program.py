@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -41,7 +43,7 @@ class ProgramModel(CheckedModel):
 
     def __init__(self, program: Program, call: Callable[..., Any] | None = None) -> None:
         """Wrap a program; ``call`` is called with it, its parameters bound, and the arguments."""
-        self._program, self._call = program, call
+        self._program, self._call = _with_exact_sizes(program), call
 
     def call_in(self, dtype: Any) -> Call:
         """Return the program with its parameters, buffers and graph in float64 if ``dtype`` is float64."""
@@ -89,6 +91,13 @@ class ProgramModel(CheckedModel):
         ]
 
 
+def _with_exact_sizes(program: Program) -> Program:
+    """Return a program that has torch's sizes, and therefore runs eagerly if they depend on values."""
+    program = copy.copy(program)
+    program.options = replace(program.options, exact_sizes=True)
+    return program
+
+
 def free_axes(program: Program, example: Case) -> list[tuple[tuple[str, int], ...]]:
     """Return the axes of the arrays of an example that share each free size of a program."""
     names = flatten_arguments(program.graph, *example.arguments)
@@ -127,6 +136,7 @@ class ProgramReference:
 
     def __init__(self, program: Program, example: Case) -> None:
         """Take a program and an example of its arguments; cases differ from it only in their arrays."""
+        program = _with_exact_sizes(program)
         self._program, self._example = program, example
         dtypes = [array.dtype for array in (*program.params.values(), *example.arrays.values())]
         floats = (np.dtype(dtype) for dtype in dtypes if is_floating(np.empty(0, dtype)))
