@@ -1,7 +1,5 @@
 """`source_text`: a program as the text of a Python file with Flax NNX modules."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

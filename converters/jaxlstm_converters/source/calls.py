@@ -1,7 +1,5 @@
 """The calls of modules in a graph, as a tree."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Classes of modules: equal modules become one class, with arguments for what differs between them."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import re

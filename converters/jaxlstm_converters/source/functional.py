@@ -1,7 +1,5 @@
 """A graph without in-place operators: each write becomes new values under new names."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from dataclasses import replace

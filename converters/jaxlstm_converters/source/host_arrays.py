@@ -1,7 +1,5 @@
 """Updates of NumPy inputs: only JAX's arrays have ``.at``."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable, Set
 

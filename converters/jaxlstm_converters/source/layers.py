@@ -1,7 +1,5 @@
 """The modules of a program that are layers of Flax or of this library."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ the state and the rows of a step. The last, ``LEAVE``, takes the state and the r
 gives the last state and the stacked results.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

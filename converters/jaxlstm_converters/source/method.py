@@ -1,7 +1,5 @@
 """A method of written source: its statements, and what its writer needs to know about the program."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 A padded batch keeps its padding, as the program's does under ``jax.jit``, and its sequences have any order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple

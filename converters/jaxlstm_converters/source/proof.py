@@ -1,7 +1,5 @@
 """The proof of a written model: it runs, and is compared with the program from which it was written."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Loops over the modules of one list, or of several, instead of one statement for each."""
 
-from __future__ import annotations
-
 import ast
 import copy
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The parameters and results of the model: torch's nested arguments as Python's."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The statements of a method: one call of a module as Python."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import re

@@ -1,7 +1,5 @@
 """The text of a written file."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Syntax trees of Python: the few forms that the writer makes."""
 
-from __future__ import annotations
-
 import ast
 import copy
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Shorter forms of nested expressions: merged indices, and no transpositions that cancel."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import itertools

@@ -1,7 +1,5 @@
 """The expression of one operator, and the layer that replaces a module of torch."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping
 from dataclasses import replace

@@ -4,8 +4,6 @@ Where a function of JAX has another subgradient at a single point than torch's, 
 bounds and ``jnp.abs`` at 0, the template has JAX's.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode

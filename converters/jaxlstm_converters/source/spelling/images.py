@@ -3,8 +3,6 @@
 Convolutions and pools are spelled with the channels last, as the graph has them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

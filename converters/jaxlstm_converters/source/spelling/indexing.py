@@ -1,7 +1,5 @@
 """Templates of operators that read or write parts of a tensor."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import accumulate
 from typing import Any

@@ -1,7 +1,5 @@
 """Operators of torch's modules -> the layers that compute them, with their arguments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """Templates of reductions, orders, and matrix products."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Templates of operators that make, reshape, join and convert tensors, and of arithmetic on sizes."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Templates of Fourier transforms of frames, and of complex numbers."""
 
-from __future__ import annotations
-
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 

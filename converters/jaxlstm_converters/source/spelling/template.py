@@ -4,8 +4,6 @@ A template is parsed once, and its names are replaced by the trees of the argume
 hostile strings are therefore left to :func:`ast.unparse`.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import inspect

@@ -1,7 +1,5 @@
 """An operator with its arguments, as the rules of the tables see it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
