@@ -61,8 +61,8 @@ collect_ignore = [
 HAS_OLDER_GENERATOR = importlib.metadata.version("jaxlib").startswith("0.10.")
 XLA_FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 
-LARGE_PROCESS = 3 << 29
-"""Resident bytes from which a process is large: 1.5 GiB, so that two workers fit into 6 GiB."""
+LARGE_PROCESS = 1 << 31
+"""Resident bytes from which a process is large: 2 GiB, so that two workers fit into 6 GiB."""
 GROWTH = 1 << 29
 
 # Many programs are compiled again in another test, in the other worker, or in a child process.
