@@ -1,4 +1,4 @@
-"""Whether the start of an axis depends on the start of an axis of the operands only: `Comparison`.
+"""`Comparison` proves that the start of an axis depends only on the start of an axis of the operands.
 
 A function is traced at two sizes of the axis. Array axes whose sizes differ between the two traces are the
 *long* ones; other sizes, as behind a convolution, end the comparison.

@@ -58,7 +58,7 @@ class Program:
       dtypes: name in torch -> dtype in the file; JAX may hold 64-bit integers in 32 bits.
       options: precision and backend, see :meth:`with_options`.
       at_sizes: returns the program that takes arguments of other sizes, given this program, the arguments and
-        the error; None if there are no others.
+        the error; None if this is the only program.
 
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """

@@ -8,7 +8,7 @@ from jaxlstm.programs.graph import Argument, Graph, Node, Value, results_of, use
 
 
 def with_known_sizes(graph: Graph) -> Graph:
-    """Return the graph with a size in place of each number that an assertion equates with it.
+    """Return the graph, in which a size replaces each number that an assertion equates with it.
 
     ``jit`` knows the size and not the number: ``torch.arange(lengths.max())`` needs it, and torch asserts
     that it is the size of an axis with which the result is combined. The assertion stays.

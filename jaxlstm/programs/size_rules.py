@@ -110,7 +110,7 @@ def _number_of_elements(apply: Apply, self: Prefix) -> Count:
 
 
 def _sort(apply: Apply, self: Any, dim: int = -1, **settings: Any) -> Any:
-    """Sort all elements, and then move those that torch does not have to the end."""
+    """Sort all elements, and then move to the end the elements that torch lacks."""
     if not _along(self, dim):
         return None
     results = apply(self.array, dim, **settings)
@@ -129,7 +129,7 @@ def _index_select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
 
 
 def _places(self: Prefix, index: Any) -> Array:
-    """Return indices of the axis, of which those that torch refuses give NaN."""
+    """Return indices of the axis. An index that torch refuses gives NaN."""
     return self.places(index.repeated().array if isinstance(index, Prefix) else index)
 
 
@@ -232,7 +232,7 @@ def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **sett
     dims = dim if isinstance(dim, tuple) else (dim,)
     if not isinstance(self, Prefix) or not (set(dims) <= {None} or any(_along(self, n) for n in dims)):
         return None
-    # Equal elements share the gradient of an extremum, but those of integers have none.
+    # Equal elements share the gradient of an extremum, but integers have no gradient.
     is_neutral = fill is not None and (math.isfinite(fill) or jnp.issubdtype(self.array.dtype, jnp.inexact))
     others = jnp.asarray(fill if is_neutral else 0, self.array.dtype)
     array = jnp.where(self.valid(), self.array, others) if is_neutral else self.repeated().array

@@ -56,7 +56,7 @@ class Prefix:
         return places.reshape(-1, *(1,) * (self.array.ndim - 1 - self.axis))
 
     def repeated(self) -> Prefix:
-        """Return the same, with the first element in place of the elements that torch lacks."""
+        """Return the same array, in which the first element replaces the elements that torch lacks."""
         first = jax.lax.slice_in_dim(self.array, 0, min(self.array.shape[self.axis], 1), axis=self.axis)
         return replace(self, array=jnp.where(self.valid(), self.array, first))
 
@@ -65,7 +65,7 @@ class Prefix:
         return jnp.where((index >= 0) & (index < self.count.number()), index, self.array.shape[self.axis])
 
     def filled(self) -> Array:
-        """Return the array with NaN, or the smallest number, in place of the elements that torch lacks."""
+        """Return the array, in which NaN or the smallest number replaces the elements that torch lacks."""
         return take(self.array, self.places(jnp.arange(self.array.shape[self.axis])), self.axis)
 
     def at_size(self, size: int) -> Array:
@@ -150,7 +150,7 @@ def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 
 def _trace(apply: Apply, leaves: Sequence[Any], structure: Any, size: int) -> Any:
-    """Return the operator traced at a size of the unknown axes, in place of ``count.size``."""
+    """Return the operator, traced with ``size`` instead of ``count.size`` for the unknown axes."""
 
     def run(*arrays: Array) -> list[Any]:
         given = iter(arrays)

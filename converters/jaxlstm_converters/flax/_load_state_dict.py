@@ -1,7 +1,5 @@
 """Convert an NNX model from a PyTorch checkpoint, and back to a state dict."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Match, check and convert the tensors of a source for the layers of a model; nothing is written here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

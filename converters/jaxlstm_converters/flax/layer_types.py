@@ -1,7 +1,5 @@
 """The table of layers: for each type of Flax layer, its rule, the axes of its arrays and its settings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

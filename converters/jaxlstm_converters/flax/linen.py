@@ -1,7 +1,5 @@
 """Fill Linen variables from a PyTorch checkpoint, and convert them back."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable, Mapping

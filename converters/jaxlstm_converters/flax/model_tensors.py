@@ -1,7 +1,5 @@
 """The tensors of a model in a file, a state dict or a torch module, without nesting and wrappers."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

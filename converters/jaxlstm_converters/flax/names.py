@@ -1,7 +1,5 @@
 """Names of modules and tensors in torch and in Flax."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """The plan of a conversion: which tensors of torch belong to which arrays of a model."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The result of `load_state_dict`, its error, and hints for a state dict that does not fit."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -6,8 +6,6 @@ Flax's LSTM cells keep one bias, the sum of torch's two. Its GRU cells keep only
 z; nnx.GRUCell has no bias in the recurrent term of the candidate (https://github.com/google/flax/issues/5594).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -4,8 +4,6 @@ Each check takes the Flax module and the settings of torch's layer as far as the
 yields one line for each setting that differs or may differ.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The parameters of a Flax model or a program for the converter of optimizers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

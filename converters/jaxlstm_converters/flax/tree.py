@@ -4,8 +4,6 @@ Linen creates its modules while it runs, so the modules are recorded during an a
 each call with its module and path.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 

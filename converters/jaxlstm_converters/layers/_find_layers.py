@@ -4,8 +4,6 @@ A state dict records neither the type of a layer nor arguments such as strides. 
 whose tensors fit, and the arguments that are not recorded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The types of layers, and their names and sizes in a state dict."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Mapping

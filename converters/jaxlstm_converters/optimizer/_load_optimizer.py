@@ -1,7 +1,5 @@
 """Load a torch optimizer of a checkpoint as an optax optimizer."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Write the state of an optax optimizer as the state of a torch optimizer."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ frozen and tied tensors in between. So each group of the optimizer is a subseque
 search by order follows all such layouts at once; a match that is the same in every layout is certain.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate

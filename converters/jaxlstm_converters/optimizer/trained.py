@@ -3,8 +3,6 @@
 A moment of an optimizer has the shape of its parameter, so that the layouts of the parameters apply to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -197,7 +197,7 @@ def refusal(what: Any, why: str) -> ProgramError:
 
 
 def as_tensors(tree: Any) -> Any:
-    """Return torch's tensors in place of the fields."""
+    """Return the arguments with torch's tensors instead of the fields."""
     tree = _pytree.tree_map_only(PackedRows, PackedRows.rows, tree)
     return _pytree.tree_map_only(BatchSizes, BatchSizes.tensor, tree)
 

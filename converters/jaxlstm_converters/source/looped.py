@@ -104,7 +104,7 @@ class _Unrolled:
         self._stacked: dict[str, str] = {}  # result of a step -> its name in the user's code
         states = [(types.get(self._initial[name]), types.get(end)) for name, end in loop.state.items()]
         is_same = all(a and b and a.dtype == b.dtype and same_sizes(a, b) for a, b in states)
-        # A few equal operators without a state, such as those of queries, keys and values, are no loop.
+        # A few equal operators without a state are not a loop: queries, keys and values, for example.
         is_long = loop.state or count >= FEWEST_COPIES
         if not (self._calls and self._order and is_same and is_long) or loop.lists or loop.indices:
             raise NotALoop

@@ -66,7 +66,7 @@ def targets(line: str) -> list[Target]:
 
 
 def _parsed(code: str) -> ast.AST:
-    """Return the tree of one expression; an empty tree for what is no Python."""
+    """Return the tree of one expression, or an empty tree if the text is not Python."""
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -87,7 +87,7 @@ def _class_text(written: WrittenClass, comments: bool) -> str:
 
 
 def _parameters(positional: list[ast.arg], keywords: list[ast.arg], defaults: list[ast.expr | None]) -> str:
-    """Return the text of the parameters of a method; ``defaults`` are those of the keywords."""
+    """Return the text of the parameters of a method; ``defaults`` belong to the keywords."""
     arguments = [ast.arg("self"), *positional]
     return trees.shown(ast.arguments([], arguments, None, keywords, defaults, None, []))
 

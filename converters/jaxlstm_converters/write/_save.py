@@ -1,7 +1,5 @@
 """Save the parameters and config of an LSTM to a file, atomically."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Collection, Iterable, Mapping

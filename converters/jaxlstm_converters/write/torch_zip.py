@@ -12,8 +12,6 @@ The file is a zip archive of stored entries, as torch 1.6 and later write it:
 Source: torch/serialization.py and caffe2/serialize/inline_container.cc.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zipfile

@@ -55,7 +55,8 @@ class _Simplifier(ast.NodeTransformer):
         keys = [row and (row[0], row[1] - place) for place, row in enumerate(rows)]
         items: list[ast.expr] = []
         for key, places in itertools.groupby(range(len(keys)), keys.__getitem__):
-            first, *_, last = [*places] * 2
+            run = list(places)
+            first, last = run[0], run[-1]
             if key is None or last - first < 3:
                 items += node.elts[first : last + 1]
             else:

@@ -111,7 +111,7 @@ def _normalized(function: str, operation: TypedNode) -> str | None:
 
 
 def _standardized(operation: TypedNode) -> str | None:
-    """Return a norm of the last axes that is no layer: of other weights, or with the epsilon of its dtype."""
+    """Return a norm of the last axes that is not a layer, by its weights or the epsilon of its dtype."""
     if not operation.is_float():
         return None
     axes = tuple(range(-len(operation["normalized_shape"]), 0))
