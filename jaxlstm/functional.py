@@ -1,7 +1,5 @@
 """The public functions: ``lstm``, the counterpart of ``torch.nn.LSTM.forward``, and ``lstm_cell``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 

@@ -4,8 +4,6 @@ The constructors take torch's arguments in torch's order, and then Flax's keywor
 with torch's names, such as ``lstm.weight_ih_l0``. ``Conv`` has Flax's arguments and parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NoReturn, Self, TypeVar, overload
 

@@ -7,8 +7,6 @@ pass. The gradients are exact. This is gradient checkpointing along time, see Ch
 https://arxiv.org/abs/1604.06174.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

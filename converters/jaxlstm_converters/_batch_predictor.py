@@ -1,7 +1,5 @@
 """``jaxlstm.inference.BatchPredictor``: a checkpoint or program as a picklable callable on batches."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

@@ -1,7 +1,5 @@
 """Aligned NumPy arrays: XLA uses them without a copy, and threads that write to parts share no cache line."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Callable

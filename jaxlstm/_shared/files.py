@@ -4,8 +4,6 @@ After a crash, either the old file or the new one is there, complete. The new fi
 temporary name in the same directory, read back, hashed, flushed to the disk and renamed over the old one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

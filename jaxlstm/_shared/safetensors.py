@@ -1,7 +1,5 @@
 """A writer and a reader of safetensors files. `safetensors_header` has the format."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -4,8 +4,6 @@ A file holds eight bytes of header length, a JSON header, and the data of the te
 Unlike the safetensors library, this reader refuses duplicate names.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The sections of a report, as text and as an HTML page without scripts, fonts or links to other files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path

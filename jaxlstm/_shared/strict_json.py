@@ -1,7 +1,5 @@
 """JSON with unique keys and finite numbers."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Plain text tables, numbers, counts and sizes for a terminal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ NumPy lacks bfloat16, so ``Tensor.numpy`` and ``torch.from_numpy`` reject that d
 functions pass it through an int16 view and use the bfloat16 of ml_dtypes.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``compare``: the difference of two arrays or two trees of arrays."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

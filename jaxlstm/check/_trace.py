@@ -1,7 +1,5 @@
 """``trace``: the first place at which a port or recorded activations differ from the oracle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ The port, torch and the oracle run each case of :mod:`jaxlstm.check.cases.inputs
 working dtype. A port is right if its results meet all criteria of :mod:`jaxlstm.check.criteria.catalogue`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """``verify_cell``: the verdict on a port of ``torch.nn.LSTMCell``."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """``verify_matrix``: a port over every combination of dtype, batch, length and jit."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Both models run on each case of :mod:`jaxlstm.check.cases.inputs`, in float64 an
 The oracle is the module or program in float64. The criteria are the same as in ``verify``.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace

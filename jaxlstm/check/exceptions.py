@@ -1,7 +1,5 @@
 """Exceptions that a port may raise: which of them count as failures of the port, and their description."""
 
-from __future__ import annotations
-
 import traceback
 from pathlib import Path
 

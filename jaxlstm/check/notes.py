@@ -1,7 +1,5 @@
 """The report on a verification, with notes and the environment of the check."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Validation of the arguments of a check."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Mapping, Sequence

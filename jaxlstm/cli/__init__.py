@@ -5,8 +5,6 @@ is explained in one line on standard error. Ctrl-C gives 130, and 141 means that
 closed it, as in ``jaxlstm inspect FILE | head``.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import difflib

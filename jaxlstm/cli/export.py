@@ -1,7 +1,5 @@
 """``jaxlstm export FILE -o OUT``: export an LSTM or a program as an artifact that runs without jaxlstm."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence

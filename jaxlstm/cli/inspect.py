@@ -3,8 +3,6 @@
 A ``.pt2`` file is described as a program too. The check that its operators are supported imports jax.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

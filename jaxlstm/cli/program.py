@@ -1,7 +1,5 @@
 """``jaxlstm inspect`` on a ``.pt2`` file: inputs, free axes, results and operators of the program."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Python code of the user that options of the command line name: a port, or operators."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.machinery
 import sys

@@ -1,7 +1,5 @@
 """Writing and reading of artifacts, for both LSTMs and programs."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence

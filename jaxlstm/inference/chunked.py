@@ -12,8 +12,6 @@ Rows that have ended soon stop costing time: once the second half of the rows ha
 continues, and then its first half. This saves most if sequences are sorted, the longest first.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Columns of a batch: NumPy, Arrow or Python values as one array per row, and results as an Arrow column."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

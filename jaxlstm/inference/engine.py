@@ -1,7 +1,5 @@
 """The settings, results and counts of both engines, which run batches of sequences on a device."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass
 from typing import Any

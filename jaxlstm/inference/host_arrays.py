@@ -1,7 +1,5 @@
 """Checks of a Runner's arguments on the host. They start no computation and compile nothing."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -11,8 +11,6 @@ weights from ``safetensors.numpy.load_file``. The artifact always contains the p
 built for one machine may not run on the next.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The program is traced at two sizes of the axis, and compared by the rules of
 :mod:`jaxlstm.programs.long_axes`.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -10,8 +10,6 @@ come first: ``exported.call(weights, x)``. Like an exported LSTM, the artifact c
 each LSTM.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``ProgramRunner``: a whole program compiled for inference, with its weights bound."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod

@@ -1,7 +1,5 @@
 """``ProgramStream``: a program whose results are inputs of its next step."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Random inputs of a program, for a comparison of two ways to run it."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 

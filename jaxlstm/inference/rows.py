@@ -1,7 +1,5 @@
 """An LSTM and a program over the rows of a batch: rows of similar length go through them together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

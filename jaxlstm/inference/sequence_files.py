@@ -4,8 +4,6 @@ In .npz and .safetensors files, each array is a sequence; in .npy files, each ro
 have a column of nested lists. Results have a note: in the metadata, or at the end of .npz and .npy files.
 """
 
-from __future__ import annotations
-
 import itertools
 import zipfile
 import zlib

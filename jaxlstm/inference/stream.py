@@ -1,7 +1,5 @@
 """Streams: sequences that arrive in chunks, with their state kept between calls."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

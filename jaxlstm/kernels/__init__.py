@@ -8,8 +8,6 @@ program with ``"auto"`` that is compiled for another platform contains the plain
 ``backend="scan"`` always selects the plain scan. ``"native"`` raises an error on any platform but a CPU.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -6,8 +6,6 @@ split, no input is communicated, and results that sum over the batch are added u
 first gathers split weights, and arrays that are split along another axis, such as time.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress

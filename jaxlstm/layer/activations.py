@@ -8,8 +8,6 @@ backend: the polynomial of Cephes' ``tanhf`` (S. Moshier, https://www.netlib.org
 as torch's.
 """
 
-from __future__ import annotations
-
 from functools import reduce
 
 import jax

@@ -1,7 +1,5 @@
 """Configurations: the arguments of torch's recurrent layers, validated, and as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import numbers

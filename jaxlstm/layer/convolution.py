@@ -7,8 +7,6 @@ on images in colour is faster as patches times weights, and so is any kernel at 
 spends most of the time on the order of the weights. For one channel, XLA's own form is the fastest.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence

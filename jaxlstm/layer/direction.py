@@ -15,8 +15,6 @@ by JAX, this rule gives the backward pass: a reverse scan for the cotangents of 
 for the gradients of W_ih, W_hh and x. Forward mode and higher derivatives follow from the same rule.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from typing import Any

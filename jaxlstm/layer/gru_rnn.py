@@ -16,8 +16,6 @@ Time is the first axis. One product before the loop computes W_ih x of all steps
 contains only the products that need the previous step. Ragged batches are as in :mod:`jaxlstm.layer.scan`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple

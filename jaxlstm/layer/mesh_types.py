@@ -7,8 +7,6 @@ after each step, and a kernel needs matching arguments, so these functions make 
 other mesh the compiler places the arrays, and the functions return their arguments unchanged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

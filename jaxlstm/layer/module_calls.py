@@ -1,7 +1,5 @@
 """Code shared by the NNX and Linen modules that does not depend on flax."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any

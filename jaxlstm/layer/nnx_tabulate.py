@@ -1,7 +1,5 @@
 """A workaround for ``nnx.tabulate``, which in Flax 0.12 cannot show a named tuple inside a tuple."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

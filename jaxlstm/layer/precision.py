@@ -27,8 +27,6 @@ float32. The plain scan rounds h and c to the working dtype after each step, so 
 several calls does not change its results. The native CPU kernel keeps c in float32 during a call.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

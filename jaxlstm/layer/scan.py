@@ -13,8 +13,6 @@ All functions but :func:`forward` serve the derivative, which :mod:`jaxlstm.laye
 per hidden unit, so that the backward pass does not recompute the activations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

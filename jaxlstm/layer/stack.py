@@ -4,8 +4,6 @@ Layer k reads the outputs of layer k-1, with both directions concatenated along 
 are stacked in torch's order: layer 0 forward, layer 0 reverse, layer 1 forward, and so on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 

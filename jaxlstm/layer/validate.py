@@ -3,8 +3,6 @@
 The checks are torch's. They read shapes and dtypes only, so a compiled function does not pay for them.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar

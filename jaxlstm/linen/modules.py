@@ -5,8 +5,6 @@ torch's names: ``{"params": params}`` with the parameters of ``jaxlstm.load`` is
 ``apply``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any, NoReturn, Self, TypeVar, overload

@@ -1,7 +1,5 @@
 """``call``: one operator of torch on arrays, outside of a program."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jax import dtypes

@@ -9,8 +9,6 @@ The results of ``reshape`` and ``contiguous`` share memory or not depending on s
 have. A program whose result depends on this is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 

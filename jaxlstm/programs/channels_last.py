@@ -10,8 +10,6 @@ The pass keeps, for each value, the orders of axes in which it is stored. A conv
 with channels last; any other operator takes the order in which the fewest elements are transposed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

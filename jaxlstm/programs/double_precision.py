@@ -1,7 +1,5 @@
 """``in_double_precision``: a program in float64."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

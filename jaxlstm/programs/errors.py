@@ -1,7 +1,5 @@
 """``ProgramError`` and the table of its codes."""
 
-from __future__ import annotations
-
 CODES: dict[str, str] = {
     # at load time
     "unsupported-operator": "the graph calls operators that are not registered",

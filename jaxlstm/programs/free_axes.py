@@ -3,8 +3,6 @@
 torch records ``x.size(2) // 2 == 1`` as a condition and the axis as free. Here the axis has the sizes 2 to 3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

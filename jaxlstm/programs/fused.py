@@ -1,7 +1,5 @@
 """Rewrite the graph of a program that needs no gradient, so that the native kernel runs its operators."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ inputs which break a guard would give wrong numbers. Guards are arithmetic on si
 syntax tree of the text and knows no other constructs. Nothing is executed.
 """
 
-from __future__ import annotations
-
 import ast
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Run the nodes of a graph, one after the other, on arrays or on JAX's tracers."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping

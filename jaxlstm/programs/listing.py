@@ -1,7 +1,5 @@
 """A program as text: inputs, one line for each call with its shapes, results."""
 
-from __future__ import annotations
-
 from jaxlstm.programs.graph import Argument, Graph, Input, Node, TensorType, Value
 from jaxlstm.programs.operators.registry import IGNORED
 

@@ -8,8 +8,6 @@ Numbers that depend on the size, as the divisor of a mean does, show as differen
 without a rule is taken to mix everything.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from math import prod

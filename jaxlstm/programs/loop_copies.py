@@ -1,7 +1,5 @@
 """The iterations of a loop among the nodes of a graph, and the roles of the values that they use."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

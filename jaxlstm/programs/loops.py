@@ -9,8 +9,6 @@ The first and the last copy run as ordinary nodes. :mod:`jaxlstm.programs.scanne
 ``jax.lax.scan``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

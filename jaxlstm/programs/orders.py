@@ -1,7 +1,5 @@
 """Orders of axes: which one an operator wants, and in which ones the arrays of a value are stored."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -1,7 +1,5 @@
 """Numbers that a model reads from tensors, such as the largest length, where they equal sizes of axes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from jaxlstm.programs.graph import Argument, Graph, Node, Value, results_of, uses_of

@@ -4,8 +4,6 @@ A loop is scanned where its values are traced. On plain arrays the nodes run one
 check values. It also runs node by node if an iteration changes the shape or dtype of the state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

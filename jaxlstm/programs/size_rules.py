@@ -3,8 +3,6 @@
 Others run by `unknown_sizes.run_proven`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Structures of arguments and results, as ``torch.utils._pytree`` has them."""
 
-from __future__ import annotations
-
 from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from functools import cache

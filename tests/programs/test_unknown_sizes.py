@@ -1,7 +1,5 @@
 """Sizes that jit does not know, such as that of x[mask]: torch's values and gradients, or a refusal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`read_checkpoint`: detection of the format, and the call of its reader."""
 
-from __future__ import annotations
-
 import os
 
 from .checkpoint import Checkpoint

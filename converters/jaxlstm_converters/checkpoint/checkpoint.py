@@ -1,7 +1,5 @@
 """`Checkpoint`: the return value of `read_checkpoint`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from .errors import CheckpointError, printable

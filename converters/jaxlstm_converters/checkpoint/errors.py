@@ -3,8 +3,6 @@
 Codes are stable: programs may branch on them. The documentation site lists `CODES`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

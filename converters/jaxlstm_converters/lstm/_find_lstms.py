@@ -4,8 +4,6 @@ torch's LSTM, GRU and RNN share the names ``weight_ih_l0`` and so on. The number
 4, 3 and 1 times the hidden size.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import defaultdict

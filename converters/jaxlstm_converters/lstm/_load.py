@@ -3,8 +3,6 @@
 Names and shapes are the same on both sides, so the conversion only checks them.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import warnings

@@ -13,8 +13,6 @@
 A folded weight cannot be loaded back into the module that it came from, so the notes list each one.
 """
 
-from __future__ import annotations
-
 import abc
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Select one LSTM of a state dict and read its tensors."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple

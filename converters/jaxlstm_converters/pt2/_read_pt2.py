@@ -1,7 +1,5 @@
 """`read_pt2`: the graph and the tensors of a `.pt2` file."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import replace

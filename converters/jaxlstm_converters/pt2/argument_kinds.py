@@ -1,7 +1,5 @@
 """The kinds of arguments of nodes: the union `Argument` of torch's schema as plain values and references."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Set
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The calls of modules that led to a node, from the texts that torch records as its metadata."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from typing import Any

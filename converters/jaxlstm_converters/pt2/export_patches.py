@@ -1,7 +1,5 @@
 """Changes of torch and of a module that last for an export."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

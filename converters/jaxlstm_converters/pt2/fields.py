@@ -1,7 +1,5 @@
 """Access to parsed JSON with checks: each function returns a value of the expected kind or raises."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxlstm_converters.checkpoint.errors import CheckpointError, describe, printable

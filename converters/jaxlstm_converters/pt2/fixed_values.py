@@ -1,7 +1,5 @@
 """Values that a module reads while it is traced: they are fixed, and asserted in the trace."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Regions of ``torch.no_grad`` and ``torch.autocast``: their graphs are inlined."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any

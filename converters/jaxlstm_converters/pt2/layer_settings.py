@@ -1,7 +1,5 @@
 """The arguments of torch's layers that no state dict records, from the graph of a program."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple

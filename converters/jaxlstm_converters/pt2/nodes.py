@@ -1,7 +1,5 @@
 """The nodes of a graph."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

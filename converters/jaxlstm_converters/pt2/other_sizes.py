@@ -1,7 +1,5 @@
 """`OtherSizes`: exports of a module for calls whose sizes its program does not take."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -13,8 +13,6 @@ of the padding, B the number of sequences, and "longest" the length of the first
   end of each sequence a value, and the result ``total_length`` steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@
 result, and the structures of both.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Set
 from dataclasses import dataclass

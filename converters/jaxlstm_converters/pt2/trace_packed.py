@@ -6,8 +6,6 @@ four C++ functions below them are replaced: a `PackedSequence` then holds `Packe
 The mode is local to its thread, and needs no name of a module to be replaced.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Tree specs: the structure of arguments and results, as `torch.utils._pytree.treespec_dumps` writes it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

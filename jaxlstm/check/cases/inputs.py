@@ -13,8 +13,6 @@ ports look right. The cases of an LSTM therefore have:
 Every case follows from the config and a seed.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

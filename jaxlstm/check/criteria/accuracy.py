@@ -9,8 +9,6 @@ does not fail the others: torch, for an LSTM two evaluations of the equations in
 without oneDNN, and the float64 truth rounded to the working dtype.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ A port of an LSTM and a model are judged by the same list. Modules beside this o
 functions of arrays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -1,7 +1,5 @@
 """A criterion, the outcomes of judging cases by it, and the report items that summarize them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """The differences of arrays: against rtol and atol, and of two layers whatever the order of their axes."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Sequence

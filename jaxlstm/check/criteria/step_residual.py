@@ -14,8 +14,6 @@ theorem 2.4). A function multiplies the error of its argument by its steepest sl
 up to ACTIVATION u. Nothing is linearized.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ A model's outputs on several cases are the evidence. Several faults are found on
 of them moves the first layer that differs further down.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Where a port differs: the first step at which it differs from the oracle, and the wrong gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any

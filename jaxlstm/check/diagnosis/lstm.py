@@ -4,8 +4,6 @@ The faults that explain the results are searched in the oracle. Cases are tried 
 single time step refutes nearly every pair. Unmasked padding can accompany any fault.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 

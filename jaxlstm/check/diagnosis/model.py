@@ -1,7 +1,5 @@
 """The diagnosis of a model: the cause, advice about its settings, and the first layer that differs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

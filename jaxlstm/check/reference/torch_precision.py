@@ -4,8 +4,6 @@ torch has separate settings for cuDNN's RNN, for cuBLAS and, on a CPU, for oneDN
 after ``torch.set_float32_matmul_precision("medium")``. A check sets all of them and restores the caller's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import operator
 from collections.abc import Iterator

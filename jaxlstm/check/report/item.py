@@ -1,7 +1,5 @@
 """The parts of a report: items, layers, and the first number that differs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Subjects of a verification, and a model as one of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any

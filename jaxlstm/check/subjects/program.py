@@ -1,7 +1,5 @@
 """A program under test, node by node, and a program as the reference of a model, without torch."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

@@ -1,7 +1,5 @@
 """The engine "ray": workers of a cluster compute whole files, with Ray Data's progress bar and retries."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

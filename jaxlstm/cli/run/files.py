@@ -1,7 +1,5 @@
 """The files of a run: which outputs are missing, and how one is computed."""
 
-from __future__ import annotations
-
 import argparse
 import glob
 import hashlib

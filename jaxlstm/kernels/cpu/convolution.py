@@ -3,8 +3,6 @@
 They have no derivative and no batching rule: a program that is compiled for inference needs neither.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import prod
 from typing import Any

@@ -5,8 +5,6 @@ and then ``out``, a ``jax.ShapeDtypeStruct`` for each result, and returns arrays
 The kernel ignores ``precision``, because products on a CPU always have the full precision of the dtype.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

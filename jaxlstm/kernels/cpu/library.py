@@ -5,8 +5,6 @@ if a C++ compiler is available. It contains each kernel for several instruction 
 that the processor supports.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.machinery
 import os

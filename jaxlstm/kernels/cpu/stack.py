@@ -4,8 +4,6 @@ XLA takes 15 to 25 microseconds to start a compiled program, more than a step of
 program for each shape. Here ctypes calls the kernel.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import math

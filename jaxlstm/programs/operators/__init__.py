@@ -1,7 +1,5 @@
 """torch's operators in JAX, a file for each theme. Importing this package registers them."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 

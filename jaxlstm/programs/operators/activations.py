@@ -1,7 +1,5 @@
 """Activation functions and dropout. Half precision is computed in float32, as in torch."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

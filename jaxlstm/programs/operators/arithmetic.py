@@ -1,7 +1,5 @@
 """Arithmetic, comparison and logic, element by element, with torch's type promotion and integer division."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
 from typing import Any

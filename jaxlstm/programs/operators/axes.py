@@ -1,7 +1,5 @@
 """Axes and sizes: negative axes, one number for several axes, and slices that torch clamps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """torch's ``cond``, ``while_loop``, ``scan`` and ``map`` on :mod:`jax.lax`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Joined, repeated and converted tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

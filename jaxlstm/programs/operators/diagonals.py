@@ -1,7 +1,5 @@
 """Diagonals and triangles of matrices, taken and written."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ torch has int64 wherever JAX without its 64-bit mode has int32. Without that mod
 throughout a program; values that do not fit are refused where they are known. float64 is refused.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows of a table by their indices, and reductions of bags of rows."""
 
-from __future__ import annotations
-
 from functools import partial, wraps
 from typing import Any
 

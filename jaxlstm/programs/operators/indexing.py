@@ -5,8 +5,6 @@ a look-up gives NaN for floats (the smallest number for integers) and a write dr
 index never selects a wrong row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

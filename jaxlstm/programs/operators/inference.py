@@ -5,8 +5,6 @@ it. Arrays that the kernel does not take run as the operators that these replace
 :mod:`jaxlstm.programs.fused`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

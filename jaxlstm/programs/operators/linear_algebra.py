@@ -1,7 +1,5 @@
 """Matrix products and attention, at the precision of the call. Half precision accumulates in float32."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

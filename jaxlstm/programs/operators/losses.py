@@ -1,7 +1,5 @@
 """Losses. ``reduction`` is 0 for one loss per element, 1 for their mean, 2 for their sum."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Normalization. Half precision is computed in float32, as in torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """Norms over axes, accumulated at least in float32, and distances and similarities of vectors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Largest and smallest elements, elements in order, and the places of values in sorted sequences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

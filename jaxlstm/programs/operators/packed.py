@@ -4,8 +4,6 @@ Under ``jit`` the lengths are unknown. A batch then stays as long as its padding
 its longest sequence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

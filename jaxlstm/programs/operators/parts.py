@@ -4,8 +4,6 @@ An operator that returns parts is declared by its rule, which returns the axis a
 parts. The view and its inverse, which writes a changed part back, follow from the rule.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise

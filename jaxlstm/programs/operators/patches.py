@@ -3,8 +3,6 @@
 ``im2col`` takes patches, ``col2im`` and ``overlap_add`` add them up. Negative widths of a padding crop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

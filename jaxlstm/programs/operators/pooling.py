@@ -1,7 +1,5 @@
 """Pooling over one, two or three spatial axes, for (N, C, *size) or (C, *size), and its windows."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

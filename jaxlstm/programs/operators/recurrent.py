@@ -1,7 +1,5 @@
 """torch's LSTM, GRU and RNN, and their cells, on the backends of this package."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

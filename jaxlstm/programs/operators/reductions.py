@@ -3,8 +3,6 @@
 Sums of integers are int64; floats accumulate at least in float32.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ A place has a coordinate for each axis of the image, the last axis first. -1 and
 first and the last element with ``align_corners``, else their outer edges.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ An index that is out of range raises an error when its value is known, as in :mo
 ``jax.jit`` the element is dropped.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """The same elements in another shape, with another order of axes, or conjugated."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Sizes, arithmetic on them, and assertions. Shapes are static under ``jit``, so sizes are integers."""
 
-from __future__ import annotations
-
 import functools
 import math
 import operator

@@ -1,7 +1,5 @@
 """Fourier transforms of a signal and of its frames, and complex numbers: parts, absolute value, angle."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Functions of one tensor, element by element, and rounding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """The byte order of an archive of torch.save or torch.export.save."""
 
-from __future__ import annotations
-
 from ..errors import CheckpointError, printable
 from ..io.zip_archive import Archive
 

@@ -1,7 +1,5 @@
 """The .npy and .npz files of NumPy."""
 
-from __future__ import annotations
-
 import re
 import zlib
 

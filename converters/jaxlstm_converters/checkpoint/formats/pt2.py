@@ -5,8 +5,6 @@ its dtype, sizes, strides and offset. Tied tensors share one entry. Up to torch 
 inside the archive holds the tensors.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

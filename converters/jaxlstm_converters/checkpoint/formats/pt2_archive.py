@@ -6,8 +6,6 @@ non-persistent buffers. Before, the archive had no folder. Sample inputs and the
 opened.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

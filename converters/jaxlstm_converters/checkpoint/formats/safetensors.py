@@ -1,7 +1,5 @@
 """safetensors files, whose tensors are read on demand."""
 
-from __future__ import annotations
-
 from jaxlstm._shared.safetensors_header import SafetensorsError, header_length, read_header
 
 from ..checkpoint import Checkpoint

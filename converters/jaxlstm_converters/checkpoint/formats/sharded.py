@@ -4,8 +4,6 @@ transformers and accelerate write `{"metadata": {...}, "weight_map": {name: file
 safetensors or torch.save files. Each shard must be a file in the directory of the index.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

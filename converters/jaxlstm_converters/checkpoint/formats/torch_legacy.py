@@ -6,8 +6,6 @@ elements as int64, then the elements. The elements are little-endian even if the
 big-endian (torch/csrc/serialization.cpp).
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass, field
 from typing import Any

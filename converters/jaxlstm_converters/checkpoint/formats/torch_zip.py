@@ -9,8 +9,6 @@ submodules by name. The entry `PREFIX/constants.pkl` holds more tensors. The fol
 which is neither parsed nor decompressed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`make_tensor` and `make_array`: tensors after all checks, within the `Budget` of a file."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

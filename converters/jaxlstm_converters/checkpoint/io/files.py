@@ -4,8 +4,6 @@ Files are read with `pread` rather than mapped. Truncating a mapped file kills t
 truncating a file that is being read raises an ordinary error.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import sys

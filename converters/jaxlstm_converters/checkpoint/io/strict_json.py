@@ -1,7 +1,5 @@
 """JSON objects in a file, with unique keys and finite numbers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxlstm._shared.strict_json import StrictJSONError

@@ -4,8 +4,6 @@
 The bytes are read, and their checksum compared, in `Tensor.read`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ Layout: (local header, name, extra, data, [data descriptor])*, central directory
 [ZIP64 end record, ZIP64 locator], end record. Field names follow PKWARE's APPNOTE.
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 

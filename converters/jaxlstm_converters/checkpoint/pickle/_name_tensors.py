@@ -4,8 +4,6 @@ The class of a module need not be installed: the pickle holds the module's `__di
 `_buffers` and `_modules`, as a plain dictionary.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

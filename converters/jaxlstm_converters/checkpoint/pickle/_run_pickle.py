@@ -5,8 +5,6 @@ NEXT_BUFFER and READONLY_BUFFER are missing because checkpoints never use them. 
 file as `Span`s.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -6,8 +6,6 @@ torch/_utils.py: sizes, strides and an offset over a storage. NumPy writes an ar
 protocol 5 as `_frombuffer(bytes, dtype, shape, order)`.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The values of the pickle machine beyond the built-in types. None of them has behaviour."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The catalogue of faults."""
 
-from __future__ import annotations
-
 from jaxlstm.check.reference.faults import cells, sequences
 from jaxlstm.check.reference.faults.fault import Fault, properties
 from jaxlstm.layer.config import LSTMConfig

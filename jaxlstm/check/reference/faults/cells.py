@@ -1,7 +1,5 @@
 """Faults of the parameters and of the cell: gate order, biases, layers, activations, and too few bits."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Faults compose. A fault maps one call to another, whatever faults were applied before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Faults of states, of time and of directions: exchanged states, layouts, padding, flips and joins."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Operations of a torch module, and the variants that a wrong port may compute."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The faults of an LSTM over packed sequences read zeros in the padding, whose contents torch dropped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
