@@ -12,7 +12,7 @@ from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, used_value
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_under, live_graph, walk
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
-from jaxlstm_converters.source.functional import functional_graph, without_whole_slices
+from jaxlstm_converters.source.functional import functional_graph, without_copies
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.layers import Layers
@@ -84,7 +84,8 @@ class _Writer:
         known = {name: TensorType(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
         held = {value: known[name] for value, name in self._owners.items()}
         types = held | graph.types
-        graph = without_whole_slices(functional_graph(accept(graph), types))
+        graph = functional_graph(accept(graph), types)
+        graph = without_copies(graph, held | graph.types)
         graph = live_graph(channels_last(padded_graph(graph, types), tensors))
         self._graph = graph = looped_graph(graph, held | graph.types)
         self._types = held | graph.types

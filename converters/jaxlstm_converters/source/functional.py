@@ -10,15 +10,18 @@ import numpy as np
 from jaxlstm.programs.acceptance import AcceptedGraph
 from jaxlstm.programs.aliases import InPlaceWrite, View, graph_with_nodes, with_names
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm_converters.source.sizes import size_name
+from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
 _SCATTERS = {
     "aten.select.int": "aten.select_scatter.default",
     "aten.slice.Tensor": "aten.slice_scatter.default",
 }
 _TO_THE_END = 2**63 - 1
+# The argument that equals the result, where its type does and the node takes or writes all of an axis.
+_SOURCES = {"aten.slice.Tensor": "self", "aten.slice_scatter.default": "src", "aten.copy.default": "src"}
 _PREDICATES = {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not"}
 # The inverse of these views gives the base its shape again.
 _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as")
@@ -55,18 +58,32 @@ def functional_graph(accepted: AcceptedGraph, types: Mapping[str, TensorType]) -
     return replace(graph, mutations={**changed, **graph.mutations})
 
 
-def without_whole_slices(graph: Graph) -> Graph:
-    """Return a graph without slices of all elements, which an export has before the index in ``x[:, t]``."""
+def without_copies(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """Return a graph without nodes whose results equal one of their arguments.
+
+    An export has a slice of all elements before the index in ``x[:, t]``, and copies a row that it writes.
+
+    Args:
+        graph: a graph without in-place operators.
+        types: the types of its tensors.
+    """
     names: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
         node = with_names(node, names)
         bounds = [node.kwargs.get(key) for key in ("start", "end", "step")]
-        if node.op == "aten.slice.Tensor" and bounds == [0, _TO_THE_END, None] and node.with_gradient:
-            (names[node.name],) = uses_of(node)
+        is_whole = "start" not in node.kwargs or bounds == [0, _TO_THE_END, None]
+        source = node.kwargs.get(_SOURCES.get(node.op, ""))
+        is_copy = isinstance(source, Value) and _is_same(types[source.name], types[node.name])
+        if isinstance(source, Value) and is_copy and is_whole and node.with_gradient:
+            names[node.name] = source.name
         else:
             nodes.append(node)
     return graph_with_nodes(graph, nodes, names)
+
+
+def _is_same(first: TensorType, second: TensorType) -> bool:
+    return first.dtype == second.dtype and same_sizes(first, second)
 
 
 def _written(

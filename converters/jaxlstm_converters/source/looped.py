@@ -28,9 +28,8 @@ from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_A
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
+from jaxlstm_converters.source.stacked import FEWEST, stacked_graph
 
-FEWEST = 3
-"""Number of steps from which a person writes a loop with a state."""
 _JOINS = ("aten.stack.default", "aten.cat.default")
 
 
@@ -41,7 +40,8 @@ def looped_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
         graph: a graph without in-place operators.
         types: the types of its tensors.
     """
-    current = replace(graph, nodes=tuple(_with_zeros_first(graph.nodes)))
+    stacked = stacked_graph(live_graph(graph), types)
+    current = replace(stacked, nodes=tuple(_with_zeros_first(stacked.nodes)))
     while (found := _with_loop(current, {**types, **current.types})) is not None:
         graph = current = live_graph(found)
     return graph

@@ -75,6 +75,31 @@ def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
     written.model(x.numpy())
 
 
+def filled(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Loops that fill the rows of a tensor after the first, and all rows of another one backwards."""
+    h = c = torch.zeros(x.shape[0], 4)
+    outputs, reverse = torch.ones(x.shape[0], 7, 4), torch.empty(7, x.shape[0], 4)
+    for t in range(1, 7):
+        h, c = self.cell(x[:, t], (h, c))
+        outputs[:, t] = h
+    for t in reversed(range(7)):
+        h, c = self.cell(x[:, t], (h, c))
+        reverse[t, :, :] = c
+    return outputs, reverse
+
+
+def test_rows_that_a_loop_fills_are_the_results_of_a_scan() -> None:
+    x = torch.randn(2, 7, 3)
+    written = write(module_of(filled, cell=nn.LSTMCell(3, 4)), x)
+    report = jaxlstm.check.verify_model(written.model, written.program, (x.numpy(),))
+    report.raise_if_failed()
+    assert any(item.kind == "gradient" and item.ok for item in report.items)
+    body = "\n".join(body_of(written.text, "Model"))
+    assert body.count("self.cell(") == body.count("jax.lax.scan(") == 2
+    assert ".at[:, 1:].set(jnp.stack(" in body
+    assert body.count(".set(") == 1
+
+
 def tied() -> nn.Module:
     embedding, out = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
     out.weight = embedding.weight

@@ -193,7 +193,8 @@ def _tiled(operation: TypedNode) -> str:
 
 def _joined(function: str, operation: TypedNode) -> str | None:
     if isinstance(operation["tensors"], Value):  # the stacked results of a loop
-        return f"jnp.{function}(tensors, axis=dim)"
+        is_stack = function == "stack" and operation["dim"] == 0
+        return "tensors" if is_stack else f"jnp.{function}(tensors, axis=dim)"
     types = operation.tensors("tensors")
     if not operation.promotes("tensors"):
         return None
