@@ -11,6 +11,7 @@ from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, used_values, values_in
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_under, live_graph, walk
+from jaxlstm_converters.source.chains import SEQUENTIAL, Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph, without_copies
 from jaxlstm_converters.source.functions import MethodWriter
@@ -27,8 +28,6 @@ from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.template import filled
 from jaxlstm_converters.source.text import file_text
-
-_SEQUENTIAL = f"{TORCH}container.Sequential"
 
 
 class WrittenSource(NamedTuple):
@@ -81,13 +80,8 @@ class _Writer:
         self._owners = {**graph.parameters, **graph.buffers, **graph.constants}
         self._parameters = frozenset(graph.parameters.values())
         self._tensors = tensors
-        known = {name: TensorType(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-        held = {value: known[name] for value, name in self._owners.items()}
-        types = held | graph.types
-        graph = functional_graph(accept(graph), types)
-        graph = without_copies(graph, held | graph.types)
-        graph = live_graph(channels_last(padded_graph(graph, types), tensors))
-        self._graph = graph = looped_graph(graph, held | graph.types)
+        held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in self._owners.items()}
+        self._graph = graph = _with_loops(graph, tensors, held)
         self._types = held | graph.types
         self._sizes = Sizes(graph, self._types)
         self._root = call_tree(graph, self._sizes)
@@ -95,11 +89,20 @@ class _Writer:
         results = [value for output in returned for value in values_in(output)]
         connect(self._root, self._sizes, self._owners, results)
         self._calls = [call for call in walk(self._root) if not call.is_loop]
-        self._methods: dict[int, str] = {}
-        self._parts = Part(kind="class")
-        self._chains: dict[str, bool] = {}
         self.remarks: dict[str, None] = {}
         self._layers = Layers(graph, self._calls, self._types, self._owners)
+        self._context = Context(
+            types=self._types,
+            sizes=self._sizes,
+            spell=self._spell,
+            call=self._called,
+            tensor=self._tensor,
+            owners=self._owners,
+        )
+        self._methods: dict[int, str] = {}
+        self._parts = Part(kind="class")
+        self._chains = Chains(self._layers, self._is_class, self._context)
+        self._is_chain: dict[str, bool] = {}
         classes = {call.path: call.class_name for call in self._calls if self._is_class(call)}
         self._layers.write_out_defaults(classes)
         self._find_parts()
@@ -151,10 +154,10 @@ class _Writer:
             if self._is_class(call):
                 self._parts.at(call.path).kind = "class"
             if all(name.isdecimal() for name in self._parts.at(call.path).parts) and call.path:
-                is_chain = self._is_chain(call)
-                self._chains[call.path] = is_chain and self._chains.get(call.path, True)
+                is_chain = self._chains.is_chain(call)
+                self._is_chain[call.path] = is_chain and self._is_chain.get(call.path, True)
         for call in reversed(self._calls):
-            if self._chains.get(call.path):
+            if self._is_chain.get(call.path):
                 self._find_elements(call)
 
     def _find_elements(self, call: Invocation) -> None:
@@ -164,9 +167,9 @@ class _Writer:
         for element in call.body:
             assert isinstance(element, Invocation)
             is_module = element.path in self._layers or self._is_class(element)
-            if not is_module and element.class_name != _SEQUENTIAL:
+            if not is_module and element.class_name != SEQUENTIAL:
                 made = self._parts.at(element.path)
-                made.kind, made.made = "function", self._function(element)
+                made.kind, made.made = "function", self._chains.function(element)
         # A module without an operator, such as Identity, leaves no call.
         for number in range(max(map(int, part.parts))):
             made = self._parts.at(f"{call.path}.{number}")
@@ -176,7 +179,7 @@ class _Writer:
     def _is_class(self, call: Invocation) -> bool:
         if not call.path:
             return True
-        if call.path in self._layers or call.class_name == _SEQUENTIAL:
+        if call.path in self._layers or call.class_name == SEQUENTIAL:
             return False
         if not call.class_name.startswith(TORCH):
             return True
@@ -196,16 +199,6 @@ class _Writer:
 
     # Calls
 
-    def _context(self) -> Context:
-        return Context(
-            types=self._types,
-            sizes=self._sizes,
-            spell=self._spell,
-            call=self._called,
-            tensor=self._tensor,
-            owners=self._owners,
-        )
-
     def _spell(self, node: Node, scope: str, expression: Callable[[Argument], ast.expr]) -> Spelling:
         layer = self._layers.of_node(node)
         if layer is not None:
@@ -219,7 +212,7 @@ class _Writer:
     def _called(self, call: Invocation, scope: str) -> Called | None:
         if call.path in self._layers:
             return self._layers.called(call, access(self._parts, scope, call.path))
-        if call.is_loop or not (self._is_class(call) or self._chains.get(call.path)):
+        if call.is_loop or not (self._is_class(call) or self._is_chain.get(call.path)):
             return None
         target = access(self._parts, scope, call.path)
         method = self._methods.get(id(call), "__call__")
@@ -227,50 +220,6 @@ class _Writer:
         arguments: list[ast.expr] = [marked(name) for name in call.inputs]
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
         return Called(ast.Call(function, arguments, []), results)
-
-    def _is_chain(self, call: Invocation) -> bool:
-        """Return True if a call passes one value through all elements of a list, one after the other."""
-        elements = call.body
-        if not elements or len(call.outputs) != 1:
-            return False
-        value, before = call.inputs, -1
-        for element in elements:
-            if isinstance(element, Node) or element.inputs != value or len(value) != 1:
-                return False
-            parent, _, number = element.path.rpartition(".")
-            if parent != call.path or not number.isdecimal() or int(number) <= before:
-                return False
-            before, value = int(number), element.outputs
-            if not self._is_element(element):
-                return False
-        return value == call.outputs
-
-    def _is_element(self, call: Invocation) -> bool:
-        """Return True if a call takes and returns one value."""
-        if call.path in self._layers:
-            called = self._called(call, call.path)
-            assert called is not None
-            return isinstance(called.results, str)
-        if call.class_name == _SEQUENTIAL:
-            return self._is_chain(call)
-        return self._is_class(call) or self._function(call) is not None
-
-    def _function(self, call: Invocation) -> ast.expr | None:
-        """Return the function that a module without tensors is, or None."""
-        if not all(isinstance(item, Node) for item in call.body) or call.class_name == _SEQUENTIAL:
-            return None
-        method = MethodWriter(call, self._context()).method()
-        (*others, last) = method.body
-        if others or len(method.parameters) != 1 or not isinstance(last.tree, ast.Return):
-            return None
-        (parameter,) = method.parameters
-        value = last.tree.value
-        assert value is not None
-        if trees.shown(value) == f"{trees.shown(getattr(value, 'func', value))}({parameter.arg})":
-            assert isinstance(value, ast.Call)
-            return value.func
-        arguments = ast.arguments([], [parameter], None, [], [], None, [])
-        return ast.Lambda(arguments, value)
 
     def _tensor(self, name: str, scope: str) -> ast.expr | None:
         """Return the expression of a parameter, buffer or constant."""
@@ -326,7 +275,7 @@ class _Writer:
         return Draft(path, class_name, base, initialized(part), methods)
 
     def _method(self, call: Invocation) -> Method:
-        writer = MethodWriter(call, self._context())
+        writer = MethodWriter(call, self._context)
         method = writer.method() if call is not self._root else self._outermost(writer)
         with_updates(method.body, [p.arg for p in (*method.parameters, *method.keywords)])
         lengths = {
@@ -349,6 +298,17 @@ class _Writer:
             for name, value in self._graph.mutations.items()
         ]
         return writer.outermost(parameters, bound, result, changed)
+
+
+def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[str, TensorType]) -> Graph:
+    """Return a graph as a person would write it: with functions, padded batches, channels last, and loops.
+
+    ``held`` has the types of parameters, buffers and constants.
+    """
+    graph = functional_graph(accept(graph), {**held, **graph.types})
+    graph = without_copies(graph, {**held, **graph.types})
+    graph = live_graph(channels_last(padded_graph(graph, {**held, **graph.types}), tensors))
+    return looped_graph(graph, {**held, **graph.types})
 
 
 def _literal(array: np.ndarray) -> ast.expr:

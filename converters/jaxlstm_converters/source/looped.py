@@ -40,7 +40,7 @@ def looped_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
         graph: a graph without in-place operators.
         types: the types of its tensors.
     """
-    stacked = stacked_graph(live_graph(graph), types)
+    stacked = stacked_graph(graph, types)
     current = replace(stacked, nodes=tuple(_with_zeros_first(stacked.nodes)))
     while (found := _with_loop(current, {**types, **current.types})) is not None:
         graph = current = live_graph(found)

@@ -130,16 +130,10 @@ def _elements(part: Part) -> list[ast.expr]:
 
 def _items(part: Part) -> list[ast.expr]:
     """Return the elements of a list; torch numbers modules without parameters too."""
-    last = max(map(int, part.filled))
-    items = [
-        made(part.filled[str(index)]) if str(index) in part.filled else ast.Constant(None)
-        for index in range(last + 1)
-    ]
-    kinds = [part.filled[str(index)].kind if str(index) in part.filled else "" for index in range(last + 1)]
-    texts = [
-        trees.shown(item) if kind in ("class", "layer") else ""
-        for item, kind in zip(items, kinds, strict=True)
-    ]
+    parts = [part.filled.get(str(index), Part()) for index in range(max(map(int, part.filled)) + 1)]
+    items = [made(element) if element.path else ast.Constant(None) for element in parts]
+    is_module = [element.kind in ("class", "layer") for element in parts]
+    texts = [trees.shown(item) if module else "" for item, module in zip(items, is_module, strict=True)]
     grouped: list[ast.expr] = []
     place = 0
     while place < len(items):

@@ -1,0 +1,69 @@
+"""Lists of modules that a call runs one after the other, as ``nnx.Sequential`` does."""
+
+import ast
+from collections.abc import Callable
+
+from jaxlstm.programs.graph import Node
+from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.calls import Invocation
+from jaxlstm_converters.source.functions import MethodWriter
+from jaxlstm_converters.source.layers import Layers
+from jaxlstm_converters.source.method import Context
+from jaxlstm_converters.source.spelling.layers import TORCH
+
+SEQUENTIAL = f"{TORCH}container.Sequential"
+
+
+class Chains:
+    """Tells which calls are chains: each element takes the result of the one before.
+
+    Args:
+        layers: the layers of the program.
+        is_class: returns True for the call of a module that is written as a class.
+        context: the rest of the program.
+    """
+
+    def __init__(self, layers: Layers, is_class: Callable[[Invocation], bool], context: Context) -> None:
+        self._layers, self._is_class, self._context = layers, is_class, context
+
+    def is_chain(self, call: Invocation) -> bool:
+        """Return True if a call passes one value through all elements of a list, one after the other."""
+        elements = call.body
+        if not elements or len(call.outputs) != 1:
+            return False
+        value, before = call.inputs, -1
+        for element in elements:
+            if isinstance(element, Node) or element.inputs != value or len(value) != 1:
+                return False
+            parent, _, number = element.path.rpartition(".")
+            if parent != call.path or not number.isdecimal() or int(number) <= before:
+                return False
+            before, value = int(number), element.outputs
+            if not self._is_element(element):
+                return False
+        return value == call.outputs
+
+    def _is_element(self, call: Invocation) -> bool:
+        """Return True if a call takes and returns one value."""
+        if call.path in self._layers:
+            return isinstance(self._layers.called(call, trees.name("layer")).results, str)
+        if call.class_name == SEQUENTIAL:
+            return self.is_chain(call)
+        return self._is_class(call) or self.function(call) is not None
+
+    def function(self, call: Invocation) -> ast.expr | None:
+        """Return the function that a module without tensors is, or None."""
+        if not all(isinstance(item, Node) for item in call.body) or call.class_name == SEQUENTIAL:
+            return None
+        method = MethodWriter(call, self._context).method()
+        (*others, last) = method.body
+        if others or len(method.parameters) != 1 or not isinstance(last.tree, ast.Return):
+            return None
+        (parameter,) = method.parameters
+        value = last.tree.value
+        assert value is not None
+        if trees.shown(value) == f"{trees.shown(getattr(value, 'func', value))}({parameter.arg})":
+            assert isinstance(value, ast.Call)
+            return value.func
+        arguments = ast.arguments([], [parameter], None, [], [], None, [])
+        return ast.Lambda(arguments, value)
