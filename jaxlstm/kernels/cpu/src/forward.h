@@ -17,9 +17,12 @@
 namespace jaxlstm {
 namespace {
 
-// With at most kMaxHoistedRows rows, W_ih x is computed ahead of time for many steps at once, which reads W_ih once for
-// all of them. The number of steps is chosen so that the result stays in the second-level cache.
-constexpr long kMaxHoistedRows = 4, kHoistedBytes = 512 << 10;
+// W_ih x can be computed ahead of time for many steps at once, which reads W_ih once for all of them. This is faster
+// with few rows, where reading the weights dominates, and with more rows if the weights of a thread exceed its
+// second-level cache of 2 MiB: there it gained 3 to 19 % with 8 to 32 rows, and nothing with 64. The number of steps is
+// chosen so that the result stays in that cache, but is at least kMinStepsAhead.
+constexpr long kFewRows = 4, kMaxHoistedRows = 32, kMaxCachedWeightBytes = 2 << 20;
+constexpr long kHoistedBytes = 512 << 10, kMinStepsAhead = 8;
 
 template <class T>
 struct ForwardPass {
@@ -28,7 +31,8 @@ struct ForwardPass {
   const GateColumns gates{p.hidden_size};
   const PlainColumns outputs{p.h_size};
   const long panels = gates.panels<T>(), output_panels = outputs.panels<T>();
-  const bool hoisted = p.batch <= kMaxHoistedRows;
+  const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
+  bool hoisted = false;  // set by `run`
   // A small derivative is still in the caches when the backward pass reads it.
   const bool streams = kStreams && 6 * p.time * p.batch * p.hidden_size * long(sizeof(Wide<T>)) > 1 << 20;
   // Packed weights and bias, and the state c as [panel][row][lanes].
@@ -52,9 +56,9 @@ struct ForwardPass {
     c = arena.take<Wide<T>>(panels * p.batch * L);
     m = p.weight_hr ? arena.take<T>(p.batch * p.hidden_size) : nullptr;
     for (T*& buffer : h) buffer = arena.take<T>(p.batch * p.h_size);
-    if (hoisted && p.batch) {
+    if (p.batch && hoists(weight_bytes)) {
       const long step_bytes = panels * 4 * L * p.batch * long(sizeof(Wide<T>));
-      steps_ahead = kHoistedBytes / step_bytes < 8 ? 8 : kHoistedBytes / step_bytes;
+      steps_ahead = kHoistedBytes / step_bytes < kMinStepsAhead ? kMinStepsAhead : kHoistedBytes / step_bytes;
       if (steps_ahead > p.time) steps_ahead = p.time;
       ahead = arena.take<Wide<T>>(panels * steps_ahead * p.batch * 4 * L);
     }
@@ -63,6 +67,7 @@ struct ForwardPass {
 
   void run(int thread, int threads, Barrier& barrier) {
     const WorkShare mine{split_rows(threads), thread, threads};
+    hoisted = p.batch && !mine.by_rows && hoists(weight_bytes / threads);
     const Range units = mine.columns(panels), rows = mine.rows(p.batch), projected = mine.columns(output_panels);
     if (!p.prepared) pack_weights(thread, threads);
     prepare_c(thread, threads);
@@ -174,8 +179,7 @@ struct ForwardPass {
   // Returns true if threads should share the rows: if that is faster in principle (pass.h), and if ragged
   // lengths allow it.
   bool split_rows(int threads) const {
-    const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
-    if (threads == 1 || hoisted || !sharing_rows_is_faster(p.batch / threads, weight_bytes)) return false;
+    if (threads == 1 || p.batch <= kFewRows || !sharing_rows_is_faster(p.batch / threads, weight_bytes)) return false;
     return lengths_balance(threads, [&](int thread) { return share_of({0, p.batch}, thread, threads); });
   }
   // Copies h of rows that step s is the first to skip, so both buffers hold it from now on.
@@ -183,6 +187,14 @@ struct ForwardPass {
     if (rows.size())
       std::memcpy(h[(s + 1) & 1] + rows.begin * p.h_size, h[s & 1] + rows.begin * p.h_size,
                   size_t(rows.size()) * p.h_size * sizeof(T));
+  }
+
+  // Returns true if W_ih x should be computed ahead, given the bytes of weights that each thread reads in a step. A
+  // step then writes and reads the sums of its rows instead of W_ih, and padding is computed too.
+  bool hoists(long thread_weight_bytes) const {
+    if (p.batch <= kFewRows) return true;
+    return thread_weight_bytes > kMaxCachedWeightBytes && p.batch <= kMaxHoistedRows && 2 * p.batch <= p.input_size &&
+           10 * row_steps({0, p.batch}) >= 9 * p.time * p.batch;
   }
 
   // Computes W_ih x + b for `steps_ahead` steps from s on, without leading and trailing steps that have no rows.
@@ -235,18 +247,20 @@ struct ForwardPass {
                          panel_at(weight_ih, panel, p.input_size), p.input_size, sums);
         }
         multiply<M, N>(h[s & 1] + row * p.h_size, p.h_size, panel_at(weight_hh, panel, p.h_size), p.h_size, sums);
-#pragma GCC unroll 8
-        for (int r = 0; r < M; r++)
-#pragma GCC unroll 4
-          for (int n = 0; n < N; n++) finish_row(s, t, row + r, panel + n, &sums[r][4 * n]);
+        finish_cells(s, t, row, M, panel, N, sums[0]);
       });
   }
 
-  // Computes c' = f c + i g and m = o tanh(c') for one row and one vector of units, and the derivative of the step if
-  // requested. An invalid step keeps the state. The function is not inlined: each inlined copy could round differently.
-  __attribute__((noinline)) void finish_row(long s, long t, long b, long panel, const Vector<T>* sums) {
-    store_m(s, t, b, panel, cell(t, b, panel, sigmoid<T>(sums[0]), sigmoid<T>(sums[1]), tanh<T>(sums[2]),
-                                 sigmoid<T>(sums[3])));
+  // Computes c' = f c + i g and m = o tanh(c') of some rows and panels, and the derivative of the step if requested. An
+  // invalid step keeps the state. `sums` holds the gates, [row][panel][4]. Their nonlinearities come first: they are
+  // independent, and tanh(c') waits for them. The function is not inlined: each inlined copy could round differently.
+  __attribute__((noinline)) void finish_cells(long s, long t, long row, int rows, long panel, int count,
+                                              Vector<T>* sums) {
+    for (Vector<T>* z = sums; z < sums + 4 * rows * count; z += 4)
+      z[0] = sigmoid<T>(z[0]), z[1] = sigmoid<T>(z[1]), z[2] = tanh<T>(z[2]), z[3] = sigmoid<T>(z[3]);
+    for (long b = row; b < row + rows; b++)
+      for (long j = panel; j < panel + count; j++, sums += 4)
+        store_m(s, t, b, j, cell(t, b, j, sums[0], sums[1], sums[2], sums[3]));
   }
 
   // Computes c' from the gates, stores it and, if requested, the derivative of the step. Returns m.
