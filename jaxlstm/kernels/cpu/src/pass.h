@@ -49,13 +49,15 @@ inline Range share_of(Range all, int thread, int threads) {
 
 // Limits within which sharing by rows is faster. With 2 threads it gained up to 7 % with 8 rows per thread, and nothing
 // beyond these limits, where reading the weights from the shared caches dominates. With AVX-512 it gained 11 % with 4
-// rows, and with AVX2, whose register blocks have 3 rows, it lost 10 %.
-constexpr long kMinRowsPerThread = kVectorBytes == 64 ? 4 : 8;
-constexpr long kMaxWeightBytesPerRow = 256 << 10, kMaxWeightBytes = 8 << 20;
+// rows, and with AVX2, whose register blocks have 3 rows, it lost 10 %. With 8 to 15 rows it gained 8 to 19 % of the
+// backward pass with 1.5 MiB of weights, and lost 3 to 10 % of a pass with 2 MiB, which fill a core's cache.
+constexpr long kMinRowsPerThread = kVectorBytes == 64 ? 4 : 8, kManyRowsPerThread = 16;
+constexpr long kMaxWeightBytesPerRow = 256 << 10, kMaxWeightBytes = 8 << 20, kMaxWeightBytesOfFewRows = 1792 << 10;
 
 inline bool sharing_rows_is_faster(long rows_per_thread, long weight_bytes) {
+  const long limit = rows_per_thread >= kManyRowsPerThread ? kMaxWeightBytes : kMaxWeightBytesOfFewRows;
   return rows_per_thread >= kMinRowsPerThread && weight_bytes <= rows_per_thread * kMaxWeightBytesPerRow &&
-         weight_bytes <= kMaxWeightBytes;
+         weight_bytes <= limit;
 }
 
 // The part of each step that one thread computes.
