@@ -57,8 +57,8 @@ class Program:
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
       dtypes: name in torch -> dtype in the file; JAX may hold 64-bit integers in 32 bits.
       options: precision and backend, see :meth:`with_options`.
-      at_sizes: returns the program that takes arguments of other sizes, given this program, the arguments and
-        the error; None if this is the only program.
+      at_sizes: runs the program that takes arguments of other sizes, given this program, the arguments, the
+        error and a function that runs a program; None if this is the only program.
 
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
@@ -97,7 +97,7 @@ class Program:
         run = channels_last(graph, {**self.params, **self.buffers, **self._constants})
         self._run = self._accepted if run is graph else accept(run)
         self._write = write
-        self.at_sizes: Callable[..., Program] | None = None
+        self.at_sizes: Callable[..., Any] | None = None
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -159,8 +159,15 @@ class Program:
         except ProgramError as error:
             if self.at_sizes is None or error.code not in ("input-shape", "guard"):
                 raise
-            other = self.at_sizes(self, args, kwargs, error)
-            return other.call_with_buffers(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+
+            def run(other: Program) -> Any:
+                other = copy.copy(other)
+                other.options = self.options
+                return other.call_with_buffers(
+                    params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs
+                )
+
+            return self.at_sizes(self, args, kwargs, error, run)
         valid = self._assertions(values)
         graph = self._run.graph
         leaves = iter([_if_valid(as_result(resolve(output, values)), valid) for output in graph.outputs])

@@ -18,7 +18,7 @@ from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.indexing import take
 from jaxlstm.programs.operators.registry import functional_name
-from jaxlstm.programs.unknown_sizes import Apply, Count, Prefix, array_of, is_unknown, run_proven
+from jaxlstm.programs.unknown_sizes import Apply, Count, Prefix, array_of, is_among, is_unknown, run_proven
 
 
 def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
@@ -141,14 +141,17 @@ def _select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
 def _index(apply: Apply, self: Any, indices: Sequence[Any]) -> Any:
     """Return elements by a mask of the first axis, or by as many integers for each of the first axes."""
     arrays = [array_of(index) for index in indices]
-    is_row = all(index is not None and index.ndim == 1 and index.dtype != jnp.uint8 for index in arrays)
-    if not isinstance(self, Prefix) or self.axis or not is_row:
+    if not isinstance(self, Prefix) or any(index is None for index in arrays):
         return None
-    if arrays[0].dtype == bool:
-        return _rows(self.array, arrays[0] & self.valid().reshape(-1), 0) if len(arrays) == 1 else None
-    places = jnp.where(arrays[0] < 0, arrays[0] + self.count.number(), arrays[0])
-    first = replace(indices[0], array=places) if isinstance(indices[0], Prefix) else places
-    taken = apply(self.array, (_places(self, first), *arrays[1:]))
+    if len(arrays) == 1 and arrays[0].dtype == bool and self.axis < arrays[0].ndim:
+        return _rows(self.array, arrays[0] & replace(self, array=arrays[0]).valid(), 0)
+    are_rows = all(index.ndim == 1 and index.dtype not in (jnp.uint8, bool) for index in arrays)
+    if not are_rows or self.axis >= len(arrays):
+        return None
+    index, places = indices[self.axis], arrays[self.axis]
+    places = jnp.where(places < 0, places + self.count.number(), places)
+    arrays[self.axis] = _places(self, replace(index, array=places) if isinstance(index, Prefix) else places)
+    taken = apply(self.array, tuple(arrays))
     counts = [index.count for index in indices if isinstance(index, Prefix)]
     return Prefix(taken, 0, counts[0]) if counts else taken
 
@@ -201,19 +204,32 @@ def _index_put(
     return jnp.where(mask, rows.astype(self.dtype), self)
 
 
-def _masked_scatter(apply: Apply, self: Array, mask: Any, source: Any) -> Array | None:
-    if not isinstance(source, Prefix) or source.axis or is_unknown(self) or is_unknown(mask):
+def _masked_scatter(apply: Apply, self: Any, mask: Any, source: Any) -> Any:
+    if not isinstance(source, Prefix) or source.axis:
         return None
-    return apply(self, mask, source.filled())
+    if not isinstance(self, Prefix):
+        return None if isinstance(mask, Prefix) else apply(self, mask, source.filled())
+    if not isinstance(mask, Prefix) or (mask.axis, mask.array.ndim) != (self.axis, self.array.ndim):
+        return None
+    array = apply(self.array, mask.array & mask.valid(), source.filled())
+    return replace(self, array=array).repeated()
 
 
-def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Prefix | None:
-    """Return flat elements in rows."""
+def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Any:
+    """Return flat elements in rows, whose number may be known."""
     row = math.prod(size[1:]) if all(type(n) is int for n in size) else 0
-    if not isinstance(self, Prefix) or self.array.ndim > 1 or size[0] != -1 or not row:
+    if not isinstance(self, Prefix) or self.array.ndim > 1 or row < 1:
         return None
+    if size[0] >= 0:
+        return apply(self.at_size(size[0] * row), size)
     count = Count(self.count.number() // row, self.array.size // row)
     return Prefix(self.array.reshape(-1, *size[1:]), 0, count)
+
+
+def _new(apply: Apply, self: Any, size: Any, **settings: Any) -> Any:
+    """Return an array that has only the dtype of the first argument."""
+    args = array_of(self).reshape(-1)[:0], size
+    return run_proven(apply, args, settings) if is_among(size) else apply(*args, **settings)
 
 
 def _recurrence(apply: Apply, input: Any, *others: Any, batch_first: bool, **settings: Any) -> Any:
@@ -242,6 +258,13 @@ def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
     return None if result is None else result * (self.array.shape[self.axis] / self.count.number())
 
 
+def _product(apply: Apply, self: Any, other: Any) -> Any:
+    """Multiply matrices, if the sums of products are over the axis."""
+    if array_of(other).ndim < 2 or not _along(self, -1) or not _along(other, -2):
+        return None
+    return apply(*(jnp.where(x.valid(), x.array, 0) for x in (self, other)))
+
+
 def _softmax(apply: Apply, self: Any, dim: int, **settings: Any) -> Any:
     result = _reduce(-math.inf, apply, self, dim, **settings)
     return None if result is None else replace(self, array=result).repeated()
@@ -262,14 +285,16 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("aten.index_copy.default", "aten.index_add.default"), _scatter),
     "aten.index_put.default": _index_put,
     "aten.masked_scatter.default": _masked_scatter,
+    **dict.fromkeys((f"aten.new_{name}.default" for name in ("zeros", "ones", "full")), _new),
     "aten.view.default": _view,
     "aten.reshape.default": _view,
     **dict.fromkeys((f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), _recurrence),
     **dict.fromkeys(("aten.sum.default", "aten.sum.dim_IntList"), partial(_reduce, 0.0)),
     **dict.fromkeys(("aten.mean.default", "aten.mean.dim"), _mean),
     **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
-    "aten.amax.default": partial(_reduce, -math.inf),
-    "aten.amin.default": partial(_reduce, math.inf),
+    **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_reduce, -math.inf)),
+    **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_reduce, math.inf)),
+    **dict.fromkeys(("aten.bmm.default", "aten.matmul.default"), _product),
     **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
     "aten.slice.Tensor": lambda apply, *args, **kwargs: _slice(*args, **kwargs),
 }

@@ -72,18 +72,32 @@ def selected(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     rows = torch.masked_select(self.linear(x), some[:, None, None]).view(-1, x.shape[1], 3)
     lengths = lengths[some]
     attention = nn.functional.scaled_dot_product_attention(rows, rows, rows)
-    return attention, rows[lengths > 1], rows[:2].softmax(1), rows[:-1], rows[-1], len(rows)
+    second = torch.masked_select(x, (torch.arange(6) == 1)[:, None]).view(len(x), 3)
+    return attention, rows[lengths > 1], rows[:2].softmax(1), rows[:-1], rows[-1], second, len(rows)
 
 
 def longest(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     """The batch is cut after its longest sequence, and steps are pooled."""
-    x = self.linear(x[:, : int(lengths.max())])
-    y, (h, _) = self.lstm(x)
+    steps = lengths.max().item()
+    y, (h, _) = self.lstm(self.linear(x[:, :steps]))
+    weights = y.sum(2).masked_fill(torch.arange(steps) >= lengths[:, None], -9).softmax(1)
+    weighted = weights[:, None] @ y + y[torch.arange(len(x)), lengths - 1][:, None]
     pooled = torch.cat([y.mean(1), y.max(1)[0], y.amin(dim=(1, 2), keepdim=True)[:, 0]], 1)
-    return pooled, (y.softmax(1) * y).sum(1), h, y.mean(), y.transpose(0, 1)
+    return pooled, (y.softmax(1) * y).sum(1), h, y.mean() + y.min(), y.transpose(0, 1), weighted
 
 
-FORWARDS = [longest, characters, sorted_rows, reversed_steps, put, last_steps, selected]
+def documents(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    """The rows of a packed batch are sentences, which are packed again."""
+    numbers, counts = lengths.clamp(min=1).tolist(), (x[..., 0] > 0.5).long() + 1
+    counts, sentences = (pack_padded_sequence(part, numbers, True, False) for part in (counts, x))
+    words = sentences.data[:, :, None] * torch.ones(3)
+    words = self.lstm(pack_padded_sequence(words, counts.data.tolist(), True, False))[0]
+    scores = words._replace(data=torch.exp(words.data - words.data.max()))
+    rows = (pad_packed_sequence(scores, True)[0] * pad_packed_sequence(words, True)[0]).sum(1)
+    return pad_packed_sequence(sentences._replace(data=rows), True)[0]
+
+
+FORWARDS = [longest, documents, characters, sorted_rows, reversed_steps, put, last_steps, selected]
 LENGTHS = [[3, 1, 5, 2], [4, 0, 6, 0, 2], [0, 5, 0, 1]]
 
 

@@ -45,11 +45,7 @@ class Model(nn.Module):
 
 
 def branch(self: Model, x: Tensor) -> Tensor:
-    return x * 2 if (x > 0).all() else x * 3
-
-
-def other_branch(self: Model, x: Tensor) -> Tensor:
-    return x * 3 if (x <= 0).any() else x * 2
+    return x * 3 if (x <= 0).any() or not (x > -9).all() else x * 2
 
 
 def steps(self: Model, x: Tensor, n: Tensor) -> Any:
@@ -64,17 +60,14 @@ def from_module(model: nn.Module, args: tuple[Any, ...], message: str) -> jaxlst
         return jaxlstm.from_module(model, args)
 
 
-@pytest.mark.parametrize("branch", [branch, other_branch])
-def test_a_branch_on_values_is_that_of_the_example(branch: Callable[..., Tensor]) -> None:
+def test_a_branch_on_values_is_that_of_the_example() -> None:
     model = Model(branch)
     message = r"conditions on values.*at test_export_steps.py:\d+: return x \* \d if"
     program = from_module(model, (torch.ones(4, 3),), message)
     x = np.ones((6, 2), np.float32)
     np.testing.assert_array_equal(program(program.params, x), 2 * x)
     np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
-    with pytest.raises(ProgramError) as caught:
-        program(program.params, -x)
-    assert caught.value.code == "guard"
+    np.testing.assert_array_equal(program(program.params, -x), model(-torch.from_numpy(x)))
     # Under jit the values are unknown, and another branch would give other numbers and gradients.
     assert np.isnan(jax.jit(program)(program.params, -x)).all()
     assert np.isnan(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(-x)).all()
@@ -174,7 +167,7 @@ def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="the value that the export fixed to 3 at test_export_steps"):
         program(program.params, x.numpy(), np.array(2))
     with pytest.raises(ProgramError, match=r"must have size 4.*Reason: torch.export failed") as caught:
-        made(program.params, x[:3].numpy(), n.numpy())
+        jax.jit(made)(program.params, x[:3].numpy(), n.numpy())
     assert caught.value.code == "input-shape"
 
 
@@ -205,8 +198,7 @@ def test_a_condition_on_the_number_of_selected_elements() -> None:
     program = from_module(model, (torch.ones(4, 3),), "each mask selects an element")
     x = torch.tensor([[1.0, 2, 3], [-1, 2, 3], [4, 5, 6]])
     np.testing.assert_allclose(jax.jit(program)(program.params, x.numpy())[:2], model(x).detach(), rtol=1e-5)
-    with pytest.raises(ProgramError, match="u0 >= 1"):
-        program(program.params, -abs(x.numpy()))
+    np.testing.assert_array_equal(program(program.params, -abs(x.numpy())), model(-abs(x)))
     assert np.isnan(jax.jit(program)(program.params, -abs(x.numpy()))).all()
 
 
@@ -250,8 +242,8 @@ def test_an_array_of_an_input_is_asserted() -> None:
     x, n = torch.randn(4, 3), torch.tensor(2)
     program = jaxlstm.from_module(model, (x, n))
     np.testing.assert_allclose(program(program.params, x.numpy(), n.numpy()), model(x, n), rtol=1e-5)
-    with pytest.raises(ProgramError, match="the value that the export fixed"):
-        program(program.params, x.numpy() + 1, n.numpy())
+    x = x + 1  # The program is exported again.
+    np.testing.assert_allclose(program(program.params, x.numpy(), n.numpy()), model(x, n), rtol=1e-5)
 
 
 def test_fewer_axes_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +427,9 @@ def check(self: Model, x: Tensor) -> Tensor:
         x  # some line
         > 9
     ).any()
-    return x * 2
+    if x.shape[1] > 9 or (x == 5).any():
+        raise ValueError("not 5")
+    return torch.distributions.Normal(x, x).mean * 2
 
 
 def test_asserted_values_are_asserted() -> None:
@@ -444,7 +438,8 @@ def test_asserted_values_are_asserted() -> None:
         program = jaxlstm.from_module(Model(check), (torch.ones(4, 3),))
     x = np.ones((6, 2), np.float32)
     np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
-    for wrong, line in ((-x, r"and x.shape\[0\] > 1"), (10 * x, r"assert not \(|> 9|x  # some")):
+    lines = (r"and x.shape\[0\] > 1", r"assert not \(|> 9|x  # some", r"if x.*5")
+    for wrong, line in zip((-x, 10 * x, 5 * x), lines, strict=True):
         with pytest.raises(ProgramError, match=rf"requires: test_export_steps.py:\d+: .*{line}"):
             program(program.params, wrong)
         assert np.isnan(jax.jit(program)(program.params, wrong)).all()
@@ -461,5 +456,4 @@ def test_other_truths_in_an_assertion_are_those_of_the_example(name: str) -> Non
         return x
 
     program = from_module(Model({"or": either, "function": any_of}[name]), (torch.ones(4, 3),), "conditions")
-    with pytest.raises(ProgramError):
-        program(program.params, -np.ones((4, 3), np.float32))
+    np.testing.assert_array_equal(program(program.params, -np.ones((4, 3), np.float32)), -np.ones((4, 3)))

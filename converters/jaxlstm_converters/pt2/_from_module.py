@@ -53,7 +53,8 @@ def from_module(
 
     If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
     in the example. A warning lists the fixed parts. The program keeps a copy of the module, which shares the
-    memory of the parameters. A call of sizes that the program does not take exports the copy again at these.
+    memory of the parameters. A call of sizes that the program does not take exports the copy again at these,
+    and so does a call outside of ``jit`` with other values than the fixed ones.
 
     Args:
       torch_module: the module, in evaluation mode.
@@ -109,7 +110,7 @@ def from_module(
     program = program_of(file._replace(graph=graph))
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
-            program.at_sizes = OtherSizes(call, lambda step: program_of(finish(step.program)))
+            program.at_sizes = OtherSizes(call, step, lambda step: program_of(finish(step.program)))
     return program
 
 
@@ -149,7 +150,7 @@ def _warning(step: ExportStep) -> str:
     shown = "; ".join(step.fixed[:8]) + ("; ..." if len(step.fixed) > 8 else "")
     return (
         f"from_module fixed parts of the model to the example, because {step.reason}. Fixed: {shown}. A call "
-        "with other values raises an error outside of jax.jit, and gives NaN under jax.jit"
+        "with other values exports the module again outside of jax.jit, and gives NaN under jax.jit"
     )
 
 

@@ -69,10 +69,13 @@ class ExportStep(NamedTuple):
 
 
 @kept_regions()
-def export_without_free_axes(call: ExportCall) -> ExportStep:
-    """Return the export of a call at its sizes. It does not depend on the values of the tensors."""
+def export_at_sizes(call: ExportCall, *, with_values: bool) -> ExportStep:
+    """Return the export of a call at its sizes. It may depend on the values of the tensors."""
     with keywords_by_name(call.module, call.kwargs), _quiet():
-        return ExportStep(_export(call, free_axes(call, lambda path, axis: False)))
+        if not with_values:
+            return ExportStep(_export(call, free_axes(call, lambda path, axis: False)))
+        # The trace runs the module, which may change its buffers.
+        return _with_values(call._replace(module=copy.deepcopy(call.module)), ValueError("other values"))
 
 
 Result = TypeVar("Result")

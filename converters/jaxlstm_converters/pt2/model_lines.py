@@ -7,6 +7,7 @@ import contextlib
 import functools
 import linecache
 import os
+import re
 import sys
 from collections.abc import Iterator
 from types import FrameType
@@ -57,32 +58,40 @@ def _shown(frame: FrameType) -> str:
 
 
 def asserted_truth() -> tuple[bool, str] | None:
-    """Return the truth of a tensor that an ``assert`` statement of the model is reading, and its line."""
+    """Return the truth of a tensor that an ``assert``, or ``if`` with ``raise``, is reading, and its line."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_code.co_name == "__torch_function__":
         frame = frame.f_back
-    if frame is None or not is_of_model(frame.f_code.co_filename):
+    if frame is None:
         return None
     line = frame.f_lineno
-    for test in _asserted(frame.f_code.co_filename):
+    for test, truth in _asserted(frame.f_code.co_filename):
         if test.lineno <= line <= (test.end_lineno or line):
-            truth = True
             if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-                truth, test = False, test.operand
-            return (truth, _shown(frame)) if _is_clear(test) else None
+                truth, test = not truth, test.operand
+            return (truth, _shown(frame)) if _is_clear(test, truth) else None
     return None
 
 
 @functools.cache
-def _asserted(path: str) -> list[ast.expr]:
-    nodes = ast.walk(ast.parse("".join(linecache.getlines(path))))
-    return [node.test for node in nodes if isinstance(node, ast.Assert)]
+def _asserted(path: str) -> list[tuple[ast.expr, bool]]:
+    """Return the conditions of a file on which it raises an error, with their truth if it does not."""
+    return [
+        (node.test, isinstance(node, ast.Assert))
+        for node in ast.walk(ast.parse("".join(linecache.getlines(path))))
+        if isinstance(node, ast.Assert)
+        or (isinstance(node, ast.If) and _ERROR.match(ast.unparse(node.body[0])))
+    ]
 
 
-def _is_clear(test: ast.expr) -> bool:
-    """Return True if an asserted expression reads the truth only of tensors that must be true."""
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        return all(map(_is_clear, test.values))
+# Other exceptions, such as StopIteration, are control flow.
+_ERROR = re.compile(r"raise [\w.]*(Error|Exception)\b")
+
+
+def _is_clear(test: ast.expr, truth: bool) -> bool:
+    """Return True if an expression with this truth reads only tensors that must have it too."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And if truth else ast.Or):
+        return all(_is_clear(value, truth) for value in test.values)
     other = (ast.BoolOp, ast.Not, ast.IfExp, ast.comprehension, ast.Lambda)
     parts = list(ast.walk(test))
     is_function = any(isinstance(part, ast.Call) and isinstance(part.func, ast.Name) for part in parts)

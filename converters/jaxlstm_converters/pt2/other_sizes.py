@@ -1,26 +1,30 @@
-"""`OtherSizes`: exports of a module for calls whose sizes its program does not take."""
+"""`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
 import copy
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import torch
+from jax.core import Tracer
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
-from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, ExportStep, export_without_free_axes
+from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, ExportStep, export_at_sizes
 
 
 class OtherSizes:
     """The programs of a module at other sizes than its first, each exported for the first call of its sizes.
 
-    Examples of zeros are enough: an export that depends on values fails.
+    Examples of zeros are enough, unless an export depends on values. If the first one may, a call outside of
+    ``jit`` that no program takes is exported with its values.
     """
 
-    def __init__(self, call: ExportCall, read: Callable[[ExportStep], Program]) -> None:
+    def __init__(self, call: ExportCall, first: ExportStep, read: Callable[[ExportStep], Program]) -> None:
         """Copy the module, except the memory of its parameters; ``read`` returns the program of an export."""
         shared = {
             id(parameter): torch.nn.Parameter(parameter.detach(), parameter.requires_grad)
@@ -28,46 +32,63 @@ class OtherSizes:
             if type(parameter) is torch.nn.Parameter
         }
         self._call = call._replace(module=copy.deepcopy(call.module, shared))
-        self._read = read
-        self._programs: list[Program] = []
+        self._read, self._has_values = read, bool(first.fixed)
+        self._programs: deque[Program] = deque(maxlen=64)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Leave the module out of a pickled program."""
         return type(None), ()
 
     def __call__(
-        self, first: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: ProgramError
-    ) -> Program:
-        """Return a program that takes the arguments, for which the first raised an error.
+        self,
+        first: Program,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        error: ProgramError,
+        run: Callable[[Program], Any],
+    ) -> Any:
+        """Run a program that takes the arguments, for which the first raised an error.
 
         Raises:
-            ProgramError: the error, if it is about values, or if the module or torch refuses the sizes.
+            ProgramError: the error, if it is about values that are unknown or on which the first export does
+                not depend, or if the module or torch refuses the arguments.
         """
-        program = next((known for known in (first, *self._programs) if _takes(known, args, kwargs)), None)
-        if program is first:
-            raise error
-        if program is None:
+        fitting = [program for program in self._programs if _takes(program, args, kwargs)]
+        for program in fitting:
             try:
-                program = self._export(first, args, kwargs)
+                return run(program)
+            except ProgramError as refused:
+                if refused.code != "guard":
+                    raise
+                error = refused
+        fits = bool(fitting) or _takes(first, args, kwargs)
+        is_known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        for with_values in [False] * (not fits) + [True] * (self._has_values and is_known):
+            try:
+                program = self._export(first, args, kwargs, with_values)
             except Exception as cause:  # torch and the module raise many types.
                 failed = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:200]}"
                 message = f"{error.message}. torch.export at these sizes failed: {failed}"
-                raise ProgramError(error.code, message) from cause
-            self._programs.append(program)
-        program = copy.copy(program)
-        program.options = first.options
-        return program
+                error = ProgramError(error.code, message)
+                error.__cause__ = cause
+            else:
+                self._programs.append(program)
+                return run(program)
+        raise error
 
-    def _export(self, first: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    def _export(self, first: Program, args: Any, kwargs: Mapping[str, Any], with_values: bool) -> Program:
         def resized(example: Any, other: Any) -> Any:
             if not isinstance(example, torch.Tensor):
                 return example
-            return example.new_zeros(other.shape).requires_grad_(example.requires_grad)
+            values = np.asarray(other).tolist() if with_values else 0
+            tensor = torch.tensor(values, dtype=example.dtype, device=example.device)
+            return tensor.expand(other.shape).clone().requires_grad_(example.requires_grad)
 
         examples = self._call.args, self._call.kwargs
         args, kwargs = _pytree.tree_map(resized, examples, (args, dict(kwargs)))
         with LOCK, jax.ensure_compile_time_eval():
-            program = self._read(export_without_free_axes(self._call._replace(args=args, kwargs=kwargs)))
+            call = self._call._replace(args=args, kwargs=kwargs)
+            program = self._read(export_at_sizes(call, with_values=with_values))
         require_tensors("params", first.params, program.params)
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers

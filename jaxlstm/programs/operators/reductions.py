@@ -52,6 +52,7 @@ def _truth(function: Any, self: Array, dim: Any = None, keepdim: bool = False) -
 
 
 register_family(_truth, {"any": jnp.any, "all": jnp.all}, "default dim dims", layout="over")
+register_family(_truth, {"_is_any_true": jnp.any, "_is_all_true": jnp.all}, layout="over")
 
 
 @register_operator("aten.logsumexp.default", "aten.special_logsumexp.default", layout="over")
