@@ -67,12 +67,13 @@ def source_text(
     """
     writer = _Writer(graph, tensors)
     classes = writer.classes()
-    others = classes[-1].draft.tied = writer.tied(tied or {})
+    written = {name: writer.written_name(name) for name in writer.used_tensors()}
+    others = {name: written[first] for name, first in (tied or {}).items() if first in written}
+    classes[-1].draft.tied = others
     text = file_text(classes, comments=comments)
-    names_ = tuple(written.name for written in classes)
-    used = {writer.written_name(name): np.asarray(tensors[name]) for name in writer.used_tensors()}
-    used |= {name: used[first] for name, first in others.items()}
-    return WrittenSource(text, names_, used, tuple(writer.remarks))
+    arrays = {written[name]: np.asarray(tensors[name]) for name in written}
+    arrays |= {name: arrays[first] for name, first in others.items()}
+    return WrittenSource(text, tuple(c.name for c in classes), arrays, tuple(writer.remarks))
 
 
 class _Writer:
@@ -114,11 +115,6 @@ class _Writer:
         found = dict.fromkeys([*(self._owners[name] for name in kept), *self._graph.mutations])
         return [name for name in found if not self._is_literal(name) and not self._is_counter(name)]
 
-    def tied(self, first: Mapping[str, str]) -> dict[str, str]:
-        """Return other name in torch -> name in the written model, for the tensors with several names."""
-        used = self.used_tensors()
-        return {name: self.written_name(owner) for name, owner in first.items() if owner in used}
-
     def _is_counter(self, name: str) -> bool:
         """Return True for the number of batches that a norm has seen, which Flax does not count."""
         owner, _, last = name.rpartition(".")
@@ -147,7 +143,7 @@ class _Writer:
             else:
                 part = self._parts.at(name)
                 part.kind, part.made = "tensor", self._made_tensor(name)
-        for path in self._layers.paths():
+        for path in self._layers:
             part = self._parts.at(path)
             part.kind, part.made = "layer", self._layers.made(path)
         for call in reversed(self._calls):

@@ -28,11 +28,8 @@ class Chains:
 
     def is_chain(self, call: Invocation) -> bool:
         """Return True if a call passes one value through all elements of a list, one after the other."""
-        elements = call.body
-        if not elements or len(call.outputs) != 1:
-            return False
         value, before = call.inputs, -1
-        for element in elements:
+        for element in call.body:
             if isinstance(element, Node) or element.inputs != value or len(value) != 1:
                 return False
             parent, _, number = element.path.rpartition(".")
@@ -41,7 +38,7 @@ class Chains:
             before, value = int(number), element.outputs
             if not self._is_element(element):
                 return False
-        return value == call.outputs
+        return bool(call.body) and len(value) == 1 and value == call.outputs
 
     def _is_element(self, call: Invocation) -> bool:
         """Return True if a call takes and returns one value."""
@@ -62,8 +59,7 @@ class Chains:
         (parameter,) = method.parameters
         value = last.tree.value
         assert value is not None
-        if trees.shown(value) == f"{trees.shown(getattr(value, 'func', value))}({parameter.arg})":
-            assert isinstance(value, ast.Call)
-            return value.func
-        arguments = ast.arguments([], [parameter], None, [], [], None, [])
-        return ast.Lambda(arguments, value)
+        function = value.func if isinstance(value, ast.Call) else value
+        if trees.shown(value) == f"{trees.shown(function)}({parameter.arg})":
+            return function
+        return ast.Lambda(ast.arguments([], [parameter], None, [], [], None, []), value)

@@ -74,16 +74,13 @@ def without_copies(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
         bounds = [node.kwargs.get(key) for key in ("start", "end", "step")]
         is_whole = "start" not in node.kwargs or bounds == [0, _TO_THE_END, None]
         source = node.kwargs.get(_SOURCES.get(node.op, ""))
-        is_copy = isinstance(source, Value) and _is_same(types[source.name], types[node.name])
-        if isinstance(source, Value) and is_copy and is_whole and node.with_gradient:
-            names[node.name] = source.name
-        else:
-            nodes.append(node)
+        if isinstance(source, Value) and is_whole and node.with_gradient:
+            given, made = types[source.name], types[node.name]
+            if given.dtype == made.dtype and same_sizes(given, made):
+                names[node.name] = source.name
+                continue
+        nodes.append(node)
     return graph_with_nodes(graph, nodes, names)
-
-
-def _is_same(first: TensorType, second: TensorType) -> bool:
-    return first.dtype == second.dtype and same_sizes(first, second)
 
 
 def _written(

@@ -92,7 +92,8 @@ class _Loop:
         method._define(function, parameters, body)
         for value in method._uses(self._item):
             scope.left[value] -= 1
-        plurals = [f"{_identifier(tree) or 'output'}s" for tree in self._values(writer, "results")]
+        single = [_identifier(tree) or "output" for tree in self._values(writer, "results")]
+        plurals = [f"all_{name}" if name.endswith("s") else f"{name}s" for name in single]
         hints = [hint or name for hint, name in zip(self._leave["names"], plurals, strict=True)]
         args = (trees.name(function), grouped(initial), grouped(arrays))
         kwargs = {} if arrays else {"length": ast.Constant(self._enter["count"])}

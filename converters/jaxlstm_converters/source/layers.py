@@ -1,7 +1,7 @@
 """The modules of a program that are layers of Flax or of this library."""
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of, uses_of, values_in
@@ -49,9 +49,8 @@ class Layers:
     def __contains__(self, path: str) -> bool:
         return path in self._of_paths
 
-    def paths(self) -> list[str]:
-        """Return the paths of the layers."""
-        return list(self._of_paths)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of_paths)
 
     def made(self, path: str) -> ast.expr:
         """Return the expression that makes a layer, whose literals know the names of their arguments."""

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -32,7 +33,8 @@ class StatementWriter:
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
         for name in self._call.inputs:
-            candidates = [*self._argument_names(name), "x", "y", "z", "u", "v", "w"]
+            is_size = self._context.sizes.is_size(name)
+            candidates = [] if is_size else [*self._argument_names(name), "x", "y", "z", "u", "v", "w"]
             if (torch_name := self._context.owners.get(name)) is not None:
                 candidates = [names.valid_name(torch_name.rpartition(".")[2])]
             self._parameter(name, candidates)
@@ -44,7 +46,8 @@ class StatementWriter:
         """Give a value the first parameter or variable of some that is free."""
         taken = {*self._scope.taken(), *self._scope.parameters.values()}
         free = (c for c in candidates if names.is_name(c) and c not in taken)
-        self._scope.take(name, next(free, "") or names.unique("value", taken))
+        usual = "size" if self._context.sizes.is_size(name) else "value"
+        self._scope.take(name, next(free, "") or names.unique(usual, taken))
         return self._scope.value(name)
 
     def outermost(
@@ -110,9 +113,11 @@ class StatementWriter:
         return trees.marks(called.expression) if called else item.inputs
 
     def _argument_names(self, name: str) -> list[str]:
-        """Return the names in the line that uses an input first."""
+        """Return the names in the line that uses an input first, without those that earlier lines assign."""
         line = next((step.line for step in self._steps if name in self._uses(step.item)), "")
-        return [found for found in names.arguments(line) if found not in ("F", "torch", "nn", "s")]
+        before = itertools.takewhile(lambda step: step.line != line, self._steps)
+        others = {found for step in before for found in names.leaves(names.targets(step.line))}
+        return [found for found in names.arguments(line) if found not in {*others, "F", "torch", "nn", "s"}]
 
     def _body(self) -> list[Statement]:
         run: list[LineItem] = []
