@@ -46,11 +46,13 @@ def _text(metadata: Any, name: str) -> str:
 
 
 def _frames(stack_trace: str) -> Iterator[tuple[str, str]]:
-    """Yield the heading of each frame of a "forward", and its line of code, "" where torch had no source."""
+    """Yield the heading of each frame of a "forward", and its line of the user's code, "" if it has none."""
     texts = stack_trace.split("\n")
     for head, line in zip(texts, [*texts[1:], ""], strict=True):
         if head.endswith(_FRAME) and not head.startswith("    "):
-            yield head, printable(line.strip(), 400) if line.startswith("    ") else ""
+            # torch's generated code has names such as "<eval_with_key>.1".
+            is_users = line.startswith("    ") and 'File "<' not in head
+            yield head, printable(line.strip(), 400) if is_users else ""
 
 
 def _lines_of_modules(lines: list[str]) -> list[str]:

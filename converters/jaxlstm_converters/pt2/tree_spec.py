@@ -31,11 +31,6 @@ def read_tree_spec(text: str, namedtuples: Mapping[str, tuple[str, ...]], contex
     return _tree(value[1], namedtuples, context, 0)
 
 
-def count_leaves(tree: Tree) -> int:
-    """Return the number of leaves of a structure."""
-    return 1 if tree.kind == "leaf" else sum(map(count_leaves, tree.children))
-
-
 def _tree(spec: Any, namedtuples: Mapping[str, tuple[str, ...]], context: str, depth: int) -> Tree:
     if depth > MAX_DEPTH:
         raise CheckpointError("too-deep", f"{context}: the structure has more than {MAX_DEPTH} levels")

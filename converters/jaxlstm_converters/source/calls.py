@@ -75,6 +75,18 @@ def live_graph(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(live[::-1]))
 
 
+def users_of(graph: Graph) -> dict[str, set[str]]:
+    """Return the names of the nodes that use each value; "" for the results of the graph."""
+    users: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        for name in uses_of(node):
+            users.setdefault(name, set()).add(node.name)
+    for output in (*graph.outputs, *graph.mutations.values()):
+        for name in values_in(output):
+            users.setdefault(name, set()).add("")
+    return users
+
+
 def nodes_of(item: Item) -> Iterator[Node]:
     """Yield the nodes of an item, including called modules."""
     if isinstance(item, Node):

@@ -147,14 +147,10 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
 
 
 def _substitute(draft: Draft, replaced: dict[int, ast.expr]) -> None:
-
-    def found(node: ast.AST) -> ast.expr | None:
-        return replaced.get(id(node))
-
-    draft.init = [trees.replaced(tree, found) for tree in draft.init]
+    draft.init = [trees.replaced(tree, lambda node: replaced.get(id(node))) for tree in draft.init]
     for method in draft.methods.values():
         for statement in method.body:
-            statement.tree = trees.replaced(statement.tree, found)
+            statement.tree = trees.replaced(statement.tree, lambda node: replaced.get(id(node)))
 
 
 def _literals(draft: Draft) -> Iterator[tuple[ast.expr, bool]]:

@@ -4,9 +4,9 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
 from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
+from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, users_of
 from jaxlstm_converters.source.method import Called, Pattern, marked
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
 from jaxlstm_converters.source.spelling.layers import defaults_of
@@ -98,7 +98,7 @@ class Layers:
 
     def _find(self, graph: Graph, calls: Sequence[Invocation]) -> None:
         """Keep the modules of which every use is the same layer."""
-        users = _users(graph)
+        users = users_of(graph)
         explained: dict[str, set[str]] = {}
         rejected: set[str] = set()
         found: list[tuple[str, LayerSpelling, set[str]]] = []
@@ -136,18 +136,6 @@ class Layers:
         own = all(is_under(self._owners[value], call.path) for value in layer.tensors.values())
         made = rest <= set(layer.consumed) and set(call.outputs) <= set(results_of(main))
         return layer if own and made else None
-
-
-def _users(graph: Graph) -> dict[str, set[str]]:
-    """Return the names of the nodes that use each value; "" for the results of the graph."""
-    users: dict[str, set[str]] = {}
-    for node in graph.nodes:
-        for name in uses_of(node):
-            users.setdefault(name, set()).add(node.name)
-    for output in (*graph.outputs, *graph.mutations.values()):
-        for name in values_in(output):
-            users.setdefault(name, set()).add("")
-    return users
 
 
 def _made(layer: LayerSpelling) -> ast.expr:

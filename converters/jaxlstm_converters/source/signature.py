@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from jaxlstm.programs.graph import Graph, Input, Tree
+from jaxlstm.programs.tree import leaf_count
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
 
@@ -17,7 +18,7 @@ def signature(graph: Graph) -> tuple[Method, dict[str, ast.expr]]:
     positional, named = graph.in_tree.children
     keys = [*[None] * len(positional.children), *map(str, named.keys)]
     for key, child in zip(keys, (*positional.children, *named.children), strict=True):
-        leaves = [next(inputs) for _ in range(_leaf_count(child))]
+        leaves = [next(inputs) for _ in range(leaf_count(child))]
         text = _common(leaves) if key is None else key
         is_free = names.is_name(text) and text not in taken
         name = text if is_free else names.valid_name(text, taken, default="x")
@@ -34,10 +35,6 @@ def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict
     keys = tree.keys if tree.kind == "dict" else range(len(tree.children))
     for key, child in zip(keys, tree.children, strict=True):
         _bind(child, inputs, ast.Subscript(expression, ast.Constant(key), ast.Load()), bound)
-
-
-def _leaf_count(tree: Tree) -> int:
-    return 1 if tree.kind == "leaf" else sum(map(_leaf_count, tree.children))
 
 
 def _common(inputs: list[Input]) -> str:

@@ -62,9 +62,8 @@ class Sizes:
         if name.startswith("size "):
             return {name}
         found = self._expressions.get(name)
-        if isinstance(found, Node):
-            return {leaf for value in values_in(found.args) for leaf in self.leaves(value)}
-        return {leaf for value in values_in(found) for leaf in self.leaves(value)}
+        argument = found.args if isinstance(found, Node) else found
+        return {leaf for value in values_in(argument) for leaf in self.leaves(value)}
 
     def expression(self, name: str, leaf: Callable[[str], ast.expr]) -> ast.expr:
         """Return the expression of a size in Python; ``leaf`` spells a free size."""

@@ -35,9 +35,7 @@ def file_text(classes: Sequence[WrittenClass], *, comments: bool) -> str:
         ImportError: ruff is not installed.
     """
     bodies = [_class_text(written, comments) for written in classes]
-    used = {
-        node.id for body in bodies for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)
-    } | {"nnx"}
+    used = {"nnx", *(name for body in bodies for name in trees.variables(ast.parse(body)))}
     buffer = _BUFFER if "Buffer" in used else ""
     imports = [line for name, line in _IMPORTS.items() if name in used]
     doc = (
