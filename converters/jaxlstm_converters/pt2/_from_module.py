@@ -88,11 +88,12 @@ def from_module(
             )
         if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
             raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
-    if isinstance(torch_module, torch.jit.ScriptModule):
-        raise TypeError(
-            "torch_module is a ScriptModule, which torch.export does not take; make a module of its Python "
-            "class, fill it with module.load_state_dict(script.state_dict()), and pass that"
-        )
+    for name, part in torch_module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule) and (not name or [*part.parameters()]):
+            raise TypeError(
+                f"{name or 'torch_module'} is a ScriptModule, which torch.export does not take; make a module "
+                "of its Python class, fill it with module.load_state_dict(script.state_dict()), and use that"
+            )
     from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, export_in_steps
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
 
