@@ -42,6 +42,10 @@ class FileWriter(Protocol):
         ...
 
 
+_NOT_TAKEN = ("input-shape", "guard", "static-shape", "node-failed")
+"""Errors about sizes, or about values that the export fixed."""
+
+
 class Program:
     """A model exported by ``torch.export``, as a function of its parameters and inputs.
 
@@ -157,7 +161,7 @@ class Program:
         try:
             values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
         except ProgramError as error:
-            if self.at_sizes is None or error.code not in ("input-shape", "guard"):
+            if self.at_sizes is None or error.code not in _NOT_TAKEN:
                 raise
 
             def run(other: Program) -> Any:

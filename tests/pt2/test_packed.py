@@ -378,12 +378,13 @@ def test_fields_are_torchs_tensors(name: str) -> None:
     """Where rows are not only packed and padded, their order is torch's."""
     model = Model(lambda self, x, lengths: FIELDS[name](pack(x, lengths, True, False)))
     program = jaxlstm.from_module(model, batch(*BATCHES[0]))
-    args = batch([6, 6, 3, 1], 6)
-    expected, actual = model(*args), program(program.params, *map(to_numpy, args))
-    if isinstance(expected, PackedSequence):
-        actual = [actual[field] for field in expected._fields]
-    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, np.asarray(theirs), atol=1e-5)
+    for lengths in ([6, 6, 3, 1], [4, 5, 1, 2]):
+        args = batch(lengths, max(lengths) if name in ("tolist", "sizes") else 6)
+        expected, actual = model(*args), program(program.params, *map(to_numpy, args))
+        if isinstance(expected, PackedSequence):
+            actual = [actual[field] for field in expected._fields]
+        for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, np.asarray(theirs), atol=1e-5)
 
 
 def test_rows_that_change_in_place() -> None:

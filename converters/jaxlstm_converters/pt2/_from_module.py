@@ -91,8 +91,8 @@ def from_module(
     for name, part in torch_module.named_modules():
         if isinstance(part, torch.jit.ScriptModule) and (not name or [*part.parameters()]):
             raise TypeError(
-                f"{name or 'torch_module'} is a ScriptModule, which torch.export does not take; make a module "
-                "of its Python class, fill it with module.load_state_dict(script.state_dict()), and use that"
+                f"{name or 'torch_module'} is a ScriptModule, which torch.export does not take; use a module "
+                "of its Python class, filled with module.load_state_dict(script.state_dict())"
             )
     from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, export_in_steps
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
