@@ -53,8 +53,7 @@ def from_module(
 
     If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
     in the example. A warning lists the fixed parts. The program keeps a copy of the module, which shares the
-    memory of the parameters. A call of sizes that the program does not take exports the copy again at these,
-    and so does a call outside of ``jit`` with other values than the fixed ones.
+    memory of the parameters. Sizes or, outside of ``jit``, values that it does not take export the copy again.
 
     Args:
       torch_module: the module, in evaluation mode.

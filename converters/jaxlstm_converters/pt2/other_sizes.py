@@ -50,8 +50,7 @@ class OtherSizes:
         """Run a program that takes the arguments, for which the first raised an error.
 
         Raises:
-            ProgramError: the error, if it is about values that are unknown or on which the first export does
-                not depend, or if the module or torch refuses the arguments.
+            ProgramError: no program takes them. The error says why an export failed, if one was tried.
         """
         fitting = [program for program in self._programs if _takes(program, args, kwargs)]
         for program in fitting:
