@@ -53,7 +53,7 @@ def from_module(
 
     If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
     in the example. A warning lists the fixed parts. The program keeps a copy of the module, which shares the
-    memory of the parameters. Sizes or, outside of ``jit``, values that it does not take export the copy again.
+    memory of the parameters. Sizes and, outside of ``jit``, values that it does not take export it again.
 
     Args:
       torch_module: the module, in evaluation mode.
