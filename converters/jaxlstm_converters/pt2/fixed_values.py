@@ -84,8 +84,13 @@ class KnownValues(TorchFunctionMode):
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
-        self._module = module
-        self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        # A dict of buffers, the name of one, and its value.
+        self._buffers = [
+            (part._buffers, name, buffer.detach().clone())
+            for part in module.modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
         # Identity of a tensor -> the tensor, which keeps the identity, and its value.
         self._known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -113,13 +118,15 @@ class KnownValues(TorchFunctionMode):
         if not isinstance(leaf, torch.Tensor) or not _is_small(leaf):
             return None
         if id(leaf) not in self._known:
-            names = (name for name, buffer in self._module.named_buffers() if buffer is leaf)
-            return self._buffers.get(next(names, ""))
+            found = (value for buffers, name, value in self._buffers if buffers.get(name) is leaf)
+            return next(found, None)
         return self._known[id(leaf)][1]
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Keep the results of a function of known values, unless they are random, undefined or large."""
         results = _pytree.tree_leaves(result)
+        if not any(isinstance(leaf, torch.Tensor) for leaf in results) or not all(map(_is_small, results)):
+            return
         leaves, structure = _pytree.tree_flatten((args, kwargs))
         known = [self._find(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         are_known = [
@@ -127,8 +134,6 @@ class KnownValues(TorchFunctionMode):
             for leaf, value in zip(leaves, known, strict=True)
         ]
         if not all(are_known) or "empty" in getattr(func, "__name__", ""):
-            return
-        if not any(isinstance(leaf, torch.Tensor) for leaf in results) or not all(map(_is_small, results)):
             return
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             args, kwargs = _pytree.tree_unflatten(known, structure)

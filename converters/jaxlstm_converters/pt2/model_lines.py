@@ -36,6 +36,14 @@ def recorded_lines() -> Iterator[None]:
         yield
 
 
+def calling_frame() -> FrameType | None:
+    """Return the innermost frame that is not of a mode of torch, if it is neither torch's nor ours, or None."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame and frame.f_code.co_name == "__torch_function__":
+        frame = frame.f_back
+    return frame if frame and is_of_model(frame.f_code.co_filename) else None
+
+
 def frame_of_model() -> FrameType | None:
     """Return the innermost frame on the stack that is neither torch's nor ours, or None."""
     frame: FrameType | None = sys._getframe(1)
@@ -59,9 +67,7 @@ def _shown(frame: FrameType) -> str:
 
 def asserted_truth() -> tuple[bool, str] | None:
     """Return the truth of a tensor that an ``assert``, or ``if`` with ``raise``, is reading, and its line."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame and frame.f_code.co_name == "__torch_function__":
-        frame = frame.f_back
+    frame = calling_frame()
     if frame is None:
         return None
     line = frame.f_lineno

@@ -20,7 +20,7 @@ from torch._numpy._ndarray import ndarray
 from torch.overrides import TorchFunctionMode
 
 from jaxlstm_converters.pt2.fixed_values import with_bounds
-from jaxlstm_converters.pt2.model_lines import frame_of_model, is_of_model
+from jaxlstm_converters.pt2.model_lines import calling_frame, frame_of_model, is_of_model
 from jaxlstm_converters.pt2.trace_packed import HostLengths
 
 
@@ -138,10 +138,10 @@ class SymbolicSizes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch."""
-        frame = frame_of_model()
-        if frame:
-            self._replace(frame.f_code.co_filename, frame.f_globals)
         name = getattr(func, "__name__", "")
+        # Most attributes are read by torch itself, far from the model.
+        if frame := calling_frame() if name == "__get__" else frame_of_model():
+            self._replace(frame.f_code.co_filename, frame.f_globals)
         if self._values and name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], torch.Tensor.item), *args[2:])
         result = func(*args, **kwargs or {})
