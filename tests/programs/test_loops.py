@@ -231,15 +231,21 @@ def require_same(program: Program, module: nn.Module, x: Tensor) -> None:
     """Require torch's values and gradients, jitted and not."""
     x = x.clone().requires_grad_()
     expected = module(x)
-    for call in (program, jax.jit(program)):
-        actual = call(program.params, to_numpy(x))
+
+    def run(params: Any, x: Any) -> Any:
+        results = program(params, x)
+        return loss(results), results
+
+    is_trained = loss(expected).requires_grad
+    jitted = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True) if is_trained else run)
+    first, second = jitted(program.params, to_numpy(x))
+    for actual in (program(program.params, to_numpy(x)), first[1] if is_trained else second):
         for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(ours, to_numpy(theirs), atol=2e-6)
-    if not loss(expected).requires_grad:
+    if not is_trained:
         return
     loss(expected).backward()
-    gradient = jax.jit(jax.grad(lambda params, x: loss(program(params, x)), (0, 1)))
-    of_params, of_x = gradient(program.params, to_numpy(x))
+    of_params, of_x = second
     assert x.grad is not None
     np.testing.assert_allclose(of_x, x.grad.numpy(), atol=1e-5)
     for name, parameter in module.named_parameters():

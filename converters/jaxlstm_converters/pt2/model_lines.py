@@ -37,7 +37,7 @@ def recorded_lines() -> Iterator[None]:
 
 
 def calling_frame() -> FrameType | None:
-    """Return the innermost frame that is not of a mode of torch, if it is neither torch's nor ours, or None."""
+    """Return the innermost frame outside of the modes of torch, or None if it is torch's or ours."""
     frame: FrameType | None = sys._getframe(2)
     while frame and frame.f_code.co_name == "__torch_function__":
         frame = frame.f_back

@@ -15,6 +15,8 @@ from testing.modules import module_of
 from testing.written import Written, assert_equal, body_of, write, written_program
 from tests.converters.source.test_write_source import Reader
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 
 @pytest.fixture(scope="module")
 def reader() -> Written:
@@ -277,8 +279,8 @@ def test_written_source_equals_the_program(name: str) -> None:
     torch.manual_seed(1)
     module, inputs = CASES[name]
     written = write(module(), *inputs(2))
-    for size in (2, 3, 1):
-        assert_equal(written, *inputs(size))
+    for size in (3, 1):
+        assert_equal(written, *inputs(size), jit=True)
     assert "nnx.Dict({})" not in written.text  # of a module that only computes
     assert "jaxlstm.programs" not in written.text
     for line in LOOPS.get(name, ()):
