@@ -37,11 +37,11 @@ def recorded_lines() -> Iterator[None]:
 
 
 def calling_frame() -> FrameType | None:
-    """Return the innermost frame outside of the modes of torch, or None if it is torch's or ours."""
+    """Return the innermost frame outside of the modes of torch, seen from a caller in one."""
     frame: FrameType | None = sys._getframe(2)
     while frame and frame.f_code.co_name == "__torch_function__":
         frame = frame.f_back
-    return frame if frame and is_of_model(frame.f_code.co_filename) else None
+    return frame
 
 
 def frame_of_model() -> FrameType | None:
