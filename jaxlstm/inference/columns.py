@@ -131,9 +131,10 @@ def as_rows(column: Any) -> Any:
             return column
         steps, flat = chunk.values, chunk.values.values
         places, starts = steps.offsets.to_numpy(), chunk.offsets.to_numpy()
-        widths = np.unique(np.diff(places))
+        widths = np.diff(places)
+        is_dense = len(widths) and widths[0] and (widths == widths[0]).all()
         is_numeric = np.dtype(flat.type.to_pandas_dtype()).kind in "fiu"
-        if len(widths) != 1 or not widths[0] or steps.null_count or flat.null_count or not is_numeric:
+        if not is_dense or steps.null_count or flat.null_count or not is_numeric:
             return column
         dense = flat.to_numpy()[places[0] : places[-1]].reshape(-1, widths[0])
         ranges = zip(starts[:-1], starts[1:], chunk.is_valid(), strict=True)
