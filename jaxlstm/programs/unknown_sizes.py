@@ -78,6 +78,16 @@ jax.tree_util.register_dataclass(Count, ["value"], ["size", "times"])
 jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axis"])
 
 
+def size_assertion(name: str) -> str:
+    """Return the name under which a run keeps whether a value has the size that the graph asserts."""
+    return f"size of {name}"
+
+
+def is_size_assertion(name: str) -> bool:
+    """Return True for a name of :func:`size_assertion`; values of graphs have identifiers as names."""
+    return name.startswith("size of ")
+
+
 def is_unknown(value: Any) -> bool:
     """Return True for an array or a number with a size that ``jit`` does not know."""
     return isinstance(value, Prefix | Count)

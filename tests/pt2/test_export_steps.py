@@ -193,6 +193,26 @@ def test_a_size_that_is_a_value() -> None:
         jax.jit(program)(program.params, x, n)
 
 
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda mask: len(mask.nonzero().tolist()),
+        lambda mask: sum(1 for _ in mask.nonzero()),
+        lambda mask: 2 if mask.nonzero().shape[0] == 2 else 5,
+    ],
+)
+def test_a_number_of_selected_elements_that_is_fixed(count: Any) -> None:
+    """Another number gives NaN under jit, also if the program does not use the selected elements."""
+    model = Model(lambda self, x, mask: x * count(mask))
+    x, masks = torch.ones(3), [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
+    program = jaxlstm.from_module(model, (x, masks[0]))
+    for mask in masks:
+        actual = jax.jit(program)(program.params, x.numpy(), mask.numpy())
+        expected = model(x, mask) if mask is masks[0] else np.full(3, np.nan)
+        np.testing.assert_array_equal(actual, expected)
+
+
 def test_a_condition_on_the_number_of_selected_elements() -> None:
     """It is that of a selection that is not empty, and no size is fixed."""
     model = Model(lambda self, x: self.first(rows) if len(rows := x[x[:, 0] > 0]) else x * 0)
