@@ -26,7 +26,7 @@ from jaxlstm_converters.source.signature import signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
-from jaxlstm_converters.source.spelling.template import filled
+from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
 
 
@@ -191,7 +191,8 @@ class _Writer:
         array = self._tensors[name]
         template = "jnp.zeros(shape)" if array.dtype == np.float32 else "jnp.zeros(shape, dtype)"
         template = f"{'nnx.Param' if name in self._parameters else 'Buffer'}({template})"
-        return filled(template, {"shape": array.shape, "dtype": array.dtype}, _no_value)
+        shape = trees.hinted(tree_of(array.shape, _no_value), f"{name.rpartition('.')[2]}_shape")
+        return filled(template, {"shape": shape, "dtype": array.dtype}, _no_value)
 
     # Calls
 

@@ -3,11 +3,13 @@
 import ast
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
+from jaxlstm_converters.source.spelling.template import parameters_of
 
 
 @dataclass
@@ -63,7 +65,7 @@ class WrittenClass:
     def construct(self, path: str) -> ast.expr:
         """Return the expression that makes the module at a path."""
         given = dict(zip(self.parameters, self.arguments[path], strict=True))
-        values = {name: _hinted(copy.deepcopy(value), name) for name, value in given.items()}
+        values = {name: trees.hinted(copy.deepcopy(value), name) for name, value in given.items()}
         required = [] if len(self.required) > _MOST_POSITIONAL else self.required
         kwargs = {name: values[name] for name in (*self.required, *self.defaults) if name not in required}
         return trees.call(trees.name(self.name), *(values[name] for name in required), **kwargs, rngs=_RNGS)
@@ -92,7 +94,12 @@ def drop_defaults(classes: Sequence[WrittenClass]) -> None:
 
 
 _MOST_POSITIONAL = 3
-_SIZE = re.compile("(features|size|embeddings)[0-9]*$")
+_SIZE = re.compile("(features|size|embeddings|shape)[0-9]*$")
+_OPERANDS = {
+    **dict.fromkeys((ast.Add, ast.Sub), "offset"),
+    **dict.fromkeys((ast.Div, ast.FloorDiv), "divisor"),
+    ast.Mult: "factor",
+}
 _RNGS = trees.name("rngs")
 
 
@@ -107,8 +114,12 @@ def unite(drafts: Sequence[Draft], taken: set[str]) -> list[WrittenClass]:
 def _form(draft: Draft) -> str:
     """Return the text of a class in which literals are left out."""
     methods = [(name, [p.arg for p in method.parameters]) for name, method in draft.methods.items()]
-    masked = [trees.shown(_Masked().visit(copy.deepcopy(tree))) for tree in draft.trees()]
+    masked = [trees.shown(trees.replaced(copy.deepcopy(tree), _masked)) for tree in draft.trees()]
     return repr((draft.base, len(draft.init), methods, masked))
+
+
+def _masked(node: ast.AST) -> ast.expr | None:
+    return trees.name("_literal") if is_literal(node) else None
 
 
 def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
@@ -155,14 +166,23 @@ def _substitute(draft: Draft, replaced: dict[int, ast.expr]) -> None:
 
 def _literals(draft: Draft) -> Iterator[tuple[ast.expr, bool]]:
     """Yield each literal with True if it is in ``__init__``."""
-    found: list[ast.expr] = []
     for place, tree in enumerate(draft.trees()):
-        found.clear()
-        _Masked(found.append).visit(tree)
-        yield from ((literal, place < len(draft.init)) for literal in found)
+        yield from ((literal, place < len(draft.init)) for literal in _literals_of(tree))
 
 
-def is_literal(tree: ast.AST) -> bool:
+def _literals_of(node: ast.AST) -> Iterator[ast.expr]:
+    """Yield the literals in a tree, which get a hint from their place unless they have one."""
+    if is_literal(node):
+        yield node
+        return
+    for part, hint in _hints(node):
+        if isinstance(part, ast.expr) and hint and not hasattr(part, "hint"):
+            trees.hinted(part, hint)
+    for child in ast.iter_child_nodes(node):
+        yield from _literals_of(child)
+
+
+def is_literal(tree: ast.AST) -> TypeGuard[ast.expr]:
     """Return True for a number, string, bool, None, or a tuple of them."""
     if isinstance(tree, ast.Constant):
         return True
@@ -171,23 +191,18 @@ def is_literal(tree: ast.AST) -> bool:
     return isinstance(tree, ast.Tuple) and bool(tree.elts) and all(map(is_literal, tree.elts))
 
 
-class _Masked(ast.NodeTransformer):
-    """Replaces literals by a name, or, with ``record``, passes them on and changes nothing."""
-
-    def __init__(self, record: Callable[[ast.expr], None] | None = None) -> None:
-        self._record = record
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, ast.keyword) and node.arg and not hasattr(node.value, "hint"):
-            _hinted(node.value, node.arg)
-        if isinstance(node, ast.expr) and is_literal(node):
-            if self._record is None:
-                return trees.name("_literal")
-            self._record(node)
-            return node
-        return self.generic_visit(node)
-
-
-def _hinted(tree: ast.expr, hint: str) -> ast.expr:
-    tree.hint = hint  # type: ignore[attr-defined]
-    return tree
+def _hints(node: ast.AST) -> Iterator[tuple[ast.AST | None, str]]:
+    """Yield parts of a node, each with a name for a literal that stands there."""
+    match node:
+        case ast.keyword(arg=arg, value=value):
+            yield value, arg or ""
+        case ast.Call(func=function, args=args):
+            yield from zip(args, parameters_of(trees.shown(function)), strict=False)
+        case ast.Tuple() | ast.List():
+            yield from ((item, getattr(node, "hint", "")) for item in node.elts)
+        case ast.Slice(lower=lower, upper=upper):
+            yield from ((lower, "start"), (upper, "stop"))
+        case ast.BinOp() | ast.AugAssign():
+            yield from ((operand, _OPERANDS.get(type(node.op), "")) for operand in ast.iter_child_nodes(node))
+        case _:
+            pass

@@ -140,10 +140,9 @@ class Layers:
 
 def _made(layer: LayerSpelling) -> ast.expr:
     values = {
-        name: tree_of(value, _marked_argument) for name, value in {**layer.args, **layer.kwargs}.items()
+        name: trees.hinted(tree_of(value, _marked_argument), name)
+        for name, value in {**layer.args, **layer.kwargs}.items()
     }
-    for name, value in values.items():
-        value.hint = name  # type: ignore[attr-defined]
     args = [values[name] for name in layer.args]
     kwargs = {name: values[name] for name in layer.kwargs}
     rngs = {"rngs": trees.name("rngs")} if layer.rngs else {}

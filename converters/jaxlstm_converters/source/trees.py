@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 Tree = TypeVar("Tree", bound=ast.AST)
+Expression = TypeVar("Expression", bound=ast.expr)
 
 
 def name(identifier: str) -> ast.Name:
@@ -41,6 +42,12 @@ def item(owner: ast.expr, key: object) -> ast.Subscript:
 def call(function: ast.expr, *args: ast.expr, **kwargs: ast.expr) -> ast.Call:
     """Return a call."""
     return ast.Call(function, list(args), [ast.keyword(key, value) for key, value in kwargs.items()])
+
+
+def hinted(tree: Expression, hint: str) -> Expression:
+    """Return a tree that knows a name: an argument of ``__init__`` has it if instances differ there."""
+    tree.hint = hint  # type: ignore[attr-defined]
+    return tree
 
 
 def parsed(text: str) -> ast.expr:

@@ -113,16 +113,28 @@ def _is_default(function: str, keyword: ast.keyword) -> bool:
     )
 
 
+def parameters_of(function: str) -> list[str]:
+    """Return the names of the parameters of a function such as ``"jnp.pad"``; none for a method of an array.
+
+    A name of one letter says nothing, and is "".
+    """
+    module, _, name = function.rpartition(".")
+    found = _signature(name) if module in ("jnp", "lax", "nnx") else {}
+    return [parameter if len(parameter) > 1 else "" for parameter in found]
+
+
 @lru_cache
 def _defaults(function: str) -> dict[str | None, Any]:
-    """Return the defaults of a function in a template, or of the function with the name of a method.
-
-    Flax takes its activations from ``jax.nn``.
-    """
-    found = next((vars(module)[function] for module in (jnp, nn, lax) if function in vars(module)), None)
-    parameters = inspect.signature(found).parameters if callable(found) else {}
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    """Return the defaults of a function in a template, or of the function with the name of a method."""
+    defaults = {name: p.default for name, p in _signature(function).items() if p.default is not p.empty}
     return {**defaults, **_OTHER_DEFAULTS.get(function, {})}
+
+
+@lru_cache
+def _signature(function: str) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function of JAX. Flax takes its activations from ``jax.nn``."""
+    found = next((vars(module)[function] for module in (jnp, nn, lax) if function in vars(module)), None)
+    return inspect.signature(found).parameters if callable(found) else {}
 
 
 def tree_of(argument: Any, expression: Expression) -> ast.expr:
