@@ -114,12 +114,12 @@ def unite(drafts: Sequence[Draft], taken: set[str]) -> list[WrittenClass]:
 def _form(draft: Draft) -> str:
     """Return the text of a class in which literals are left out."""
     methods = [(name, [p.arg for p in method.parameters]) for name, method in draft.methods.items()]
-    masked = [trees.shown(trees.replaced(copy.deepcopy(tree), _masked)) for tree in draft.trees()]
-    return repr((draft.base, len(draft.init), methods, masked))
 
+    def masked(node: ast.AST) -> ast.expr | None:
+        return trees.name("_literal") if is_literal(node) else None
 
-def _masked(node: ast.AST) -> ast.expr | None:
-    return trees.name("_literal") if is_literal(node) else None
+    texts = [trees.shown(trees.replaced(copy.deepcopy(tree), masked)) for tree in draft.trees()]
+    return repr((draft.base, len(draft.init), methods, texts))
 
 
 def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
@@ -176,7 +176,7 @@ def _literals_of(node: ast.AST) -> Iterator[ast.expr]:
         yield node
         return
     for part, hint in _hints(node):
-        if isinstance(part, ast.expr) and hint and not hasattr(part, "hint"):
+        if part is not None and hint and not hasattr(part, "hint"):
             trees.hinted(part, hint)
     for child in ast.iter_child_nodes(node):
         yield from _literals_of(child)
@@ -199,7 +199,9 @@ def _hints(node: ast.AST) -> Iterator[tuple[ast.AST | None, str]]:
         case ast.Call(func=function, args=args):
             yield from zip(args, parameters_of(trees.shown(function)), strict=False)
         case ast.Tuple() | ast.List():
-            yield from ((item, getattr(node, "hint", "")) for item in node.elts)
+            # An item of a shape is a size.
+            hint = getattr(node, "hint", "").replace("shape", "size")
+            yield from ((item, hint) for item in node.elts)
         case ast.Slice(lower=lower, upper=upper):
             yield from ((lower, "start"), (upper, "stop"))
         case ast.BinOp() | ast.AugAssign():

@@ -117,7 +117,8 @@ class StatementWriter:
         line = next((step.line for step in self._steps if name in self._uses(step.item)), "")
         before = itertools.takewhile(lambda step: step.line != line, self._steps)
         others = {found for step in before for found in names.leaves(names.targets(step.line))}
-        return [found for found in names.arguments(line) if found not in {*others, "F", "torch", "nn", "s"}]
+        others |= {"F", "functional", "torch", "nn", "s"}
+        return [found for found in names.arguments(line) if found not in others]
 
     def _body(self) -> list[Statement]:
         run: list[LineItem] = []

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 Tree = TypeVar("Tree", bound=ast.AST)
-Expression = TypeVar("Expression", bound=ast.expr)
 
 
 def name(identifier: str) -> ast.Name:
@@ -44,7 +43,7 @@ def call(function: ast.expr, *args: ast.expr, **kwargs: ast.expr) -> ast.Call:
     return ast.Call(function, list(args), [ast.keyword(key, value) for key, value in kwargs.items()])
 
 
-def hinted(tree: Expression, hint: str) -> Expression:
+def hinted(tree: Tree, hint: str) -> Tree:
     """Return a tree that knows a name: an argument of ``__init__`` has it if instances differ there."""
     tree.hint = hint  # type: ignore[attr-defined]
     return tree

@@ -373,3 +373,20 @@ def test_keyword_arguments() -> None:
     written = written_program(jaxlstm.from_module(module_of(forward), (x,), {"scale": scale}))
     actual = written.model(x.numpy(), scale=scale.numpy())
     assert actual == pytest.approx((x * scale).numpy())
+
+
+def test_an_argument_is_named_after_the_place_of_its_literal() -> None:
+    def block(size: int) -> nn.Module:
+        def forward(self: Any, x: Tensor) -> Tensor:
+            x = functional.conv1d(x, self.weight.tanh(), stride=size)
+            return functional.pad(x * (size + 3), (size + 4, 1))[..., size + 5 :] + (size + 6)
+
+        return module_of(forward, weight=nn.Parameter(torch.randn(4, 4, size)))
+
+    module = module_of(lambda self, x: self.second(self.first(x)), first=block(1), second=block(2))
+    written = write(module, torch.randn(2, 4, 9))
+    body = body_of(written.text, "Model")
+    assert "        self.weight = nnx.Param(jnp.zeros(weight_shape))" in body
+    for name in ("window_strides", "factor", "pad_width", "start", "offset"):
+        assert f"        self.{name} = {name}" in body
+    assert_equal(written, torch.randn(3, 4, 8))
