@@ -9,6 +9,7 @@ from typing import TypeGuard
 
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
+from jaxlstm_converters.source.modules import SELF
 from jaxlstm_converters.source.spelling.template import parameters_of
 
 
@@ -126,51 +127,48 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
     name = names.valid_name(group[0].class_name, taken, default="Model")
     taken.add(name)
     written = WrittenClass(name, group[0], arguments={draft.path: [] for draft in group})
-    places = zip(*([*_literals(draft)] for draft in group), strict=True)
+    found = ([literal for tree in draft.trees() for literal in _literals(tree)] for draft in group)
     variables: dict[tuple[str, ...], str] = {}
-    replaced: dict[int, ast.expr] = {}
+    replaced: dict[int, str] = {}
     used = {name for tree in group[0].trees() for name in trees.variables(tree)}
     used |= {n.attr for tree in group[0].trees() for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    stored: dict[str, None] = {}
-    for place in places:
-        values = tuple(trees.shown(literal) for literal, _ in place)
+    for literals in zip(*found, strict=True):
+        values = tuple(map(trees.shown, literals))
         if len(set(values)) == 1:
             continue
         if values not in variables:
-            hint = getattr(place[0][0], "hint", "") or "value"
+            hint = getattr(literals[0], "hint", "") or "value"
             variables[values] = names.valid_name(hint, used | {*variables.values()})
             written.parameters.append(variables[values])
-            for draft, (literal, _) in zip(group, place, strict=True):
+            for draft, literal in zip(group, literals, strict=True):
                 written.arguments[draft.path].append(literal)
-        variable = variables[values]
-        literal, in_init = place[0]
-        if in_init:
-            replaced[id(literal)] = trees.name(variable)
-        else:
-            stored[variable] = None
-            replaced[id(literal)] = ast.Attribute(trees.name("self"), variable, ast.Load())
+        replaced[id(literals[0])] = variables[values]
     written.find_defaults()
     _substitute(group[0], replaced)
-    for variable in reversed(stored):
-        target = trees.attribute(trees.name("self"), variable)
-        group[0].init.insert(0, trees.assign(target, trees.name(variable)))
     return written
 
 
-def _substitute(draft: Draft, replaced: dict[int, ast.expr]) -> None:
-    draft.init = [trees.replaced(tree, lambda node: replaced.get(id(node))) for tree in draft.init]
+def _substitute(draft: Draft, replaced: Mapping[int, str]) -> None:
+    """Replace literals by arguments of ``__init__``, and in methods by attributes that hold them."""
+    stored: dict[str, None] = {}
+
+    def argument(node: ast.AST) -> ast.expr | None:
+        return trees.name(replaced[id(node)]) if id(node) in replaced else None
+
+    def attribute(node: ast.AST) -> ast.expr | None:
+        if id(node) not in replaced:
+            return None
+        stored[replaced[id(node)]] = None
+        return trees.attribute(SELF, replaced[id(node)])
+
     for method in draft.methods.values():
         for statement in method.body:
-            statement.tree = trees.replaced(statement.tree, lambda node: replaced.get(id(node)))
+            statement.tree = trees.replaced(statement.tree, attribute)
+    made = [trees.replaced(tree, argument) for tree in draft.init]
+    draft.init = [*(trees.assign(trees.attribute(SELF, name), trees.name(name)) for name in stored), *made]
 
 
-def _literals(draft: Draft) -> Iterator[tuple[ast.expr, bool]]:
-    """Yield each literal with True if it is in ``__init__``."""
-    for place, tree in enumerate(draft.trees()):
-        yield from ((literal, place < len(draft.init)) for literal in _literals_of(tree))
-
-
-def _literals_of(node: ast.AST) -> Iterator[ast.expr]:
+def _literals(node: ast.AST) -> Iterator[ast.expr]:
     """Yield the literals in a tree, which get a hint from their place unless they have one."""
     if is_literal(node):
         yield node
@@ -179,7 +177,7 @@ def _literals_of(node: ast.AST) -> Iterator[ast.expr]:
         if part is not None and hint and not hasattr(part, "hint"):
             trees.hinted(part, hint)
     for child in ast.iter_child_nodes(node):
-        yield from _literals_of(child)
+        yield from _literals(child)
 
 
 def is_literal(tree: ast.AST) -> TypeGuard[ast.expr]:

@@ -222,6 +222,19 @@ def zipped(self: Any, x: Tensor) -> tuple[Tensor]:
     return (x,)
 
 
+def literals() -> nn.Module:
+    """Two modules that differ in their literals, for which a class has arguments."""
+
+    def block(size: int) -> nn.Module:
+        def forward(self: Any, x: Tensor) -> Tensor:
+            x = functional.conv1d(x, self.weight.tanh(), stride=size)
+            return functional.pad(x * (size + 3), (size + 4, 1))[..., size + 5 :] + (size + 6)
+
+        return module_of(forward, weight=nn.Parameter(torch.randn(4, 4, size)))
+
+    return module_of(lambda self, x: self.second(self.first(x)), first=block(1), second=block(2))
+
+
 def several(kind: Any, *args: int) -> nn.ModuleList:
     return nn.ModuleList(kind(*args) for _ in range(3))
 
@@ -264,11 +277,17 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
         lambda: module_of(computed, weight=nn.Parameter(torch.randn(4, 4, 3))),
         lambda n: (torch.randn(n, 4, 8),),
     ),
+    "literals": (literals, lambda n: (torch.randn(n, 4, 9),)),
     "odd order": (lambda: module_of(odd_order), lambda n: (torch.randn(n, 3), torch.randn(n, 3))),
 }
 
 
-LOOPS = {
+NAMES = ("window_strides", "factor", "pad_width", "start", "offset")
+LINES = {
+    "literals": (
+        "self.weight = nnx.Param(jnp.zeros(weight_shape))",
+        *(f"self.{name} = {name}" for name in NAMES),
+    ),
     "chain": ("x = features", "for layer in self.first:", "for layer in self.second:"),
     "zipped": ("for conv, norm in zip(self.convs, self.norms):",),
 }
@@ -283,7 +302,7 @@ def test_written_source_equals_the_program(name: str) -> None:
         assert_equal(written, *inputs(size), jit=True)
     assert "nnx.Dict({})" not in written.text  # of a module that only computes
     assert "jaxlstm.programs" not in written.text
-    for line in LOOPS.get(name, ()):
+    for line in LINES.get(name, ()):
         assert written.text.count(f"        {line}\n") == 1
 
 
@@ -373,20 +392,3 @@ def test_keyword_arguments() -> None:
     written = written_program(jaxlstm.from_module(module_of(forward), (x,), {"scale": scale}))
     actual = written.model(x.numpy(), scale=scale.numpy())
     assert actual == pytest.approx((x * scale).numpy())
-
-
-def test_an_argument_is_named_after_the_place_of_its_literal() -> None:
-    def block(size: int) -> nn.Module:
-        def forward(self: Any, x: Tensor) -> Tensor:
-            x = functional.conv1d(x, self.weight.tanh(), stride=size)
-            return functional.pad(x * (size + 3), (size + 4, 1))[..., size + 5 :] + (size + 6)
-
-        return module_of(forward, weight=nn.Parameter(torch.randn(4, 4, size)))
-
-    module = module_of(lambda self, x: self.second(self.first(x)), first=block(1), second=block(2))
-    written = write(module, torch.randn(2, 4, 9))
-    body = body_of(written.text, "Model")
-    assert "        self.weight = nnx.Param(jnp.zeros(weight_shape))" in body
-    for name in ("window_strides", "factor", "pad_width", "start", "offset"):
-        assert f"        self.{name} = {name}" in body
-    assert_equal(written, torch.randn(3, 4, 8))
