@@ -150,21 +150,16 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
 
 def _substitute(draft: Draft, replaced: Mapping[int, str]) -> None:
     """Replace literals by arguments of ``__init__``, and in methods by attributes that hold them."""
-    stored: dict[str, None] = {}
-
-    def argument(node: ast.AST) -> ast.expr | None:
-        return trees.name(replaced[id(node)]) if id(node) in replaced else None
-
-    def attribute(node: ast.AST) -> ast.expr | None:
-        if id(node) not in replaced:
-            return None
-        stored[replaced[id(node)]] = None
-        return trees.attribute(SELF, replaced[id(node)])
-
+    in_init = {id(literal) for tree in draft.init for literal in _literals(tree)}
+    stored = dict.fromkeys(name for literal, name in replaced.items() if literal not in in_init)
+    parts = {
+        literal: trees.name(name) if literal in in_init else trees.attribute(SELF, name)
+        for literal, name in replaced.items()
+    }
     for method in draft.methods.values():
         for statement in method.body:
-            statement.tree = trees.replaced(statement.tree, attribute)
-    made = [trees.replaced(tree, argument) for tree in draft.init]
+            statement.tree = trees.replaced(statement.tree, lambda node: parts.get(id(node)))
+    made = [trees.replaced(tree, lambda node: parts.get(id(node))) for tree in draft.init]
     draft.init = [*(trees.assign(trees.attribute(SELF, name), trees.name(name)) for name in stored), *made]
 
 
@@ -204,5 +199,3 @@ def _hints(node: ast.AST) -> Iterator[tuple[ast.AST | None, str]]:
             yield from ((lower, "start"), (upper, "stop"))
         case ast.BinOp() | ast.AugAssign():
             yield from ((operand, _OPERANDS.get(type(node.op), "")) for operand in ast.iter_child_nodes(node))
-        case _:
-            pass

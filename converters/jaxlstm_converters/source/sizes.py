@@ -51,10 +51,8 @@ class Sizes:
             return []
         texts = type_.expressions or ("",) * len(type_.shape)
         # torch's text of an expression of free axes names its value: equal texts are equal sizes.
-        shown = [
-            "" if isinstance(size, int) else size or text
-            for size, text in zip(type_.shape, texts, strict=True)
-        ]
+        sizes = zip(type_.shape, texts, strict=True)
+        shown = ("" if isinstance(size, int) else size or text for size, text in sizes)
         return [size_name(size) if size else "" for size in shown]
 
     def leaves(self, name: str) -> set[str]:

@@ -116,13 +116,9 @@ def _is_whole(item: ast.expr) -> bool:
     return isinstance(item, ast.Slice) and not (item.lower or item.upper or item.step)
 
 
-def _is_ellipsis(item: ast.expr) -> bool:
-    return isinstance(item, ast.Constant) and item.value is ...
-
-
 def _merged(first: list[ast.expr], second: list[ast.expr]) -> list[ast.expr] | None:
     """Return one index for two, of slices, integers and None; None where there is none."""
-    if len(first) == 1 and _is_ellipsis(first[0]):
+    if [*map(ast.unparse, first)] == ["..."]:
         return second
     # A lone integer may be the place of a module or of an array in a list.
     is_item = len(first) == 1 and _integers(first) is not None
