@@ -108,6 +108,10 @@ class Tree:
     keys: tuple[str | int, ...] = ()
     name: str = ""
 
+    def leaf_count(self) -> int:
+        """Return the number of leaves."""
+        return 1 if self.kind == "leaf" else sum(child.leaf_count() for child in self.children)
+
 
 @dataclass(frozen=True)
 class Input:

@@ -65,11 +65,6 @@ def unflatten(tree: Tree, leaves: Iterator[Any]) -> Any:
     return _SEQUENCES[tree.kind](members)
 
 
-def leaf_count(tree: Tree) -> int:
-    """Return the number of leaves."""
-    return 1 if tree.kind == "leaf" else sum(map(leaf_count, tree.children))
-
-
 def leaf_names(tree: Tree) -> list[str]:
     """Return a name for each leaf: its keys and indices, such as "logits.0"; "result" for a single leaf."""
     return [path or "result" for path in _paths(tree, "")]

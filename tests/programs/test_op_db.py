@@ -30,8 +30,8 @@ NAMES = """
     div.trunc_rounding dot double dsplit dstack einsum eq erf erfc exp exp2 expand expand_as expm1 eye
     fft.fft fft.ifft fft.irfft fft.rfft fill flatten flip fliplr flipud float floor floor_divide fmax fmin
     fmod frac full full_like gather ge grid_sampler_2d grid_sampler_3d gt half heaviside hsplit hstack
-    hypot index_add index_copy index_fill index_put index_select inner int isfinite isinf isnan kron le
-    lerp linalg.cross linalg.matrix_norm linalg.norm linalg.norm.subgradients_at_zero linalg.vecdot
+    hypot index_add index_copy index_fill index_put index_select inner int isclose isfinite isinf isnan
+    kron le lerp linalg.cross linalg.matrix_norm linalg.norm linalg.norm.subgradients_at_zero linalg.vecdot
     linalg.vector_norm linspace log log10 log1p log2 log_softmax log_softmax.with_dtype logaddexp
     logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logsumexp long lt mH mT
     masked.amax masked.amin masked.argmax masked.argmin masked.cumsum masked.log_softmax masked.logsumexp

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,18 @@ def test_a_branch_on_values_is_that_of_the_example() -> None:
     assert np.isnan(jax.jit(program)(program.params, -x)).all()
     assert np.isnan(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(-x)).all()
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(x), 2 * x)
+
+
+@pytest.mark.parametrize("truth", [torch.equal, torch.allclose, lambda x, y: torch.is_nonzero((x - y).sum())])
+def test_functions_that_return_a_truth(truth: Callable[[Tensor, Tensor], bool]) -> None:
+    model = Model(lambda self, x, y: x * 2 if truth(x, y) else y)
+    x, y = torch.ones(2, 3), torch.zeros(2, 3)
+    program = from_module(model, (x, x), "fixed parts of the model .* at test_export_steps")
+    for args in ((x, x), (x, y)):
+        arrays, expected = [arg.numpy() for arg in args], model(*args)
+        np.testing.assert_array_equal(program(program.params, *arrays), expected)
+        jitted = jax.jit(program)(program.params, *arrays)
+        np.testing.assert_array_equal(jitted, expected if args[1] is x else np.full((2, 3), np.nan))
 
 
 def test_an_argument_that_is_a_number() -> None:
@@ -307,18 +319,27 @@ class Output:
     parts: list[Any]
 
 
+class Pair(NamedTuple):
+    """Another result, which stays one."""
+
+    first: Tensor
+    second: list[None]
+
+
 def test_results_of_other_types_are_dicts_and_tuples() -> None:
     def forward(self: Model, x: Tensor) -> Any:
-        return Output(x.sum(0), [x.max(1), OrderedDict(x=x, none=None)])
+        return Output(x.sum(0), [x.max(1), OrderedDict(x=x, none=None), Pair(x, [None])])
 
     program = jaxlstm.from_module(Model(forward), (torch.ones(4, 3),))
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     result = program(program.params, x)
     np.testing.assert_array_equal(result["total"], x.sum(0))
-    (values, indices), others = result["parts"]
+    (values, indices), others, pair = result["parts"]
     np.testing.assert_array_equal(values, x.max(1))
     np.testing.assert_array_equal(indices, x.argmax(1))
     assert others.keys() == {"x", "none"}
+    np.testing.assert_array_equal(pair.first, x)
+    assert pair.second == [None]
 
 
 class Keywords(nn.Module):

@@ -14,6 +14,7 @@ from torch._export.passes import replace_set_grad_with_hop_pass as set_grad_pass
 from torch._subclasses.fake_tensor import is_fake
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree
 
 
 @contextlib.contextmanager
@@ -141,7 +142,10 @@ def keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iter
 
 @contextlib.contextmanager
 def plain_results(module: torch.nn.Module) -> Iterator[None]:
-    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples."""
+    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples.
+
+    Classes of namedtuples are registered with torch, which writes no others.
+    """
     handle = module.register_forward_hook(lambda module, args, results: _plain(results))
     try:
         yield
@@ -160,4 +164,10 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "n_sequence_fields")):
         return tuple(_plain(item) for item in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        kind = type(value)
+        if kind not in _pytree.SUPPORTED_SERIALIZED_TYPES:
+            name = f"{kind.__module__}.{kind.__qualname__}"
+            _pytree._register_namedtuple(kind, serialized_type_name=name)
+        return kind(*map(_plain, value))
     return value

@@ -31,6 +31,8 @@ class FixedValues(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READS and isinstance(args[0], torch.Tensor):
             return self._read(func, args[0], *args[1:], **kwargs or {})
+        if name in _TRUTHS:
+            return self._read(torch.Tensor.__bool__, _TRUTHS[name](*args, **kwargs or {}))
         if name in ("__getitem__", "__setitem__"):
             # torch reads an integer tensor without axes as a number.
             index = _pytree.tree_map_only(torch.Tensor, self._number, args[1])
@@ -185,4 +187,10 @@ def _memory(leaf: Any) -> int | None:
     return leaf.untyped_storage().data_ptr() if isinstance(leaf, torch.Tensor) else None
 
 
+_TRUTHS: dict[str, Callable[..., torch.Tensor]] = {
+    "allclose": lambda *args, **kwargs: torch.isclose(*args, **kwargs).all(),
+    "equal": lambda x, y: (x == y).all() if x.shape == y.shape else x.new_zeros(()),
+    "is_nonzero": lambda x: x != 0,
+}
+"""Functions that read the truth of a tensor."""
 _READS = ("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")

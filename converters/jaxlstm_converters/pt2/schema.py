@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlstm.programs.graph import Graph, Input, Tree
-from jaxlstm.programs.tree import leaf_count
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.pt2.argument_kinds import read_argument
 from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
@@ -145,8 +144,8 @@ def _trees(module: Mapping[str, Any], inputs: int, outputs: int) -> tuple[Tree, 
     for key, context, count in (("in_spec", "arguments", inputs), ("out_spec", "results", outputs)):
         tree = read_tree_spec(field(call, key, str, context), namedtuples, context)
         trees.append(tree)
-        if leaf_count(tree) != count:
-            problem = f"the structure has {leaf_count(tree)} leaves, but the graph {count} values"
+        if tree.leaf_count() != count:
+            problem = f"the structure has {tree.leaf_count()} leaves, but the graph {count} values"
             raise malformed(context, problem)
     if trees[0].kind != "tuple" or [child.kind for child in trees[0].children] != ["tuple", "dict"]:
         raise malformed("arguments", "the structure is not (args, kwargs)")

@@ -4,7 +4,6 @@ import ast
 from collections.abc import Iterator
 
 from jaxlstm.programs.graph import Graph, Input, Tree
-from jaxlstm.programs.tree import leaf_count
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
 
@@ -18,7 +17,7 @@ def signature(graph: Graph) -> tuple[Method, dict[str, ast.expr]]:
     positional, named = graph.in_tree.children
     keys = [*[None] * len(positional.children), *map(str, named.keys)]
     for key, child in zip(keys, (*positional.children, *named.children), strict=True):
-        leaves = [next(inputs) for _ in range(leaf_count(child))]
+        leaves = [next(inputs) for _ in range(child.leaf_count())]
         text = _common(leaves) if key is None else key
         is_free = names.is_name(text) and text not in taken
         name = text if is_free else names.valid_name(text, taken, default="x")

@@ -226,6 +226,14 @@ def where(condition: Array, self: Operand, other: Operand) -> Array:
     return jnp.where(condition.astype(bool), *promoted(self, other))
 
 
+@register_operator("aten.isclose.default")
+def isclose(
+    self: Array, other: Array, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Array:
+    """Return True where the difference is at most ``atol + rtol * |other|``."""
+    return jnp.isclose(self, other, rtol, atol, equal_nan)
+
+
 @register_operator("aten.heaviside.default")
 def heaviside(self: Array, values: Array) -> Array:
     """Return 0 for negative numbers and NaN, 1 for positive ones, and ``values`` at 0."""
