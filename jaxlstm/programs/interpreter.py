@@ -19,15 +19,7 @@ from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
 from jaxlstm.programs.scanned import Row, RunNode, join_rows, run_scan
 from jaxlstm.programs.size_rules import run_unknown, selected
-from jaxlstm.programs.unknown_sizes import (
-    Prefix,
-    UnprovenError,
-    is_among,
-    is_size_assertion,
-    size_assertion,
-    written,
-    written_back,
-)
+from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among, written, written_back
 
 Values = dict[str, Any]
 
@@ -91,7 +83,7 @@ def _body_runner(accepted: AcceptedGraph, start: int, sizes: Mapping[str, int], 
 
 def _require_no_size_assertions(values: Values) -> None:
     """Raise if the body of a loop or a subgraph asserts a size, which its caller would not see."""
-    if any(is_size_assertion(name) for name in values):
+    if any(name.startswith(SIZE_OF) for name in values):
         raise ProgramError(
             "node-failed",
             "the export fixed a size inside of a loop or a branch that jax.jit does not know. Call the "
@@ -132,7 +124,7 @@ def _run(
         if name in values:
             shape = tuple(sizes.get(size) if isinstance(size, str) else size for size in type_.shape)
             if isinstance(values[name], Prefix) and (size := shape[values[name].axis]) is not None:
-                values[size_assertion(name)] = values[name].count.number() == size
+                values[SIZE_OF + name] = values[name].count.number() == size
                 values[name] = values[name].at_size(size)
             _require_type(node, values[name], type_.dtype, shape, sizes)
     return result

@@ -31,7 +31,7 @@ from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.read_sizes import with_known_sizes
-from jaxlstm.programs.unknown_sizes import as_result, is_size_assertion
+from jaxlstm.programs.unknown_sizes import SIZE_OF, as_result
 
 
 class FileWriter(Protocol):
@@ -185,7 +185,7 @@ class Program:
         arguments = [node.kwargs["self"] for node in nodes]
         asserted = [values.get(argument.name) for argument in arguments if isinstance(argument, Value)]
         asserted += [values.get(item.name) for item in self.inputs if item.type is None]
-        asserted += [value for name, value in values.items() if is_size_assertion(name)]
+        asserted += [value for name, value in values.items() if name.startswith(SIZE_OF)]
         unknown = [jnp.all(value) for value in asserted if isinstance(value, Tracer)]
         return jnp.all(jnp.stack(unknown)) if unknown else None
 

@@ -25,6 +25,10 @@ Further keywords are ``opaque=True``, for a trace by which its result is proven,
 lengths of the sequences of a recurrent layer."""
 
 
+SIZE_OF = "size of "
+"""A run keeps under ``SIZE_OF + name`` whether a value has the size that the graph asserts."""
+
+
 class UnprovenError(Exception):
     """The result of an operator may depend on elements after the end of an axis."""
 
@@ -76,16 +80,6 @@ class Prefix:
 
 jax.tree_util.register_dataclass(Count, ["value"], ["size", "times"])
 jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axis"])
-
-
-def size_assertion(name: str) -> str:
-    """Return the name under which a run keeps whether a value has the size that the graph asserts."""
-    return f"size of {name}"
-
-
-def is_size_assertion(name: str) -> bool:
-    """Return True for a name of :func:`size_assertion`; values of graphs have identifiers as names."""
-    return name.startswith("size of ")
 
 
 def is_unknown(value: Any) -> bool:
