@@ -86,8 +86,7 @@ def _require_no_size_assertions(values: Values) -> None:
     if any(name.startswith(SIZE_OF) for name in values):
         raise ProgramError(
             "node-failed",
-            "the export fixed a size inside of a loop or a branch that jax.jit does not know. Call the "
-            "program outside of jit",
+            "jit does not know a size that a loop or branch fixed. Call the program outside of jit",
         )
 
 

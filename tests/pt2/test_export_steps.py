@@ -2,11 +2,11 @@
 
 import pickle
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -319,11 +319,7 @@ class Output:
     parts: list[Any]
 
 
-class Pair(NamedTuple):
-    """Another result, which stays one."""
-
-    first: Tensor
-    second: list[None]
+Pair = namedtuple("Pair", "first second")
 
 
 def test_results_of_other_types_are_dicts_and_tuples() -> None:

@@ -142,10 +142,7 @@ def keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iter
 
 @contextlib.contextmanager
 def plain_results(module: torch.nn.Module) -> Iterator[None]:
-    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples.
-
-    Classes of namedtuples are registered with torch, which writes no others.
-    """
+    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples."""
     handle = module.register_forward_hook(lambda module, args, results: _plain(results))
     try:
         yield
@@ -165,7 +162,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "n_sequence_fields")):
         return tuple(_plain(item) for item in value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        kind = type(value)
+        kind = type(value)  # torch writes only types that are registered
         if kind not in _pytree.SUPPORTED_SERIALIZED_TYPES:
             name = f"{kind.__module__}.{kind.__qualname__}"
             _pytree._register_namedtuple(kind, serialized_type_name=name)

@@ -192,5 +192,4 @@ _TRUTHS: dict[str, Callable[..., torch.Tensor]] = {
     "equal": lambda x, y: (x == y).all() if x.shape == y.shape else x.new_zeros(()),
     "is_nonzero": lambda x: x != 0,
 }
-"""Functions that read the truth of a tensor."""
 _READS = ("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")
