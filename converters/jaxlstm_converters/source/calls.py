@@ -202,12 +202,10 @@ def _share_outputs(calls: Sequence[Invocation]) -> None:
         key = (call.class_name, *(node.op for node in nodes_of(call)))
         groups.setdefault(key, []).append(call)
     for group in groups.values():
-        results = [_results(call) for call in group]
-        places = {
-            names.index(name) for call, names in zip(group, results, strict=True) for name in call.outputs
-        }
-        if len({len(names) for names in results}) == 1:
-            for call, names in zip(group, results, strict=True):
+        results = [(call, _results(call)) for call in group]
+        places = {names.index(name) for call, names in results for name in call.outputs}
+        if len({len(names) for _, names in results}) == 1:
+            for call, names in results:
                 call.outputs = tuple(names[place] for place in sorted(places))
 
 

@@ -101,6 +101,7 @@ class _Unsorted:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._producers = {name: node for node in graph.nodes for name in results_of(node)}
+        self._zeros = {name for name, node in self._producers.items() if node.op in ZEROS}
         self._inverses: dict[str, str] = {}  # order that undoes another one -> this one
         self._twins: dict[str, _Twin] = {}
         self._names: dict[str, str] = {}
@@ -130,11 +131,8 @@ class _Unsorted:
         source = _values(node, "index" if kind == "scatter" else "self")[0]
         orders = {twin.order for twin in self._twins.values()}
         assert isinstance(order, str)
-        if (
-            source in orders
-            and (kind != "scatter" or self._counts(node))
-            and not node.kwargs.get("descending")
-        ):
+        is_known = source in orders and not node.kwargs.get("descending")
+        if is_known and (kind != "scatter" or self._counts(node)):
             self._inverses[order] = source
         elif kind == "sort" and node.kwargs.get("descending") and isinstance(values[0], str):
             self._twins[values[0]] = _Twin(source, 0, order)
@@ -163,7 +161,7 @@ class _Unsorted:
         """Return the node on the twins of its arguments, if all of them have one with the same order."""
         hx = node.kwargs.get("hx", ())
         assert isinstance(hx, tuple)
-        states = [value.name for value in hx if isinstance(value, Value) and not self._is_zero(value.name)]
+        states = [value.name for value in hx if isinstance(value, Value) and value.name not in self._zeros]
         given = [*_values(node, "input", "data", "self", "lengths"), *states]
         twins = {name: self._twins[name] for name in given if name in self._twins}
         if len(twins) < len(set(given)) or len({twin.order for twin in twins.values()}) != 1:
@@ -182,9 +180,6 @@ class _Unsorted:
                 types={names[name]: type_ for name, type_ in node.types.items()},
             )
         ]
-
-    def _is_zero(self, name: str) -> bool:
-        return name in self._producers and self._producers[name].op in ZEROS
 
 
 def _without_masks(graph: Graph, types: Mapping[str, TensorType]) -> Graph:

@@ -114,10 +114,7 @@ def _is_default(function: str, keyword: ast.keyword) -> bool:
 
 
 def parameters_of(function: str) -> list[str]:
-    """Return the names of the parameters of a function such as ``"jnp.pad"``; none for a method of an array.
-
-    A name of one letter says nothing, and is "".
-    """
+    """Return the parameters of a function such as ``"jnp.pad"``, "" for one letter; none for a method."""
     module, _, name = function.rpartition(".")
     found = _signature(name) if module in ("jnp", "lax", "nnx") else {}
     return [parameter if len(parameter) > 1 else "" for parameter in found]
