@@ -1,8 +1,11 @@
 """verify: params, seed, precision, references, tolerances, and the environment of the report."""
 
+import platform
+from importlib import metadata
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -143,12 +146,21 @@ def test_environment(monkeypatch, flags, precision):
         monkeypatch.setenv(name, value)
     with jax.default_matmul_precision("tensorfloat32"):
         found = environment(precision, with_torch=False)
-    assert (found["jaxlstm"], found["jax"]) == (jaxlstm.__version__, jax.__version__)
-    assert found["device"] == f"{device.platform}: {device.device_kind}"
-    assert found["jax_default_matmul_precision"] == "tensorfloat32"
-    assert found["jax matmul precision"] == (precision or "tensorfloat32")
-    for name in ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE"):
-        assert found[name] == flags.get(name, "")
+    assert found == {
+        "jaxlstm": jaxlstm.__version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": metadata.version("jaxlib"),
+        "numpy": np.__version__,
+        "ml_dtypes": ml_dtypes.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": f"{device.platform}: {device.device_kind}",
+        "jax_default_matmul_precision": "tensorfloat32",
+        "jax matmul precision": precision or "tensorfloat32",
+        "XLA_FLAGS": "",
+        "NVIDIA_TF32_OVERRIDE": "",
+        **flags,
+    }
     if torch_lstm.is_available():
         with_torch = environment(None, with_torch=True)
         assert with_torch == environment(None, with_torch=False) | torch_lstm.environment()

@@ -178,5 +178,6 @@ def test_cells() -> None:
         x = torch.randn(rows, 20, 5)
         assert_equal(runner(x.numpy()), module, x, atol=2e-6)
     assert len(runner._compiled._weights) == len(runner.program.params) + 2  # not 2 for each step
+    assert len(runner._compiled._executables) == 3
     for executable in runner._compiled._executables.values():
         assert executable.call.as_text().count("jaxlstm_layer") >= 2

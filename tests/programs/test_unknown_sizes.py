@@ -1,4 +1,4 @@
-"""Sizes that jit does not know, such as that of x[mask]: torch's values and gradients, or a refusal."""
+"""Sizes that jit does not know, such as the length of x[mask]: torch's values and gradients, or a refusal."""
 
 from collections.abc import Callable
 from typing import Any

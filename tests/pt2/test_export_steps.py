@@ -226,7 +226,7 @@ def test_a_number_of_selected_elements_that_is_fixed(count: Any) -> None:
 
 
 def test_a_condition_on_the_number_of_selected_elements() -> None:
-    """It is that of a selection that is not empty, and no size is fixed."""
+    """The program asserts that the selection is not empty, and fixes no size."""
     model = Model(lambda self, x: self.first(rows) if len(rows := x[x[:, 0] > 0]) else x * 0)
     program = from_module(model, (torch.ones(4, 3),), "each mask selects an element")
     x = torch.tensor([[1.0, 2, 3], [-1, 2, 3], [4, 5, 6]])
@@ -319,23 +319,22 @@ class Output:
     parts: list[Any]
 
 
-Pair = namedtuple("Pair", "first second")
-
-
 def test_results_of_other_types_are_dicts_and_tuples() -> None:
+    pair = namedtuple("Pair", "first second")
+
     def forward(self: Model, x: Tensor) -> Any:
-        return Output(x.sum(0), [x.max(1), OrderedDict(x=x, none=None), Pair(x, [None])])
+        return Output(x.sum(0), [x.max(1), OrderedDict(x=x, none=None), pair(x, [None])])
 
     program = jaxlstm.from_module(Model(forward), (torch.ones(4, 3),))
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     result = program(program.params, x)
     np.testing.assert_array_equal(result["total"], x.sum(0))
-    (values, indices), others, pair = result["parts"]
+    (values, indices), others, both = result["parts"]
     np.testing.assert_array_equal(values, x.max(1))
     np.testing.assert_array_equal(indices, x.argmax(1))
     assert others.keys() == {"x", "none"}
-    np.testing.assert_array_equal(pair.first, x)
-    assert pair.second == [None]
+    np.testing.assert_array_equal(both.first, x)
+    assert both.second == [None]
 
 
 class Keywords(nn.Module):

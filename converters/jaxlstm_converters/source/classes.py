@@ -185,7 +185,7 @@ def is_literal(tree: ast.AST) -> TypeGuard[ast.expr]:
 
 
 def _hints(node: ast.AST) -> Iterator[tuple[ast.AST | None, str]]:
-    """Yield parts of a node, each with a name for a literal that stands there."""
+    """Yield parts of a node, each with the name that a literal in its place gets."""
     match node:
         case ast.keyword(arg=arg, value=value):
             yield value, arg or ""

@@ -113,7 +113,7 @@ class StatementWriter:
         return trees.marks(called.expression) if called else item.inputs
 
     def _argument_names(self, name: str) -> list[str]:
-        """Return the names in the line that uses an input first, without those that earlier lines assign."""
+        """Return the names in the first line that uses an input, except names that earlier lines assign."""
         line = next((step.line for step in self._steps if name in self._uses(step.item)), "")
         before = itertools.takewhile(lambda step: step.line != line, self._steps)
         others = {found for step in before for found in names.leaves(names.targets(step.line))}

@@ -298,7 +298,7 @@ def test_written_source_equals_the_program(name: str) -> None:
     torch.manual_seed(1)
     module, inputs = CASES[name]
     written = write(module(), *inputs(2))
-    for size in (3, 1):
+    for size in (2, 3, 1):
         assert_equal(written, *inputs(size), jit=True)
     assert "nnx.Dict({})" not in written.text  # of a module that only computes
     assert "jaxlstm.programs" not in written.text
