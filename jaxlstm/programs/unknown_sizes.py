@@ -26,7 +26,7 @@ lengths of the sequences of a recurrent layer."""
 
 
 SIZE_OF = "size of "
-"""A run keeps under ``SIZE_OF + name`` whether a value has the size that the graph asserts."""
+"""Prefix of the keys under which a run records whether a value has the size that the graph asserts."""
 
 
 class UnprovenError(Exception):

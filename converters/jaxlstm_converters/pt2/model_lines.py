@@ -66,7 +66,7 @@ def _shown(frame: FrameType) -> str:
 
 
 def asserted_truth() -> tuple[bool, str] | None:
-    """Return the truth of a tensor that an ``assert``, or ``if`` with ``raise``, is reading, and its line."""
+    """Return the truth that an ``assert``, or an ``if`` before a ``raise``, needs here, and its line."""
     frame = calling_frame()
     if frame is None:
         return None
