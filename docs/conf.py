@@ -85,14 +85,6 @@ def operator_list() -> str:
     return "\n".join(["```{eval-rst}", *texts, "```"])
 
 
-def link_operators(app: Any, doctree: Any) -> None:
-    """Make viewcode link each operator to its function."""
-    for signature in doctree.findall(lambda node: node.tagname == "desc_signature"):
-        function = implementation(signature.get("fullname", ""))
-        if function is not None:
-            signature["module"], signature["fullname"] = function.__module__, function.__name__
-
-
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Return the parser of each command."""
     commands = argparse.ArgumentParser(prog="jaxlstm").add_subparsers()
@@ -148,4 +140,3 @@ def setup(app: Any) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("source-read", insert_tables)
-    app.connect("doctree-read", link_operators, priority=400)  # before viewcode

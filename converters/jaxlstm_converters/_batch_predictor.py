@@ -18,8 +18,6 @@ from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2._load_program import is_program, load_program
 
-WINDOW = 8
-"""Batches whose rows are sorted by length together."""
 _LOADING = threading.Lock()
 """Held while a model is loaded: threads may share a predictor, and loading changes the environment."""
 
@@ -178,14 +176,13 @@ class BatchPredictor:
                 if self._error_column is None:
                     raise
                 errors.append(f"column {error.column!r} {error.reason}")
-        computed: list[Any] = []
-        window = WINDOW * self.model.batch_size
-        for start in range(0, len(rows), window):
-            progress(start, len(rows), "sequences")
-            computed += self.model.run(rows[start : start + window])
-        progress(len(rows), len(rows), "sequences")
-        in_order = iter(computed)
-        results = [(None,) * len(self.model.blanks) if error else next(in_order) for error in errors]
+        computed: dict[int, Any] = {}
+        progress(0, len(rows), "sequences")
+        for computed_batch in self.model.run(rows):
+            computed.update(computed_batch)
+            progress(len(computed), len(rows), "sequences")
+        good = iter(range(len(rows)))
+        results = [(None,) * len(self.model.blanks) if error else computed[next(good)] for error in errors]
         added = {name: [row[k] for row in results] for k, name in enumerate(self.model.blanks)}
         return added if self._error_column is None else {**added, self._error_column: errors}
 

@@ -166,10 +166,11 @@ def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
     present = [blank if array is None else array for array in arrays]
     dtype = np.dtype(np.float32) if blank.dtype.name == "bfloat16" else blank.dtype
     ends = np.cumsum([0] + [array.size for array in present])
-    # Arrow keeps freed memory for the next batch.
-    flat = np.frombuffer(pyarrow.allocate_buffer(int(ends[-1]) * dtype.itemsize), dtype)
-    for array, start in zip(present, ends, strict=False):
-        flat[start : start + array.size].reshape(array.shape)[...] = array
+    flat = _joined(present)
+    if flat is None or flat.dtype != dtype:
+        flat = arrow_memory((ends[-1],), dtype)
+        for array, start in zip(present, ends, strict=False):
+            flat[start : start + array.size].reshape(array.shape)[...] = array
     column = pyarrow.array(flat)
     for axis in reversed(range(blank.ndim)):
         lists = [math.prod(array.shape[:axis]) for array in present]
@@ -181,3 +182,24 @@ def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
         offsets = pyarrow.array(offsets, pyarrow.int64() if is_large else pyarrow.int32())
         column = kind.from_arrays(offsets, column, mask=mask)
     return column
+
+
+def arrow_memory(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return a new array, in memory of Arrow if installed, which keeps freed memory for the next batch."""
+    try:
+        import pyarrow
+    except ImportError:
+        return np.empty(shape, dtype)
+    size = math.prod(map(int, shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(pyarrow.allocate_buffer(size), dtype).reshape(shape)
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return the flat array whose elements are those of the arrays, in order, or None if there is none."""
+    filled = [array for array in arrays if array.size]
+    whole = filled[0].base if filled else None
+    if not isinstance(whole, np.ndarray) or whole.ndim != 1:
+        return None
+    ends = np.cumsum([whole.ctypes.data, *(array.nbytes for array in filled)])
+    places = [a.ctypes.data if a.base is whole and a.flags.c_contiguous else 0 for a in filled]
+    return whole if [*places, whole.ctypes.data + whole.nbytes] == ends.tolist() else None

@@ -34,7 +34,7 @@ class ProgramRunner:
 
     Attributes:
       program: the program.
-      padded: name of a free axis -> True if calls are padded along it to powers of two.
+      padded: name of a free axis -> True if calls are padded along it.
     """
 
     def __init__(
@@ -102,8 +102,10 @@ class ProgramRunner:
           ValueError: an input or a result of the program has no batch axis.
         """
         rows = [self.row(given if isinstance(given, tuple) else (given,)) for given in inputs]
-        results = self.rows(rows, positive_int("batch_size", batch_size))
-        return [tree.unflatten(self.program.graph.out_tree, iter(leaves)) for leaves in results]
+        found: dict[int, list[Any]] = {}
+        for batch in self.rows(rows, positive_int("batch_size", batch_size)):
+            found.update(batch)
+        return [tree.unflatten(self.program.graph.out_tree, iter(found[row])) for row in range(len(rows))]
 
     def stream(self, states: Mapping[str, str], initial: Mapping[str, Any] | None = None) -> ProgramStream:
         """Return a :class:`ProgramStream`, which feeds results back as inputs.
@@ -127,19 +129,17 @@ class ProgramRunner:
         whole = [np.broadcast_to(array, (smallest, *np.shape(array))) for array in arrays]
         return tuple(array[0] for array in self._compiled.checked(whole))
 
-    def rows(self, rows: Sequence[Arrays], batch_size: int) -> Iterator[list[Any]]:
-        """Yield the leaves of the results of each row: a tensor without batch axis for each input."""
+    def rows(self, rows: Sequence[Arrays], batch_size: int) -> Iterator[dict[int, list[Any]]]:
+        """Yield index -> leaves of the results for each batch of rows, inputs without the batch axis."""
         groups: dict[Shapes, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(self._row_shapes(row), []).append(index)
         most = self._rows_at_once(batch_size)
-        found: dict[int, list[Any]] = {}
         for shapes, indices in groups.items():
             for start in range(0, len(indices), most):
                 chosen = indices[start : start + most]
                 results = self._run_rows([rows[index] for index in chosen], shapes, most)
-                found.update(zip(chosen, results, strict=True))
-        return (found.pop(index) for index in range(len(rows)))
+                yield dict(zip(chosen, results, strict=True))
 
     @cached_property
     def batch(self) -> int | str:
@@ -198,12 +198,13 @@ class ProgramRunner:
         return {name: tensors[i].shape[k] for name, (i, k) in self._place.items()}
 
     def _bucket(self, name: str, size: int) -> int:
-        """Return the power of two to which an axis is padded, or the largest size of the program."""
+        """Return the size to which an axis is padded, a power of two or, except for a batch, 3/4 of one."""
         if name not in self._along or not size:
             return size
-        smallest = 1 if name == self._batch_axis and self._independent else SHORTEST
-        high = self.program.graph.size_range(name)[1]
-        bucket = max(smallest, 1 << (size - 1).bit_length())
+        bucket, high = 1 << (size - 1).bit_length(), self.program.graph.size_range(name)[1]
+        if name != self._batch_axis or not self._independent:
+            fewer = 3 * bucket // 4
+            bucket = max(SHORTEST, fewer if size <= fewer else bucket)
         return bucket if high is None else min(bucket, high)
 
     def _run(self, tensors: Sequence[np.ndarray], lengths: np.ndarray | None) -> list[Any]:

@@ -1,5 +1,6 @@
 """An LSTM and a program over the rows of a batch: rows of similar length go through them together."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxlstm.inference import runner as runner_
-from jaxlstm.inference.columns import RowInput
+from jaxlstm.inference.columns import RowInput, arrow_memory
 from jaxlstm.inference.host_arrays import time_major
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.programs.operators.dtypes import held_without_loss
@@ -44,11 +45,14 @@ class LSTMRows:
         names = ("outputs", "h_n", "c_n") if states else ("outputs",)
         self.blanks = {name: np.empty((0, 0), self.runner.dtype) for name in names}
 
-    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[Any, ...]]:
-        """Yield the results of each row, in order."""
+    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, tuple[Any, ...]]]:
+        """Yield index -> results for each batch. All outputs lie one after another in one array."""
         sequences = [sequence for (sequence,) in rows]
-        for outputs, states in self.runner.rows(sequences, self.batch_size):
-            yield (outputs, *states)[: len(self.blanks)]
+        ends = np.cumsum([0, *map(len, sequences)])
+        memory = arrow_memory((ends[-1], self.runner.config.output_size), self.runner.dtype)
+        outputs = [memory[start:end] for start, end in itertools.pairwise(ends)]
+        for batch in self.runner.rows(sequences, self.batch_size, outputs=outputs):
+            yield {row: (own, *states)[: len(self.blanks)] for row, (own, states) in batch.items()}
 
 
 class ProgramRows:
@@ -96,8 +100,8 @@ class ProgramRows:
             for name, type_ in self.runner.result_types.items()
         }
 
-    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[list[np.ndarray]]:
-        """Yield the results of each row, in order."""
+    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, list[np.ndarray]]]:
+        """Yield index -> results for each batch."""
         for row in rows:
             for declared, array in zip(self.inputs, row, strict=True):
                 held_without_loss(array, f"column {declared.column!r}")

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
-import jax
 import numpy as np
 
 from jaxlstm._shared.aligned import aligned_zeros
@@ -85,9 +84,10 @@ def compile(params: Any, config: Any = None, **options: Any) -> Any:
       device: the device to run on; JAX's default device if None.
       program: a program of ``jaxlstm.load_program`` or ``jaxlstm.from_module``. It has its own
         precision and backend. Its weights and buffers are bound, so later changes have no effect.
-      pad: pad calls with zeros to powers of two along the free axes of the program, so that few shapes are
-        compiled. None pads the axes along which no operation lets padding reach the results; recurrent layers
-        get the lengths. True trusts you that this holds for all axes, and False compiles every size.
+      pad: pad calls with zeros to sizes such as 16, 24, 32 and 48 along the free axes of the program, so that
+        few shapes are compiled. None pads the axes along which no operation lets padding reach the results;
+        recurrent layers get the lengths. True trusts you that this holds for all axes, and False compiles
+        every size.
       executables: the number of executables of a program to keep. The least recently used one makes room.
 
     Returns:
@@ -251,14 +251,40 @@ class Runner:
         with progress_bar(progress) as bar:
             # Each sequence is copied when it is read: an iterator may yield the same buffer again.
             while arrays := [_sequence(settings, *item) for item in itertools.islice(numbered, window)]:
-                for result in _one_window(self._engine, arrays, batch_size, order):
-                    yield result
+                results: dict[int, Result] = {}
+                for batch in self.rows(arrays, batch_size, order):
+                    results.update(batch)
+                for index in range(len(arrays)):
+                    yield results.pop(index)
                     done += 1
                     bar(done, total or done, "sequences")
 
-    def rows(self, sequences: Sequence[np.ndarray], batch_size: int) -> Iterator[Result]:
-        """Yield the results of sequences that the caller checked, as views, which keep a batch in memory."""
-        return _one_window(self._engine, sequences, batch_size, "length", copy=False)
+    def rows(
+        self,
+        sequences: Sequence[np.ndarray],
+        batch_size: int,
+        order: str = "length",
+        outputs: Sequence[np.ndarray] | None = None,
+    ) -> Iterator[dict[int, Result]]:
+        """Yield index -> result for each batch of sequences that the caller checked.
+
+        Args:
+          outputs: an array for the outputs of each sequence; new arrays if None.
+        """
+        engine, indices = self._engine, list(range(len(sequences)))
+        if outputs is None:
+            outputs = [np.empty((len(x), self.config.output_size), self.dtype) for x in sequences]
+        if order == "length":
+            # The longest sequences run first, so that a lack of memory shows early.
+            indices.sort(key=lambda index: -len(sequences[index]))
+        batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+        in_flight = min(IN_FLIGHT, engine.settings.threads)
+        with engine.concurrent_calls(in_flight), ThreadPoolExecutor(in_flight) as workers:
+            computed = workers.map(
+                lambda rows: _run_rows(engine, [(sequences[row], outputs[row]) for row in rows]), batches
+            )
+            for rows, results in zip(batches, computed, strict=True):
+                yield dict(zip(rows, results, strict=True))
 
     def stream(self, batch: int = 1, *, spin: float = SPIN) -> Stream:
         """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks.
@@ -283,39 +309,20 @@ class Runner:
         return self._engine.work.stats()
 
 
-def _one_window(
-    engine: Engine, arrays: Sequence[np.ndarray], batch_size: int, order: str, *, copy: bool = True
-) -> Iterator[Result]:
-    """Yield the results of a window, in order."""
-    indices = list(range(len(arrays)))
-    if order == "length":
-        # The longest sequences run first, so that a lack of memory shows early.
-        indices.sort(key=lambda index: -len(arrays[index]))
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    results: dict[int, Result] = {}
-    in_flight = min(IN_FLIGHT, engine.settings.threads)
-    with engine.concurrent_calls(in_flight), ThreadPoolExecutor(in_flight) as workers:
-        computed = workers.map(
-            lambda rows: _run_rows(engine, [arrays[index] for index in rows], copy), batches
-        )
-        for rows, batch in zip(batches, computed, strict=True):
-            results.update(zip(rows, batch, strict=True))
-    for index in range(len(arrays)):
-        yield results.pop(index)
-
-
-def _run_rows(engine: Engine, batch: list[np.ndarray], copy: bool) -> list[Result]:
-    """Return the results of one batch; a copy does not keep the whole batch in memory."""
-    lengths = np.array([len(array) for array in batch], np.int32)
+def _run_rows(engine: Engine, batch: list[tuple[np.ndarray, np.ndarray]]) -> list[Result]:
+    """Run one batch of inputs and the arrays for their outputs, which do not keep the batch in memory."""
+    lengths = np.array([len(array) for array, _ in batch], np.int32)
     x = aligned_zeros(
         (int(lengths.max()), len(batch), engine.settings.config.input_size), engine.settings.dtype
     )
-    for row, array in enumerate(batch):
+    for row, (array, _) in enumerate(batch):
         x[: len(array), row] = array
-    outputs, h_n, c_n = engine.run_batch(x, lengths)
-    states = [LSTMState(h_n[:, row], c_n[:, row]) for row in range(len(batch))]  # type: ignore[arg-type]
-    results = [(outputs[:length, row], states[row]) for row, length in enumerate(lengths)]
-    return jax.tree.map(np.copy, results) if copy else results
+    outputs, *states = engine.run_batch(x, lengths)
+    results = []
+    for row, (_, own) in enumerate(batch):
+        own[...] = outputs[: len(own), row]
+        results.append((own, LSTMState(*(leaf[:, row].copy() for leaf in states))))  # type: ignore[arg-type]
+    return results
 
 
 def _sequence(settings: RunnerSettings, number: int, value: Any) -> np.ndarray:

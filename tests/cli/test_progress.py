@@ -18,7 +18,6 @@ from jaxlstm import LSTMConfig, cli
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cli.run import files
 from jaxlstm.inference import artifact, compile
-from jaxlstm_converters import _batch_predictor
 from jaxlstm_converters.lstm._load import read_lstm
 from testing.command import CONFIG, Screen, jaxlstm_command, sequences, write_long_sequence
 from testing.inference import normal, weights
@@ -55,7 +54,6 @@ def test_convert(output: str, checkpoint: Path, tmp_path: Path) -> None:
 def test_run(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = checkpoint.rename(tmp_path / "m.lstm")
     np.savez(tmp_path / "x.npz", **sequences())  # type: ignore[arg-type]
-    monkeypatch.setattr(_batch_predictor, "WINDOW", 1)
     monkeypatch.setattr(files, "CHUNK_STEPS", 50)
     write_long_sequence(tmp_path / "x.npy")
     text = shown("run", checkpoint, "--input", tmp_path, "-o", f"{tmp_path}/out/", "--batch-size", 4)

@@ -15,7 +15,6 @@ import pytest
 from jaxlstm import LSTMConfig, lstm, read_checkpoint, save
 from jaxlstm._shared.files import written_whole
 from jaxlstm.cli.run import files
-from jaxlstm_converters import _batch_predictor
 from testing.command import (
     CONFIG,
     SUFFIXES,
@@ -50,10 +49,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("output", SUFFIXES)
 @pytest.mark.parametrize("source", SUFFIXES)
-def test_formats(
-    source: str, output: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_batch_predictor, "WINDOW", 1)
+def test_formats(source: str, output: str, checkpoint: Path, tmp_path: Path) -> None:
     inputs = BLOCK if ".npy" in (source, output) else sequences()
     write_sequences(tmp_path / f"x{source}", inputs)
     options = () if output == ".npy" else ("--states",)

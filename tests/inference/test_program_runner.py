@@ -122,11 +122,11 @@ def test_few_executables() -> None:
     runner, before = compile(program), compilations()
     for n in range(1, 40):
         runner(normal(1 + n % 4, n, 3))
-    # three batch sizes at most in each of three lengths
-    assert compilations() - before == runner.stats().compilations <= 9
+    # three batch sizes at most in each of four lengths
+    assert compilations() - before == runner.stats().compilations <= 12
     stats = runner.stats()
     assert stats.calls == 39
-    assert 0 < stats.padding_waste < 0.6
+    assert 0 < stats.padding_waste < 0.4
     exact, before = compile(program, pad=False, executables=2), compilations()
     for n in (3, 4, 3, 5, 3, 4):  # 5 makes room by dropping 4
         exact(normal(1, n, 3))

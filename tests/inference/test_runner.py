@@ -31,14 +31,6 @@ def runner_of(name: str) -> Runner:
     return compile(weights(CONFIGS[name]), CONFIGS[name], max_length=40, max_batch=4)
 
 
-def test_length_buckets() -> None:
-    for max_length in (1, 2, 15, 16, 17, 100, 2000, 4096):
-        lengths = buckets(SHORTEST, max_length)
-        assert len(lengths) <= np.ceil(np.log2(max_length)) + 1
-        assert all(b <= 2 * a for a, b in itertools.pairwise(lengths))
-        assert lengths[-1] == buckets(1, max_length)[-1] == max_length
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_results_equal_lstm(name: str) -> None:
     config, runner = CONFIGS[name], runner_of(name)
@@ -202,15 +194,6 @@ def test_threads_share_a_runner(backend: str) -> None:
     if backend == "scan":
         assert runner.stats().compilations == 2 * 2  # 16 and 32 steps, of one sequence and of two
     assert runner.stats().calls == 32 * 11
-
-
-def test_repr() -> None:
-    config = CONFIGS["one"]
-    runner = compile(weights(config), config, max_length=16, max_batch=2)
-    assert (
-        repr(runner) == f"Runner({config}, max_length=16, max_batch=2, dtype=float32, device={runner.device})"
-    )
-    assert repr(runner.stream(2)) == f"Stream({config}, batch=2, dtype=float32)"
 
 
 def test_errors_of_a_call() -> None:
