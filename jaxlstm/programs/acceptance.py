@@ -42,12 +42,7 @@ class AcceptedGraph:
 
 
 def accept(graph: Graph) -> AcceptedGraph:
-    """Check a graph, and plan its in-place writes.
-
-    Raises:
-      ProgramError: the graph is malformed, calls an unknown operator, is in training mode, or depends on
-        whether two tensors share memory.
-    """
+    """Check a graph, and plan its in-place writes."""
     _require_defined_values(graph)
     found = _operators_of(graph)
     _require_evaluation_mode(graph, found)

@@ -57,11 +57,7 @@ class InPlaceWrite:
 
 
 def plan_writes(graph: Graph, operators: Sequence[Operator]) -> dict[int, InPlaceWrite]:
-    """Return the write of each in-place node, by the index of the node.
-
-    Raises:
-      ProgramError: the program depends on whether two values share memory, which is unknown.
-    """
+    """Return the write of each in-place node, by the index of the node."""
     last_use = _last_uses(graph)
     views = _Views(graph)
     writes: dict[int, InPlaceWrite] = {}

@@ -90,9 +90,6 @@ def require_guards(
       shapes: name of an input -> shape.
       constants: name of an input that is not a tensor -> value.
       lines: guard -> line of the model's code.
-
-    Raises:
-      ProgramError: a guard is broken, or cannot be checked.
     """
     for guard in guards:
         try:

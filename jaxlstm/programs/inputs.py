@@ -26,9 +26,6 @@ def bind_inputs(
     """Return the user's inputs by name of value, and the sizes of the free axes.
 
     For a constant that is unknown under ``jit``, the value is whether it equals the constant of the export.
-
-    Raises:
-      ProgramError: structure, shape, dtype or a constant differs from the program's.
     """
     arguments = flatten_arguments(graph, args, kwargs)
     values: dict[str, Array] = {}
@@ -49,11 +46,7 @@ def bind_inputs(
 
 
 def flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Return the arguments in the order of ``graph.inputs``.
-
-    Raises:
-      ProgramError: they do not have the structure of the inputs.
-    """
+    """Return the arguments in the order of ``graph.inputs``."""
     positional, named = graph.in_tree.children
     if len(args) != len(positional.children) or kwargs.keys() != set(named.keys):
         expected = f"{count_of(len(positional.children), 'positional argument')} after params"

@@ -15,7 +15,7 @@ from jaxlstm.programs.aliases import InPlaceWrite, View
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of
 from jaxlstm.programs.guards import UNDECIDED
-from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.operators.dtypes import doubles_by_default, held
 from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
 from jaxlstm.programs.scanned import Row, RunNode, join_rows, run_scan
 from jaxlstm.programs.size_rules import run_unknown, selected
@@ -48,10 +48,6 @@ def run_nodes(
       values: the placeholders.
       sizes: the sizes of the free axes.
       options: the settings of the call.
-
-    Raises:
-      ProgramError: an operator refuses its arguments, or the result of a node has another shape or dtype
-        than the file says.
     """
     for index in range(len(accepted.graph.nodes)):
         yield accepted.graph.nodes[index], _run_node(accepted, index, values, sizes, options)
@@ -112,7 +108,8 @@ def _run(
     options: Options,
 ) -> Any:
     """Run a node and return its result; ``functions`` holds its arguments that are graphs, by place."""
-    result = _call(node, operator, values, functions, sizes, options)
+    with doubles_by_default(any(type_.dtype.char in "dD" for type_ in node.types.values())):
+        result = _call(node, operator, values, functions, sizes, options)
     if not node.with_gradient:
         result = jax.tree.map(_without_gradient, result)
     if write is not None:

@@ -61,7 +61,7 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
 def repetitions(nodes: Sequence[Node], fewest: int) -> list[tuple[int, int, int]]:
     """Return (start, end, length of a copy) of nodes with a number of copies at least, most nodes first."""
     numbers: dict[Any, int] = {}
-    tokens = np.array([numbers.setdefault(_token(node), len(numbers)) for node in nodes])
+    tokens = np.array([numbers.setdefault(token_of(node), len(numbers)) for node in nodes])
     found = []
     for period in range(1, min(len(nodes) // fewest, LONGEST_BODY) + 1):
         equal = np.concatenate([[False], tokens[period:] == tokens[:-period], [False]])
@@ -72,7 +72,7 @@ def repetitions(nodes: Sequence[Node], fewest: int) -> list[tuple[int, int, int]
     return sorted(found, key=lambda run: (run[0] - run[1], run[2]))
 
 
-def _token(node: Node) -> Any:
+def token_of(node: Node, *, with_types: bool = True) -> Any:
     """Return a value that is equal for nodes that may be copies of each other."""
     if any(isinstance(argument, Graph) for argument in node.args):
         return node.name
@@ -81,7 +81,7 @@ def _token(node: Node) -> Any:
         (name, "moving" if name in moving and type(argument) is int else _without_names(argument))
         for name, argument in (*enumerate(node.args), *node.kwargs.items())
     )
-    types = tuple((type_.dtype, type_.shape) for type_ in node.types.values())
+    types = tuple((type_.dtype, type_.shape) for type_ in node.types.values() if with_types)
     return node.op, node.module_path, node.with_gradient, arguments, types
 
 

@@ -28,11 +28,7 @@ def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
 
 
 def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the result of an operator with unknown sizes among its arguments.
-
-    Raises:
-      UnprovenError: the result may depend on elements that torch does not have.
-    """
+    """Return the result of an operator with unknown sizes among its arguments."""
     name = functional_name(op)
     if not name.startswith("aten.") and name.partition(".")[0] in ("_operator", "math", "torch"):
         return apply(*(arg.number() if isinstance(arg, Count) else arg for arg in args))

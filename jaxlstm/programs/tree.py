@@ -12,11 +12,7 @@ _SEQUENCES = {"tuple": tuple, "list": list, "namedtuple": tuple}
 
 
 def flatten(tree: Tree, structure: Any, where: str) -> list[Any]:
-    """Return the leaves of a structure that must have the form of ``tree``.
-
-    Raises:
-      ProgramError: the structure has another form; ``where`` names it in the message.
-    """
+    """Return the leaves of a structure that must have the form of ``tree``."""
     if tree.kind == "leaf":
         return [structure]
     if tree.kind == "none":

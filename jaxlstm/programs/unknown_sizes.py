@@ -112,22 +112,14 @@ def written(target: Any, result: Any) -> Prefix:
 
 
 def written_back(op: str, base: Any, view: Prefix) -> Array:
-    """Return the base of a slice, whose end is unknown, with the slice written into it.
-
-    Raises:
-      UnprovenError: the view is not such a slice.
-    """
+    """Return the base of a slice, whose end is unknown, with the slice written into it."""
     if op != "aten.slice.Tensor" or is_unknown(base):
         raise UnprovenError
     return jnp.where(view.valid(), view.array, base)
 
 
 def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operator on all elements, after a proof that the start of its results is right.
-
-    Raises:
-      UnprovenError: the result may depend on elements that torch does not have.
-    """
+    """Run an operator on all elements, after a proof that the start of its results is right."""
     leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_unknown)
     counts = [leaf.count if isinstance(leaf, Prefix) else leaf for leaf in leaves if is_unknown(leaf)]
     if len({count.size for count in counts}) > 1:

@@ -171,10 +171,14 @@ class Case:
         """Return the case with ``change`` applied to every floating-point argument."""
         return replace(self, arrays={n: change(a) if is_floating(a) else a for n, a in self.arrays.items()})
 
+    def map_numbers(self, change: Callable[[Array], Array]) -> Case:
+        """Return the case with ``change`` applied to the floating-point arguments and the cotangents."""
+        cotangents = {n: np.asarray(change(a)) for n, a in self.cotangents.items()}
+        return replace(self.map(change), cotangents=cotangents)
+
     def astype(self, dtype: Any) -> Case:
         """Return the case with every floating-point number rounded to ``dtype``, and complex ones alike."""
-        cotangents = {name: a.astype(dtype) for name, a in self.cotangents.items()}
-        case = replace(self.map(lambda a: a.astype(dtype)), cotangents=cotangents)
+        case = self.map_numbers(lambda a: a.astype(dtype))
         parts = np.result_type(dtype, np.complex64)
         arrays = {name: a.astype(parts) if a.dtype.kind == "c" else a for name, a in case.arrays.items()}
         return replace(case, arrays=arrays)

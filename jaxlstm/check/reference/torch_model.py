@@ -35,12 +35,7 @@ class TorchModel:
     chaotic = math.inf
 
     def __init__(self, module: Any) -> None:
-        """Copy a module or the module of an exported program.
-
-        Raises:
-          TypeError: if it is neither.
-          ValueError: torch cannot build the module of an exported program.
-        """
+        """Copy a module or the module of an exported program."""
         import torch
 
         exported = isinstance(module, torch.export.ExportedProgram)
@@ -71,13 +66,7 @@ class TorchModel:
     def run(
         self, case: Case, dtype: Any = np.float64, *, gradients: bool = False, onednn: bool = True
     ) -> Results:
-        """Run the module on a case in ``dtype``, its own or float64.
-
-        Args:
-          case: the arguments; floating-point arrays are rounded to ``dtype``.
-          gradients: if True, compute the gradients of inputs and parameters for the cotangents of the case.
-          onednn: if False, torch computes without oneDNN, which sums in another order.
-        """
+        """Run the module on a case in its own dtype or float64. Without oneDNN, sums have another order."""
         with pinned(dtype, onednn=onednn):
             return run_module(self.module(dtype), case.astype(dtype), gradients)
 
@@ -92,7 +81,7 @@ class TorchModel:
         def factor(shape: tuple[int, ...]) -> Array:
             return 1 + size * rng.choice([-1.0, 1.0], shape)
 
-        case = case.astype(np.float64).map(lambda a: a * factor(a.shape))
+        case = case.astype(np.float64).map_numbers(lambda a: a * factor(a.shape))
         module = _deep_copy(self._in_float64)
         with torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):

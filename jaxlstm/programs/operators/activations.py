@@ -91,6 +91,13 @@ _OF_FLOATS = {"sigmoid special_expit": sigmoid, "tanh": in_float32(activations.t
 register_family(of_floats, _OF_FLOATS, layout="elementwise")
 
 
+@register_operator("jaxlstm.tanh.default", layout="elementwise")
+@in_float32
+def tanh_of_xla(self: Array) -> Array:
+    """Return the hyperbolic tangent as ports compute it."""
+    return jnp.tanh(self)
+
+
 @register_operator("aten.glu.default", layout="along")
 def glu(self: Array, dim: int = -1) -> Array:
     """Return the first half along an axis times the sigmoid of the second half."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxlstm.programs.operators.dtypes import DEFAULT_FLOAT, Operand, as_array, dtype_of, held, is_integer
+from jaxlstm.programs.operators.dtypes import Operand, as_array, default_float, dtype_of, held, is_integer
 from jaxlstm.programs.operators.registry import refuse_operators, register_family, register_operator
 
 refuse_operators(
@@ -30,7 +30,7 @@ def full(size: Sequence[int], fill_value: Operand, dtype: Any = None) -> Array:
 
 
 def _filled(number: int, size: Sequence[int], dtype: Any = None) -> Array:
-    return full(size, number, dtype or DEFAULT_FLOAT)
+    return full(size, number, dtype or default_float())
 
 
 def _filled_like(number: int, self: Array, dtype: Any = None) -> Array:
@@ -51,7 +51,7 @@ register_family(_filled_new, {"new_zeros new_empty": 0, "new_ones": 1})
 @register_operator("aten.scalar_tensor.default", creates=True)
 def scalar_tensor(s: Operand, dtype: Any = None) -> Array:
     """Return a number as a tensor without axes, by default float32."""
-    return full((), s, dtype or DEFAULT_FLOAT)
+    return full((), s, dtype or default_float())
 
 
 @register_operator("aten.full_like.default")
@@ -71,7 +71,7 @@ def arange(end: Operand, start: Operand = 0, step: Operand = 1, dtype: Any = Non
     """Return numbers from ``start`` to below ``end``: int64 for integers, else float32."""
     bounds = (start, end, step)
     whole = all(isinstance(bound, int) or jax.export.is_symbolic_dim(bound) for bound in bounds)
-    dtype = held(dtype or (np.int64 if whole else DEFAULT_FLOAT))
+    dtype = held(dtype or (np.int64 if whole else default_float()))
     if any(map(jax.export.is_symbolic_dim, bounds)):
         places = jax.lax.iota(held("int64"), -((start - end) // step))
         return (start + step * places).astype(dtype)
@@ -87,7 +87,7 @@ def arange(end: Operand, start: Operand = 0, step: Operand = 1, dtype: Any = Non
 @register_operator("aten.linspace.default", creates=True)
 def linspace(start: float, end: float, steps: int, dtype: Any = None) -> Array:
     """Return evenly spaced numbers, both ends included."""
-    dtype = held(dtype or DEFAULT_FLOAT)
+    dtype = held(dtype or default_float())
     if is_integer(dtype):
         raise NotImplementedError("linspace of integers, whose rounding torch leaves to the device")
     return jnp.asarray(np.linspace(start, end, steps).astype(dtype))
@@ -96,7 +96,7 @@ def linspace(start: float, end: float, steps: int, dtype: Any = None) -> Array:
 @register_operator("aten.eye.default", "aten.eye.m", creates=True)
 def eye(n: int, m: int | None = None, dtype: Any = None) -> Array:
     """Return ones on the diagonal of a matrix, zeros elsewhere."""
-    return jnp.eye(n, m, dtype=held(dtype or DEFAULT_FLOAT))
+    return jnp.eye(n, m, dtype=held(dtype or default_float()))
 
 
 def _window(factors: Sequence[float], window_length: int, periodic: bool = True, dtype: Any = None) -> Array:
@@ -105,7 +105,7 @@ def _window(factors: Sequence[float], window_length: int, periodic: bool = True,
     angles = np.arange(window_length) * (2 * np.pi / max(period, 1))
     terms = [(-1) ** k * factor * np.cos(k * angles) for k, factor in enumerate(factors)]
     window = np.sum(terms, axis=0) if window_length > 1 else np.ones(window_length)
-    return jnp.asarray(window.astype(held(dtype or DEFAULT_FLOAT)))
+    return jnp.asarray(window.astype(held(dtype or default_float())))
 
 
 _FACTORS = {"hann_window": (0.5, 0.5), "blackman_window": (0.42, 0.5, 0.08)}

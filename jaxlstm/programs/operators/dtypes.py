@@ -5,7 +5,9 @@ throughout a program; values that do not fit are refused where they are known. f
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -17,7 +19,22 @@ from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.errors import ProgramError
 
 Operand = Any  # a Array or a Python number
-DEFAULT_FLOAT = np.dtype(np.float32)  # torch.get_default_dtype()
+_default_float: ContextVar[type] = ContextVar("default_float", default=np.float32)
+
+
+def default_float() -> np.dtype:
+    """Return the dtype of new floats, as `torch.get_default_dtype` had it for the present node."""
+    return np.dtype(_default_float.get())
+
+
+@contextmanager
+def doubles_by_default(is_double: bool) -> Iterator[None]:
+    """Let new floats be float64 for a node whose recorded result is."""
+    token = _default_float.set(np.float64 if is_double else np.float32)
+    try:
+        yield
+    finally:
+        _default_float.reset(token)
 
 
 def x64_enabled() -> bool:
@@ -26,11 +43,7 @@ def x64_enabled() -> bool:
 
 
 def held(dtype: Any, what: str = "a tensor of the program") -> np.dtype:
-    """Return the dtype in which JAX holds a torch dtype: int32 for int64 without the 64-bit mode.
-
-    Raises:
-      ProgramError: the dtype is float64 or complex128 and the 64-bit mode is off.
-    """
+    """Return the dtype in which JAX holds a torch dtype: int32 for int64 without the 64-bit mode."""
     dtype = np.dtype(dtype)
     if dtype in (np.float64, np.complex128) and not x64_enabled():
         raise ProgramError(
@@ -74,7 +87,8 @@ def dtype_of(operand: Operand) -> np.dtype:
         return np.dtype(bool)
     if isinstance(operand, int):
         return np.dtype(dtypes.canonicalize_dtype(np.int64))
-    return np.dtype(np.complex64) if isinstance(operand, complex) else DEFAULT_FLOAT
+    real = default_float()
+    return np.result_type(real, np.complex64) if isinstance(operand, complex) else real
 
 
 def result_type(*operands: Operand) -> np.dtype:
@@ -116,7 +130,7 @@ def as_float(x: Array) -> Array:
 
 def float_type(dtype: Any) -> np.dtype:
     """Return the dtype in which torch computes a function of real numbers: float32 for integers."""
-    return np.dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else DEFAULT_FLOAT
+    return np.dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else default_float()
 
 
 def in_float32(function: Callable[..., Array]) -> Callable[..., Array]:
