@@ -1,6 +1,7 @@
 """Nodes of traced functions with their spelling, run beside the registered operators."""
 
 import ast
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,7 +22,15 @@ from jaxlstm_converters.source.spelling import simplified, spell
 from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_close
 
-MODULES = {"jnp": jnp, "jax": jax, "lax": jax.lax, "nnx": nnx, "signal": signal, "jaxlstm": jaxlstm}
+MODULES = {
+    "math": math,
+    "jnp": jnp,
+    "jax": jax,
+    "lax": jax.lax,
+    "nnx": nnx,
+    "signal": signal,
+    "jaxlstm": jaxlstm,
+}
 
 
 def name_of(argument: Any) -> ast.expr:
@@ -192,6 +201,7 @@ SPELLINGS = {
     "x.split(2, 1)": "jnp.split(x, [2], axis=1)",
     "x.index_select(1, t)": "jnp.take(x, t, axis=1)",
     "x.gather(1, i)": "jnp.take_along_axis(x, i, axis=1)",
+    "x.scatter(1, i[:, :2], x[:, :2])": ("jnp.put_along_axis(x, i[:, :2], x[:, :2], axis=1, inplace=False)"),
     "x.index_put((t,), y[None])": "x.at[t].set(y[None])",
     "torch.select_scatter(x, y, 0, 1)": "x.at[1].set(y)",
     "F.embedding(t, y)": "y[t]",

@@ -9,7 +9,8 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from traceback import FrameSummary, StackSummary
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -22,18 +23,56 @@ _FROM_MODULE = os.path.join(os.path.dirname(__file__), "_from_module.py")
 
 @contextlib.contextmanager
 def recorded_lines() -> Iterator[None]:
-    """Let exports inside the block record the line of the model's code with each condition on sizes.
+    """Let exports inside the block record lines of the model's code: with each node, and condition on sizes.
 
-    By default torch mostly records lines of torch.
+    By default torch mostly records lines of torch with conditions, and lines of ``forward`` with nodes.
     """
     from torch._guards import SLoc
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
+    from torch.fx.proxy import TracerBase
 
     def get_sloc(self: Any, framework_loc: str | None = None) -> SLoc:
         return SLoc(framework_loc or "", line_of_model())
 
-    with mock.patch.object(ShapeEnv, "_get_sloc", get_sloc):
+    def user_frames(self: Any, frames: Iterable[FrameSummary]) -> StackSummary:
+        shown = (frame for frame in frames if frame.filename not in uninteresting_files())
+        return StackSummary.from_list(_lines_of_forwards(shown))
+
+    with (
+        mock.patch.object(ShapeEnv, "_get_sloc", get_sloc),
+        mock.patch.object(TracerBase, "_filter_traceback_frames", user_frames),
+    ):
         yield
+
+
+def _lines_of_forwards(frames: Iterable[FrameSummary]) -> list[FrameSummary]:
+    """Return the frame of each ``forward`` with one statement: its own, or of a method that it calls.
+
+    A ``return`` gives its value to the statement that called the method.
+    """
+    found: list[FrameSummary] = []
+    for frame in frames:
+        is_forward = frame.name == "forward"
+        if not is_forward and not (found and is_of_model(frame.filename)):
+            continue
+        statement = _statements(frame.filename).get(frame.lineno or 0, frame.line or "")
+        if not is_forward and (frame.name == "<lambda>" or statement.startswith("return")):
+            continue
+        found = found if is_forward else found[:-1]
+        found.append(FrameSummary(frame.filename, frame.lineno, "forward", line=statement))
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _statements(path: str) -> dict[int, str]:
+    """Return the number of each line of a file -> the innermost statement there, on one line."""
+    lines = linecache.getlines(path)
+    found: dict[int, str] = {}
+    for node in ast.walk(ast.parse("".join(lines))):
+        if isinstance(node, ast.stmt) and not hasattr(node, "body"):
+            numbers = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            found |= dict.fromkeys(numbers, " ".join(lines[number - 1].strip() for number in numbers))
+    return found
 
 
 def calling_frame() -> FrameType | None:

@@ -1,7 +1,7 @@
 """`source_text`: a program as the text of a Python file with Flax NNX modules."""
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,18 @@ from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, used_values, values_in
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation, call_tree, connect, is_under, live_graph, walk
-from jaxlstm_converters.source.chains import SEQUENTIAL, Chains
+from jaxlstm_converters.source.calls import (
+    SEQUENTIAL,
+    Invocation,
+    at_first_paths,
+    call_tree,
+    connect,
+    first_paths,
+    is_under,
+    live_graph,
+    walk,
+)
+from jaxlstm_converters.source.chains import Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph, without_copies
 from jaxlstm_converters.source.functions import MethodWriter
@@ -60,16 +70,12 @@ def source_text(
         tensors: name in torch -> value of every parameter, buffer and constant.
         tied: another name of a tensor -> its first name, as in ``Program.tied``.
         comments: write the lines of the user's code as comments.
-
-    Raises:
-        ProgramError: the program has a part that cannot be written.
-        ImportError: flax or ruff is not installed.
     """
-    writer = _Writer(graph, tensors)
-    classes = writer.classes()
+    tied = tied or {}
+    writer = _Writer(graph, tensors, first_paths(graph, tied))
     written = {name: writer.written_name(name) for name in writer.used_tensors()}
-    others = {name: written[first] for name, first in (tied or {}).items() if first in written}
-    classes[-1].draft.tied = others
+    others = {name: written[first] for name, first in tied.items() if first in written}
+    classes = writer.classes(others)
     text = file_text(classes, comments=comments)
     arrays = {written[name]: np.asarray(tensors[name]) for name in written}
     arrays |= {name: arrays[first] for name, first in others.items()}
@@ -77,7 +83,10 @@ def source_text(
 
 
 class _Writer:
-    def __init__(self, graph: Graph, tensors: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, graph: Graph, tensors: Mapping[str, np.ndarray], other_paths: Mapping[str, str]
+    ) -> None:
+        graph = at_first_paths(graph, other_paths)
         self._owners = {**graph.parameters, **graph.buffers, **graph.constants}
         self._parameters = frozenset(graph.parameters.values())
         self._tensors = tensors
@@ -101,11 +110,12 @@ class _Writer:
             owners=self._owners,
         )
         self._methods: dict[int, str] = {}
+        self._returned: dict[int, Sequence[ast.expr]] = {}
         self._parts = Part(kind="class")
-        self._chains = Chains(self._layers, self._is_class, self._context)
+        self._chains = Chains(self._layers, self._is_class, self._context, other_paths)
         self._is_chain: dict[str, bool] = {}
-        classes = {call.path: call.class_name for call in self._calls if self._is_class(call)}
-        self._layers.write_out_defaults(classes)
+        self._classes = {call.path: call.class_name for call in self._calls if self._is_class(call)}
+        self._layers.write_out_defaults(self._classes)
         self._find_parts()
 
     def used_tensors(self) -> list[str]:
@@ -163,8 +173,13 @@ class _Writer:
         for element in call.body:
             assert isinstance(element, Invocation)
             is_module = element.path in self._layers or self._is_class(element)
-            if not is_module and element.class_name != SEQUENTIAL:
-                made = self._parts.at(element.path)
+            made = self._parts.at(f"{call.path}.{self._chains.number(call, element)}")
+            if made.path != element.path:
+                made.kind, made.made = (
+                    "function",
+                    access(self._parts, self._class_of(call.path), element.path),
+                )
+            elif not is_module and element.class_name != SEQUENTIAL:
                 made.kind, made.made = "function", self._chains.function(element)
         # A module without an operator, such as Identity, leaves no call.
         for number in range(max(map(int, part.parts))):
@@ -181,6 +196,12 @@ class _Writer:
             return True
         is_container = call.class_name.startswith(f"{TORCH}container.")
         return any(is_under(name, call.path) for name in self._owners.values()) and not is_container
+
+    def _class_of(self, path: str) -> str:
+        """Return the path of the innermost module around a part that is written as a class."""
+        while path not in self._classes:
+            path = path.rpartition(".")[0]
+        return path
 
     def _is_literal(self, name: str) -> bool:
         """Return True for a small constant of forward, which is written as a literal."""
@@ -216,7 +237,7 @@ class _Writer:
         function = target if method == "__call__" else ast.Attribute(target, method, ast.Load())
         arguments: list[ast.expr] = [marked(name) for name in call.inputs]
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
-        return Called(ast.Call(function, arguments, []), results)
+        return Called(ast.Call(function, arguments, []), results, self._returned.get(id(call), ()))
 
     def _tensor(self, name: str, scope: str) -> ast.expr | None:
         """Return the expression of a parameter, buffer or constant."""
@@ -235,8 +256,8 @@ class _Writer:
 
     # Classes
 
-    def classes(self) -> list[WrittenClass]:
-        """Return the classes, each after the classes that it uses."""
+    def classes(self, tied: Mapping[str, str]) -> list[WrittenClass]:
+        """Return the classes, each after the classes that it uses; ``tied`` has other names of tensors."""
         by_path: dict[str, list[Invocation]] = {}
         for call in self._calls:
             if self._is_class(call):
@@ -253,6 +274,7 @@ class _Writer:
                 for path in written.arguments:
                     self._parts.at(path).made = written.construct(path)
         drop_defaults(found)
+        found[-1].draft.tied = {name: first for name, first in tied.items() if not self._parts.has(name)}
         return found
 
     def _draft(self, path: str, calls: list[Invocation]) -> Draft:
@@ -267,6 +289,7 @@ class _Writer:
                 name = "__call__" if not texts else names.unique(f"call_{len(texts) + 1}", part.parts)
                 texts[text], methods[name] = name, method
             self._methods[id(call)] = texts[text]
+            self._returned[id(call)] = method.results()
         base = "nnx.Sequential" if part.is_chain else "nnx.List" if part.is_list else "nnx.Module"
         class_name = calls[0].class_name.rpartition(".")[2]
         return Draft(path, class_name, base, initialized(part), methods)
@@ -281,6 +304,12 @@ class _Writer:
             if part.is_whole_list and part.path != call.path
         }
         method.body = returned(rolled(method.body, lengths))
+        if call is not self._root:
+            # A layer may make the state that needed a size.
+            read = {name for statement in method.body for name in trees.variables(statement.tree)}
+            given = zip(call.inputs, method.parameters, strict=True)
+            call.inputs = tuple(value for value, parameter in given if parameter.arg in read)
+            method.parameters = [parameter for parameter in method.parameters if parameter.arg in read]
         return method
 
     def _outermost(self, writer: MethodWriter) -> Method:

@@ -8,9 +8,11 @@ from typing import TypeAlias
 
 from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
+from jaxlstm_converters.source.spelling.layers import TORCH
 
 Item: TypeAlias = "Node | Invocation"
 
+SEQUENTIAL = f"{TORCH}container.Sequential"
 LOOP, ENTER, LEAVE = "loop", "loop.enter", "loop.leave"
 """The class of the call around the nodes of a loop, and the operators of its first and its last node."""
 
@@ -50,18 +52,42 @@ class _Entry:
 
 
 def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
-    """Return the call of the outermost module; nodes that compute sizes are left out.
-
-    Args:
-        graph: a graph without in-place operators.
-        sizes: the sizes of the graph.
-    """
+    """Return the call of the outermost module; nodes that compute sizes are left out."""
     entries = [_Entry(node, node.calls) for node in graph.nodes if not sizes.is_size(node.name)]
     entries = _without_strangers(entries)
     root = next((entry.calls[0] for entry in entries if entry.calls), None)
     class_name = root.class_name if root else "Model"
     entries = [_Entry(entry.node, entry.calls or (ModuleCall("", "", class_name, ""),)) for entry in entries]
     return Invocation("", class_name, 0, _body(entries, 0))
+
+
+def first_paths(graph: Graph, tied: Mapping[str, str]) -> dict[str, str]:
+    """Return another path of a module -> the one that its tensors have."""
+    names = {*graph.parameters.values(), *graph.buffers.values(), *tied}
+    classes = {call.path: call.class_name for node in graph.nodes for call in node.calls}
+    found: dict[str, str] = {}
+    for other, first in tied.items():
+        others, firsts = other.split("."), first.split(".")
+        while min(len(others), len(firsts)) > 1 and others[-1] == firsts[-1]:
+            others, firsts = others[:-1], firsts[:-1]
+            old, new = ".".join(others), ".".join(firsts)
+            # A module that holds tensors of its own is another one.
+            is_same = all(tied.get(name) == new + name[len(old) :] for name in names if is_under(name, old))
+            if is_same and classes.get(new, classes.get(old)) == classes.get(old):
+                found[old] = new
+    return found
+
+
+def at_first_paths(graph: Graph, paths: Mapping[str, str]) -> Graph:
+    """Return a graph in which modules are called by the paths of their tensors, see `first_paths`."""
+
+    def renamed(call: ModuleCall) -> ModuleCall:
+        old = max((old for old in paths if is_under(call.path, old)), key=len, default="")
+        return call._replace(path=paths[old] + call.path[len(old) :]) if old else call
+
+    return replace(
+        graph, nodes=tuple(replace(node, calls=tuple(map(renamed, node.calls))) for node in graph.nodes)
+    )
 
 
 def live_graph(graph: Graph) -> Graph:
@@ -115,7 +141,7 @@ def _without_strangers(entries: Sequence[_Entry]) -> list[_Entry]:
             (outer.key, inner.path)
             for entry in entries
             for outer, inner in zip(entry.calls, entry.calls[1:], strict=False)
-            if not is_under(inner.path, outer.path)
+            if not is_under(inner.path, outer.path) and outer.class_name != SEQUENTIAL
         }
         keys = {key for key, _ in strange}
         if not keys:
@@ -174,14 +200,7 @@ def _sorted(groups: Sequence[Sequence[_Entry]]) -> tuple[list[Sequence[_Entry]],
 
 
 def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: Iterable[str]) -> None:
-    """Fill in the inputs and outputs of all calls.
-
-    Args:
-        root: the call of the outermost module.
-        sizes: the sizes of the graph.
-        owners: placeholder of a parameter, buffer or constant -> its name in torch.
-        outputs: the values that the program returns.
-    """
+    """Fill in the inputs and outputs of all calls."""
     _find_inputs(root, sizes, owners)
     _find_outputs(root, set(outputs))
     _share_outputs(list(walk(root)))

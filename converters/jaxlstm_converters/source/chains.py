@@ -1,30 +1,27 @@
 """Lists of modules that a call runs one after the other, as ``nnx.Sequential`` does."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from jaxlstm.programs.graph import Node
 from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import Invocation
+from jaxlstm_converters.source.calls import SEQUENTIAL, Invocation
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.method import Context
-from jaxlstm_converters.source.spelling.layers import TORCH
-
-SEQUENTIAL = f"{TORCH}container.Sequential"
 
 
 class Chains:
-    """Tells which calls are chains: each element takes the result of the one before.
+    """Tells which calls are chains: each element takes the result of the one before."""
 
-    Args:
-        layers: the layers of the program.
-        is_class: returns True for the call of a module that is written as a class.
-        context: the rest of the program.
-    """
-
-    def __init__(self, layers: Layers, is_class: Callable[[Invocation], bool], context: Context) -> None:
-        self._layers, self._is_class, self._context = layers, is_class, context
+    def __init__(
+        self,
+        layers: Layers,
+        is_class: Callable[[Invocation], bool],
+        context: Context,
+        paths: Mapping[str, str],
+    ) -> None:
+        self._layers, self._is_class, self._context, self._paths = layers, is_class, context, paths
 
     def is_chain(self, call: Invocation) -> bool:
         """Return True if a call passes one value through all elements of a list, one after the other."""
@@ -32,13 +29,22 @@ class Chains:
         for element in call.body:
             if isinstance(element, Node) or element.inputs != value or len(value) != 1:
                 return False
-            parent, _, number = element.path.rpartition(".")
-            if parent != call.path or not number.isdecimal() or int(number) <= before:
+            number = self.number(call, element)
+            if number is None or number <= before:
                 return False
-            before, value = int(number), element.outputs
+            before, value = number, element.outputs
             if not self._is_element(element):
                 return False
         return bool(call.body) and len(value) == 1 and value == call.outputs
+
+    def number(self, call: Invocation, element: Invocation) -> int | None:
+        """Return the number of an element in a list, None if it is not in there."""
+        others = (other for other, first in self._paths.items() if first == element.path)
+        for path in (element.path, *others):
+            parent, _, number = path.rpartition(".")
+            if parent == call.path and number.isdecimal():
+                return int(number)
+        return None
 
     def _is_element(self, call: Invocation) -> bool:
         """Return True if a call takes and returns one value."""

@@ -181,6 +181,8 @@ def is_literal(tree: ast.AST) -> TypeGuard[ast.expr]:
         return True
     if isinstance(tree, ast.UnaryOp):
         return isinstance(tree.op, ast.USub) and is_literal(tree.operand)
+    if isinstance(tree, ast.Call):
+        return trees.shown(tree.func) == "math.sqrt"
     return isinstance(tree, ast.Tuple) and bool(tree.elts) and all(map(is_literal, tree.elts))
 
 

@@ -28,15 +28,7 @@ _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as
 
 
 def functional_graph(accepted: AcceptedGraph, types: Mapping[str, TensorType]) -> Graph:
-    """Return the graph with functional operators instead of in-place ones.
-
-    Args:
-        accepted: the graph with its planned writes.
-        types: the types of all values.
-
-    Raises:
-        ProgramError: a view has no inverse among the operators.
-    """
+    """Return the graph with functional operators instead of in-place ones."""
     if not accepted.writes:
         return accepted.graph
     names: dict[str, str] = {}
@@ -62,10 +54,6 @@ def without_copies(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
     """Return a graph without nodes whose results equal one of their arguments.
 
     An export has a slice of all elements before the index in ``x[:, t]``, and copies a row that it writes.
-
-    Args:
-        graph: a graph without in-place operators.
-        types: the types of its tensors.
     """
     names: dict[str, str] = {}
     nodes = []
@@ -138,7 +126,7 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
     if op in _SCATTERS:
         op, kwargs = _SCATTERS[op], {**kwargs, "self": base, "src": written}
     elif op.split(".")[1] in _SHAPES:
-        op, kwargs = "aten.reshape.default", {"self": written, "shape": _sizes(type_)}
+        op, kwargs = "aten.reshape.default", {"self": written, "shape": sizes_of(type_)}
     elif op == "aten.transpose.int":
         kwargs["self"] = written
     elif view.operator.name == functional_name(op) != op:
@@ -148,7 +136,7 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
     return replace(node, name=name, op=op, kwargs=kwargs, outputs=(name,), types={name: type_})
 
 
-def _sizes(type_: TensorType) -> tuple[Argument, ...]:
+def sizes_of(type_: TensorType) -> tuple[Argument, ...]:
     """Return the shape of a tensor as an argument, in which free sizes are values."""
     texts = type_.expressions or ("",) * len(type_.shape)
     sizes = zip(type_.shape, texts, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph import Argument, Graph, Node, values_in
 from jaxlstm_converters.source import names, trees
@@ -61,8 +61,17 @@ class MethodWriter(StatementWriter):
         self._statements.append(Statement(ast.FunctionDef(name, arguments, lines, [], lineno=1)))
 
 
+class _Step(NamedTuple):
+    """A step of a loop: its writer, the variables of its states and rows, and its statements."""
+
+    writer: MethodWriter
+    states: list[ast.expr]
+    rows: list[ast.expr]
+    body: list[Statement]
+
+
 class _Loop:
-    """The writer of a loop in a method, as a scan of a function."""
+    """The writer of a loop in a method."""
 
     def __init__(self, method: MethodWriter, loop: Invocation) -> None:
         self._method, self._item = method, loop
@@ -74,7 +83,7 @@ class _Loop:
         self._shared = sorted(used.intersection(loop.inputs))
 
     def write(self, step: LineItem) -> None:
-        """Write the function of a step, and its call."""
+        """Write the function of a step and its call, or a plain loop if the step changes in training."""
         method, scope = self._method, self._method._scope
         for name in self._shared:
             if not method._context.sizes.is_size(name) and not is_short(scope.value(name)):
@@ -82,39 +91,97 @@ class _Loop:
         given: Any = method._argument((self._enter["init"], self._enter["rows"]))
         initial, bases = (part.elts for part in given.elts)
         arrays = [_rows(base, *part) for base, part in zip(bases, self._enter["slices"], strict=True)]
+        if self._enter["is_plain"]:
+            self._count_uses()
         # The states get the names of the results that replace them.
         before = [*map(_identifier, initial)]
-        ends = [_identifier(tree) for tree in self._values(self._step(before, arrays)[0], "ends")]
+        ends = [_identifier(tree) for tree in self._values(self._step(before, arrays).writer, "ends")]
         wanted = [end or name for end, name in zip(ends, before, strict=True)]
-        writer, parameters, body = self._step(wanted, arrays)
-        inner = {*parameters, *(name for statement in body for name in trees.variables(statement.tree))}
-        function = names.unique("step", scope.taken() | inner)
-        method._define(function, parameters, body)
-        for value in method._uses(self._item):
-            scope.left[value] -= 1
-        single = [_identifier(tree) or "output" for tree in self._values(writer, "results")]
+        loop = self._step(wanted, arrays)
+        single = [_identifier(tree) or "output" for tree in self._values(loop.writer, "results")]
         plurals = [f"all_{name}" if name.endswith("s") else f"{name}s" for name in single]
         hints = [hint or name for hint, name in zip(self._leave["names"], plurals, strict=True)]
+        if self._enter["is_plain"]:
+            self._write_loop(loop, initial, arrays, hints)
+        else:
+            self._write_scan(loop, initial, arrays, [wanted, hints], step)
+
+    def _count_uses(self) -> None:
+        for value in self._method._uses(self._item):
+            self._method._scope.left[value] -= 1
+
+    def _write_scan(
+        self,
+        loop: _Step,
+        initial: list[ast.expr],
+        arrays: list[ast.expr],
+        hints: Sequence[Sequence[str]],
+        step: LineItem,
+    ) -> None:
+        """Write a function, and a scan of it."""
+        method = self._method
+        unpacked, parameters = [], []
+        for name, values in (("carry", loop.states), ("inputs", loop.rows)):
+            if len(values) == 1:
+                parameters.append(_identifier(values[0]))
+                continue
+            parameters.append(names.unique(name if values else "_", loop.writer._scope.taken()))
+            if values:
+                unpacked.append(Statement(trees.assign(grouped(values), trees.name(parameters[-1]))))
+        inner = {*parameters, *(name for part in loop.body for name in trees.variables(part.tree))}
+        function = names.unique("step", method._scope.taken() | inner)
+        method._define(function, parameters, [*unpacked, *loop.body])
+        self._count_uses()
         args = (trees.name(function), grouped(initial), grouped(arrays))
         kwargs = {} if arrays else {"length": ast.Constant(self._enter["count"])}
         kwargs |= {"reverse": ast.Constant(True)} if self._enter["reverse"] else {}
         call = trees.call(trees.parsed("jax.lax.scan"), *args, **kwargs)
         used: Any = [method._used(part) for part in self._results]
         pattern = tuple(part[0] if len(part) == 1 else part or None for part in used)
-        targets: Any = [part[0] if len(part) == 1 else part for part in (wanted, hints)]
+        targets: Any = [part[0] if len(part) == 1 else part for part in hints]
         target = method._unpacked(pattern, targets, step, call)
         method._statements.append(Statement(trees.assign(target, call)))
 
-    def _step(
-        self, wanted: Sequence[str], arrays: Sequence[ast.expr]
-    ) -> tuple[MethodWriter, list[str], list[Statement]]:
-        """Return the writer, parameters and body of a step; states have the wanted names if they are free."""
+    def _write_loop(
+        self, loop: _Step, initial: list[ast.expr], arrays: list[ast.expr], hints: Sequence[str]
+    ) -> None:
+        """Write a loop that appends the results of its steps to lists."""
+        scope = self._method._scope
+        *body, _ = (statement.tree for statement in loop.body)
+        ends, results = [self._values(loop.writer, key) for key in ("ends", "results")]
+        inner = {name for tree in body for name in trees.variables(tree)} | scope.taken()
+        lists: list[ast.expr] = []
+        for hint in hints:
+            lists.append(trees.name(names.unique(hint, inner | {*map(_identifier, lists)})))
+        before = [*_set_to(loop.states, initial), *_set_to(lists, [trees.parsed("[]") for _ in lists])]
+        added = (
+            trees.call(trees.attribute(to, "append"), value) for to, value in zip(lists, results, strict=True)
+        )
+        body += [*_set_to(loop.states, ends), *map(ast.Expr, added)]
+        if self._enter["reverse"]:
+            arrays = [trees.parsed(f"{trees.shown(array)}[::-1]") for array in arrays]
+        over = trees.call(trees.name("zip"), *arrays) if len(arrays) > 1 else grouped(arrays)
+        if not arrays:
+            over = trees.call(trees.name("range"), ast.Constant(self._enter["count"]))
+        rows = grouped(loop.rows) if loop.rows else trees.name("_")
+        tree = ast.For(trees.target(rows), over, body, [], lineno=1)
+        self._method._statements += [*map(Statement, before), Statement(tree)]
+        stacked = [
+            trees.parsed(f"{_identifier(name)}[::-1]") if self._enter["reverse"] else name for name in lists
+        ]
+        for part, expressions in zip(self._results, (loop.states, stacked), strict=True):
+            scope.values.update(zip(part, expressions, strict=True))
+
+    def _step(self, wanted: Sequence[str], arrays: Sequence[ast.expr]) -> _Step:
+        """Return a step, whose states have the wanted names if they are free."""
         outer = self._method._scope
         outputs = tuple(values_in((self._leave["ends"], self._leave["results"])))
         writer = self._method._inner(self._body, self._item.inputs, outputs)
         for size in filter(self._method._context.sizes.is_size, self._item.inputs):
             outer.size(size)
         writer._scope.share(outer, self._shared)
+        if self._enter["is_plain"]:
+            writer._scope.functions |= outer.taken()
         hints = zip(self._states, wanted, strict=True)
         states = [writer._parameter(name, [hint, *LETTERS]) for name, hint in hints]
         sources = [next((v for v in trees.variables(array) if v != "jnp"), "x") for array in arrays]
@@ -123,15 +190,7 @@ class _Loop:
         body = writer._body()
         after = [grouped(self._values(writer, key)) for key in ("ends", "results")]
         body.append(Statement(ast.Return(ast.Tuple(after, ast.Load()))))
-        unpacked, parameters = [], []
-        for name, values in (("carry", states), ("inputs", rows)):
-            if len(values) == 1:
-                parameters.append(_identifier(values[0]))
-                continue
-            parameters.append(names.unique(name if values else "_", writer._scope.taken()))
-            if values:
-                unpacked.append(Statement(trees.assign(grouped(values), trees.name(parameters[-1]))))
-        return writer, parameters, [*unpacked, *writer._scope.finished(body)]
+        return _Step(writer, states, rows, writer._scope.finished(body))
 
     def _values(self, writer: MethodWriter, key: str) -> list[ast.expr]:
         """Return the expressions of the states or results after a step."""
@@ -145,6 +204,14 @@ def _rows(array: ast.expr, axis: int, low: int, high: int | None, keep: bool) ->
     template = f"jnp.moveaxis({template}, {axis}, 0)" if axis > 1 else template
     template = f"{template}[{':, ' * (axis + 1)}None]" if keep else template
     return filled(template, {"array": array}, lambda _: array)
+
+
+def _set_to(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> list[ast.stmt]:
+    """Return the assignment of several variables at once, except those that have their value."""
+    pairs = [
+        pair for pair in zip(targets, values, strict=True) if trees.shown(pair[0]) != trees.shown(pair[1])
+    ]
+    return [trees.assign(*(grouped(part) for part in zip(*pairs, strict=True)))] if pairs else []
 
 
 def _identifier(tree: ast.expr) -> str:

@@ -29,14 +29,7 @@ class Layers:
         types: Mapping[str, TensorType],
         owners: Mapping[str, str],
     ) -> None:
-        """Find the layers.
-
-        Args:
-            graph: the graph.
-            calls: the calls of its modules.
-            types: the types of all values.
-            owners: placeholder of a parameter, buffer or constant -> its name in torch.
-        """
+        """Find the layers."""
         self._owners = owners
         self._of_nodes: dict[str, LayerSpelling] = {}
         self._of_paths: dict[str, LayerSpelling] = {}
@@ -77,11 +70,7 @@ class Layers:
         return filled(template, {"layer": layer}, _marked_argument)
 
     def write_out_defaults(self, class_names: Mapping[str, str]) -> None:
-        """Write out a setting that another module of the same class has, so that they may share a class.
-
-        Args:
-            class_names: path of a module that is written as a class -> name of its class in torch.
-        """
+        """Write out a setting that another module of the same class has, so that they may share a class."""
         groups: dict[tuple[str, str, str], list[str]] = {}
         for path, layer in self._of_paths.items():
             parent = path.rpartition(".")[0]

@@ -23,23 +23,21 @@ from jaxlstm.programs.graph import (
     uses_of,
     values_in,
 )
-from jaxlstm.programs.loop_copies import LoopCopies, NotALoop
+from jaxlstm.programs.loop_copies import SELECT, LoopCopies, NotALoop
 from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE, repetitions
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph
+from jaxlstm_converters.source.completed import completed
+from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 from jaxlstm_converters.source.stacked import FEWEST, stacked_graph
 
+_PERMUTE = "aten.permute.default"
 _JOINS = ("aten.stack.default", "aten.cat.default")
 
 
 def looped_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
-    """Return the graph with loops.
-
-    Args:
-        graph: a graph without in-place operators.
-        types: the types of its tensors.
-    """
+    """Return the graph with loops."""
     stacked = stacked_graph(graph, types)
     current = replace(stacked, nodes=tuple(_with_zeros_first(stacked.nodes)))
     while (found := _with_loop(current, {**types, **current.types})) is not None:
@@ -64,7 +62,9 @@ def _with_zeros_first(nodes: Sequence[Node]) -> list[Node]:
     late = {name for node in nodes for name in results_of(node)}
     early = set()
     for node in nodes:
-        if node.op.startswith(("aten.sym_size", "aten.zeros")) and late.isdisjoint(uses_of(node)):
+        is_made = node.op.startswith(("aten.sym_size", "aten.zeros")) and late.isdisjoint(uses_of(node))
+        # Zeros between convolutions are transposed.
+        if is_made or (node.op == _PERMUTE and early.issuperset(uses_of(node))):
             early.add(node.name)
             late.difference_update(results_of(node))
     return sorted(nodes, key=lambda node: node.name not in early)
@@ -72,15 +72,24 @@ def _with_zeros_first(nodes: Sequence[Node]) -> list[Node]:
 
 def _rolled(graph: Graph, types: Mapping[str, TensorType], start: int, end: int, period: int) -> Graph | None:
     """Return the graph with a loop in the place of repeated nodes, or None if they are none."""
-    count, rest = divmod(end - start, period)
     # A run may start with a step that differs from others, or with nodes that look like the end of a step.
-    for skipped in range(min(2, count - FEWEST + 1)):
-        found = []
-        for first in range(start + skipped * period, start + skipped * period + rest + 1):
-            with contextlib.suppress(NotALoop):
-                found.append(_Unrolled(graph, types, first, period, count - skipped))
-        if found:
-            return min(found, key=lambda unrolled: len(unrolled.loop.state)).graph()
+    for skipped in (start, start + period):
+        cuts: dict[int, list[int]] = {}
+        for first in range(skipped, min(skipped + period, end - 2 * period + 1)):
+            keys = [
+                {call.key for node in graph.nodes[at : at + period] for call in node.calls}
+                for at in (first, first + period)
+            ]
+            cuts.setdefault(len(keys[0] & keys[1]), []).append(first)
+        # A step that ends in a module would cut its method in two.
+        for _, places in sorted(cuts.items()):
+            found = []
+            for first in places:
+                whole, count = completed(graph, first, end, period)
+                with contextlib.suppress(NotALoop):
+                    found.append(_Unrolled(whole, types, first, period, count))
+            if found:
+                return min(found, key=lambda unrolled: (-unrolled.count, len(unrolled.loop.state))).graph()
     return None
 
 
@@ -90,12 +99,16 @@ class _Unrolled:
     def __init__(
         self, graph: Graph, types: Mapping[str, TensorType], start: int, period: int, count: int
     ) -> None:
+        if count < FEWEST:
+            raise NotALoop
+        self.count = count
         copies = [graph.nodes[at : at + period] for at in range(start, start + count * period, period)]
-        lines = ([[(call.path, call.line) for call in node.calls] for node in copy] for copy in copies)
+        lines = ([_lines(node) for node in copy] for copy in copies)
         first = next(lines)
         # Only copies of the same lines of the user's code are a loop there.
-        if any(map(_stays_outside, copies[0])) or any(other != first for other in lines):
+        if any(node.op in (ENTER, LEAVE) for node in copies[0]) or any(other != first for other in lines):
             raise NotALoop
+        self._is_plain = any(map(_changes_in_training, copies[0]))
         self._graph, self._initial = _with_copy_before(graph, start, period)
         self._types = {**types, **self._graph.types}
         self.loop = loop = LoopCopies(self._graph, {}, start, period, count + 2).loop()
@@ -142,6 +155,7 @@ class _Unrolled:
             "slices": tuple(slices),
             "count": loop.count,
             "reverse": self._order < 0,
+            "is_plain": self._is_plain,
         }
         states = {f"{name} state": self._types[end] for name, end in loop.state.items()}
         rows = {f"{name} row": self._types[name] for name in loop.rows}
@@ -183,7 +197,8 @@ class _Unrolled:
         if first is None:
             return node
         line = line_of(node, self._calls[-1].path)
-        found = (name for name in names.arguments(line) if name not in ("torch", "F"))
+        taken = {"torch", "F", *self._stacked.values()}
+        found = (name for name in names.arguments(line) if name not in taken)
         self._stacked[first] = next(found, "")
         return replace(node, kwargs={**node.kwargs, "tensors": Value(f"{first} stacked")})
 
@@ -197,14 +212,20 @@ class _Unrolled:
         """Return a node before the loop; the zeros that a cell makes in the first step are not the cell's."""
         is_initial = not {*self._initial.values()}.isdisjoint(results_of(node))
         is_inner = [call.key for call in node.calls[: len(self._calls)]] == [call.key for call in self._calls]
-        is_cells = is_initial and is_inner and node.op.startswith("aten.zeros")
+        is_cells = is_initial and is_inner and node.op.startswith(("aten.zeros", _PERMUTE))
         return replace(node, calls=self._calls) if is_cells else node
 
 
-def _stays_outside(node: Node) -> bool:
-    """Return True for a layer that changes in training, which Flax refuses in a function; and for a loop."""
+def _lines(node: Node) -> list[tuple[str, str]]:
+    """Return the module and the line of each call around a node; the first row may come from another line."""
+    return [(call.path, "" if node.op == SELECT else call.line) for call in node.calls]
+
+
+def _changes_in_training(node: Node) -> bool:
+    """Return True for a layer with a state that changes in training, which Flax refuses in a function."""
+    is_layer = bool(node.calls) and node.calls[-1].class_name.startswith(TORCH)
     drops = node.kwargs.get("p" if node.op.startswith("aten.dropout.") else "dropout")
-    return bool(drops) or node.op.startswith("aten.batch_norm.") or node.op in (ENTER, LEAVE)
+    return is_layer and (bool(drops) or node.op.startswith("aten.batch_norm."))
 
 
 def _order(places: Sequence[tuple[int, ...]]) -> int:

@@ -17,10 +17,14 @@ Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
 
 @dataclass(frozen=True)
 class Called:
-    """How a parent calls a module: an expression with marked values, and the pattern of its results."""
+    """How a parent calls a module: an expression with marked values, and the pattern of its results.
+
+    ``returned`` holds the results as the module returns them, in their order.
+    """
 
     expression: ast.expr
     results: Pattern
+    returned: Sequence[ast.expr] = ()
 
 
 @dataclass
@@ -38,6 +42,11 @@ class Method:
     parameters: list[ast.arg]
     body: list[Statement] = field(default_factory=list)
     keywords: list[ast.arg] = field(default_factory=list)
+
+    def results(self) -> list[ast.expr]:
+        """Return the results that the method returns."""
+        value = getattr(self.body[-1].tree, "value", None) or ast.Constant(None)
+        return value.elts if isinstance(value, ast.Tuple) else [value]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,15 @@ class Part:
             part = part.parts.get(name) if part else None
         return part
 
+    def has(self, path: str) -> bool:
+        """Return True if a part at a path, or around it, is another name of a module."""
+        part = self
+        for name in path.split("."):
+            part = part.parts.get(name, Part())
+            if part.kind == "function":
+                return True
+        return False
+
     @property
     def filled(self) -> dict[str, Part]:
         """The parts without empty containers, such as modules of torch that only compute."""
@@ -132,7 +141,7 @@ def _items(part: Part) -> list[ast.expr]:
     """Return the elements of a list; torch numbers modules without parameters too."""
     parts = [part.filled.get(str(index), Part()) for index in range(max(map(int, part.filled)) + 1)]
     items = [made(element) if element.path else ast.Constant(None) for element in parts]
-    is_module = [element.kind in ("class", "layer") for element in parts]
+    is_module = [element.kind in ("class", "layer") or element.is_chain for element in parts]
     texts = [trees.shown(item) if module else "" for item, module in zip(items, is_module, strict=True)]
     grouped: list[ast.expr] = []
     place = 0

@@ -95,6 +95,26 @@ def arguments(line: str) -> list[str]:
     return [node.id for node in names if is_name(node.id)]
 
 
+def matched(wanted: Sequence[str], results: Sequence[ast.expr]) -> list[Target]:
+    """Return a caller's names of results in the order in which the called module returns them.
+
+    A caller's name belongs to a result with a similar name in the module, or to the only one that is left.
+    Other variables keep their names in the module, since the order of the caller's names is not known.
+    """
+    left, found = list(filter(None, wanted)), list[str]()
+    for result in results:
+        variables = [node.id for node in ast.walk(result) if isinstance(node, ast.Name) and is_name(node.id)]
+        similar = (w for w in left if any(w.startswith(v) or v.startswith(w) for v in variables[:1]))
+        found.append(next(similar, ""))
+        left = [other for other in left if other != found[-1]]
+    is_known = any(isinstance(result, ast.Name) for result in results)
+    missing = [place for place, name in enumerate(found) if not name]
+    if len(left) == len(missing) and (len(left) == 1 or not is_known):
+        return [name or left.pop(0) for name in found]
+    own = [result.id if isinstance(result, ast.Name) else "" for result in results]
+    return [name or other for name, other in zip(found, own, strict=True)]
+
+
 def singular(name: str) -> str:
     """Return the name of one element of a list: "block" for "blocks"."""
     if name.endswith("s") and len(name) > 2 and is_name(name[:-1]):

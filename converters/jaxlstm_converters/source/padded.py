@@ -10,8 +10,9 @@ from typing import NamedTuple
 from jaxlstm.programs.aliases import graph_with_nodes, with_names
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
 from jaxlstm_converters.source.calls import live_graph
-from jaxlstm_converters.source.spelling.layers import ZEROS
-from jaxlstm_converters.source.spelling.typed_node import same_sizes
+from jaxlstm_converters.source.functional import sizes_of
+from jaxlstm_converters.source.spelling.layers import TORCH, ZEROS
+from jaxlstm_converters.source.spelling.typed_node import same_size, same_sizes
 
 _PACK, _PAD, _LAYERS = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default", "jaxlstm.packed_"
 _COPIES = frozenset({"clone", "alias", "to", "_to_copy", "contiguous", "lift_fresh_copy", "detach"})
@@ -19,16 +20,11 @@ _ROWWISE = frozenset({"dropout", "relu", "tanh"})  # They make zeros of zeros.
 
 
 def padded_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
-    """Return the graph without cuts, sorting and padding around recurrent layers that need none of them.
-
-    Args:
-        graph: a graph without in-place operators.
-        types: the types of its tensors.
-    """
+    """Return the graph without cuts, sorting and padding around recurrent layers that need none of them."""
     if not any(node.op.startswith(_LAYERS) for node in graph.nodes):
         return graph
     graph = _full_length(graph, dict(types))
-    sorted_once = live_graph(_Unsorted(graph).graph())
+    sorted_once = live_graph(_Unsorted(graph, {**types, **graph.types}).graph())
     layers = (sum(node.op.startswith(_LAYERS) for node in g.nodes) for g in (sorted_once, graph))
     # A layer of which the sorted results are used too would run twice.
     kept = sorted_once if len(set(layers)) == 1 else graph
@@ -72,8 +68,9 @@ def _copied(node: Node, types: Mapping[str, TensorType]) -> str | None:
     kind, sources, results = node.op.split(".")[1], _values(node, "self"), results_of(node)
     if kind not in _COPIES or not sources or not results:
         return None
-    is_same = types[sources[0]].dtype == types[results[0]].dtype
-    return sources[0] if is_same and types[sources[0]].dtype.kind in "iu" else None
+    given, made = types[sources[0]].dtype, types[results[0]].dtype
+    # A detached tensor of floats has no gradient.
+    return sources[0] if given == made and (kind != "detach" or given.kind in "iu") else None
 
 
 def _values(node: Node, *names: str) -> list[str]:
@@ -98,8 +95,8 @@ class _Twin(NamedTuple):
 class _Unsorted:
     """Adds to each node that runs on sorted sequences its twin, which runs on them in their own order."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
+        self._graph, self._types = graph, types
         self._producers = {name: node for node in graph.nodes for name in results_of(node)}
         self._zeros = {name for name, node in self._producers.items() if node.op in ZEROS}
         self._inverses: dict[str, str] = {}  # order that undoes another one -> this one
@@ -121,7 +118,7 @@ class _Unsorted:
         if kind in ("sort", "argsort", "scatter"):
             self._note_order(node, kind)
         elif kind in ("index_select", "index"):
-            self._note_selection(node)
+            return self._note_selection(node)
         elif node.op.startswith(_LAYERS) or node.op == _PAD or kind in _ROWWISE:
             return self._on_twins(node)
         return []
@@ -142,8 +139,8 @@ class _Unsorted:
         made = self._producers.get(_values(node, "src")[0])
         return made is not None and made.op.startswith("aten.arange.") and not made.kwargs.get("start")
 
-    def _note_selection(self, node: Node) -> None:
-        """Note a tensor that is sorted, or put in order again."""
+    def _note_selection(self, node: Node) -> list[Node]:
+        """Note a tensor that is sorted, or put in order again; return the node that makes its twin."""
         indices, (result,) = node.kwargs.get("indices", ()), results_of(node)
         assert isinstance(indices, tuple)
         axis = node.kwargs.get("dim", len(indices) - 1)
@@ -151,11 +148,21 @@ class _Unsorted:
         (source,), index = _values(node, "self"), last.name if isinstance(last, Value) else ""
         twin = self._twins.get(source)
         if any(others) or not isinstance(axis, int):
-            return
+            return []
         if twin is not None and (self._inverses.get(index), axis) == (twin.order, twin.axis):
             self._names[result] = twin.name
         elif index in {twin.order for twin in self._twins.values()}:
-            self._twins[result] = _Twin(source, axis, index)
+            made = self._types[result]
+            if same_size(self._types[source], axis, made, axis):
+                self._twins[result] = _Twin(source, axis, index)
+                return []
+            # There may be more sequences than lengths.
+            self._twins[result] = twin = _Twin(f"{result} unsorted", axis, index)
+            kwargs = {"self": Value(source), "dim": axis, "start": 0, "end": sizes_of(made)[axis]}
+            # The layer itself sorts its initial states.
+            calls = tuple(call for call in node.calls if not call.class_name.startswith(f"{TORCH}rnn."))
+            return [Node(twin.name, "aten.slice.Tensor", (), kwargs, (twin.name,), calls, {twin.name: made})]
+        return []
 
     def _on_twins(self, node: Node) -> list[Node]:
         """Return the node on the twins of its arguments, if all of them have one with the same order."""

@@ -69,11 +69,7 @@ class Proof:
 
 
 def example_of(program: Program, seed: int = 0) -> Arguments:
-    """Return random arguments of a program.
-
-    Raises:
-      ValueError: the program refuses all sizes that were tried.
-    """
+    """Return random arguments of a program."""
     tensors = random_inputs(program, seed=seed)
     if tensors is None:
         raise ValueError(
@@ -89,9 +85,6 @@ def prove(
     """Run the source in a separate module, fill the model from its weights, and verify it.
 
     ``arguments`` is an example; the default is random.
-
-    Raises:
-      ValueError: the program refuses all sizes that were tried.
     """
     arguments = arguments or example_of(program)
     sizes = {"example"}

@@ -10,12 +10,7 @@ from jaxlstm_converters.source.trees import Tree
 
 
 def rolled(statements: Sequence[Statement], lengths: dict[str, int]) -> list[Statement]:
-    """Return the statements with a loop for each run over all modules of a list.
-
-    Args:
-        statements: the statements of a method.
-        lengths: text of the expression of a list -> its number of modules.
-    """
+    """Return the statements with a loop for each run over a list; ``lengths`` has the lists by their text."""
     result: list[Statement] = []
     place = 0
     while place < len(statements):

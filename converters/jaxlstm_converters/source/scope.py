@@ -31,12 +31,6 @@ _KINDS = {
 class Scope:
     """The names in a method.
 
-    Args:
-        context: the rest of the program.
-        path: path of the module whose method it is.
-        left: becomes the attribute of this name.
-        reserved: names that no size may have, since the user's code assigns them.
-
     Attributes:
         values: the expression of each value.
         parameters: the variable of each value and size that is a parameter.

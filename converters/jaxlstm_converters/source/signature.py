@@ -1,6 +1,7 @@
 """The parameters and results of the model: torch's nested arguments as Python's."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from jaxlstm.programs.graph import Graph, Input, Tree
@@ -33,7 +34,9 @@ def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict
         return
     keys = tree.keys if tree.kind == "dict" else range(len(tree.children))
     for key, child in zip(keys, tree.children, strict=True):
-        _bind(child, inputs, ast.Subscript(expression, ast.Constant(key), ast.Load()), bound)
+        part = ast.Subscript(expression, ast.Constant(key), ast.Load())
+        part.siblings = len(tree.children)  # type: ignore[attr-defined]
+        _bind(child, inputs, part, bound)
 
 
 def _common(inputs: list[Input]) -> str:
@@ -41,7 +44,7 @@ def _common(inputs: list[Input]) -> str:
     if not inputs:
         return "unused"
     name = inputs[0].name
-    return name if len(inputs) == 1 else name.rpartition("_")[0] or name
+    return name if len(inputs) == 1 else re.sub(r"(_\d+)+$", "", name) or name
 
 
 def structure(tree: Tree, leaves: Iterator[ast.expr]) -> ast.expr:

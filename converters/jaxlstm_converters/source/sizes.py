@@ -77,11 +77,13 @@ class Sizes:
 
     def _expression_of(self, node: Node) -> Argument | Node:
         """Return the free size, number or node that gives a size; None if the node gives none."""
-        if node.op == "aten.sym_size.int":
-            tensor, dim = node.kwargs["self"], node.kwargs["dim"]
+        tensor = node.kwargs.get("self")
+        type_ = self._types.get(tensor.name) if isinstance(tensor, Value) else None
+        is_vector = type_ is not None and len(type_.shape) == 1
+        if node.op == "aten.sym_size.int" or (node.op == "aten.sym_numel.default" and is_vector):
             assert isinstance(tensor, Value)
+            dim = node.kwargs.get("dim", 0)
             assert isinstance(dim, int)
-            type_ = self._types.get(tensor.name)
             size = type_.shape[dim] if type_ else None
             symbol = self._symbols(tensor.name)[dim] if type_ else ""
             return Value(symbol) if symbol else size

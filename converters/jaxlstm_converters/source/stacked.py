@@ -12,12 +12,7 @@ FEWEST = 3
 
 
 def stacked_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
-    """Return the graph with a stack instead of the writes that fill consecutive rows of a tensor.
-
-    Args:
-        graph: a graph without in-place operators and dead nodes.
-        types: the types of its tensors.
-    """
+    """Return the graph with a stack instead of the writes that fill consecutive rows of a tensor."""
     users = users_of(graph)
     chains: dict[str, list[Node]] = {}  # result of the last write -> writes, each to the result before
     for node in graph.nodes:

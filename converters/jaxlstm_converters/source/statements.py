@@ -156,6 +156,8 @@ class StatementWriter:
             called = self._context.call(item, self._call.path)
             assert called is not None
             expression, pattern = self._resolved(called.expression, target), self._used(called.results)
+            if called.returned and max(len(called.returned), len(targets)) > 1:
+                targets = names.matched(names.leaves(targets), called.returned)
         for name in self._uses(item):
             self._scope.left[name] -= 1
         self._assign(step, expression, pattern, targets, ends)

@@ -29,11 +29,7 @@ _LINE_LENGTH = 100
 
 
 def file_text(classes: Sequence[WrittenClass], *, comments: bool) -> str:
-    """Return the formatted text of a file with these classes, the model's last.
-
-    Raises:
-        ImportError: ruff is not installed.
-    """
+    """Return the formatted text of a file with these classes, the model's last."""
     bodies = [_class_text(written, comments) for written in classes]
     used = {"nnx", *(name for body in bodies for name in trees.variables(ast.parse(body)))}
     buffer = _BUFFER if "Buffer" in used else ""
@@ -97,12 +93,26 @@ def _statement(statement: Statement, comments: bool) -> list[str]:
 
 
 def _text(tree: ast.stmt) -> str:
-    """Return the text of a statement; a returned tuple has no parentheses."""
+    """Return the text of a statement, with tuples without parentheses."""
     if isinstance(tree, ast.FunctionDef):
         body = [_text(inner).replace("\n", "\n    ") for inner in tree.body]
         return "\n    ".join([f"def {tree.name}({trees.shown(tree.args)}):", *body])
-    if isinstance(tree, ast.Return) and isinstance(tree.value, ast.Tuple) and len(tree.value.elts) > 1:
-        return f"return {', '.join(map(trees.shown, tree.value.elts))}"
+    if isinstance(tree, ast.For):
+        body = [_text(inner).replace("\n", "\n    ") for inner in tree.body]
+        return "\n    ".join([f"for {_bare(tree.target)} in {trees.shown(tree.iter)}:", *body])
+    if isinstance(tree, ast.Return) and tree.value is not None:
+        return f"return {_bare(tree.value)}"
+    return (
+        f"{_bare(tree.targets[0])} = {_bare(tree.value)}"
+        if isinstance(tree, ast.Assign)
+        else trees.shown(tree)
+    )
+
+
+def _bare(tree: ast.expr) -> str:
+    """Return the text of an expression, a tuple without parentheses."""
+    if isinstance(tree, ast.Tuple) and len(tree.elts) > 1:
+        return ", ".join(map(trees.shown, tree.elts))
     return trees.shown(tree)
 
 

@@ -1,5 +1,6 @@
 """The text of written source: classes, names, loops and sizes. Every file runs and equals its program."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,7 @@ def steps(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
-    """Flax allows no dropout in a function of ``jax.lax``, which would change the counter of its keys."""
+    """With dropout it is a plain loop: a function of ``jax.lax`` may not change the counter of its keys."""
     x = torch.randn(2, 20, 3)
     written = write(module_of(steps, cell=nn.LSTMCell(3, 4), drop=nn.Dropout(dropout)), x)
     assert_equal(written, x, jit=True)
@@ -71,8 +72,13 @@ def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
             h, c = self.cell(x_t, (h, c))
             return (h, c), h
         (_, c), outputs = jax.lax.scan("""
-    assert (step in body, "y = jnp.stack(outputs, 1)" in body) == (not dropout, not dropout), body
-    assert body.count("self.cell(") == (20 if dropout else 1)
+    plain = """
+        for x_t in x.swapaxes(0, 1):
+            h, c = self.cell(self.drop(x_t), (h, c))
+            outputs.append(h)
+"""
+    assert (step in body, plain in body) == (not dropout, bool(dropout)), body
+    assert "y = jnp.stack(outputs, 1)" in body
     written.model.train()
     written.model(x.numpy())
 
@@ -99,6 +105,31 @@ def test_rows_that_a_loop_fills_are_the_results_of_a_scan() -> None:
     body = "\n".join(body_of(written.text, "Model"))
     assert body.count("self.cell(") == body.count("jax.lax.scan(") == 2
     assert ".at[:, 1:].set(jnp.stack(" in body
+
+
+def greedy(self: Any, x: Tensor) -> Tensor:
+    """A loop over a decoder, which returns its state second; the state after the last step is not used."""
+    h, outputs = x[:, 0], []
+    for t in range(4):
+        output, h = self.decoder(x[:, t], h)
+        outputs.append(output)
+    return torch.stack(outputs, dim=1)
+
+
+def test_a_step_is_whole_although_the_last_state_is_not_used() -> None:
+    def forward(self: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.decoded(x + h)
+        output = state.exp()
+        return output, state
+
+    decoder = module_of(forward, out=nn.Linear(3, 3))
+    type(decoder).decoded = lambda self, x: self.out(x).tanh()  # type: ignore[attr-defined]
+    x = torch.randn(2, 4, 3)
+    written = write(module_of(greedy, decoder=decoder), x)
+    assert_equal(written, x, jit=True)
+    assert written.text.count("self.decoder(") == 1
+    assert "state = jnp.tanh(self.out(x + h))\n" in written.text
+    assert "h, output = self.decoder(x_t, h)" in written.text
 
 
 def tied() -> nn.Module:
@@ -148,6 +179,13 @@ def shared() -> nn.Module:
         lambda self, x: self.embedding(x * self.scale).tanh(), embedding=embedding, scale=scale
     )
     return module_of(lambda self, x: self.decoder(self.embedding(x)), embedding=embedding, decoder=decoder)
+
+
+def aliased() -> nn.Module:
+    """A module that belongs to its parent and to a Sequential of it."""
+    conv = nn.Conv1d(4, 4, 3, padding=1)
+    net = nn.Sequential(nn.ReLU(), conv, nn.Softmax(1))
+    return module_of(lambda self, x: self.net(x) * math.sqrt(8) + 1e-5, conv=conv, net=net)
 
 
 def containers() -> nn.Module:
@@ -259,6 +297,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
         lambda n: (torch.randn(n, 5, 4), torch.rand(n, 5) > 0.5),
     ),
     "cond": (lambda: module_of(branch), lambda n: (torch.randn(n, 4),)),
+    "aliased": (aliased, lambda n: (torch.randn(n, 4, 9),)),
     "shared": (shared, lambda n: (torch.randn(n, 4),)),
     "containers": (containers, lambda n: (torch.randn(n, 4),)),
     "hostile": (
@@ -289,6 +328,11 @@ LINES = {
         *(f"self.{name} = {name}" for name in NAMES),
     ),
     "chain": ("x = features", "for layer in self.first:", "for layer in self.second:"),
+    "aliased": (
+        "self.net = nnx.Sequential(nnx.relu, self.conv, nnx.softmax)",
+        "return (self.net(x.transpose(0, 2, 1)) * math.sqrt(8) + 1e-5).transpose(0, 2, 1)",
+    ),
+    "pair": ("y, (h, c) = self.lstm(x, state)",),
     "zipped": ("for conv, norm in zip(self.convs, self.norms):",),
 }
 

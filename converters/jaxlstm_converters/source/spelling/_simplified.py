@@ -2,7 +2,6 @@
 
 import ast
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,23 +46,15 @@ class _Simplifier(ast.NodeTransformer):
         result = rule(node) if rule else None
         return node if result is None else result
 
-    def visit_List(self, node: ast.List) -> ast.List:
-        """Write at least four rows of an array that follow each other as a slice."""
+    def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
+        """Write a tuple of all items of an argument as the argument."""
         self.generic_visit(node)
-        rows = [_row(item) for item in node.elts]
-        # Rows that follow each other have the same distance from their places in the list.
-        keys = [row and (row[0], row[1] - place) for place, row in enumerate(rows)]
-        items: list[ast.expr] = []
-        for key, places in itertools.groupby(range(len(keys)), keys.__getitem__):
-            run = list(places)
-            first, last = run[0], run[-1]
-            if key is None or last - first < 3:
-                items += node.elts[first : last + 1]
-            else:
-                lower, upper = first + key[1], last + key[1] + 1
-                rows_of = ast.parse(f"{key[0]}[{lower or ''}:{upper}]", mode="eval").body
-                items.append(ast.Starred(rows_of, ast.Load()))
-        return ast.List(items, node.ctx)
+        owners = {ast.unparse(item.value) for item in node.elts if isinstance(item, ast.Subscript)}
+        if len(owners) != 1 or any(getattr(item, "siblings", 0) != len(node.elts) for item in node.elts):
+            return node
+        places = [ast.unparse(item.slice) for item in node.elts]  # type: ignore[attr-defined]
+        in_order = places == [str(place) for place in range(len(node.elts))]
+        return node.elts[0].value if in_order else node  # type: ignore[attr-defined]
 
     def visit_Assign(self, node: ast.Assign) -> ast.Assign:
         """Drop the values of a tuple that nobody uses."""
@@ -139,12 +130,6 @@ def _merged(first: list[ast.expr], second: list[ast.expr]) -> list[ast.expr] | N
     return result + rest
 
 
-def _row(item: ast.expr) -> tuple[str, int] | None:
-    """Return the array and the index of a single row, or None for another expression."""
-    index = _integers([item.slice]) if isinstance(item, ast.Subscript) else None
-    return (ast.unparse(item.value), index[0]) if index and index[0] >= 0 else None  # type: ignore[attr-defined]
-
-
 def _squeezed(node: ast.Call) -> ast.expr | None:
     """Reduce without the axis instead of removing it."""
     if len(node.args) != 2:
@@ -159,6 +144,8 @@ def _squeezed(node: ast.Call) -> ast.expr | None:
 def _moved(node: ast.Call) -> ast.expr | None:
     """Transpose once; the axes of two swaps must be the same."""
     inner, kind = _receiver(node), _name(_receiver(node))
+    if isinstance(inner, ast.Call) and ast.unparse(inner.func) in ("jnp.zeros", "jnp.ones"):
+        return _made_transposed(inner, node)
     if not isinstance(inner, ast.Call) or kind not in ("transpose", "swapaxes"):
         return None
     before, after = _integers(inner.args), _integers(node.args)
@@ -171,6 +158,15 @@ def _moved(node: ast.Call) -> ast.expr | None:
         return None
     order = _order(kind, before, ndim)
     return _transposed(_receiver(inner), [order[axis] for axis in _order(_name(node), after, ndim)])
+
+
+def _made_transposed(made: ast.Call, node: ast.Call) -> ast.expr | None:
+    """Return equal numbers in the shape that a transposition gives them."""
+    axes, shape = _integers(node.args), made.args[0]
+    if not axes or not isinstance(shape, ast.Tuple):
+        return None
+    sizes: list[ast.expr] = [shape.elts[axis] for axis in _order(_name(node), axes, len(shape.elts))]
+    return ast.Call(made.func, [ast.Tuple(sizes, ast.Load()), *made.args[1:]], made.keywords)
 
 
 def _order(kind: str, axes: Sequence[int], ndim: int) -> list[int]:

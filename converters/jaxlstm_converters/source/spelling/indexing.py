@@ -117,6 +117,16 @@ def _gathered(operation: TypedNode) -> str | None:
     return "jnp.take_along_axis(self, index, axis=dim)" if is_along else None
 
 
+def _scattered(name: str, operation: TypedNode) -> str | None:
+    """Return ``self`` with the elements of an index replaced, which has the other sizes of ``self``."""
+    own, index, source = (operation.type(name) for name in ("self", "index", "src"))
+    if own is None or index is None or not own.shape or operation.arguments.get("reduce"):
+        return None
+    fits = name == "value" or (source is not None and own.dtype == source.dtype and same_sizes(index, source))
+    is_along = same_sizes(own, index, without=operation.axis(operation["dim"]))
+    return f"jnp.put_along_axis(self, index, {name}, axis=dim, inplace=False)" if fits and is_along else None
+
+
 def _written(item: Any, operation: TypedNode) -> str | None:
     """Return ``self`` with a part of an axis replaced by ``src``."""
     own, source = operation.type("self"), operation.type("src")
@@ -167,6 +177,7 @@ RULES: dict[str, Rule] = {
     "index_put": _index_put,
     "index_select": _index_select,
     "gather": _gathered,
+    **{f"scatter.{name}": partial(_scattered, name) for name in ("src", "value")},
     "select_scatter": partial(_written, "index"),
     "slice_scatter": partial(_written, _slice),
     "copy": _copied,

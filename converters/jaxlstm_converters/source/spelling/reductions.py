@@ -106,8 +106,8 @@ def _normalized(function: str, operation: TypedNode) -> str | None:
     own, result = operation.type("self"), operation.result
     if own is None or result is None or not own.shape or result.dtype not in (np.float32, np.float64):
         return None
-    operation.extra["to"] = result.dtype
-    return f"nnx.{function}({'self' if own.dtype == result.dtype else 'self.astype(to)'}, axis=dim)"
+    operation.extra.update(to=result.dtype, place=operation.short_axis())
+    return f"nnx.{function}({'self' if own.dtype == result.dtype else 'self.astype(to)'}, axis=place)"
 
 
 def _standardized(operation: TypedNode) -> str | None:
@@ -169,6 +169,6 @@ RULES: dict[str, Rule] = {
         for prefix in ("", "_", "special_")
     },
     **dict.fromkeys(("layer_norm", "rms_norm"), _standardized),
-    "glu": lambda op: "nnx.glu(self, axis=dim)" if op.is_float() else None,
+    "glu": lambda op: f"nnx.glu(self, axis={op.short_axis()})" if op.is_float() else None,
     "scaled_dot_product_attention": _attention,
 }

@@ -156,5 +156,25 @@ def _number(number: float) -> ast.expr:
     """Return the tree of a number. A constant below zero would print without parentheses as a base."""
     if math.isnan(number):
         return _parsed("jnp.nan")
-    size = _parsed("jnp.inf") if math.isinf(number) else ast.Constant(abs(number))
+    size = _parsed("jnp.inf") if math.isinf(number) else _magnitude(abs(number))
     return ast.UnaryOp(ast.USub(), size) if math.copysign(1, number) < 0 else size
+
+
+class _Short(float):
+    """A number that prints as people write it: 1e-5 and not 1e-05, 1e9 and not 1000000000.0."""
+
+    def __repr__(self) -> str:
+        usual = super().__repr__()
+        mantissa, _, exponent = f"{self:.16e}".partition("e") if "e" not in usual else usual.partition("e")
+        short = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+        return short if abs(int(exponent)) > 3 and float(short) == self and len(short) < len(usual) else usual
+
+
+def _magnitude(number: float) -> ast.expr:
+    """Return the tree of a number that is not negative; a root of an integer is written as one."""
+    if isinstance(number, int):
+        return ast.Constant(number)
+    square = round(number * number) if number < 256 and not number.is_integer() else -1
+    if square > 0 and math.sqrt(square) == number:
+        return _parsed(f"math.sqrt({square})")
+    return ast.Constant(_Short(number))

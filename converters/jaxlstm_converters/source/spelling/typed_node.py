@@ -86,6 +86,11 @@ class TypedNode:
         """Return a non-negative axis of ``self``."""
         return dim % max(self.ndim(), 1)
 
+    def short_axis(self) -> int:
+        """Return the argument ``dim`` as an axis of ``self``, -1 for the last."""
+        dim = self["dim"]
+        return -1 if self.axis(dim) == self.ndim() - 1 else dim
+
     @cached_property
     def results(self) -> list[TensorType | None]:
         """The types of the results; a list is replaced by its elements."""
