@@ -17,9 +17,6 @@ def require_replaceable(path: Path, *, overwrite: bool, is_ours: Callable[[Path]
     """Raise if writing a file at ``path`` would destroy something that jaxlstm did not write.
 
     ``overwrite`` permits replacing any file, but never a directory or a device.
-
-    Raises:
-      FileExistsError: ``path`` exists and must not be replaced.
     """
     if not os.path.lexists(path):
         return

@@ -20,9 +20,6 @@ def safetensors_bytes(
     """Yield the bytes of a file: the header with its metadata, then each tensor.
 
     C-contiguous little-endian tensors are not copied, so that memory does not grow with the file.
-
-    Raises:
-      TypeError: a tensor has a dtype that the format lacks; raised before the first bytes are yielded.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -45,11 +42,7 @@ def safetensors_bytes(
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read every tensor of a file.
-
-    Raises:
-      ValueError: the header is malformed, or the tensors do not fill the file without gap or overlap.
-    """
+    """Read every tensor of a file."""
     with open(path, "rb") as file:
 
         def read(offset: int, count: int) -> bytes:

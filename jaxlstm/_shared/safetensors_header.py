@@ -58,15 +58,7 @@ def header_length(head: bytes, size: int) -> int:
 
 
 def read_header(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, str], list[TensorEntry]]:
-    """Return the metadata and the tensors in the order of their data.
-
-    Args:
-      read: returns the bytes of the file from an offset on.
-      size: the size of the file in bytes.
-
-    Raises:
-      SafetensorsError: the header is invalid, or the tensors do not fill the file exactly.
-    """
+    """Return the metadata and the tensors in the order of their data."""
     length = header_length(read(0, min(8, size)), size)
     try:
         header = parse_json(read(8, length))

@@ -15,16 +15,7 @@ class StrictJSONError(ValueError):
 
 
 def parse_json(text: str | bytes, *, fractions: bool = False) -> Any:
-    """Return the value of a JSON text.
-
-    Args:
-      text: the text, or its bytes in UTF-8.
-      fractions: accept numbers with a fraction or an exponent.
-
-    Raises:
-      StrictJSONError: the text is not JSON, an object sets a key twice, or a number is not finite or, without
-        ``fractions``, not an integer.
-    """
+    """Return the value of a JSON text; ``fractions`` accepts numbers with a fraction or an exponent."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)

@@ -29,11 +29,7 @@ def as_numpy(tensor: Any) -> np.ndarray:
 
 
 def numpy_to_tensor(array: np.ndarray) -> Any:
-    """Return a C-contiguous, writable NumPy array as a torch CPU tensor that shares its memory.
-
-    Raises:
-      RuntimeError: torch has not been imported.
-    """
+    """Return a C-contiguous, writable NumPy array as a torch CPU tensor that shares its memory."""
     torch = sys.modules.get("torch")
     if torch is None:
         raise RuntimeError("import torch before converting an array to a tensor")

@@ -226,9 +226,6 @@ def load_port(spec: str) -> Callable[..., Any]:
     """Load the callable of "FILE.py:NAME" or "package.module:NAME". The default name is ``port``.
 
     A file is executed with its folder on the path. A module is also searched for in the working directory.
-
-    Raises:
-      ValueError: if the file, module or name does not exist, the name is not callable, or the file raises.
     """
     source, _, name = spec.partition(":")
     name = name or "port"

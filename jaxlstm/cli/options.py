@@ -30,14 +30,7 @@ def add_command(
     overwrite: bool = False,
     **texts: str,
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command that reads a checkpoint.
-
-    Args:
-      run: runs the command and returns its exit status.
-      output: help of ``-o``, which the command has if this is not empty.
-      overwrite: True if the command has ``--overwrite``.
-      texts: ``help`` and ``description``.
-    """
+    """Add the parser of a command that reads a checkpoint."""
     parser = commands.add_parser(name, **texts)
     parser.add_argument("checkpoint", type=path_argument, metavar="FILE", help="the checkpoint to read")
     if output:
@@ -147,15 +140,6 @@ def require_output(
     An input is recognized under any name: through symbolic and hard links, relative paths, and names that
     differ in case on a file system that ignores case. A path inside an input directory is refused, and so
     is a directory that contains an input.
-
-    Args:
-      output: the file or directory to write.
-      inputs: the files and directories that the command reads; missing ones are ignored.
-      option: the option that named the output, for the message.
-
-    Raises:
-      FileNotFoundError: the folder of the output does not exist.
-      ValueError: the output is or would destroy an input.
     """
     output = Path(output)
     require_folder_of(output)

@@ -12,9 +12,6 @@ def import_user_code(option: str, source: str) -> ModuleType:
     """Run a file, or import a module, that an option of the command line names.
 
     A file is executed with its folder on the path. A module is also searched for in the working directory.
-
-    Raises:
-      ValueError: the file or module does not exist, or raises.
     """
     is_file = source.endswith(".py")
     if is_file and not Path(source).is_file():

@@ -48,14 +48,7 @@ def write_artifact(
     metadata: Mapping[str, str],
     overwrite: bool,
 ) -> jax.export.Exported:
-    """Write ``function(arrays, *arguments)`` as an artifact, and its weights beside it if they are large.
-
-    Args:
-      function: the function; artifacts of the same name are replaced.
-      arrays: the weights, constants of the artifact unless they go beside it.
-      platforms, weights, overwrite: see :func:`jaxlstm.inference.export`.
-      metadata: metadata of the file of the weights.
-    """
+    """Write ``function(arrays, *arguments)`` as an artifact, and its weights beside it if they are large."""
     beside = goes_beside(arrays, weights)
     outputs = [path, weights_beside(path)] if beside else [path]
     _require_replaceable(outputs, function.__name__, overwrite)
@@ -97,12 +90,7 @@ def weights_beside(path: Path) -> Path:
 
 
 def read_weights(path: Path, exported: jax.export.Exported) -> dict[str, Any] | None:
-    """Return the separate weights of an artifact, or None if it has none.
-
-    Raises:
-      ValueError: the file beside the artifact has other arrays.
-      OSError: the file cannot be read.
-    """
+    """Return the separate weights of an artifact, or None if it has none."""
     args, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     if not args or not isinstance(args[0], dict):
         return None
@@ -121,12 +109,7 @@ def _signature(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_artifact(path: Path) -> jax.export.Exported:
-    """Read a file of ``jax.export``.
-
-    Raises:
-      ValueError: the file is not such an artifact.
-      OSError: the file cannot be read.
-    """
+    """Read a file of ``jax.export``."""
     import_optional("flatbuffers", "export")
     require_exists(path)
     data = path.read_bytes()

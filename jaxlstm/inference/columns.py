@@ -152,10 +152,6 @@ def arrow_column(arrays: Sequence[np.ndarray | None], blank: np.ndarray) -> Any:
     """Return arrays of equal rank as an Arrow array of nested lists, with null for None.
 
     Arrow has no bfloat16: such arrays become float32, without loss.
-
-    Args:
-      arrays: an array or None for each row. An array of shape () becomes a number or a string.
-      blank: an empty array of their rank and dtype; dtype object stands for strings.
     """
     import pyarrow
 

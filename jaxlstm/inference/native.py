@@ -49,11 +49,6 @@ class NativeEngine:
     ) -> Results:
         """Run a batch of at most ``max_batch`` sequences of at most ``max_length`` steps.
 
-        Args:
-          x: (time, batch, input_size), with zeros after each length if the engine needs them.
-          lengths: int32 (batch,), or None if every sequence has ``time`` steps.
-          state: (h, c), or None for zeros.
-
         Returns:
           Outputs, h and c of the batch.
         """

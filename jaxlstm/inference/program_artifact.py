@@ -42,11 +42,6 @@ def export_program(
 
     Returns:
       The artifact.
-
-    Raises:
-      ValueError: an argument is invalid, or an axis of an input is an expression of free axes.
-      ProgramError: an operator does not accept axes of unknown size.
-      FileExistsError: ``path`` is not an artifact of a program.
     """
     path = Path(path)
     check_arguments(path, platforms, weights)

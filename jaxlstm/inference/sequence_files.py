@@ -24,10 +24,6 @@ def read_sequences(path: Path, column: str) -> dict[str, Any]:
     """Return the columns of a file, with a row for each sequence.
 
     A Parquet file has its own columns. Any other file has "name" and ``column``.
-
-    Raises:
-      ValueError: the suffix is unknown, the file is malformed, or it has no sequences.
-      ModuleNotFoundError: it is a Parquet file, and pyarrow is not installed.
     """
     require_exists(path)
     if path.suffix not in READERS:

@@ -46,10 +46,6 @@ def select_recurrence(backend: str, *, weights: int = 0, rows: int = WORTH_PACKI
 
     ``weights`` is the number of elements in the matrices of one direction, and ``rows`` is time steps times
     sequences.
-
-    Raises:
-      RuntimeError: the backend is not available. One without a kernel for the platform of the program raises
-        later, when the program is lowered.
     """
     if backend == "scan":
         return PLAIN

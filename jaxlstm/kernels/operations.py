@@ -135,12 +135,7 @@ FORWARD_AND_DIFFERENTIATE = KernelOperation(
 def _backward(
     weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
 ) -> RecurrentTangents:
-    """Return the transpose of :func:`jaxlstm.layer.scan.outputs_tangent`, derived by JAX.
-
-    Args:
-      cotangents: cotangents of the outputs and of the last state.
-      projected: True if the cotangent of ``RecurrentTangents.projection`` is required.
-    """
+    """Return the transpose of :func:`jaxlstm.layer.scan.outputs_tangent`, derived by JAX."""
     outputs, state = cotangents
     # linear_transpose gets arrays instead of shapes, because their types also carry the sharding.
     like = RecurrentTangents(derivative.by_gates, outputs if projected else None, state)

@@ -65,12 +65,7 @@ def _is_float(leaf: Any) -> bool:
 
 
 def applies_dropout(config: LayerConfig, deterministic: bool | None, *, fix: str) -> bool:
-    """Return True if dropout applies to this call. Raise if ``deterministic`` is unset and dropout is on.
-
-    Args:
-      deterministic: True for inference, False for training, None if the caller said neither.
-      fix: advice for the error message.
-    """
+    """Return True if dropout applies to this call. Raise if ``deterministic`` is unset and dropout is on."""
     if config.dropout == 0.0 or config.num_layers == 1:
         return False
     if deterministic is None:

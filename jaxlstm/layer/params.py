@@ -80,12 +80,7 @@ def config_of_weights(
     batch_first: bool = False,
     **others: Any,
 ) -> Config:
-    """Return the config of a layer from the arguments of torch's operator, which takes a list of weights.
-
-    Args:
-      has_biases, num_layers, bidirectional, batch_first: the arguments of the operator.
-      others: arguments of the config that the operator does not have.
-    """
+    """Return the config of a layer from the arguments of torch's operator, which takes a list of weights."""
     per_direction = len(shapes) // (num_layers * (1 + bidirectional))
     if per_direction == 3 + 2 * has_biases:
         others["proj_size"] = shapes[1][1]
@@ -166,13 +161,7 @@ def shape_mismatches(
 
 
 def check_params(params: Mapping[str, Any], config: LayerConfig) -> None:
-    """Raise unless ``params`` are the parameters of ``config``.
-
-    Raises:
-      TypeError: ``params`` is not a mapping.
-      ValueError: ``params`` are a whole state dict, or a parameter is missing, unexpected or misshapen. The
-        message names the prefix of the LSTM, or every such parameter.
-    """
+    """Raise unless ``params`` are the parameters of ``config``."""
     if not isinstance(config, LayerConfig):
         require_config(config)
     require_mapping(params)

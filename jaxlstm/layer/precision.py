@@ -102,9 +102,6 @@ def require_dtype(name: str, dtype: Any) -> np.dtype:
     """Return a dtype after a check that an LSTM supports it under the current JAX configuration.
 
     JAX silently turns float64 into float32 unless its 64-bit mode is on. Here that is an error.
-
-    Raises:
-      TypeError: the dtype is not float16, bfloat16, float32 or float64, or is float64 without 64-bit mode.
     """
     try:
         checked = jnp.dtype(dtype)

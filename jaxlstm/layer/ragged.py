@@ -35,10 +35,6 @@ def check_lengths(
 
     The check runs on the host and starts no JAX computation. Values that are unknown because of ``jax.jit``
     are not checked. A JAX array is returned unchanged. ``name`` is the argument's, for error messages.
-
-    Raises:
-      TypeError: the lengths are not integers.
-      ValueError: the shape is not (batch,), or a length is not between ``minimum`` and ``time``.
     """
     lengths = value if isinstance(value, jax.Array) else np.asarray(value)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):

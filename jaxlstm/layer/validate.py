@@ -208,10 +208,6 @@ def check_state(
     """Check that a state is a pair of arrays of the given shapes, and return the pair unchanged.
 
     The check starts no JAX computation. ``names`` has the names of h and c for error messages.
-
-    Raises:
-      TypeError: the state is not a pair of arrays.
-      ValueError: an array has another shape.
     """
     if not isinstance(state, (tuple, list)) or len(state) != 2:
         size = f" of length {len(state)}" if isinstance(state, (tuple, list)) else ""

@@ -36,9 +36,6 @@ def fill(
     """Return the result, and the new array of every slot that has one.
 
     ``tied`` holds other names of tensors in torch.
-
-    Raises:
-      StateDictError: a tensor cannot be converted, or with ``strict`` anything does not fit.
     """
     plan, model, name_map = match_names(layers, source, names)
     matched = _Match(plan, model, cast)
@@ -62,11 +59,7 @@ def fill(
 def match_names(
     layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None
 ) -> tuple[ConversionPlan, ModelTensors, Names]:
-    """Return the plan of a model for a source, the tensors of the source, and the map of names.
-
-    Raises:
-      ValueError: an entry of ``names`` matches nothing.
-    """
+    """Return the plan of a model for a source, the tensors of the source, and the map of names."""
     opened = open_source(source)
     name_map = Names(names)
     name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})

@@ -38,13 +38,7 @@ class TorchSource(NamedTuple):
 
 
 def open_source(source: Any) -> TorchSource:
-    """Open a source of `load_state_dict`.
-
-    Raises:
-      TypeError: ``source`` is none of the three kinds, or a value is not a tensor.
-      CheckpointError: the file is damaged, unsafe or in an unknown format.
-      OSError: the file cannot be read.
-    """
+    """Open a source of `load_state_dict`."""
     if isinstance(source, str | os.PathLike):
         source = read_checkpoint(source)
     if isinstance(source, Checkpoint):
@@ -134,12 +128,7 @@ class ModelTensors:
 
 
 def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> ModelTensors:
-    """Find the tensors of a model.
-
-    Args:
-      plan: the plan of the model without a source.
-      names: the user's map. Its torch prefixes become plain, too.
-    """
+    """Find the tensors of a model."""
     tensors, fold_notes, _ = fold(source.tensors)
     keep = {part for name in plan.flax_names for part in name.split(".")}
     plain = {name: without_wrappers(name, keep) for name in tensors}

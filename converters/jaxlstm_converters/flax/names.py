@@ -115,9 +115,6 @@ def find_root(names: Iterable[str], wanted: Iterable[str]) -> str:
     """Return the prefix below which a state dict holds most of the wanted names.
 
     Of equals, a usual key of checkpoints comes before others, and then the shortest.
-
-    Raises:
-      ValueError: the wanted names are below several usual keys, none of which contains the others.
     """
     wanted = set(wanted)
     found: Counter[str] = Counter()

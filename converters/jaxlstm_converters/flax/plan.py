@@ -78,12 +78,7 @@ class ConversionPlan:
 def make_plan(
     layers: list[FlaxLayer], names: Names, has: Callable[[str], bool] | None = None
 ) -> ConversionPlan:
-    """Apply the rules to every layer, and the names to every tensor.
-
-    Args:
-      layers: parents first.
-      has: returns True if the source holds a tensor; None without a source.
-    """
+    """Apply the rules to every layer, and the names to every tensor."""
     plan = ConversionPlan()
     claimed: set[str] = set()
     for layer, own_slots in _with_own_slots(layers):

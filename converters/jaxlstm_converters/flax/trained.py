@@ -19,17 +19,7 @@ from jaxlstm_converters.optimizer.trained import ParameterRow, TrainedParameters
 
 
 def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any = None) -> TrainedParameters:
-    """Return the parameters of a model.
-
-    Args:
-      model: an NNX model, whose parameters are its ``nnx.Param``, or a program.
-      names: torch prefix -> prefix in the model, as for ``load_state_dict``.
-      source: the source of the names in torch; None for the names that the model implies.
-
-    Raises:
-      StateDictError: a parameter has no tensor in the source, or its moments cannot be converted.
-      TypeError: the model has another type.
-    """
+    """Return the parameters of a model."""
     layers, tree = _layers_and_parameters(model)
     params = dotted_leaves(tree)
     if source is None:

@@ -60,11 +60,7 @@ class Variables:
 def linen_layers(
     module: nn.Module, variables: Variables, inputs: Any, kwargs: Mapping[str, Any], method: Any
 ) -> list[FlaxLayer]:
-    """Return every submodule of a model that the call with ``inputs`` reaches, in the order of the calls.
-
-    Raises:
-      ValueError: the call does not reach the module of a variable.
-    """
+    """Return every submodule of a model that the call with ``inputs`` reaches, in the order of the calls."""
     found = _modules(module, inputs, kwargs, method)
     slots = variables.slots()
     reached = {path[:k] for path in found for k in range(len(path) + 1)}

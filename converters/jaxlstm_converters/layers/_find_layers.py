@@ -55,12 +55,7 @@ class Layer:
 
 
 def find_layers(found: Survey, hints: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
-    """Return the layers of a state dict in its order, without the state of optimizers.
-
-    Args:
-      found: its recurrent layers and its tensors.
-      hints: prefix -> recorded arguments of a layer, and its type as "type" if that is recorded.
-    """
+    """Return the layers of a state dict in its order, without the state of optimizers."""
     tensors = {name: t for name, t in found.tensors.items() if not is_optimizer_state(name)}
     recurrent = {
         prefix: {prefix + name: tensors[prefix + name] for name in shapes}

@@ -64,10 +64,6 @@ def foreign_tensors(shapes: Shapes, config: LSTMConfig) -> Shapes:
 
     They are weights and biases with other names, such as peepholes, and in a cell, which has no
     submodules, also all with one number per row of the gates, such as the weight of a layer normalization.
-
-    Args:
-      shapes: the module of the layer, as ``module_shapes`` returns it.
-      config: the config that its other tensors imply.
     """
     per_row = (4 * config.hidden_size,) if isinstance(config, LSTMCellConfig) else None
     others = {name: shape for name, shape in shapes.items() if not _NAME.fullmatch(name)}

@@ -197,13 +197,7 @@ def load(
 def read_lstm(
     path: str | os.PathLike[str], prefix: str | None = None, *, progress: Progress = no_progress, **given: Any
 ) -> SelectedLSTM:
-    """Load as :func:`load` does, with NumPy arrays of the stored dtype and without importing jax.
-
-    Args:
-      path, prefix: as for :func:`load`.
-      progress: called before each tensor is read.
-      **given: ``batch_first`` and ``dropout``, which override the file unless they are None.
-    """
+    """Load as :func:`load` does, with NumPy arrays of the stored dtype and without importing jax."""
     selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
     unrecorded = tuple(name for name in selected.unrecorded if given.get(name) is None)
     return selected._replace(config=with_fields(selected.config, **given), unrecorded=unrecorded)

@@ -33,14 +33,7 @@ def select_lstm(
     hints: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress = no_progress,
 ) -> SelectedLSTM:
-    """Return one LSTM with its parameters as NumPy arrays.
-
-    Args:
-      state_dict: name -> tensor or array.
-      prefix: the LSTM, as for ``jaxlstm.from_torch``.
-      hints: prefix -> settings in the form of ``Checkpoint.hints``; they override the state dict.
-      progress: called before each tensor is read.
-    """
+    """Return one LSTM with its parameters as NumPy arrays."""
     found = survey(state_dict)
     if not found.lstms and not found.broken:
         raise ValueError(_no_lstm_message(state_dict, found.others))
@@ -94,9 +87,6 @@ def choose_prefix(
       prefix: the prefix or its last components, with or without the final dot; empty selects the only LSTM,
         or the one at the root.
       others: prefix -> "GRU" or "RNN", named in the error message.
-
-    Raises:
-      ValueError: no LSTM matches, or several do.
     """
     prefixes = list(prefixes)
     listed = ", ".join(map(repr, prefixes))

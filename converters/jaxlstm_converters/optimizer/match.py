@@ -50,9 +50,6 @@ def find_places(
       lstm: full names of the LSTM's tensors.
       names: names of the optimizer's parameters in the model, in order; None matches by order and shape.
       certain: the optimizer is known to train this LSTM, so other parts of the file are not considered.
-
-    Raises:
-      ValueError: the optimizer does not match, does not train the LSTM, or matches in several ways.
     """
     match = _by_order(optimizer, model) if names is None else _by_name(optimizer, model, names)
     home, found = next(
@@ -136,9 +133,6 @@ def places(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) ->
     Returns:
       For each tensor, its places in all layouts that use every parameter of the optimizer. None means that
       the tensor is not a parameter. The sets are empty if no layout exists.
-
-    Raises:
-      ValueError: there are too many layouts to search.
     """
     layers = _forward(shapes, groups)
     found: list[set[Place | None]] = [set() for _ in shapes]

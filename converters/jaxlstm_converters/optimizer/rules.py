@@ -57,11 +57,7 @@ def relevant(hyper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rule(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule:
-    """Return the optimizer with these hyperparameters.
-
-    Raises:
-      ValueError: the hyperparameters belong to another optimizer, or to either Adam or AdamW.
-    """
+    """Return the optimizer with these hyperparameters."""
     names = set(relevant(hyper)) - {"maximize"}
     if names - {"decoupled_weight_decay"} == _ADAM:
         return _adam(hyper, decoupled_weight_decay)

@@ -198,11 +198,7 @@ def written_groups(
 def fill(
     groups: list[RuleGroup], trained: TrainedParameters, written: tuple[dict[str, Any], ...] = ()
 ) -> OptimizerState:
-    """Return one optimizer for all parameters, an ``optax.multi_transform`` if their rules differ.
-
-    Raises:
-      ValueError: moments are missing, unexpected or misshapen, or step counts differ.
-    """
+    """Return one optimizer for all parameters, an ``optax.multi_transform`` if their rules differ."""
     import jax
     import optax
 

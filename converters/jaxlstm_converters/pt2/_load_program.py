@@ -37,11 +37,7 @@ def load_program(path: str | os.PathLike[str]) -> Program:
 
 
 def is_program(path: str | os.PathLike[str]) -> bool:
-    """Return True if a file is an archive of ``torch.export.save``.
-
-    Raises:
-      OSError: the file cannot be opened.
-    """
+    """Return True if a file is an archive of ``torch.export.save``."""
     require_exists(path)
     try:
         source = CheckpointFile(path)

@@ -38,16 +38,7 @@ class ProgramFile(NamedTuple):
 
 
 def read_pt2(path: str | os.PathLike[str], *, check_crc: bool = True) -> ProgramFile:
-    """Return the graph of an exported program and its tensors, without torch.
-
-    Args:
-        path: a file of ``torch.export.save``.
-        check_crc: compare the checksums of the archive.
-
-    Raises:
-        CheckpointError: the file is not a program, is damaged or hostile, or has unsupported parts.
-        OSError: the file cannot be opened.
-    """
+    """Return the graph of an exported program and its tensors, without torch."""
     return read_source(CheckpointFile(path), check_crc=check_crc)
 
 

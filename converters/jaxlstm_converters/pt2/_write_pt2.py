@@ -50,16 +50,7 @@ class ProgramWriter:
         return cls(file.document, stored, constants, file.graph.lines)
 
     def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Write the file atomically.
-
-        Args:
-            path: the file.
-            values: name -> value of each parameter and buffer, of the shape in the file.
-            overwrite: replace an existing file that jaxlstm did not write.
-
-        Raises:
-            FileExistsError: the path exists and must not be replaced.
-        """
+        """Write the file atomically."""
         require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, _MARKER))
         entries = {
             "archive_format": b"pt2",

@@ -22,9 +22,6 @@ def read_argument(value: Any, defined: Set[str], context: str) -> Argument:
         value: {kind: content}, where kind is one of the names of the schema, such as "as_tensors".
         defined: the values that exist when the node runs.
         context: the node and the argument, for error messages.
-
-    Raises:
-        CheckpointError: pt2-malformed or pt2-unsupported.
     """
     kind, content = union(value, context)
     if kind not in _KINDS:

@@ -85,12 +85,7 @@ Result = TypeVar("Result")
 def export_in_steps(
     call: ExportCall, finish: Callable[[torch.export.ExportedProgram], Result]
 ) -> tuple[ExportStep, Result]:
-    """Return the first step that succeeds, and the result of a function of its program.
-
-    Raises:
-        ProgramError: the module uses packed sequences in a way without a meaning for padded batches.
-        Exception: the module fails on the example, or torch cannot export it.
-    """
+    """Return the first step that succeeds, and the result of a function of its program."""
     if any(tensor.is_inference() for tensor in call.module.state_dict().values()):
         call = call._replace(module=copy.deepcopy(call.module))  # The copies are ordinary tensors.
     with keywords_by_name(call.module, call.kwargs), _quiet():

@@ -9,17 +9,7 @@ INT64 = 1 << 63
 
 
 def field(record: Any, key: str, kind: type, context: str) -> Any:
-    """Return record[key], which must have exactly this type.
-
-    Args:
-        record: a parsed JSON value, expected to be an object.
-        key: the field.
-        kind: dict, list, str, int, bool or float.
-        context: names the record in the error message.
-
-    Raises:
-        CheckpointError: pt2-malformed.
-    """
+    """Return record[key], which must have exactly this type."""
     if not isinstance(record, dict) or key not in record:
         raise malformed(context, f"the field {key!r} is missing")
     return typed(record[key], kind, f"{context}, field {key!r}")
@@ -33,11 +23,7 @@ def typed(value: Any, kind: type, context: str) -> Any:
 
 
 def union(value: Any, context: str) -> tuple[str, Any]:
-    """Return tag and content of {tag: content}, which is how the schema writes a union.
-
-    Raises:
-        CheckpointError: pt2-malformed.
-    """
+    """Return tag and content of {tag: content}, which is how the schema writes a union."""
     if type(value) is not dict or len(value) != 1:
         raise malformed(context, f"expected an object with one key, got {describe(value)}")
     return next(iter(value.items()))

@@ -25,11 +25,7 @@ _RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_", "jaxlstm.packed_")
 
 
 def inlined(node: Node) -> Iterator[Node]:
-    """Yield the nodes of a region, which replace the node that calls it.
-
-    Raises:
-        CheckpointError: the region is malformed, or casts in a way that is not supported.
-    """
+    """Yield the nodes of a region, which replace the node that calls it."""
     place = next((place for place, argument in enumerate(node.args) if isinstance(argument, Graph)), None)
     if place is None or len(node.args) != place + 1 + len(node.args[place].inputs):  # type: ignore[union-attr]
         raise malformed(node.op, "the region does not have a graph and its arguments")

@@ -19,11 +19,7 @@ _HIGHER_ORDER = "higher_order."
 
 
 def read_nodes(records: Sequence[Any], types: TensorTypes, defined: set[str]) -> tuple[Node, ...]:
-    """Return the nodes, and add their results to the values that are defined.
-
-    Raises:
-        CheckpointError: pt2-malformed, pt2-unsupported, unsupported-tensor, duplicate-name or too-deep.
-    """
+    """Return the nodes, and add their results to the values that are defined."""
     names: set[str] = set()
     nodes = []
     for number, record in enumerate(records):

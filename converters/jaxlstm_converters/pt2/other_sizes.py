@@ -47,11 +47,7 @@ class OtherSizes:
         error: ProgramError,
         run: Callable[[Program], Any],
     ) -> Any:
-        """Run a program that takes the arguments, for which the first raised an error.
-
-        Raises:
-            ProgramError: no program takes them. The error says why an export failed, if one was tried.
-        """
+        """Run a program that takes the arguments, for which the first raised an error."""
         fitting = [program for program in self._programs if _takes(program, args, kwargs)]
         for program in fitting:
             try:

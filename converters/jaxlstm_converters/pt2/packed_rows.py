@@ -203,11 +203,7 @@ def as_tensors(tree: Any) -> Any:
 
 
 def on_rows(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run a function of the fields.
-
-    Raises:
-        ProgramError: it changes the rows in place.
-    """
+    """Run a function of the fields."""
     name = getattr(func, "__name__", "")
     if name == "dropout" and args and not kwargs.get("training", args[2] if len(args) > 2 else True):
         return args[0]

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_exported_program(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
-    """Read a file with ``torch.export.load``, which may execute code that the file contains.
-
-    Raises:
-      ModuleNotFoundError: torch is not installed.
-      ValueError: torch cannot read the file.
-    """
+    """Read a file with ``torch.export.load``, which may execute code that the file contains."""
     torch = import_optional("torch", "torch")
     with _quiet():
         try:

@@ -43,9 +43,6 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
 
     Args:
         document: the parsed JSON text `models/model.json`, of a known schema version.
-
-    Raises:
-        CheckpointError: pt2-malformed, pt2-unsupported, unsupported-tensor, duplicate-name or too-deep.
     """
     module = field(document, "graph_module", dict, "the program")
     graph = field(module, "graph", dict, "the graph")

@@ -24,9 +24,6 @@ _LSTM = "torch.ops.aten.lstm.input"
 class TensorTypes:
     """The recorded types of values by name.
 
-    Args:
-        records: the field `tensor_values` of a graph.
-
     Attributes:
         free_axes: the symbols that are sizes of inputs, beside which a symbol is an unknown size; None while
             the inputs are read.
@@ -39,11 +36,7 @@ class TensorTypes:
         self.free_axes: Set[str] | None = None
 
     def of_subgraph(self, records: Mapping[str, Any], context: str) -> TensorTypes:
-        """Return the types of the values of a graph inside of this one.
-
-        Raises:
-            CheckpointError: too-deep.
-        """
+        """Return the types of the values of a graph inside of this one."""
         types = TensorTypes(records, self._depth + 1)
         types.free_axes = self.free_axes
         if types._depth > _MAX_DEPTH:
@@ -66,11 +59,6 @@ class TensorTypes:
 
         Up to torch 2.12, the final states of an LSTM have an axis too many in the file, and so may everything
         that depends on them.
-
-        Args:
-            target: the operator.
-            results: the names of the results.
-            arguments: the names of the values that the node uses.
         """
         if not self._wrong.isdisjoint(arguments):
             self._wrong.update(results)

@@ -21,9 +21,6 @@ def read_tree_spec(text: str, namedtuples: Mapping[str, tuple[str, ...]], contex
         text: "[1, {...}]", a protocol version and a tree of type, context and children.
         namedtuples: name of a registered namedtuple class -> its fields.
         context: "arguments" or "results", for error messages.
-
-    Raises:
-        CheckpointError: pt2-malformed, pt2-unsupported or too-deep.
     """
     value = parse_json(text, "pt2-malformed")
     if type(value) is not list or len(value) != 2 or value[0] != PROTOCOL:

@@ -92,11 +92,7 @@ def _check_format(format: str, metadata: Mapping[str, str] | None) -> None:
 
 
 def _npz_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
-    """Return the bytes of a file that ``numpy.load`` opens without pickle, with the metadata as a string.
-
-    Raises:
-      TypeError: a tensor is bfloat16, which NumPy's format lacks.
-    """
+    """Return the bytes of a file that ``numpy.load`` opens without pickle, with the metadata as a string."""
     for name, tensor in tensors.items():
         if tensor.dtype.kind != "f":
             raise TypeError(

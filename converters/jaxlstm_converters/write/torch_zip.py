@@ -33,12 +33,7 @@ _STORAGES = {
 
 
 def torch_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
-    """Return the bytes of a file: an OrderedDict of CPU tensors, each with its own storage.
-
-    Args:
-      tensors: name -> array.
-      metadata: the text of the ``jaxlstm`` entry.
-    """
+    """Return the bytes of a file: an OrderedDict of CPU tensors, each with its own storage."""
     for name, tensor in tensors.items():
         if tensor.dtype not in _STORAGES:
             raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
@@ -47,11 +42,7 @@ def torch_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
 
 
 def torch_object_bytes(value: Any) -> bytes:
-    """Return the bytes of a file that holds dicts, lists, tuples, numbers, strings, None and arrays.
-
-    Raises:
-      TypeError: a value has another type, or an array is not of floating-point numbers.
-    """
+    """Return the bytes of a file that holds dicts, lists, tuples, numbers, strings, None and arrays."""
     storages: list[np.ndarray] = []
     return _archive(b"\x80\x02" + _object(value, storages) + b".", storages, "")
 

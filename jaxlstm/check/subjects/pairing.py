@@ -93,14 +93,7 @@ class Pairing:
 def pair_parameters(
     ours: Mapping[str, Array], theirs: Mapping[str, Array], same_module: Callable[[str, str], bool]
 ) -> Pairing:
-    """Find the layouts of each parameter.
-
-    Args:
-      ours: the parameters of the model by path.
-      theirs: torch's parameters by name.
-      same_module: ``same_module(our_path, their_name)`` is True if both belong to modules matched by name.
-        Such pairs are preferred.
-    """
+    """Find the layouts of each parameter; pairs of which ``same_module`` is True are preferred."""
     sources = _Sources(theirs)
 
     def choices(name: str, value: Array) -> tuple[Choice, ...]:
@@ -191,11 +184,7 @@ class ModuleNames:
     """
 
     def __init__(self, names: Mapping[str, str] | None) -> None:
-        """Take ``names``, which maps torch prefixes to ours.
-
-        Raises:
-          TypeError: if it is not a mapping of strings.
-        """
+        """Take ``names``, which maps torch prefixes to ours."""
         names = {} if names is None else names
         if not isinstance(names, Mapping) or not all(
             isinstance(s, str) for pair in names.items() for s in pair

@@ -37,12 +37,7 @@ class FileWorker:
 
 
 def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: argparse.Namespace) -> int:
-    """Compute the outputs and return the number of sequences.
-
-    Raises:
-      ConnectionError: no cluster answers at ``args.address``.
-      ValueError, TypeError, OSError: the first error of a file. The next run computes the missing files.
-    """
+    """Compute the outputs and return the number of sequences."""
     if ":" in (args.address or ""):
         _require_cluster(args.address)
     ray, data = import_optional("ray", "ray"), import_optional("ray.data", "ray")

@@ -90,11 +90,7 @@ class FileJob(NamedTuple):
 
 
 def missing_files(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[FileJob], int]:
-    """Return the outputs to compute, and the number of outputs that are done.
-
-    Raises:
-      ValueError, OSError: a file is missing, or an output must not be written.
-    """
+    """Return the outputs to compute, and the number of outputs that are done."""
     sources, checkpoint = _sources(args.input), checkpoint_files(args.checkpoint)
     jobs = []
     for source, output in zip(sources, _outputs(args.output, sources), strict=True):

@@ -111,12 +111,7 @@ Addresses = tuple[int, int]
 
 
 class PackedLayers:
-    """The packed weights of an LSTM. Threads may share them.
-
-    Args:
-      config: the LSTM; its inputs here are time-major, and its dropout is ignored.
-      dtype: the dtype of params, inputs and outputs.
-    """
+    """The packed weights of an LSTM. Threads may share them."""
 
     def __init__(self, params: Mapping[str, jax.Array], config: LSTMConfig, dtype: np.dtype) -> None:
         self.config, self.dtype = config, dtype

@@ -66,11 +66,7 @@ def is_pt2(archive: Archive) -> bool:
 
 
 def open_program(archive: Archive) -> ProgramArchive:
-    """Return the only program of an archive, after checking the versions.
-
-    Raises:
-        CheckpointError: zip-layout, pt2-version, pt2-malformed or pt2-unsupported.
-    """
+    """Return the only program of an archive, after checking the versions."""
     archive.refuse_compressed()
     if FLAT_PROGRAM in archive.entries:
         text = archive.entries[FLAT_PROGRAM]

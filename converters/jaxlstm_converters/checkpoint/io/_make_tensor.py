@@ -62,16 +62,7 @@ def make_tensor(
     strides: Sequence[Any] | None = None,
     offset: Any = 0,
 ) -> Tensor:
-    """Return a view of `storage`.
-
-    Args:
-        budget: pays for the bytes of the tensor.
-        strides: in elements; None for a contiguous tensor.
-        offset: the position of the first element, in elements.
-
-    Raises:
-        CheckpointError: storage-dtype, tensor-shape, tensor-bounds or tensor-budget.
-    """
+    """Return a view of `storage`, whose strides and offset are in elements; the budget pays for its bytes."""
     _check_sizes(shape)
     sizes = tuple(shape)
     steps = contiguous_strides(sizes) if strides is None else tuple(strides)

@@ -158,12 +158,7 @@ class MemoryFile(CheckpointFile):
 
 
 def open_beside(path: str, name: Any) -> CheckpointFile:
-    """Open the file `name` in the folder of the file at `path`; a link must not lead out of the folder.
-
-    Raises:
-        CheckpointError: `shard-mismatch` if the file cannot be opened, `shard-path`, or an error of
-            `CheckpointFile`.
-    """
+    """Open the file `name` in the folder of the file at `path`; a link must not lead out of the folder."""
     if type(name) is not str or not _is_file_name(name):
         message = f"the file names {describe(name)}, expected a file name without directory"
         raise CheckpointError("shard-path", message)

@@ -93,11 +93,7 @@ class Latin1Storage(Storage):
 
 
 def count_latin1(source: CheckpointFile, offset: int, length: int) -> int:
-    """Return the number of bytes that UTF-8 text at `offset` stands for.
-
-    Raises:
-        CheckpointError: pickle-malformed, if the text is not UTF-8 or not of Latin-1 characters.
-    """
+    """Return the number of bytes that UTF-8 text at `offset` stands for."""
     count, rest = 0, b""
     try:
         for part in source.chunks(offset, length):

@@ -16,16 +16,7 @@ MEMORY = 56 << 20
 def read_json(
     source: CheckpointFile, offset: int, length: int, code: str, *, fractions: bool = False, allowed: int = 0
 ) -> dict[str, Any]:
-    """Return the JSON object in the `length` bytes from `offset` on.
-
-    Args:
-        code: the error code for invalid text.
-        fractions: accept numbers with a fraction or an exponent.
-        allowed: length of a text that is accepted in a file of any size.
-
-    Raises:
-        CheckpointError: `duplicate-key`, or `code` for everything else.
-    """
+    """Return the JSON object in the `length` bytes from `offset` on."""
     if length > allowed:
         require_memory(source, offset, length, code)
     value = parse_json(source.read(offset, length), code, offset, fractions=fractions)

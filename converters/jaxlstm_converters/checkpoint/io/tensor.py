@@ -98,12 +98,7 @@ class Tensor:
         return f"Tensor(shape={self.shape}, dtype={self.dtype.name})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Read a new, writable, C-contiguous array in native byte order.
-
-        Raises:
-            CheckpointError: `crc-mismatch` or `file-changed`.
-            ValueError: copy=False was requested.
-        """
+        """Read a new, writable, C-contiguous array in native byte order."""
         if copy is False:
             raise ValueError("copy=False is not possible: reading a tensor from a file copies it")
         result = self.read()

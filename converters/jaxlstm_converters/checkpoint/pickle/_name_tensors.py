@@ -122,10 +122,6 @@ def name_tensors(
             name leads to are reported.
         budget: pays for visits beyond that limit.
         members: returns the named members of a placeholder, or None if it has none.
-
-    Raises:
-        CheckpointError: cycle, too-deep, node-budget, duplicate-name, unsupported-tensor,
-            foreign-root or foreign-weight.
     """
     root = result.value
     walk = _Walk(checkpoint, 2 * result.opcodes, budget, members)

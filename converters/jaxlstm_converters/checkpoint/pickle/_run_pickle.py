@@ -66,9 +66,6 @@ def run_pickle(
     """Run the pickle at the current position of `stream`, up to STOP, and return its machine.
 
     `persistent` becomes its `persistent_value`. `PickleMachine` documents arguments and results.
-
-    Raises:
-        CheckpointError: with the offset of the opcode that was refused.
     """
     machine = PickleMachine(stream, budget, VOCABULARY, persistent, nested)
     take, find_operation = stream.take, OPERATIONS.get

@@ -87,11 +87,6 @@ def run_planted(
     """Run a module with the operations at some sites replaced.
 
     A replacement may not fit, so that the module raises. The run then ends there.
-
-    Args:
-      dtype: the module's own dtype or float64.
-      replacements: by site, the function that computes the result of the operation.
-      record: if true, record the calls of submodules.
     """
     import torch
 
