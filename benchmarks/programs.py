@@ -56,7 +56,7 @@ def row(name: str, settings: Settings) -> dict[str, Any]:
         "jaxlstm": lambda: runner(*hosts),
         "jaxlstm jit": lambda: jax.block_until_ready(jitted(program.params, *arrays)),
         "torch": in_torch(module),
-        "torch-compile": in_torch(torch.compile(module)),
+        "torch-compile": in_torch(torch.compile(module, options={"force_disable_caches": True})),
         **_as_onnx(module, args, settings),
     }
     expected = jax.tree.leaves(sides["torch"]())

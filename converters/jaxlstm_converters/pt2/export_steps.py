@@ -71,11 +71,12 @@ class ExportStep(NamedTuple):
 @kept_regions()
 def export_at_sizes(call: ExportCall, *, with_values: bool) -> ExportStep:
     """Return the export of a call at its sizes. It may depend on the values of the tensors."""
+    if with_values:  # The trace runs the module, which may change its buffers.
+        call = call._replace(module=copy.deepcopy(call.module))
     with keywords_by_name(call.module, call.kwargs), _quiet():
-        if not with_values:
-            return ExportStep(_export(call, free_axes(call, lambda path, axis: False)))
-        # The trace runs the module, which may change its buffers.
-        return _with_values(call._replace(module=copy.deepcopy(call.module)), ValueError("other values"))
+        if with_values:
+            return _with_values(call, ValueError("other values"))
+        return ExportStep(_export(call, free_axes(call, lambda path, axis: False)))
 
 
 Result = TypeVar("Result")
