@@ -240,3 +240,12 @@ def test_wrong_arguments():
         verify_model(linear, theirs, (x,), rtol=1e-3)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         verify_model(linear, theirs, (torch.randn(4, 2),))
+
+
+def test_two_biases_of_zeros_are_told_apart_by_their_names():
+    theirs, ours = nn.LSTMCell(3, 4), jaxlstm.nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0))
+    for bias in (theirs.bias_ih, theirs.bias_hh):
+        nn.init.zeros_(bias)
+    jaxlstm.load_state_dict(ours, theirs)
+    report = verify_model(ours, theirs, (torch.randn(2, 3),), call=lambda model, x: model(x))
+    assert report.ok, str(report)

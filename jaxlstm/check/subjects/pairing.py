@@ -99,7 +99,10 @@ def pair_parameters(
     def choices(name: str, value: Array) -> tuple[Choice, ...]:
         found = [*sources.layouts(value), *sources.sums(value)]
         near = [choice for choice in found if same_module(name, choice[0].theirs)]
-        return tuple(near or found)
+        # Two biases of zeros have equal gradients, too.
+        last = [(name.rpartition(".")[2],)]
+        same = [c for c in near if [tuple(part.theirs.rpartition(".")[2] for part in c)] == last]
+        return tuple(same or near or found)
 
     return Pairing({name: choices(name, value) for name, value in ours.items()})
 
