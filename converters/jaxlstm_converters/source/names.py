@@ -86,6 +86,8 @@ def arguments(line: str) -> list[str]:
     """Return the names of variables that a line of Python passes to functions, in their order."""
     tree = _parsed(line)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    indices = (node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript))
+    called |= {id(part) for index in indices for part in ast.walk(index)}
     names = [
         node
         for node in ast.walk(tree)

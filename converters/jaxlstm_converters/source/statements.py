@@ -114,11 +114,20 @@ class StatementWriter:
 
     def _argument_names(self, name: str) -> list[str]:
         """Return the names in the first line that uses an input, except names that earlier lines assign."""
-        line = next((step.line for step in self._steps if name in self._uses(step.item)), "")
-        before = itertools.takewhile(lambda step: step.line != line, self._steps)
+        steps = [inner for step in self._steps for inner in self._inner_steps(step) if inner.line]
+        line = next((step.line for step in steps if name in self._uses(step.item)), "")
+        before = itertools.takewhile(lambda step: step.line != line, steps)
         others = {found for step in before for found in names.leaves(names.targets(step.line))}
         others |= {"F", "functional", "torch", "nn", "s"}
-        return [found for found in names.arguments(line) if found not in others]
+        found = [argument for argument in names.arguments(line) if argument not in others]
+        # Values of a loop may occur in any order in its lines.
+        is_sure = len(found) == 1 or any(step.line == line for step in self._steps)
+        return found if is_sure else []
+
+    def _inner_steps(self, step: LineItem) -> Iterator[LineItem]:
+        """Yield a step itself, or the steps of a loop."""
+        is_loop = isinstance(step.item, Invocation) and step.item.is_loop
+        yield from self._expanded(step.item) if is_loop else [step]  # type: ignore[arg-type]
 
     def _body(self) -> list[Statement]:
         run: list[LineItem] = []

@@ -48,7 +48,9 @@ def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -
         template = _call(operation)
     tree = filled(template, {**operation.arguments, **operation.extra}, expression)
     dtypes = [result.dtype for result in operation.results if result is not None]
-    if not node.with_gradient and any(jnp.issubdtype(dtype, np.inexact) for dtype in dtypes):
+    is_constant = template.startswith(("jnp.zeros", "jnp.ones", "jnp.full", "jnp.array", "jnp.arange"))
+    is_float = any(jnp.issubdtype(dtype, np.inexact) for dtype in dtypes)
+    if not node.with_gradient and is_float and not is_constant:
         tree = filled("lax.stop_gradient(result)", {"result": tree}, expression)
     return Spelling(tree, is_idiomatic)
 
