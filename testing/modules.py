@@ -8,12 +8,7 @@ from torch import nn
 
 
 def module_of(forward: Callable[..., Any], **parts: Any) -> nn.Module:
-    """Return a module of the class ``Model``, in evaluation mode.
-
-    Args:
-      forward: its method, which takes the module and the arguments of a call.
-      parts: attributes of the module: submodules, parameters, and tensors, which become buffers.
-    """
+    """Return a module of the class ``Model``, in evaluation mode."""
     function: Any = forward
     # from_module records the lines of functions of this name.
     function.__code__ = function.__code__.replace(co_name="forward")

@@ -27,12 +27,7 @@ def _fenced(page: str) -> list[tuple[str, str]]:
 def run_page(
     page: str, names: Mapping[str, Any] | None = None, replace: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run the Python blocks of a page in one namespace, and return it.
-
-    Args:
-      names: objects that the page takes as given.
-      replace: texts of the page that do not fit a test, and their replacements. Each must occur.
-    """
+    """Run the Python blocks of a page in one namespace, and return it."""
     scope: dict[str, Any] = {"__name__": page, **(names or {})}
     code = "\n".join(blocks(page, "python"))
     for old, new in (replace or {}).items():

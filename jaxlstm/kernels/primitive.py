@@ -197,15 +197,7 @@ def vmapped(
     batch_axes: Axes,
     result_batch_axes: Axes,
 ) -> tuple[list, Axes]:
-    """Return the results of a primitive under ``jax.vmap``, and the mapped axis of each.
-
-    Args:
-      bind: the primitive, from arrays to a list of arrays.
-      plain: the same function in JAX, for the cases that the primitive does not support.
-      mapped_axes: the mapped axis of each array, or None.
-      batch_axes: the batch axis of each array without its mapped axis, None for weights.
-      result_batch_axes: the batch axis of each result, None for a sum over the batch.
-    """
+    """Return the results of a primitive under ``jax.vmap``, and the mapped axis of each."""
     size = next(x.shape[d] for x, d in zip(arrays, mapped_axes, strict=True) if d is not None)
     result_axes = [axis for axis in result_batch_axes if axis is not None]
     if len(result_axes) < len(result_batch_axes) or size == 0:

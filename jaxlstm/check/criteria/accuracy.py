@@ -235,11 +235,6 @@ def with_rounding_as_unit(
     and near a kink, such as a ReLU at 0, one run of a right model may take the other side. Runs of torch in
     float64 in which every number was changed by rounding therefore replace torch's error, only in the arrays
     that exceed a limit. No array counts as better than torch because of them.
-
-    Args:
-      ratios: the ratios by the name of the array.
-      truth: torch's results in float64.
-      perturbed: runs torch in float64 with every number changed by a relative size.
     """
     found = list(ratios.values())
     if not found or (mean_ratio(found).ok and worst_ratio(found).ok):
