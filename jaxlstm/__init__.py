@@ -5,8 +5,6 @@ This module is the facade over ``jaxlstm`` and ``jaxlstm_converters``; no other 
 ``jaxlstm.cli`` imports the converters.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.imports import lazy_names

@@ -9,8 +9,6 @@ package. These runs do not count as imports, because every package that re-expor
 cycle.
 """
 
-from __future__ import annotations
-
 import ast
 import graphlib
 import importlib.util

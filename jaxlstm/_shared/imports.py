@@ -1,7 +1,5 @@
 """Imports on first use: public names of a package (PEP 562), and optional dependencies."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import linecache

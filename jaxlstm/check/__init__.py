@@ -4,8 +4,6 @@ Public names are imported on first use, so that the pytest plugin costs nothing 
 imported only by a check against torch.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.imports import lazy_names

@@ -4,8 +4,6 @@ Public names are imported on first use. This module is a facade, as ``jaxlstm`` 
 files, so it belongs to the converters. See docs/inference.md.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.imports import lazy_names

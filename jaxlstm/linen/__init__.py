@@ -4,8 +4,6 @@ This module is a facade, as ``jaxlstm`` is. It re-exports the modules of ``jaxls
 first use, the converters for Linen models.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.imports import lazy_names

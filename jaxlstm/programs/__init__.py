@@ -3,8 +3,6 @@
 The names below are imported on first use, so that the graph is available without JAX.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.imports import lazy_names

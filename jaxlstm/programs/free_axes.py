@@ -3,6 +3,7 @@
 torch records ``x.size(2) // 2 == 1`` as a condition and the axis as free. Here the axis has the sizes 2 to 3.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -25,17 +26,20 @@ def settle_axes(graph: Graph) -> Graph:
     }
     narrowed: dict[str, AxisRange] = {}
     reasons: dict[tuple[str, int], str] = {}
-    for guard in graph.guards[:_MOST_GUARDS]:
+    guards = frozenset(graph.guards)
+    for guard in itertools.islice(dict.fromkeys((*graph.guards, *graph.lines)), _MOST_GUARDS):
         found = sizes_allowed(guard)
         if found is None:
             continue
         name, place, allowed = found
         why = f"the condition {shown_guard(guard, graph.lines)}"
         size = sizes.get((name, place))
-        if isinstance(size, str) and (axis := _narrowed(graph, narrowed.get(size), size, allowed, why)):
-            narrowed[size] = axis
-        elif isinstance(size, int) and allowed == range(size, size + 1):
+        if isinstance(size, int) and allowed == range(size, size + 1):
             reasons[name, place] = why
+        if not isinstance(size, str) or guard not in guards:
+            continue
+        if axis := _narrowed(graph, narrowed.get(size), size, allowed, why):
+            narrowed[size] = axis
     single = {name: axis for name, axis in narrowed.items() if axis.low == axis.high}
     reasons |= {key: single[size].reason for key, size in sizes.items() if size in single}
     graph = replace(graph, narrowed={name: axis for name, axis in narrowed.items() if name not in single})

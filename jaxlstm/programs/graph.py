@@ -78,6 +78,7 @@ class Node:
       calls: the calls of modules that led to this call, outermost first; none if torch inserted the node.
       types: the types that torch recorded for the outputs, by name of value.
       with_gradient: False inside of ``torch.no_grad``, where no gradient flows to the results.
+      casts_done: True for a node whose casts by ``torch.autocast`` are nodes of the graph.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Node:
     calls: tuple[ModuleCall, ...] = ()
     types: Mapping[str, TensorType] = field(default_factory=dict)
     with_gradient: bool = True
+    casts_done: bool = False
 
     @property
     def module_path(self) -> str:

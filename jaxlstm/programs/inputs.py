@@ -188,12 +188,17 @@ def require_lstms(graph: Graph, seq_lengths: Any) -> None:
         )
 
 
+def why_fixed(declared: Input, axis: int) -> str:
+    """Return why the size of an axis is fixed, "" if that is not known."""
+    if declared.type and declared.type.shape[axis] in (0, 1):
+        return "torch.export fixes an axis that has the size 0 or 1 in the example"
+    return declared.fixed.get(axis, "")
+
+
 def how_to_free(declared: Input, axis: int) -> str:
     """Return why the size of an axis is fixed, or if that is not known, the advice on freeing it."""
-    if axis in declared.fixed:
-        return f"Reason: {declared.fixed[axis]}"
-    if declared.type and declared.type.shape[axis] in (0, 1):
-        return "Reason: torch.export fixes an axis that has the size 0 or 1 in the example"
+    if reason := why_fixed(declared, axis):
+        return f"Reason: {reason}"
     return (
         "To accept other sizes, export the axis as dynamic: "
         f"dynamic_shapes={{{declared.name!r}: {{{axis}: torch.export.Dim.AUTO}}}}. For the sequence length "

@@ -38,40 +38,35 @@ _UNKNOWN = (
 )
 
 
-def run_nodes(
-    accepted: AcceptedGraph, values: Values, sizes: Mapping[str, int], options: Options
-) -> Iterator[tuple[Node, Any]]:
+def run_nodes(accepted: AcceptedGraph, values: Values, options: Options) -> Iterator[tuple[Node, Any]]:
     """Run each node and yield it with its result; ``values`` holds all values by name and is updated.
 
     Args:
       accepted: the graph.
       values: the placeholders.
-      sizes: the sizes of the free axes.
       options: the settings of the call.
     """
     for index in range(len(accepted.graph.nodes)):
-        yield accepted.graph.nodes[index], _run_node(accepted, index, values, sizes, options)
+        yield accepted.graph.nodes[index], _run_node(accepted, index, values, options)
 
 
-def run_with_loops(
-    accepted: AcceptedGraph, values: Values, sizes: Mapping[str, int], options: Options
-) -> None:
+def run_with_loops(accepted: AcceptedGraph, values: Values, options: Options) -> None:
     """Run all nodes as :func:`run_nodes`, the loops as scans where values are traced."""
     index = 0
     while index < len(accepted.graph.nodes):
         loop = accepted.loops.get(index)
-        if loop is not None and run_scan(loop, values, _body_runner(accepted, index, sizes, options)):
+        if loop is not None and run_scan(loop, values, _body_runner(accepted, index, options)):
             index = loop.end
         else:
-            _run_node(accepted, index, values, sizes, options)
+            _run_node(accepted, index, values, options)
             index += 1
 
 
-def _body_runner(accepted: AcceptedGraph, start: int, sizes: Mapping[str, int], options: Options) -> RunNode:
+def _body_runner(accepted: AcceptedGraph, start: int, options: Options) -> RunNode:
     """Return the function that runs a node of the loop at an index."""
 
     def run(offset: int, node: Node, write: InPlaceWrite | None, values: Values) -> None:
-        _run(node, accepted.operators[start + offset], write, values, {}, sizes, options)
+        _run(node, accepted.operators[start + offset], write, values, {}, options)
         _require_no_size_assertions(values)
 
     return run
@@ -86,16 +81,14 @@ def _require_no_size_assertions(values: Values) -> None:
         )
 
 
-def _run_node(
-    accepted: AcceptedGraph, index: int, values: Values, sizes: Mapping[str, int], options: Options
-) -> Any:
+def _run_node(accepted: AcceptedGraph, index: int, values: Values, options: Options) -> Any:
     node, operator = accepted.graph.nodes[index], accepted.operators[index]
     functions = {
-        place: functools.partial(_run_subgraph, subgraph, sizes, options)
+        place: functools.partial(_run_subgraph, subgraph, options)
         for place in range(len(node.args))
         if (subgraph := accepted.subgraphs.get((index, place)))
     }
-    return _run(node, operator, accepted.writes.get(index), values, functions, sizes, options)
+    return _run(node, operator, accepted.writes.get(index), values, functions, options)
 
 
 def _run(
@@ -104,12 +97,11 @@ def _run(
     write: InPlaceWrite | None,
     values: Values,
     functions: Mapping[int, Callable[..., Any]],
-    sizes: Mapping[str, int],
     options: Options,
 ) -> Any:
     """Run a node and return its result; ``functions`` holds its arguments that are graphs, by place."""
     with doubles_by_default(any(type_.dtype.char in "dD" for type_ in node.types.values())):
-        result = _call(node, operator, values, functions, sizes, options)
+        result = _call(node, operator, values, functions, options)
     if not node.with_gradient:
         result = jax.tree.map(_without_gradient, result)
     if write is not None:
@@ -118,21 +110,19 @@ def _run(
     values.update(named_results(node, result))
     for name, type_ in node.types.items():
         if name in values:
-            shape = tuple(sizes.get(size) if isinstance(size, str) else size for size in type_.shape)
+            shape = tuple(options.sizes.get(size) if isinstance(size, str) else size for size in type_.shape)
             if isinstance(values[name], Prefix) and (size := shape[values[name].axis]) is not None:
                 values[SIZE_OF + name] = values[name].count.number() == size
                 values[name] = values[name].at_size(size)
-            _require_type(node, values[name], type_.dtype, shape, sizes)
+            _require_type(node, values[name], type_.dtype, shape, options)
     return result
 
 
-def _run_subgraph(
-    accepted: AcceptedGraph, sizes: Mapping[str, int], options: Options, *operands: Any
-) -> tuple[Any, ...]:
+def _run_subgraph(accepted: AcceptedGraph, options: Options, *operands: Any) -> tuple[Any, ...]:
     """Run a graph that is the argument of an operator, and return its results."""
     names = [declared.name for declared in accepted.graph.inputs]
     values = dict(zip(names, operands, strict=True))
-    run_with_loops(accepted, values, sizes, options)
+    run_with_loops(accepted, values, options)
     _require_no_size_assertions(values)
     return tuple(resolve(output, values) for output in accepted.graph.outputs)
 
@@ -156,7 +146,6 @@ def _call(
     operator: Operator,
     values: Values,
     functions: Mapping[int, Callable[..., Any]],
-    sizes: Mapping[str, int],
     options: Options,
 ) -> Any:
     if (joined := join_rows(node, values)) is not None:
@@ -178,7 +167,7 @@ def _call(
         raise ProgramError(
             "node-failed",
             f"node {_title(node)} with {shapes} failed: {error}. Do the inputs have other sizes than at "
-            f"export? {_free_axes(sizes)}",
+            f"export? {_free_axes(options)}",
         ) from error
 
 
@@ -265,7 +254,7 @@ def _viewed_again(view: View, values: Values, options: Options) -> jax.Array:
 
 
 def _require_type(
-    node: Node, value: Any, dtype: np.dtype, expected: tuple[Any, ...], sizes: Mapping[str, int]
+    node: Node, value: Any, dtype: np.dtype, expected: tuple[Any, ...], options: Options
 ) -> None:
     """Raise if a result contradicts the file: its static sizes would give wrong numbers downstream."""
     if not isinstance(value, jax.Array):
@@ -289,7 +278,7 @@ def _require_type(
                 "static-shape",
                 f"node {_title(node)}: axis {place} of its result has size {actual} for these inputs, and "
                 f"{size} in the file. The export fixed a size that these inputs change. "
-                f"{_free_axes(sizes)}",
+                f"{_free_axes(options)}",
             )
     if held(dtype) != value.dtype:
         raise ProgramError(
@@ -297,8 +286,8 @@ def _require_type(
         )
 
 
-def _free_axes(sizes: Mapping[str, int]) -> str:
-    free = ", ".join(f"{name} = {size}" for name, size in sizes.items()) or "none"
+def _free_axes(options: Options) -> str:
+    free = ", ".join(f"{name} = {size}" for name, size in options.sizes.items()) or "none"
     return f"Free axes of this program: {free}. jaxlstm.from_module frees as many as the model allows"
 
 

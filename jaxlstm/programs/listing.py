@@ -1,6 +1,7 @@
 """A program as text: inputs, one line for each call with its shapes, results."""
 
 from jaxlstm.programs.graph import Argument, Graph, Input, Node, TensorType, Value
+from jaxlstm.programs.inputs import why_fixed
 from jaxlstm.programs.operators.registry import IGNORED
 
 _SHORT = {"float": "f", "int": "i", "uint": "u", "bfloat": "bf", "complex": "c"}
@@ -11,7 +12,11 @@ def listing(graph: Graph) -> str:
     torch_names = {**graph.parameters, **graph.buffers, **graph.constants}
     lines = ["inputs:", *(f"  {_input(declared)}" for declared in graph.inputs)]
     for declared in graph.inputs:
-        lines += [f"  axis {axis} of {declared.name} is fixed: {why}" for axis, why in declared.fixed.items()]
+        lines += [
+            f"  axis {axis} of {declared.name} is fixed: {why_fixed(declared, axis) or 'unknown reason'}"
+            for axis, size in enumerate(declared.type.shape if declared.type else ())
+            if isinstance(size, int)
+        ]
     for name in graph.ranges:
         low, high = graph.size_range(name)
         why = f" ({graph.narrowed[name].reason})" if name in graph.narrowed else ""

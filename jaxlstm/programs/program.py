@@ -215,11 +215,11 @@ class Program:
             **{value: self._constants[name] for value, name in self.graph.constants.items()},
             **inputs,
         }
-        options = replace(self.options, seq_lengths=seq_lengths)
+        options = replace(self.options, seq_lengths=seq_lengths, sizes=sizes)
         if record is None:
-            run_with_loops(self._run, values, sizes, options)
+            run_with_loops(self._run, values, options)
         else:
-            for node, result in run_nodes(self._accepted, values, sizes, options):
+            for node, result in run_nodes(self._accepted, values, options):
                 record(node, result)
         return values
 

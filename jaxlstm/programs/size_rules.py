@@ -286,6 +286,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "aten.reshape.default": _view,
     **dict.fromkeys((f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), _recurrence),
     **dict.fromkeys(("aten.sum.default", "aten.sum.dim_IntList"), partial(_reduce, 0.0)),
+    **dict.fromkeys(("aten.prod.default", "aten.prod.dim_int"), partial(_reduce, 1.0)),
     **dict.fromkeys(("aten.mean.default", "aten.mean.dim"), _mean),
     **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
     **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_reduce, -math.inf)),

@@ -119,7 +119,25 @@ def written_back(op: str, base: Any, view: Prefix) -> Array:
 
 
 def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operator on all elements, after a proof that the start of its results is right."""
+    """Run an operator on all elements, after a proof that the start of its results is right.
+
+    A `Count` among the arguments is a size of the result, or else a number in it.
+    """
+    try:
+        return _run_at_sizes(apply, args, kwargs)
+    except UnprovenError:
+        leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_unknown)
+        if not any(isinstance(leaf, Count) for leaf in leaves):
+            raise
+    numbers = [leaf.number() if isinstance(leaf, Count) else leaf for leaf in leaves]
+    args, kwargs = jax.tree.unflatten(structure, numbers)
+    try:
+        return _run_at_sizes(apply, args, kwargs) if is_among(numbers) else apply(*args, **kwargs)
+    except TypeError as error:
+        raise UnprovenError from error
+
+
+def _run_at_sizes(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_unknown)
     counts = [leaf.count if isinstance(leaf, Prefix) else leaf for leaf in leaves if is_unknown(leaf)]
     if len({count.size for count in counts}) > 1:

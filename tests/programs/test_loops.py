@@ -14,6 +14,7 @@ from torch import nn
 from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
+from testing.gradients import require_equal
 from testing.graphs import to_numpy
 from testing.written import assert_equal, write
 
@@ -228,29 +229,10 @@ def loss(results: Any) -> Any:
 
 
 def require_same(program: Program, module: nn.Module, x: Tensor) -> None:
-    """Require torch's values and gradients, jitted and not."""
-    x = x.clone().requires_grad_()
-    expected = module(x)
-
-    def run(params: Any, x: Any) -> Any:
-        results = program(params, x)
-        return loss(results), results
-
-    is_trained = loss(expected).requires_grad
-    jitted = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True) if is_trained else run)
-    first, second = jitted(program.params, to_numpy(x))
-    for actual in (program(program.params, to_numpy(x)), first[1] if is_trained else second):
-        for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours, to_numpy(theirs), atol=2e-6)
-    if not is_trained:
-        return
-    loss(expected).backward()
-    of_params, of_x = second
-    assert x.grad is not None
-    np.testing.assert_allclose(of_x, x.grad.numpy(), atol=1e-5)
-    for name, parameter in module.named_parameters():
-        if name in of_params and parameter.grad is not None:
-            np.testing.assert_allclose(of_params[name], parameter.grad, rtol=1e-5, atol=1e-4)
+    """Require torch's values and gradients, jitted, and its values without."""
+    jitted = require_equal(program, module, x.requires_grad_(), jit=True, atol=2e-6)
+    for ours, theirs in zip(jax.tree.leaves(program(program.params, to_numpy(x))), jitted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=4e-6)
 
 
 def scans(program: Program, x: Any) -> int:

@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from torch._dynamo.exc import UserError
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from testing.exported import Recogniser
+from testing.gradients import require_equal
 from testing.modules import module_of
 from testing.written import written_program
 
@@ -29,20 +29,6 @@ def shared(start: int, end: int) -> nn.Module:
     return module_of(forward, state=storage[:3], other=storage[start:end])
 
 
-def assert_same(program: jaxlstm.Program, module: nn.Module, *args: Any, **kwargs: Any) -> None:
-    """Assert that a program gives torch's results."""
-    with torch.no_grad():
-        expected = jax.tree.leaves(module(*args, **kwargs))
-    args, kwargs = jax.tree.map(_as_input, (args, kwargs))
-    actual = jax.tree.leaves(program(program.params, *args, **kwargs))
-    for ours, theirs in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def _as_input(leaf: Any) -> Any:
-    return leaf.numpy() if torch.is_tensor(leaf) else leaf
-
-
 def test_recogniser(tmp_path: Path) -> None:
     """The width of the picture, which becomes time, and the batch are free, and 1 is a valid batch."""
     module = Recogniser().eval()
@@ -50,9 +36,9 @@ def test_recogniser(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         program = jaxlstm.from_module(module, (torch.randn(2, 1, 8, 12),))
     for shape in ((2, 1, 8, 12), (3, 1, 8, 20), (1, 1, 8, 6)):
-        assert_same(program, module, torch.randn(shape))
+        require_equal(program, module, torch.randn(shape))
     program.save(tmp_path / "a.pt2")
-    assert_same(jaxlstm.load_program(tmp_path / "a.pt2"), module, torch.randn(4, 1, 8, 10))
+    require_equal(jaxlstm.load_program(tmp_path / "a.pt2"), module, torch.randn(4, 1, 8, 10))
 
 
 def test_earlier_export() -> None:
@@ -61,7 +47,7 @@ def test_earlier_export() -> None:
     x = torch.randn(5, 2, 3)
     _require_plain_export_fails(module, x)
     program = jaxlstm.from_module(module, (x,))
-    assert_same(program, module, torch.randn(9, 4, 3))
+    require_equal(program, module, torch.randn(9, 4, 3))
     # from_module leaves no trace.
     _require_plain_export_fails(module, x)
 
@@ -95,7 +81,7 @@ def test_a_buffer_that_changes_and_shares_memory_is_refused(start: int, end: int
 
 def test_a_buffer_that_changes_beside_another_in_one_storage() -> None:
     program = jaxlstm.from_module(shared(3, 6), (torch.randn(3),))
-    assert_same(program, shared(3, 6), torch.randn(3))
+    require_equal(program, shared(3, 6), torch.randn(3))
 
 
 def add_positions(self: Any, x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,7 +132,7 @@ def test_one_tensor_for_two_arguments() -> None:
     module, x = module_of(lambda _, x, h, unused: x * h), torch.rand(3, 4)
     with pytest.warns(UserWarning, match="input unused has no effect: no node uses it$"):
         program = jaxlstm.from_module(module, (x, x, x))
-    assert_same(program, module, torch.rand(3, 4), torch.rand(3, 4), torch.rand(3, 4))
+    require_equal(program, module, torch.rand(3, 4), torch.rand(3, 4), torch.rand(3, 4))
 
 
 def test_complex_numbers(tmp_path: Path) -> None:
@@ -155,6 +141,6 @@ def test_complex_numbers(tmp_path: Path) -> None:
     )
     jaxlstm.from_module(module, (torch.randn(3, 4),)).save(tmp_path / "phases.pt2")
     program, x = jaxlstm.load_program(tmp_path / "phases.pt2"), torch.randn(2, 5)
-    assert_same(program, module, x)
+    require_equal(program, module, x)
     for ours, theirs in zip(written_program(program).model(jnp.asarray(x)), module(x), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)

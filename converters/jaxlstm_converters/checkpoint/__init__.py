@@ -5,8 +5,6 @@ calls only functions of this package. `formats` has one module for each file for
 `_read_checkpoint` selects among them. Public names are imported on first use.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.imports import lazy_names

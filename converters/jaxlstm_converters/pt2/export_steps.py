@@ -1,10 +1,9 @@
 """From a module to an exported program, in steps that fix more and more.
 
 1. ``torch.export`` with all axes free.
-2. The same, with the assertion that ``x[mask]`` is not empty.
-3. Fewer free axes, if torch cannot express the conditions on all of them.
-4. ``torch.export.draft_export``, which decides a condition on values as the example does, and asserts it.
-5. A trace with the example's values. Sizes are fixed, and values that the model reads are asserted.
+2. Fewer free axes, if torch cannot express the conditions on all of them.
+3. ``torch.export.draft_export``, which decides a condition on values as the example does, and asserts it.
+4. A trace with the example's values. Sizes are fixed, and values that the model reads are asserted.
 
 Each step is tried if the one before fails. The error of the first is raised if all fail.
 """
@@ -14,22 +13,27 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import io
-import logging
 import threading
-import warnings
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
 import torch
+from sympy import Basic
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2.export_patches import free_time, kept_regions, keywords_by_name, plain_results
-from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues
+from jaxlstm_converters.pt2.export_patches import (
+    free_time,
+    kept_regions,
+    keywords_by_name,
+    plain_results,
+    quiet,
+)
+from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
@@ -73,10 +77,10 @@ def export_at_sizes(call: ExportCall, *, with_values: bool) -> ExportStep:
     """Return the export of a call at its sizes. It may depend on the values of the tensors."""
     if with_values:  # The trace runs the module, which may change its buffers.
         call = call._replace(module=copy.deepcopy(call.module))
-    with keywords_by_name(call.module, call.kwargs), _quiet():
+    with keywords_by_name(call.module, call.kwargs), quiet():
         if with_values:
             return _with_values(call, ValueError("other values"))
-        return ExportStep(_export(call, free_axes(call, lambda path, axis: False)))
+        return ExportStep(_export(call, free_axes(call, lambda axis: False)))
 
 
 Result = TypeVar("Result")
@@ -89,7 +93,7 @@ def export_in_steps(
     """Return the first step that succeeds, and the result of a function of its program."""
     if any(tensor.is_inference() for tensor in call.module.state_dict().values()):
         call = call._replace(module=copy.deepcopy(call.module))  # The copies are ordinary tensors.
-    with keywords_by_name(call.module, call.kwargs), _quiet():
+    with keywords_by_name(call.module, call.kwargs), quiet():
         try:
             step = ExportStep(_export(call, _shapes(call)))
         except ProgramError:
@@ -103,28 +107,14 @@ def export_in_steps(
     with torch.no_grad():
         fresh = _fresh(call)
         copy.deepcopy(call.module)(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
-    with keywords_by_name(call.module, call.kwargs), _quiet():
-        selections = [_with_selections] if isinstance(first, GuardOnDataDependentSymNode) else []
-        for attempt in (*selections, _with_fewer_axes, _as_draft, _with_values):
+    with keywords_by_name(call.module, call.kwargs), quiet():
+        for attempt in (_with_fewer_axes, _as_draft, _with_values):
             try:
                 step = attempt(call, first)
                 return step, finish(step.program)
             except Exception as error:
                 first.add_note(f"{attempt.__name__.strip('_')}: {type(error).__name__}: {_line(error)}")
     raise first
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence torch's warnings about its code, and its output about a step that fails."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _fresh(call: ExportCall) -> ExportCall:
@@ -147,7 +137,6 @@ class _Settings(NamedTuple):
     host: bool = True
     sizes: bool = True
     values: bool = False
-    selects: bool = False
 
 
 _FIRST = _Settings()
@@ -169,7 +158,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             free_time(),
             recorded_lines(),
             plain_results(call.module),
-            SymbolicSizes(call.module, values=settings.values, selects=settings.selects)
+            SymbolicSizes(call.module, values=settings.values)
             if settings.sizes
             else contextlib.nullcontext(),
             KnownValues(call.module),
@@ -204,15 +193,18 @@ def _shapes(call: ExportCall) -> Any:
     return free_axes(call) if call.shapes is None else call.shapes
 
 
-def free_axes(call: ExportCall, kept: Callable[[str, int], bool] = lambda path, axis: True) -> Any:
-    """Return dynamic shapes by which torch decides for each axis that is kept whether it can be free."""
+def free_axes(call: ExportCall, kept: Callable[[str], bool] = lambda axis: True) -> Any:
+    """Return dynamic shapes by which torch decides for each axis that is kept whether it can be free.
+
+    ``kept`` takes torch's text of the size of an axis, such as ``L['x'].size()[1]``.
+    """
 
     def axes(path: Any, value: Any) -> dict[int, Any] | None:
         if not isinstance(value, torch.Tensor):
             return None
         # torch fixes axes of size 0 and 1 in any case, and logs a warning if they are marked.
         sizes = enumerate(value.shape)
-        return {n: torch.export.Dim.AUTO for n, size in sizes if size > 1 and kept(_name(path), n)}
+        return {n: torch.export.Dim.AUTO for n, size in sizes if size > 1 and kept(_size(path, n))}
 
     return _pytree.tree_map_with_path(axes, _bound(call))
 
@@ -226,26 +218,42 @@ def _name(path: Any) -> str:
     return path[0].key + _pytree.keystr(path[1:])
 
 
-def _with_selections(call: ExportCall, first: Exception) -> ExportStep:
-    """Take each mask to select an element."""
-    program = _export(call, _shapes(call), settings=_FIRST._replace(selects=True))
-    return ExportStep(program, ("each mask selects an element",), "the model has conditions on values")
+def _size(path: Any, axis: int) -> str:
+    return f"L[{path[0].key!r}]{_pytree.keystr(path[1:])}.size()[{axis}]"
 
 
 def _with_fewer_axes(call: ExportCall, first: Exception) -> ExportStep:
-    """Free the first axis of each tensor, which is often the batch, or none."""
+    """Fix the axes that torch's error is about, or if it names none, all but the first of each tensor."""
     if call.shapes is not None:
         raise first
-    free = 1
-    try:
-        program = _export(call, free_axes(call, lambda path, axis: axis == 0))
-    except Exception:  # Of torch, or of sympy in it.
-        program, free = _export(call, free_axes(call, lambda path, axis: False)), 0
     leaves = _pytree.tree_flatten_with_path(_bound(call))[0]
-    tensors = [(_name(path), value) for path, value in leaves if isinstance(value, torch.Tensor)]
-    fixed = tuple(f"axis {axis} of {name}" for name, value in tensors for axis in range(free, value.ndim))
-    reason = f"torch could not express the conditions on all axes ({_line(first)})"
-    return ExportStep(program, fixed, reason, has_sizes=True)
+    tensors = [(path, value) for path, value in leaves if isinstance(value, torch.Tensor)]
+    axes = {_size(path, n): (n, _name(path)) for path, value in tensors for n in range(value.ndim)}
+    inner = {size for size, (axis, _) in axes.items() if axis > 0}
+    error, fixed = first, set[str]()
+    while new := (_sizes_in(error) or inner) - fixed:
+        fixed |= new
+        try:
+            program = _export(call, free_axes(call, (axes.keys() - fixed).__contains__))
+        except Exception as other:  # Of torch, or of sympy in it.
+            error = other
+        else:
+            parts = tuple(f"axis {axis} of {name}" for size, (axis, name) in axes.items() if size in fixed)
+            reason = f"torch could not express the conditions on all axes ({_line(first)})"
+            return ExportStep(program, parts, reason, has_sizes=True)
+    raise error
+
+
+def _sizes_in(error: Exception) -> set[str]:
+    """Return torch's texts of the sizes in the expression at which torch gave up."""
+    found: set[str] = set()
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        env, values = frame.f_locals.get("self"), frame.f_locals.values()
+        if isinstance(env, ShapeEnv):
+            symbols: set[Any] = set().union(*(v.free_symbols for v in values if isinstance(v, Basic)))
+            sources = {source.name for symbol in symbols for source in env.var_to_sources.get(symbol, ())}
+            found = sources or found  # of the innermost frame
+    return found
 
 
 def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
@@ -259,8 +267,6 @@ def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
 @contextlib.contextmanager
 def _recorded_decisions(decided: list[str]) -> Iterator[None]:
     """Record the conditions that a draft decides, with the line of the model's code."""
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
     original = ShapeEnv._log_real_tensor_propagation
 
     def log(self: Any, expression: Any, value: Any) -> None:
@@ -297,19 +303,20 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
         traced = make_fx(run, tracing_mode="real", pre_dispatch=True)(examples, [leaves[n] for n in places])
 
     values.require_known(traced, module)
+    sizes = TracedSizes(traced)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         present = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        results = iter(traced({name: present[name] for name in examples}, tensors))
+        results = iter(sizes.run({name: present[name] for name in examples}, tensors))
         filled = [next(results) if isinstance(leaf, torch.Tensor) else leaf for leaf in constants]
         return _pytree.tree_unflatten(filled, out_spec)
 
     forward.__signature__ = inspect.signature(call.module.forward)  # type: ignore[attr-defined]
     fresh = _fresh(call)
-    with free_time(), mock.patch.object(module, "forward", forward):
+    with free_time(), recorded_lines(lambda: sizes.line), mock.patch.object(module, "forward", forward):
         program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)
-    fixed = ("the sizes of all inputs", *dict.fromkeys(values.fixed))
+    fixed = ("the sizes of all inputs", *dict.fromkeys((*values.fixed, *sizes.fixed)))
     return ExportStep(program, fixed, f"torch.export failed ({_line(first)})", has_sizes=True)
 
 

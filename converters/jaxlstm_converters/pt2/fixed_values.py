@@ -1,11 +1,13 @@
 """Values that a module reads while it is traced: they are fixed, and asserted in the trace."""
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -38,6 +40,12 @@ class FixedValues(TorchFunctionMode):
             index = _pytree.tree_map_only(torch.Tensor, self._number, args[1])
             args = (args[0], with_bounds(index, self._number), *args[2:])
         result = func(*args, **kwargs or {})
+        if mode := get_proxy_mode():
+            line = line_of_model()
+            for node in reversed(mode.tracer.graph.nodes):
+                if _LINE in node.meta:
+                    break
+                node.meta[_LINE] = line
         if name == "from_numpy":
             self.constants.append(result)
         return result
@@ -65,6 +73,37 @@ class FixedValues(TorchFunctionMode):
                 continue
             if _memory(getattr(traced, str(node.target))) not in known:
                 raise ValueError(f"the trace does not know where the tensor {node.target} comes from")
+
+
+class TracedSizes(torch.fx.Interpreter):
+    """A run of a trace that asserts each size that depends on values: the trace has those of the example.
+
+    Attributes:
+        fixed: the sizes, with the lines where they occur.
+        line: the line of the present node.
+    """
+
+    def __init__(self, traced: torch.fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.fixed: list[str] = []
+        self.line: str | None = None
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Run a node."""
+        self.line = n.meta.get(_LINE)
+        leaves, structure = _pytree.tree_flatten(super().run_node(n))
+        traced = _pytree.tree_leaves(n.meta.get("val"))
+        leaves = [self._at_sizes(*pair) for pair in itertools.zip_longest(leaves, traced)]
+        return _pytree.tree_unflatten(leaves, structure)
+
+    def _at_sizes(self, result: Any, traced: Any) -> Any:
+        for axis, size in enumerate(result.shape if isinstance(result, torch.Tensor) else ()):
+            if isinstance(size, torch.SymInt):
+                self.fixed.append(f"a size {traced.shape[axis]} at {self.line or 'an unknown line'}")
+                torch._check(size == traced.shape[axis])
+                if traced.shape[axis] < 2:  # torch takes an unknown size for larger.
+                    result = result.narrow(axis, 0, traced.shape[axis])
+        return result
 
 
 def with_bounds(index: Any, number: Callable[[torch.Tensor], Any]) -> Any:
@@ -192,4 +231,5 @@ _TRUTHS: dict[str, Callable[..., torch.Tensor]] = {
     "equal": lambda x, y: (x == y).all() if x.shape == y.shape else x.new_zeros(()),
     "is_nonzero": lambda x: x != 0,
 }
+_LINE = "line of the model"
 _READS = ("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")

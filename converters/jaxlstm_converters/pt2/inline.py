@@ -34,8 +34,9 @@ def inlined(node: Node) -> Iterator[Node]:
     if node.op.endswith("set_grad_enabled"):
         if node.args[0] is not True:
             nodes = (replace(part, with_gradient=False) for part in nodes)
-    elif node.args[0] == "cpu" and node.args[2] is True:
-        nodes = _with_casts(graph, node.args[1])
+    elif node.args[0] == "cpu":
+        nodes = _with_casts(graph, node.args[1]) if node.args[2] is True else nodes
+        nodes = (replace(part, casts_done=True) for part in nodes)
     yield from _renamed(node, graph, nodes, node.args[place + 1 :])
 
 
@@ -80,6 +81,10 @@ def _with_casts(graph: Graph, dtype: Any) -> Iterator[Node]:
     """Yield the nodes of a graph with the casts of autocast to a dtype on a CPU."""
     types = {declared.name: declared.type for declared in graph.inputs if declared.type}
     for node in graph.nodes:
+        if node.casts_done:
+            types |= node.types
+            yield node
+            continue
         if node.op.startswith(_RECURRENT) or any(isinstance(argument, Graph) for argument in node.args):
             raise unsupported(f"{node.op} in {place_of(node)}", "runs under autocast on a CPU")
         results = {type_.dtype for type_ in node.types.values()}

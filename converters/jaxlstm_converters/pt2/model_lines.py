@@ -9,7 +9,7 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from traceback import FrameSummary, StackSummary
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,19 @@ _FROM_MODULE = os.path.join(os.path.dirname(__file__), "_from_module.py")
 
 
 @contextlib.contextmanager
-def recorded_lines() -> Iterator[None]:
+def recorded_lines(line: Callable[[], str | None] | None = None) -> Iterator[None]:
     """Let exports inside the block record lines of the model's code: with each node, and condition on sizes.
 
     By default torch mostly records lines of torch with conditions, and lines of ``forward`` with nodes.
+    ``line`` returns the present line; it defaults to `line_of_model`.
     """
+    line = line or line_of_model
     from torch._guards import SLoc
     from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
     from torch.fx.proxy import TracerBase
 
     def get_sloc(self: Any, framework_loc: str | None = None) -> SLoc:
-        return SLoc(framework_loc or "", line_of_model())
+        return SLoc(framework_loc or "", line())
 
     def user_frames(self: Any, frames: Iterable[FrameSummary]) -> StackSummary:
         shown = (frame for frame in frames if frame.filename not in uninteresting_files())
@@ -163,11 +165,18 @@ def condition_lines(exported: torch.export.ExportedProgram) -> dict[str, str]:
         return {}
     sources = shape_env.var_to_sources
     printer = ShapeGuardPythonPrinter(sources, lambda source: source.name, sources)
-    return {
+    # A value of the model may fix a size, which is no condition on sizes then.
+    lines = {
+        f"{source.name} == {size}": shape_env.replacements_slocs[symbol].maybe_user_loc
+        for symbol, size in shape_env.replacements.items()
+        if size.is_Integer and symbol in shape_env.replacements_slocs
+        for source in sources.get(symbol, ())
+    } | {
         printer.doprint(guard.expr): guard.sloc.maybe_user_loc
         for guard in shape_env.guards
         if guard.sloc.maybe_user_loc and guard.expr.free_symbols <= set(sources)
     }
+    return {condition: line for condition, line in lines.items() if line}
 
 
 def _shape_env(exported: torch.export.ExportedProgram) -> Any:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.imports import import_optional
@@ -18,24 +14,12 @@ if TYPE_CHECKING:
 def read_exported_program(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
     """Read a file with ``torch.export.load``, which may execute code that the file contains."""
     torch = import_optional("torch", "torch")
-    with _quiet():
+    from jaxlstm_converters.pt2.export_patches import quiet
+
+    with quiet():
         try:
             return torch.export.load(os.fspath(path))
         except Exception as error:  # torch raises many types for a file of another release
             raise ValueError(
                 f"torch {torch.__version__} cannot read {os.fspath(path)}: {type(error).__name__}: {error}"
             ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide warnings about symbols and storages that a user cannot act on."""
-    logger = logging.getLogger("torch._export.serde.serialize")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -109,13 +109,12 @@ def _rounded(number: Any, digits: int | None = None) -> Any:
 class SymbolicSizes(TorchFunctionMode):
     """A mode that replaces Python's functions in the files of a module and in others that call torch.
 
-    With ``values``, ``int`` of a tensor is symbolic too. With ``selects``, the trace asserts that each mask
-    selects an element.
+    With ``values``, ``int`` of a tensor is symbolic too.
     """
 
-    def __init__(self, module: torch.nn.Module, *, values: bool, selects: bool) -> None:
+    def __init__(self, module: torch.nn.Module, *, values: bool) -> None:
         super().__init__()
-        self._values, self._selects = values, selects
+        self._values = values
         self._functions = _FUNCTIONS | ({"int": _SymbolicInt} if values else {})
         self._kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         self._seen: set[str] = set()
@@ -144,12 +143,7 @@ class SymbolicSizes(TorchFunctionMode):
             self._replace(frame.f_code.co_filename, frame.f_globals)
         if self._values and name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], torch.Tensor.item), *args[2:])
-        result = func(*args, **kwargs or {})
-        if self._selects and name in ("__getitem__", "masked_select", "nonzero"):
-            for size in result.shape:
-                if isinstance(size, torch.SymInt) and not size.node.has_hint():
-                    torch._check(size >= 1)
-        return result
+        return func(*args, **kwargs or {})
 
     def _replace(self, path: str, names: dict[str, Any]) -> None:
         if path in self._seen or not is_of_model(path):

@@ -119,6 +119,14 @@ def _is_number(item: Any) -> bool:
     return _is_size(item) or (isinstance(item, Tensor) and item.ndim == 0)
 
 
+def _require_equal_features(sequences: Sequence[Tensor], *settings: Any, **by_name: Any) -> None:
+    """Require the sizes after the first of each sequence to be equal, which torch does not in a trace."""
+    first, *others = sequences
+    for sequence in others:
+        for size, expected in zip(sequence.shape[1:], first.shape[1:], strict=True):
+            torch._check(size == expected)
+
+
 _FUNCTIONS = {"_pad_packed_sequence": _pad, **{name: _recurrence(name) for name in packed.STATES}}
 _CONSTRUCTORS = ("as_tensor", "tensor")
 
@@ -155,6 +163,8 @@ class PackedSequences(TorchFunctionMode):
             return args[0].detach()  # A trace does not see the other.
         if name == "where" and len(args) == 3 and getattr(args[0], "dtype", None) is torch.uint8:
             return func(args[0].bool(), *args[1:])  # A trace takes no other condition.
+        if name == "pad_sequence" and not is_packed:
+            _require_equal_features(*args, **kwargs)
         if name == "_pack_padded_sequence":
             self.batches += 1
             return _pack(*args, **kwargs, cut=self.cut)

@@ -42,6 +42,7 @@ class Options:
       guards: check the conditions that the export recorded.
       seq_lengths: number of valid steps of each sequence for the LSTMs, (batch,), or None.
       opaque_layers: trace each LSTM, GRU or RNN as one call of the name "recurrent_layer".
+      sizes: name of a free axis -> its size in this call.
       exact_sizes: refuse sizes under ``jit`` that depend on values, so that results never end with NaN.
     """
 
@@ -50,6 +51,7 @@ class Options:
     guards: bool = True
     seq_lengths: Any = None
     opaque_layers: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
     exact_sizes: bool = False
 
     def of_module(self, path: str) -> Options:

@@ -1,0 +1,49 @@
+"""Values and gradients of a program beside those of its module."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from testing.graphs import to_numpy
+
+
+def require_equal(
+    program: Any, model: nn.Module, *args: Tensor, jit: bool = False, atol: float = 1e-5
+) -> list[Any]:
+    """Require torch's values, and its gradients with respect to parameters and arguments that require one.
+
+    Where torch has fewer elements than a result under ``jit``, NaN must follow them. Returns the results.
+    """
+    args = tuple(arg.detach().clone().requires_grad_(arg.requires_grad) for arg in args)
+    expected = [torch.as_tensor(leaf) for leaf in jax.tree.leaves(model(*args))]
+    model.zero_grad()
+    if terms := [leaf.sin().sum() for leaf in expected if leaf.requires_grad]:
+        torch.stack(terms).sum().backward()
+
+    def loss(params: Any, inputs: Any) -> Any:
+        leaves = jax.tree.leaves(program(params, *inputs))
+        parts = [_torchs_part(*pair) for pair in zip(leaves, expected, strict=True)]
+        floats = [part for part in parts if jnp.issubdtype(part.dtype, jnp.floating)]
+        return sum((jnp.sin(part).sum() for part in floats), jnp.zeros(())), leaves
+
+    differentiated = jax.grad(loss, (0, 1), has_aux=True, allow_int=True)
+    run = jax.jit(differentiated) if jit else differentiated
+    (of_params, of_inputs), actual = run(program.params, list(map(to_numpy, args)))
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(_torchs_part(ours, theirs), to_numpy(theirs), atol=atol)
+        assert np.shape(ours) == theirs.shape or (jit and np.isnan(ours[len(theirs) :]).all())
+    named = [(name, of_params[name], p) for name, p in model.named_parameters() if name in of_params]
+    pairs = zip(of_inputs, args, strict=True)
+    named += [("argument", ours, arg) for ours, arg in pairs if arg.requires_grad]
+    for name, ours, tensor in named:
+        theirs = np.zeros(tensor.shape) if tensor.grad is None else to_numpy(tensor.grad)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=10 * atol, err_msg=name)
+    return actual
+
+
+def _torchs_part(ours: Any, theirs: Tensor) -> Any:
+    return jnp.asarray(ours)[tuple(map(slice, theirs.shape))]
