@@ -20,9 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
 import torch
-from sympy import Basic
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv, sympy
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
@@ -250,7 +249,7 @@ def _sizes_in(error: Exception) -> set[str]:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         env, values = frame.f_locals.get("self"), frame.f_locals.values()
         if isinstance(env, ShapeEnv):
-            symbols: set[Any] = set().union(*(v.free_symbols for v in values if isinstance(v, Basic)))
+            symbols: set[Any] = set().union(*(v.free_symbols for v in values if isinstance(v, sympy.Basic)))
             sources = {source.name for symbol in symbols for source in env.var_to_sources.get(symbol, ())}
             found = sources or found  # of the innermost frame
     return found
