@@ -67,11 +67,7 @@ def losses(rows: Sequence[Row]) -> str:
 
 def means(rows: Sequence[Row]) -> str:
     """Return a sentence with the geometric means of the other libraries' ratios."""
-    cells = _means(rows)
-    if len(cells) == 1:
-        return f"The geometric mean of the other library's times, divided by ours, is {cells[0]}."
-    listed = " and ".join([", ".join(cells[:-1]), cells[-1]])
-    return f"The geometric means of the other libraries' times, divided by ours, are {listed}."
+    return f"Geometric means of other libraries' times, divided by ours: {', '.join(_means(rows))}."
 
 
 def _means(rows: Sequence[Row]) -> list[str]:

@@ -115,9 +115,7 @@ def test_table() -> None:
         "",
         "Ahead of jaxlstm: torch at odd (0.50).",
     ]
-    assert report.means([ROW]) == (
-        "The geometric mean of the other library's times, divided by ours, is 3.00 (torch)."
-    )
+    assert report.means([ROW]) == "Geometric means of other libraries' times, divided by ours: 3.00 (torch)."
 
 
 def test_pages_are_those_of_the_recorded_runs() -> None:
@@ -137,4 +135,4 @@ def test_a_block_without_a_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     old = "a\n<!-- benchmark: m {} -->\nold\n<!-- end -->\nz"
     assert "\nNot measured in this run.\n" in report.render(old.format("sequences"))
     assert "| small | 2 ms | 3.00 |\n\nNo other" in report.render(old.format("streams"))
-    assert "divided by ours, is 3.00 (torch). No other" in report.render(old.format("streams summary"))
+    assert "divided by ours: 3.00 (torch). No other" in report.render(old.format("streams summary"))

@@ -198,7 +198,8 @@ def test_threads_share_a_runner(backend: str) -> None:
 
 def test_errors_of_a_call() -> None:
     runner = compile(weights(CONFIGS["one"]), CONFIGS["one"], max_length=16, max_batch=2)
-    x = normal(4, 2, 5)
+    x, donated = normal(4, 2, 5), jnp.ones((1, 2, 12))
+    jax.jit(lambda h: h + 1, donate_argnums=0)(donated)
     for call, kind, message in (
         (lambda: runner(x.astype(np.float64)), TypeError, "inputs must be float32"),
         (lambda: runner(x.astype(int)), TypeError, "got int64. Cast it with .astype$"),
@@ -213,6 +214,7 @@ def test_errors_of_a_call() -> None:
         (lambda: runner(x, None, np.array([0, 4])), ValueError, "got 0 at index 0"),
         (lambda: runner(x, None, np.array([1.0, 4])), TypeError, "integers"),
         (lambda: runner(x, x), TypeError, r"a pair \(h_0, c_0\)"),
+        (lambda: runner(x, (donated, donated)), ValueError, "h_0 was donated"),
         (lambda: runner(x, (x, x)), ValueError, r"h_0 must have shape \(1, 2, 12\)"),
         (lambda: runner.map([x[0]], 3), ValueError, "batch_size must be at most .* 2; got 3"),
         (lambda: runner.map([x], 2), ValueError, r"sequence 0 must have shape \(time, 5\)"),
@@ -239,11 +241,3 @@ def test_errors_of_compile() -> None:
         arguments: dict[str, Any] = {"params": params, "config": config, "max_length": 1, "max_batch": 1}
         with pytest.raises(kind, match=message):
             compile(**{**arguments, **options})
-
-
-def test_donated_state() -> None:
-    config, runner = CONFIGS["one"], runner_of("one")
-    h, c = (jax.numpy.ones(shape) for shape in config.state_shapes(1))
-    jax.jit(lambda h: h + 1, donate_argnums=0)(h)
-    with pytest.raises(ValueError, match="h_0 was donated"):
-        runner(normal(4, 1, 5), (h, c))

@@ -1,6 +1,7 @@
 """Changes of torch and of a module that last for an export."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -133,6 +134,14 @@ def _shapes(
     # One number per sequence, so that the batch must equal the batch of the states.
     dependent = outputs.sum((1 if batch_first else 0, 2))[:, None]
     return outputs, *(state + dependent for state in states)
+
+
+def copied(module: torch.nn.Module, memo: Mapping[int, Any] | None = None) -> torch.nn.Module:
+    """Return a deep copy; ``memo`` has the copies of some objects. Computed weights lose their gradient."""
+    leaves = _pytree.tree_leaves([list(vars(part).values()) for part in module.modules()])
+    # torch copies no tensor that it computed, such as the weight of weight_norm.
+    computed = {id(x): x.detach().clone() for x in leaves if isinstance(x, torch.Tensor) and not x.is_leaf}
+    return copy.deepcopy(module, {**computed, **(memo or {})})
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ Each step is tried if the one before fails. The error of the first is raised if 
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import threading
 import traceback
@@ -21,11 +20,12 @@ from unittest import mock
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv, sympy
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.export_patches import (
+    copied,
     free_time,
     kept_regions,
     keywords_by_name,
@@ -75,7 +75,7 @@ class ExportStep(NamedTuple):
 def export_at_sizes(call: ExportCall, *, with_values: bool) -> ExportStep:
     """Return the export of a call at its sizes. It may depend on the values of the tensors."""
     if with_values:  # The trace runs the module, which may change its buffers.
-        call = call._replace(module=copy.deepcopy(call.module))
+        call = call._replace(module=copied(call.module))
     with keywords_by_name(call.module, call.kwargs), quiet():
         if with_values:
             return _with_values(call, ValueError("other values"))
@@ -91,7 +91,7 @@ def export_in_steps(
 ) -> tuple[ExportStep, Result]:
     """Return the first step that succeeds, and the result of a function of its program."""
     if any(tensor.is_inference() for tensor in call.module.state_dict().values()):
-        call = call._replace(module=copy.deepcopy(call.module))  # The copies are ordinary tensors.
+        call = call._replace(module=copied(call.module))  # The copies are ordinary tensors.
     with keywords_by_name(call.module, call.kwargs), quiet():
         try:
             step = ExportStep(_export(call, _shapes(call)))
@@ -102,10 +102,10 @@ def export_in_steps(
         else:
             return step, finish(step.program)
     # Later steps run the module, which may change its buffers.
-    call = call._replace(module=copy.deepcopy(call.module))
+    call = call._replace(module=copied(call.module))
     with torch.no_grad():
         fresh = _fresh(call)
-        copy.deepcopy(call.module)(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
+        copied(call.module)(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
     with keywords_by_name(call.module, call.kwargs), quiet():
         for attempt in (_with_fewer_axes, _as_draft, _with_values):
             try:
@@ -249,7 +249,7 @@ def _sizes_in(error: Exception) -> set[str]:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         env, values = frame.f_locals.get("self"), frame.f_locals.values()
         if isinstance(env, ShapeEnv):
-            symbols: set[Any] = set().union(*(v.free_symbols for v in values if isinstance(v, sympy.Basic)))
+            symbols: set[Any] = set().union(*(getattr(v, "free_symbols", ()) for v in values))
             sources = {source.name for symbol in symbols for source in env.var_to_sources.get(symbol, ())}
             found = sources or found  # of the innermost frame
     return found

@@ -1,6 +1,5 @@
 """`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
-import copy
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils import _pytree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
+from jaxlstm_converters.pt2.export_patches import copied
 from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, ExportStep, export_at_sizes
 
 
@@ -31,7 +31,7 @@ class OtherSizes:
             for parameter in call.module.parameters()
             if type(parameter) is torch.nn.Parameter
         }
-        self._call = call._replace(module=copy.deepcopy(call.module, shared))
+        self._call = call._replace(module=copied(call.module, shared))
         self._read, self._has_values = read, bool(first.fixed)
         self._programs: deque[Program] = deque(maxlen=64)
 
