@@ -174,7 +174,9 @@ def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:
     program = jaxlstm.load_program(tmp_path / "a.pt2")
     assert program.params.keys() == {*dict(model.named_parameters())}
     assert program.tied == {"second.weight": "first.weight"}
-    assert not any(call.line for node in program.graph.nodes for call in node.calls)  # of generated code
+    calls = {(call.path, call.line) for node in program.graph.nodes for call in node.calls}
+    assert {path for path, _ in calls} == {"", "lstm", "first", "second"}
+    assert ("", "y = self.second(self.first(y))[step:] + self.count") in calls
     for run in (program, jax.jit(program)):
         result = run(program.params, x.numpy(), n.numpy())
         assert (int(result["n"]), int(result["rows"])) == (3, 4)

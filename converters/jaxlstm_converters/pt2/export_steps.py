@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
 import torch
+from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
@@ -33,7 +34,7 @@ from jaxlstm_converters.pt2.export_patches import (
     quiet,
 )
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
-from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_lines
+from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_calls, recorded_lines
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
@@ -299,7 +300,11 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
 
     with FixedValues() as values, packed_sequences(module, PackedSequences(cut=True)), plain_results(module):
         examples = {name: tensor.detach().clone() for name, tensor in state.items()}
-        traced = make_fx(run, tracing_mode="real", pre_dispatch=True)(examples, [leaves[n] for n in places])
+        known = inspect.signature(make_fx).parameters.keys() & {"record_stack_traces"}  # torch 2.6 lacks it
+        lines: Any = dict.fromkeys(known, True)
+        trace = make_fx(run, tracing_mode="real", pre_dispatch=True, **lines)
+        with recorded_lines(), recorded_calls(module):
+            traced = trace(examples, [leaves[n] for n in places])
 
     values.require_known(traced, module)
     sizes = TracedSizes(traced)
@@ -307,7 +312,8 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
     def forward(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         present = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        results = iter(sizes.run({name: present[name] for name in examples}, tensors))
+        with fx_traceback.preserve_node_meta():
+            results = iter(sizes.run({name: present[name] for name in examples}, tensors))
         filled = [next(results) if isinstance(leaf, torch.Tensor) else leaf for leaf in constants]
         return _pytree.tree_unflatten(filled, out_spec)
 

@@ -42,8 +42,36 @@ def recorded_lines(line: Callable[[], str | None] | None = None) -> Iterator[Non
 
     with (
         mock.patch.object(ShapeEnv, "_get_sloc", get_sloc),
-        mock.patch.object(TracerBase, "_filter_traceback_frames", user_frames),
+        mock.patch.object(TracerBase, "_filter_traceback_frames", user_frames, create=True),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def recorded_calls(module: torch.nn.Module) -> Iterator[None]:
+    """Let a trace inside the block record the calls of modules with each node, as an export does."""
+    from torch.fx import traceback
+
+    stack: dict[str, tuple[str, str]] = {}
+    counts: dict[str, int] = {}
+    removed = contextlib.ExitStack()
+
+    def enter(path: str, part: torch.nn.Module) -> None:
+        counts[path] = counts.get(path, -1) + 1
+        key = f"L__self__{path}" + (f"@{counts[path]}" if counts[path] else "")
+        stack[key] = path, f"{type(part).__module__}.{type(part).__qualname__}"
+        traceback.current_meta["nn_module_stack"] = dict(stack)
+
+    def leave() -> None:
+        stack.popitem()
+        traceback.current_meta["nn_module_stack"] = dict(stack)
+
+    with removed, traceback.preserve_node_meta():
+        for path, part in module.named_modules():
+            before = part.register_forward_pre_hook(lambda part, args, path=path: enter(path, part))
+            after = part.register_forward_hook(lambda part, args, result: leave(), always_call=True)
+            removed.callback(before.remove)
+            removed.callback(after.remove)
         yield
 
 
