@@ -42,13 +42,7 @@ def written_program(
     weights: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     **settings: Any,
 ) -> Written:
-    """Return the source of a program, and the model that it makes.
-
-    Args:
-        edits: patterns in the text and their replacements, which make the model wrong. Each must occur.
-        weights: returns the tensors that the model gets, from the right ones.
-        settings: arguments of ``source_text``.
-    """
+    """Return the source of a program, and its model; ``edits`` and ``weights`` make it wrong."""
     tensors = {**program.params, **program.buffers, **program.constants}
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     source = source_text(program.graph, arrays, program.tied, **settings)

@@ -43,14 +43,7 @@ def onnx_model(
     ragged: bool = False,
     stateful: bool = False,
 ) -> bytes:
-    """Build a model with input ``x`` (T, B, I) and output ``y`` (T, B, D*H).
-
-    Args:
-      config: the config, with biases and without projection.
-      time: the number of steps; a string makes the axis dynamic.
-      ragged: add an int32 input ``lengths`` (B,).
-      stateful: add the inputs and outputs of :func:`state_names`, each (D, B, H).
-    """
+    """Build a model with input ``x`` (T, B, I) and output ``y`` (T, B, D*H)."""
     if config.proj_size:
         raise Unsupported("ONNX's LSTM has no projection")
     nodes, constants = [], [numpy_helper.from_array(np.array([0, 0, -1]), "joined")]

@@ -35,11 +35,6 @@ def export_program(
 ) -> jax.export.Exported:
     """Write a program as a ``jax.export`` artifact, atomically.
 
-    Args:
-      path: the file to write, such as ``model.stablehlo``.
-      program: the program. Its precision is fixed in the artifact, and its buffers are constants.
-      platforms, weights, overwrite: see :func:`jaxlstm.inference.export`.
-
     Returns:
       The artifact.
     """

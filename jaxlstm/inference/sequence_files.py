@@ -79,15 +79,7 @@ READERS = {
 def write_results(
     path: Path, suffix: str, note: str, columns: Mapping[str, Any], blanks: Mapping[str, np.ndarray]
 ) -> None:
-    """Write results in the format of a suffix.
-
-    Args:
-      suffix: .parquet for all columns, with nested lists; .npz or .safetensors for an array under each name,
-        or ``NAME.RESULT`` for each result but "outputs"; .npy for one array.
-      note: text about the origin of the file.
-      columns: the columns. Without a column "name", the number of a row is its name.
-      blanks: name of a result -> an empty array of the rank and dtype of its rows.
-    """
+    """Write results by suffix: columns (.parquet), arrays by name (.npz, .safetensors), one (.npy)."""
     if suffix == ".parquet":
         import pyarrow
 

@@ -47,13 +47,7 @@ Form = Callable[[Array, Array], Array]
 def convolve(
     x: Array, weight: Array, geometry: Geometry, groups: int, precision: Any, plain: Callable[[int], Form]
 ) -> Array:
-    """Convolve: on a CPU in the fastest form, on other platforms in XLA's.
-
-    Args:
-      x: images (N, *size, C).
-      weight: (O, C / groups, *kernel).
-      plain: number of groups -> XLA's convolution.
-    """
+    """Convolve: on a CPU in the fastest form, on other platforms in XLA's."""
     fast = _form_on_cpu(x, weight, geometry, groups, precision, plain)
     if fast is None:
         return plain(groups)(x, weight)

@@ -44,12 +44,6 @@ def find_places(
     """Return the place of each of the LSTM's tensors in the optimizer.
 
     The model is taken to be the smallest part of the file that holds the LSTM and matches the optimizer.
-
-    Args:
-      model: name -> shape of every possible parameter.
-      lstm: full names of the LSTM's tensors.
-      names: names of the optimizer's parameters in the model, in order; None matches by order and shape.
-      certain: the optimizer is known to train this LSTM, so other parts of the file are not considered.
     """
     match = _by_order(optimizer, model) if names is None else _by_name(optimizer, model, names)
     home, found = next(
