@@ -102,6 +102,8 @@ def test_a_ratio_of_rms_errors():
     assert without_torch.torch is None
     # Only the rounding to float32.
     assert 0 < without_torch.own < 1e-7
+    overflow = accuracy.rms_ratio("", np.array([NAN, 2.0]), np.array([1, 2.5]), [np.array([NAN, 2.25])], None)
+    assert (overflow.size, overflow.ours, overflow.own) == (1, 0.5, 0.25)
     nothing = accuracy.rms_ratio("", np.ones(1), np.array([INF]), [], None)
     assert (nothing.size, nothing.ours, nothing.value) == (0, 0.0, 1.0)
 

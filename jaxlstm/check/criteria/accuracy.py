@@ -176,7 +176,8 @@ ARRAY_LIMIT = 16.0
 def rms_ratio(
     where: str, actual: Array, truth: Array, correct: Sequence[Array], torch: Array | None
 ) -> RmsRatio:
-    """Measure the RMS error of an array and of the correct implementations, where the truth is finite."""
+    """Measure the RMS error of an array and of the correct implementations, where all of them are finite."""
+    truth = np.where(np.all([np.isfinite(np.asarray(a, np.float64)) for a in correct], axis=0), truth, np.nan)
     theirs = None if torch is None else rms_error(torch, truth)
     errors = [rms_error(a, truth) for a in (*correct, truth.astype(actual.dtype))]
     own = max(*errors, theirs or 0.0)
