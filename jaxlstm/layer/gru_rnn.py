@@ -16,7 +16,7 @@ Time is the first axis. One product before the loop computes W_ih x of all steps
 contains only the products that need the previous step. Ragged batches are as in :mod:`jaxlstm.layer.scan`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,22 +30,22 @@ from jaxlstm.layer.config import GRUConfig, LayerConfig, RNNConfig
 from jaxlstm.layer.precision import Precision, add_bias, gate_dtype, linear, product
 from jaxlstm.layer.scan import or_zero, states_before, where
 
-Step = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""``(x, a, h)`` to the next h, each (..., gates * H) or (..., H)."""
+Step = Callable[[Sequence[jax.Array], jax.Array, jax.Array], jax.Array]
+"""``(x, a, h)`` to the next h: x (..., H) of each gate, a (..., gates * H), h (..., H)."""
 
 
-def _gru_step(x: jax.Array, a: jax.Array, h: jax.Array) -> jax.Array:
-    (x_r, x_z, x_n), (a_r, a_z, a_n) = jnp.split(x, 3, axis=-1), jnp.split(a, 3, axis=-1)
+def _gru_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
+    (x_r, x_z, x_n), (a_r, a_z, a_n) = x, jnp.split(a, 3, axis=-1)
     n = tanh(x_n + sigmoid(x_r + a_r) * a_n)
     return n + sigmoid(x_z + a_z) * (h - n)
 
 
-def _tanh_step(x: jax.Array, a: jax.Array, h: jax.Array) -> jax.Array:
-    return tanh(x + a)
+def _tanh_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
+    return tanh(x[0] + a)
 
 
-def _relu_step(x: jax.Array, a: jax.Array, h: jax.Array) -> jax.Array:
-    return jax.nn.relu(x + a)
+def _relu_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
+    return jax.nn.relu(x[0] + a)
 
 
 def step_of(config: LayerConfig) -> Step:
@@ -62,13 +62,18 @@ def cell_step(
     """Return the next h of a cell, given its input (..., input_size) and h (..., H)."""
     gates = input_gates(params, x, precision=precision)
     a = linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
-    return step(gates, a, h.astype(a.dtype)).astype(h.dtype)
+    return step(_by_gate(gates, h), a, h.astype(a.dtype)).astype(h.dtype)
+
+
+def _by_gate(gates: jax.Array, h: jax.Array) -> tuple[jax.Array, ...]:
+    # In a loop on a CPU, XLA does not vectorize a step that reads parts of one array.
+    return tuple(jnp.split(gates, gates.shape[-1] // h.shape[-1], axis=-1))
 
 
 class _Primals(NamedTuple):
-    """The arguments of one direction: x (T, B, gates * H), h_0 (B, H), ``weight_hh`` and ``bias_hh``."""
+    """The arguments of one direction: x (T, B, H) of each gate, h_0 (B, H), ``weight_hh`` and ``bias_hh``."""
 
-    x: jax.Array
+    x: tuple[jax.Array, ...]
     h_0: jax.Array
     weight: jax.Array
     bias: jax.Array | None
@@ -97,7 +102,7 @@ def over_time(
       Outputs (T, B, H), zero where not valid, and h after the last step.
     """
     gates = input_gates(params, inputs, precision=precision)
-    primals = _Primals(gates, h_0, params["weight_hh"], params.get("bias_hh"))
+    primals = _Primals(_by_gate(gates, h_0), h_0, params["weight_hh"], params.get("bias_hh"))
     return _differentiable(step, reverse, precision, primals, valid)
 
 

@@ -258,6 +258,15 @@ def test_written_loop(run: Run) -> None:
     assert_equal(write(Loop(run), x), x, jit=True)
 
 
+def test_a_compilation_does_as_much_for_many_steps() -> None:
+    module, work = Loop(unbound).eval(), set[int]()
+    for steps in (50, 400):
+        x = torch.randn(2, steps, 3)
+        program = from_module(module, (x,))
+        work.add(str(jax.make_jaxpr(program)(program.params, to_numpy(x))).count("\n"))
+    assert len(work) == 1
+
+
 def test_few_steps_stay_as_they_are() -> None:
     x = torch.randn(2, STEPS, 3)
     short = from_module(Loop(lambda m, x: unbound(m, x[:, :9])).eval(), (x,))

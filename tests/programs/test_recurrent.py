@@ -15,6 +15,7 @@ from jaxlstm import from_module, load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
 from testing.graphs import to_numpy
+from testing.modules import module_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -72,29 +73,15 @@ def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any], tmp_path
     require_close(program(program.params, x.numpy(), hx, seq_lengths=lengths.numpy()), expected)
 
 
-class Tagger(nn.Module):
-    """An embedding, two LSTMs and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(11, 3)
-        self.first = nn.LSTM(3, 4, bidirectional=True, batch_first=True)
-        self.second = nn.LSTM(8, 4, batch_first=True)
-        self.head = nn.Linear(4, 5)
-
-    def forward(self, words: torch.Tensor) -> torch.Tensor:
-        return self.head(self.second(self.first(self.embed(words))[0])[0])
-
-    def packed(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        x = pack_padded_sequence(self.embed(words), lengths, batch_first=True, enforce_sorted=False)
-        y = self.second(self.first(x)[0])[0]
-        return self.head(pad_packed_sequence(y, batch_first=True)[0])
+def tagged(m: Any, words: torch.Tensor) -> torch.Tensor:
+    return m.head(m.second(m.first(m.embed(words))[0])[0])
 
 
 @pytest.fixture(scope="module")
-def tagger() -> Tagger:
+def tagger() -> Any:
     torch.manual_seed(0)
-    return Tagger().eval()
+    first, second = nn.LSTM(3, 4, bidirectional=True, batch_first=True), nn.LSTM(8, 4, batch_first=True)
+    return module_of(tagged, embed=nn.Embedding(11, 3), first=first, second=second, head=nn.Linear(4, 5))
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +90,15 @@ def words() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def program(tagger: Tagger, words: torch.Tensor) -> Program:
+def program(tagger: Any, words: torch.Tensor) -> Program:
     return from_module(tagger, (words,))
 
 
-def test_sequence_lengths(tagger: Tagger, words: torch.Tensor, program: Program) -> None:
+def test_sequence_lengths(tagger: Any, words: torch.Tensor, program: Program) -> None:
     lengths = torch.tensor([4, 6, 1])
-    expected = tagger.packed(words, lengths).detach().numpy()
+    x = pack_padded_sequence(tagger.embed(words), lengths, batch_first=True, enforce_sorted=False)
+    y = tagger.head(pad_packed_sequence(tagger.second(tagger.first(x)[0])[0], batch_first=True)[0])
+    expected = y.detach().numpy()
     of_modules = {"first": lengths.numpy(), "second": lengths.numpy()}
     for seq_lengths in (lengths.numpy(), of_modules):
         result = program(program.params, words.numpy(), seq_lengths=seq_lengths)
