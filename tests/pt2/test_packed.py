@@ -136,20 +136,9 @@ def norms(self: Any, x: Tensor, lengths: Tensor) -> Any:
     return unpack(packed._replace(data=packed.data.square().sum(1, keepdim=True).sqrt()), True)[0]
 
 
-FORWARDS: dict[str, Forward] = {
-    "plain": plain,
-    "norms": norms,
-    "in_order": in_order,
-    "initial_state": initial_state,
-    "of_mask": of_mask,
-    "several": several,
-    "other_layers": other_layers,
-    "rows": rows,
-    "embedded": embedded,
-    "attention_without_gradient": attention_without_gradient,
-    "changed_in_place": changed_in_place,
-    "tensors_of_numbers": tensors_of_numbers,
-    "integers": integers,
+_NAMED = [plain, norms, in_order, initial_state, of_mask, several, other_layers, rows, embedded]
+_NAMED += [attention_without_gradient, changed_in_place, tensors_of_numbers, integers]
+FORWARDS: dict[str, Forward] = {forward.__name__: forward for forward in _NAMED} | {
     "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
     "numpy": lambda self, x, lengths: plain(self, x, lengths.cpu().numpy()),
     "list": lambda self, x, lengths: plain(self, x, list(lengths)),
