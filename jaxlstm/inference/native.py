@@ -47,11 +47,7 @@ class NativeEngine:
         lengths: np.ndarray | None,
         state: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Results:
-        """Run a batch of at most ``max_batch`` sequences of at most ``max_length`` steps.
-
-        Returns:
-          Outputs, h and c of the batch.
-        """
+        """Return outputs, h and c of at most ``max_batch`` sequences of at most ``max_length`` steps."""
         dtype, x = self.settings.dtype, np.asarray(x)
         time, batch = x.shape[:2]
         if lengths is None or lengths.min() == time:

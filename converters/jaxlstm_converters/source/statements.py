@@ -211,7 +211,9 @@ class StatementWriter:
                 given = target if isinstance(target, list) and len(target) == len(part) else [""] * len(part)
                 items.append(self._unpacked(part, given, step, expression))
             else:
-                wanted = target if isinstance(target, str) else ""
+                wanted = (
+                    names.unique(target, self._scope.taken()) if target and isinstance(target, str) else ""
+                )
                 items.append(self._scope.named(part, wanted, step, expression))
         return ast.Tuple(items, ast.Load())
 
