@@ -72,7 +72,11 @@ def _rows(
         rows.append(ParameterRow(name, paths, shape, layout.to_flax, layout.to_torch))
     failures += [f"{path}: it has no tensor in torch" for path in params if path not in seen]
     if failures:
-        lines = ["the moments of these parameters cannot be converted", *failures]
+        shown = [*failures[:3], *[f"and {len(failures) - 3} others"] * (len(failures) > 3)]
+        lines = [
+            "the moments of these parameters cannot be converted (the file needs the model's tensors, too)",
+            *shown,
+        ]
         raise StateDictError("\n  ".join(lines))
     return tuple(rows)
 
