@@ -215,20 +215,6 @@ def float64() -> None:
         close(step, place(mesh(), BATCH, wide), jax.jit(scan_step)(*wide), STEP, limit=1e-14)
 
 
-def higher_derivatives() -> None:
-    def product(run: Any) -> Any:
-        def of(params: Any, *rest: Any) -> Any:
-            gradient = lambda p: step(p, *rest, run=run)[0]  # noqa: E731
-            return jax.jvp(gradient, (params,), (params,))[1]
-
-        return of
-
-    right = jax.jit(product(lambda *a: forward(*a, backend="scan")))(*ARGUMENTS)
-    for kind in (AxisType.Auto, AxisType.Explicit):
-        actual, *_ = compiled(product(forward), place(mesh(kind), BATCH))
-        assert worst_error(actual, right) < 1e-6
-
-
 def shard_map() -> None:
     """Each device runs the kernel, with and without ``check_vma``.
 

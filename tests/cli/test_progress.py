@@ -14,13 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jaxlstm import LSTMConfig, cli
+from jaxlstm import cli
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cli.run import files
-from jaxlstm.inference import artifact, compile
 from jaxlstm_converters.lstm._load import read_lstm
 from testing.command import CONFIG, Screen, jaxlstm_command, sequences, write_long_sequence
-from testing.inference import normal, weights
+from testing.inference import weights
 from testing.processes import run_python
 
 
@@ -78,17 +77,6 @@ def test_a_progress_bar_is_removed_at_the_end(rich: str, monkeypatch: pytest.Mon
     assert caught.value.__context__ is None  # not raised while an ImportError of rich is handled
 
 
-def test_progress_can_be_turned_off() -> None:
-    """No bar is shown, and none is nested, which older versions of rich reject."""
-    config = LSTMConfig(5, 12)
-    runner = compile(weights(config), config, max_length=16, max_batch=2)
-    screen = Screen()
-    with redirect_stderr(screen):
-        runner.warmup(progress=False)
-        runner.map([normal(3, 5)] * 5, 2, progress=False)
-    assert screen.getvalue() == ""
-
-
 @pytest.fixture(autouse=True)
 def default_handler() -> Iterator[None]:
     """Handle SIGINT as a program in the foreground does: workers of pytest-xdist ignore it."""
@@ -142,16 +130,6 @@ def test_no_file_remains(
     done = jaxlstm_command(name, checkpoint, "-o", output, *options)
     assert (done.status, done.out, done.err) == (130, "", f"jaxlstm {name}: interrupted\n")
     assert sorted(os.listdir()) == [checkpoint.name, "x.npz"]
-
-
-def test_no_unverified_artifact_remains(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
-    monkeypatch.setattr(artifact, "read_weights", lambda *_: signal.raise_signal(signal.SIGINT))
-    done = jaxlstm_command("export", checkpoint, "-o", tmp_path / "x.stablehlo", "--weights", "beside")
-    assert (done.status, done.err) == (130, "jaxlstm export: interrupted\n")
-    assert os.listdir(tmp_path) == [checkpoint.name]
 
 
 MIB = 1 << 20

@@ -74,6 +74,25 @@ def test_an_axis_says_why_it_is_fixed() -> None:
     assert "axis 2 of x is fixed: torch.export fixes an axis that has the size 0 or 1" in str(program)
 
 
+class Counts(nn.Module):
+    """Results by ``out``, and values that a ``__call__`` of its own reads, as in torch_geometric."""
+
+    def __call__(self, index: Tensor, groups: int = 0) -> Any:
+        return super().__call__(index, groups or int(index.max()) + 1)
+
+    def forward(self, index: Tensor, groups: int = 0) -> Tensor:
+        ends = index.new_zeros(groups + 1)
+        counts = index.new_zeros(groups).scatter_add_(0, index, torch.ones_like(index))
+        torch.cumsum(counts, 0, out=ends[1:])
+        return ends[index] * 2 if bool((counts > 1).all()) else ends
+
+
+def test_values_that_a_call_of_its_own_reads() -> None:
+    program = from_module(Counts(), (torch.tensor([0, 0, 1, 1]),), "conditions on values")
+    for index in (torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 2, 1, 1, 1])):
+        np.testing.assert_array_equal(program(program.params, index.numpy()), Counts()(index))
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("truth", [torch.equal, torch.allclose, lambda x, y: torch.is_nonzero((x - y).sum())])
 def test_functions_that_return_a_truth(truth: Callable[[Tensor, Tensor], bool]) -> None:

@@ -319,7 +319,12 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
 
     forward.__signature__ = inspect.signature(call.module.forward)  # type: ignore[attr-defined]
     fresh = _fresh(call)
-    with free_time(), recorded_lines(lambda: sizes.line), mock.patch.object(module, "forward", forward):
+    with (
+        free_time(),
+        recorded_lines(lambda: sizes.line),
+        mock.patch.object(type(module), "__call__", torch.nn.Module.__call__),  # its own is in the trace
+        mock.patch.object(module, "forward", forward),
+    ):
         program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)
     fixed = ("the sizes of all inputs", *dict.fromkeys((*values.fixed, *sizes.fixed)))
     return ExportStep(program, fixed, f"torch.export failed ({_line(first)})", has_sizes=True)
