@@ -13,10 +13,11 @@ import numpy as np
 from jaxlstm.programs.acceptance import AcceptedGraph
 from jaxlstm.programs.aliases import InPlaceWrite, View
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of
+from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of, results_of, uses_of
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import doubles_by_default, held
 from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
+from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.scanned import Row, RunNode, join_rows, run_scan
 from jaxlstm.programs.size_rules import run_unknown, selected
 from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among, written, written_back
@@ -88,7 +89,21 @@ def _run_node(accepted: AcceptedGraph, index: int, values: Values, options: Opti
         for place in range(len(node.args))
         if (subgraph := accepted.subgraphs.get((index, place)))
     }
-    return _run(node, operator, accepted.writes.get(index), values, functions, options)
+    try:
+        return _run(node, operator, accepted.writes.get(index), values, functions, options)
+    except ProgramError as error:
+        if node.op not in ASSERTIONS:
+            raise
+        raise ProgramError(error.code, f"{error.message}; got {_asserted(accepted, node, values)}") from error
+
+
+def _asserted(accepted: AcceptedGraph, assertion: Node, values: Values) -> str:
+    """Return the values that the condition of an assertion compares."""
+    makers = {name: node for node in accepted.graph.nodes for name in results_of(node)}
+    names, compare = list(uses_of(assertion)), ("all", "eq", "ge", "gt", "le", "lt", "ne")
+    while names and (maker := makers.get(names[0])) and maker.op.split(".")[1] in compare:
+        names = [name for name in uses_of(maker) if name not in accepted.graph.constants]
+    return " and ".join(str(np.asarray(values[name]).tolist())[:100] for name in names)
 
 
 def _run(
@@ -292,7 +307,8 @@ def _free_axes(options: Options) -> str:
 
 
 def _title(node: Node) -> str:
-    return f"{node.name} ({node.op}, {place_of(node)})"
+    line = node.calls[-1].line[:120] if node.calls else ""
+    return f"{node.name} ({node.op}, {place_of(node)}{line and f': {line}'})"
 
 
 def _shown(value: Any) -> str:

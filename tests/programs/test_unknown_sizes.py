@@ -97,7 +97,6 @@ def documents(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
 
 
 def numbers(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    """The size is a number in the results."""
     rows = self.linear(x[some])
     return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows)
 

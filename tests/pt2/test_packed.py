@@ -161,18 +161,15 @@ def total(leaves: Iterable[Tensor]) -> Tensor:
     return torch.stack([leaf.sin().sum() for leaf in leaves if leaf.is_floating_point()]).sum()
 
 
-def require_values(results: Any, expected: list[Tensor]) -> None:
-    for ours, theirs in zip(jax.tree.leaves(results), expected, strict=True):
-        np.testing.assert_allclose(ours, to_numpy(theirs), atol=1e-5, strict=ours.dtype != np.int32)
-
-
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("name", FORWARDS)
 def test_values_and_gradients(name: str) -> None:
     model = model_of(FORWARDS[name])
     program = jaxlstm.from_module(model, batch(*BATCHES[0]))
     ragged, padded = (batch(*made) for made in BATCHES[1:])
-    require_values(program(program.params, *map(to_numpy, ragged)), jax.tree.leaves(model(*ragged)))
+    results = jax.tree.leaves(program(program.params, *map(to_numpy, ragged)))
+    for ours, theirs in zip(results, jax.tree.leaves(model(*ragged)), strict=True):
+        np.testing.assert_allclose(ours, to_numpy(theirs), atol=1e-5, strict=ours.dtype != np.int32)
     require_equal(program, model, *padded)
 
 

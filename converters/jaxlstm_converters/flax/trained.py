@@ -72,7 +72,7 @@ def _rows(
         rows.append(ParameterRow(name, paths, shape, layout.to_flax, layout.to_torch))
     failures += [f"{path}: it has no tensor in torch" for path in params if path not in seen]
     if failures:
-        shown = [*failures[:3], *[f"and {len(failures) - 3} others"] * (len(failures) > 3)]
+        shown = [*failures[:3], *[f"and {len(failures) - 3} more"] * (len(failures) > 3)]
         lines = [
             "the moments of these parameters cannot be converted (the file needs the model's tensors, too)",
             *shown,
