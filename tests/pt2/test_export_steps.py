@@ -237,6 +237,12 @@ def test_a_number_of_selected_elements_that_is_fixed(count: Any) -> None:
         np.testing.assert_array_equal(program(program.params, x.numpy(), mask.numpy()), model(x, mask))
 
 
+def test_a_result_without_tensors() -> None:
+    model = model_of(lambda self, x: [2] if torch.equal(x, x) else [3])
+    program = from_module(model, (torch.ones(3),), "a value read as True at test_export_steps")
+    assert program(program.params, np.ones(3, np.float32)) == [2]
+
+
 def test_a_condition_on_the_number_of_selected_elements() -> None:
     """The program asserts that the selection is not empty, and fixes no size."""
     model = model_of(lambda self, x: self.first(rows) if len(rows := x[x[:, 0] > 0]) else x * 0)

@@ -92,8 +92,8 @@ class TracedSizes(torch.fx.Interpreter):
         """Run a node."""
         self.line = n.meta.get(_LINE)
         leaves, structure = _pytree.tree_flatten(super().run_node(n))
-        traced = _pytree.tree_leaves(n.meta.get("val"))
-        leaves = [self._at_sizes(*pair) for pair in itertools.zip_longest(leaves, traced)]
+        traced = itertools.chain(_pytree.tree_leaves(n.meta.get("val")), itertools.repeat(None))
+        leaves = [self._at_sizes(*pair) for pair in zip(leaves, traced, strict=False)]
         return _pytree.tree_unflatten(leaves, structure)
 
     def _at_sizes(self, result: Any, traced: Any) -> Any:
