@@ -175,14 +175,6 @@ def two_axes() -> None:
     check(both, BATCH, {}, {"all-reduce": 1})
 
 
-def other_axes() -> None:
-    """Inputs that are split along features, and split weights, are gathered. The batch stays split."""
-    features, weights = (P(), P(None, None, "b"), P(), P()), (P("b"), *BATCH[1:])
-    check(mesh(), features, {"all-gather": 1}, {"all-gather": 1}, None)
-    count = len(ARGUMENTS[0])
-    check(mesh(), weights, {"all-gather": count}, {"all-gather": count, "all-reduce": 1})
-
-
 def replicated() -> None:
     check(mesh(), (P(), P(), P(), P()), {}, {}, None)
 

@@ -1,7 +1,6 @@
 """``python -m benchmarks``: usage, a part that fails, the recorded file, the tables of the documentation."""
 
 import json
-from importlib import util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import parts, peers, record, report
-from benchmarks.parts import PARTS, Part
+from benchmarks.parts import Part
 
 
 @pytest.fixture(autouse=True)
@@ -86,13 +85,6 @@ def test_a_file_of_another_commit_is_refused(
     assert f"commit: {'0' * 40}, here" in capsys.readouterr().err
 
 
-def test_parts_have_modules_and_known_peers() -> None:
-    for name, part in PARTS.items():
-        assert util.find_spec(f"benchmarks.{part.module}"), name
-        assert set(part.against) <= set(peers.PEERS), name
-    assert {parts.part_of(parts.key(*run)) for run in parts.ALL} == set(PARTS.values())
-
-
 def test_table() -> None:
     part = Part("fake", "run", "size", mean=True)
     rows = [ROW, EQUAL, FASTER | {"values": FASTER["values"] | {"jaxlstm Runner": [1.0, 1.0, 1.0]}}]
@@ -127,12 +119,3 @@ def test_pages_are_those_of_the_recorded_runs() -> None:
         assert text.count("<!-- benchmark:") == len(report.BLOCK.findall(text)), page
         blocks += len(report.BLOCK.findall(text))
     assert blocks >= 10
-
-
-def test_a_block_without_a_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    (tmp_path / "m.json").write_text(json.dumps({"parts": {"streams": {"rows": [ROW]}}}))
-    old = "a\n<!-- benchmark: m {} -->\nold\n<!-- end -->\nz"
-    assert "\nNot measured in this run.\n" in report.render(old.format("sequences"))
-    assert "| small | 2 ms | 3.00 |\n\nNo other" in report.render(old.format("streams"))
-    assert "divided by ours: 3.00 (torch). No other" in report.render(old.format("streams summary"))

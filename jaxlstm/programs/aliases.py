@@ -15,7 +15,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, place_of, uses_of, values_in
+from jaxlstm.programs.graph import (
+    Argument,
+    Graph,
+    Node,
+    TensorType,
+    Value,
+    place_of,
+    results_of,
+    uses_of,
+    values_in,
+)
 from jaxlstm.programs.operators.registry import (
     Operator,
     changes_shape,
@@ -75,6 +85,24 @@ def plan_writes(graph: Graph, operators: Sequence[Operator]) -> dict[int, InPlac
             )
         views.add(node, operator)
     return writes
+
+
+def without_out(graph: Graph) -> Graph:
+    """Return the graph in which a function with an argument ``out`` is the function and a copy."""
+    types, nodes = dict(graph.types), []
+    for node in graph.nodes:
+        function, _, overload = node.op.rpartition(".")
+        name, out = overload.removesuffix("out").removesuffix("_") or "default", node.kwargs.get("out")
+        op = next((op for op in (f"{function}.{name}", f"{function}.Tensor") if find_operator(op)), "")
+        type_ = types.get(out.name) if isinstance(out, Value) else None
+        # torch resizes a tensor of another shape.
+        if op and type_ is not None and [type_] == [types.get(name) for name in results_of(node)]:
+            result = f"<{node.name} result>"
+            kwargs = {name: argument for name, argument in node.kwargs.items() if name != "out"}
+            nodes.append(replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={}))
+            node = replace(node, op="aten.copy_.default", kwargs={"self": out, "src": Value(result)})
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def functional_form(graph: Graph, types: Mapping[str, TensorType]) -> tuple[Graph, frozenset[str]]:

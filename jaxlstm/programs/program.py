@@ -18,6 +18,7 @@ from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.validate import require_backend
 from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
+from jaxlstm.programs.aliases import without_out
 from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.free_axes import settle_axes
@@ -91,6 +92,7 @@ class Program:
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
         graph = with_known_sizes(settle_axes(replace(graph, parameters=first_names)))
         self.options = Options()
+        graph = without_out(graph)
         self._accepted = accept(graph)
         self.graph = graph
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
