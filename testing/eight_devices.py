@@ -167,18 +167,6 @@ def sharded_batch() -> None:
         assert size == expected_size, line
 
 
-def two_axes() -> None:
-    """The batch is split over both axes of a mesh, or over one of them."""
-    both, ab = mesh(AxisType.Auto, (2, 4), ("a", "b")), ("a", "b")
-    check(both, (P(), P(None, ab), P(None, ab), P(ab)), {}, {"all-reduce": 1}, ab)
-    both = mesh(AxisType.Explicit, (2, 4), ("a", "b"))
-    check(both, BATCH, {}, {"all-reduce": 1})
-
-
-def replicated() -> None:
-    check(mesh(), (P(), P(), P(), P()), {}, {}, None)
-
-
 def same_bits() -> None:
     """Without AMX, a row does not depend on its batch, so one device returns the same bits."""
     handle, active = library().handle, library().instruction_set

@@ -142,7 +142,7 @@ class Program:
 
         Returns:
           The results of ``forward``, in its structure. Sizes of axes are Python integers. Where ``jit`` hides
-          a value that the export fixed, floating-point results are NaN if it differs.
+          a value that the export fixed, results are NaN (integers: the smallest number) if it differs.
 
         Raises:
           ProgramError: an argument does not fit. ``code`` says which check failed.
@@ -176,7 +176,7 @@ class Program:
             return self.at_sizes(self, args, kwargs, error, run)
         valid = self._assertions(values)
         graph = self._run.graph
-        leaves = iter([_if_valid(as_result(resolve(output, values)), valid) for output in graph.outputs])
+        leaves = iter([_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs])
         after = {name: values[value] for value, name in graph.buffers.items()}
         after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
         return tree.unflatten(self.graph.out_tree, leaves), after
@@ -323,10 +323,14 @@ def _tied_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> 
     return others
 
 
-def _if_valid(result: Any, valid: jax.Array | None) -> Any:
-    """Return a result, as NaN unless valid; integers, which have no NaN, stay as they are."""
-    if valid is None or not isinstance(result, jax.Array) or not jnp.issubdtype(result.dtype, jnp.inexact):
+def _if_valid(output: Any, result: Any, valid: jax.Array | None) -> Any:
+    """Return a result, as NaN or the smallest integer unless valid; booleans stay as they are."""
+    if valid is not None and type(output) in (int, float):  # The export may have fixed it.
+        result = jnp.asarray(result)
+    if valid is None or not isinstance(result, jax.Array) or result.dtype == bool:
         return result
+    if jnp.issubdtype(result.dtype, jnp.integer):
+        return jnp.where(valid, result, jnp.iinfo(result.dtype).min)
     # A product also gives a gradient of NaN.
     return result * jnp.where(valid, 1, jnp.nan).astype(result.dtype)
 

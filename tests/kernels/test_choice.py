@@ -186,7 +186,7 @@ def test_compilation_cache(tmp_path: Path) -> None:
 
 
 CASES = ["sharded_batch", "same_bits", "uneven_batch", "float64", "shard_map", "export"]
-MORE_CASES = ["plain_scan", "two_axes", "replicated"]
+MORE_CASES = ["plain_scan"]
 
 
 @needs_native

@@ -101,6 +101,15 @@ def test_values_that_a_call_of_its_own_reads() -> None:
         np.testing.assert_array_equal(program(program.params, index.numpy()), Counts()(index))
 
 
+def test_integers_that_values_fix() -> None:
+    model = model_of(lambda self, x: ([int(n) for n in x.argmax(1)], x.argmax(0) if x.sum() > 0 else x))
+    program = from_module(model, (torch.eye(2),), "fixed parts of the model")
+    assert program(program.params, np.eye(2, dtype=np.float32))[0] == [0, 1]
+    for x, expected in ((np.eye(2), [0, 1]), (-np.eye(2), [np.iinfo(np.int32).min] * 2)):
+        fixed, chosen = jax.jit(program)(program.params, x.astype(np.float32))
+        assert list(map(int, fixed)) == list(map(int, chosen)) == expected
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("truth", [torch.equal, torch.allclose, lambda x, y: torch.is_nonzero((x - y).sum())])
 def test_functions_that_return_a_truth(truth: Callable[[Tensor, Tensor], bool]) -> None:
