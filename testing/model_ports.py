@@ -139,11 +139,11 @@ FAULTS: dict[tuple[str, str], ModelFault] = {
     ),
     ("tagger", "dropout"): TRAINING,
     ("tagger", "layer norm epsilon"): ModelFault(
-        r"the epsilon of every layer_norm is 1e-06 instead of 1e-05", {"epsilon=1e-05": "epsilon=1e-06"}
+        r"the epsilon of every layer_norm is 1e-06 instead of 1e-05", {"epsilon=1e-5": "epsilon=1e-6"}
     ),
     ("tagger", "epsilon of one norm"): ModelFault(
         r"the epsilon of norm0 \(layer_norm\) is 1e-06 instead of 1e-05",
-        {r"(norm0 = .*epsilon)=1e-05": r"\1=1e-06"},
+        {r"(norm0 = .*epsilon)=1e-5": r"\1=1e-6"},
     ),
     ("tagger", "norm missing"): ModelFault(r"norm1 \(layer_norm\) is missing", {r"self\.norm1\(": "("}),
     ("tagger", "batch_first"): ModelFault(
@@ -178,7 +178,7 @@ FAULTS: dict[tuple[str, str], ModelFault] = {
     ),
     ("hybrid", "two faults"): ModelFault(
         r"the epsilon of .*norm.* and .*gelu|gelu.* and the epsilon of",
-        {"epsilon=1e-05": "epsilon=1e-06", "approximate=False": "approximate=True"},
+        {"epsilon=1e-5": "epsilon=1e-6", "approximate=False": "approximate=True"},
     ),
 }
 CHANNELS_LAST = {r"self\.cnn\(x\.transpose\(0, 2, 3, 1\)\)": "self.cnn(x)"}
