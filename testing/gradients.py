@@ -1,4 +1,4 @@
-"""Values and gradients of a program beside those of its module."""
+"""Values and gradients of a program beside its module's."""
 
 from typing import Any
 

@@ -191,7 +191,7 @@ def arrow_memory(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Return the flat array that consists of the arrays in order, or None if they are no parts of one."""
+    """Return the flat array of which the arrays are the parts in order, or None if there is none."""
     filled = [array for array in arrays if array.size]
     whole = filled[0].base if filled else None
     if not isinstance(whole, np.ndarray) or whole.ndim != 1:

@@ -83,7 +83,7 @@ def test_an_axis_says_why_it_is_fixed() -> None:
 
 
 class Counts(nn.Module):
-    """Results by ``out``, and values that a ``__call__`` of its own reads, as in torch_geometric."""
+    """Results by ``out``, and values that an overridden ``__call__`` reads, as in torch_geometric."""
 
     def __call__(self, index: Tensor, groups: int = 0) -> Any:
         return super().__call__(index, groups or int(index.max()) + 1)
@@ -95,7 +95,7 @@ class Counts(nn.Module):
         return ends[index] * 2 if bool((counts > 1).all()) else ends
 
 
-def test_values_that_a_call_of_its_own_reads() -> None:
+def test_values_that_an_overridden_call_reads() -> None:
     program = from_module(Counts(), (torch.tensor([0, 0, 1, 1]),), "conditions on values")
     for index in (torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 2, 1, 1, 1])):
         np.testing.assert_array_equal(program(program.params, index.numpy()), Counts()(index))

@@ -62,7 +62,7 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
 
 
 def first_paths(graph: Graph, tied: Mapping[str, str]) -> dict[str, str]:
-    """Return another path of a module -> the one that its tensors have."""
+    """Return another path of a module -> the path under which its tensors are stored."""
     names = {*graph.parameters.values(), *graph.buffers.values(), *tied}
     classes = {call.path: call.class_name for node in graph.nodes for call in node.calls}
     found: dict[str, str] = {}
@@ -71,7 +71,7 @@ def first_paths(graph: Graph, tied: Mapping[str, str]) -> dict[str, str]:
         while min(len(others), len(firsts)) > 1 and others[-1] == firsts[-1]:
             others, firsts = others[:-1], firsts[:-1]
             old, new = ".".join(others), ".".join(firsts)
-            # A module that holds tensors of its own is another one.
+            # A module that holds its own tensors is another one.
             is_same = all(tied.get(name) == new + name[len(old) :] for name in names if is_under(name, old))
             if is_same and classes.get(new, classes.get(old)) == classes.get(old):
                 found[old] = new

@@ -77,6 +77,6 @@ class _LastStep:
 
 
 def _places(node: Node) -> list[str | None]:
-    """Return the name of each result of a node, None for one that is not used."""
+    """Return the name of each result of a node, and None for an unused result."""
     outputs = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
     return [name for names in outputs for name in names]

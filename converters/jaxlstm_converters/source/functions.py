@@ -207,7 +207,7 @@ def _rows(array: ast.expr, axis: int, low: int, high: int | None, keep: bool) ->
 
 
 def _set_to(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> list[ast.stmt]:
-    """Return the assignment of several variables at once, except those that have their value."""
+    """Return the assignment of several variables at once, without variables that already have their value."""
     pairs = [
         pair for pair in zip(targets, values, strict=True) if trees.shown(pair[0]) != trees.shown(pair[1])
     ]

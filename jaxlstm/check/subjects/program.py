@@ -237,7 +237,7 @@ class ProgramReference:
 
 
 def _with_tanh_of_xla(program: Program) -> Program | None:
-    """Return a program that computes tanh as ``jnp.tanh``; None if it has no tanh of its own."""
+    """Return a program that computes tanh as ``jnp.tanh``; None if it has no tanh."""
     nodes = tuple(
         replace(node, op="jaxlstm.tanh.default") if node.op == "aten.tanh.default" else node
         for node in program.graph.nodes
