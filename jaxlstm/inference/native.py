@@ -47,7 +47,7 @@ class NativeEngine:
         lengths: np.ndarray | None,
         state: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Results:
-        """Return outputs, h and c of at most ``max_batch`` sequences of at most ``max_length`` steps."""
+        """Return outputs, h and c for x (time, batch, input_size), int32 lengths (batch,), state (h, c)."""
         dtype, x = self.settings.dtype, np.asarray(x)
         time, batch = x.shape[:2]
         if lengths is None or lengths.min() == time:

@@ -47,7 +47,7 @@ Form = Callable[[Array, Array], Array]
 def convolve(
     x: Array, weight: Array, geometry: Geometry, groups: int, precision: Any, plain: Callable[[int], Form]
 ) -> Array:
-    """Convolve: on a CPU in the fastest form, on other platforms in XLA's."""
+    """Convolve x (N, *size, C) and weight (O, C / groups, *kernel), on a CPU in the fastest form."""
     fast = _form_on_cpu(x, weight, geometry, groups, precision, plain)
     if fast is None:
         return plain(groups)(x, weight)

@@ -151,8 +151,6 @@ class PackedSequences(TorchFunctionMode):
         """Run a function of torch."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if isinstance(out := kwargs.get("out"), Tensor):  # Programs have no such operators.
-            return out.copy_(func(*args, **{**kwargs, "out": None}))
         if name in _CONSTRUCTORS and args and (lengths := _as_tensor(*args, **kwargs)) is not None:
             return lengths
         is_new = name == "new" and len(args) == 2  # The old form of new_tensor.
