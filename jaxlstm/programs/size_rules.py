@@ -18,6 +18,7 @@ from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.indexing import take
 from jaxlstm.programs.operators.registry import functional_name
+from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
 from jaxlstm.programs.unknown_sizes import Apply, Count, Prefix, array_of, is_among, is_unknown, run_proven
 
 
@@ -81,7 +82,34 @@ def _slice(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: in
     return Prefix(array, place, count).repeated()
 
 
+def _unique(
+    self: Array, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> Groups:
+    settings: Any = {"return_inverse": True, "return_counts": True, "equal_nan": False}
+    values, inverse, counts = jnp.unique(self, size=self.size, **settings)
+    count = Count(inverse.max(initial=-1) + 1, self.size)
+    inverse, counts = (others.astype(held("int64")) for others in (inverse, counts))
+    groups = Prefix(values, 0, count).repeated(), inverse, Prefix(counts, 0, count).repeated()
+    return asked_for(groups, return_inverse, return_counts)
+
+
+def _unique_consecutive(
+    self: Array, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Groups | None:
+    if dim is not None and self.ndim > 1:
+        return None
+    starts = starts_of_groups(self.reshape(-1))
+    values, groups = _rows(self, starts.reshape(self.shape), 0), jnp.cumsum(starts) - 1
+    counts = jnp.bincount(groups, length=self.size).astype(held("int64"))
+    inverse = groups.reshape(self.shape).astype(held("int64"))
+    return asked_for(
+        (values, inverse, replace(values, array=counts).repeated()), return_inverse, return_counts
+    )
+
+
 _SELECTIONS: dict[str, Callable[..., Any]] = {
+    "aten._unique2.default": _unique,
+    "aten.unique_consecutive.default": _unique_consecutive,
     "aten.index.Tensor": _index_by_mask,
     "aten.masked_select.default": _masked_select,
     "aten.nonzero.default": _nonzero_in_rows,
@@ -113,6 +141,21 @@ def _sort(apply: Apply, self: Any, dim: int = -1, **settings: Any) -> Any:
     order = jnp.argsort(~valid, self.axis, stable=True)
     both = tuple(replace(self, array=jnp.take_along_axis(x, order, self.axis)).repeated() for x in both)
     return both if isinstance(results, tuple) else both[0]
+
+
+def _cat(apply: Apply, tensors: Sequence[Any], dim: int = 0) -> Prefix | None:
+    """Concatenate along the unknown axis, and move to the end the elements that torch lacks."""
+    if not any(_along(tensor, dim) for tensor in tensors):
+        return None
+    arrays = [array_of(tensor) for tensor in tensors]
+    place = axis(arrays[0], dim)
+    if any(is_unknown(tensor) and tensor.axis != place for tensor in tensors):
+        return None
+    ones = (jnp.ones(array.shape[place], bool) for array in arrays)
+    pairs = zip(ones, tensors, strict=True)
+    valid = jnp.concatenate([one & x.valid().reshape(-1) if is_unknown(x) else one for one, x in pairs])
+    array = jnp.take(apply(arrays, dim), jnp.argsort(~valid, stable=True), place)
+    return Prefix(array, place, Count(valid.sum(), valid.size)).repeated()
 
 
 def _index_select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
@@ -272,6 +315,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(
         (f"aten.{name}.{form}" for name in ("sort", "argsort") for form in ("default", "stable")), _sort
     ),
+    "aten.cat.default": _cat,
     "aten.index_select.default": _index_select,
     "aten.select.int": _select,
     "aten.index.Tensor": _index,

@@ -73,17 +73,18 @@ NAMES = """
     signal.windows.hann signal.windows.nuttall sin sinc sinh slice slice_scatter softmax split
     split.list_args split_with_sizes sqrt square squeeze squeeze.multiple stack std std.unbiased std_mean
     std_mean.unbiased stft sub sum t take take_along_dim tan tanh tensor_split tensordot tile trace
-    transpose tril triu true_divide trunc unbind unflatten unfold unsqueeze var var.unbiased var_mean
-    var_mean.unbiased vdot view view_as view_as_complex vsplit vstack where xlogy zero_ zeros zeros_like
+    transpose tril triu true_divide trunc unbind unflatten unfold unique unique_consecutive unsqueeze var
+    var.unbiased var_mean var_mean.unbiased vdot view view_as view_as_complex vsplit vstack where xlogy zero_
+    zeros zeros_like
 """.split()  # noqa: SIM905
 # Operators to run with integers, bools and half precision, too.
 OTHER_DTYPES = """
-    abs add clamp div.floor_rounding div.no_rounding_mode div.trunc_rounding eq floor_divide fmod ge mul ne
-    neg pow remainder rsub sub sum cumsum argmax max.binary where masked_fill cat arange mean exp sigmoid sqrt
-    bitwise_not bitwise_and logical_not copysign count_nonzero cummax cumprod deg2rad diff fmax hypot
-    index_add linalg.norm nan_to_num nansum nn.functional.cross_entropy nn.functional.interpolate.bicubic
-    nn.functional.mse_loss scatter_reduce.amax scatter_reduce.mean searchsorted sinc trace xlogy
-    bitwise_left_shift bitwise_right_shift
+    abs add bincount clamp div.floor_rounding div.no_rounding_mode div.trunc_rounding eq floor_divide fmod
+    ge mul ne neg pow remainder rsub sub sum cumsum argmax max.binary where masked_fill cat arange mean exp
+    sigmoid sqrt bitwise_not bitwise_and logical_not copysign count_nonzero cummax cumprod deg2rad diff fmax
+    hypot index_add linalg.norm nan_to_num nansum nn.functional.cross_entropy
+    nn.functional.interpolate.bicubic nn.functional.mse_loss scatter_reduce.amax scatter_reduce.mean
+    searchsorted sinc trace xlogy bitwise_left_shift bitwise_right_shift
 """.split()  # noqa: SIM905
 # Operators to run with complex numbers, too.
 COMPLEX = """

@@ -101,7 +101,36 @@ def numbers(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows)
 
 
-FORWARDS = [numbers, longest, documents, characters, sorted_rows, reversed_steps, put, last_steps, selected]
+def graph(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    """Edges between the steps of a sequence: some are left out, and each node gets one to itself."""
+    nodes, loops = self.linear(x).reshape(-1, 3), torch.arange(4)
+    edges = torch.stack([lengths.clamp(min=1), lengths + 2])
+    edges = torch.cat([edges[:, some], torch.stack([loops, loops])], dim=1)
+    weights = torch.cat([lengths[some] * 0.5, nodes[:4, 0]])
+    messages = nodes[edges[0]] * weights[:, None]
+    return nodes.new_zeros(10, 3).index_add(0, edges[1], messages), edges.T
+
+
+def groups(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    values, places, counts = torch.unique(lengths, return_inverse=True, return_counts=True)
+    consecutive = torch.unique_consecutive((x[..., 0] > 0.5).long(), return_counts=True)
+    means = x.new_zeros(len(x), 6, 3).index_add(0, places, self.linear(x))
+    return values, means, counts * 2, consecutive
+
+
+FORWARDS = [
+    graph,
+    groups,
+    numbers,
+    longest,
+    documents,
+    characters,
+    sorted_rows,
+    reversed_steps,
+    put,
+    last_steps,
+    selected,
+]
 LENGTHS = [[3, 1, 5, 2], [4, 0, 6, 0, 2], [0, 5, 0, 1]]
 
 
