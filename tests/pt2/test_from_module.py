@@ -84,6 +84,25 @@ def test_a_buffer_that_changes_beside_another_in_one_storage() -> None:
     require_equal(program, shared(3, 6), torch.randn(3))
 
 
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+def test_parameters_that_a_module_also_holds_in_a_list() -> None:
+    """torch takes them for constants, which have no gradient."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        steps = int(x.abs().argmax()) + 1 if x.ndim == 1 else 1  # A trace with values, or a plain export.
+        for _ in range(steps):
+            x = x * self.parts[0] + self.parts[1]
+        return x
+
+    module = module_of(forward, weight=nn.Parameter(torch.randn(3)), bias=torch.randn(3))
+    module.parts = [module.weight, module.bias]
+    for shape in ((3,), (2, 3)):
+        x = torch.rand(shape, requires_grad=True)
+        program = jaxlstm.from_module(module, (x,))
+        require_equal(program, module, x)
+        assert not program.constants and program.buffers.keys() == {"bias"}
+
+
 def add_positions(self: Any, x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A parameter fixes the time axis, a branch bounds the batch, and a squeeze the height."""
     x = x + self.positions

@@ -16,6 +16,7 @@ import torch
 from torch._export.passes import replace_autocast_with_hop_pass as autocast_pass
 from torch._export.passes import replace_set_grad_with_hop_pass as set_grad_pass
 from torch._subclasses.fake_tensor import is_fake
+from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
@@ -142,6 +143,35 @@ def copied(module: torch.nn.Module, memo: Mapping[int, Any] | None = None) -> to
     # torch copies no tensor that it computed, such as the weight of weight_norm.
     computed = {id(x): x.detach().clone() for x in leaves if isinstance(x, torch.Tensor) and not x.is_leaf}
     return copy.deepcopy(module, {**computed, **(memo or {})})
+
+
+def with_parameters(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Replace constants of a program by the parameters and buffers with their memory.
+
+    torch takes parameters for constants if a module reads them from a list or dict of its own.
+    """
+    inputs = list(program.graph_signature.input_specs)
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    changed = program.graph_signature.buffers_to_mutate.values()
+    owners = {
+        _memory(program.state_dict[spec.target]): nodes[spec.arg.name]
+        for spec in inputs
+        if spec.target in program.state_dict and spec.target not in changed
+    }
+    for spec in inputs:
+        if spec.kind is not InputKind.CONSTANT_TENSOR:
+            continue
+        if owner := owners.get(_memory(program.constants[spec.target])):
+            nodes[spec.arg.name].replace_all_uses_with(owner)
+            program.graph.erase_node(nodes[spec.arg.name])
+            program.graph_signature.input_specs.remove(spec)
+            del program.constants[spec.target]
+    program.graph_module.recompile()
+    return program
+
+
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from jaxlstm_converters.pt2.export_patches import (
     keywords_by_name,
     plain_results,
     quiet,
+    with_parameters,
 )
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_calls, recorded_lines
@@ -165,7 +166,8 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             packed_sequences(call.module, tracing),
         ):
             export = getattr(torch.export, exporter)
-            return export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
+            program = export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
+            return with_parameters(program)
     except ProgramError:
         raise
     except Exception as error:
@@ -325,7 +327,7 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
         mock.patch.object(type(module), "__call__", torch.nn.Module.__call__),  # its own is in the trace
         mock.patch.object(module, "forward", forward),
     ):
-        program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)
+        program = with_parameters(torch.export.export(module, fresh.args, fresh.kwargs, strict=False))
     fixed = ("the sizes of all inputs", *dict.fromkeys((*values.fixed, *sizes.fixed)))
     return ExportStep(program, fixed, f"torch.export failed ({_line(first)})", has_sizes=True)
 
