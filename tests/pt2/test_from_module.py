@@ -100,7 +100,8 @@ def test_parameters_that_a_module_also_holds_in_a_list() -> None:
         x = torch.rand(shape, requires_grad=True)
         program = jaxlstm.from_module(module, (x,))
         require_equal(program, module, x)
-        assert not program.constants and program.buffers.keys() == {"bias"}
+        assert not program.constants
+        assert program.buffers.keys() == {"bias"}
 
 
 def add_positions(self: Any, x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
