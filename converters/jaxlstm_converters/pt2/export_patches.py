@@ -159,13 +159,13 @@ def with_parameters(program: torch.export.ExportedProgram) -> torch.export.Expor
         if spec.target in program.state_dict and spec.target not in changed
     }
     for spec in inputs:
-        if spec.kind is not InputKind.CONSTANT_TENSOR:
-            continue
-        if owner := owners.get(_memory(program.constants[spec.target])):
+        is_constant = spec.kind is InputKind.CONSTANT_TENSOR
+        constant = program.constants.get(spec.target or "") if is_constant else None
+        if isinstance(constant, torch.Tensor) and (owner := owners.get(_memory(constant))):
             nodes[spec.arg.name].replace_all_uses_with(owner)
             program.graph.erase_node(nodes[spec.arg.name])
             program.graph_signature.input_specs.remove(spec)
-            del program.constants[spec.target]
+            program.constants.pop(str(spec.target))
     program.graph_module.recompile()
     return program
 
