@@ -12,7 +12,7 @@ from testing.graphs import to_numpy
 
 
 def require_equal(
-    program: Any, model: nn.Module, *args: Tensor, jit: bool = False, atol: float = 1e-5
+    program: Any, model: nn.Module, *args: Tensor, jit: bool = True, atol: float = 1e-5
 ) -> list[Any]:
     """Require torch's values, and its gradients with respect to parameters and arguments that require one.
 

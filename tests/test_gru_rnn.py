@@ -34,6 +34,11 @@ def pair(kind: str, **kwargs: Any) -> tuple[Any, Any]:
     return theirs, ours
 
 
+@nnx.jit
+def run(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    return layer(*args, **kwargs)
+
+
 def close(actual: Any, expected: Any) -> None:
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
@@ -45,20 +50,20 @@ def test_values_gradients_and_weights(kind: str, kwargs: dict[str, Any]) -> None
     x, lengths = torch.randn(3, 6, 3), torch.tensor([4, 6, 1])
     state = torch.randn_like(theirs(x)[1])
     close(ours(x.numpy()), theirs(x))
-    close(ours(x[0].numpy()), theirs(x[0]))
-    close(nnx.jit(lambda m, x, h: m(x, h))(ours, x.numpy(), state.numpy()), theirs(x, state))
+    close(run(ours, x[0].numpy()), theirs(x[0]))
+    close(run(ours, x.numpy(), state.numpy()), theirs(x, state))
 
     y, last = theirs(pack_padded_sequence(x, lengths, True, False), state)
     expected = pad_packed_sequence(y, True)[0], last
-    close(ours(x.numpy(), state.numpy(), seq_lengths=lengths.numpy()), expected)
+    close(run(ours, x.numpy(), state.numpy(), seq_lengths=lengths.numpy()), expected)
     packed = jaxlstm.pack_padded_sequence(x.numpy(), lengths.numpy(), True, False)
-    y, last = ours(packed, state.numpy())
+    y, last = run(ours, packed, state.numpy())
     close((jaxlstm.pad_packed_sequence(y, True)[0], last), expected)
 
     (expected[0] ** 2).sum().backward()
-    gradient = nnx.grad(lambda m: (m(x.numpy(), state.numpy(), seq_lengths=lengths.numpy())[0] ** 2).sum())(
-        ours
-    )
+    arrays = x.numpy(), state.numpy(), lengths.numpy()
+    loss = lambda m, x, h, lengths: (m(x, h, seq_lengths=lengths)[0] ** 2).sum()  # noqa: E731
+    gradient = nnx.jit(nnx.grad(loss))(ours, *arrays)
     for name, parameter in theirs.named_parameters():
         np.testing.assert_allclose(gradient[name][...], parameter.grad, atol=1e-5)
     for name, array in jaxlstm.state_dict(ours).items():

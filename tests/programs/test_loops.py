@@ -230,7 +230,7 @@ def loss(results: Any) -> Any:
 
 def require_same(program: Program, module: nn.Module, x: Tensor) -> None:
     """Require torch's values and gradients, jitted, and its values without."""
-    jitted = require_equal(program, module, x.requires_grad_(), jit=True, atol=2e-6)
+    jitted = require_equal(program, module, x.requires_grad_(), atol=2e-6)
     for ours, theirs in zip(jax.tree.leaves(program(program.params, to_numpy(x))), jitted, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=4e-6)
 
@@ -255,7 +255,7 @@ def test_loop(run: Run) -> None:
 def test_written_loop(run: Run) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, STEPS, 3)
-    assert_equal(write(Loop(run), x), x, jit=True)
+    assert_equal(write(Loop(run), x), x)
 
 
 @pytest.mark.slow

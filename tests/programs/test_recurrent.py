@@ -49,13 +49,13 @@ def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any], tmp_path
     layer, example, x = kind(3, 4, **variant).eval(), torch.randn(5, 2, 3), torch.randn(6, 3, 3)
     program = from_module(layer, (example,))
     expected = layer(x)
-    require_close(program(program.params, x.numpy()), expected)
+    require_close(jax.jit(program)(program.params, x.numpy()), expected)
 
     from_module(layer, (example, layer(example)[1])).save(tmp_path / "layer.pt2")
     program = load_program(tmp_path / "layer.pt2")
     state = jax.tree.map(lambda leaf: torch.randn_like(leaf, requires_grad=True), expected[1])
     differentiated = jax.value_and_grad(lambda params, h: loss(program(params, x.numpy(), h)), (0, 1))
-    value, (of_params, of_state) = differentiated(program.params, jax.tree.map(to_numpy, state))
+    value, (of_params, of_state) = jax.jit(differentiated)(program.params, jax.tree.map(to_numpy, state))
     wanted = loss(layer(x, state))
     wanted.backward()
     require_close(value, wanted)
@@ -69,8 +69,8 @@ def test_layer(kind: Callable[..., nn.Module], variant: dict[str, Any], tmp_path
     expected = pad_packed_sequence(outputs, batch_first, total_length=time)[0], last
     ended = torch.arange(time)[:, None] >= lengths
     x[ended.T if batch_first else ended] = torch.nan
-    hx = jax.tree.map(to_numpy, state)
-    require_close(program(program.params, x.numpy(), hx, seq_lengths=lengths.numpy()), expected)
+    arguments = program.params, x.numpy(), jax.tree.map(to_numpy, state)
+    require_close(jax.jit(program)(*arguments, seq_lengths=lengths.numpy()), expected)
 
 
 def tagged(m: Any, words: torch.Tensor) -> torch.Tensor:

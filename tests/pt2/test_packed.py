@@ -167,10 +167,11 @@ def test_values_and_gradients(name: str) -> None:
     model = model_of(FORWARDS[name])
     program = jaxlstm.from_module(model, batch(*BATCHES[0]))
     ragged, padded = (batch(*made) for made in BATCHES[1:])
-    results = jax.tree.leaves(program(program.params, *map(to_numpy, ragged)))
-    for ours, theirs in zip(results, jax.tree.leaves(model(*ragged)), strict=True):
+    # jit knows no element of the lengths as a number of Python.
+    require_equal(program, model, *ragged, jit=name != "integers")
+    results = jax.tree.leaves(program(program.params, *map(to_numpy, padded)))
+    for ours, theirs in zip(results, jax.tree.leaves(model(*padded)), strict=True):
         np.testing.assert_allclose(ours, to_numpy(theirs), atol=1e-5, strict=ours.dtype != np.int32)
-    require_equal(program, model, *padded)
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
