@@ -273,6 +273,7 @@ CONSTANTS: dict[str, Callable[..., Any]] = {
     "an attribute": lambda self, x, n: traced(x, n) * self.attribute,
     "an array": lambda self, x, n: traced(x, n) * torch.from_numpy(np.ones(3, np.float32)),
     "an index": lambda self, x, n: traced(x, n) * x[n - 1],
+    "a size": lambda self, x, n: traced(x, n) * torch.ones(n + 1, dtype=torch.bool)[-1],
     "an array of an input": lambda self, x, n: traced(x, n) * torch.from_numpy(x.detach().numpy() * 2)[0],
 }
 INPUTS: dict[str, Callable[..., Any]] = {

@@ -39,7 +39,12 @@ class FixedValues(TorchFunctionMode):
             # torch reads an integer tensor without axes as a number.
             index = _pytree.tree_map_only(torch.Tensor, self._number, args[1])
             args = (args[0], with_bounds(index, self._number), *args[2:])
-        result = func(*args, **kwargs or {})
+        try:
+            result = func(*args, **kwargs or {})
+        except RuntimeError:
+            # A size may be such a tensor, too.
+            args, kwargs = _pytree.tree_map_only(torch.Tensor, self._number, (args, kwargs or {}))
+            result = func(*args, **kwargs)
         if mode := get_proxy_mode():
             line = line_of_model()
             for node in reversed(mode.tracer.graph.nodes):
