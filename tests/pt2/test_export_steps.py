@@ -142,8 +142,17 @@ def windows(self: Any, x: Tensor) -> Tensor:
     return torch.stack(sums)
 
 
-def test_values_of_constants_are_known() -> None:
-    program = from_module(model := model_of(windows), (torch.randn(4, 3),), "Fixed: axis 1 of")
+def reversed_rows(self: Any, x: Tensor) -> Tensor:
+    result = torch.zeros(x.shape)
+    for row, length in enumerate(torch.full(x.shape[:1], x.shape[1])):
+        result[row, :length] = x[row, :length].flip(0)
+    return result
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+@pytest.mark.parametrize("forward", [windows, reversed_rows])
+def test_values_of_constants_are_known(forward: Callable[..., Any]) -> None:
+    program = jaxlstm.from_module(model := model_of(forward), (torch.randn(4, 3),))
     for x in map(torch.randn, [(4, 3), (2, 3), (4, 5)]):
         results = jax.jit(program)(program.params, x.numpy())
         np.testing.assert_allclose(results, model(x), rtol=1e-5, atol=1e-6)

@@ -152,6 +152,8 @@ class KnownValues(TorchFunctionMode):
             truth, line = found
             torch.ops.aten._assert_async.msg(args[0] if truth else args[0].logical_not(), line)
             return truth
+        if name in ("__getitem__", "__setitem__"):
+            args = (args[0], with_bounds(args[1], self._number), *args[2:])
         result = func(*args, **kwargs)
         if changes_in_place(name, kwargs):
             changed = {_memory(self._find(leaf)) for leaf in _pytree.tree_leaves((args, kwargs))} - {None}
@@ -159,6 +161,10 @@ class KnownValues(TorchFunctionMode):
         else:
             self._follow(func, args, kwargs, result)
         return result
+
+    def _number(self, bound: torch.Tensor) -> Any:
+        known = self._find(bound)
+        return bound if known is None else _read_as(known, torch.Tensor.item, bound)[0]
 
     def _find(self, leaf: Any) -> torch.Tensor | None:
         if not isinstance(leaf, torch.Tensor) or not _is_small(leaf):
