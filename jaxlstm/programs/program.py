@@ -176,10 +176,17 @@ class Program:
             return self.at_sizes(self, args, kwargs, error, run)
         valid = self._assertions(values)
         graph = self._run.graph
-        leaves = iter([_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs])
+        results = [_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs]
+        dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(results)}
+        if valid is not None and dtypes == {jnp.dtype(bool)}:
+            raise ProgramError(
+                "node-failed",
+                "under jit, no result could show that a value differs from the one that the export fixed: "
+                "all are booleans. Call the program outside of jit",
+            )
         after = {name: values[value] for value, name in graph.buffers.items()}
         after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
-        return tree.unflatten(self.graph.out_tree, leaves), after
+        return tree.unflatten(self.graph.out_tree, iter(results)), after
 
     def _assertions(self, values: Mapping[str, Any]) -> jax.Array | None:
         """Return whether the assertions hold on values that ``jit`` hides; None if there are none."""

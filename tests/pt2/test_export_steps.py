@@ -110,6 +110,14 @@ def test_integers_that_values_fix() -> None:
         assert list(map(int, fixed)) == list(map(int, chosen)) == expected
 
 
+def test_booleans_cannot_show_that_a_value_differs() -> None:
+    model, x = model_of(lambda self, x: x > 0 if x.sum() > 0 else x < 0), np.eye(2, dtype=np.float32)
+    program = from_module(model, (torch.eye(2),), "fixed parts of the model")
+    np.testing.assert_array_equal(program(program.params, -x), x > 0)
+    with pytest.raises(ProgramError, match="all are booleans. Call the program outside of jit"):
+        jax.jit(program)(program.params, x)
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("truth", [torch.equal, torch.allclose, lambda x, y: torch.is_nonzero((x - y).sum())])
 def test_functions_that_return_a_truth(truth: Callable[[Tensor, Tensor], bool]) -> None:
