@@ -59,6 +59,7 @@ def test_a_branch_on_values_is_that_of_the_example() -> None:
     np.testing.assert_array_equal(program(program.params, x), 2 * x)
     np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
     np.testing.assert_array_equal(program(program.params, -x), model(-torch.from_numpy(x)))
+    np.testing.assert_array_equal(jax.grad(lambda x: program(program.params, x).sum())(-2 * x), 3 * x)
     # Under jit the values are unknown, and another branch would give other numbers and gradients.
     assert np.isnan(jax.jit(program)(program.params, -x)).all()
     assert np.isnan(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(-x)).all()

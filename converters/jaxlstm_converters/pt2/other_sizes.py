@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import torch
 from jax.core import Tracer
+from jax.lax import stop_gradient
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
@@ -55,6 +56,8 @@ class OtherSizes:
             except ProgramError as refused:  # Its values differ.
                 error = refused
         fits = bool(fitting) or _takes(first, args, kwargs)
+        # Under jax.grad outside of jit, the values are known.
+        args, kwargs = jax.tree.map(lambda x: stop_gradient(x) if isinstance(x, Tracer) else x, (args, kwargs))
         is_known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         for with_values in [False] * (not fits) + [True] * (self._has_values and is_known):
             try:
