@@ -57,8 +57,10 @@ class OtherSizes:
                 error = refused
         fits = bool(fitting) or _takes(first, args, kwargs)
         # Under jax.grad outside of jit, the values are known.
-        args, kwargs = jax.tree.map(lambda x: stop_gradient(x) if isinstance(x, Tracer) else x, (args, kwargs))
-        is_known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
+        args, kwargs = jax.tree.unflatten(structure, leaves)
+        is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
         for with_values in [False] * (not fits) + [True] * (self._has_values and is_known):
             try:
                 program = self._export(first, args, kwargs, with_values)
