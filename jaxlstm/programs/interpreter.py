@@ -193,7 +193,9 @@ def _naming(node: Node) -> Iterator[None]:
         yield
     except ProgramError as error:
         raise ProgramError(error.code, f"node {_title(node)}: {error.message}") from error
-    except _UNKNOWN as error:
+    except (*_UNKNOWN, TypeError) as error:
+        if not isinstance(error, _UNKNOWN) and "concrete values" not in str(error):  # jnp's error about a shape
+            raise
         raise ProgramError(
             "node-failed",
             f"node {_title(node)} depends on the value of a tensor, which is unknown under jax.jit. Call the "

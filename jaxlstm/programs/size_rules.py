@@ -63,7 +63,9 @@ def _nonzero(self: Array) -> tuple[Prefix, ...]:
     return tuple(_rows(place, self != 0, 0) for place in places)
 
 
-def _nonzero_in_rows(self: Array) -> Prefix:
+def _nonzero_in_rows(self: Array) -> Prefix | None:
+    if self.ndim == 0:
+        return None
     places = _nonzero(self)
     return replace(places[0], array=jnp.stack([place.array for place in places], 1))
 
