@@ -194,7 +194,7 @@ def _naming(node: Node) -> Iterator[None]:
     except ProgramError as error:
         raise ProgramError(error.code, f"node {_title(node)}: {error.message}") from error
     except (*_UNKNOWN, TypeError) as error:
-        if not isinstance(error, _UNKNOWN) and "concrete values" not in str(error):  # jnp's error about a shape
+        if not isinstance(error, _UNKNOWN) and "concrete values" not in str(error):  # of a shape
             raise
         raise ProgramError(
             "node-failed",
