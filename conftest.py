@@ -73,23 +73,27 @@ COMPILATION_CACHE = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile with XLA's older code generator unless the caller has set flags, and share compiled programs.
+    """Compile with few of XLA's optimizations unless the caller has set flags, and share compiled programs.
 
-    The tests, workers and child processes of a run share a cache, which is empty at the start.
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off.
+    Most tests compile far longer than they run. Tests, workers and child processes share a cache, which is
+    empty at the start. ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off.
     """
-    if HAS_OLDER_GENERATOR:
-        os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return  # a worker, or a cache that the caller has chosen
-    folder = tempfile.mkdtemp(prefix="jaxlstm-tests-")
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    settings = {"jax_compilation_cache_dir": folder, **COMPILATION_CACHE}
-    os.environ.update({name.upper(): str(value) for name, value in settings.items()})
-    import jax
+    settings: dict[str, object] = {}
+    if "XLA_FLAGS" not in os.environ:
+        os.environ["XLA_FLAGS"] = " ".join(XLA_FLAGS) if HAS_OLDER_GENERATOR else ""
+        settings |= {"jax_disable_most_optimizations": True}
+    if (
+        "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    ):  # neither a worker nor a cache that the caller has chosen
+        folder = tempfile.mkdtemp(prefix="jaxlstm-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        settings |= {"jax_compilation_cache_dir": folder, **COMPILATION_CACHE}
+    if settings:
+        os.environ.update({name.upper(): str(value) for name, value in settings.items()})
+        import jax
 
-    for name, value in settings.items():
-        jax.config.update(name, value)
+        for name, value in settings.items():
+            jax.config.update(name, value)
 
 
 def pytest_collection_finish() -> None:
@@ -104,17 +108,15 @@ def pytest_report_header() -> list[str]:
     return [f"{', '.join(MISSING)} not installed: {len(collect_ignore)} test files are not collected"]
 
 
-@pytest.fixture(scope="module")
-def fast_compilation() -> Iterator[None]:
-    """Turn most of XLA's optimizations off, for tests that compile far longer than they run.
-
-    XLA's float32 functions are less accurate then, so tests of accuracy do not use it.
-    """
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Compile with all of XLA's optimizations, without which float32 functions are less accurate."""
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    few = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", few)
 
 
 def _resident() -> int:

@@ -37,17 +37,20 @@ def test_float64_on_the_scan(case: Case) -> None:
     check(case, np.float64, functional(case, "scan"))
 
 
+@pytest.mark.usefixtures("optimized")
 @on(FEW)
 def test_float32(case: Case) -> None:
     check(case, np.float32, functional(case))
 
 
+@pytest.mark.usefixtures("optimized")
 @on([])
 def test_float32_on_the_scan(case: Case) -> None:
     check(case, np.float32, functional(case, "scan"))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=lambda d: d.__name__)
+@pytest.mark.usefixtures("optimized")
 @on(FEWER)
 def test_half_precision(case: Case, dtype: Any) -> None:
     check(case, dtype, functional(case))
@@ -130,6 +133,7 @@ def ulp_errors(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.abs(ours - truth) / np.spacing(np.abs(truth).astype(np.float32)).astype(np.float64)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_activation_accuracy() -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([s * rng.standard_normal(500_000) for s in (0.01, 0.3, 1, 4)]).astype(np.float32)

@@ -14,8 +14,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import jaxlstm
 from jaxlstm.check import verify_model
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": True}
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("GRU", {"batch_first": True}),

@@ -13,8 +13,6 @@ import jaxlstm
 from jaxlstm import LSTMState, lstm, lstm_cell
 from jaxlstm._shared.aligned import aligned_zeros
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 X = jax.random.normal(jax.random.key(0), (7, 4, 3))
 
 

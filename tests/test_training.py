@@ -11,8 +11,6 @@ import pytest
 from jaxlstm import LSTMConfig, init_params, lstm
 from jaxlstm.training import lstm_in_blocks, truncated_step
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 CONFIGS = [LSTMConfig(3, 5, num_layers=2, batch_first=True), LSTMConfig(3, 5, proj_size=2)]
 
 

@@ -9,8 +9,6 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlstm import LSTMConfig, LSTMState, init_params, lstm, lstm_cell
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 CONFIG = LSTMConfig(3, 8, num_layers=2, bidirectional=True, proj_size=4)
 PARAMS = init_params(jax.random.key(0), CONFIG)
 X = jax.random.normal(jax.random.key(1), (6, 5, 3))

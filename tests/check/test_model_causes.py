@@ -13,8 +13,6 @@ from testing.model_ports import CHANNELS_LAST, model_and_port
 from testing.modules import module_of
 from testing.written import write
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.mark.parametrize(
     ("last", "cause"),

@@ -16,8 +16,6 @@ from jaxlstm.check import verify_model
 from testing.model_ports import FAULTS, model_and_port
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 QUICK = {
     *(("crnn", "flatten order"), ("crnn", "pool stride")),
     *(("tagger", "dropout"), ("crnn", "conv in bfloat16")),

@@ -22,6 +22,8 @@ from jaxlstm.layer.config import LSTMConfig
 from testing.verification import STRONG, random_params
 from testing.wrong_ports import WrongPort
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
 
 

@@ -18,8 +18,6 @@ from testing.exported import AUTO
 from testing.modules import module_of
 from testing.written import written_program
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 class Model(nn.Module):
     """A module that calls the twelve operators of ``FAULTS``."""

@@ -18,7 +18,6 @@ from testing.exported import AUTO
 from testing.inference import compilations, normal
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 TABLE = torch.randn(50, 3)
 
 

@@ -18,6 +18,8 @@ from jaxlstm.inference.chunked import CHUNK, ChunkedForward
 from jaxlstm.inference.compiled import SHORTEST, buckets
 from testing.inference import compilations, normal, reference, weights
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 CONFIGS = {
     "one": LSTMConfig(5, 12),
     "stack": LSTMConfig(7, 16, num_layers=2, batch_first=True, dropout=0.5),

@@ -13,7 +13,7 @@ from jaxlstm import lstm
 from jaxlstm.kernels.cpu.library import library
 from testing.problems import Problem, draw, needs_native, rms, using, values_and_gradients
 
-pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
+pytestmark = needs_native
 
 
 def test_batches_that_use_amx() -> None:

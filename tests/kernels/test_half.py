@@ -16,7 +16,7 @@ from jaxlstm.kernels.cpu.library import library
 from testing.inference import normal, weights
 from testing.problems import needs_native, using
 
-pytestmark = needs_native
+pytestmark = [needs_native, pytest.mark.usefixtures("optimized")]
 
 DTYPES = ("bfloat16", "float16")
 CONFIGS = {

@@ -22,7 +22,7 @@ from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.operations import FORWARD, FORWARD_AND_DIFFERENTIATE
 from testing.problems import ODD, Problem, draw, needs_native, rms, using, values_and_gradients, worst_error
 
-pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
+pytestmark = needs_native
 
 
 @lru_cache

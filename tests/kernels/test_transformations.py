@@ -11,7 +11,7 @@ import pytest
 from jaxlstm import LSTMConfig, init_params, lstm
 from testing.problems import Problem, draw, needs_native, worst_error
 
-pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
+pytestmark = needs_native
 CONFIG = LSTMConfig(5, 12)
 
 

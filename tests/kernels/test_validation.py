@@ -12,7 +12,7 @@ import pytest
 from jaxlstm.kernels.cpu.stack import prepare
 from testing.problems import needs_native
 
-pytestmark = [needs_native, pytest.mark.usefixtures("fast_compilation")]
+pytestmark = needs_native
 T, B, I, H, P = 3, 2, 4, 5, 3
 DERIVATIVE = ("by_gates", "f", "m_by_c")
 OPTIONAL = ("bias_ih", "bias_hh", "weight_hr", "valid", "m", "grad_projected", "grad_bias")

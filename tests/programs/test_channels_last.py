@@ -15,7 +15,6 @@ from jaxlstm.programs.program import Program
 from testing.graphs import program_of_function
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 Tensor = torch.Tensor
 W, D, S = torch.randn(6, 4, 3, 3), torch.randn(4, 1, 3, 3), torch.randn(3, 4, 3)
 C = torch.rand(4, 1, 1)

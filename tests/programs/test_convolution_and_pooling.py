@@ -15,8 +15,6 @@ from jax import lax
 from jaxlstm.layer import convolution
 from jaxlstm.programs.operators.registry import Options, find_operator
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def test_no_transposed_copy_between_convolutions() -> None:
     """XLA's convolutions on a CPU have channels last, and a pool writes no other layout to memory."""

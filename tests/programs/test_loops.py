@@ -18,8 +18,6 @@ from testing.gradients import require_equal
 from testing.graphs import to_numpy
 from testing.written import assert_equal, write
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 Tensor = torch.Tensor
 STEPS = 18
 

@@ -20,8 +20,6 @@ from testing.graphs import X, node, to_numpy
 from testing.graphs import program as program_of_nodes
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 BATCH = torch.export.Dim("batch", min=2, max=64)
 

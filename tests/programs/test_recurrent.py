@@ -17,8 +17,6 @@ from jaxlstm.programs.program import Program
 from testing.graphs import to_numpy
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 STACKED = {"num_layers": 2, "bidirectional": True}
 PLAIN = {"bias": False, "batch_first": True}
 VARIANTS: list[tuple[Callable[..., nn.Module], dict[str, Any]]] = [

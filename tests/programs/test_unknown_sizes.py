@@ -15,8 +15,6 @@ from testing.gradients import require_equal
 from testing.graphs import to_numpy
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 Forward = Callable[..., Any]
 
 

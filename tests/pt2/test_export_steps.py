@@ -23,8 +23,6 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import export_steps
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def model_of(forward: Callable[..., Any]) -> Any:
     """Return a module with an LSTM, tied linear layers and a buffer."""

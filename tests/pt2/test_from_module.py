@@ -19,8 +19,6 @@ from testing.gradients import require_equal
 from testing.modules import module_of
 from testing.written import written_program
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def shared(start: int, end: int) -> nn.Module:
     """Return a module with a buffer that changes, and another one in the same storage."""

@@ -25,8 +25,6 @@ from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.processes import run_python
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 Forward = Callable[..., Any]
 
 

@@ -22,8 +22,6 @@ from testing.gradients import require_equal
 from testing.graphs import X, node, program
 from testing.modules import module_of
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def model_of(function: Callable[..., Any]) -> nn.Module:
     torch.manual_seed(0)

@@ -16,8 +16,6 @@ from flax import nnx
 import jaxlstm
 from testing.flax_layers import CASES, LOSSY, LayerCase, call_arguments, example, randomized
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 # Gradients that take long to compile, of layers whose rule has a faster case. test_linen runs them forward.
 SLOW = {
     "Conv1d",

@@ -16,8 +16,6 @@ from testing.modules import module_of
 from testing.written import Written, assert_equal, body_of, write, written_program
 from tests.converters.source.test_write_source import Reader
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.fixture(scope="module")
 def reader() -> Written:

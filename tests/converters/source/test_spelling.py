@@ -34,7 +34,6 @@ from testing.spelled import (
 from testing.written import Written, assert_equal, written_program
 from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 SLOW = pytest.mark.slow
 REFUSED = ("unsupported-operator", "training-mode", "tensor-dtype")
 

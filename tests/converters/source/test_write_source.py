@@ -27,8 +27,6 @@ from jaxlstm_converters.source.proof import Proof, load_written, make_written
 from testing.command import jaxlstm_command
 from testing.processes import run_python
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 class Block(nn.Module):
     """A convolution and a norm; some blocks have other strides."""
