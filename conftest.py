@@ -113,7 +113,7 @@ def optimized() -> Iterator[None]:
     """Compile with all of XLA's optimizations, without which float32 functions are less accurate."""
     import jax
 
-    few = jax.config.jax_disable_most_optimizations
+    few = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", few)
