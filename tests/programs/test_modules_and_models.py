@@ -47,7 +47,7 @@ def require_equal_program(module_class: type[torch.nn.Module], sample: Any) -> N
         module = module_class(*made.args, **made.kwargs).eval()
         program = from_module(module, called.args, called.kwargs)
     args, kwargs = pytree.tree_map_only(torch.Tensor, to_numpy, (called.args, called.kwargs))
-    results = pytree.tree_leaves(program(program.params, *args, **kwargs))
+    results = pytree.tree_leaves(jax.jit(lambda params: program(params, *args, **kwargs))(program.params))
     expected = pytree.tree_leaves(module(*called.args, **called.kwargs))
     assert len(results) == len(expected)
     for result, wanted in zip(results, expected, strict=True):
