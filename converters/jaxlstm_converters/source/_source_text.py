@@ -73,7 +73,7 @@ def source_text(
     """
     tied = tied or {}
     writer = _Writer(graph, tensors, first_paths(graph, tied))
-    written = {name: writer.written_name(name) for name in writer.used_tensors()}
+    written = {name: writer.written_name(name) for name in writer.held_tensors()}
     others = {name: written[first] for name, first in tied.items() if first in written}
     classes = writer.classes(others)
     text = file_text(classes, comments=comments)
@@ -118,7 +118,7 @@ class _Writer:
         self._layers.write_out_defaults(self._classes)
         self._find_parts()
 
-    def used_tensors(self) -> list[str]:
+    def held_tensors(self) -> list[str]:
         """Return the names of the tensors that the modules hold."""
         read, constants = used_values(self._graph), self._graph.constants
         kept = [name for name in self._owners if name in read or name not in constants]
@@ -146,13 +146,15 @@ class _Writer:
 
     def _find_parts(self) -> None:
         """Build the tree of the parts: tensors in torch's order first, then modules without tensors."""
-        for name in self.used_tensors():
+        read = {self._owners.get(value) for value in used_values(self._graph)} | {*self._graph.mutations}
+        for name in self.held_tensors():
             owner, _, _ = name.rpartition(".")
             if owner in self._layers:
                 self._parts.at(owner)
             else:
                 part = self._parts.at(name)
                 part.kind, part.made = "tensor", self._made_tensor(name)
+                part.is_used = name in read
         for path in self._layers:
             part = self._parts.at(path)
             part.kind, part.made = "layer", self._layers.made(path)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +16,6 @@ from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm_converters.source.sizes import size_name
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
-_SCATTERS = {
-    "aten.select.int": "aten.select_scatter.default",
-    "aten.slice.Tensor": "aten.slice_scatter.default",
-}
 _TO_THE_END = 2**63 - 1
 # The argument that equals the result, where its type does and the node takes or writes all of an axis.
 _SOURCES = {"aten.slice.Tensor": "self", "aten.slice_scatter.default": "src", "aten.copy.default": "src"}
@@ -123,8 +120,9 @@ def _unsupported(node: Node, what: str) -> ProgramError:
 def _back(view: View, base: Value, written: Value, name: str, type_: TensorType, node: Node) -> Node:
     """Return the node that writes a view into its base."""
     op, kwargs = view.node.op, dict(view.node.kwargs)
-    if op in _SCATTERS:
-        op, kwargs = _SCATTERS[op], {**kwargs, "self": base, "src": written}
+    if (part := _part_of(view)) is not None:
+        kind = "select" if "index" in part else "slice"
+        op, kwargs = f"aten.{kind}_scatter.default", {**part, "self": base, "src": written}
     elif op.split(".")[1] in _SHAPES:
         op, kwargs = "aten.reshape.default", {"self": written, "shape": sizes_of(type_)}
     elif op == "aten.transpose.int":
@@ -134,6 +132,30 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
     else:
         raise _unsupported(node, f"to a view made by {op}")
     return replace(node, name=name, op=op, kwargs=kwargs, outputs=(name,), types={name: type_})
+
+
+def _part_of(view: View) -> dict[str, Argument] | None:
+    """Return the place or the range of an axis that a view shows; None for other views."""
+    node, kind = view.node, view.node.op.split(".")[1]
+    kwargs: dict[str, Any] = {"dim": 0, **node.kwargs}
+    dim = kwargs["dim"]
+    match kind:
+        case "select" | "slice":
+            return kwargs
+        case "unbind":
+            return {"dim": dim, "index": view.index}
+        case "narrow":
+            start, length = kwargs["start"], kwargs["length"]
+        case "split" | "split_with_sizes" | "chunk":
+            results: Any = node.outputs[0]
+            sizes = [node.types[name].shape[dim] if name else None for name in results[: view.index + 1]]
+            *before, length = sizes
+            start = sum(before) if None not in before else None
+        case _:
+            return None
+    if not isinstance(start, int) or not isinstance(length, int) or start < 0:
+        return None
+    return {"dim": dim, "start": start, "end": start + length}
 
 
 def sizes_of(type_: TensorType) -> tuple[Argument, ...]:

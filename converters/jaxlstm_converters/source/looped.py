@@ -33,6 +33,8 @@ from jaxlstm_converters.source.spelling.typed_node import same_sizes
 from jaxlstm_converters.source.stacked import FEWEST, stacked_graph
 
 _PERMUTE = "aten.permute.default"
+_MADE = ("aten.sym_size", "aten.zeros", "aten.new_zeros", "aten.full")
+_CONVERSIONS = (_PERMUTE, "aten.type_as.default", "aten.to.dtype", "aten._to_copy.default")
 _JOINS = ("aten.stack.default", "aten.cat.default")
 
 
@@ -60,11 +62,12 @@ def _with_loop(graph: Graph, types: Mapping[str, TensorType]) -> Graph | None:
 def _with_zeros_first(nodes: Sequence[Node]) -> list[Node]:
     """Return nodes with the zeros in front that a cell makes as its state in the first step only."""
     late = {name for node in nodes for name in results_of(node)}
-    early = set()
+    outside, early = {name for node in nodes for name in uses_of(node)} - late, set()
     for node in nodes:
-        is_made = node.op.startswith(("aten.sym_size", "aten.zeros")) and late.isdisjoint(uses_of(node))
-        # Zeros between convolutions are transposed.
-        if is_made or (node.op == _PERMUTE and early.issuperset(uses_of(node))):
+        is_made = node.op.startswith(_MADE) and late.isdisjoint(uses_of(node))
+        # Zeros may be converted, and those between convolutions are transposed.
+        uses = {*uses_of(node)} - outside
+        if is_made or (node.op in _CONVERSIONS and uses and early.issuperset(uses)):
             early.add(node.name)
             late.difference_update(results_of(node))
     return sorted(nodes, key=lambda node: node.name not in early)
@@ -200,7 +203,12 @@ class _Unrolled:
         taken = {"torch", "F", *self._stacked.values()}
         found = (name for name in names.arguments(line) if name not in taken)
         self._stacked[first] = next(found, "")
-        return replace(node, kwargs={**node.kwargs, "tensors": Value(f"{first} stacked")})
+        results = Value(f"{first} stacked")
+        op, dim = node.op, node.kwargs.get("dim", 0)
+        if self._is_plain or op != "aten.stack.default" or dim not in (0, 1):
+            return replace(node, kwargs={**node.kwargs, "tensors": results})
+        # A scan stacks its results itself.
+        return replace(node, op="aten.transpose.int", kwargs={"self": results, "dim0": 0, "dim1": dim})
 
     def _inside(self, node: Node, key: str) -> Node:
         """Return a node with the call of the loop."""

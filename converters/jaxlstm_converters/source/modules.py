@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from flax import nnx
+
 from jaxlstm_converters.source import names, trees
 
 SELF = trees.name("self")
@@ -21,6 +23,7 @@ class Part:
         made: the expression that makes it.
         parts: its parts, by name in torch.
         is_chain: True for a list whose calls run all elements one after the other.
+        is_used: False for a tensor that no operator takes.
     """
 
     path: str = ""
@@ -28,6 +31,7 @@ class Part:
     made: ast.expr | None = None
     parts: dict[str, Part] = field(default_factory=dict)
     is_chain: bool = False
+    is_used: bool = True
 
     def at(self, path: str) -> Part:
         """Return the part at a path below this one, which is added if it is missing."""
@@ -59,6 +63,12 @@ class Part:
         return {name: part for name, part in self.parts.items() if part.kind != "container" or part.filled}
 
     @property
+    def is_unused(self) -> bool:
+        """True for a container of nothing but tensors that no operator takes."""
+        kinds = ((part.kind, part.kind == "tensor" and part.is_used) for part in self.walk())
+        return self.kind == "container" and {*kinds} <= {("container", False), ("tensor", False)}
+
+    @property
     def is_list(self) -> bool:
         """True if all parts have numbers."""
         return bool(self.filled) and all(name.isdecimal() for name in self.parts)
@@ -74,6 +84,10 @@ class Part:
         while attribute != name and attribute in self.parts:
             attribute += "_"
         return attribute
+
+    def has_attribute(self, name: str) -> bool:
+        """Return True if a container can show a part as an attribute."""
+        return self.attribute(name) == name and name not in dir(nnx.Dict)
 
     def height(self) -> int:
         """Return the number of classes on the longest way down from this part."""
@@ -97,7 +111,7 @@ def access(root: Part, scope: str, path: str) -> ast.expr:
             expression = trees.attribute(expression, "layers")
         if part.is_list:
             expression = ast.Subscript(expression, ast.Constant(int(name)), ast.Load())
-        elif part.kind == "container" and part is not root:
+        elif part.kind == "container" and part is not root and not part.has_attribute(name):
             expression = ast.Subscript(expression, ast.Constant(name), ast.Load())
         else:
             expression = trees.attribute(expression, part.attribute(name))
@@ -120,11 +134,17 @@ def made(part: Part) -> ast.expr:
     if part.kind != "container":
         assert part.made is not None, part.path
         return part.made
+    if part.is_unused and any(child.kind == "container" for child in part.filled.values()):
+        tensors = [tensor for tensor in part.walk() if tensor.kind == "tensor"]
+        keys = [ast.Constant(tensor.path[len(part.path) + 1 :]) for tensor in tensors]
+        return trees.call(trees.parsed("nnx.Dict"), ast.Dict([*keys], [*map(made, tensors)]))
     if part.is_list:
         return ast.Call(trees.parsed("nnx.Sequential" if part.is_chain else "nnx.List"), _elements(part), [])
-    keys: list[ast.expr | None] = [ast.Constant(name) for name in part.filled]
-    members = ast.Dict(keys, [made(child) for child in part.filled.values()])
-    return trees.call(trees.parsed("nnx.Dict"), members)
+    members = {name: made(child) for name, child in part.filled.items()}
+    if all(map(part.has_attribute, members)):
+        return trees.call(trees.parsed("nnx.Dict"), **members)
+    keys: list[ast.expr | None] = [*map(ast.Constant, members)]
+    return trees.call(trees.parsed("nnx.Dict"), ast.Dict(keys, [*members.values()]))
 
 
 def _elements(part: Part) -> list[ast.expr]:

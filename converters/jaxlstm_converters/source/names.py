@@ -16,7 +16,10 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}", re.ASCII)
 _ASSIGNED = re.compile(r"([A-Za-z_][\w, ()\[\]]{0,200}?)\s*(?::[^=]{0,100})?[-+*/@|&]?=(?!=)", re.ASCII)
 # Names that the written file uses for other things.
 _IN_USE = "self rngs jax jnp lax nnx signal jaxlstm programs functools math Buffer"
-RESERVED = frozenset({*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_IN_USE.split()})
+# A reader takes these letters for numbers.
+_AMBIGUOUS = "l I O"
+_OTHERS = (_IN_USE + " " + _AMBIGUOUS).split()
+RESERVED = frozenset({*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_OTHERS})
 _METHODS = frozenset({"train", "eval", "iter_children", "iter_modules", "perturb", "set_attributes", "sow"})
 _OF_FLAX = ("__", "_pytree__", "_object__", "_graph_node_", "_check_", "_setattr", "_abc_")
 
@@ -76,10 +79,16 @@ def _parsed(code: str) -> ast.AST:
 
 def _target(tree: ast.AST) -> Target:
     if isinstance(tree, ast.Name):
-        return tree.id if is_name(tree.id) else ""
+        return _usable(tree.id)
     if isinstance(tree, ast.Tuple | ast.List):
         return [_target(item) for item in tree.elts]
     return ""
+
+
+def _usable(name: str) -> str:
+    """Return a name of the user's code, with an underscore if a reader could misread it, or ""."""
+    name += "_" * (name in _AMBIGUOUS.split())
+    return name if is_name(name) else ""
 
 
 def arguments(line: str) -> list[str]:
@@ -94,7 +103,7 @@ def arguments(line: str) -> list[str]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in called
     ]
     names.sort(key=lambda node: (node.lineno, node.col_offset))
-    return [node.id for node in names if is_name(node.id)]
+    return [name for node in names if (name := _usable(node.id))]
 
 
 def matched(wanted: Sequence[str], results: Sequence[ast.expr]) -> list[Target]:

@@ -47,6 +47,9 @@ def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -
     if template is None:
         template = _call(operation)
     tree = filled(template, {**operation.arguments, **operation.extra}, expression)
+    own = operation.type("self")
+    if node.op == "aten.select.int" and own is not None and isinstance(tree, ast.Subscript):
+        tree.siblings = own.shape[0]  # type: ignore[attr-defined]
     dtypes = [result.dtype for result in operation.results if result is not None]
     is_constant = template.startswith(("jnp.zeros", "jnp.ones", "jnp.full", "jnp.array", "jnp.arange"))
     is_float = any(jnp.issubdtype(dtype, np.inexact) for dtype in dtypes)

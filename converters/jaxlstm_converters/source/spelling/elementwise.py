@@ -120,12 +120,16 @@ _OF_TWO = {
     "jnp.maximum(self, other)": "maximum max.other",
     "jnp.minimum(self, other)": "minimum min.other",
     "jnp.arctan2(self, other)": "atan2 arctan2",
+    **{f"jnp.{name}(self, other)": name for name in ("hypot", "logaddexp")},
 }
 _OF_NUMBERS = {
     **{f"a{name}": f"arc{name}" for name in ("cos", "cosh", "sin", "sinh", "tan", "tanh")},
+    **{f"arc{name}": f"arc{name}" for name in ("cos", "cosh", "sin", "sinh", "tan", "tanh")},
     **{name: name for name in ("cos", "cosh", "sin", "sinh", "tan", "exp", "exp2", "expm1", "sqrt")},
     **{name: name for name in ("log", "log10", "log1p", "log2", "sign", "square", "logical_not")},
-    **{name: name for name in ("isnan", "isinf", "isfinite", "abs")},
+    **{name: name for name in ("isnan", "isinf", "isfinite", "abs", "angle", "real", "imag")},
+    "absolute": "abs",
+    **dict.fromkeys(("conj", "_conj", "conj_physical"), "conj"),
 }
 _OF_FLOATS: dict[str, Rule] = {
     "relu6": "nnx.relu6(self)",
@@ -144,7 +148,13 @@ _OF_FLOATS: dict[str, Rule] = {
     "tanh": "jnp.tanh(self)",
     "softplus": _softplus,
     **dict.fromkeys(("prelu", "_prelu_kernel"), _prelu),
-    "erf": "lax.erf(self)",
+    **{name: f"lax.{name}(self)" for name in ("erf", "erfc")},
+    **{f"special_{name}": f"lax.{name}(self)" for name in ("erf", "erfc")},
+    "sinc": "jnp.sinc(self)",
+    "frac": "self - jnp.trunc(self)",
+    "hardshrink": "jnp.where(jnp.abs(self) <= lambd, 0, self)",
+    "softshrink": "jnp.sign(self) * jnp.maximum(jnp.abs(self) - lambd, 0)",
+    "threshold": "jnp.where(self <= threshold, value, self)",
     "lerp": "self + weight * (end - self)",
     **{name: f"jnp.{name}(self)" for name in ("ceil", "floor", "trunc")},
     "round.default": "jnp.round(self)",

@@ -127,6 +127,29 @@ def _scattered(name: str, operation: TypedNode) -> str | None:
     return f"jnp.put_along_axis(self, index, {name}, axis=dim, inplace=False)" if fits and is_along else None
 
 
+def _added_along(operation: TypedNode) -> str | None:
+    """Return ``self`` with elements of ``src`` added at the places of an index, which may be equal."""
+    own, index, source = (operation.type(name) for name in ("self", "index", "src"))
+    if own is None or index is None or source is None or not own.shape:
+        return None
+    ndim, along = len(own.shape), operation.axis(operation["dim"])
+    places = [
+        "index" if axis == along else f"jnp.arange(index.shape[{axis}])[:{', None' * (ndim - axis - 1)}]"
+        for axis in range(ndim)
+    ]
+    fits = own.dtype == source.dtype != np.bool_ and same_sizes(index, source)
+    return f"self.at[{', '.join(places).replace('[:]', '')}].add(src)" if fits else None
+
+
+def _at_slices(update: str, operation: TypedNode) -> str | None:
+    """Return ``self`` with slices of an axis changed, at the places of a vector."""
+    own, source = operation.type("self"), operation.type("source")
+    index = index_of(operation["dim"], operation.ndim(), "index")
+    is_plain = operation.ndim("index") == 1 and operation.arguments.get("alpha", 1) == 1
+    fits = own is not None and source is not None and own.shape and own.dtype == source.dtype != np.bool_
+    return f"self.at[{index}].{update}(source)" if index and is_plain and fits else None
+
+
 def _written(item: Any, operation: TypedNode) -> str | None:
     """Return ``self`` with a part of an axis replaced by ``src``."""
     own, source = operation.type("self"), operation.type("src")
@@ -178,6 +201,9 @@ RULES: dict[str, Rule] = {
     "index_select": _index_select,
     "gather": _gathered,
     **{f"scatter.{name}": partial(_scattered, name) for name in ("src", "value")},
+    "scatter_add": _added_along,
+    "index_add": partial(_at_slices, "add"),
+    "index_copy": partial(_at_slices, "set"),
     "select_scatter": partial(_written, "index"),
     "slice_scatter": partial(_written, _slice),
     "copy": _copied,

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlstm.programs.graph import Value
 from jaxlstm_converters.source.spelling.indexing import index_of
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_sizes
 
 
 def _dtype(operation: TypedNode, default: Any) -> str:
@@ -174,9 +174,13 @@ def _swapped(operation: TypedNode) -> str:
     first, second = (operation.axis(operation[name]) for name in ("dim0", "dim1"))
     if first == second:
         return "self"
-    if {operation["dim0"], operation["dim1"]} == {-1, -2}:
+    dims, ndim = {operation["dim0"], operation["dim1"]}, operation.ndim()
+    if min(dims) < 0 and {first, second} == {ndim - 1, ndim - 2}:
         return "self.mT"
-    return "self.T" if operation.ndim() == 2 else "self.swapaxes(dim0, dim1)"
+    operation.extra["axes"] = tuple(
+        sorted((first, second)) if min(dims) < 0 else (operation["dim0"], operation["dim1"])
+    )
+    return "self.T" if ndim == 2 else "self.swapaxes(*axes)"
 
 
 def _permuted(operation: TypedNode) -> str:
@@ -192,9 +196,8 @@ def _tiled(operation: TypedNode) -> str:
 
 
 def _joined(function: str, operation: TypedNode) -> str | None:
-    if isinstance(operation["tensors"], Value):  # the stacked results of a loop
-        is_stack = function == "stack" and operation["dim"] == 0
-        return "tensors" if is_stack else f"jnp.{function}(tensors, axis=dim)"
+    if isinstance(operation["tensors"], Value):  # the results of a loop
+        return f"jnp.{function}(tensors, axis=dim)"
     types = operation.tensors("tensors")
     if not operation.promotes("tensors"):
         return None
@@ -249,6 +252,12 @@ RULES: dict[str, Rule] = {
     "mT": "self.mT",
     "repeat_interleave": lambda op: None if op.type("repeats") else "jnp.repeat(self, repeats, axis=dim)",
     "flip": "jnp.flip(self, axis=dims)",
+    "roll": lambda op: "jnp.roll(self, shifts, axis=dims)" if op["dims"] else None,
+    "outer": lambda op: "self[:, None] * vec2" if op.promotes("self", "vec2") else None,
+    "diag": "jnp.diag(self, k=diagonal)",
+    "diagonal": "jnp.diagonal(self, offset, dim1, dim2)",
+    "linalg_cross": lambda op: "jnp.cross(self, other, axis=dim)" if op.promotes("self", "other") else None,
+    "complex": lambda op: "lax.complex(real, imag)" if same_sizes(*op.tensors()) else None,
     **dict.fromkeys(("movedim", "moveaxis"), "jnp.moveaxis(self, source, destination)"),
     "one_hot": lambda op: None if op["num_classes"] == -1 else "nnx.one_hot(self, num_classes, dtype=int)",
 }
