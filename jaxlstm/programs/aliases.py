@@ -99,7 +99,9 @@ def without_out(graph: Graph) -> Graph:
         if op and type_ is not None and [type_] == [types.get(name) for name in results_of(node)]:
             result = f"<{node.name} result>"
             kwargs = {name: argument for name, argument in node.kwargs.items() if name != "out"}
-            nodes.append(replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={result: type_}))
+            nodes.append(
+                replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={result: type_})
+            )
             node = replace(node, op="aten.copy_.default", kwargs={"self": out, "src": Value(result)})
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))

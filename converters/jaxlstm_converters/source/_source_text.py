@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,9 @@ from jaxlstm_converters.source.calls import (
     first_paths,
     is_under,
     live_graph,
+    nodes_of,
     walk,
+    with_tied_buffers,
 )
 from jaxlstm_converters.source.chains import Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
@@ -38,6 +41,8 @@ from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
+
+_FEWEST_OPERATORS = 2
 
 
 class WrittenSource(NamedTuple):
@@ -71,7 +76,8 @@ def source_text(
         tied: another name of a tensor -> its first name, as in ``Program.tied``.
         comments: write the lines of the user's code as comments.
     """
-    tied = tied or {}
+    tied = with_tied_buffers(graph, tied or {}, tensors)
+    graph = replace(graph, buffers={value: tied.get(name, name) for value, name in graph.buffers.items()})
     writer = _Writer(graph, tensors, first_paths(graph, tied))
     written = {name: writer.written_name(name) for name in writer.held_tensors()}
     others = {name: written[first] for name, first in tied.items() if first in written}
@@ -194,10 +200,11 @@ class _Writer:
             return True
         if call.path in self._layers or call.class_name == SEQUENTIAL:
             return False
+        has_parts = any(is_under(name, call.path) for name in (*self._owners.values(), *self._layers))
         if not call.class_name.startswith(TORCH):
-            return True
-        is_container = call.class_name.startswith(f"{TORCH}container.")
-        return any(is_under(name, call.path) for name in self._owners.values()) and not is_container
+            # A person writes a reshape or an activation in the parent.
+            return has_parts or len([*nodes_of(call)]) > _FEWEST_OPERATORS
+        return has_parts and not call.class_name.startswith(f"{TORCH}container.")
 
     def _class_of(self, path: str) -> str:
         """Return the path of the innermost module around a part that is written as a class."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeAlias
 
+import numpy as np
+
 from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
@@ -61,6 +63,20 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
     return Invocation("", class_name, 0, _body(entries, 0))
 
 
+def with_tied_buffers(
+    graph: Graph, tied: Mapping[str, str], tensors: Mapping[str, np.ndarray]
+) -> dict[str, str]:
+    """Return other names of tensors, including equal buffers of modules whose parameters have two names."""
+    found = dict(tied)
+    modules = {(other.rpartition(".")[0], first.rpartition(".")[0]) for other, first in tied.items()}
+    for other, first in sorted(modules):
+        for name in (name for name in graph.buffers.values() if other and is_under(name, other)):
+            twin = first + name[len(other) :]
+            if twin in graph.buffers.values() and np.array_equal(tensors[name], tensors[twin]):
+                found[name] = twin
+    return found
+
+
 def first_paths(graph: Graph, tied: Mapping[str, str]) -> dict[str, str]:
     """Return another path of a module -> the path under which its tensors are stored."""
     names = {*graph.parameters.values(), *graph.buffers.values(), *tied}
@@ -85,9 +101,8 @@ def at_first_paths(graph: Graph, paths: Mapping[str, str]) -> Graph:
         old = max((old for old in paths if is_under(call.path, old)), key=len, default="")
         return call._replace(path=paths[old] + call.path[len(old) :]) if old else call
 
-    return replace(
-        graph, nodes=tuple(replace(node, calls=tuple(map(renamed, node.calls))) for node in graph.nodes)
-    )
+    nodes = tuple(replace(node, calls=tuple(map(renamed, node.calls))) for node in graph.nodes)
+    return replace(graph, nodes=nodes)
 
 
 def live_graph(graph: Graph) -> Graph:

@@ -191,6 +191,8 @@ def _hints(node: ast.AST) -> Iterator[tuple[ast.AST | None, str]]:
     match node:
         case ast.keyword(arg=arg, value=value):
             yield value, arg or ""
+        case ast.Call(func=ast.Attribute(attr="reshape"), args=args):
+            yield from ((size, "size") for size in args)
         case ast.Call(func=function, args=args):
             yield from zip(args, parameters_of(trees.shown(function)), strict=False)
         case ast.Tuple() | ast.List():

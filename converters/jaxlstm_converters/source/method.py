@@ -99,7 +99,8 @@ def needed(statements: Sequence[Statement]) -> list[Statement]:
     for statement in reversed(statements):
         target = statement.tree.targets[0] if isinstance(statement.tree, ast.Assign) else None
         variable = target.id if isinstance(target, ast.Name) else None
-        if variable is None or variable in read:
+        is_same = variable is not None and trees.shown(statement.tree) == f"{variable} = {variable}"
+        if (variable is None or variable in read) and not is_same:
             kept.append(statement)
             read = read - {variable} | {*trees.variables(statement.tree, ast.Load)}
     return kept[::-1]

@@ -53,8 +53,9 @@ def attribute_name(text: str) -> str:
 
 
 def unique(name: str, taken: Collection[str]) -> str:
-    """Return the name, with a number if it is taken."""
-    numbered = (f"{name}{number}" for number in itertools.count(2))
+    """Return the name, with a number if it is taken, or a letter after a number."""
+    suffixes = itertools.chain("bcdefghjkm" if name[-1:].isdigit() else "", itertools.count(2))
+    numbered = (f"{name}{suffix}" for suffix in suffixes)
     return name if name not in taken else next(other for other in numbered if other not in taken)
 
 

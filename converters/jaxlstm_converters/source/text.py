@@ -34,10 +34,9 @@ def file_text(classes: Sequence[WrittenClass], *, comments: bool) -> str:
     used = {"nnx", *(name for body in bodies for name in trees.variables(ast.parse(body)))}
     buffer = _BUFFER if "Buffer" in used else ""
     imports = [line for name, line in _IMPORTS.items() if name in used]
-    doc = (
-        f'"""{classes[-1].name} in Flax NNX, written by jaxlstm from a program of torch.export.\n\n'
-        'Modules, parameters and buffers have torch\'s names.\n"""\n'
-    )
+    title = f"{classes[-1].name} in Flax NNX, written by jaxlstm from a program of torch.export."
+    title = title if len(title) < _LINE_LENGTH - 2 else f"{classes[-1].name}, written by jaxlstm."
+    doc = f'"""{title}\n\nModules, parameters and buffers have torch\'s names.\n"""\n'
     parts = [doc, "\n".join(imports), buffer, *bodies]
     return formatted("\n\n".join(part for part in parts if part))
 

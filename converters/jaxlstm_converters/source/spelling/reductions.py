@@ -160,6 +160,7 @@ RULES: dict[str, Rule] = {
     "topk": _top,
     **{name: partial(_sorted, name) for name in ("sort", "argsort")},
     **dict.fromkeys(_PRODUCTS.split(), _plain("self @ other")),
+    "vdot": _plain("jnp.vdot(self, other)"),
     "linear": _linear,
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
     "einsum": _plain("jnp.einsum(equation, *tensors)"),

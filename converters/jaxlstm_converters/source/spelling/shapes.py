@@ -74,6 +74,9 @@ _NEW: dict[str, Rule] = {
     "full_like": partial(_filled_like, "full_like(self, fill_value"),
     "scalar_tensor": lambda op: f"jnp.array({_number('s', op)})",
     "arange": _arange,
+    "linspace": lambda op: (
+        None if op.tensors() else f"jnp.linspace(start, end, steps{_dtype(op, np.float32)})"
+    ),
     "eye": lambda op: f"jnp.eye(n, M=m{_dtype(op, np.float32)})",
     "tril": "jnp.tril(self, k=diagonal)",
     "triu": "jnp.triu(self, k=diagonal)",
@@ -184,8 +187,8 @@ def _swapped(operation: TypedNode) -> str:
 
 
 def _permuted(operation: TypedNode) -> str:
-    dims = [operation.axis(dim) for dim in operation["dims"]]
-    return "self" if dims == sorted(dims) else "self.transpose(*dims)"
+    operation.extra["order"] = order = tuple(operation.axis(dim) for dim in operation["dims"])
+    return "self" if order == tuple(sorted(order)) else "self.transpose(*order)"
 
 
 def _tiled(operation: TypedNode) -> str:
@@ -234,6 +237,7 @@ _NAMES = {
     partial(_joined, "stack"): "stack",
     converted: "to type_as _to_copy",
 }
+_GRID = "jnp.meshgrid(*tensors, indexing=indexing)"
 RULES: dict[str, Rule] = {
     **_NEW,
     **{name: rule for rule, names in _NAMES.items() for name in names.split()},
@@ -254,6 +258,7 @@ RULES: dict[str, Rule] = {
     "flip": "jnp.flip(self, axis=dims)",
     "roll": lambda op: "jnp.roll(self, shifts, axis=dims)" if op["dims"] else None,
     "outer": lambda op: "self[:, None] * vec2" if op.promotes("self", "vec2") else None,
+    "meshgrid": lambda op: _GRID if all(len(type_.shape) == 1 for type_ in op.tensors()) else None,
     "diag": "jnp.diag(self, k=diagonal)",
     "diagonal": "jnp.diagonal(self, offset, dim1, dim2)",
     "linalg_cross": lambda op: "jnp.cross(self, other, axis=dim)" if op.promotes("self", "other") else None,
