@@ -118,7 +118,7 @@ class StatementWriter:
         line = next((step.line for step in steps if name in self._uses(step.item)), "")
         before = itertools.takewhile(lambda step: step.line != line, steps)
         others = {found for step in before for found in names.leaves(names.targets(step.line))}
-        others |= {"F", "functional", "torch", "nn", "s"}
+        others |= {"F", "_VF", "functional", "torch", "nn", "s"}
         found = [argument for argument in names.arguments(line) if argument not in others]
         # Values of a loop may occur in any order in its lines.
         is_sure = len(found) == 1 or any(step.line == line for step in self._steps)

@@ -53,6 +53,11 @@ def _arange(operation: TypedNode) -> str | None:
     return f"jnp.arange({'' if start == 0 else 'start, '}end{dtype})"
 
 
+def _linspace(operation: TypedNode) -> str | None:
+    dtype = _dtype(operation, np.float32)
+    return None if operation.tensors() else f"jnp.linspace(start, end, steps{dtype})"
+
+
 def _arithmetic(symbol: str, operation: TypedNode) -> str:
     """Return a sum or product as a person writes it: numbers last, and differences for negative numbers."""
     first, last = ("b", "a") if isinstance(operation["a"], int) else ("a", "b")
