@@ -14,7 +14,7 @@ from torch.nn.utils import rnn
 import jaxlstm
 from testing.modules import module_of
 from testing.written import Written, assert_equal, body_of, write, written_program
-from tests.converters.source.test_write_source import Reader
+from tests.converters.source.test_write_source import Block, Reader
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +180,19 @@ def shared() -> nn.Module:
 
 
 def aliased() -> nn.Module:
-    """A module that belongs to its parent and to a Sequential of it."""
-    conv = nn.Conv1d(4, 4, 3, padding=1)
-    net = nn.Sequential(nn.ReLU(), conv, nn.Softmax(1))
-    return module_of(lambda self, x: self.net(x) * math.sqrt(8) + 1e-5, conv=conv, net=net)
+    """Modules that belong to their parent and to a Sequential of it, one with buffers."""
+    conv, norm = nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4)
+    net = nn.Sequential(nn.ReLU(), conv, norm, nn.Softmax(1))
+    return module_of(lambda self, x: self.net(x) * math.sqrt(8) + 1e-5, conv=conv, norm=norm, net=net)
+
+
+def parts(self: Any, x: Tensor) -> Tensor:
+    """Writes to parts of a tensor, and a module of one operator."""
+    y = x.clone()
+    y.narrow(1, 0, 2).mul_(2)
+    y.chunk(2, dim=1)[1].add_(1)
+    y.unbind(1)[0].zero_()
+    return self.twice(y.transpose(1, 2).transpose(2, 1))
 
 
 def containers() -> nn.Module:
@@ -296,6 +305,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
     ),
     "cond": (lambda: module_of(branch), lambda n: (torch.randn(n, 4),)),
     "aliased": (aliased, lambda n: (torch.randn(n, 4, 9),)),
+    "parts": (
+        lambda: module_of(parts, twice=module_of(lambda self, x: x * 2), unused=nn.ModuleList([Block(3)])),
+        lambda n: (torch.randn(n, 4, 3),),
+    ),
     "shared": (shared, lambda n: (torch.randn(n, 4),)),
     "containers": (containers, lambda n: (torch.randn(n, 4),)),
     "hostile": (
@@ -327,9 +340,10 @@ LINES = {
     ),
     "chain": ("x = features", "for layer in self.first:", "for layer in self.second:"),
     "aliased": (
-        "self.net = nnx.Sequential(nnx.relu, self.conv, nnx.softmax)",
+        "self.net = nnx.Sequential(nnx.relu, self.conv, self.norm, nnx.softmax)",
         "return (self.net(x.transpose(0, 2, 1)) * math.sqrt(8) + 1e-5).transpose(0, 2, 1)",
     ),
+    "parts": ('"0.norm.weight": nnx.Param(jnp.zeros((4,))),', "return y.at[:, 0].set(jnp.zeros_like(z)) * 2"),
     "pair": ("y, (h, c) = self.lstm(x, state)",),
     "zipped": ("for conv, norm in zip(self.convs, self.norms):",),
 }
