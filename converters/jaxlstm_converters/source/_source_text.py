@@ -41,6 +41,7 @@ from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
+from jaxlstm_converters.source.transposed import transposed_once
 
 _FEWEST_OPERATORS = 2
 
@@ -341,9 +342,10 @@ def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[s
     ``held`` has the types of parameters, buffers and constants.
     """
     graph = functional_graph(accept(graph), {**held, **graph.types})
-    graph = without_copies(graph, {**held, **graph.types})
+    graph = transposed_once(without_copies(graph, {**held, **graph.types}), {**held, **graph.types})
     graph = live_graph(channels_last(padded_graph(graph, {**held, **graph.types}), tensors))
-    return looped_graph(graph, {**held, **graph.types})
+    graph = looped_graph(transposed_once(graph, {**held, **graph.types}), {**held, **graph.types})
+    return live_graph(transposed_once(graph, {**held, **graph.types}))
 
 
 def _literal(array: np.ndarray) -> ast.expr:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm.programs.acceptance import AcceptedGraph
 from jaxlstm.programs.aliases import InPlaceWrite, View, graph_with_nodes, with_names
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm_converters.source.sizes import size_name
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
@@ -19,6 +19,7 @@ from jaxlstm_converters.source.spelling.typed_node import same_sizes
 _TO_THE_END = 2**63 - 1
 # The argument that equals the result, where its type does and the node takes or writes all of an axis.
 _SOURCES = {"aten.slice.Tensor": "self", "aten.slice_scatter.default": "src", "aten.copy.default": "src"}
+_SOURCES |= dict.fromkeys(("aten.type_as.default", "aten.to.dtype", "aten._to_copy.default"), "self")
 _PREDICATES = {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not"}
 # The inverse of these views gives the base its shape again.
 _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as")
@@ -54,17 +55,8 @@ def without_copies(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
     """
     names: dict[str, str] = {}
     nodes = []
-    transposed: dict[str, tuple[str, list[int]]] = {}  # value -> a value before transpositions, and its axes
     for node in graph.nodes:
         node = with_names(node, names)
-        if (order := _order(node, types)) is not None:
-            base, axes = transposed.get(
-                node.kwargs["self"].name, (node.kwargs["self"].name, range(len(order)))
-            )
-            transposed[node.name] = base, [axes[axis] for axis in order]
-            if transposed[node.name][1] == sorted(order):
-                names[node.name] = base
-                continue
         bounds = [node.kwargs.get(key) for key in ("start", "end", "step")]
         is_whole = "start" not in node.kwargs or bounds == [0, _TO_THE_END, None]
         source = node.kwargs.get(_SOURCES.get(node.op, ""))
@@ -75,19 +67,6 @@ def without_copies(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
                 continue
         nodes.append(node)
     return graph_with_nodes(graph, nodes, names)
-
-
-def _order(node: Node, types: Mapping[str, TensorType]) -> list[int] | None:
-    """Return the axes of a tensor in the order in which a node returns them; None for other operators."""
-    own = types.get(next(uses_of(node), ""))
-    order = [*range(len(own.shape))] if own is not None else []
-    if node.op == "aten.permute.default" and order:
-        return [order[dim] for dim in node.kwargs["dims"]]
-    if node.op != "aten.transpose.int" or not order or not node.with_gradient:
-        return None
-    first, second = node.kwargs["dim0"], node.kwargs["dim1"]
-    order[first], order[second] = order[second], order[first]
-    return order
 
 
 def _written(
@@ -170,7 +149,7 @@ def _part_of(view: View) -> dict[str, Argument] | None:
             start, length = kwargs["start"], kwargs["length"]
         case "split" | "split_with_sizes" | "chunk":
             results: Any = node.outputs[0]
-            sizes = [node.types[name].shape[dim] if name else None for name in results[: view.index + 1]]
+            sizes: list[Any] = [name and node.types[name].shape[dim] for name in results[: view.index + 1]]
             *before, length = sizes
             start = sum(before) if None not in before else None
         case _:

@@ -1,4 +1,4 @@
-"""Shorter forms of nested expressions: merged indices, and no transpositions that cancel."""
+"""Shorter forms of nested expressions: merged indices and reshapes, and rows as the array."""
 
 import ast
 import copy
@@ -11,7 +11,7 @@ from jaxlstm_converters.source.trees import Tree
 def simplified(tree: Tree) -> Tree:
     """Return a statement or expression without operators that undo or repeat one another.
 
-    >>> ast.unparse(simplified(ast.parse("y = x[:, 1:][:, :, None].swapaxes(1, 2).swapaxes(2, 1)")))
+    >>> ast.unparse(simplified(ast.parse("y = x[:, 1:][:, :, None]")))
     'y = x[:, 1:, None]'
     """
     return _Simplifier().visit(copy.deepcopy(tree))
@@ -31,13 +31,6 @@ class _Simplifier(ast.NodeTransformer):
         return ast.Subscript(
             inner.value, index[0] if len(index) == 1 else ast.Tuple(index, ast.Load()), node.ctx
         )
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        self.generic_visit(node)
-        inner = node.value
-        if node.attr in ("mT", "T") and isinstance(inner, ast.Attribute) and inner.attr == node.attr:
-            return inner.value
-        return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
@@ -171,56 +164,6 @@ def _squeezed(node: ast.Call) -> ast.expr | None:
     return None
 
 
-def _moved(node: ast.Call) -> ast.expr | None:
-    """Transpose once; the axes of two swaps must be the same."""
-    inner, kind = _receiver(node), _name(_receiver(node))
-    if isinstance(inner, ast.Call) and ast.unparse(inner.func) in ("jnp.zeros", "jnp.ones"):
-        return _made_transposed(inner, node)
-    if not isinstance(inner, ast.Call) or kind not in ("transpose", "swapaxes"):
-        return None
-    before, after = _integers(inner.args), _integers(node.args)
-    if not before or not after:
-        return None
-    if kind == _name(node) == "swapaxes":
-        return _receiver(inner) if sorted(before) == sorted(after) else None
-    ndim = len(before if kind == "transpose" else after)
-    if not all(-ndim <= axis < ndim for axis in (*before, *after)):
-        return None
-    order = _order(kind, before, ndim)
-    return _transposed(_receiver(inner), [order[axis] for axis in _order(_name(node), after, ndim)])
-
-
-def _made_transposed(made: ast.Call, node: ast.Call) -> ast.expr | None:
-    """Return equal numbers in the shape that a transposition gives them."""
-    axes, shape = _integers(node.args), made.args[0]
-    if not axes or not isinstance(shape, ast.Tuple):
-        return None
-    sizes: list[ast.expr] = [shape.elts[axis] for axis in _order(_name(node), axes, len(shape.elts))]
-    return ast.Call(made.func, [ast.Tuple(sizes, ast.Load()), *made.args[1:]], made.keywords)
-
-
-def _order(kind: str, axes: Sequence[int], ndim: int) -> list[int]:
-    """Return the axes of an array in the order in which a method leaves them."""
-    if kind == "transpose":
-        return [axis % ndim for axis in axes]
-    order = list(range(ndim))
-    order[axes[0]], order[axes[1]] = order[axes[1]], order[axes[0]]
-    return order
-
-
-def _transposed(array: ast.expr, order: list[int]) -> ast.expr:
-    if order == sorted(order):
-        return array
-    moved = [axis for axis, other in enumerate(order) if axis != other]
-    if len(moved) == 2 and len(order) > 2:
-        return _method(array, "swapaxes", moved)
-    return _method(array, "transpose", order)
-
-
-def _method(array: ast.expr, name: str, numbers: list[int]) -> ast.expr:
-    return ast.Call(ast.Attribute(array, name, ast.Load()), [ast.Constant(n) for n in numbers], [])
-
-
 def _reshaped(node: ast.Call) -> ast.expr | None:
     """Reshape once; the shape may not mention the array itself."""
     inner = _receiver(node)
@@ -229,9 +172,4 @@ def _reshaped(node: ast.Call) -> ast.expr | None:
     return ast.Call(ast.Attribute(_receiver(inner), "reshape", ast.Load()), node.args, [])
 
 
-_RULES: dict[str, Callable[[ast.Call], ast.expr | None]] = {
-    "squeeze": _squeezed,
-    "swapaxes": _moved,
-    "transpose": _moved,
-    "reshape": _reshaped,
-}
+_RULES: dict[str, Callable[[ast.Call], ast.expr | None]] = {"squeeze": _squeezed, "reshape": _reshaped}

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlstm.programs.graph import Value
 from jaxlstm_converters.source.spelling.indexing import index_of
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_sizes
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
 
 
 def _dtype(operation: TypedNode, default: Any) -> str:
@@ -193,7 +193,11 @@ def _swapped(operation: TypedNode) -> str:
 
 def _permuted(operation: TypedNode) -> str:
     operation.extra["order"] = order = tuple(operation.axis(dim) for dim in operation["dims"])
-    return "self" if order == tuple(sorted(order)) else "self.transpose(*order)"
+    moved = [axis for axis, other in enumerate(order) if axis != other]
+    if len(moved) == 2 and len(order) > 2:
+        operation.extra["moved"] = tuple(moved)
+        return "self.swapaxes(*moved)"
+    return "self.transpose(*order)" if moved else "self"
 
 
 def _tiled(operation: TypedNode) -> str:
@@ -267,7 +271,6 @@ RULES: dict[str, Rule] = {
     "diag": "jnp.diag(self, k=diagonal)",
     "diagonal": "jnp.diagonal(self, offset, dim1, dim2)",
     "linalg_cross": lambda op: "jnp.cross(self, other, axis=dim)" if op.promotes("self", "other") else None,
-    "complex": lambda op: "lax.complex(real, imag)" if same_sizes(*op.tensors()) else None,
     **dict.fromkeys(("movedim", "moveaxis"), "jnp.moveaxis(self, source, destination)"),
     "one_hot": lambda op: None if op["num_classes"] == -1 else "nnx.one_hot(self, num_classes, dtype=int)",
 }
