@@ -193,11 +193,7 @@ def _swapped(operation: TypedNode) -> str:
 
 def _permuted(operation: TypedNode) -> str:
     operation.extra["order"] = order = tuple(operation.axis(dim) for dim in operation["dims"])
-    moved = [axis for axis, other in enumerate(order) if axis != other]
-    if len(moved) == 2 and len(order) > 2:
-        operation.extra["moved"] = tuple(moved)
-        return "self.swapaxes(*moved)"
-    return "self.transpose(*order)" if moved else "self"
+    return "self" if order == tuple(sorted(order)) else "self.transpose(*order)"
 
 
 def _tiled(operation: TypedNode) -> str:
