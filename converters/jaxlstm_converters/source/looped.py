@@ -32,9 +32,7 @@ from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 from jaxlstm_converters.source.stacked import FEWEST, stacked_graph
 
-_PERMUTE = "aten.permute.default"
 _MADE = ("aten.sym_size", "aten.zeros", "aten.new_zeros", "aten.full")
-_CONVERSIONS = (_PERMUTE, "aten.type_as.default", "aten.to.dtype", "aten._to_copy.default")
 _JOINS = ("aten.stack.default", "aten.cat.default")
 
 
@@ -62,12 +60,9 @@ def _with_loop(graph: Graph, types: Mapping[str, TensorType]) -> Graph | None:
 def _with_zeros_first(nodes: Sequence[Node]) -> list[Node]:
     """Return nodes with the zeros in front that a cell makes as its state in the first step only."""
     late = {name for node in nodes for name in results_of(node)}
-    outside, early = {name for node in nodes for name in uses_of(node)} - late, set()
+    early = set()
     for node in nodes:
-        is_made = node.op.startswith(_MADE) and late.isdisjoint(uses_of(node))
-        # Zeros may be converted, and those between convolutions are transposed.
-        uses = {*uses_of(node)} - outside
-        if is_made or (node.op in _CONVERSIONS and uses and early.issuperset(uses)):
+        if node.op.startswith(_MADE) and late.isdisjoint(uses_of(node)):
             early.add(node.name)
             late.difference_update(results_of(node))
     return sorted(nodes, key=lambda node: node.name not in early)
@@ -220,7 +215,7 @@ class _Unrolled:
         """Return a node before the loop; the zeros that a cell makes in the first step are not the cell's."""
         is_initial = not {*self._initial.values()}.isdisjoint(results_of(node))
         is_inner = [call.key for call in node.calls[: len(self._calls)]] == [call.key for call in self._calls]
-        is_cells = is_initial and is_inner and node.op.startswith(("aten.zeros", _PERMUTE))
+        is_cells = is_initial and is_inner and node.op.startswith(_MADE)
         return replace(node, calls=self._calls) if is_cells else node
 
 

@@ -2,10 +2,13 @@
 
 import ast
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxlstm_converters.source.trees import Tree
+
+_FEWEST_ROWS = 3
 
 
 def simplified(tree: Tree) -> Tree:
@@ -40,20 +43,17 @@ class _Simplifier(ast.NodeTransformer):
         return node if result is None else result
 
     def visit_List(self, node: ast.List) -> ast.expr:
-        """Write rows of an array that follow one another as the array."""
+        """Write the first rows of a variable as a part of it."""
         self.generic_visit(node)
-        node.elts, items = [], node.elts
-        while items:
-            count = _rows_at_start(items)
-            first: Any = items[0]
-            if count < _FEWEST_ROWS:
-                node.elts.append(items.pop(0))
-                continue
-            is_whole = count == getattr(first, "siblings", 0)
-            part = ast.Slice(None, ast.Constant(count), None)
-            rows = first.value if is_whole else ast.Subscript(first.value, part, ast.Load())
-            node.elts.append(ast.Starred(rows, ast.Load()))
-            del items[:count]
+        for place, first in reversed([*enumerate(node.elts)]):
+            if isinstance(first, ast.Subscript) and isinstance(first.value, ast.Name):
+                name = first.value.id
+                wanted = (f"{name}[{row}]" for row in itertools.count())
+                pairs = zip(map(ast.unparse, node.elts[place:]), wanted, strict=False)
+                count = len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
+                if count >= _FEWEST_ROWS:
+                    rows = name if count == getattr(first, "siblings", 0) else f"{name}[:{count}]"
+                    node.elts[place : place + count] = [ast.parse(f"[*{rows}]", mode="eval").body.elts[0]]
         return node
 
     def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
@@ -78,19 +78,6 @@ class _Simplifier(ast.NodeTransformer):
             return ast.Assign([used[0][0]], used[0][1], lineno=1)
         targets, values = (list(trees) for trees in zip(*used, strict=True))
         return ast.Assign([ast.Tuple(targets, target.ctx)], ast.Tuple(values, ast.Load()), lineno=1)
-
-
-_FEWEST_ROWS = 3
-
-
-def _rows_at_start(items: Sequence[ast.expr]) -> int:
-    """Return the number of items that are the rows 0, 1, 2 and so on of the variable in the first item."""
-    owners = [ast.unparse(item.value) for item in items[:1] if isinstance(item, ast.Subscript)]
-    is_variable = owners and isinstance(items[0].value, ast.Name)  # type: ignore[attr-defined]
-    count = 0
-    while is_variable and count < len(items) and ast.unparse(items[count]) == f"{owners[0]}[{count}]":
-        count += 1
-    return count
 
 
 def _name(tree: ast.AST) -> str:

@@ -141,15 +141,6 @@ def _added_along(operation: TypedNode) -> str | None:
     return f"self.at[{', '.join(places).replace('[:]', '')}].add(src)" if fits else None
 
 
-def _at_slices(update: str, operation: TypedNode) -> str | None:
-    """Return ``self`` with slices of an axis changed, at the places of a vector."""
-    own, source = operation.type("self"), operation.type("source")
-    index = index_of(operation["dim"], operation.ndim(), "index")
-    is_plain = operation.ndim("index") == 1 and operation.arguments.get("alpha", 1) == 1
-    fits = own is not None and source is not None and own.shape and own.dtype == source.dtype != np.bool_
-    return f"self.at[{index}].{update}(source)" if index and is_plain and fits else None
-
-
 def _written(item: Any, operation: TypedNode) -> str | None:
     """Return ``self`` with a part of an axis replaced by ``src``."""
     own, source = operation.type("self"), operation.type("src")
@@ -202,8 +193,6 @@ RULES: dict[str, Rule] = {
     "gather": _gathered,
     **{f"scatter.{name}": partial(_scattered, name) for name in ("src", "value")},
     "scatter_add": _added_along,
-    "index_add": partial(_at_slices, "add"),
-    "index_copy": partial(_at_slices, "set"),
     "select_scatter": partial(_written, "index"),
     "slice_scatter": partial(_written, _slice),
     "copy": _copied,
