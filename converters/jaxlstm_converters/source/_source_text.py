@@ -43,8 +43,6 @@ from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.transposed import transposed_once
 
-_FEWEST_OPERATORS = 2
-
 
 class WrittenSource(NamedTuple):
     """Written source.
@@ -203,8 +201,8 @@ class _Writer:
             return False
         has_parts = any(is_under(name, call.path) for name in (*self._owners.values(), *self._layers))
         if not call.class_name.startswith(TORCH):
-            # A person writes a reshape or an activation in the parent.
-            return has_parts or len([*nodes_of(call)]) > _FEWEST_OPERATORS
+            # A person writes one or two operators, such as a reshape, in the parent.
+            return has_parts or len([*nodes_of(call)]) > 2
         return has_parts and not call.class_name.startswith(f"{TORCH}container.")
 
     def _class_of(self, path: str) -> str:

@@ -16,10 +16,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}", re.ASCII)
 _ASSIGNED = re.compile(r"([A-Za-z_][\w, ()\[\]]{0,200}?)\s*(?::[^=]{0,100})?[-+*/@|&]?=(?!=)", re.ASCII)
 # Names that the written file uses for other things.
 _IN_USE = "self rngs jax jnp lax nnx signal jaxlstm programs functools math Buffer"
-# A reader takes these letters for numbers.
-_AMBIGUOUS = "l I O"
-_OTHERS = (_IN_USE + " " + _AMBIGUOUS).split()
-RESERVED = frozenset({*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_OTHERS})
+_AMBIGUOUS = ("l", "I", "O")  # for numbers
+RESERVED = frozenset({*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_IN_USE.split(), *_AMBIGUOUS})
 _METHODS = frozenset({"train", "eval", "iter_children", "iter_modules", "perturb", "set_attributes", "sow"})
 _OF_FLAX = ("__", "_pytree__", "_object__", "_graph_node_", "_check_", "_setattr", "_abc_")
 
@@ -88,7 +86,7 @@ def _target(tree: ast.AST) -> Target:
 
 def _usable(name: str) -> str:
     """Return a name of the user's code, with an underscore if a reader could misread it, or ""."""
-    name += "_" * (name in _AMBIGUOUS.split())
+    name += "_" * (name in _AMBIGUOUS)
     return name if is_name(name) else ""
 
 

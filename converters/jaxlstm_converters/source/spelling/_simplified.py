@@ -53,7 +53,8 @@ class _Simplifier(ast.NodeTransformer):
                 count = len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
                 if count >= _FEWEST_ROWS:
                     rows = name if count == getattr(first, "siblings", 0) else f"{name}[:{count}]"
-                    node.elts[place : place + count] = [ast.parse(f"[*{rows}]", mode="eval").body.elts[0]]
+                    starred = ast.Starred(ast.parse(rows, mode="eval").body, ast.Load())
+                    node.elts[place : place + count] = [starred]
         return node
 
     def visit_Tuple(self, node: ast.Tuple) -> ast.expr:

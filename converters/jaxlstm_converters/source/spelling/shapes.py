@@ -53,11 +53,6 @@ def _arange(operation: TypedNode) -> str | None:
     return f"jnp.arange({'' if start == 0 else 'start, '}end{dtype})"
 
 
-def _linspace(operation: TypedNode) -> str | None:
-    dtype = _dtype(operation, np.float32)
-    return None if operation.tensors() else f"jnp.linspace(start, end, steps{dtype})"
-
-
 def _arithmetic(symbol: str, operation: TypedNode) -> str:
     """Return a sum or product as a person writes it: numbers last, and differences for negative numbers."""
     first, last = ("b", "a") if isinstance(operation["a"], int) else ("a", "b")
@@ -264,9 +259,7 @@ RULES: dict[str, Rule] = {
     "roll": lambda op: "jnp.roll(self, shifts, axis=dims)" if op["dims"] else None,
     "outer": lambda op: "self[:, None] * vec2" if op.promotes("self", "vec2") else None,
     "meshgrid": lambda op: _GRID if all(len(type_.shape) == 1 for type_ in op.tensors()) else None,
-    "diag": "jnp.diag(self, k=diagonal)",
     "diagonal": "jnp.diagonal(self, offset, dim1, dim2)",
-    "linalg_cross": lambda op: "jnp.cross(self, other, axis=dim)" if op.promotes("self", "other") else None,
     **dict.fromkeys(("movedim", "moveaxis"), "jnp.moveaxis(self, source, destination)"),
     "one_hot": lambda op: None if op["num_classes"] == -1 else "nnx.one_hot(self, num_classes, dtype=int)",
 }
