@@ -6,9 +6,8 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flax import nnx
-
 from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.spelling.layers import DICT
 
 SELF = trees.name("self")
 
@@ -87,7 +86,7 @@ class Part:
 
     def has_attribute(self, name: str) -> bool:
         """Return True if a container can show a part as an attribute."""
-        return self.attribute(name) == name and name not in dir(nnx.Dict)
+        return self.attribute(name) == name and name not in DICT
 
     def height(self) -> int:
         """Return the number of classes on the longest way down from this part."""

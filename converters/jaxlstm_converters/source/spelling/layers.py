@@ -17,6 +17,8 @@ from jaxlstm_converters.source.spelling.images import compact, conv_padding, tra
 from jaxlstm_converters.source.spelling.typed_node import TypedNode
 
 TORCH = "torch.nn.modules."
+DICT = frozenset(dir(nnx.Dict))
+"""The attributes of a dict of modules, whose parts have other names."""
 
 
 @dataclass(frozen=True)
