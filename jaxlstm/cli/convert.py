@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
         "convert",
         run,
         help="convert one LSTM of a checkpoint to another file format, or a .pt2 program to Flax source",
-        description="Convert one LSTM of a checkpoint to safetensors, PyTorch or NumPy. "
+        description="Convert one LSTM of a checkpoint to safetensors or PyTorch. "
         "The file is read back and compared bit for bit. If OUT ends in .py, write a .pt2 program as Flax "
         "source and its weights as safetensors; the source is run and compared with the program. "
         "Exit status: 0 if all bits are equal, or source and program are, 1 if not, 2 for bad input.",
@@ -43,8 +43,8 @@ def add_parser(commands: Any) -> None:
     add_unrecorded(parser)
     parser.add_argument(
         "--format",
-        choices=("safetensors", "torch", "npz"),
-        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth, .npz)",
+        choices=("safetensors", "torch"),
+        help="the format of OUT (default: by its suffix: .safetensors, .pt or .pth)",
     )
     parser.add_argument(
         "--comments", action="store_true", help="in source, write the lines of the torch code as comments"

@@ -6,7 +6,6 @@ create an object, hash a key, decode a string, build a name, open a storage. One
 all containers.
 """
 
-import io
 import json
 import struct
 from collections.abc import Iterator
@@ -109,10 +108,8 @@ def _plain() -> Iterator[FileCase]:
 
 def _entries() -> Iterator[FileCase]:
     """Directories and headers with many entries."""
-    raw = io.BytesIO()
-    np.save(raw, np.zeros(0, "<f4"))
-    members = [ZipMember(f"{i}.npy", raw.getvalue()) for i in range(60_000)]
-    yield FileCase(8, "npz bomb of 60,000 arrays", archive(members, end=end_record64), ("zip-directory",))
+    members = [ZipMember(f"m/{i}", b"") for i in range(60_000)]
+    yield FileCase(8, "zip bomb of 60,000 entries", archive(members, end=end_record64), ("zip-directory",))
     files = {str(n): safetensors(b'{"a":[' + b"[]," * n + b"1]}") for n in (600_000, 6_000_000)}
     yield from table(8, "safetensors bomb of lists:", files, "safetensors-header")
     lists = b'{"weight_map":{},"a":[' + b"[]," * 3_000_000 + b"1]}"

@@ -289,6 +289,6 @@ except CheckpointError as error:
 
 
 def test_reads_from_many_threads(tmp_path: Path) -> None:
-    path = tmp_path / "m.npz"
-    np.savez(path, **{str(k): np.full(300_000, k, np.float32) for k in range(8)})  # type: ignore[arg-type]
+    path = tmp_path / "m.pt"
+    torch.save({str(k): torch.full((300_000,), float(k)) for k in range(8)}, path)
     assert run_python("-c", SCRIPT, path).split() == ["8", "not-a-file"]

@@ -95,7 +95,7 @@ def test_inspect_all_of_a_model_without_an_lstm(tmp_path: Path) -> None:
     assert "LSTMs: 0.0%" in done.out
 
 
-@pytest.mark.parametrize("output", ["m.safetensors", "m.pt", "m.npz"])
+@pytest.mark.parametrize("output", ["m.safetensors", "m.pt"])
 def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     path = tmp_path / output
     done = jaxlstm_command("convert", DEMO, "-o", path, "--batch-first", "--dropout", 0.5, "--json")

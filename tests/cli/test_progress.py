@@ -38,7 +38,7 @@ def plain_bar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setitem(sys.modules, "rich.progress", None)
 
 
-@pytest.mark.parametrize("output", ["x.safetensors", "x.pt", "x.npz"])
+@pytest.mark.parametrize("output", ["x.safetensors", "x.pt"])
 def test_convert(output: str, checkpoint: Path, tmp_path: Path) -> None:
     text = shown("convert", checkpoint, "-o", tmp_path / output)
     nbytes = sum(array.nbytes for array in weights(CONFIG).values())

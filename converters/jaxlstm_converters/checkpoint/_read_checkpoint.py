@@ -4,7 +4,6 @@ import os
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
-from .formats.numpy_files import NPY_MAGIC, is_npz, read_npy, read_npz
 from .formats.pt2 import read_pt2
 from .formats.pt2_archive import is_pt2
 from .formats.safetensors import is_safetensors, read_safetensors
@@ -73,8 +72,6 @@ def _read_single(source: CheckpointFile, budget: Budget, check_crc: bool) -> Che
         return read_safetensors(source, budget)
     if head.startswith(b"\x80"):
         return read_pickle(source, budget)
-    if head.startswith(NPY_MAGIC):
-        return read_npy(source, budget)
     message = f"the file starts with {head[:8]!r}, which no supported format does"
     raise CheckpointError("unknown-format", message + _likely_kind(head, source.path))
 
@@ -97,8 +94,6 @@ def _likely_kind(head: bytes, path: str) -> str:
 
 def _read_zip(source: CheckpointFile, budget: Budget, check_crc: bool) -> Checkpoint:
     archive = Archive(source, check_crc)
-    if is_npz(archive):
-        return read_npz(archive, budget)
     if is_pt2(archive):
         return read_pt2(archive, budget)
     prefix = root_folder(archive)

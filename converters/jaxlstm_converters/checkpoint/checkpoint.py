@@ -15,7 +15,7 @@ class Checkpoint(dict[str, Tensor]):
         path: the file.
         container: the file format, such as "torch zip" or "safetensors".
         metadata: strings stored with the tensors: the `__metadata__` of safetensors, and the config
-            in a torch or npz file of `jaxlstm.save`.
+            in a torch file of `jaxlstm.save`.
         hints: `batch_first` and `dropout` of each LSTM module that was saved whole, by module
             prefix ("lstm."), and its class as "lookalike" if it may not be torch's. A state dict
             does not contain them.

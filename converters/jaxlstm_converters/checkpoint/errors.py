@@ -50,7 +50,6 @@ CODES: dict[str, str] = {
     "legacy-header": "the header of a file from before torch 1.6 is invalid",
     "safetensors-header": "the header of a safetensors file is invalid",
     "safetensors-layout": "the tensors of a safetensors file overlap or leave a gap",
-    "numpy-header": "the header of a NumPy array is invalid",
     "shard-path": "an index names a file outside its own directory",
     "shard-mismatch": "an index and its shards disagree",
     # programs

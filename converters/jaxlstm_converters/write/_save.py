@@ -1,6 +1,5 @@
 """Save the parameters and config of an LSTM to a file, atomically."""
 
-import io
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxlstm.layer.params import check_params, param_shapes
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from jaxlstm_converters.write.torch_zip import has_marker, torch_bytes
 
-FORMATS = {"safetensors": (".safetensors",), "torch": (".pt", ".pth"), "npz": (".npz",)}
+FORMATS = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}
 """The name of each format, and its suffixes."""
 
 
@@ -43,8 +42,8 @@ def save(
       config: the LSTM. The file records all its arguments.
       prefix: put before each name, such as ``"encoder.lstm."``.
       metadata: additional strings for the header of a safetensors file.
-      format: "safetensors", "torch" (for ``torch.load(weights_only=True)``) or "npz" (NumPy). None selects by
-        the suffix: ``.safetensors``, ``.pt``, ``.pth`` or ``.npz``.
+      format: "safetensors" or "torch" (for ``torch.load(weights_only=True)``). None selects by the suffix:
+        ``.safetensors``, ``.pt`` or ``.pth``.
       overwrite: replace an existing file that ``save`` did not write. A directory is never replaced.
       assumed: the arguments out of "batch_first" and "dropout" that the source of the LSTM does not record.
         The file lists them, and ``load`` warns again.
@@ -73,8 +72,6 @@ def save(
     parts: Iterable[bytes | memoryview]
     if format == "torch":
         parts = [torch_bytes(named, config_text)]
-    elif format == "npz":
-        parts = [_npz_bytes(named, config_text)]
     else:
         parts = safetensors_bytes(named, {"format": "pt", **(metadata or {}), METADATA_KEY: config_text})
     total = sum(array.nbytes for array in arrays.values())
@@ -89,20 +86,6 @@ def _check_format(format: str, metadata: Mapping[str, str] | None) -> None:
         raise ValueError(f"metadata is supported by safetensors files, not by {format}")
     if metadata and METADATA_KEY in metadata:
         raise ValueError(f"metadata must not have the key {METADATA_KEY!r}, which holds the config")
-
-
-def _npz_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
-    """Return the bytes of a file that ``numpy.load`` opens without pickle, with the metadata as a string."""
-    for name, tensor in tensors.items():
-        if tensor.dtype.kind != "f":
-            raise TypeError(
-                f"{name} must be float16, float32 or float64 in a .npz file, got {tensor.dtype}; choose "
-                "another format, such as safetensors"
-            )
-    buffer = io.BytesIO()
-    arrays: Any = {**tensors, METADATA_KEY: np.array(metadata)}
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def format_of(path: Path) -> str:
@@ -127,4 +110,4 @@ def is_saved_file(path: Path) -> bool:
     except (CheckpointError, OSError, ValueError):
         return False
     names = {prefix + name for name in param_shapes(config)}
-    return checkpoint.container in ("safetensors", "npz") and set(checkpoint) == names
+    return checkpoint.container == "safetensors" and set(checkpoint) == names

@@ -99,7 +99,7 @@ def test_a_whole_model(right: bool, from_file: bool, tmp_path: Path) -> None:
 
 
 CONFIG = LSTMConfig(3, 4, num_layers=2)
-FILES = ("x.safetensors", "x.pt", "x.npz")
+FILES = ("x.safetensors", "x.pt")
 WARNING = (
     "jaxlstm convert: warning: m.pt does not record batch_first and dropout; assumed batch_first=False and "
     "dropout=0.0. Pass --batch-first or --no-batch-first and --dropout P\n"

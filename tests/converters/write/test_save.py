@@ -5,7 +5,6 @@ leaves the old or the new file, and concurrent writes do not mix.
 """
 
 import dataclasses
-import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ import safetensors
 import safetensors.numpy
 import torch
 
-import jaxlstm
 from jaxlstm import LSTMCellConfig, LSTMConfig, load, param_shapes, save
 from jaxlstm_converters.lstm._load import read_lstm
 from jaxlstm_converters.write._save import FORMATS, is_saved_file
@@ -41,16 +39,12 @@ DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 CELL = LSTMCellConfig(4, 5, bias=False)
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth", "npz"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("config", [CONFIG, CELL], ids=["LSTM", "cell"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_round_trip(suffix: str, config: LSTMConfig, dtype: Any, tmp_path: Path) -> None:
     params = random_params(config, dtype=dtype)
     path = tmp_path / f"m.{suffix}"
-    if suffix == "npz" and dtype is ml_dtypes.bfloat16:
-        with pytest.raises(TypeError, match=r"float64 in a \.npz file, got bfloat16; choose another format"):
-            save(path, params, config)
-        return
     save(path, random_params(config, 1, dtype=dtype), config)
     save(path, params, config)  # replaces a file of save
     back, config_back, *_ = read_lstm(path)
@@ -101,29 +95,13 @@ def test_torch_reads_a_torch_file(config: LSTMConfig, dtype: Any, tmp_path: Path
     assert config_back == config
 
 
-def test_numpy_reads_an_npz_file(tmp_path: Path) -> None:
-    params = random_params(CONFIG)
-    path = tmp_path / "m.npz"
-    save(path, params, CONFIG, prefix="lstm.")
-    with np.load(path, allow_pickle=False) as arrays:
-        assert arrays.files == [*(f"lstm.{name}" for name in params), "jaxlstm"]
-        assert same_bits({name: arrays[f"lstm.{name}"] for name in params}, params)
-        assert json.loads(arrays["jaxlstm"].item())["prefix"] == "lstm."
-    checkpoint = jaxlstm.read_checkpoint(path)
-    assert "jaxlstm" not in checkpoint
-    assert not checkpoint.warnings
-    first = path.read_bytes()
-    save(path, params, CONFIG, prefix="lstm.")
-    assert path.read_bytes() == first
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"format": "pickle"}, "format must be one of"),
         ({"format": None}, r"suffix '\.bin'; the formats are safetensors \(\.safetensors\), torch \(\.pt, "),
-        ({"format": "npz", "metadata": {"a": "b"}}, "metadata is supported by safetensors files"),
-        ({"format": "npz", "assumed": ["bias"]}, "assumed must name some of"),
+        ({"format": "torch", "metadata": {"a": "b"}}, "metadata is supported by safetensors files"),
+        ({"format": "torch", "assumed": ["bias"]}, "assumed must name some of"),
         ({"format": "safetensors", "metadata": {"jaxlstm": ""}}, "must not have the key 'jaxlstm'"),
     ],
 )
@@ -135,7 +113,7 @@ def test_invalid_arguments(arguments: Any, message: str, tmp_path: Path) -> None
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m.npz"])
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
 def test_arguments_override_the_file(name: str, tmp_path: Path) -> None:
     save(tmp_path / name, random_params(CONFIG), CONFIG)
     params, config = load(tmp_path / name, batch_first=False, dropout=0.5, dtype="bfloat16")
@@ -146,11 +124,6 @@ def test_arguments_override_the_file(name: str, tmp_path: Path) -> None:
 
 SMALL = LSTMConfig(2, 3)
 OLD, NEW = (random_params(SMALL, seed) for seed in (0, 1))
-
-
-def write_npz(path: Path) -> None:
-    with open(path, "wb") as file:
-        np.savez(file, **OLD)  # pyright: ignore[reportArgumentType]
 
 
 def write_torch_again(path: Path) -> None:
@@ -170,7 +143,6 @@ FOREIGN = {
     "text": ("m.safetensors", lambda path: path.write_text("mine")),
     "torch": ("m.pt", lambda path: torch.save(OLD, path)),
     "torch, ours at first": ("m.pt", write_torch_again),
-    "npz": ("m.pt", write_npz),
     "safetensors": ("m.safetensors", lambda path: safetensors.numpy.save_file(OLD, path)),
     "safetensors, our metadata": ("m.safetensors", write_safetensors_with_our_metadata),
 }

@@ -91,8 +91,9 @@ class CheckpointFile:
             yield part
             offset += len(part)
 
-    def crc(self, offset: int, count: int, crc: int = 0) -> int:
-        """Return the CRC-32 of `count` bytes from `offset` on, continuing from `crc`."""
+    def crc(self, offset: int, count: int) -> int:
+        """Return the CRC-32 of `count` bytes from `offset` on."""
+        crc = 0
         for part in self.chunks(offset, count):
             crc = zlib.crc32(part, crc)
         return crc

@@ -21,7 +21,6 @@ class Storage:
         source: the file; None if `data` holds the bytes.
         offset: the position of the first byte in the file.
         crc: the CRC-32 that the file declares, or None.
-        crc_start: the CRC-32 of the bytes before this range that `crc` covers too.
         dtype: the dtype of all its tensors; None until the first tensor sets it.
         data: the bytes, for short storages that had to be decoded.
     """
@@ -31,7 +30,6 @@ class Storage:
     nbytes: int
     big_endian: bool = False
     crc: int | None = None
-    crc_start: int = 0
     dtype: np.dtype[Any] | None = None
     data: bytes | None = None
     _verified: bool = field(default=False, repr=False)
@@ -52,10 +50,10 @@ class Storage:
         self.source.check_unchanged()
         whole = start == 0 and len(target) == self.nbytes
         if not whole and self.crc is not None and not self._verified:
-            self._verify(self.source.crc(self.offset, self.nbytes, self.crc_start))
+            self._verify(self.source.crc(self.offset, self.nbytes))
         self.source.read_into(self.offset + start, target)
         if whole and self.crc is not None:
-            self._verify(zlib.crc32(target, self.crc_start))
+            self._verify(zlib.crc32(target))
         self.source.check_unchanged()
 
     def _verify(self, crc: int) -> None:
