@@ -96,6 +96,13 @@ def test_nan_and_infinity_are_not_a_loss(value: float) -> None:
     np.testing.assert_array_equal(np.asarray(model["w"][...], "f"), np.array([value, 1], "f"))
 
 
+def test_a_raw_weight_of_the_model_is_not_folded() -> None:
+    """Weight drop stores the weight of an LSTM under this name; a model may have the name itself."""
+    model = nnx.Dict({"weight_hh_l0_raw": nnx.Param(jnp.zeros((4, 1)))})
+    jaxlstm.load_state_dict(model, {"weight_hh_l0_raw": np.ones((4, 1), np.float32)})
+    assert (model["weight_hh_l0_raw"][...] == 1).all()
+
+
 def test_arrays_are_copies() -> None:
     theirs = torch.nn.Linear(8, 8)
     model: Any = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
