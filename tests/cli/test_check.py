@@ -49,7 +49,7 @@ def test_json_and_page_of_one_dtype(checkpoint: str, tmp_path: Path) -> None:
     assert text.startswith("<!doctype html>")
     for item in report["items"]:
         assert html.escape(f"{platform} float32: {item['name']}") in text
-    assert f"jaxlstm check {checkpoint} --dtype float32 --seed 7</li>" in text
+    assert f"  jaxlstm check {checkpoint} --dtype float32 --seed 7</pre>" in text
 
 
 def test_failing_matrix_names_the_cell(

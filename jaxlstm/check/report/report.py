@@ -130,16 +130,15 @@ class Report:
             yield Section(name, [(key, str(value)) for key, value in values.items()])
         yield lines_section("Reproduce", [self.again] if self.again else [])
 
+    def _lines(self) -> Iterator[str]:
+        return (line for section in self._sections() for line in section_text(section))
+
     def __str__(self) -> str:
-        return "\n".join([self.verdict, *(line for part in self._sections() for line in section_text(part))])
+        return "\n".join([self.verdict, *self._lines()])
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        found = self.environment
-        where = [f"{name} {found[name]}" for name in ("jaxlstm", "jax", "torch") if name in found]
-        where += [found["device"]] if "device" in found else []
-        header = [self.word, self.title, self.counts, " · ".join(where)]
-        return page(self.verdict, self.ok, header, self._sections())
+        return page(self.verdict, self.ok, "\n".join(self._lines()))
 
 
 def _strict(value: Any) -> Any:
