@@ -93,27 +93,9 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     return dict(commands.choices)
 
 
-def spelling(action: argparse.Action) -> str:
-    """Return an argument as one types it, such as "`-o OUT`, `--output OUT`"."""
-    value = action.metavar or (action.choices and "|".join(map(str, action.choices)))
-    value = f" {value or action.dest.upper()}" if action.nargs != 0 else ""
-    spelled = [f"`{option}{value}`" for option in action.option_strings] or [f"`{action.metavar}`"]
-    return ", ".join(spelled) + (" (required)" if action.required and action.option_strings else "")
-
-
-def prose(text: str) -> str:
-    """Return a text of the parser with its options as code."""
-    return re.sub(r"(?<!\S)--[a-z-]+", lambda option: f"`{option[0]}`", text.replace("%%", "%"))
-
-
 def command_reference() -> str:
-    """Return the arguments of every command."""
-    parts = []
-    for name, parser in parsers().items():
-        actions = [action for action in parser._actions if action.dest != "help"]
-        lines = [f"- {spelling(action)}: {prose(action.help or '')}" for action in actions]
-        parts.append(f"## {name}\n\n{prose(parser.description or '')}\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
+    """Return the help of every command."""
+    return "\n\n".join(f"## {name}\n\n```\n{parser.format_help()}```" for name, parser in parsers().items())
 
 
 def code_table(codes: Mapping[str, str]) -> str:
