@@ -130,15 +130,12 @@ class Report:
             yield Section(name, [(key, str(value)) for key, value in values.items()])
         yield lines_section("Reproduce", [self.again] if self.again else [])
 
-    def _lines(self) -> Iterator[str]:
-        return (line for section in self._sections() for line in section_text(section))
-
     def __str__(self) -> str:
-        return "\n".join([self.verdict, *self._lines()])
+        return "\n".join([self.verdict, *(line for part in self._sections() for line in section_text(part))])
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return page(self.verdict, self.ok, "\n".join(self._lines()))
+        return page(self.verdict, self.ok, str(self).partition("\n")[2])
 
 
 def _strict(value: Any) -> Any:
