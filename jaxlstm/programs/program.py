@@ -181,8 +181,8 @@ class Program:
         if valid is not None and dtypes == {jnp.dtype(bool)}:
             raise ProgramError(
                 "node-failed",
-                "under jit, no result could show that a value differs from the one that the export fixed: "
-                "all are booleans. Call the program outside of jit",
+                "all results are booleans, which under jit cannot show that a fixed value differs. Call the "
+                "program outside of jit",
             )
         after = {name: values[value] for value, name in graph.buffers.items()}
         after |= {name: resolve(value, values) for name, value in graph.mutations.items()}

@@ -28,7 +28,7 @@ def samples(name: str) -> list[Any]:
 
 
 def require_equal_program(module_class: type[torch.nn.Module], sample: Any) -> None:
-    """Assert that a module and its program agree. Whether attention is causal may depend on its mask."""
+    """Assert that a module and its program agree."""
     made, called = sample.constructor_input, sample.forward_input
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nested tensors are off unless batch_first; masks are fixed

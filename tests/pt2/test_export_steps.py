@@ -113,7 +113,7 @@ def test_booleans_cannot_show_that_a_value_differs() -> None:
     model, x = model_of(lambda self, x: x > 0 if x.sum() > 0 else x < 0), np.eye(2, dtype=np.float32)
     program = from_module(model, (torch.eye(2),), "fixed parts of the model")
     np.testing.assert_array_equal(program(program.params, -x), x > 0)
-    with pytest.raises(ProgramError, match="all are booleans"):
+    with pytest.raises(ProgramError, match="all results are booleans"):
         jax.jit(program)(program.params, x)
 
 

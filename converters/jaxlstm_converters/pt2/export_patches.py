@@ -148,7 +148,7 @@ def copied(module: torch.nn.Module, memo: Mapping[int, Any] | None = None) -> to
 def with_parameters(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Replace constants of a program by the parameters and buffers with their memory.
 
-    torch takes parameters for constants if a module reads them from a list or dict of its own.
+    torch takes parameters for constants if a module reads them from its own list or dict.
     """
     inputs = list(program.graph_signature.input_specs)
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}

@@ -25,7 +25,7 @@ def asked_for(groups: Groups, return_inverse: bool, return_counts: bool) -> Grou
 def unique(
     self: Array, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
 ) -> Groups:
-    """Return the distinct elements in ascending order; each NaN is one of its own."""
+    """Return the distinct elements in ascending order. No NaN equals another."""
     return asked_for(unique_along(self, None), return_inverse, return_counts)
 
 
