@@ -92,7 +92,7 @@ def test_parameters_that_a_module_also_holds_in_a_list() -> None:
             x = x * self.parts[0] + self.parts[1]
         return x
 
-    module = module_of(forward, weight=nn.Parameter(torch.randn(3)), bias=torch.randn(3))
+    module: Any = module_of(forward, weight=nn.Parameter(torch.randn(3)), bias=torch.randn(3))
     module.parts = [module.weight, module.bias]
     for shape in ((3,), (2, 3)):
         x = torch.rand(shape, requires_grad=True)
