@@ -115,6 +115,7 @@ def optimized() -> Iterator[None]:
 
     few = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # The setting is not among the keys of compiled functions.
     yield
     jax.config.update("jax_disable_most_optimizations", few)
 

@@ -177,12 +177,12 @@ class Program:
         valid = self._assertions(values)
         graph = self._run.graph
         results = [_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs]
-        dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(results)}
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)}
         if valid is not None and dtypes == {jnp.dtype(bool)}:
             raise ProgramError(
                 "node-failed",
-                "all results are booleans, which under jit cannot show that a fixed value differs. Call the "
-                "program outside of jit",
+                "all results are booleans, which under jit cannot show that a fixed value differs or an "
+                "assertion about values fails. Call the program outside of jit",
             )
         after = {name: values[value] for value, name in graph.buffers.items()}
         after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
@@ -331,13 +331,17 @@ def _tied_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> 
 
 
 def _if_valid(output: Any, result: Any, valid: jax.Array | None) -> Any:
-    """Return a result, as NaN or the smallest integer unless valid; booleans stay as they are."""
+    """Return a result; unless valid, NaN, the smallest or for unsigned integers the largest number.
+
+    Booleans stay as they are.
+    """
     if valid is not None and type(output) in (int, float):  # The export may have fixed it.
         result = jnp.asarray(result)
     if valid is None or not isinstance(result, jax.Array) or result.dtype == bool:
         return result
     if jnp.issubdtype(result.dtype, jnp.integer):
-        return jnp.where(valid, result, jnp.iinfo(result.dtype).min)
+        limits = jnp.iinfo(result.dtype)
+        return jnp.where(valid, result, limits.min or limits.max)
     # A product also gives a gradient of NaN.
     return result * jnp.where(valid, 1, jnp.nan).astype(result.dtype)
 

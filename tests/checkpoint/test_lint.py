@@ -105,6 +105,16 @@ def test_reader_of_programs(path: Path) -> None:
     }
 
 
+LINES = ("import socket", "from .. import pickle", "from pickle.x import load", "open('x')", "getattr(a, b)")
+
+
+@pytest.mark.parametrize("line", [*LINES, "np.load(f, allow_pickle=True)", "sys.modules['os']"])
+def test_lint_detects_violations(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(f"{line}\n")
+    assert forbidden(path) or set(imports(path)) - ALLOWED_IMPORTS
+
+
 def test_globals_belong_to_the_reader() -> None:
     """There are at most 32 globals, each a function of the reader, a storage type or a dtype."""
     assert len(KNOWN_GLOBALS) <= 32

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -100,6 +101,24 @@ def test_parameters_that_a_module_also_holds_in_a_list() -> None:
         require_equal(program, module, x)
         assert not program.constants
         assert program.buffers.keys() == {"bias"}
+
+
+def test_detached_parameters_and_results_stay_constants() -> None:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        return x * self.weight + x * x * self.frozen[0], x * self.own[0], self.frozen[0], {"kind": "text"}
+
+    module: Any = module_of(forward, weight=nn.Parameter(torch.rand(3)), other=nn.Parameter(torch.rand(3)))
+    module.frozen, module.own = [module.weight.detach()], [module.other]
+    module.register_buffer("shadow", module.other.detach())
+    program = jaxlstm.from_module(module, (torch.rand(2, 3),))
+    x = torch.rand(2, 3)
+    gradients = jax.grad(lambda params: sum(part.sum() for part in program(params, x.numpy())[:2]))(
+        program.params
+    )
+    torch.stack([part.sum() for part in module(x)[:2]]).sum().backward()
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(gradients[name], parameter.grad, rtol=1e-6)
+    assert program(program.params, x.numpy())[3] == {"kind": "text"}
 
 
 def add_positions(self: Any, x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

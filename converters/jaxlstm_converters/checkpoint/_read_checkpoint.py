@@ -21,6 +21,7 @@ KINDS = {
     b"<!doctype html": "a web page instead of the download",
     b"<html": "a web page instead of the download",
     b"\x89hdf": "an HDF5 file, as Keras writes",
+    b"\x93numpy": "a NumPy array: give jaxlstm.from_torch a dict of numpy.load's arrays",
     b"\x1f\x8b": "a gzip archive: unpack it first",
 }
 

@@ -145,25 +145,33 @@ def copied(module: torch.nn.Module, memo: Mapping[int, Any] | None = None) -> to
     return copy.deepcopy(module, {**computed, **(memo or {})})
 
 
-def with_parameters(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Replace constants of a program by the parameters and buffers with their memory.
+def with_parameters(
+    program: torch.export.ExportedProgram, module: torch.nn.Module
+) -> torch.export.ExportedProgram:
+    """Replace constants of a program by the parameters and buffers that they are.
 
-    torch takes parameters for constants if a module reads them from its own list or dict.
+    torch takes parameters for constants if a module reads them from its own list or dict. A detached tensor,
+    which has the memory of its parameter, stays a constant.
     """
-    inputs = list(program.graph_signature.input_specs)
+    names = {id(x): name for name, x in (*module.named_buffers(), *module.named_parameters())}
+    held: dict[Any, set[int]] = {}  # Memory of a tensor in a list or dict -> identities
+    for name, value in (item for part in module.modules() for item in vars(part).items()):
+        for tensor in filter(torch.is_tensor, _pytree.tree_leaves(value)):
+            if name not in ("_parameters", "_buffers"):
+                held.setdefault(_memory(tensor), set()).add(id(tensor))
+    owners = {memory: names.get(min(ids)) for memory, ids in held.items() if len(ids) == 1}
+    own = program.state_dict.keys() - program.graph_signature.buffers_to_mutate.values()
+    specs = list(program.graph_signature.input_specs)
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    changed = program.graph_signature.buffers_to_mutate.values()
-    owners = {
-        _memory(program.state_dict[spec.target]): nodes[spec.arg.name]
-        for spec in inputs
-        if spec.target in program.state_dict and spec.target not in changed
-    }
-    for spec in inputs:
-        is_constant = spec.kind is InputKind.CONSTANT_TENSOR
-        constant = program.constants.get(spec.target or "") if is_constant else None
-        if isinstance(constant, torch.Tensor) and (owner := owners.get(_memory(constant))):
-            nodes[spec.arg.name].replace_all_uses_with(owner)
-            program.graph.erase_node(nodes[spec.arg.name])
+    inputs: Any = {spec.target: nodes[spec.arg.name] for spec in specs if spec.target in own}
+    for spec in specs:
+        constant = program.constants.get(str(spec.target))
+        if spec.kind is not InputKind.CONSTANT_TENSOR or not torch.is_tensor(constant):
+            continue
+        node, owner = nodes[spec.arg.name], inputs.get(owners.get(_memory(constant)))
+        if owner is not None and not any(user.op == "output" for user in node.users):
+            node.replace_all_uses_with(owner)
+            program.graph.erase_node(node)
             program.graph_signature.input_specs.remove(spec)
             program.constants.pop(str(spec.target))
     program.graph_module.recompile()

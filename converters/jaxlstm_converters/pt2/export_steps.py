@@ -167,7 +167,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
         ):
             export = getattr(torch.export, exporter)
             program = export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
-            return with_parameters(program)
+            return with_parameters(program, call.module)
     except ProgramError:
         raise
     except Exception as error:
@@ -327,7 +327,8 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
         mock.patch.object(type(module), "__call__", torch.nn.Module.__call__),  # its own is in the trace
         mock.patch.object(module, "forward", forward),
     ):
-        program = with_parameters(torch.export.export(module, fresh.args, fresh.kwargs, strict=False))
+        program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)
+        program = with_parameters(program, module)
     fixed = ("the sizes of all inputs", *dict.fromkeys((*values.fixed, *sizes.fixed)))
     return ExportStep(program, fixed, f"torch.export failed ({_line(first)})", has_sizes=True)
 

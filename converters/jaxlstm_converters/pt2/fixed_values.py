@@ -39,12 +39,11 @@ class FixedValues(TorchFunctionMode):
             # torch reads an integer tensor without axes as a number.
             index = _pytree.tree_map_only(torch.Tensor, self._number, args[1])
             args = (args[0], with_bounds(index, self._number), *args[2:])
-        try:
-            result = func(*args, **kwargs or {})
-        except RuntimeError:
-            # A size may be such a tensor, too.
-            args, kwargs = _pytree.tree_map_only(torch.Tensor, self._number, (args, kwargs or {}))
-            result = func(*args, **kwargs)
+        if name in _MAKES or name in _RESHAPES:  # A size may be such a tensor, too.
+            own = args[: name in _RESHAPES]
+            given = _pytree.tree_map_only(torch.Tensor, self._number, (args[len(own) :], kwargs or {}))
+            args, kwargs = (*own, *given[0]), given[1]
+        result = func(*args, **kwargs or {})
         if mode := get_proxy_mode():
             line = line_of_model()
             for node in reversed(mode.tracer.graph.nodes):
@@ -243,4 +242,16 @@ _TRUTHS: dict[str, Callable[..., torch.Tensor]] = {
     "is_nonzero": lambda x: x != 0,
 }
 _LINE = "line of the model"
+_MAKES = ("arange", "empty", "eye", "full", "ones", "zeros")
+_RESHAPES = (
+    "expand",
+    "narrow",
+    "new_empty",
+    "new_full",
+    "new_ones",
+    "new_zeros",
+    "repeat",
+    "reshape",
+    "view",
+)
 _READS = ("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")

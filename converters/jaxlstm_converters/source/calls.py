@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, uses_of, values_in
+from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, used_values, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
 
@@ -66,13 +66,19 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
 def with_tied_buffers(
     graph: Graph, tied: Mapping[str, str], tensors: Mapping[str, np.ndarray]
 ) -> dict[str, str]:
-    """Return other names of tensors, including equal buffers of modules whose parameters have two names."""
-    found = dict(tied)
+    """Return other names of tensors, including those of the buffers of a module that has two names.
+
+    torch calls such a module under one name, so that operators do not read its buffers under both.
+    """
+    found, used = dict(tied), used_values(graph)
+    read = {name for value, name in graph.buffers.items() if value in used}
     modules = {(other.rpartition(".")[0], first.rpartition(".")[0]) for other, first in tied.items()}
     for other, first in sorted(modules):
         for name in (name for name in graph.buffers.values() if other and is_under(name, other)):
             twin = first + name[len(other) :]
-            if twin in graph.buffers.values() and np.array_equal(tensors[name], tensors[twin]):
+            if twin not in graph.buffers.values() or {name, twin} <= read:
+                continue
+            if np.array_equal(tensors[name], tensors[twin]):
                 found[name] = twin
     return found
 

@@ -93,7 +93,8 @@ def root_folder(archive: Archive) -> str:
     if len(roots) != 1 or roots[0].count("/") != 1:
         raise CheckpointError(
             "zip-layout",
-            f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder",
+            f"the archive has {len(roots)} entries named data.pkl, expected one in a top-level folder; "
+            "give the arrays of an .npz file to jaxlstm.from_torch, as dict(numpy.load(path))",
         )
     prefix = roots[0].removesuffix("data.pkl")
     archive.require_folder(prefix)

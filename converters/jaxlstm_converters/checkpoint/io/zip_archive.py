@@ -197,9 +197,9 @@ class Archive:
         """Return the declared checksum of an entry; None if checksums are not compared."""
         return entry.crc if self.checks_crc else None
 
-    def stream(self, entry: ZipEntry, code: str = "pickle-malformed") -> ByteReader:
+    def stream(self, entry: ZipEntry) -> ByteReader:
         """Return the data of an entry."""
-        return ByteReader(self.source, entry.offset, entry.offset + entry.size, code)
+        return ByteReader(self.source, entry.offset, entry.offset + entry.size, "pickle-malformed")
 
     def require_folder(self, folder: str) -> None:
         """Raise `zip-layout` for an entry outside of a folder such as "archive/"."""
@@ -214,8 +214,7 @@ class Archive:
             if entry.compressed and not (except_folder and name.startswith(except_folder)):
                 raise CheckpointError(
                     "zip-compressed",
-                    f"{printable(name)!r} is compressed; write the file with torch.save or "
-                    "numpy.savez, which do not compress",
+                    f"{printable(name)!r} is compressed; torch.save writes files that are not",
                     entry.offset,
                 )
 
@@ -260,7 +259,7 @@ def _read_entry(source: CheckpointFile, header: CentralHeader, end: int) -> ZipE
         values = set(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
         agrees = len(wide) % 8 == 0 and values <= {0, header.size, at}
     else:
-        # zipfile before Python 3.11.4, and so numpy.savez, repeats the sizes in a needless ZIP64 field.
+        # zipfile before Python 3.11.4, repeats the sizes in a needless ZIP64 field.
         if wide_field(extra, at) != struct.pack("<QQ", size, compressed):
             size, compressed = widen(extra, (size, compressed), at)
         agrees = (crc, compressed, size) == expected
