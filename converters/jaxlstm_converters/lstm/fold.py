@@ -15,7 +15,7 @@ A folded weight cannot be loaded back into the module that it came from, so the 
 
 import abc
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -118,14 +118,14 @@ def is_length_of(g: Any, v: Any) -> bool:
     return all(length in (1, size) for length, size in zip(g.shape, v.shape, strict=True))
 
 
-def fold(state_dict: Mapping[str, Any], held: Container[str] = ()) -> Folded:
+def fold(state_dict: Mapping[str, Any], held: tuple[str, ...] = ()) -> Folded:
     """Return the state dict with each reparametrized weight under its plain name.
 
-    A parametrization other than weight normalization is reported as a problem of its LSTM. ``held`` has the
-    last parts of names that are not folded, since the model has them.
+    A parametrization other than weight normalization is reported as a problem of its LSTM. Names that end
+    with one of ``held`` (".lstm.weight_g") stay: the model itself has such parameters.
     """
     folded = Folded(dict(state_dict), [], {})
-    for name in (name for name in state_dict if name.rpartition(".")[2] not in held):
+    for name in (name for name in state_dict if not f".{name}".endswith(held)):
         if match := _LENGTH.fullmatch(name):
             _fold_weight_norm(folded, match, name, f"{name[:-2]}_v")
         elif match := _MASK.fullmatch(name):
