@@ -82,9 +82,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if "XLA_FLAGS" not in os.environ:
         os.environ["XLA_FLAGS"] = " ".join(XLA_FLAGS) if HAS_OLDER_GENERATOR else ""
         settings |= {"jax_disable_most_optimizations": True}
-    if (
-        "JAX_COMPILATION_CACHE_DIR" not in os.environ
-    ):  # neither a worker nor a cache that the caller has chosen
+    # A worker has a cache, and the caller may have chosen one.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="jaxlstm-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         settings |= {"jax_compilation_cache_dir": folder, **COMPILATION_CACHE}

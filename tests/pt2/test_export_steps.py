@@ -109,6 +109,12 @@ def test_integers_that_values_fix() -> None:
         assert list(map(int, fixed)) == list(map(int, chosen)) == expected
 
 
+def test_unsigned_integers_that_values_fix() -> None:
+    model = model_of(lambda self, x: (x if x.sum() > 0 else x + 100).to(torch.uint8))
+    program = from_module(model, (torch.ones(2),), "fixed parts of the model")
+    assert (jax.jit(program)(program.params, -np.ones(2, np.float32)) == 255).all()
+
+
 def test_booleans_cannot_show_that_a_value_differs() -> None:
     model, x = model_of(lambda self, x: x > 0 if x.sum() > 0 else x < 0), np.eye(2, dtype=np.float32)
     program = from_module(model, (torch.eye(2),), "fixed parts of the model")

@@ -80,7 +80,7 @@ class FixedValues(TorchFunctionMode):
 
 
 class TracedSizes(torch.fx.Interpreter):
-    """A run of a trace that asserts each size that depends on values: the trace has those of the example.
+    """A run of a trace that asserts the sizes that depend on values: the trace has the sizes of the example.
 
     Attributes:
         fixed: the sizes, with the lines where they occur.
@@ -243,15 +243,5 @@ _TRUTHS: dict[str, Callable[..., torch.Tensor]] = {
 }
 _LINE = "line of the model"
 _MAKES = ("arange", "empty", "eye", "full", "ones", "zeros")
-_RESHAPES = (
-    "expand",
-    "narrow",
-    "new_empty",
-    "new_full",
-    "new_ones",
-    "new_zeros",
-    "repeat",
-    "reshape",
-    "view",
-)
+_RESHAPES = ("expand", "narrow", "repeat", "reshape", "view", *(f"new_{name}" for name in _MAKES))
 _READS = ("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__")

@@ -66,7 +66,7 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
 def with_tied_buffers(
     graph: Graph, tied: Mapping[str, str], tensors: Mapping[str, np.ndarray]
 ) -> dict[str, str]:
-    """Return other names of tensors, including those of the buffers of a module that has two names.
+    """Return other names of tensors, also of the buffers of a module with two names.
 
     torch calls such a module under one name, so that operators do not read its buffers under both.
     """

@@ -108,7 +108,7 @@ def arguments(line: str) -> list[str]:
 def matched(wanted: Sequence[str], results: Sequence[ast.expr]) -> list[Target]:
     """Return a caller's names of results in the order in which the called module returns them.
 
-    A caller's name belongs to a result with a similar name in the module, or to the only one that is left.
+    A caller's name belongs to a result with a similar name in the module, or to the only result left.
     Other variables keep their names in the module, since the order of the caller's names is not known.
     """
     left, found = list(filter(None, wanted)), list[str]()
