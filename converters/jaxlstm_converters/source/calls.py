@@ -74,12 +74,12 @@ def with_tied_buffers(
     read = {name for value, name in graph.buffers.items() if value in used}
     modules = {(other.rpartition(".")[0], first.rpartition(".")[0]) for other, first in tied.items()}
     for other, first in sorted(modules):
-        for name in (name for name in graph.buffers.values() if other and is_under(name, other)):
-            twin = first + name[len(other) :]
-            if twin not in graph.buffers.values() or {name, twin} <= read:
-                continue
-            if np.array_equal(tensors[name], tensors[twin]):
-                found[name] = twin
+        own = [name for name in graph.buffers.values() if other and is_under(name, other)]
+        pairs = [
+            (name, twin) for name in own if (twin := first + name[len(other) :]) in graph.buffers.values()
+        ]
+        if not any(read.issuperset(pair) for pair in pairs):
+            found |= {name: twin for name, twin in pairs if np.array_equal(tensors[name], tensors[twin])}
     return found
 
 

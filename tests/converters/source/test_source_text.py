@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flax import nnx
@@ -12,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import rnn
 
 import jaxlstm
+from jaxlstm_converters.source.calls import with_tied_buffers
 from testing.modules import module_of
 from testing.written import Written, assert_equal, body_of, write, written_program
 from tests.converters.source.test_write_source import Block, Reader
@@ -448,3 +450,14 @@ def test_keyword_arguments() -> None:
     written = written_program(jaxlstm.from_module(module_of(forward), (x,), {"scale": scale}))
     actual = written.model(x.numpy(), scale=scale.numpy())
     assert actual == pytest.approx((x * scale).numpy())
+
+
+def test_batch_norms_with_shared_weights_keep_their_statistics() -> None:
+    """They are two modules, unlike one module with two names."""
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    second.weight, second.bias = first.weight, first.bias
+    model = module_of(lambda self, x, z: self.first(x) + self.second(z), first=first, second=second)
+    program = jaxlstm.from_module(model, (torch.rand(4, 3), torch.rand(4, 3)))
+    assert program.tied.keys() == {"second.weight", "second.bias"}
+    buffers = {name: np.asarray(buffer) for name, buffer in program.buffers.items()}
+    assert with_tied_buffers(program.graph, program.tied, buffers) == program.tied
