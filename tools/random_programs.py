@@ -94,7 +94,7 @@ def is_explained(ours: np.ndarray, runs: np.ndarray) -> bool:
 
 def main(seeds: Iterable[int]) -> int:
     """Compare the models of seeds, and return the exit status."""
-    from nnsmith.error import ConstraintError
+    from nnsmith.error import ConstraintError, InternalError
     from nnsmith.graph_gen import model_gen
     from nnsmith.materialize import Model
     from nnsmith.narrow_spec import auto_opset
@@ -109,7 +109,7 @@ def main(seeds: Iterable[int]) -> int:
         try:
             graph = model_gen(operators, method="symbolic-cinit", seed=seed, max_nodes=10, timeout_ms=5000)
             net = kind.from_gir(graph.make_concrete()).torch_model.eval()
-        except (ConstraintError, RuntimeError):
+        except (ConstraintError, InternalError, RuntimeError):
             continue  # nnsmith finds no model in its time.
         net.debug_numeric = lambda tensors: None  # Else each call looks for NaN in the inputs.
         outcome = compare(net, list(net.get_random_inps().values()), free=seed % 2 == 1)

@@ -32,7 +32,8 @@ programs with more than an eighth of it, weights are arguments.
 EXECUTABLES = 64
 """Default number of executables that a ProgramRunner keeps."""
 
-_SIGNATURES = 10_000
+SIGNATURES = 10_000
+"""The most shapes and dtypes of calls that are remembered as checked."""
 
 
 class CompiledProgram:
@@ -74,7 +75,7 @@ class CompiledProgram:
         signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
         if signature not in self._seen:
             self.program.bind(*as_arguments(self.program, tensors))
-            if len(self._seen) >= _SIGNATURES:
+            if len(self._seen) >= SIGNATURES:
                 self._seen.clear()
             self._seen.add(signature)
         arrays = []

@@ -15,16 +15,18 @@ from jaxlstm.programs.operators.inference import (
     ACTIVATIONS,
     CELL,
     CONVOLUTION,
+    LINEAR,
     LSTM,
     MEAN,
     prepare_convolution,
 )
+from jaxlstm.programs.operators.linear_algebra import linear
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, lstm_cell_, run_layer
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator, is_in_place
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
-_LAYERS = {"aten.lstm_cell.default": CELL, "aten.lstm.input": LSTM}
-_FUNCTIONS = (lstm_cell_, run_layer)  # and not others, which the user may have registered
+_LAYERS = {"aten.linear.default": LINEAR, "aten.lstm_cell.default": CELL, "aten.lstm.input": LSTM}
+_FUNCTIONS = (linear, lstm_cell_, run_layer)  # and not others, which the user may have registered
 _COMPUTED = ("input", "hx", "gate", "residual")
 """The arguments that the program computes; the others are weights and settings."""
 _PRODUCT, _SUM = "aten.mul.Tensor", "aten.add.Tensor"
@@ -112,7 +114,7 @@ def _mean(node: Node, images: Container[str]) -> dict[str, Any] | None:
 
 
 def _native_layer(node: Node) -> str:
-    """Return the operator for an LSTM or a cell, or "" for other nodes and operators of the user."""
+    """Return the operator for a layer or a cell, or "" for other nodes and operators of the user."""
     function = getattr(find_operator(node.op), "function", None)
     return _LAYERS.get(node.op, "") if getattr(function, "func", function) in _FUNCTIONS else ""
 

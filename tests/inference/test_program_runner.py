@@ -159,6 +159,20 @@ def test_inputs_are_checked_as_by_the_program() -> None:
         runner.map([normal(3, 3)])
 
 
+@pytest.mark.parametrize("pad", [None, False])
+def test_a_second_call(pad: bool | None) -> None:
+    """A call with shapes and dtypes of an earlier one skips the checks, and nothing else."""
+    runner = compile(program_of(lambda x: x * 2), pad=pad)
+    for x in (normal(2, 8, 3), normal(2, 8, 3), normal(2, 7, 3), normal(2, 7, 3), normal(2, 8, 3)):
+        np.testing.assert_array_equal(runner(x), 2 * x)
+        with pytest.raises(ProgramError, match="must have dtype float32, got float64"):
+            runner(x.astype(np.float64))
+        np.testing.assert_array_equal(runner(jax.numpy.asarray(x)), 2 * x)
+    stats = runner.stats()
+    assert (stats.calls, stats.valid_steps) == (10, 2 * 2 * (3 * 8 + 2 * 7))
+    assert stats.compilations == (2 if pad is False else 1)
+
+
 def test_sizes_that_the_program_refuses() -> None:
     """A bucket that the program refuses is not used."""
     runner = compile(program_of(lambda x: x * 2 if x.shape[1] % 2 else x))

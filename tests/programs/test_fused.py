@@ -11,7 +11,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.inference import compile
-from jaxlstm.programs.operators.inference import CONVOLUTION, MEAN
+from jaxlstm.programs.operators.inference import CONVOLUTION, FEW_ROWS, MEAN
 from testing.modules import module_of
 
 
@@ -161,22 +161,26 @@ def test_an_input_that_changes() -> None:
 
 
 def steps(m: Any, x: torch.Tensor) -> torch.Tensor:
-    """Two cells in a loop."""
+    """Two cells and a linear layer in a loop."""
     h = c = x.new_zeros(x.shape[0], 33)
     state = x.new_zeros(x.shape[0], 8), x.new_ones(x.shape[0], 8)
     for step in range(20):
         h, c = m.first(x[:, step], (h, c))
         state = m.second(h, state)
+        c = c + m.last(h)
     return state[0] + state[1]
 
 
 def test_cells() -> None:
     """Cells of a loop give torch's results, on weights that are packed once."""
-    module = module_of(steps, first=nn.LSTMCell(5, 33), second=nn.LSTMCell(33, 8, bias=False))
+    cells = {"first": nn.LSTMCell(5, 33), "second": nn.LSTMCell(33, 8, bias=False)}
+    module = module_of(steps, last=nn.Linear(33, 33), **cells)
     runner = compile(jaxlstm.from_module(module, (torch.randn(3, 20, 5),)))
-    for rows in (1, 3, 20):
+    for rows in (1, FEW_ROWS, FEW_ROWS + 1):
         x = torch.randn(rows, 20, 5)
-        assert_equal(runner(x.numpy()), module, x, atol=2e-6)
+        assert_equal(runner(x.numpy()), module, x, atol=1e-5)
+        text = next(reversed(runner._compiled._executables.values())).call.as_text()
+        assert ("jaxlstm_convolve" in text) == (rows <= FEW_ROWS)
     assert len(runner._compiled._weights) == len(runner.program.params) + 2  # not 2 for each step
     assert len(runner._compiled._executables) == 3
     for executable in runner._compiled._executables.values():

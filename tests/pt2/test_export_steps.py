@@ -540,3 +540,29 @@ def test_other_truths_in_an_assertion_are_those_of_the_example(name: str) -> Non
         model_of({"or": either, "function": any_of}[name]), (torch.ones(4, 3),), "conditions"
     )
     np.testing.assert_array_equal(program(program.params, -np.ones((4, 3), np.float32)), -np.ones((4, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+@pytest.mark.parametrize("reads_values", [False, True])
+def test_functions_that_fail_in_a_try_of_the_model(reads_values: bool) -> None:
+    """A failure by sizes leaves nothing in the program; one by values is an error: others may not fail."""
+
+    def forward(self: Any, ids: Tensor) -> Tensor:
+        if reads_values:
+            np.asarray(ids[0])
+        try:
+            ids = ids.reshape(7, -1)
+        except RuntimeError:
+            ids = ids + 1
+        try:
+            return self.table(ids)
+        except IndexError:
+            return self.table(ids.clamp(0, 3))
+
+    model = module_of(forward, table=nn.Embedding(4, 3))
+    for ids in (torch.ones(2, 3).long(), torch.ones(7, 3).long(), torch.zeros(2, 7).long()):
+        program = jaxlstm.from_module(model, (torch.ones(2, 3).long(),))
+        with torch.no_grad():
+            np.testing.assert_array_equal(program(program.params, ids.int().numpy()), model(ids))
+    with pytest.raises(ProgramError, match="from 0 to 3, got 6"):
+        jaxlstm.from_module(model, (torch.full((2, 3), 5),))(program.params, np.full((2, 3), 5, np.int32))

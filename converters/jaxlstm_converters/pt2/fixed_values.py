@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
@@ -43,13 +44,7 @@ class FixedValues(TorchFunctionMode):
             own = args[: name in _RESHAPES]
             given = _pytree.tree_map_only(torch.Tensor, self._number, (args[len(own) :], kwargs or {}))
             args, kwargs = (*own, *given[0]), given[1]
-        result = func(*args, **kwargs or {})
-        if mode := get_proxy_mode():
-            line = line_of_model()
-            for node in reversed(mode.tracer.graph.nodes):
-                if _LINE in node.meta:
-                    break
-                node.meta[_LINE] = line
+        result = _traced(func, *args, **kwargs or {})
         if name == "from_numpy":
             self.constants.append(result)
         return result
@@ -153,7 +148,7 @@ class KnownValues(TorchFunctionMode):
             return truth
         if name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], self._number), *args[2:])
-        result = func(*args, **kwargs)
+        result = _traced(func, *args, **kwargs)
         if changes_in_place(name, kwargs):
             changed = {_memory(self._find(leaf)) for leaf in _pytree.tree_leaves((args, kwargs))} - {None}
             self._known = {key: item for key, item in self._known.items() if _memory(item[1]) not in changed}
@@ -217,6 +212,37 @@ def changes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
         name[:3] == "__i" and f"__{name[3:]}" in dir(operator)
     )
     return is_named or is_operator or "out" in kwargs or bool(kwargs.get("inplace"))
+
+
+def _traced(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a function with the line of the model at its nodes; one that fails by its sizes leaves none."""
+    mode, line = get_proxy_mode(), line_of_model()
+    graph = mode.tracer.graph if mode else torch.fx.Graph()
+    last = next(reversed(graph.nodes), None)
+    try:
+        return func(*args, **kwargs)
+    except Exception:
+        if _fails_without_values(func, args, kwargs):
+            for node in itertools.takewhile(lambda node: node is not last, reversed(list(graph.nodes))):
+                graph.erase_node(node)
+        raise
+    finally:
+        for node in itertools.takewhile(lambda node: node is not last, reversed(graph.nodes)):
+            node.meta[_LINE] = line
+
+
+def _fails_without_values(func: Any, args: Any, kwargs: Any) -> bool:
+    with _disable_current_modes():
+        args, kwargs = _pytree.tree_map_only(torch.Tensor, _without_values, (args, kwargs))
+        try:
+            func(*args, **kwargs)
+        except Exception:  # Whatever the model catches.
+            return True
+    return False
+
+
+def _without_values(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if isinstance(tensor, FakeTensor) else tensor.to("meta")
 
 
 def _read_as(

@@ -25,6 +25,13 @@ from jaxlstm.programs.operators.registry import INFERENCE, Options, find_operato
 
 CONVOLUTION, MEAN = INFERENCE + "convolution.default", INFERENCE + "mean.default"
 CELL, LSTM = INFERENCE + "lstm_cell.default", INFERENCE + "lstm.default"
+LINEAR = INFERENCE + "linear.default"
+
+FEW_ROWS = 32
+"""Up to so many rows, the kernel multiplies by the weight of a linear layer, in the thread of the caller.
+
+In a loop, XLA's products go on in other threads, which have none of the arrays in their caches.
+"""
 
 ACTIVATIONS = {
     "aten.relu.default": "relu",
@@ -104,6 +111,19 @@ def spatial_mean(self: Array, dim: Sequence[int], keepdim: bool = False, *, opti
         weight: Any = np.full((y.shape[-1], 1, *window), 1 / size, np.float32)
         y = fused_convolution(y, weight, groups=len(weight), options=options)
     return y if keepdim else y.squeeze(tuple(dim))
+
+
+@register_operator(LINEAR)
+def prepared_linear(input: Array, weight: Array, bias: Array | None = None, *, options: Options) -> Array:
+    """Return ``input @ weight.T + bias``: for few rows and known weights a convolution with windows of 1."""
+    arrays = (input, weight) if bias is None else (input, weight, bias)
+    are_known = not any(isinstance(array, Tracer) for array in arrays[1:])
+    rows = input.size // max(1, input.shape[-1])
+    if are_known and rows <= FEW_ROWS and weight.ndim == 2 and all(x.dtype == np.float32 for x in arrays):
+        x = input.reshape(1, rows, input.shape[-1])
+        y = fused_convolution(x, np.asarray(weight)[..., None], bias, options=options)
+        return y.reshape(*input.shape[:-1], len(weight))
+    return _operator("aten.linear.default")(input, weight, bias, options=options)
 
 
 @register_operator(CELL)

@@ -322,9 +322,11 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
 }
 
 // The operators of a program follow each other closely, so the threads of the pool are still awake.
-constexpr double kMinSecondsInProgram = 60e-6;
+constexpr double kMinSecondsInProgram = 30e-6;
 // A depthwise convolution loads an element for each product.
 constexpr double kDepthwiseShare = 0.25;
+// Other threads have just written the images, in part to the caches of other cores.
+constexpr double kImageBytesPerSecond = 20e9;
 
 // A layer, or one step of a cell, without projection. `prepared` is [directions, ...], as packed by
 // jaxlstm_prepare_weights. y is [T, B, directions H].
@@ -389,7 +391,8 @@ ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias,
   if (p.gate && !gated.data()) return no_memory();
   p.gated = static_cast<float*>(gated.data());
   const double products = double(N) * out_H * out_W * O * kernel * (C / p.groups);
-  const double seconds = products / (kMultiplicationsPerSecond<float> * (depthwise ? kDepthwiseShare : 1));
+  const double multiplying = products / (kMultiplicationsPerSecond<float> * (depthwise ? kDepthwiseShare : 1));
+  const double seconds = std::max(multiplying, x.size_bytes() / kImageBytesPerSecond);
   const Call call({seconds, 1e9}, threads, pool.num_threads(), kMinSecondsInProgram);
   run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
               [&](int thread, int size, Barrier& barrier) {
