@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -52,6 +52,7 @@ _COMPARE: dict[type, Any] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_SIZE = re.compile(r"L((?:\[(?:'\w+'|\d+)\])+)(?:\.size\(\)\[(\d+)\])?")
 _MIRRORED: dict[type, type] = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
@@ -118,11 +119,16 @@ def require_guards(
 
 
 def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
-    """Return a guard for a message, with the line of the model's code if it is known."""
+    """Return a guard for a message: ``x.shape[0] > 1`` (the line of the model's code, if it is known)."""
     line = lines.get(guard, "")
     loop = "; a loop in Python is unrolled, torch._higher_order_ops.scan leaves the axis free"
     is_loop = re.match(r"\S+: (for|while) ", line)
-    return f"{guard[:200]!r}" + (f" ({line}{loop if is_loop else ''})" if line else "")
+    shown = _SIZE.sub(lambda found: _shown_size(*found.groups()), guard)
+    return f"{shown[:200]!r}" + (f" ({line}{loop if is_loop else ''})" if line else "")
+
+
+def _shown_size(keys: str, place: str | None) -> str:
+    return _joined(re.findall(r"\w+", keys)) + (f".shape[{place}]" if place else "")
 
 
 def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
@@ -289,13 +295,18 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _name(node: ast.expr) -> str:
-    """Return the name of an input: "d_k_0" for ``L['d']['K'][0]``, in the lower case that torch gives it."""
+    """Return the name of an input: "d_k_0" for ``L['d']['K'][0]``."""
     match node:
         case ast.Subscript(value=ast.Name(id="L"), slice=ast.Constant(value=str() as key)):
-            return re.sub(r"\W", "_", key).lower()
+            return _joined([key])
         case ast.Subscript(value=inner, slice=ast.Constant(value=str() | int() as key)):
-            return f"{_name(inner)}_" + re.sub(r"\W", "_", str(key)).lower()
+            return _joined([_name(inner), key])
     raise _UnknownError
+
+
+def _joined(keys: Iterable[Any]) -> str:
+    """Return the name that torch gives an input, in lower case."""
+    return re.sub(r"\W", "_", "_".join(map(str, keys))).lower()
 
 
 def _of_input(inputs: Mapping[str, Any], name: str) -> Any:
