@@ -29,6 +29,8 @@ _LAYERS = {"aten.linear.default": LINEAR, "aten.lstm_cell.default": CELL, "aten.
 _FUNCTIONS = (linear, lstm_cell_, run_layer)  # and not others, which the user may have registered
 _COMPUTED = ("input", "hx", "gate", "residual")
 """The arguments that the program computes; the others are weights and settings."""
+_LARGEST_LINEAR = 1 << 22
+"""The number of elements up to which a linear layer has a second, packed weight."""
 _PRODUCT, _SUM = "aten.mul.Tensor", "aten.add.Tensor"
 _NORM, _POOL = CHANNELS_LAST + "batch_norm.default", CHANNELS_LAST + "adaptive_avg_pool2d.default"
 _NORM_ARGUMENTS = ("weight", "bias", "running_mean", "running_var", "eps")
@@ -153,7 +155,7 @@ def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str,
         return replace(node, kwargs={**node.kwargs, "prepared": found[key]}) if found[key] else node
 
     nodes = tuple(
-        with_weights(node) if node.op in (CONVOLUTION, CELL, LSTM) else node for node in graph.nodes
+        with_weights(node) if node.op in (CONVOLUTION, LINEAR, CELL, LSTM) else node for node in graph.nodes
     )
     parameters = {**graph.parameters, **{name: name for name in added}}
     return replace(graph, nodes=nodes, parameters=parameters), added
@@ -164,6 +166,10 @@ def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
     if op == CONVOLUTION:
         settings = own["weight"], own.get("bias"), own.get("norm"), own.get("groups", 1)
         return prepare_convolution(*settings) if own["weight"].dtype == np.float32 else ()
+    if op == LINEAR:
+        weight = own["weight"]
+        is_taken = weight.ndim == 2 and weight.dtype == np.float32 and weight.size <= _LARGEST_LINEAR
+        return prepare_convolution(weight[..., None], own.get("bias"), None, 1) if is_taken else ()
     if op == CELL:
         names = _CELL_WEIGHTS.items()
         layers = [[{name: own[given] for given, name in names if own.get(given) is not None}]]

@@ -181,7 +181,7 @@ def test_cells() -> None:
         assert_equal(runner(x.numpy()), module, x, atol=1e-5)
         text = next(reversed(runner._compiled._executables.values())).call.as_text()
         assert ("jaxlstm_convolve" in text) == (rows <= FEW_ROWS)
-    assert len(runner._compiled._weights) == len(runner.program.params) + 2  # not 2 for each step
+    assert len(runner._compiled._weights) == len(runner.program.params) + 4  # not 4 for each step
     assert len(runner._compiled._executables) == 3
     for executable in runner._compiled._executables.values():
         assert executable.call.as_text().count("jaxlstm_layer") >= 2

@@ -114,16 +114,21 @@ def spatial_mean(self: Array, dim: Sequence[int], keepdim: bool = False, *, opti
 
 
 @register_operator(LINEAR)
-def prepared_linear(input: Array, weight: Array, bias: Array | None = None, *, options: Options) -> Array:
-    """Return ``input @ weight.T + bias``: for few rows and known weights a convolution with windows of 1."""
-    arrays = (input, weight) if bias is None else (input, weight, bias)
-    are_known = not any(isinstance(array, Tracer) for array in arrays[1:])
+def prepared_linear(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    prepared: Sequence[Array] | None = None,
+    *,
+    options: Options,
+) -> Array:
+    """Return ``input @ weight.T + bias``; for few rows as a convolution with windows of one element."""
     rows = input.size // max(1, input.shape[-1])
-    if are_known and rows <= FEW_ROWS and weight.ndim == 2 and all(x.dtype == np.float32 for x in arrays):
-        x = input.reshape(1, rows, input.shape[-1])
-        y = fused_convolution(x, np.asarray(weight)[..., None], bias, options=options)
-        return y.reshape(*input.shape[:-1], len(weight))
-    return _operator("aten.linear.default")(input, weight, bias, options=options)
+    if prepared is None or input.dtype != np.float32 or not 0 < rows <= FEW_ROWS:
+        return _operator("aten.linear.default")(input, weight, bias, options=options)
+    x = input.reshape(1, rows, -1)
+    y = fused_convolution(x, weight[..., None], bias, prepared=prepared, options=options)
+    return y.reshape(*input.shape[:-1], -1)
 
 
 @register_operator(CELL)
