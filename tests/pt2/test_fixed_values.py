@@ -1,0 +1,374 @@
+"""Values that a trace reads, fixes, knows or asserts: they are checked at each call."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+import jaxlstm
+from jaxlstm.programs.errors import ProgramError
+from testing.modules import module_of
+
+
+def model_of(forward: Callable[..., Any]) -> Any:
+    """Return a module with an LSTM, tied linear layers and a buffer."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    parts = {"first": first, "second": second, "count": torch.tensor(2)}
+    return module_of(forward, lstm=nn.LSTM(3, 3), **parts)
+
+
+def branch(self: Any, x: Tensor) -> Tensor:
+    return x * 3 if (x <= 0).any() or not (x > -9).all() else x * 2
+
+
+def steps(self: Any, x: Tensor, n: Tensor) -> Any:
+    y = self.lstm(x)[0]
+    for step in torch.arange(n.item()).tolist():
+        y = self.second(self.first(y))[step:] + self.count
+    return {"y": y, "n": int(n), "rows": x.shape[0]}
+
+
+def from_module(model: nn.Module, args: tuple[Any, ...], message: str) -> jaxlstm.Program:
+    with pytest.warns(UserWarning, match=message):
+        return jaxlstm.from_module(model, args)
+
+
+def test_a_branch_on_values_is_that_of_the_example() -> None:
+    model = model_of(branch)
+    message = r"conditions on values.*at test_fixed_values.py:\d+: return x \* \d if"
+    program = from_module(model, (torch.ones(4, 3),), message)
+    x = np.ones((6, 2), np.float32)
+    np.testing.assert_array_equal(program(program.params, x), 2 * x)
+    np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
+    np.testing.assert_array_equal(program(program.params, -x), model(-torch.from_numpy(x)))
+    np.testing.assert_array_equal(jax.grad(lambda x: program(program.params, x).sum())(-2 * x), 3 * x)
+    # Under jit the values are unknown, and another branch would give other numbers and gradients.
+    assert np.isnan(jax.jit(program)(program.params, -x)).all()
+    assert np.isnan(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(-x)).all()
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: program(program.params, x).sum()))(x), 2 * x)
+
+
+def test_an_assertion_names_its_line_and_value(tmp_path: Path) -> None:
+    model = model_of(lambda self, x, n: [x * k for k in range(int(n))])
+    from_module(model, (torch.ones(2, 3), torch.tensor(3)), "u0 is 3").save(tmp_path / "a.pt2")
+    program = jaxlstm.load_program(tmp_path / "a.pt2")
+    with pytest.raises(ProgramError, match=r"module: .*in range\(int\(n\)\).* u0 <= 3 .*; got 4"):
+        program(program.params, np.ones((2, 3), np.float32), np.int64(4))
+
+
+class Counts(nn.Module):
+    """Results by ``out``, and values that an overridden ``__call__`` reads, as in torch_geometric."""
+
+    def __call__(self, index: Tensor, groups: int = 0) -> Any:
+        return super().__call__(index, groups or int(index.max()) + 1)
+
+    def forward(self, index: Tensor, groups: int = 0) -> Tensor:
+        ends = index.new_zeros(groups + 1)
+        counts = index.new_zeros(groups).scatter_add_(0, index, torch.ones_like(index))
+        torch.cumsum(counts, 0, out=ends[1:])
+        return ends[index] * 2 if bool((counts > 1).all()) else ends
+
+
+def test_values_that_an_overridden_call_reads() -> None:
+    program = from_module(Counts(), (torch.tensor([0, 0, 1, 1]),), "conditions on values")
+    for index in (torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 2, 1, 1, 1])):
+        np.testing.assert_array_equal(program(program.params, index.numpy()), Counts()(index))
+
+
+def test_integers_that_values_fix() -> None:
+    model = model_of(lambda self, x: ([int(n) for n in x.argmax(1)], x.argmax(0) if x.sum() > 0 else x))
+    program = from_module(model, (torch.eye(2),), "fixed parts of the model")
+    assert program(program.params, np.eye(2, dtype=np.float32))[0] == [0, 1]
+    for x, expected in ((np.eye(2), [0, 1]), (-np.eye(2), [np.iinfo(np.int32).min] * 2)):
+        fixed, chosen = jax.jit(program)(program.params, x.astype(np.float32))
+        assert list(map(int, fixed)) == list(map(int, chosen)) == expected
+
+
+def test_unsigned_integers_that_values_fix() -> None:
+    model = model_of(lambda self, x: (x if x.sum() > 0 else x + 100).to(torch.uint8))
+    program = from_module(model, (torch.ones(2),), "fixed parts of the model")
+    assert (jax.jit(program)(program.params, -np.ones(2, np.float32)) == 255).all()
+
+
+def test_booleans_cannot_show_that_a_value_differs() -> None:
+    model, x = model_of(lambda self, x: x > 0 if x.sum() > 0 else x < 0), np.eye(2, dtype=np.float32)
+    program = from_module(model, (torch.eye(2),), "fixed parts of the model")
+    np.testing.assert_array_equal(program(program.params, -x), x > 0)
+    with pytest.raises(ProgramError, match="all results are booleans"):
+        jax.jit(program)(program.params, x)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("truth", [torch.equal, torch.allclose, lambda x, y: torch.is_nonzero((x - y).sum())])
+def test_functions_that_return_a_truth(truth: Callable[[Tensor, Tensor], bool]) -> None:
+    model = model_of(lambda self, x, y: x * 2 if truth(x, y) else self.first(y))
+    model.first = torch.nn.utils.weight_norm(nn.Linear(3, 3))  # its weight is computed
+    x, y = torch.ones(2, 3), torch.zeros(2, 3)
+    program = from_module(model, (x, x), "fixed parts of the model .* at test_fixed_values")
+    for args in ((x, x), (x, y)):
+        arrays, expected = [arg.numpy() for arg in args], model(*args).detach()
+        np.testing.assert_allclose(program(program.params, *arrays), expected, rtol=1e-6)
+        jitted = jax.jit(program)(program.params, *arrays)
+        np.testing.assert_array_equal(jitted, expected if args[1] is x else np.full((2, 3), np.nan))
+
+
+def test_an_argument_that_is_a_number() -> None:
+    program = jaxlstm.from_module(model_of(lambda self, x, n: x * n), (torch.ones(4, 3), 3))
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(jax.jit(program)(program.params, x, 3), 3 * x)
+    assert np.isnan(jax.jit(program)(program.params, x, 4)).all()
+    with pytest.raises(ProgramError, match="was fixed to 3 by the export, got 4"):
+        program(program.params, x, 4)
+
+
+def windows(self: Any, x: Tensor) -> Tensor:
+    place, sums = 0, []
+    while place < x.shape[1]:
+        window = torch.arange(place, min(x.shape[1], place + 2))
+        sums.append(x[:, window].sum(1))
+        place = int(window[-1]) + 1
+    return torch.stack(sums)
+
+
+def reversed_rows(self: Any, x: Tensor) -> Tensor:
+    result = torch.zeros(x.shape)
+    for row, length in enumerate(torch.full(x.shape[:1], x.shape[1])):
+        result[row, :length] = x[row, :length].flip(0)
+    return result
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+@pytest.mark.parametrize("forward", [windows, reversed_rows])
+def test_values_of_constants_are_known(forward: Callable[..., Any]) -> None:
+    program = jaxlstm.from_module(model := model_of(forward), (torch.randn(4, 3),))
+    for x in map(torch.randn, [(4, 3), (2, 3), (4, 5)]):
+        results = jax.jit(program)(program.params, x.numpy())
+        np.testing.assert_allclose(results, model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:where received a uint8 condition")
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize(
+    "longest",
+    [
+        *("lengths.max()", "int(lengths.max())", "max(lengths)", "max(lengths.tolist())", "int(lengths[0])"),
+        "max(list(map(int, lengths)))",
+    ],
+)
+def test_the_largest_length_is_the_size_of_an_axis(longest: str, packs: bool) -> None:
+    """Under jit the length is unknown, and the size is not."""
+
+    def masked(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        if packs:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            x, lengths = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)
+        mask = torch.arange(eval(longest)) < lengths[:, None]
+        return torch.where(mask.byte()[..., None], x, 1.0) * mask.byte().all()
+
+    program = jaxlstm.from_module(model := model_of(masked), (torch.randn(2, 5, 3), torch.tensor([5, 2])))
+    for x, lengths in ((torch.randn(3, 7, 3), [7, 7, 7]), (torch.randn(2, 4, 3), [4, 1])):
+        results = jax.jit(program)(program.params, x.numpy(), np.array(lengths))
+        np.testing.assert_array_equal(results, model(x, torch.tensor(lengths)))
+    assert np.isnan(jax.jit(program)(program.params, x.numpy(), np.array([3, 1]))).all()
+
+
+def test_a_constant_that_changes_is_not_known() -> None:
+    def change(self: Any, x: Tensor, shared: bool) -> Tensor:
+        steps = torch.arange(3)
+        (steps.view_as(x[0]) if shared else steps)[0] = x.shape[0]
+        return x * steps.tolist()[0]
+
+    model, x = model_of(change), torch.randn(4, 3)
+    program = jaxlstm.from_module(model, (x, False))
+    np.testing.assert_array_equal(program(program.params, x.numpy(), False), 4 * x)
+    program = jaxlstm.from_module(model, (x, True))
+    with pytest.raises(ProgramError, match="the value that the export fixed"):
+        program(program.params, x.numpy(), True)
+
+
+def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:
+    """Sizes are fixed then, and parameters keep their names and ties."""
+    model, x, n = model_of(steps), torch.randn(4, 2, 3), torch.tensor(3)
+    message = r"the sizes of all inputs; a value read as 3 at test_fixed_values.py:\d+: for step in"
+    made = from_module(model, (x, n), message)
+    made.save(tmp_path / "a.pt2")
+    program = jaxlstm.load_program(tmp_path / "a.pt2")
+    assert program.params.keys() == {*dict(model.named_parameters())}
+    assert program.tied == {"second.weight": "first.weight"}
+    calls = {(call.path, call.line) for node in program.graph.nodes for call in node.calls}
+    assert {path for path, _ in calls} == {"", "lstm", "first", "second"}
+    assert ("", "y = self.second(self.first(y))[step:] + self.count") in calls
+    for run in (program, jax.jit(program)):
+        result = run(program.params, x.numpy(), n.numpy())
+        assert (int(result["n"]), int(result["rows"])) == (3, 4)
+        np.testing.assert_allclose(result["y"], model(x, n)["y"].detach().numpy(), atol=1e-5)
+    with pytest.raises(ProgramError, match="the value that the export fixed to 3 at test_fixed_values"):
+        program(program.params, x.numpy(), np.array(2))
+    with pytest.raises(ProgramError, match=r"must have size 4.*Reason: torch.export failed") as caught:
+        jax.jit(made)(program.params, x[:3].numpy(), n.numpy())
+    assert caught.value.code == "input-shape"
+
+
+def test_a_size_in_a_buffer() -> None:
+    """It is known, and all axes stay free."""
+    model = model_of(lambda self, x: x[:, : self.count.item()] * int(self.count))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = jaxlstm.from_module(model, (torch.ones(4, 3),))
+    x = np.ones((2, 5), np.float32)
+    np.testing.assert_array_equal(program(program.params, x), 2 * x[:, :2])
+    with pytest.raises(ProgramError, match=r"the value that the export fixed to 2 at test_fixed.*; got 3"):
+        program(program.params, x, buffers={"count": np.array(3, np.int32)})
+
+
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda mask: len(mask.nonzero().tolist()),
+        lambda mask: sum(1 for _ in mask.nonzero()),
+        lambda mask: 2 if mask.nonzero().shape[0] == 2 else 5,
+        lambda mask: mask.nonzero().shape[0] * torch.equal(mask, mask),
+    ],
+)
+def test_a_number_of_selected_elements_that_is_fixed(count: Any) -> None:
+    """Another number exports again, or gives NaN under jit, even if no result has selected elements."""
+    model = model_of(lambda self, x, mask: x * count(mask))
+    x, masks = torch.ones(3), [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
+    program = jaxlstm.from_module(model, (x, masks[0]))
+    for mask in masks:
+        actual = jax.jit(program)(program.params, x.numpy(), mask.numpy())
+        expected = model(x, mask) if mask is masks[0] else np.full(3, np.nan)
+        np.testing.assert_array_equal(actual, expected)
+        np.testing.assert_array_equal(program(program.params, x.numpy(), mask.numpy()), model(x, mask))
+
+
+def test_a_result_without_tensors() -> None:
+    model = model_of(lambda self, x: [2] if torch.equal(x, x) else [3])
+    program = from_module(model, (torch.ones(3),), "a value read as True at test_fixed_values")
+    assert program(program.params, np.ones(3, np.float32)) == [2]
+
+
+def test_a_condition_on_the_number_of_selected_elements() -> None:
+    """The program asserts that the selection is not empty, and fixes no size."""
+    model = model_of(lambda self, x: self.first(rows) if len(rows := x[x[:, 0] > 0]) else x * 0)
+    program = from_module(model, (torch.ones(4, 3),), r"Ne\(u0, 0\) is True at test_fixed_values")
+    x = torch.tensor([[1.0, 2, 3], [-1, 2, 3], [4, 5, 6]])
+    np.testing.assert_allclose(jax.jit(program)(program.params, x.numpy())[:2], model(x).detach(), rtol=1e-5)
+    np.testing.assert_array_equal(program(program.params, -abs(x.numpy())), model(-abs(x)))
+    assert np.isnan(jax.jit(program)(program.params, -abs(x.numpy()))).all()
+
+
+def traced(x: Tensor, n: Tensor) -> Tensor:
+    """Return the sum of some rows, in a way that only a trace with values takes."""
+    return torch.stack([x[row] for row in torch.arange(n.item()).tolist()]).sum(0)
+
+
+CONSTANTS: dict[str, Callable[..., Any]] = {
+    "data": lambda self, x, n: traced(x.data * self.first.weight.data[0], n),
+    "literals": lambda self, x, n: traced(x, n) * torch.tensor([1.0, 2.0, 3.0]) + x.new_tensor([2.0]),
+    "an attribute": lambda self, x, n: traced(x, n) * self.attribute,
+    "an array": lambda self, x, n: traced(x, n) * torch.from_numpy(np.ones(3, np.float32)),
+    "an index": lambda self, x, n: traced(x, n) * x[n - 1],
+    "a size": lambda self, x, n: traced(x, n) * torch.ones(n + 1, dtype=torch.bool)[-1],
+    "an array of an input": lambda self, x, n: traced(x, n) * torch.from_numpy(x.detach().numpy() * 2)[0],
+}
+
+
+INPUTS: dict[str, Callable[..., Any]] = {
+    "dlpack": lambda self, x, n: traced(x, n) + torch.from_dlpack(x.detach())[0],
+    "a parameter": lambda self, x, n: traced(x, n) + nn.Parameter(x.detach())[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_constants_of_a_trace() -> None:
+    model = model_of(lambda *args: {name: function(*args) for name, function in CONSTANTS.items()})
+    model.attribute = torch.tensor([3.0, 2.0, 1.0])
+    program = jaxlstm.from_module(model, (torch.randn(4, 3), torch.tensor(2)))
+    x, n = torch.randn(4, 3), torch.tensor(2)
+    results = program(program.params, x.numpy(), n.numpy())
+    for name, expected in model(x, n).items():
+        np.testing.assert_allclose(results[name], expected.detach(), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_input_does_not_become_a_constant(name: str) -> None:
+    with pytest.raises(GuardOnDataDependentSymNode) as caught:
+        jaxlstm.from_module(model_of(INPUTS[name]), (torch.randn(4, 3), torch.tensor(2)))
+    assert "does not know where the tensor" in caught.value.__notes__[-1]
+
+
+def check(self: Any, x: Tensor) -> Tensor:
+    assert (x > 0).all() and x.shape[0] > 1, "positive"  # noqa: PT018
+    assert not (
+        x  # some line
+        > 9
+    ).any()
+    if x.shape[1] > 9 or (x == 5).any():
+        raise ValueError("not 5")
+    return torch.distributions.Normal(x, x).mean * 2
+
+
+def test_asserted_values_are_asserted() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = jaxlstm.from_module(model_of(check), (torch.ones(4, 3),))
+    x = np.ones((6, 2), np.float32)
+    np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
+    lines = (r"and x.shape\[0\] > 1", r"assert not \(|> 9|x  # some", r"if x.*5")
+    for wrong, line in zip((-x, 10 * x, 5 * x), lines, strict=True):
+        with pytest.raises(ProgramError, match=rf"requires: test_fixed_values.py:\d+: .*{line}"):
+            program(program.params, wrong)
+        assert np.isnan(jax.jit(program)(program.params, wrong)).all()
+
+
+@pytest.mark.parametrize("name", ["or", "function"])
+def test_other_truths_in_an_assertion_are_those_of_the_example(name: str) -> None:
+    def either(self: Any, x: Tensor) -> Tensor:
+        assert (x > 0).all() or (x < 0).all()
+        return x
+
+    def any_of(self: Any, x: Tensor) -> Tensor:
+        assert any([(x > 0).all(), (x < 0).all()])
+        return x
+
+    program = from_module(
+        model_of({"or": either, "function": any_of}[name]), (torch.ones(4, 3),), "conditions"
+    )
+    np.testing.assert_array_equal(program(program.params, -np.ones((4, 3), np.float32)), -np.ones((4, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+@pytest.mark.parametrize("reads_values", [False, True])
+def test_functions_that_fail_in_a_try_of_the_model(reads_values: bool) -> None:
+    """A failure by sizes leaves nothing in the program; one by values is an error: others may not fail."""
+
+    def forward(self: Any, ids: Tensor) -> Tensor:
+        if reads_values:
+            np.asarray(ids[0])
+        try:
+            ids = ids.reshape(7, -1)
+        except RuntimeError:
+            ids = ids + 1
+        try:
+            return self.table(ids)
+        except IndexError:
+            return self.table(ids.clamp(0, 3))
+
+    model = module_of(forward, table=nn.Embedding(4, 3))
+    for ids in (torch.ones(2, 3).long(), torch.ones(7, 3).long(), torch.zeros(2, 7).long()):
+        program = jaxlstm.from_module(model, (torch.ones(2, 3).long(),))
+        with torch.no_grad():
+            np.testing.assert_array_equal(program(program.params, ids.int().numpy()), model(ids))
+    with pytest.raises(ProgramError, match="from 0 to 3, got 6"):
+        jaxlstm.from_module(model, (torch.full((2, 3), 5),))(program.params, np.full((2, 3), 5, np.int32))
