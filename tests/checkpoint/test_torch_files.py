@@ -80,15 +80,6 @@ def test_large_strided_view(tmp_path: Path) -> None:
     assert_same_checkpoint(read_checkpoint(tmp_path / "a.pt"), saved)
 
 
-def test_tied_weights(tmp_path: Path) -> None:
-    weight = torch.nn.Parameter(torch.randn(3, 2))
-    torch.save({"a": weight, "b": weight, "c": weight.detach()[1:]}, tmp_path / "tied.pt")
-    ours = read_checkpoint(tmp_path / "tied.pt")
-    assert list(ours) == ["a", "b", "c"]
-    assert ours["a"].storage is ours["b"].storage is ours["c"].storage
-    assert_same_bits(ours["c"], weight[1:])
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "complex64", "float8_e5m2"])
 def test_big_endian(tmp_path: Path, dtype: str) -> None:
     value = random_tensor(dtype, (4, 3))
@@ -177,14 +168,6 @@ def test_unsupported_kinds_are_named(tmp_path: Path, kind: str, zipped: bool) ->
     with pytest.raises(CheckpointError, match=named) as caught:
         read_checkpoint(tmp_path / "a.pt")
     assert caught.value.code == "unsupported-tensor"
-
-
-def test_module_with_its_source(tmp_path: Path) -> None:
-    """The file contains the source of its class, which is skipped."""
-    module = torch.nn.Sequential(torch.nn.LSTM(2, 3), torch.nn.Linear(3, 1))
-    torch.save(module, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    assert b"class Linear(Module)" in (tmp_path / "a.pt").read_bytes()
-    assert_same_checkpoint(read_checkpoint(tmp_path / "a.pt"), module.state_dict())
 
 
 def test_a_storage_that_is_a_view_is_refused(tmp_path: Path) -> None:

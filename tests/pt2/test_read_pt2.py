@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import jaxlstm
-from jaxlstm.programs.graph import Graph, Node, TensorType, Tree, Value
+from jaxlstm.programs.graph import TensorType, Tree, Value
 from jaxlstm_converters.checkpoint import CheckpointError
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.exported import AUTO, Tagger, Tied, save
@@ -50,12 +50,6 @@ def test_signature(tagger: tuple[Path, torch.export.ExportedProgram]) -> None:
     assert graph.in_tree == Tree("tuple", (Tree("tuple", (LEAF, LEAF)), Tree("dict")))
     state = Tree("list", (LEAF, Tree("tuple", (LEAF,))))
     assert graph.out_tree == Tree("dict", (LEAF, state), ("logits", "state"))
-
-
-def node(graph: Graph, op: str) -> Node:
-    """Return the only node with this operator."""
-    (found,) = [node for node in graph.nodes if node.op == op]
-    return found
 
 
 def test_tied_and_strided_weights(tmp_path: Path) -> None:
