@@ -75,8 +75,8 @@ def write_sequences(path: Path, arrays: dict[str, np.ndarray]) -> None:
         pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def assert_outputs(name: str, outputs: np.ndarray, x: np.ndarray, config: LSTMConfig = CONFIG) -> None:
-    expected, _ = reference(weights(config), x[:, None], config=config)
+def assert_outputs(name: str, outputs: np.ndarray, x: np.ndarray) -> None:
+    expected, _ = reference(weights(CONFIG), x[:, None], config=CONFIG)
     np.testing.assert_allclose(outputs, expected[:, 0], rtol=0, atol=1e-6, err_msg=name)
 
 

@@ -43,14 +43,13 @@ def fits(quote: str, message: str) -> bool:
     return re.fullmatch(pattern, message.strip(), re.DOTALL) is not None
 
 
-def follow_page(page: str, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def follow_page(page: str) -> dict[str, Any]:
     """Follow a page step by step in the working directory, and return the namespace of its code.
 
     Python runs, also a quoted file of Python. The command after ``$`` writes a file that the page quotes. A
     block of ``text`` shows the output of the code before it, up to rounding errors. A diff edits the file.
-    ``names`` holds objects that the page takes as given.
     """
-    scope: dict[str, Any] = {"__name__": page, **(names or {})}
+    scope: dict[str, Any] = {"__name__": page}
     source, printed = Path(), io.StringIO()
     for language, block in _fenced(page):
         if language == "python":

@@ -133,11 +133,9 @@ def assert_whole(output: str) -> None:
         assert_outputs(name, np.load(f"{output}/{name}.npz")["s"], scale * sequences()["s0"])
 
 
-def run_folder(
-    *options: str, source: tuple[str, ...] = ("in",), checkpoint: str = "m.safetensors"
-) -> tuple[int, int]:
+def run_folder(*options: str, source: tuple[str, ...] = ("in",)) -> tuple[int, int]:
     """Run to ``out/`` and return the numbers of files that were done and that were computed."""
-    done = jaxlstm_command("run", checkpoint, "--input", *source, "-o", "out/", "--json", *options)
+    done = jaxlstm_command("run", "m.safetensors", "--input", *source, "-o", "out/", "--json", *options)
     assert done.status == 0, done.err
     report = json.loads(done.out)
     return report["files_done_before"], report["sequences_run_now"]

@@ -46,13 +46,11 @@ class Loop(nn.Module):
         return self.run(self, x)
 
     def states(self, inputs: Iterable[Tensor], h: Any = None) -> Iterator[Tensor]:
-        """Yield the states of the GRU."""
         for step in inputs:
             h = self.gru(step, h)
             yield h
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield inputs of the GRU."""
         return (self.first(x[:, t]) for t in range(STEPS))
 
 
@@ -155,7 +153,6 @@ SCANNED |= {two_loops: 2, heads: 3}
 
 
 def growing(m: Loop, x: Tensor) -> Any:
-    """The state grows."""
     seen = x[:, :1]
     for _ in range(STEPS):
         seen = torch.cat([seen, m.out(m.first(seen.mean(1, keepdim=True)))], 1)
@@ -183,7 +180,6 @@ def changed_state(m: Loop, x: Tensor) -> Any:
 
 
 def windows(m: Loop, x: Tensor) -> Any:
-    """A step reads two elements."""
     *_, h = m.states(m.first(x[:, t : t + 2].sum(1)) for t in range(STEPS - 1))
     return h
 

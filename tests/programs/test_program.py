@@ -65,8 +65,6 @@ def test_wrong_params(program: Program) -> None:
 
 
 class Result(NamedTuple):
-    """A result with names."""
-
     total: torch.Tensor
     parts: list[torch.Tensor]
 

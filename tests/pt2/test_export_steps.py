@@ -71,8 +71,6 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Output:
-    """A result."""
-
     total: Tensor
     parts: list[Any]
 

@@ -21,7 +21,7 @@ CONFIG = LSTMConfig(4, 4, batch_first=True, bidirectional=True, proj_size=2)
 
 
 def assert_training_continues(
-    model: WholeModel, optimizer: torch.optim.Optimizer, path: Path, rtol: float = 1e-12, **arguments: Any
+    model: WholeModel, optimizer: torch.optim.Optimizer, path: Path, **arguments: Any
 ) -> None:
     with jax.enable_x64(True):
         params, config = load(path, batch_first=True, dropout=0.0)
@@ -34,7 +34,7 @@ def assert_training_continues(
         for name, start in params.items():
             theirs = getattr(lstm, name).detach().numpy()
             assert np.abs(theirs - start).max() > 1e-4  # the steps are not negligible
-            np.testing.assert_allclose(ours[name], theirs, rtol=rtol, atol=rtol)
+            np.testing.assert_allclose(ours[name], theirs, rtol=1e-12, atol=1e-12)
 
 
 def write(path: Path, model: WholeModel, optimizer: torch.optim.Optimizer) -> None:

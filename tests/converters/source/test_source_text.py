@@ -230,7 +230,6 @@ def attention(self: Any, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pair(self: Any, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Nested arguments."""
     return self.lstm(x, state)
 
 
