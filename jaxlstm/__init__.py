@@ -53,6 +53,6 @@ if TYPE_CHECKING:
     from jaxlstm_converters.write._save import save as save
 
 _HINTS = {name: f"; use jaxlstm.nnx.{name} or jaxlstm.linen.{name}" for name in ("LSTM", "LSTMCell")}
-_HINTS |= {name: f"; use jaxlstm.nnx.{name}" for name in ("GRU", "RNN")}
+_HINTS |= {name: f"; use jaxlstm.nnx.{name}" for name in ("GRU", "RNN", "GRUCell")}
 _NAMES, __getattr__, __dir__ = lazy_names(__name__, _HINTS)
 __all__ = [*_NAMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

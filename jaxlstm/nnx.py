@@ -1,4 +1,4 @@
-"""``torch.nn.LSTM``, ``GRU``, ``RNN`` and ``LSTMCell`` as Flax NNX modules, and a faster ``nnx.Conv``.
+"""torch's LSTM, GRU, RNN, LSTMCell and GRUCell as Flax NNX modules, and a faster ``nnx.Conv``.
 
 The constructors take torch's arguments in torch's order, and then Flax's keywords. Parameters are attributes
 with torch's names, such as ``lstm.weight_ih_l0``. ``Conv`` has Flax's arguments and parameters.
@@ -13,17 +13,25 @@ import numpy as np
 from flax import nnx
 
 from jaxlstm.functional import Inputs, lstm_cell, run_layers
-from jaxlstm.layer import module_calls
+from jaxlstm.layer import gru_rnn, module_calls
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
-from jaxlstm.layer.config import GRUConfig, LayerConfig, LSTMCellConfig, LSTMConfig, RNNConfig, require_config
+from jaxlstm.layer.config import (
+    GRUCellConfig,
+    GRUConfig,
+    LayerConfig,
+    LSTMCellConfig,
+    LSTMConfig,
+    RNNConfig,
+    require_config,
+)
 from jaxlstm.layer.convolution import convolve_in_flax
 from jaxlstm.layer.nnx_tabulate import is_tabulated, tabulated
 from jaxlstm.layer.params import Params, init_params, param_shapes
 from jaxlstm.layer.precision import Precision
-from jaxlstm.layer.validate import torch_keywords
+from jaxlstm.layer.validate import cell_arguments, torch_keywords
 
-__all__ = ("GRU", "LSTM", "RNN", "Conv", "LSTMCell")
+__all__ = ("GRU", "LSTM", "RNN", "Conv", "GRUCell", "LSTMCell")
 
 State = TypeVar("State", bound=tuple[Any, ...])
 
@@ -330,19 +338,10 @@ def _require_rngs(rngs: Any) -> None:
         raise TypeError(f"rngs must be an nnx.Rngs, got {rngs!r}; pass rngs=nnx.Rngs({seed})")
 
 
-class LSTMCell(_TorchNamed, nnx.RNNCellBase):
-    """One step of an LSTM with the arguments and parameter names of ``torch.nn.LSTMCell``.
+class _Cell(_TorchNamed):
+    """A module that runs one step."""
 
-    The cell accepts torch's call, ``cell(x, (h, c)) -> (h, c)``, and Flax's, ``cell(carry, x) -> (carry, h)``
-    with the carry (c, h), so it also works in ``nnx.RNN``. The first argument decides: a tuple is a state.
-
-    Args:
-      input_size, hidden_size, bias: torch's arguments.
-      rngs: random streams; ``params`` initializes the parameters.
-      dtype, param_dtype, precision: as for :class:`LSTM`.
-    """
-
-    config: LSTMCellConfig
+    _config_type: type[Any]
 
     def __init__(
         self,
@@ -355,9 +354,25 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
         param_dtype: Any = jnp.float32,
         precision: Precision = precision_.DEFAULT,
     ):
-        self.config = LSTMCellConfig(input_size, hidden_size, bias=bias)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.config = self._config_type(input_size, hidden_size, bias=bias)
         self.dtype, self.precision = dtype, precision
         self._init_params(rngs, param_dtype)
+
+
+class LSTMCell(_Cell, nnx.RNNCellBase):
+    """One step of an LSTM with the arguments and parameter names of ``torch.nn.LSTMCell``.
+
+    The cell accepts torch's call, ``cell(x, (h, c)) -> (h, c)``, and Flax's, ``cell(carry, x) -> (carry, h)``
+    with the carry (c, h), so it also works in ``nnx.RNN``. The first argument decides: a tuple is a state.
+
+    Args:
+      input_size, hidden_size, bias: torch's arguments.
+      rngs: random streams; ``params`` initializes the parameters.
+      dtype, param_dtype, precision: as for :class:`LSTM`.
+    """
+
+    config: LSTMCellConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    _config_type = LSTMCellConfig
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], config: LSTMConfig, **kwargs: Any) -> Self:
@@ -410,6 +425,32 @@ class LSTMCell(_TorchNamed, nnx.RNNCellBase):
     def num_feature_axes(self) -> int:
         """Number of feature axes of an input, which is 1."""
         return 1
+
+
+class GRUCell(_Cell):
+    """One step of a GRU with the arguments and parameter names of ``torch.nn.GRUCell``.
+
+    Args:
+      input_size, hidden_size, bias: torch's arguments.
+      rngs, dtype, param_dtype, precision: as for :class:`LSTMCell`.
+    """
+
+    _config_type = GRUCellConfig
+
+    @torch_keywords(hx="state", input="x")
+    def __call__(self, x: jax.Array | np.ndarray, state: Any = None) -> jax.Array:
+        """Run one step.
+
+        Args:
+          x: input, (batch, input_size) or (input_size,).
+          state: h, (batch, hidden_size) or (hidden_size,); zeros if None.
+
+        Returns:
+          The next h, with the shape of h.
+        """
+        params, x, state = module_calls.promote_dtypes(self.dtype, self.params, x, state)
+        params, x, h = cell_arguments(params, x, state, self.config)
+        return gru_rnn.cell_step(gru_rnn.gru_step, params, x, h, precision=self.precision)
 
 
 class Conv(nnx.Conv):

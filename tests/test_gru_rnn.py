@@ -68,6 +68,24 @@ def test_values_gradients_and_weights(kind: str, kwargs: dict[str, Any]) -> None
         np.testing.assert_array_equal(array, theirs.state_dict()[name])
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_cell(bias: bool) -> None:
+    """Values with and without a state and a batch, gradients, weights, and a wrong port."""
+    theirs, ours = pair("GRUCell", bias=bias)
+    x, state = torch.randn(5, 3), torch.randn(5, 4)
+    close(run(ours, x.numpy()), theirs(x))
+    close(run(ours, x[0].numpy(), state[0].numpy()), theirs(x[0], state[0]))
+    report = verify_model(ours, theirs, (x.numpy(), state.numpy()))
+    report.raise_if_failed()
+    assert any(item.kind == "gradient" and item.ok for item in report.items)
+    for name, array in jaxlstm.state_dict(ours).items():
+        np.testing.assert_array_equal(array, theirs.state_dict()[name])
+    with pytest.raises(ValueError, match=r"h must have shape \(5, 4\)"):
+        ours(x.numpy(), state[:1].numpy())
+    ours.load_params({**ours.params, "weight_hh": ours.params["weight_hh"][::-1]})
+    assert not verify_model(ours, theirs, (x.numpy(), state.numpy())).ok
+
+
 def test_dropout() -> None:
     """Certain dropout has torch's results, other dropout needs a stream and changes them."""
     theirs, ours = pair("GRU", num_layers=2, dropout=1.0)
@@ -102,6 +120,7 @@ def test_refused() -> None:
         ),
         (lambda: gru(x, np.ones((2, 4), np.float32)), ValueError, r"h_0 must have shape \(1, 2, 4\)"),
         (lambda: gru(x, (x, x)), TypeError, "is the array h_0, without c_0; got a tuple"),
+        (lambda: jaxlstm.nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))(x[0], (x, x)), TypeError, "array h, without c;"),
         (lambda: gru(x, hx=x), TypeError, "^GRU.__call__ got torch's keyword hx; pass it as initial_state"),
         (
             lambda: jaxlstm.from_torch(torch.nn.GRU(3, 4)),

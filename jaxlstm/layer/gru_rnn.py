@@ -34,7 +34,8 @@ Step = Callable[[Sequence[jax.Array], jax.Array, jax.Array], jax.Array]
 """``(x, a, h)`` to the next h: x (..., H) of each gate, a (..., gates * H), h (..., H)."""
 
 
-def _gru_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
+def gru_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
+    """Return the next h of a GRU; see :data:`Step`."""
     (x_r, x_z, x_n), (a_r, a_z, a_n) = x, jnp.split(a, 3, axis=-1)
     n = tanh(x_n + sigmoid(x_r + a_r) * a_n)
     return n + sigmoid(x_z + a_z) * (h - n)
@@ -51,7 +52,7 @@ def _relu_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
 def step_of(config: LayerConfig) -> Step:
     """Return the step of a GRU or RNN."""
     if isinstance(config, GRUConfig):
-        return _gru_step
+        return gru_step
     assert isinstance(config, RNNConfig), config
     return _tanh_step if config.nonlinearity == "tanh" else _relu_step
 

@@ -37,7 +37,7 @@ Config = TypeVar("Config", bound=LayerConfig)
 
 def suffix(config: LayerConfig, layer: int, direction: int) -> str:
     """Return the suffix of torch's parameter names for a layer and direction (1 is the reverse)."""
-    if isinstance(config, LSTMCellConfig):
+    if config.is_cell:
         return ""
     return f"_l{layer}" + ("_reverse" if direction else "")
 

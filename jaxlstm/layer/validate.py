@@ -92,12 +92,15 @@ def lstm_arguments(
 
 
 def cell_arguments(
-    params: Mapping[str, Any], x: Any, state: tuple[Any, Any] | None
-) -> tuple[Params, jax.Array, LSTMState]:
-    """Check the arguments of ``lstm_cell`` and return them as JAX arrays; a state of None is zeros."""
+    params: Mapping[str, Any], x: Any, state: Any, config: LayerConfig | None = None
+) -> tuple[Params, jax.Array, Any]:
+    """Check the arguments of a cell and return them as JAX arrays; a state of None is zeros.
+
+    Without ``config``, the parameters are those of an LSTM, and tell its sizes.
+    """
     _require_order("lstm_cell(params, x)", params, x)
     require_mapping(params)
-    config = _cell_config(params)
+    config = config or _cell_config(params)
     x = as_float_array("x", x)
     if x.ndim not in (1, 2) or x.shape[-1] != config.input_size:
         raise ValueError(
@@ -107,6 +110,8 @@ def cell_arguments(
     params = _params_of_dtype(params, x.dtype)
     batch = x.shape[:-1]
     shapes = [(*batch, config.h_size), (*batch, config.hidden_size)]
+    if not isinstance(config, LSTMConfig):
+        return params, x, _h_argument(state, shapes[0], x.dtype, name="h")
     return params, x, state_argument(state, shapes, x.dtype, names=("h", "c"))
 
 
@@ -177,16 +182,17 @@ def state_argument(
     return LSTMState(*(_of_dtype(name, leaf, dtype) for name, leaf in zip(names, pair, strict=True)))
 
 
-def _h_argument(h_0: Any, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+def _h_argument(h: Any, shape: tuple[int, ...], dtype: np.dtype, name: str = "h_0") -> jax.Array:
     """Return the state of a GRU or RNN after a check of shape and dtype, or zeros if it is None."""
-    if h_0 is None:
+    if h is None:
         return jnp.zeros(shape, dtype)
-    if isinstance(h_0, tuple | list):
+    if isinstance(h, tuple | list):
+        c = name.replace("h", "c")
         raise TypeError(
-            f"the state of a GRU or RNN is the array h_0, without c_0; got a {type(h_0).__name__}"
+            f"the state of a GRU or RNN is the array {name}, without {c}; got a {type(h).__name__}"
         )
-    _require_shape("h_0", h_0, shape)
-    return _of_dtype("h_0", h_0, dtype)
+    _require_shape(name, h, shape)
+    return _of_dtype(name, h, dtype)
 
 
 def _of_dtype(name: str, leaf: Any, dtype: np.dtype) -> jax.Array:

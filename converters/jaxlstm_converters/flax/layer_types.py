@@ -71,7 +71,9 @@ _TABLE: dict[tuple[type, ...], FlaxLayerType] = {
     (nnx.LSTMCell, nn.LSTMCell, nn.OptimizedLSTMCell): FlaxLayerType(rules.lone_cell, ("hi.kernel", 2)),
     (nnx.OptimizedLSTMCell, nnx.GRUCell): FlaxLayerType(rules.lone_cell, ("dense_h.kernel", 2)),
     (nn.GRUCell,): FlaxLayerType(rules.lone_cell, ("hn.kernel", 2)),
-    (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell): FlaxLayerType(rules.lone_cell, ("weight_hh", 2)),
+    (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell, jaxlstm.nnx.GRUCell): FlaxLayerType(
+        rules.lone_cell, ("weight_hh", 2)
+    ),
     (jaxlstm.nnx.LSTM, jaxlstm.nnx.GRU, jaxlstm.linen.modules.LSTM): FlaxLayerType(
         None, ("weight_hh_l0", 2), (settings.batch_first,)
     ),

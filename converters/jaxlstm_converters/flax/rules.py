@@ -232,7 +232,7 @@ def _gru_cell(layer: FlaxLayer, suffix: str) -> list[TensorPair]:
 
 
 def _our_cell(layer: FlaxLayer, suffix: str) -> list[TensorPair]:
-    """jaxlstm's LSTMCell, which has torch's names."""
+    """A cell of jaxlstm, which has torch's names."""
     return [pair(name + suffix, name) for name in layer.slots]
 
 
@@ -297,5 +297,5 @@ _GATE_BIASES = WeightLayout(_gate_biases_to_flax, _gate_biases_to_torch, _LOSS)
 _CELLS: dict[type, Callable[[FlaxLayer, str], list[TensorPair]]] = {
     **dict.fromkeys((nnx.LSTMCell, nn.LSTMCell, nnx.OptimizedLSTMCell, nn.OptimizedLSTMCell), _lstm_cell),
     **dict.fromkeys((nnx.GRUCell, nn.GRUCell), _gru_cell),
-    **dict.fromkeys((jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell), _our_cell),
+    **dict.fromkeys((jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell, jaxlstm.nnx.GRUCell), _our_cell),
 }

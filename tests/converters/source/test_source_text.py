@@ -145,6 +145,15 @@ def twice(self: Any, x: Tensor) -> Tensor:
     return self.mix(h)
 
 
+def cells(self: Any, x: Tensor) -> Tensor:
+    """A loop over two cells, one without its first state."""
+    h, outputs = self.gru(x[:, 0]), []
+    for t in range(12):
+        h = self.gru(x[:, t], self.other(x[:, t], h))
+        outputs.append(h)
+    return torch.stack(outputs, dim=1)
+
+
 def views(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Writes to views of views, whose shapes are free."""
     y = x.clone()
@@ -291,6 +300,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
         lambda: module_of(twice, cell=nn.LSTMCell(3, 3), mix=nn.Linear(3, 3)),
         lambda n: (torch.randn(n, 3),),
     ),
+    "cells": (
+        lambda: module_of(cells, gru=nn.GRUCell(3, 3), other=nn.GRUCell(3, 3, bias=False)),
+        lambda n: (torch.randn(n, 12, 3),),
+    ),
     "chain": (
         lambda: module_of(chain, first=several(nn.Linear, 3, 3), second=several(nn.Linear, 3, 3)),
         lambda n: (torch.randn(n, 3),),
@@ -345,6 +358,7 @@ LINES = {
         "return (self.net(x.transpose(0, 2, 1)) * math.sqrt(8) + 1e-5).transpose(0, 2, 1)",
     ),
     "parts": ('"0.norm.weight": nnx.Param(jnp.zeros((4,))),', "return y.at[:, 0].set(jnp.zeros_like(z)) * 2"),
+    "cells": ("    h = self.gru(x_t, self.other(x_t, h))",),
     "pair": ("y, (h, c) = self.lstm(x, state)",),
     "zipped": ("for conv, norm in zip(self.convs, self.norms):",),
 }

@@ -250,21 +250,22 @@ def _recurrent(op: str, operation: TypedNode, producers: Mapping[str, Node]) -> 
     return replace(layer, consumed=consumed, results=(0, (1, 2)) if is_lstm else (0, 1))
 
 
-def _lstm_cell(operation: TypedNode, producers: Mapping[str, Node]) -> LayerSpelling | None:
-    shape = _sizes(operation, "w_ih")
-    if not shape:
+def _cell(kind: str, operation: TypedNode, producers: Mapping[str, Node]) -> LayerSpelling | None:
+    inputs, hidden = _sizes(operation, "w_ih"), _sizes(operation, "w_hh")
+    if not inputs or not hidden:
         return None
-    consumed = _zeros(operation["hx"], producers)
+    is_lstm, hx = kind == "LSTMCell", operation["hx"]
+    consumed = _zeros(hx if is_lstm else (hx,), producers)
     names = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
     layer = _layer(
-        "jaxlstm.nnx.LSTMCell",
+        f"jaxlstm.nnx.{kind}",
         operation,
-        {"input_size": shape[1], "hidden_size": shape[0] // 4},
-        "layer(input)" if consumed else "layer(input, (hx[0], hx[1]))",
+        {"input_size": inputs[1], "hidden_size": hidden[1]},
+        "layer(input)" if consumed else f"layer(input, {'(hx[0], hx[1])' if is_lstm else 'hx'})",
         {name: operation[argument] for name, argument in names.items()},
         bias=operation["b_ih"] is not None,
     )
-    return replace(layer, consumed=consumed, results=(0, 1))
+    return replace(layer, consumed=consumed, results=(0, 1) if is_lstm else None)
 
 
 RULES: dict[str, Callable[[TypedNode, Any], LayerSpelling | None]] = {
@@ -285,5 +286,6 @@ RULES: dict[str, Callable[[TypedNode, Any], LayerSpelling | None]] = {
         f"jaxlstm.packed_{op.removeprefix('aten.').removesuffix('.input')}.default": partial(_recurrent, op)
         for op in SEQUENCE_LAYERS
     },
-    "aten.lstm_cell.default": _lstm_cell,
+    "aten.lstm_cell.default": partial(_cell, "LSTMCell"),
+    "aten.gru_cell.default": partial(_cell, "GRUCell"),
 }
