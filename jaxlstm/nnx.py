@@ -26,7 +26,7 @@ from jaxlstm.layer.config import (
     require_config,
 )
 from jaxlstm.layer.convolution import convolve_in_flax
-from jaxlstm.layer.nnx_tabulate import is_tabulated, tabulated
+from jaxlstm.layer.nnx_tabulate import indexed, is_tabulated
 from jaxlstm.layer.params import Params, init_params, param_shapes
 from jaxlstm.layer.precision import Precision
 from jaxlstm.layer.validate import cell_arguments, torch_keywords
@@ -103,18 +103,41 @@ class _SequenceModule(_TorchNamed):
         has_stream = self.config.dropout > 0 and ("dropout" in rngs or "default" in rngs)
         self.rngs = rngs["dropout"].fork() if has_stream else nnx.data(None)
 
-    def _run(
-        self, inputs: Any, initial_state: Any, seq_lengths: Any, deterministic: bool | None, rngs: Any
-    ) -> tuple[Any, Any]:
+    @torch_keywords(hx="initial_state", input="inputs")
+    def __call__(
+        self,
+        inputs: Inputs | np.ndarray,
+        initial_state: Any = None,
+        *,
+        seq_lengths: Any = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> tuple[Inputs, Any]:
+        """Run the layers over sequences; see :func:`jaxlstm.lstm` for shapes.
+
+        Args:
+          inputs: (T, B, input_size), or (B, T, input_size) with ``batch_first``; (T, input_size) for one
+            sequence; or a :class:`jaxlstm.PackedSequence`.
+          initial_state: (h_0, c_0) of an LSTM, h_0 of other layers; zeros if None.
+          seq_lengths: number of valid steps of each sequence, integers (B,).
+          deterministic: overrides the module's ``deterministic``.
+          rngs: overrides the module's dropout stream: an ``nnx.Rngs``, a stream or a key.
+
+        Returns:
+          ``(outputs, state)`` with the axes of the arguments; the state is ``LSTMState(h_n, c_n)`` or h_n.
+
+        Raises:
+          ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
+        """
         if deterministic is None:
             deterministic = self.deterministic
         key = None
         fix = "call model.eval() for inference or model.train() for training"
         if module_calls.applies_dropout(self.config, deterministic, fix=fix):
             key = _dropout_key(self.rngs if rngs is None else rngs)
-        return run_layers(
-            **module_calls.layer_call(self, self.params, inputs, initial_state, seq_lengths, key)
-        )
+        call = module_calls.layer_call(self, self.params, inputs, initial_state, seq_lengths, key)
+        outputs, state = run_layers(**call)
+        return outputs, indexed(state) if is_tabulated(self) else state
 
 
 class LSTM(_SequenceModule):
@@ -192,66 +215,8 @@ class LSTM(_SequenceModule):
         model._set_dropout_stream(nnx.Rngs(0) if rngs is None else rngs)
         return model.load_params(module_calls.layer_params(params, config))
 
-    @torch_keywords(hx="initial_state", input="inputs")
-    def __call__(
-        self,
-        inputs: Inputs | np.ndarray,
-        initial_state: tuple[Any, Any] | None = None,
-        *,
-        seq_lengths: Any = None,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
-    ) -> tuple[Inputs, LSTMState]:
-        """Run the LSTM over sequences; see :func:`jaxlstm.lstm` for shapes.
 
-        Args:
-          inputs: (T, B, input_size), or (B, T, input_size) with ``batch_first``.
-          initial_state: (h_0, c_0); zeros if None.
-          seq_lengths: number of valid steps of each sequence, integers (B,).
-          deterministic: overrides the module's ``deterministic``.
-          rngs: overrides the module's dropout stream: an ``nnx.Rngs``, a stream or a key.
-
-        Returns:
-          ``(outputs, LSTMState(h_n, c_n))``.
-
-        Raises:
-          ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
-        """
-        results = self._run(inputs, initial_state, seq_lengths, deterministic, rngs)
-        return tabulated(results) if is_tabulated(self) else results
-
-
-class _HiddenStateModule(_SequenceModule):
-    """The call of :class:`GRU` and :class:`RNN`, whose state is the array h."""
-
-    @torch_keywords(hx="initial_state", input="inputs")
-    def __call__(
-        self,
-        inputs: Inputs | np.ndarray,
-        initial_state: Any = None,
-        *,
-        seq_lengths: Any = None,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
-    ) -> tuple[Inputs, jax.Array]:
-        """Run the layers over sequences.
-
-        Args:
-          inputs: (T, B, input_size), or (B, T, input_size) with ``batch_first``; (T, input_size) for one
-            sequence; or a :class:`jaxlstm.PackedSequence`.
-          initial_state: h_0, (num_layers * D, B, hidden_size) with D directions; zeros if None.
-          seq_lengths, deterministic, rngs: as for :class:`LSTM`.
-
-        Returns:
-          ``(outputs, h_n)``: (T, B, D * hidden_size) with the axes of the inputs, and the shape of h_0.
-
-        Raises:
-          ValueError: ``dropout > 0`` and ``deterministic`` is set neither here nor in the module.
-        """
-        return self._run(inputs, initial_state, seq_lengths, deterministic, rngs)
-
-
-class GRU(_HiddenStateModule):
+class GRU(_SequenceModule):
     """A multi-layer GRU with the arguments, outputs and parameter names of ``torch.nn.GRU``.
 
     It runs as a ``jax.lax.scan``. Unlike ``nnx.GRUCell`` of Flax, it has both biases of the candidate.
@@ -285,7 +250,7 @@ class GRU(_HiddenStateModule):
         self._init_layers(config, rngs, dtype, param_dtype, precision, deterministic)
 
 
-class RNN(_HiddenStateModule):
+class RNN(_SequenceModule):
     """A multi-layer Elman network with the arguments, outputs and parameter names of ``torch.nn.RNN``.
 
     Args:
@@ -439,14 +404,11 @@ class GRUCell(_Cell):
 
     @torch_keywords(hx="state", input="x")
     def __call__(self, x: jax.Array | np.ndarray, state: Any = None) -> jax.Array:
-        """Run one step.
+        """Return the next h, (batch, hidden_size) or (hidden_size,).
 
         Args:
           x: input, (batch, input_size) or (input_size,).
-          state: h, (batch, hidden_size) or (hidden_size,); zeros if None.
-
-        Returns:
-          The next h, with the shape of h.
+          state: h; zeros if None.
         """
         params, x, state = module_calls.promote_dtypes(self.dtype, self.params, x, state)
         params, x, h = cell_arguments(params, x, state, self.config)

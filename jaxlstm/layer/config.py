@@ -26,9 +26,6 @@ class LayerConfig:
     gates: ClassVar[tuple[str, ...]] = ()
     """The gates in the order of the rows of ``weight_ih`` and ``weight_hh``."""
 
-    is_cell: ClassVar[bool] = False
-    """True for one layer whose parameter names have no suffix ``_l0``."""
-
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size", "num_layers"):
             self._set(name, positive_int(name, getattr(self, name)))
@@ -79,8 +76,6 @@ class GRUConfig(LayerConfig):
 @dataclass(frozen=True)
 class GRUCellConfig(GRUConfig):
     """The constructor arguments of ``torch.nn.GRUCell``, by keyword."""
-
-    is_cell = True
 
 
 @dataclass(frozen=True)
@@ -151,8 +146,6 @@ class LSTMCellConfig(LSTMConfig):
     dropout: float = field(default=0.0, init=False, repr=False)
     bidirectional: bool = field(default=False, init=False, repr=False)
     proj_size: int = field(default=0, init=False, repr=False)
-
-    is_cell = True
 
 
 def _stacklevel_of_the_user() -> int:

@@ -23,7 +23,6 @@ def is_tabulated(module: Any) -> bool:
     return hasattr(module, "_nnx_tabulate_id")
 
 
-def tabulated(results: tuple[Any, LSTMState]) -> tuple[Any, LSTMState]:
-    """Return the results of an LSTM in a form that ``nnx.tabulate`` can show."""
-    outputs, state = results
-    return outputs, _IndexedState(*state)
+def indexed(state: Any) -> Any:
+    """Return a state in a form that ``nnx.tabulate`` can show."""
+    return _IndexedState(*state) if isinstance(state, LSTMState) else state

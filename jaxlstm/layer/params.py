@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from jaxlstm.layer.config import LayerConfig, LSTMCellConfig, LSTMConfig, require_config
+from jaxlstm.layer.config import GRUCellConfig, LayerConfig, LSTMCellConfig, LSTMConfig, require_config
 
 if TYPE_CHECKING:
     import jax
@@ -37,7 +37,7 @@ Config = TypeVar("Config", bound=LayerConfig)
 
 def suffix(config: LayerConfig, layer: int, direction: int) -> str:
     """Return the suffix of torch's parameter names for a layer and direction (1 is the reverse)."""
-    if config.is_cell:
+    if isinstance(config, LSTMCellConfig | GRUCellConfig):
         return ""
     return f"_l{layer}" + ("_reverse" if direction else "")
 

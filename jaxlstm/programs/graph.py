@@ -79,6 +79,7 @@ class Node:
       types: the types that torch recorded for the outputs, by name of value.
       with_gradient: False inside of ``torch.no_grad``, where no gradient flows to the results.
       casts_done: True for a node whose casts by ``torch.autocast`` are nodes of the graph.
+      size: torch's text of the size that the node computes, see :class:`TensorType`; "" for other results.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Node:
     types: Mapping[str, TensorType] = field(default_factory=dict)
     with_gradient: bool = True
     casts_done: bool = False
+    size: str = ""
 
     @property
     def module_path(self) -> str:

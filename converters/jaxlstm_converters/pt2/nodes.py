@@ -60,6 +60,7 @@ def _node(record: Any, number: int, types: TensorTypes, defined: set[str]) -> No
         outputs=outputs,
         calls=calls,
         types=types.of_results(target, results, values_in(args)),
+        size=types.size_of(results, context),
     )
 
 

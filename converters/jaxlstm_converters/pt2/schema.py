@@ -51,6 +51,7 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
     in_tree, out_tree = _trees(module, len(signature.inputs), len(signature.outputs))
     axes = {size for item in signature.inputs if item.type for size in item.type.shape if type(size) is str}
     types.free_axes = axes
+    types.sizes = typed(graph.get("sym_int_values", {}), dict, "the sizes")
     defined = _placeholders(graph, signature.placeholders)
     nodes = read_nodes(field(graph, "nodes", list, "the graph"), types, defined)
     return Graph(

@@ -27,6 +27,7 @@ class TensorTypes:
     Attributes:
         free_axes: the symbols that are sizes of inputs, beside which a symbol is an unknown size; None while
             the inputs are read.
+        sizes: the records of the values that are sizes.
     """
 
     def __init__(self, records: Mapping[str, Any], depth: int = 0) -> None:
@@ -34,6 +35,7 @@ class TensorTypes:
         # Values whose recorded type differs from torch's result.
         self._wrong: set[str] = set()
         self.free_axes: Set[str] | None = None
+        self.sizes: Mapping[str, Any] = {}
 
     def of_subgraph(self, records: Mapping[str, Any], context: str) -> TensorTypes:
         """Return the types of the values of a graph inside of this one."""
@@ -70,6 +72,12 @@ class TensorTypes:
                 self._wrong.update(results[1:])
                 return {results[0]: output}
         return types
+
+    def size_of(self, results: Sequence[str], context: str) -> str:
+        """Return the text of the size that a node computes, or ""."""
+        record = self.sizes.get(results[0]) if len(results) == 1 else None
+        tag, content = union(record, context) if record is not None else ("", None)
+        return field(content, "expr_str", str, context) if tag == "as_expr" else ""
 
     def _size(self, value: Any, context: str) -> Size:
         tag, content = union(value, context)

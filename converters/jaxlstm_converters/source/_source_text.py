@@ -321,7 +321,7 @@ class _Writer:
         return method
 
     def _outermost(self, writer: MethodWriter) -> Method:
-        parameters, bound = signature(self._graph)
+        parameters, bound = signature(self._graph, writer)
         leaves = self._graph.outputs
 
         def result(argument: Callable[[Argument], ast.expr]) -> ast.expr:

@@ -20,6 +20,7 @@ _TO_THE_END = 2**63 - 1
 # The argument that equals the result, where its type does and the node takes or writes all of an axis.
 _SOURCES = {"aten.slice.Tensor": "self", "aten.slice_scatter.default": "src", "aten.copy.default": "src"}
 _SOURCES |= dict.fromkeys(("aten.type_as.default", "aten.to.dtype", "aten._to_copy.default"), "self")
+_WITH_VALUES = "jaxlstm.with_values.default"
 _PREDICATES = {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not"}
 # The inverse of these views gives the base its shape again.
 _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as")
@@ -73,15 +74,15 @@ def _written(
     node: Node, write: InPlaceWrite, names: dict[str, str], types: Mapping[str, TensorType]
 ) -> list[Node]:
     """Return the nodes of a write, and give the values that it changes their new names."""
-    if not node.with_gradient:
-        raise _unsupported(node, "inside of no_grad")
     result = next((output for output in node.outputs if isinstance(output, str)), node.name)
-    nodes = _in_place_of(node, result, types[write.target], types)
+    target = names.get(write.target, write.target)
+    nodes = _keeping_gradient(_in_place_of(node, result, types[write.target], types), target)
     names[write.target] = result
     for view in write.back:
         name = f"{result}_{view.base}"
-        base = Value(names.get(view.base, view.base))
-        nodes.append(_back(view, base, Value(names[view.name]), name, types[view.base], node))
+        base = names.get(view.base, view.base)
+        back = _back(view, Value(base), Value(names[view.name]), name, types[view.base], node)
+        nodes += _keeping_gradient([back], base)
         names[view.base] = name
     for view in write.again:
         if view.name not in (write.target, *(written.name for written in write.back)):
@@ -110,6 +111,18 @@ def _in_place_of(node: Node, result: str, target: TensorType, types: Mapping[str
     ]
 
 
+def _keeping_gradient(nodes: list[Node], old: str) -> list[Node]:
+    """Return the nodes of a write; inside of no_grad, torch replaces the values and keeps the gradient."""
+    *before, last = nodes
+    if last.with_gradient:
+        return nodes
+    (result,), values = last.outputs, f"{last.outputs[0]}_values"
+    last = replace(last, with_gradient=True)
+    made = replace(last, name=values, outputs=(values,), types={values: last.types[str(result)]})
+    kwargs: dict[str, Any] = {"base": Value(old), "values": Value(values)}
+    return [*before, made, replace(last, op=_WITH_VALUES, kwargs=kwargs)]
+
+
 def _unsupported(node: Node, what: str) -> ProgramError:
     return ProgramError(
         "unsupported-alias",
@@ -128,6 +141,8 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
         op, kwargs = "aten.reshape.default", {"self": written, "shape": sizes_of(type_)}
     elif op == "aten.transpose.int":
         kwargs["self"] = written
+    elif op == "aten.detach.default":
+        op, kwargs = _WITH_VALUES, {"base": base, "values": written}
     elif view.operator.name == functional_name(op) != op:
         op, kwargs = "aten.alias.default", {"self": written}
     else:

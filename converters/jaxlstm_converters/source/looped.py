@@ -112,6 +112,8 @@ class _Unrolled:
         self.loop = loop = LoopCopies(self._graph, {}, start, period, count + 2).loop()
         self._calls = _calls_around([node.calls for copy in copies for node in copy if node.calls])
         self._order = _order([rows.places for rows in loop.rows.values()])
+        # Equal rows have the name of the last of them.
+        self._rows = {rows: name for name, rows in loop.rows.items()}
         self._stacked: dict[str, str] = {}  # result of a step -> its name in the user's code
         states = [(types.get(self._initial[name]), types.get(end)) for name, end in loop.state.items()]
         is_same = all(a and b and a.dtype == b.dtype and same_sizes(a, b) for a, b in states)
@@ -133,7 +135,9 @@ class _Unrolled:
                 parts += self._parts(first, items, used)
         enter, leave = self._enter(), self._leave(lasts)
         body = [node for node in loop.nodes if node is not None]
-        inner = {name: f"{name} state" for name in loop.state} | {name: f"{name} row" for name in loop.rows}
+        inner = {name: f"{name} state" for name in loop.state} | {
+            name: f"{self._rows[rows]} row" for name, rows in loop.rows.items()
+        }
         inner |= {name: f"{name} step" for node in body for name in results_of(node)}
         steps = [enter, *(_renamed(node, inner) for node in body), with_names(leave, inner)]
         inside = [self._inside(node, enter.name) for node in steps]
@@ -143,20 +147,20 @@ class _Unrolled:
     def _enter(self) -> Node:
         """Return the first node of the loop."""
         loop, slices = self.loop, []
-        for rows in loop.rows.values():
+        for rows in self._rows:
             shape, low, high = self._types[rows.base].shape, min(rows.places), max(rows.places) + 1
             is_end = high in (0, shape[rows.axis])
             slices.append((rows.axis % len(shape), low, None if is_end else high, rows.keep))
         kwargs = {
             "init": tuple(Value(self._initial[name]) for name in loop.state),
-            "rows": tuple(Value(rows.base) for rows in loop.rows.values()),
+            "rows": tuple(Value(rows.base) for rows in self._rows),
             "slices": tuple(slices),
             "count": loop.count,
             "reverse": self._order < 0,
             "is_plain": self._is_plain,
         }
         states = {f"{name} state": self._types[end] for name, end in loop.state.items()}
-        rows = {f"{name} row": self._types[name] for name in loop.rows}
+        rows = {f"{name} row": self._types[name] for name in self._rows.values()}
         key = f"loop of {next(node.name for node in loop.nodes if node)}"
         return Node(key, ENTER, (), kwargs, (tuple(states), tuple(rows)), types=states | rows)
 

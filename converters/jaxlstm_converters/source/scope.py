@@ -46,7 +46,7 @@ class Scope:
         self._context = context
         self._path = path
         self._reserved = reserved
-        self._needed = {size for name in left for size in context.sizes.leaves(name)}
+        self._needed = {size for name in left for size in context.sizes.leaves(name, computed=True)}
         self._sizes: dict[str, ast.expr] = {}
         self._header: dict[str, tuple[str, int]] = {}
         self._names_before: dict[str, list[str]] = {}
@@ -68,7 +68,7 @@ class Scope:
     def value(self, name: str) -> ast.expr:
         """Return the expression of a value or size."""
         if self._context.sizes.is_size(name):
-            return self._context.sizes.expression(name, self.size)
+            return self._context.sizes.expression(name, self.size, self._knows)
         if name in self.values:
             return self.values[name]
         tensor = self._context.tensor(name, self._path)
@@ -118,6 +118,11 @@ class Scope:
             self._sizes[symbol] = trees.name(variable)
         return self._sizes[symbol]
 
+    def _knows(self, symbol: str) -> bool:
+        """Return True for a size that a variable or a parameter shows."""
+        axis_of = self._context.sizes.axis_of
+        return symbol in self._sizes or any(axis_of(name, symbol) is not None for name in self.parameters)
+
     def _parameter_with(self, symbol: str) -> tuple[str, int]:
         """Return the first parameter that has an axis of a size, and this axis."""
         axes = ((name, self._context.sizes.axis_of(name, symbol)) for name in self.parameters)
@@ -130,10 +135,8 @@ class Scope:
         sizes = self._context.sizes
         for name in names_in(pattern):
             for symbol in sizes.symbols_of(name):
-                is_missing = symbol in self._needed and symbol not in self._sizes
-                if not is_missing or any(
-                    sizes.axis_of(known, symbol) is not None for known in self.parameters
-                ):
+                is_call = symbol in sizes.computed.values() and not isinstance(self.values[name], ast.Name)
+                if symbol not in self._needed or self._knows(symbol) or is_call:
                     continue
                 axis = sizes.axis_of(name, symbol)
                 assert axis is not None

@@ -21,12 +21,14 @@ def size_name(symbol: str) -> str:
 class Sizes:
     """The values of a graph that depend only on the shapes of its inputs.
 
-    A size is an expression of free axes, which every tensor with such an axis shows.
+    A size is an expression of free axes, which every tensor with such an axis shows. ``computed`` has the
+    name of each computed size that an axis would have.
     """
 
     def __init__(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
         self._types = types
         self._expressions: dict[str, Argument | Node] = {}
+        self.computed = {node.name: size_name(node.size) for node in graph.nodes if node.size}
         for node in graph.nodes:
             if (expression := self._expression_of(node)) is not None:
                 self._expressions[node.name] = expression
@@ -55,23 +57,28 @@ class Sizes:
         shown = ("" if isinstance(size, int) else size or text for size, text in sizes)
         return [size_name(size) if size else "" for size in shown]
 
-    def leaves(self, name: str) -> set[str]:
-        """Return the free sizes in the expression of a size; none for other values."""
+    def leaves(self, name: str, *, computed: bool = False) -> set[str]:
+        """Return the free sizes in the expression of a size, and its computed parts if wanted."""
         if name.startswith("size "):
             return {name}
         found = self._expressions.get(name)
         argument = found.args if isinstance(found, Node) else found
-        return {leaf for value in values_in(argument) for leaf in self.leaves(value)}
+        leaves = {leaf for value in values_in(argument) for leaf in self.leaves(value, computed=computed)}
+        return leaves | {self.computed[name]} if computed and name in self.computed else leaves
 
-    def expression(self, name: str, leaf: Callable[[str], ast.expr]) -> ast.expr:
-        """Return the expression of a size in Python; ``leaf`` spells a free size."""
+    def expression(
+        self, name: str, leaf: Callable[[str], ast.expr], is_known: Callable[[str], bool]
+    ) -> ast.expr:
+        """Return the expression of a size in Python; ``leaf`` spells a free or known size."""
         if name.startswith("size "):
             return leaf(name)
+        if is_known(shown := self.computed.get(name, "")):
+            return leaf(shown)
         found = self._expressions[name]
 
         def operand(argument: Argument) -> ast.expr:
             assert isinstance(argument, Value), argument
-            return self.expression(argument.name, leaf)
+            return self.expression(argument.name, leaf, is_known)
 
         return spell(found, {}, operand).expr if isinstance(found, Node) else tree_of(found, operand)
 

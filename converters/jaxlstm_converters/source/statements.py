@@ -4,7 +4,7 @@ import ast
 import copy
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
@@ -35,6 +35,9 @@ class StatementWriter:
         for name in self._call.inputs:
             is_size = self._context.sizes.is_size(name)
             candidates = [] if is_size else [*self._argument_names(name), "x", "y", "z", "u", "v", "w"]
+            # A computed weight has the name of its place in an operator.
+            keys = {k for node in nodes_of(self._call) for k, v in node.kwargs.items() if v == Value(name)}
+            candidates = [*sorted(keys & {"weight", "bias"}), *candidates]
             if (torch_name := self._context.owners.get(name)) is not None:
                 candidates = [names.valid_name(torch_name.rpartition(".")[2])]
             self._parameter(name, candidates)
@@ -111,6 +114,15 @@ class StatementWriter:
             return list(uses_of(item))
         called = self._context.call(item, self._call.path)
         return trees.marks(called.expression) if called else item.inputs
+
+    def argument_name(self, name: str, taken: Collection[str]) -> str:
+        """Return the name of an argument of the outermost module; torch numbers those of ``*args``."""
+        base, _, number = name.rpartition("_")
+        found = self._argument_names(name)
+        if not number.isdecimal() or name in found or not (found or base == "args"):
+            return name
+        candidates = [*found, "x", "y", "z", "u", "v", "w"]
+        return next((c for c in candidates if c not in taken and c != base), name)
 
     def _argument_names(self, name: str) -> list[str]:
         """Return the names in the first line that uses an input, except names that earlier lines assign."""
@@ -230,7 +242,7 @@ class StatementWriter:
     def _expression(self, argument: Argument) -> ast.expr:
         assert isinstance(argument, Value), argument
         if self._context.sizes.is_size(argument.name):
-            return self._context.sizes.expression(argument.name, self._scope.size)
+            return self._scope.value(argument.name)
         return marked(argument.name)
 
     def _argument(self, argument: Argument) -> ast.expr:

@@ -196,6 +196,8 @@ def register_operator(
     return register
 
 
+register_operator("jaxlstm.with_values.default")(with_values)  # for written source
+
 CHANNELS_LAST, INFERENCE = "channels_last.", "inference."
 """Namespaces of operators that only rewritten graphs have."""
 

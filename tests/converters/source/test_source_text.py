@@ -107,6 +107,25 @@ def test_rows_that_a_loop_fills_are_the_results_of_a_scan() -> None:
     assert ".at[:, 1:].set(outputs.swapaxes(0, 1))" in body
 
 
+def limited(self: Any, x: Tensor, *others: Tensor) -> Tensor:
+    """A layer whose weights are limited in place, in two ways."""
+    (factor,) = others
+    self.out.bias.data.clamp_(max=0.1)
+    with torch.no_grad():
+        self.out.weight.mul_(0.5 / self.out.weight.norm(dim=1, keepdim=True))
+    return self.out(x) * factor
+
+
+def test_weights_that_are_limited_in_place_keep_their_gradient() -> None:
+    x, factor = torch.randn(2, 3), torch.randn(2, 4)
+    written = write(module_of(limited, out=nn.Linear(3, 4)), x, factor)
+    report = jaxlstm.check.verify_model(written.model, written.program, (x.numpy(), factor.numpy()))
+    report.raise_if_failed()
+    assert any(item.kind == "gradient" and item.ok for item in report.items)
+    assert "def __call__(self, x, factor):\n" in written.text
+    assert "def __call__(self, x, weight, bias):\n" in written.text
+
+
 def greedy(self: Any, x: Tensor) -> Tensor:
     """A loop over a decoder, which returns its state second; the state after the last step is not used."""
     h, outputs = x[:, 0], []
@@ -152,6 +171,18 @@ def cells(self: Any, x: Tensor) -> Tensor:
         h = self.gru(x[:, t], self.other(x[:, t], h))
         outputs.append(h)
     return torch.stack(outputs, dim=1)
+
+
+def smaller(self: Any, x: Tensor) -> Tensor:
+    """Two equal modules whose sizes follow from the size of the input."""
+    for block in self.blocks:
+        x = block(x)
+    return x
+
+
+def strided(self: Any, x: Tensor) -> Tensor:
+    x = self.conv(x)
+    return x.flatten(2).tanh().reshape(x.shape) + torch.arange(x.shape[-1])
 
 
 def views(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -341,6 +372,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
         lambda: module_of(computed, weight=nn.Parameter(torch.randn(4, 4, 3))),
         lambda n: (torch.randn(n, 4, 8),),
     ),
+    "smaller": (
+        lambda: module_of(smaller, blocks=several(lambda: module_of(strided, conv=nn.Conv2d(3, 3, 3, 2, 1)))),
+        lambda n: (torch.randn(n, 3, 17, 20 + n),),
+    ),
     "literals": (literals, lambda n: (torch.randn(n, 4, 9),)),
     "odd order": (lambda: module_of(odd_order), lambda n: (torch.randn(n, 3), torch.randn(n, 3))),
 }
@@ -360,6 +395,7 @@ LINES = {
     "parts": ('"0.norm.weight": nnx.Param(jnp.zeros((4,))),', "return y.at[:, 0].set(jnp.zeros_like(z)) * 2"),
     "cells": ("    h = self.gru(x_t, self.other(x_t, h))",),
     "pair": ("y, (h, c) = self.lstm(x, state)",),
+    "smaller": ("for block in self.blocks:", "width = x.shape[2]"),
     "zipped": ("for conv, norm in zip(self.convs, self.norms):",),
 }
 
