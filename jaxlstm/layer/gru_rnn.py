@@ -34,8 +34,7 @@ Step = Callable[[Sequence[jax.Array], jax.Array, jax.Array], jax.Array]
 """``(x, a, h)`` to the next h: x (..., H) of each gate, a (..., gates * H), h (..., H)."""
 
 
-def gru_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
-    """Return the next h of a GRU; see :data:`Step`."""
+def _gru_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
     (x_r, x_z, x_n), (a_r, a_z, a_n) = x, jnp.split(a, 3, axis=-1)
     n = tanh(x_n + sigmoid(x_r + a_r) * a_n)
     return n + sigmoid(x_z + a_z) * (h - n)
@@ -52,7 +51,7 @@ def _relu_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
 def step_of(config: LayerConfig) -> Step:
     """Return the step of a GRU or RNN."""
     if isinstance(config, GRUConfig):
-        return gru_step
+        return _gru_step
     assert isinstance(config, RNNConfig), config
     return _tanh_step if config.nonlinearity == "tanh" else _relu_step
 

@@ -94,10 +94,7 @@ def lstm_arguments(
 def cell_arguments(
     params: Mapping[str, Any], x: Any, state: Any, config: LayerConfig | None = None
 ) -> tuple[Params, jax.Array, Any]:
-    """Check the arguments of a cell and return them as JAX arrays; a state of None is zeros.
-
-    Without ``config``, the parameters are those of an LSTM, and tell its sizes.
-    """
+    """Check the arguments of a cell, by default an LSTM's, and return them as JAX arrays; zeros for no state."""
     _require_order("lstm_cell(params, x)", params, x)
     require_mapping(params)
     config = config or _cell_config(params)

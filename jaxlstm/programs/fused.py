@@ -21,12 +21,12 @@ from jaxlstm.programs.operators.inference import (
     prepare_convolution,
 )
 from jaxlstm.programs.operators.linear_algebra import linear
-from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, lstm_cell_, run_layer
+from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, run_cell, run_layer
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator, is_in_place
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
 _LAYERS = {"aten.linear.default": LINEAR, "aten.lstm_cell.default": CELL, "aten.lstm.input": LSTM}
-_FUNCTIONS = (linear, lstm_cell_, run_layer)  # and not others, which the user may have registered
+_FUNCTIONS = (linear, run_cell, run_layer)  # and not others, which the user may have registered
 _COMPUTED = ("input", "hx", "gate", "residual")
 """The arguments that the program computes; the others are weights and settings."""
 _LARGEST_LINEAR = 1 << 22

@@ -119,8 +119,8 @@ def _keeping_gradient(nodes: list[Node], old: str) -> list[Node]:
     (result,), values = last.outputs, f"{last.outputs[0]}_values"
     last = replace(last, with_gradient=True)
     made = replace(last, name=values, outputs=(values,), types={values: last.types[str(result)]})
-    kwargs: dict[str, Any] = {"base": Value(old), "values": Value(values)}
-    return [*before, made, replace(last, op=_WITH_VALUES, kwargs=kwargs)]
+    kept = replace(last, op=_WITH_VALUES, kwargs={"base": Value(old), "values": Value(values)})
+    return [*before, made, kept]
 
 
 def _unsupported(node: Node, what: str) -> ProgramError:

@@ -76,45 +76,27 @@ for _op in SEQUENCE_LAYERS:
     register_operator(_op, in_training=drops_elements)(partial(run_layer, _op))
 
 
-def _params(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None) -> dict[str, Array]:
-    params = {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": b_ih, "bias_hh": b_hh}
-    return {name: leaf for name, leaf in params.items() if leaf is not None}
-
-
-@register_operator("aten.lstm_cell.default")
-def lstm_cell_(
-    input: Array,
-    hx: Sequence[Array],
-    w_ih: Array,
-    w_hh: Array,
-    b_ih: Array | None = None,
-    b_hh: Array | None = None,
-    *,
-    options: Options,
-) -> tuple[Array, Array]:
-    """Run one step: :func:`jaxlstm.lstm_cell`. Returns (h, c)."""
-    params = _params(w_ih, w_hh, b_ih, b_hh)
-    return lstm_cell(params, input, (hx[0], hx[1]), precision=options.precision)
-
-
-def _cell(
+def run_cell(
     config: LayerConfig,
     input: Array,
-    hx: Array,
+    hx: Any,
     w_ih: Array,
     w_hh: Array,
     b_ih: Array | None = None,
     b_hh: Array | None = None,
     *,
     options: Options,
-) -> Array:
-    """Run one step of a GRU or RNN. Returns h."""
-    step = gru_rnn.step_of(config)
-    params = _params(w_ih, w_hh, b_ih, b_hh)
-    return gru_rnn.cell_step(step, params, input, hx, precision=options.precision)
+) -> Any:
+    """Run one step of an LSTM, GRU or RNN. Returns (h, c) or h."""
+    weights = {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": b_ih, "bias_hh": b_hh}
+    params = {name: leaf for name, leaf in weights.items() if leaf is not None}
+    if isinstance(config, LSTMConfig):
+        return lstm_cell(params, input, (hx[0], hx[1]), precision=options.precision)
+    return gru_rnn.cell_step(gru_rnn.step_of(config), params, input, hx, precision=options.precision)
 
 
 # The sizes of a cell follow from its weights.
-register_operator("aten.gru_cell.default")(partial(_cell, GRUConfig(1, 1)))
-register_operator("aten.rnn_tanh_cell.default")(partial(_cell, RNNConfig(1, 1)))
-register_operator("aten.rnn_relu_cell.default")(partial(_cell, RNNConfig(1, 1, nonlinearity="relu")))
+lstm_cell_ = register_operator("aten.lstm_cell.default")(partial(run_cell, LSTMConfig(1, 1)))
+register_operator("aten.gru_cell.default")(partial(run_cell, GRUConfig(1, 1)))
+register_operator("aten.rnn_tanh_cell.default")(partial(run_cell, RNNConfig(1, 1)))
+register_operator("aten.rnn_relu_cell.default")(partial(run_cell, RNNConfig(1, 1, nonlinearity="relu")))
