@@ -94,7 +94,7 @@ def lstm_arguments(
 def cell_arguments(
     params: Mapping[str, Any], x: Any, state: Any, config: LayerConfig | None = None
 ) -> tuple[Params, jax.Array, Any]:
-    """Check the arguments of a cell, by default an LSTM's, and return them as JAX arrays; zeros for no state."""
+    """Return the arguments of a cell, by default of an LSTM, as JAX arrays; zeros if the state is None."""
     _require_order("lstm_cell(params, x)", params, x)
     require_mapping(params)
     config = config or _cell_config(params)
