@@ -91,7 +91,7 @@ class Node:
     types: Mapping[str, TensorType] = field(default_factory=dict)
     with_gradient: bool = True
     casts_done: bool = False
-    size: str = ""
+    size: str = field(default="", compare=False, repr=False)
 
     @property
     def module_path(self) -> str:
