@@ -73,9 +73,6 @@ def test_params_share_no_memory_with_the_module() -> None:
     assert all((tensor == 1).all() for tensor in module.parameters())
 
 
-# State arrays
-
-
 def state_array(values: Any) -> Any:
     return np.asarray(values).view(StateArray)
 
@@ -114,9 +111,6 @@ def test_to_torch_order_and_memory() -> None:
     del backwards["weight_hh_l0"]
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         to_torch(backwards, config)
-
-
-# One LSTM of a model
 
 
 class Model(torch.nn.Module):
@@ -161,9 +155,6 @@ def test_batch_first_and_dropout() -> None:
     assert from_torch(arrays, prefix="encoder")[1] == LSTMConfig(4, 5, 2, bidirectional=True)
     _, cell = from_torch(torch.nn.LSTMCell(2, 3), batch_first=True, dropout=0.5)
     assert (cell.batch_first, cell.dropout) == (False, 0.0)
-
-
-# Errors
 
 
 def test_all_wrong_keys_are_reported_at_once() -> None:
