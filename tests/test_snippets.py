@@ -20,7 +20,6 @@ import torch
 from flax import linen, nnx
 
 import jaxlstm
-from jaxlstm.check.reference.faults import cells
 from jaxlstm.cli import COMMANDS
 from jaxlstm.programs.operators import registry
 from testing import exported
@@ -106,16 +105,6 @@ def test_text_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for name, tensor in torch.load("crnn.pt")["model_state_dict"].items():
         if not name.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(returned[name], tensor, err_msg=name)
-
-
-def test_comparison() -> None:
-    """The table lists the gate orders that the diagnosis can name."""
-    text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
-    orders = {(order, library) for library, order in re.findall(r"^\| (\w+).* \| `([ifgo]{4})`", text, re.M)}
-    pattern = r"the gates are read in the order (.*) \(as in (\w+)\)"
-    causes = [match for fault in cells.WEIGHTS if (match := re.fullmatch(pattern, fault.cause))]
-    named = {(match[1].replace(", ", ""), match[2].replace("haiku", "Haiku")) for match in causes}
-    assert {row for row in orders if row[0] != "ifgo"} == named
 
 
 @pytest.mark.slow
