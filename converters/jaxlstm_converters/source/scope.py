@@ -54,7 +54,7 @@ class Scope:
 
     def share(self, outer: Scope, values: Collection[str]) -> None:
         """Use values and sizes of the method around a function, whose variables get no other meaning."""
-        self._sizes = outer._sizes
+        self._sizes = {**outer._sizes}  # without the sizes that only the function knows
         for name in values:
             if not self._context.sizes.is_size(name):
                 self.values[name] = outer.value(name)
