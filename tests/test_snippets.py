@@ -127,13 +127,6 @@ def test_examples_of_docstrings(folder: Path) -> None:
     assert runner.tries > 30
 
 
-@pytest.mark.slow
-def test_voice_detector(folder: Path) -> None:
-    names = run_page("voice_detector.md")
-    assert names["report"].ok, str(names["report"])
-    assert abs(names["live"] - names["whole"]).max() < 1e-4
-
-
 def test_optimizer(folder: Path) -> None:
     """The page makes torch's next step."""
     lstm = torch.nn.LSTM(3, 4, batch_first=True)
