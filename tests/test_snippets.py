@@ -81,7 +81,9 @@ def test_readme_shows_the_source_that_convert_writes(tmp_path: Path) -> None:
 def test_layer(folder: Path, capsys: pytest.CaptureFixture[str], torch_model: torch.nn.Module) -> None:
     inputs, lstm = torch.randn(2, 5, 16), torch_model.get_submodule("tagger.lstm")
     np.savez("recorded.npz", inputs=inputs, outputs=lstm(inputs)[0].detach())
-    assert run_page("layer.md")["batch_first"] is True
+    names = run_page("layer.md")
+    assert names["batch_first"] is True
+    names["recorded"].close()
     (quoted,) = re.findall(r"print\(.*?\)\s+# (\(.*\))", blocks("layer.md", "python")[0])
     assert quoted in capsys.readouterr().out
 

@@ -31,11 +31,11 @@ from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.looped import looped_graph
-from jaxlstm_converters.source.method import Called, Context, Method, Pattern, marked, returned
+from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
 from jaxlstm_converters.source.modules import Part, access, initialized
 from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
-from jaxlstm_converters.source.signature import signature, structure
+from jaxlstm_converters.source.signature import of_size_one, signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
@@ -331,7 +331,9 @@ class _Writer:
             (trees.item(access(self._parts, "", name), ...), value)
             for name, value in self._graph.mutations.items()
         ]
-        return writer.outermost(parameters, bound, result, changed)
+        method = writer.outermost(parameters, bound, result, changed)
+        method.body[:0] = map(Statement, of_size_one(self._graph, bound))
+        return method
 
 
 def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[str, TensorType]) -> Graph:

@@ -2,7 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
 from jaxlstm.programs.graph import Graph, Input, Tree
 from jaxlstm_converters.source import names, trees
@@ -40,6 +42,21 @@ def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict
         part = ast.Subscript(expression, ast.Constant(key), ast.Load())
         part.siblings = len(tree.children)  # type: ignore[attr-defined]
         _bind(child, inputs, part, bound)
+
+
+def of_size_one(graph: Graph, bound: Mapping[str, ast.expr]) -> list[ast.stmt]:
+    """Return the assertion that the axes of size 1 have it: a larger one might broadcast to wrong results."""
+    shape: Any = partial(ast.Attribute, attr="shape", ctx=ast.Load())
+    sizes: list[ast.expr] = [
+        ast.Subscript(shape(bound[declared.name]), ast.Constant(axis), ast.Load())
+        for declared in graph.inputs
+        for axis, size in enumerate(declared.type.shape if declared.type else ())
+        if size == 1
+    ]
+    if not sizes:
+        return []
+    test = ast.Compare(sizes[0], [ast.Eq()] * len(sizes), [*sizes[1:], ast.Constant(1)])
+    return [ast.Assert(test, ast.Constant("the size of the export"))]
 
 
 def _common(inputs: list[Input]) -> str:

@@ -25,6 +25,7 @@ from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import Proof, load_written, make_written
 from testing.command import jaxlstm_command
+from testing.modules import module_of
 from testing.processes import run_python
 
 
@@ -255,3 +256,13 @@ def test_a_written_model_trains(folder: Path) -> None:
         len(leaves) == len([name for name in Reader().state_dict() if "weight" in name or "bias" in name]) - 1
     )
     assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_an_axis_of_size_one(tmp_path: Path) -> None:
+    """The export fixes it; another size would broadcast to wrong results."""
+    model = module_of(lambda self, x: x / x.mean().reshape(x.shape[0], 1))
+    written = jaxlstm.write_source(jaxlstm.from_module(model, (torch.ones(1, 4),)), tmp_path / "ratio.py")
+    run = nnx.jit(make_written(written))
+    np.testing.assert_allclose(run(np.full((1, 5), 3, np.float32)), np.ones((1, 5)))
+    with pytest.raises(AssertionError, match="the size of the export"):
+        run(np.ones((2, 4), np.float32))
