@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlstm import lstm
 from jaxlstm.kernels.cpu import ffi
-from testing.problems import Problem, draw, worst_error
+from testing.problems import Problem, draw
 
 CONFIG, PARAMS, X, STATE, _ = draw(Problem(30, 8, 30, 128), jnp.float32)
 
@@ -77,26 +76,6 @@ def one_core() -> None:
                 jax.block_until_ready(call(x))
             times.append(time.process_time() - start)
         print(min(times))
-
-
-def cached() -> None:
-    """Print whether the compilation cache has a program for one device. Also compile one for all devices.
-
-    Other processes cannot find the second program in the cache.
-    """
-    events: list[str] = []
-    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
-    mesh = Mesh(np.array(jax.devices()), ("batch",))
-    sharded = jax.device_put(X, NamedSharding(mesh, PartitionSpec(None, "batch")))
-    scan = jax.jit(step, static_argnums=1)(X, "scan")
-    for x in (X, sharded):
-        lowered = jax.jit(step).lower(x)
-        events.clear()
-        program = lowered.compile()
-        if x is X:
-            print("hit" if "/jax/compilation_cache/cache_hits" in events else "miss")
-        assert "jaxlstm_backward" in str(program.as_text())
-        assert worst_error(program(x), scan) < 1e-5
 
 
 if __name__ == "__main__":

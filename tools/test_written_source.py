@@ -25,8 +25,7 @@ def test_example_of_the_page(name: str) -> None:
     assert SourceFiles.of(from_module(module, args), "model.py").text in PAGE.read_text()
 
 
-def test_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model is measured; a fault of the writer is a result."""
+def test_one_model(tmp_path: Path) -> None:
     ((name, module, args),) = models(["tagger"])
     measured = measure(name, module, args, tmp_path)
     assert measured.holds, measured.problem
@@ -34,9 +33,3 @@ def test_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert measured.idiomatic
     assert measured.ratio is not None
     assert 0.5 < measured.ratio < 3
-
-    def fail(*args: object, **kwargs: object) -> None:
-        raise KeyError("x")
-
-    monkeypatch.setattr("jaxlstm_converters.source._write_source.source_text", fail)
-    assert measure(name, module, args, tmp_path).problem == "KeyError: 'x'"

@@ -174,17 +174,6 @@ def test_threads_on_one_core_do_not_spin() -> None:
     assert two < 10 * one
 
 
-@needs_native
-def test_compilation_cache(tmp_path: Path) -> None:
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    for expected in ("miss", "hit"):
-        assert run_python("-m", "testing.process_child", "cached", devices=4, **cache).strip() == expected
-
-
 CASES = ["sharded_batch", "same_bits", "uneven_batch", "float64", "shard_map", "export"]
 MORE_CASES = ["plain_scan"]
 
