@@ -5,7 +5,7 @@ with torch's names, such as ``lstm.weight_ih_l0``. ``Conv`` has Flax's arguments
 """
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from jaxlstm.layer.validate import cell_arguments, torch_keywords
 __all__ = ("GRU", "LSTM", "RNN", "Conv", "GRUCell", "LSTMCell")
 
 State = TypeVar("State", bound=tuple[Any, ...])
+LastState = TypeVar("LastState")
 
 
 class _TorchNamed(nnx.Module):
@@ -78,7 +79,7 @@ class _TorchNamed(nnx.Module):
         )
 
 
-class _SequenceModule(_TorchNamed):
+class _SequenceModule(_TorchNamed, Generic[LastState]):
     """A module that runs layers over sequences."""
 
     # The only backend that all layers have.
@@ -112,7 +113,7 @@ class _SequenceModule(_TorchNamed):
         seq_lengths: Any = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
-    ) -> tuple[Inputs, Any]:
+    ) -> tuple[Inputs, LastState]:
         """Run the layers over sequences; see :func:`jaxlstm.lstm` for shapes.
 
         Args:
@@ -140,7 +141,7 @@ class _SequenceModule(_TorchNamed):
         return outputs, indexed(state) if is_tabulated(self) else state
 
 
-class LSTM(_SequenceModule):
+class LSTM(_SequenceModule[LSTMState]):
     """A multi-layer LSTM with the arguments, outputs and parameter names of ``torch.nn.LSTM``.
 
     >>> model = jaxlstm.nnx.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0))
@@ -216,7 +217,7 @@ class LSTM(_SequenceModule):
         return model.load_params(module_calls.layer_params(params, config))
 
 
-class GRU(_SequenceModule):
+class GRU(_SequenceModule[jax.Array]):
     """A multi-layer GRU with the arguments, outputs and parameter names of ``torch.nn.GRU``.
 
     It runs as a ``jax.lax.scan``. Unlike ``nnx.GRUCell`` of Flax, it has both biases of the candidate.
@@ -250,7 +251,7 @@ class GRU(_SequenceModule):
         self._init_layers(config, rngs, dtype, param_dtype, precision, deterministic)
 
 
-class RNN(_SequenceModule):
+class RNN(_SequenceModule[jax.Array]):
     """A multi-layer Elman network with the arguments, outputs and parameter names of ``torch.nn.RNN``.
 
     Args:

@@ -52,7 +52,7 @@ _COMPARE: dict[type, Any] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_SIZE = re.compile(r"L((?:\[(?:'\w+'|\d+)\])+)(?:\.size\(\)\[(\d+)\])?")
+_INPUT = re.compile(r"L((?:\[(?:'\w+'|\d+)\])+)")
 _MIRRORED: dict[type, type] = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
@@ -123,12 +123,8 @@ def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
     line = lines.get(guard, "")
     loop = "; a loop in Python is unrolled, torch._higher_order_ops.scan leaves the axis free"
     is_loop = re.match(r"\S+: (for|while) ", line)
-    shown = _SIZE.sub(lambda found: _shown_size(*found.groups()), guard)
+    shown = _INPUT.sub(lambda m: _joined(re.findall(r"\w+", m[1])), guard).replace(".size()[", ".shape[")
     return f"{shown[:200]!r}" + (f" ({line}{loop if is_loop else ''})" if line else "")
-
-
-def _shown_size(keys: str, place: str | None) -> str:
-    return _joined(re.findall(r"\w+", keys)) + (f".shape[{place}]" if place else "")
 
 
 def sizes_allowed(guard: str) -> tuple[str, int, range] | None:

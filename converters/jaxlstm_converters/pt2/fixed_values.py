@@ -233,16 +233,14 @@ def _traced(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _fails_without_values(func: Any, args: Any, kwargs: Any) -> bool:
     with _disable_current_modes():
-        args, kwargs = _pytree.tree_map_only(torch.Tensor, _without_values, (args, kwargs))
+        args, kwargs = _pytree.tree_map_only(
+            torch.Tensor, lambda x: x if isinstance(x, FakeTensor) else x.to("meta"), (args, kwargs)
+        )
         try:
             func(*args, **kwargs)
         except Exception:  # Whatever the model catches.
             return True
     return False
-
-
-def _without_values(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if isinstance(tensor, FakeTensor) else tensor.to("meta")
 
 
 def _read_as(
