@@ -168,7 +168,7 @@ def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
         return prepare_convolution(*settings) if own["weight"].dtype == np.float32 else ()
     if op == LINEAR:
         weight = own["weight"]
-        is_taken = weight.ndim == 2 and weight.dtype == np.float32 and weight.size <= _LARGEST_LINEAR
+        is_taken = weight.ndim == 2 and weight.dtype == np.float32 and 0 < weight.size <= _LARGEST_LINEAR
         return prepare_convolution(weight[..., None], own.get("bias"), None, 1) if is_taken else ()
     if op == CELL:
         names = _CELL_WEIGHTS.items()

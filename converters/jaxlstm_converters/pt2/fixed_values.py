@@ -222,8 +222,10 @@ def _traced(func: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return func(*args, **kwargs)
     except Exception:
-        if _fails_without_values(func, args, kwargs):
-            for node in itertools.takewhile(lambda node: node is not last, reversed(list(graph.nodes))):
+        added = list(itertools.takewhile(lambda node: node is not last, reversed(graph.nodes)))
+        has_written = any(getattr(getattr(n.target, "_schema", None), "is_mutable", False) for n in added)
+        if not has_written and _fails_without_values(func, args, kwargs):
+            for node in added:
                 graph.erase_node(node)
         raise
     finally:

@@ -45,13 +45,12 @@ def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict
 
 
 def of_size_one(graph: Graph, bound: Mapping[str, ast.expr]) -> list[ast.stmt]:
-    """Return the assertion that the axes of size 1 have it: a larger one might broadcast to wrong results."""
+    """Return the assertion that first axes of size 1 have it: others might broadcast to wrong results."""
     shape: Any = partial(ast.Attribute, attr="shape", ctx=ast.Load())
     sizes: list[ast.expr] = [
-        ast.Subscript(shape(bound[declared.name]), ast.Constant(axis), ast.Load())
+        ast.Subscript(shape(bound[declared.name]), ast.Constant(0), ast.Load())
         for declared in graph.inputs
-        for axis, size in enumerate(declared.type.shape if declared.type else ())
-        if size == 1
+        if declared.type and declared.type.shape[:1] == (1,)
     ]
     if not sizes:
         return []

@@ -119,10 +119,10 @@ class StatementWriter:
         """Return the name of an argument of the outermost module; torch numbers those of ``*args``."""
         base, _, number = name.rpartition("_")
         found = self._argument_names(name)
-        if not number.isdecimal() or name in found or not (found or base == "args"):
+        if base != "args" or not number.isdecimal() or name in found:
             return name
         candidates = [*found, "x", "y", "z", "u", "v", "w"]
-        return next((c for c in candidates if c not in taken and c != base), name)
+        return next((c for c in candidates if c not in taken), name)
 
     def _argument_names(self, name: str) -> list[str]:
         """Return the names in the first line that uses an input, except names that earlier lines assign."""

@@ -28,9 +28,9 @@ CELL, LSTM = INFERENCE + "lstm_cell.default", INFERENCE + "lstm.default"
 LINEAR = INFERENCE + "linear.default"
 
 FEW_ROWS = 32
-"""Up to so many rows, the kernel multiplies by the weight of a linear layer, in the thread of the caller.
+"""Up to so many rows, the kernel multiplies by the weight of a linear layer.
 
-In a loop, XLA's products go on in other threads, which have none of the arrays in their caches.
+It computes small products in the thread of the caller. In a loop, XLA's products go on in other threads, which have none of the arrays in their caches.
 """
 
 ACTIVATIONS = {
