@@ -30,7 +30,7 @@ LINEAR = INFERENCE + "linear.default"
 FEW_ROWS = 32
 """Up to so many rows, the kernel multiplies by the weight of a linear layer.
 
-It computes small products in the thread of the caller. In a loop, XLA's products go on in other threads, which have none of the arrays in their caches.
+In a loop, XLA's products go on in other threads, which have none of the arrays in their caches.
 """
 
 ACTIVATIONS = {
