@@ -107,9 +107,9 @@ def test_rows_that_a_loop_fills_are_the_results_of_a_scan() -> None:
     assert ".at[:, 1:].set(outputs.swapaxes(0, 1))" in body
 
 
-def limited(self: Any, x: Tensor, *others: Tensor) -> Tensor:
+def limited(self: Any, x: Tensor, *args: Tensor) -> Tensor:
     """A layer whose weights are limited in place, in two ways."""
-    (factor,) = others
+    (factor,) = args
     self.out.bias.data.clamp_(max=0.1)
     with torch.no_grad():
         self.out.weight.mul_(0.5 / self.out.weight.norm(dim=1, keepdim=True))
