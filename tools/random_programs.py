@@ -21,7 +21,7 @@ import jaxlstm
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AssertionError)
-# Operators without a rounding error. That of sums is relative to the sum of the absolute values.
+# Operators that do not round, and sums, whose error is relative to the sum of the absolute values.
 EXACT = ("ceil", "floor", "round", "trunc")
 SUMS = ("addmm", "mm", "bmm", "baddbmm", "convolution", "sum", "mean", "gelu", "upsample")
 

@@ -116,7 +116,7 @@ class StatementWriter:
         return trees.marks(called.expression) if called else item.inputs
 
     def argument_name(self, name: str, taken: Collection[str]) -> str:
-        """Return the name of an argument of the outermost module; torch numbers those of ``*args``."""
+        """Return the name of an argument of the outermost module, for which torch may give ``args_0``."""
         base, _, number = name.rpartition("_")
         found = self._argument_names(name)
         if base != "args" or not number.isdecimal() or name in found:
