@@ -215,7 +215,7 @@ def changes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
 
 
 def _traced(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a function, and record the line of the model at its nodes. Erase the nodes if its sizes make it fail."""
+    """Run a function with the line of the model at its nodes. Erase the nodes if it fails by its sizes."""
     mode, line = get_proxy_mode(), line_of_model()
     graph = mode.tracer.graph if mode else torch.fx.Graph()
     last = next(reversed(graph.nodes), None)
