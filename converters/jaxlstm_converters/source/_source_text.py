@@ -28,6 +28,7 @@ from jaxlstm_converters.source.chains import Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.functional import functional_graph, without_copies
 from jaxlstm_converters.source.functions import MethodWriter
+from jaxlstm_converters.source.gradients import with_few_stops
 from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.looped import looped_graph
@@ -342,6 +343,7 @@ def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[s
     ``held`` has the types of parameters, buffers and constants.
     """
     graph = functional_graph(accept(graph), {**held, **graph.types})
+    graph = with_few_stops(graph, {**held, **graph.types})
     graph = transposed_once(without_copies(graph, {**held, **graph.types}), {**held, **graph.types})
     graph = live_graph(channels_last(padded_graph(graph, {**held, **graph.types}), tensors))
     graph = looped_graph(transposed_once(graph, {**held, **graph.types}), {**held, **graph.types})

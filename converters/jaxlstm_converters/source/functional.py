@@ -13,6 +13,7 @@ from jaxlstm.programs.aliases import InPlaceWrite, View, graph_with_nodes, with_
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
 from jaxlstm.programs.operators.registry import functional_name
+from jaxlstm_converters.source.gradients import WITH_VALUES
 from jaxlstm_converters.source.sizes import size_name
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
@@ -20,7 +21,6 @@ _TO_THE_END = 2**63 - 1
 # The argument that equals the result, where its type does and the node takes or writes all of an axis.
 _SOURCES = {"aten.slice.Tensor": "self", "aten.slice_scatter.default": "src", "aten.copy.default": "src"}
 _SOURCES |= dict.fromkeys(("aten.type_as.default", "aten.to.dtype", "aten._to_copy.default"), "self")
-_WITH_VALUES = "jaxlstm.with_values.default"
 _PREDICATES = {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not"}
 # The inverse of these views gives the base its shape again.
 _SHAPES = ("view", "unsqueeze", "squeeze", "_unsafe_view", "unflatten", "view_as")
@@ -117,9 +117,10 @@ def _keeping_gradient(nodes: list[Node], old: str) -> list[Node]:
     if last.with_gradient:
         return nodes
     (result,), values = last.outputs, f"{last.outputs[0]}_values"
-    last = replace(last, with_gradient=True)
     made = replace(last, name=values, outputs=(values,), types={values: last.types[str(result)]})
-    kept = replace(last, op=_WITH_VALUES, kwargs={"base": Value(old), "values": Value(values)})
+    kept = replace(
+        last, with_gradient=True, op=WITH_VALUES, kwargs={"base": Value(old), "values": Value(values)}
+    )
     return [*before, made, kept]
 
 
@@ -142,7 +143,7 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
     elif op == "aten.transpose.int":
         kwargs["self"] = written
     elif op == "aten.detach.default":
-        op, kwargs = _WITH_VALUES, {"base": base, "values": written}
+        op, kwargs = WITH_VALUES, {"base": base, "values": written}
     elif view.operator.name == functional_name(op) != op:
         op, kwargs = "aten.alias.default", {"self": written}
     else:

@@ -75,7 +75,9 @@ class FlaxModel(CheckedModel):
     def copy(self, dtype: Any) -> nnx.Module:
         """Return a copy of the module in ``dtype``, or as it is if ``dtype`` is None."""
         graph, state = nnx.split(self._module)
-        module = nnx.merge(graph, jax.tree.map(lambda a: cast(a, dtype), state), copy=True)
+        if dtype is not None:  # A module that updates a buffer would write into a NumPy array.
+            state = jax.device_put(jax.tree.map(lambda a: cast(a, dtype), state))
+        module = nnx.merge(graph, state, copy=True)
         if dtype is not None:
             for _, submodule in nnx.iter_modules(module):
                 _set_dtypes(submodule, dtype)

@@ -126,6 +126,26 @@ def test_weights_that_are_limited_in_place_keep_their_gradient() -> None:
     assert "def __call__(self, x, weight, bias):\n" in written.text
 
 
+def averaged(self: Any, x: Tensor) -> Tensor:
+    """A moving average in a buffer, of which one half is written alone."""
+    y = self.out(x)
+    with torch.no_grad():
+        self.average.mul_(0.9).add_(y.mean(0), alpha=0.1)
+        self.average[2:] = self.average[2:] + y[:, 2:].max(0).values
+    return y - self.average
+
+
+def test_an_average_that_is_updated_without_gradient() -> None:
+    x = torch.randn(5, 3)
+    model = module_of(averaged, out=nn.Linear(3, 4))
+    model.register_buffer("average", torch.ones(4))
+    written = write(model, x)
+    report = jaxlstm.check.verify_model(written.model, written.program, (x.numpy(),))
+    report.raise_if_failed()
+    assert written.text.count("stop_gradient") == 1
+    assert "jaxlstm.programs" not in written.text
+
+
 def greedy(self: Any, x: Tensor) -> Tensor:
     """A loop over a decoder, which returns its state second; the state after the last step is not used."""
     h, outputs = x[:, 0], []

@@ -14,8 +14,12 @@ def promoted(template: str, *names: str) -> Rule:
     names = names or ("self", "other")
 
     def rule(operation: TypedNode) -> str | None:
-        is_scaled = operation.arguments.get("alpha") not in (None, 1)
-        return template if operation.promotes(*names) and not is_scaled else None
+        if not operation.promotes(*names):
+            return None
+        if operation.arguments.get("alpha") in (None, 1):
+            return template
+        *first, second = template.split()
+        return " ".join([*first, "alpha *", second]) if operation.is_float() else None
 
     return rule
 
