@@ -31,6 +31,7 @@ from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.gradients import with_few_stops
 from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.layers import Layers
+from jaxlstm_converters.source.listed import listed
 from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
 from jaxlstm_converters.source.modules import Part, access, initialized
@@ -134,7 +135,7 @@ class _Writer:
     def _is_counter(self, name: str) -> bool:
         """Return True for the number of batches that a norm has seen, which Flax does not count."""
         owner, _, last = name.rpartition(".")
-        return last == "num_batches_tracked" and owner in self._layers
+        return last == "num_batches_tracked" and (owner in self._layers or owner in self._layers.bases)
 
     def written_name(self, name: str) -> str:
         """Return the name of a tensor in the written model: torch's, unless Python or Flax cannot have it."""
@@ -154,9 +155,8 @@ class _Writer:
         """Build the tree of the parts: tensors in torch's order first, then modules without tensors."""
         read = {self._owners.get(value) for value in used_values(self._graph)} | {*self._graph.mutations}
         for name in self.held_tensors():
-            owner, _, _ = name.rpartition(".")
-            if owner in self._layers:
-                self._parts.at(owner)
+            if self._layers.holds(name):
+                self._parts.at(name.rpartition(".")[0])
             else:
                 part = self._parts.at(name)
                 part.kind, part.made = "tensor", self._made_tensor(name)
@@ -167,7 +167,8 @@ class _Writer:
         for call in reversed(self._calls):
             if self._is_class(call):
                 self._parts.at(call.path).kind = "class"
-            if all(name.isdecimal() for name in self._parts.at(call.path).parts) and call.path:
+            names_of_parts = self._parts.at(call.path).parts
+            if all(map(str.isdecimal, names_of_parts)) and call.path and call.path not in self._layers.bases:
                 is_chain = self._chains.is_chain(call)
                 self._is_chain[call.path] = is_chain and self._is_chain.get(call.path, True)
         for call in reversed(self._calls):
@@ -230,7 +231,8 @@ class _Writer:
         layer = self._layers.of_node(node)
         if layer is not None:
             target = access(self._parts, scope, layer.path)
-            return Spelling(spell_call(layer, node, target, expression), True)
+            is_base = layer.path in self._layers.bases
+            return Spelling(spell_call(layer, node, target, expression, is_base=is_base), True)
         spelling = spell(node, self._types, expression)
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
@@ -258,7 +260,7 @@ class _Writer:
         if not is_under(torch_name, scope):
             return None
         owner, _, last = torch_name.rpartition(".")
-        if owner in self._layers:
+        if self._layers.holds(torch_name):
             return self._layers.tensor(owner, last, access(self._parts, scope, owner))
         reached = access(self._parts, scope, torch_name)
         return ast.Subscript(reached, ast.Constant(...), ast.Load())
@@ -300,8 +302,11 @@ class _Writer:
             self._methods[id(call)] = texts[text]
             self._returned[id(call)] = method.results()
         base = "nnx.Sequential" if part.is_chain else "nnx.List" if part.is_list else "nnx.Module"
+        init = initialized(part)
+        if (layer := self._layers.bases.get(path)) is not None:
+            base, init = layer.constructor, [self._layers.made_base(path), *init]
         class_name = calls[0].class_name.rpartition(".")[2]
-        return Draft(path, class_name, base, initialized(part), methods)
+        return Draft(path, class_name, base, init, methods)
 
     def _method(self, call: Invocation) -> Method:
         writer = MethodWriter(call, self._context)
@@ -312,7 +317,7 @@ class _Writer:
             for part in self._parts.at(call.path).walk()
             if part.is_whole_list and part.path != call.path
         }
-        method.body = returned(rolled(method.body, lengths))
+        method.body = returned(listed(rolled(method.body, lengths), lengths))
         if call is not self._root:
             # A layer may make the state that needed a size.
             read = {name for statement in method.body for name in trees.variables(statement.tree)}

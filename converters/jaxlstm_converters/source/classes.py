@@ -10,6 +10,7 @@ from typing import TypeGuard
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
 from jaxlstm_converters.source.modules import SELF
+from jaxlstm_converters.source.spelling.layers import attributes_of
 from jaxlstm_converters.source.spelling.template import parameters_of
 
 
@@ -129,6 +130,8 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
     written = WrittenClass(name, group[0], arguments={draft.path: [] for draft in group})
     found = ([literal for tree in draft.trees() for literal in _literals(tree)] for draft in group)
     variables: dict[tuple[str, ...], str] = {}
+    of_base = attributes_of(group[0].base)
+    in_init = {id(literal) for tree in group[0].init for literal in _literals(tree)}
     replaced: dict[int, str] = {}
     used = {name for tree in group[0].trees() for name in trees.variables(tree)}
     used |= {n.attr for tree in group[0].trees() for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
@@ -136,21 +139,23 @@ def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
         values = tuple(map(trees.shown, literals))
         if len(set(values)) == 1:
             continue
-        if values not in variables:
+        is_stored = id(literals[0]) not in in_init
+        key = (*values, "stored") if is_stored and of_base else values
+        if key not in variables:
             hint = getattr(literals[0], "hint", "") or "value"
-            variables[values] = names.valid_name(hint, used | {*variables.values()})
-            written.parameters.append(variables[values])
+            taken = used | {*variables.values()} | (of_base if is_stored else set())
+            variables[key] = names.valid_name(hint, taken)
+            written.parameters.append(variables[key])
             for draft, literal in zip(group, literals, strict=True):
                 written.arguments[draft.path].append(literal)
-        replaced[id(literals[0])] = variables[values]
+        replaced[id(literals[0])] = variables[key]
     written.find_defaults()
-    _substitute(group[0], replaced)
+    _substitute(group[0], replaced, in_init)
     return written
 
 
-def _substitute(draft: Draft, replaced: Mapping[int, str]) -> None:
+def _substitute(draft: Draft, replaced: Mapping[int, str], in_init: set[int]) -> None:
     """Replace literals by arguments of ``__init__``, and in methods by attributes that hold them."""
-    in_init = {id(literal) for tree in draft.init for literal in _literals(tree)}
     stored = dict.fromkeys(name for literal, name in replaced.items() if literal not in in_init)
     parts = {
         literal: trees.name(name) if literal in in_init else trees.attribute(SELF, name)

@@ -9,7 +9,7 @@ from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, users_of
 from jaxlstm_converters.source.method import Called, Pattern, marked
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
-from jaxlstm_converters.source.spelling.layers import defaults_of
+from jaxlstm_converters.source.spelling.layers import attributes_of, defaults_of
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 
 # How other operators read the tensors of a layer, in torch's layout.
@@ -20,7 +20,11 @@ _READABLE: dict[str, dict[str, str]] = {
 
 
 class Layers:
-    """The layers of a graph by the path of their module."""
+    """The layers of a graph by the path of their module.
+
+    Attributes:
+        bases: path of a module that calls a layer with its own tensors, beside other operators -> the layer.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class Layers:
         self._owners = owners
         self._of_nodes: dict[str, LayerSpelling] = {}
         self._of_paths: dict[str, LayerSpelling] = {}
+        self.bases: dict[str, LayerSpelling] = {}
         producers = {name: node for node in graph.nodes for name in results_of(node)}
         for node in graph.nodes:
             if (layer := layer_of(node, types, owners, producers)) is not None:
@@ -45,9 +50,20 @@ class Layers:
     def __iter__(self) -> Iterator[str]:
         return iter(self._of_paths)
 
+    def holds(self, tensor: str) -> bool:
+        """Return True if a tensor belongs to a layer."""
+        owner, _, name = tensor.rpartition(".")
+        return owner in self or (owner in self.bases and name in self.bases[owner].tensors)
+
     def made(self, path: str) -> ast.expr:
         """Return the expression that makes a layer, whose literals know the names of their arguments."""
         return _made(self._of_paths[path])
+
+    def made_base(self, path: str) -> ast.stmt:
+        """Return the statement that makes the layer from which a module is derived."""
+        made = _made(self.bases[path])
+        made.func = trees.parsed("super().__init__")
+        return ast.Expr(made)
 
     def called(self, call: Invocation, target: ast.expr) -> Called:
         """Return the call of the layer that ``target`` reaches."""
@@ -60,30 +76,30 @@ class Layers:
     def of_node(self, node: Node) -> LayerSpelling | None:
         """Return the layer that an operator is although its module is not called."""
         layer = self._of_nodes.get(node.name)
-        if layer is None or layer.path == node.module_path or layer.results is not None:
+        if layer is None or layer.results is not None:
             return None
-        return layer if layer.path in self._of_paths else None
+        return layer if layer.path in (self._of_paths, self.bases)[layer.path == node.module_path] else None
 
     def tensor(self, path: str, name: str, layer: ast.expr) -> ast.expr:
         """Return the expression of a tensor of the layer at a path, in torch's layout."""
-        template = _READABLE[self._of_paths[path].constructor][name]
+        template = _READABLE[(self._of_paths | self.bases)[path].constructor][name]
         return filled(template, {"layer": layer}, _marked_argument)
 
     def write_out_defaults(self, class_names: Mapping[str, str]) -> None:
         """Write out a setting that another module of the same class has, so that they may share a class."""
         groups: dict[tuple[str, str, str], list[str]] = {}
-        for path, layer in self._of_paths.items():
-            parent = path.rpartition(".")[0]
+        for path, layer in (self._of_paths | self.bases).items():
+            parent = path if path in self.bases else path.rpartition(".")[0]
             while parent not in class_names:
                 parent = parent.rpartition(".")[0]
             relative = path[len(parent) :]
             groups.setdefault((class_names[parent], relative, layer.constructor), []).append(path)
         for paths in groups.values():
-            settings = dict.fromkeys(name for path in paths for name in self._of_paths[path].kwargs)
+            layers = self.bases if paths[0] in self.bases else self._of_paths
+            settings = dict.fromkeys(name for path in paths for name in layers[path].kwargs)
             for path in paths:
-                layer = self._of_paths[path]
-                known = {**defaults_of(layer.constructor), **layer.kwargs}
-                self._of_paths[path] = replace(layer, kwargs={name: known[name] for name in settings})
+                known = {**defaults_of(layers[path].constructor), **layers[path].kwargs}
+                layers[path] = replace(layers[path], kwargs={name: known[name] for name in settings})
 
     def _find(self, graph: Graph, calls: Sequence[Invocation]) -> None:
         """Keep the modules of which every use is the same layer."""
@@ -112,6 +128,30 @@ class Layers:
             if others and layer.constructor not in _READABLE:
                 rejected.add(path)
         self._of_paths = {path: layer for path, layer in self._of_paths.items() if path not in rejected}
+        self._find_bases(calls, users)
+
+    def _find_bases(self, calls: Sequence[Invocation], users: Mapping[str, set[str]]) -> None:
+        """Find the modules without others in them whose own method runs one layer with their tensors."""
+        runs: dict[str, set[str]] = {}
+        for call in calls:
+            own = (node for node in call.body if isinstance(node, Node) and node.module_path == call.path)
+            runs.setdefault(call.path, set()).update(node.name for node in own)
+        for path, nodes in runs.items():
+            layers = {name: layer for name, layer in self._of_nodes.items() if layer.path == path}
+            if path in self._of_paths or not layers or not nodes.issuperset(layers):
+                continue
+            layer, *others = layers.values()
+            below = {name[len(path) + 1 :] for name in self._owners.values() if is_under(name, path)}
+            below -= {*layer.tensors}
+            is_read = any(users[value] - {*layers} for value in layer.tensors.values())
+            if (
+                all(trees.shown(_made(other)) == trees.shown(_made(layer)) for other in others)
+                and layer.results is None
+                and not any("." in name for name in below)
+                and not below & attributes_of(layer.constructor)
+                and (not is_read or layer.constructor in _READABLE)
+            ):
+                self.bases[path] = layer
 
     def _of_call(self, call: Invocation) -> LayerSpelling | None:
         """Return the layer that a call is, or None."""
@@ -127,7 +167,7 @@ class Layers:
         return layer if own and made else None
 
 
-def _made(layer: LayerSpelling) -> ast.expr:
+def _made(layer: LayerSpelling) -> ast.Call:
     values = {
         name: trees.hinted(tree_of(value, _marked_argument), name)
         for name, value in {**layer.args, **layer.kwargs}.items()

@@ -56,7 +56,7 @@ def _common(rounds: Sequence[Sequence[Statement]], lists: Sequence[str]) -> list
     for text in (text for text in lists if _first_use(rounds[0], 0, text, 0) >= 0):
         elements[text] = names.unique(names.singular(text.rpartition(".")[2]), {*used, *elements.values()})
     bodies = [
-        [_with_element(statement.tree, elements, number) for statement in statements]
+        [with_element(statement.tree, elements, number) for statement in statements]
         for number, statements in enumerate(rounds)
     ]
     texts = [[trees.shown(tree) for tree in body] for body in bodies]
@@ -111,7 +111,7 @@ def _differences(first: ast.AST, second: ast.AST) -> Iterator[tuple[ast.AST, ast
         yield from _differences(*parts)
 
 
-def _with_element(tree: Tree, elements: Mapping[str, str], number: int) -> Tree:
+def with_element(tree: Tree, elements: Mapping[str, str], number: int) -> Tree:
     """Return a copy of a tree with variables for the modules of that number in lists."""
 
     def element(node: ast.AST) -> ast.expr | None:

@@ -146,6 +146,45 @@ def test_an_average_that_is_updated_without_gradient() -> None:
     assert "jaxlstm.programs" not in written.text
 
 
+class Causal(nn.Conv1d):
+    """A layer that pads its input first."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(input, (2 * self.dilation[0], 0)))
+
+
+class Recurrent(nn.Linear):
+    """A layer that runs in a loop of its own, where it cannot be the base class of a Flax module."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        states = [input[:, 0]]
+        for t in range(1, 4):
+            states.append(torch.tanh(super().forward(input[:, t] + states[-1])))
+        return torch.stack(states, dim=1)
+
+
+def derived(self: Any, tokens: Tensor) -> list[Tensor]:
+    x = self.near(self.embedding(tokens).mT) + self.far(self.embedding(tokens).mT)
+    return [head(self.recurrent(x.mT)) for head in self.heads]
+
+
+def test_classes_that_are_derived_from_layers() -> None:
+    class Scaled(nn.Embedding):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) * 2
+
+    modules = {"near": Causal(4, 4, 3), "far": Causal(4, 4, 3, dilation=2), "recurrent": Recurrent(4, 4)}
+    heads = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])
+    tokens = torch.randint(0, 7, (2, 4))
+    written = write(module_of(derived, embedding=Scaled(7, 4, padding_idx=0), heads=heads, **modules), tokens)
+    report = jaxlstm.check.verify_model(written.model, written.program, (tokens.numpy(),))
+    report.raise_if_failed()
+    for base, class_name in (("Embed", "Scaled"), ("Conv", "Causal"), ("Module", "Recurrent")):
+        assert f"class {class_name}(nnx.{base}):\n" in written.text
+    assert 'padding="VALID", kernel_dilation=kernel_dilation, rngs=rngs)' in written.text
+    assert "[head(self.recurrent(x)) for head in self.heads]" in written.text
+
+
 def greedy(self: Any, x: Tensor) -> Tensor:
     """A loop over a decoder, which returns its state second; the state after the last step is not used."""
     h, outputs = x[:, 0], []

@@ -96,8 +96,8 @@ def layer_of(
 ) -> LayerSpelling | None:
     """Return the layer that computes a node, or None.
 
-    The weights must be the tensors of one module: of the calling module if it is one of torch's own, or of a
-    child that has no others. :func:`jaxlstm.load_state_dict` fills the layer with them.
+    The weights must be the tensors of one module: of the calling module, which may be derived from a layer,
+    or of a child that has no others. :func:`jaxlstm.load_state_dict` fills the layer with them.
 
     Args:
       node: a call of an operator.
@@ -114,10 +114,18 @@ def layer_of(
     return None if path is None else replace(layer, path=path)
 
 
-def spell_call(layer: LayerSpelling, node: Node, receiver: ast.expr, expression: Expression) -> ast.expr:
-    """Return the call of a layer: ``receiver`` is the tree of the module, for example ``self.conv``."""
-    arguments = TypedNode(node, {}).arguments
-    return filled(layer.call, {**arguments, "layer": receiver}, expression)
+def spell_call(
+    layer: LayerSpelling, node: Node, receiver: ast.expr, expression: Expression, *, is_base: bool = False
+) -> ast.expr:
+    """Return the call of a layer: ``receiver`` is the tree of the module, for example ``self.conv``.
+
+    ``is_base`` calls the method of the class from which the module is derived.
+    """
+    arguments: dict[str, Any] = {**TypedNode(node, {}).arguments, "layer": receiver}
+    if not is_base:
+        return filled(layer.call, arguments, expression)
+    arguments["base"] = ast.parse("super().__call__", mode="eval").body
+    return filled(layer.call.replace("layer(", "base("), arguments, expression)
 
 
 def _path(node: Node, own: Mapping[str, str], tensors: Mapping[str, str]) -> str | None:
@@ -133,7 +141,7 @@ def _path(node: Node, own: Mapping[str, str], tensors: Mapping[str, str]) -> str
         return None
     path = paths.pop()
     if path == node.module_path:
-        return path if is_torch else None
+        return path if is_torch or path else None
     below = f"{path}."
     others = {name.removeprefix(below) for name in tensors.values() if name.startswith(below)} - set(own)
     is_child = path.startswith(f"{node.module_path}." if node.module_path else "")

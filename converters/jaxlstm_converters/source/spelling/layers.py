@@ -59,6 +59,15 @@ def defaults_of(constructor: str) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in signature(found.__init__).parameters.items()}
 
 
+_PLAIN = ("nnx.Module", "nnx.List", "nnx.Sequential")
+_MADE = {"kernel", "embedding", "scale", "bias", "mean", "var", "kernel_shape", "conv_general_dilated"}
+
+
+def attributes_of(base: str) -> set[str]:
+    """Return the names of the attributes of a layer; none of a plain module."""
+    return set() if base in _PLAIN else _MADE | {*defaults_of(base)}
+
+
 def _layer(
     constructor: str,
     operation: TypedNode,

@@ -1,0 +1,63 @@
+"""A graph that stops gradients only where they would flow on, not in each operator of ``torch.no_grad``."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.programs.aliases import graph_with_nodes, with_names
+from jaxlstm.programs.graph import Graph, Node, TensorType, Value, results_of, uses_of
+from jaxlstm_converters.source.calls import users_of
+
+WITH_VALUES = "jaxlstm.with_values.default"
+_DETACH = "aten.detach.default"
+_SAME = {WITH_VALUES: "values", _DETACH: "self", "aten.alias.default": "self"}
+"""The argument that equals the result where the first one has no gradient."""
+
+
+def with_few_stops(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """Return the graph in which a node is inside of no_grad only if it ends the way of a gradient.
+
+    A write into a tensor that has no gradient, such as a buffer, needs none of the old values.
+    """
+    names: dict[str, str] = {}
+    nodes: list[Node] = []
+    pure = {*graph.buffers, *graph.constants}  # depend on no parameter and no input
+    pure |= {name for name, type_ in types.items() if not jnp.issubdtype(type_.dtype, np.inexact)}
+    stopped = set(pure)
+    for node in graph.nodes:
+        node = with_names(node, names)
+        (result, *_), (source, *_) = [*results_of(node), ""], [*uses_of(node), ""]
+        if node.op in _SAME and source in stopped:
+            same = node.kwargs[_SAME[node.op]]
+            assert isinstance(same, Value)
+            names[result] = same.name
+            continue
+        is_pure = pure.issuperset(uses_of(node))
+        if is_pure:
+            pure.update(results_of(node))
+            node = replace(node, with_gradient=True)
+        if is_pure or not node.with_gradient or node.op == _DETACH:
+            stopped.update(results_of(node))
+        nodes.append(node)
+    return _with_last_stops(graph_with_nodes(graph, nodes, names))
+
+
+def _with_last_stops(graph: Graph) -> Graph:
+    """Return the graph without stops before other stops."""
+    users = users_of(graph)
+    stops = {node.name for node in graph.nodes if not node.with_gradient}
+    for node in graph.nodes:
+        values = node.kwargs["values"] if node.op == WITH_VALUES else None
+        if isinstance(values, Value) and users[values.name] == {node.name}:
+            users[values.name] = stops
+    nodes = [
+        replace(
+            node,
+            with_gradient=node.with_gradient
+            or all(stops.issuperset(users.get(name, ())) for name in results_of(node)),
+        )
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
