@@ -13,6 +13,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from jaxlstm.programs.graph import Argument, Graph, Input, ModuleCall, Node, Size, TensorType, Tree, Value
+from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.program import Program
 
 
@@ -81,6 +82,13 @@ def program_of_function(function: Callable[..., Any], args: Sequence[torch.Tenso
         out_tree=_tuple_of(len(outputs)),
     )
     return Program(graph, {name: to_numpy(getattr(traced, name)) for name in constants.values()})
+
+
+def operator_function(name: str) -> Callable[..., Any]:
+    """Return the function of an operator such as "aten.cat.default"."""
+    operator = find_operator(name)
+    assert operator is not None
+    return operator.function
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

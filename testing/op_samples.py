@@ -38,11 +38,6 @@ def samples(
         yield _function(op, leaves, structure), [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def count_samples(name: str, dtype: torch.dtype, most: int) -> int:
-    """Return the number of samples that :func:`samples` yields."""
-    return min(len(_all_samples(name, dtype)), most)
-
-
 def has_gradient(name: str) -> bool:
     """Return True if an operator is differentiable in torch, and its gradient there exact."""
     # torch ignores the gradients of the statistics of native norms, and multiplies by a sixth in float32

@@ -1,6 +1,5 @@
 """Pooling and convolutions on a CPU: fast forms and layouts against XLA and torch, with gradients."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,15 +12,17 @@ import torch
 from jax import lax
 
 from jaxlstm.layer import convolution
-from jaxlstm.programs.operators.registry import Options, find_operator
+from jaxlstm.programs.operators.registry import Options
+from testing.graphs import operator_function
 
 
 def test_no_transposed_copy_between_convolutions() -> None:
     """XLA's convolutions on a CPU have channels last, and a pool writes no other layout to memory."""
-    convolve = partial(function("conv2d"), padding=1, options=Options())
+    convolve = partial(operator_function("aten.conv2d.default"), padding=1, options=Options())
+    pool = operator_function("aten.max_pool2d.default")
 
     def layers(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-        return convolve(function("max_pool2d")(jax.nn.relu(convolve(x, first)), 2), second)
+        return convolve(pool(jax.nn.relu(convolve(x, first)), 2), second)
 
     shapes = (3, 5, 12, 26), (8, 5, 3, 3), (7, 8, 3, 3)
     lowered = jax.jit(layers).lower(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
@@ -34,12 +35,6 @@ def test_no_transposed_copy_between_convolutions() -> None:
         assert "f32[3,8,6,13]" not in entry
 
 
-def function(name: str) -> Callable[..., Any]:
-    operator = find_operator(f"aten.{name}.default")
-    assert operator is not None
-    return operator.function
-
-
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation"),
     [((2, 2), (2, 2), 0, 1), ((3, 2), (1, 2), 1, 1), ((2, 3), (1, 1), 1, 2), ((9, 9), (3, 3), 4, 1)],
@@ -48,7 +43,7 @@ def test_gradient_of_equal_elements(kernel: Any, stride: Any, padding: int, dila
     """The first of equal elements gets the gradient, with few slices, many elements, and dilation."""
     x = np.random.default_rng(0).integers(0, 3, (2, 1, 13, 11)).astype(np.float32)
     args = (kernel, stride, padding, dilation)
-    y, pull = jax.vjp(lambda x: function("max_pool2d")(x, *args), jnp.asarray(x))
+    y, pull = jax.vjp(lambda x: operator_function("aten.max_pool2d.default")(x, *args), jnp.asarray(x))
     weights = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
     ours = pull(jnp.asarray(weights))[0]
     leaf = torch.tensor(x, requires_grad=True)
@@ -59,7 +54,7 @@ def test_gradient_of_equal_elements(kernel: Any, stride: Any, padding: int, dila
 
 
 def test_nan_and_integers() -> None:
-    pool = function("max_pool1d")
+    pool = operator_function("aten.max_pool1d.default")
     x = np.array([[[1, np.nan, 2, 5, np.nan, np.nan, 0, -np.inf]]], np.float32)
     np.testing.assert_array_equal(pool(jnp.asarray(x), 2), torch.max_pool1d(torch.tensor(x), 2))
     whole = np.array([[[3, -(2**31), 7, -5]]], np.int32)
@@ -105,12 +100,11 @@ def test_fast_forms_equal_xla(family: str, seed: int, monkeypatch: pytest.Monkey
     dtype, tolerance = (jnp.float32, 1e-5) if seed else (jnp.bfloat16, 2e-2)
     x = jnp.asarray(rng.normal(size=(2, *rng.integers(8, 12, n), channels)), dtype)
     weight = jnp.asarray(rng.normal(size=(outputs, channels // groups, *kernel)), dtype)
-    operator = find_operator(f"channels_last.conv{n}d.default")
-    assert operator is not None
+    convolve = operator_function(f"channels_last.conv{n}d.default")
 
     def ours(x: Any, weight: Any) -> Any:
         geometry = (stride, padding, dilation, groups)
-        return operator.function(x, weight, None, *geometry, options=Options())
+        return convolve(x, weight, None, *geometry, options=Options())
 
     def theirs(x: Any, weight: Any) -> Any:
         return xla(x, weight, stride, [(p, p) for p in padding], dilation, groups)
@@ -126,10 +120,9 @@ def test_fast_forms_equal_xla(family: str, seed: int, monkeypatch: pytest.Monkey
 
 
 def test_other_platforms_keep_xlas_convolution() -> None:
-    operator = find_operator("channels_last.conv2d.default")
-    assert operator is not None
+    convolve = operator_function("channels_last.conv2d.default")
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 8, 4), (4, 1, 3, 3))]
-    run = jax.jit(lambda x, weight: operator.function(x, weight, groups=4, options=Options()))
+    run = jax.jit(lambda x, weight: convolve(x, weight, groups=4, options=Options()))
     texts = {
         name: run.trace(*shapes).lower(lowering_platforms=(name,)).as_text()
         for name in ("cpu", "cuda", "tpu")
@@ -142,11 +135,8 @@ def test_other_platforms_keep_xlas_convolution() -> None:
 
 
 def test_sizes_of_an_exported_artifact_may_be_free() -> None:
-    operator = find_operator("channels_last.conv2d.default")
-    assert operator is not None
-    run = jax.jit(
-        lambda x, weight: operator.function(x, weight, stride=2, padding=1, groups=4, options=Options())
-    )
+    convolve = operator_function("channels_last.conv2d.default")
+    run = jax.jit(lambda x, weight: convolve(x, weight, stride=2, padding=1, groups=4, options=Options()))
     height, width = jax.export.symbolic_shape("h, w", constraints=["h >= 4", "w >= 4"])
     weight = jax.random.normal(jax.random.key(1), (4, 1, 3, 3))
     shapes = jax.ShapeDtypeStruct((1, height, width, 4), jnp.float32), jax.typeof(weight)

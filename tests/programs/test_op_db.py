@@ -8,14 +8,7 @@ import pytest
 import torch
 
 from jaxlstm.programs.errors import ProgramError
-from testing.op_samples import (
-    count_samples,
-    has_gradient,
-    op_infos,
-    require_equal_gradients,
-    require_equal_results,
-    samples,
-)
+from testing.op_samples import has_gradient, op_infos, require_equal_gradients, require_equal_results, samples
 
 # The names of op_db whose samples call registered operators, except random and uninitialized tensors.
 NAMES = """
@@ -172,8 +165,3 @@ def test_complex_samples(name: str) -> None:
 def test_gradients(name: str) -> None:
     with jax.enable_x64(True):
         assert run(name, torch.float64, 3, require_equal_gradients)
-
-
-@SLOW
-def test_number_of_samples() -> None:
-    assert sum(count_samples(name, torch.float32, MOST) for name in NAMES) >= 900

@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from jaxlstm import load_program
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.operators.registry import find_operator
-from testing.graphs import program_of_function, to_numpy
+from testing.graphs import operator_function, program_of_function, to_numpy
 from testing.modules import module_of
 from testing.op_samples import require_equal_gradients, require_equal_results
 
@@ -32,12 +31,6 @@ def require_equal(function: Callable[..., Any], *tensors: Tensor) -> None:
     with jax.enable_x64(True):
         require_equal_results(function, tensors, jit=True)
         require_equal_gradients(function, tensors)
-
-
-def function(name: str) -> Callable[..., Any]:
-    operator = find_operator(f"aten.{name}")
-    assert operator is not None
-    return operator.function
 
 
 def double(*shape: int) -> Tensor:
@@ -158,7 +151,7 @@ def test_lengths_of_istft() -> None:
 
 def test_windows_that_leave_a_gap() -> None:
     """The error is raised outside of jit; under jit, samples without a frame are NaN."""
-    istft, spectrum = function("istft.default"), jnp.asarray(to_numpy(SPECTRUM))
+    istft, spectrum = operator_function("aten.istft.default"), jnp.asarray(to_numpy(SPECTRUM))
     settings = {"hop_length": 8, "win_length": 6}
     with pytest.raises(ValueError, match="add up to 0"):
         istft(spectrum, 16, **settings)
@@ -237,7 +230,7 @@ def test_repeats_by_a_tensor() -> None:
             np.testing.assert_array_equal(result, to_numpy(repeated(x, torch.tensor(other))[0]))
     with pytest.raises(ProgramError, match="output_size must be the sum of the repeats, 5, got 6"):
         program({}, x.numpy(), np.array([1, 2, 2], np.int32))
-    repeat, known = function("repeat_interleave.self_Tensor"), jnp.asarray(x.numpy())
+    repeat, known = operator_function("aten.repeat_interleave.self_Tensor"), jnp.asarray(x.numpy())
     np.testing.assert_array_equal(repeat(known, jnp.asarray(counts.numpy()), 0), repeated(x, counts)[0])
     with pytest.raises(ProgramError, match="Pass output_size, the sum of the repeats"):
         jax.jit(lambda n: repeat(known, n, 0))(np.arange(3))
