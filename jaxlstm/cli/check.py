@@ -49,7 +49,6 @@ def add_parser(commands: Any) -> None:
         "gradient, on inputs chosen to reveal faults. A .pt2 program is compared as a whole and node by "
         "node, unless --prefix selects one LSTM of it; torch.export.load reads it, which may execute code in "
         "the file. Exit status 0: they match; 1: they do not.",
-        overwrite=True,
     )
     add_unrecorded(parser)
     parser.add_argument(

@@ -38,7 +38,6 @@ def add_parser(commands: Any) -> None:
         "source and its weights as safetensors; the source is run and compared with the program. "
         "Exit status: 0 if all bits are equal, or source and program are, 1 if not, 2 for bad input.",
         output="the file to write; it must not be FILE",
-        overwrite=True,
     )
     add_unrecorded(parser)
     parser.add_argument(

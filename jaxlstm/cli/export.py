@@ -37,7 +37,6 @@ def add_parser(commands: Any) -> None:
         "The artifact is read back, run and compared with jaxlstm. "
         "Exit status: 0 if the results agree, 1 if not, 2 for bad input.",
         output="the file to write, such as model.stablehlo; it must not be FILE",
-        overwrite=True,
     )
     add_unrecorded(parser)
     parser.add_argument(

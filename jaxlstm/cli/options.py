@@ -22,25 +22,18 @@ if TYPE_CHECKING:
 
 
 def add_command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    *,
-    output: str = "",
-    overwrite: bool = False,
-    **texts: str,
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], *, output: str = "", **texts: str
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command that reads a checkpoint."""
+    """Add the parser of a command that reads a checkpoint and may write a file."""
     parser = commands.add_parser(name, **texts)
     parser.add_argument("checkpoint", type=path_argument, metavar="FILE", help="the checkpoint to read")
     if output:
         parser.add_argument("-o", "--output", type=path_argument, required=True, metavar="OUT", help=output)
-    if overwrite:
-        parser.add_argument(
-            "--overwrite",
-            action="store_true",
-            help="replace existing files even if they were not written by jaxlstm",
-        )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace existing files even if they were not written by jaxlstm",
+    )
     parser.add_argument(
         "--prefix", help="the LSTM to use, as listed by 'jaxlstm inspect'; required if there are several"
     )

@@ -31,7 +31,6 @@ def add_parser(commands: Any) -> None:
         "input file gives one output file, renamed into place when it is whole. The same command computes "
         "the missing files only: an output is done if its note names the same files (path, size, time of "
         "change) and options.",
-        overwrite=True,
         output="the file to write: .npz, .safetensors or .parquet, or .npy for a .npy input; or a folder, "
         "which exists or ends with /, for a file of the same name as each input",
     )
