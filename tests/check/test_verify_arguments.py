@@ -1,15 +1,11 @@
 """verify: params, seed, precision, references, tolerances, and the environment of the report."""
 
-import platform
-from importlib import metadata
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 
-import jaxlstm
 from jaxlstm.check import verify
 from jaxlstm.check.notes import environment
 from jaxlstm.check.reference import torch_lstm
@@ -134,33 +130,15 @@ def test_rejects_invalid_arguments():
             verify(WrongPort(SMALL), SMALL_PARAMS, SMALL, dtype=dtype)
 
 
-@pytest.mark.parametrize("flags", [{}, {"XLA_FLAGS": "--a_flag", "NVIDIA_TF32_OVERRIDE": "0"}])
 @pytest.mark.parametrize("precision", ["highest", None])
-def test_environment(monkeypatch, flags, precision):
-    """Every setting has the value that the library itself reports."""
+def test_environment(monkeypatch, precision):
+    """It has the flags that change products, and the precision in force."""
     # Initialize XLA first: it would reject the unknown flag.
-    device = jax.devices()[0]
-    for name in ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in flags.items():
-        monkeypatch.setenv(name, value)
+    jax.devices()
+    monkeypatch.setenv("XLA_FLAGS", "--a_flag")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     with jax.default_matmul_precision("tensorfloat32"):
         found = environment(precision, with_torch=False)
-    assert found == {
-        "jaxlstm": jaxlstm.__version__,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": metadata.version("jaxlib"),
-        "numpy": np.__version__,
-        "ml_dtypes": ml_dtypes.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": f"{device.platform}: {device.device_kind}",
-        "jax_default_matmul_precision": "tensorfloat32",
-        "jax matmul precision": precision or "tensorfloat32",
-        "XLA_FLAGS": "",
-        "NVIDIA_TF32_OVERRIDE": "",
-        **flags,
-    }
-    if torch_lstm.is_available():
-        with_torch = environment(None, with_torch=True)
-        assert with_torch == environment(None, with_torch=False) | torch_lstm.environment()
+    assert found["jax matmul precision"] == (precision or "tensorfloat32")
+    assert (found["XLA_FLAGS"], found["NVIDIA_TF32_OVERRIDE"]) == ("--a_flag", "0")
+    assert found["jax"] == jax.__version__

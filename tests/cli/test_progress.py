@@ -197,11 +197,13 @@ def test_memory_of_convert(tmp_path: Path) -> None:
 
 def test_no_framework_is_imported(tmp_path: Path) -> None:
     path = write(state_dict(8, 16), tmp_path / "m.pt")
+    program = Path(__file__).parents[2] / "examples" / "demo.pt2"
     script = (
-        "import sys\nfrom jaxlstm.cli import main\n"
+        "import sys\nfrom jaxlstm.cli import main\nfrom jaxlstm_converters.pt2._read_pt2 import read_pt2\n"
+        "read_pt2(sys.argv[2])\n"
         "assert main(['inspect', sys.argv[1]]) == 0\n"
         "assert main(['convert', sys.argv[1], '-o', sys.argv[1] + '.safetensors']) == 0\n"
         "assert main(['convert', sys.argv[1], '-o', sys.argv[1] + '.pt']) == 0\n"
         "print(*(m for m in ('jax', 'flax', 'torch', 'rich') if m in sys.modules))"
     )
-    assert run_python("-c", script, path).splitlines()[-1] == ""
+    assert run_python("-c", script, path, program).splitlines()[-1] == ""

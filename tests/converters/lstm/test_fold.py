@@ -47,13 +47,6 @@ def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, st
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_scalar_length_scales_the_whole_weight() -> None:
-    normalize: Any = parametrizations.weight_norm  # torch annotates dim as int
-    lstm = normalize(torch.nn.LSTM(6, 8), "weight_ih_l0", dim=None)
-    params, _ = from_torch(lstm)
-    np.testing.assert_array_max_ulp(params["weight_ih_l0"], lstm.weight_ih_l0.detach().numpy(), maxulp=4)
-
-
 @pytest.mark.parametrize("names", [NAMES, ("weight_ih_l0", "weight_hh_l0")])
 def test_pruning_is_folded(names: tuple[str, ...]) -> None:
     model = torch.nn.Sequential(torch.nn.LSTM(6, 8, 2, bidirectional=True))
