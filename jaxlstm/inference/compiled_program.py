@@ -55,6 +55,8 @@ class CompiledProgram:
         self._weights = jax.device_put(self._form.params, self._computes_on)
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
         self._executables: OrderedDict[Any, Executable] = OrderedDict()
+        self._as_given: dict[Any, tuple[Any, Executable, int]] = {}
+        self._latest: Any = None
         self._seen: set[Any] = set()
         self._lock = threading.Lock()
 
@@ -91,16 +93,33 @@ class CompiledProgram:
 
     def executable(self, lengths: np.ndarray | None, *tensors: Any) -> Executable:
         """Return the executable for these shapes. The least recently used one makes room for a new one."""
-        key = (lengths is not None, *(tensor.shape for tensor in tensors))
+        key = _key(lengths, tensors)
         with self._lock:
             found = self._executables.get(key)
             if found is None:
                 while len(self._executables) >= self._most:
                     self._executables.popitem(last=False)
+                    self._as_given.clear()
                 found = self._executables[key] = self._compile(lengths, *tensors)
                 self.work.add_compilation()
             self._executables.move_to_end(key)
+            self._latest = None
             return found
+
+    def remember(self, signature: Any, tensors: Sequence[Any], elements: int) -> None:
+        """Keep the executable of a call without lengths and padding that computes so many elements."""
+        executable = self.executable(None, *tensors)
+        self._as_given[signature] = _key(None, tensors), executable, elements
+
+    def remembered(self, signature: Any) -> tuple[Any, Executable, int] | None:
+        """Return the executable of a signature in the middle, with the elements; None if it is not known."""
+        found = self._as_given.get(signature)
+        if found is not None and found is not self._latest:
+            with self._lock:
+                self._latest = found
+                if found[0] in self._executables:
+                    self._executables.move_to_end(found[0])
+        return found
 
     def _compile(self, *arguments: Any) -> Executable:
         sharding = jax.sharding.SingleDeviceSharding(self._computes_on)
@@ -114,11 +133,16 @@ class CompiledProgram:
         copies = 1 + sum(not executable.weights for executable in self._executables.values())
         on_cpu = self.device.platform == "cpu"
         options = _cpu_options() if on_cpu else {}
+        bound: Any = run
+        weights: tuple[Any, ...] = (self._weights,)
         if on_cpu and self._nbytes * max(8, copies) <= CONSTANTS:
-            compiled = jax.jit(partial(run, self._weights)).lower(*shapes).compile(options)
-            return Executable(compiled, (), others)
-        lowered = jax.jit(run).lower(self._weights, *shapes)
-        return Executable(lowered.compile(options), (self._weights,), others)
+            bound, weights = partial(run, self._weights), ()
+        compiled = jax.jit(bound).lower(*weights, *shapes).compile(options)
+        return Executable(compiled, weights, [] if set(others) <= {None} else others)
+
+
+def _key(lengths: Any, tensors: Sequence[Any]) -> tuple[Any, ...]:
+    return (lengths is not None, *(tensor.shape for tensor in tensors))
 
 
 @cache
@@ -151,7 +175,7 @@ class Executable:
     Attributes:
       call: the function of weights, lengths and tensors.
       weights: the weights in a tuple; an empty tuple if they are constants.
-      others: the results, with None for each array.
+      others: the results, with None for each array; empty if all are arrays.
     """
 
     call: Any
@@ -160,8 +184,15 @@ class Executable:
 
     def leaves(self, arguments: Sequence[Any]) -> list[Any]:
         """Return the leaves of the results, with arrays on the device."""
-        arrays = iter(self.call(*self.weights, *arguments))
-        return [next(arrays) if other is None else other for other in self.others]
+        arrays = self.call(*self.weights, *arguments)
+        if not self.others:
+            return arrays
+        left = iter(arrays)
+        return [next(left) if other is None else other for other in self.others]
+
+    def results(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return the leaves of the results, with NumPy arrays."""
+        return [x if isinstance(x, int | float) else np.asarray(x) for x in self.leaves(arguments)]
 
 
 def result_names(program: Program) -> list[str]:

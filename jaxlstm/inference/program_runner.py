@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.inference.compiled import SHORTEST, padded
-from jaxlstm.inference.compiled_program import EXECUTABLES, SIGNATURES, CompiledProgram
+from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram
 from jaxlstm.inference.engine import Stats
 from jaxlstm.inference.host_arrays import host_lengths
 from jaxlstm.inference.padding import results_along
@@ -56,8 +56,7 @@ class ProgramRunner:
         self.padded = {name: name in self._along for name in self._place}
         self._takes_lengths = self._lengths is not None and self._lengths[1] in self._along
         self._refused: set[tuple[int, ...]] = set()
-        # Signature of a call whose arguments are the executable's -> the product of its free sizes.
-        self._as_given: dict[Any, int] = {}
+        self._structured = tree.builder(program.graph.out_tree)
 
     def __repr__(self) -> str:
         return f"ProgramRunner({self.program!r}, padded={self.padded}, device={self.device})"
@@ -75,10 +74,11 @@ class ProgramRunner:
             input, the time.
         """
         signature = None if kwargs or seq_lengths is not None else _signature(args)
-        elements = self._as_given.get(signature)
-        if elements is not None:
-            leaves = self._leaves([None, *args], elements, elements)
-            return tree.unflatten(self.program.graph.out_tree, iter(leaves))
+        known = self._compiled.remembered(signature)
+        if known is not None:
+            _, executable, elements = known
+            self._compiled.work.add_call(elements, elements)
+            return self._structured(executable.results((None, *args)))
         tensors = self._bound(args, kwargs)
         lengths = None
         if seq_lengths is not None:
@@ -91,12 +91,12 @@ class ProgramRunner:
             batch, time = self._lengths
             rows = batch if isinstance(batch, int) else sizes[batch]
             lengths = host_lengths(seq_lengths, rows, sizes[time])
-        elif signature and not self._takes_lengths and all(map(operator.is_, tensors, args)):
+        leaves = self._run(tensors, lengths)
+        if signature and not self._takes_lengths and all(map(operator.is_, tensors, args)):
             sizes = self._sizes(tensors)
-            is_whole = all(self._bucket(*item) == item[1] for item in sizes.items())
-            if is_whole and len(self._as_given) < SIGNATURES:
-                self._as_given[signature] = prod(sizes.values())
-        return tree.unflatten(self.program.graph.out_tree, iter(self._run(tensors, lengths)))
+            if all(self._bucket(*item) == item[1] for item in sizes.items()):
+                self._compiled.remember(signature, tensors, prod(sizes.values()))
+        return self._structured(leaves)
 
     def map(self, inputs: Iterable[Any], batch_size: int = 32) -> list[Any]:
         """Run many inputs in batches of similar shapes, and return the results in the given order.
@@ -118,7 +118,7 @@ class ProgramRunner:
         found: dict[int, list[Any]] = {}
         for batch in self.rows(rows, positive_int("batch_size", batch_size)):
             found.update(batch)
-        return [tree.unflatten(self.program.graph.out_tree, iter(found[row])) for row in range(len(rows))]
+        return [self._structured(found[row]) for row in range(len(rows))]
 
     def stream(self, states: Mapping[str, str], initial: Mapping[str, Any] | None = None) -> ProgramStream:
         """Return a :class:`ProgramStream`, which feeds results back as inputs.
@@ -243,7 +243,7 @@ class ProgramRunner:
         """Return the leaves of the results for lengths and tensors, and count the elements."""
         executable = self._compiled.executable(*arguments)
         self._compiled.work.add_call(elements, computed)
-        return [x if isinstance(x, int | float) else np.asarray(x) for x in executable.leaves(arguments)]
+        return executable.results(arguments)
 
     def _padded_to(
         self,

@@ -1,8 +1,9 @@
 """Structures of arguments and results, as ``torch.utils._pytree`` has them."""
 
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from jaxlstm.programs.errors import ProgramError
@@ -59,6 +60,15 @@ def unflatten(tree: Tree, leaves: Iterator[Any]) -> Any:
     if tree.kind == "namedtuple":
         return _namedtuple(tree.name, tree.keys)(*members)
     return _SEQUENCES[tree.kind](members)
+
+
+def builder(tree: Tree) -> Callable[[list[Any]], Any]:
+    """Return the function from a list of leaves to the structure of a tree."""
+    if tree.kind == "leaf":
+        return itemgetter(0)
+    if tree.kind in ("tuple", "list") and all(child.kind == "leaf" for child in tree.children):
+        return _SEQUENCES[tree.kind]
+    return lambda leaves: unflatten(tree, iter(leaves))
 
 
 def leaf_names(tree: Tree) -> list[str]:

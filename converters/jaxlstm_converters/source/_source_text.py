@@ -215,8 +215,14 @@ class _Writer:
 
     def _is_literal(self, name: str) -> bool:
         """Return True for a small constant of forward, which is written as a literal."""
+        _, is_inside, last = name.rpartition(".")
         is_constant = name in self._graph.constants.values()
-        return is_constant and "." not in name and self._tensors[name].size <= 16
+        # A module may also hold a tensor that is no parameter and no buffer.
+        return (
+            is_constant
+            and (not is_inside or last.startswith("lifted_tensor_"))
+            and self._tensors[name].size <= 16
+        )
 
     def _made_tensor(self, name: str) -> ast.expr:
         array = self._tensors[name]
@@ -356,8 +362,8 @@ def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[s
 
 
 def _literal(array: np.ndarray) -> ast.expr:
-    """Return a small constant as an array of its dtype."""
-    usual = array.dtype in (np.float32, np.int64, np.bool_)
+    """Return a small constant as an array of its dtype. JAX has held 64-bit integers in 32 bits."""
+    usual = array.dtype in (np.float32, np.int64, np.int32, np.bool_)
     template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
     return filled(template, {"values": array.tolist(), "dtype": array.dtype}, _no_value)
 

@@ -72,8 +72,8 @@ class Sizes:
         """Return the expression of a size in Python; ``leaf`` spells a free or known size."""
         if name.startswith("size "):
             return leaf(name)
-        if is_known(shown := self.computed.get(name, "")):
-            return leaf(shown)
+        if name in self.computed and is_known(self.computed[name]):
+            return leaf(self.computed[name])
         found = self._expressions[name]
 
         def operand(argument: Argument) -> ast.expr:
