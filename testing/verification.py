@@ -1,19 +1,15 @@
-"""Configs that cover every feature, checks of a small LSTM, and wrong ports as tests."""
+"""Configs that cover every feature, and checks of a small LSTM."""
 
-from functools import cache
 from typing import Any
 
 import pytest
 
 import jaxlstm
 from jaxlstm.check import verify
-from jaxlstm.check.cases.inputs import standard_cases
 from jaxlstm.check.reference import torch_lstm
-from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.report import Report
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from testing.inference import random_params
-from testing.wrong_ports import BUGS, NEEDS_PROJECTION, PAIRS
 
 CONFIGS = {
     "plain": LSTMConfig(3, 5),
@@ -46,35 +42,3 @@ def status(report: Report) -> dict[str, str]:
 
 
 needs_torch = pytest.mark.skipif(not torch_lstm.is_available(), reason="torch is not installed")
-
-
-DEEP = LSTMConfig(4, 5, num_layers=3, bidirectional=True)
-PROJECTED = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
-MUTANTS = [(bug,) for bug in BUGS] + list(PAIRS)
-NOT_BY_SEMANTICS = {"padding multiplied", "stale state", "float32 inside", "batch first"}
-WHOLE = (
-    *((bug,) for bug in sorted(NOT_BY_SEMANTICS)),
-    ("order iofg",),
-    ("flip over padding",),
-    ("padding kept",),
-    ("tf32",),
-    ("bias off by a thousandth",),
-    ("clip at 50",),
-    ("rows mixed",),
-    ("no bias_ih", "state by direction"),
-)
-
-
-def config_for(bugs):
-    return PROJECTED if NEEDS_PROJECTION & set(bugs) else DEEP
-
-
-@cache
-def small_cases(config):
-    params = random_params(config, scale=1.5)
-    cases = [
-        case
-        for case in standard_cases(config)
-        if case.name in ("ragged", "dense", "one step", "one step from zeros", "large c")
-    ]
-    return params, [(case, OracleLSTM(params, config).run(case)) for case in cases]
