@@ -25,7 +25,7 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
     """Time steps of one sequence in several sizes."""
     block = 10 if settings.tiny else BLOCK
     for hidden_size in (8,) if settings.tiny else (64, 128, 256, 512):
-        problem = _problem(hidden_size)
+        problem = make_problem(Size(1, 1, jaxlstm.LSTMConfig(hidden_size, hidden_size, num_layers=2)))
         blocks = _blocks(steps(problem, settings), settings.rounds, block)
         for percentile, name in ((50, ""), (99, ", 99th percentile")):
             of_blocks = {
@@ -54,10 +54,6 @@ def assert_equal(outputs: dict[str, np.ndarray], tolerance: float) -> None:
     first = next(iter(outputs.values()))
     for name, array in outputs.items():
         np.testing.assert_allclose(array, first, rtol=0, atol=tolerance, err_msg=name)
-
-
-def _problem(hidden_size: int) -> Problem:
-    return make_problem(Size(1, 1, jaxlstm.LSTMConfig(hidden_size, hidden_size, num_layers=2)))
 
 
 def _stream(problem: Problem, x: np.ndarray) -> Step:

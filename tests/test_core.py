@@ -129,10 +129,6 @@ def test_initial_distribution() -> None:
     assert np.abs(params["bias_ih_l0"] - params["bias_hh_l0"]).min() > 0  # separate keys
 
 
-def ulp_errors(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return np.abs(ours - truth) / np.spacing(np.abs(truth).astype(np.float32)).astype(np.float64)
-
-
 @pytest.mark.usefixtures("optimized")
 def test_activation_accuracy() -> None:
     rng = np.random.default_rng(0)
@@ -142,7 +138,8 @@ def test_activation_accuracy() -> None:
         (tanh, np.tanh(wide), 1.4, 0.32),
         (sigmoid, 1 / (1 + np.exp(-wide)), 2.1, 0.56),
     ):
-        errors = ulp_errors(np.asarray(jax.jit(function)(x), np.float64), truth)
+        ulp = np.spacing(np.abs(truth).astype(np.float32)).astype(np.float64)
+        errors = np.abs(np.asarray(jax.jit(function)(x), np.float64) - truth) / ulp
         assert errors.max() <= largest
         assert np.sqrt(np.mean(errors**2)) <= root_mean_square
 

@@ -78,7 +78,9 @@ class KernelPrimitive:
         assert self.transpose is not None
         assert self.operation.static_of_transpose is not None
         *fixed, linear = jax.tree.unflatten(tree, leaves)
-        linear = jax.tree.map(_aval, linear, is_leaf=ad.is_undefined_primal)
+        linear = jax.tree.map(
+            lambda x: x.aval if ad.is_undefined_primal(x) else x, linear, is_leaf=ad.is_undefined_primal
+        )
         types, out_tree = self.operation.result_types(*fixed, linear, **static)
         cotangents = [
             jnp.zeros(t.shape, t.dtype) if isinstance(ct, ad.Zero) else ct
@@ -183,10 +185,6 @@ def _axes_of_leaves(tree: Any, axes: Any) -> list[int | None]:
 
 def _items(static: dict) -> tuple:
     return tuple(sorted(static.items()))
-
-
-def _aval(x: Any) -> Any:
-    return x.aval if ad.is_undefined_primal(x) else x
 
 
 def vmapped(

@@ -111,7 +111,8 @@ def _form_on_cpu(
         return partial(_patches_times_weights, geometry, precision, False)
     if groups > 1 and weight.shape[1] == 1 and kernel <= _MOST_PRODUCTS:
         return partial(_sum_of_products, geometry)
-    count = _divisor(groups)
+    # The number of convolutions that replace one with groups.
+    count = next(count for count in range(_MOST_CONVOLUTIONS, 0, -1) if groups % count == 0)
     if count > 1 and groups // count <= _MOST_MERGED:
         return partial(_group_by_group, count, plain(1))
     return None
@@ -121,11 +122,6 @@ def _is_framed(weight: Sequence[int], geometry: Geometry) -> bool:
     """Return True for frames of a signal of one channel, as in a Fourier transform, that overlap evenly."""
     one_axis = len(weight) == 3 and weight[1] == 1 and geometry.dilation[0] == 1
     return one_axis and weight[2] % geometry.stride[0] == 0
-
-
-def _divisor(groups: int) -> int:
-    """Return the number of convolutions that replace one with groups."""
-    return next(count for count in range(_MOST_CONVOLUTIONS, 0, -1) if groups % count == 0)
 
 
 def _shifted(x: Array, kernel: Sequence[int], geometry: Geometry) -> Iterator[tuple[Sequence[int], Array]]:

@@ -131,7 +131,7 @@ def functional_form(graph: Graph, types: Mapping[str, TensorType]) -> tuple[Grap
             names = {write.target, *(name for view in views for name in (view.name, view.base))}
             equal = all(is_in_place(view.node.op) or view.operator.write_back is same for view in views)
             if equal and write.owner not in kept_between_calls and _returns_argument(node, operator, types):
-                result = _first_output(node) or node.name
+                result = next(iter(results_of(node)), node.name)
                 kwargs = {operator.first_parameter if n == "self" else n: a for n, a in node.kwargs.items()}
                 node = replace(node, op=functional_name(node.op), kwargs=kwargs, outputs=(result,))
                 renamed |= dict.fromkeys(names, result)
@@ -162,10 +162,6 @@ def _returns_argument(node: Node, operator: Operator, types: Mapping[str, Tensor
         return False
     dtypes = {type_.dtype for type_ in found if type_ is not None} - {np.dtype(bool)}
     return len(dtypes) == 1 and (dtype := dtypes.pop()).kind in "fV" and types[target_of(node)].dtype == dtype
-
-
-def _first_output(node: Node) -> str | None:
-    return node.outputs[0] if node.outputs and isinstance(node.outputs[0], str) else None
 
 
 def with_names(node: Node, renamed: Mapping[str, str]) -> Node:

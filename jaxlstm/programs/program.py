@@ -60,6 +60,7 @@ class Program:
         ``named_parameters`` of torch.
       tied: other name of a tied parameter -> first name.
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
+      constants: name in torch -> constant of the graph.
       dtypes: name in torch -> dtype in the file; JAX may hold 64-bit integers in 32 bits.
       options: precision and backend, see :meth:`with_options`.
       at_sizes: runs the program that takes arguments of other sizes, given this program, the arguments, the
@@ -97,10 +98,10 @@ class Program:
         self.graph = graph
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
-        self._constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
-        held = {**self.params, **self.buffers, **self._constants}
+        self.constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
+        held = {**self.params, **self.buffers, **self.constants}
         self.dtypes = {name: np.asarray(tensors[name]).dtype for name in held}
-        run = channels_last(graph, {**self.params, **self.buffers, **self._constants})
+        run = channels_last(graph, held)
         self._run = self._accepted if run is graph else accept(run)
         self._write = write
         self.at_sizes: Callable[..., Any] | None = None
@@ -109,11 +110,6 @@ class Program:
     def inputs(self) -> tuple[Input, ...]:
         """The inputs: name, dtype and shape, in which a string names a free axis."""
         return self.graph.inputs
-
-    @property
-    def constants(self) -> dict[str, jax.Array]:
-        """The constants of the graph, by name."""
-        return self._constants
 
     @property
     def mutated_buffers(self) -> tuple[str, ...]:
@@ -221,7 +217,7 @@ class Program:
         values: dict[str, Any] = {
             **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
             **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
-            **{value: self._constants[name] for value, name in self.graph.constants.items()},
+            **{value: self.constants[name] for value, name in self.graph.constants.items()},
             **inputs,
         }
         options = replace(self.options, seq_lengths=seq_lengths, sizes=sizes)
@@ -267,7 +263,7 @@ class Program:
     def for_inference(self) -> Program:
         """Return the program without derivatives, with weights of the native kernel among its ``params``."""
         other = copy.copy(self)
-        tensors = {**self.params, **self.buffers, **self._constants}
+        tensors = {**self.params, **self.buffers, **self.constants}
         graph, weights = prepared(fused(self._run.graph), tensors)
         other._run, other.at_sizes = accept(graph), None
         other.graph = replace(self.graph, parameters=graph.parameters)

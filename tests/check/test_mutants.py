@@ -107,10 +107,6 @@ def ports():
     return [WrongPort(CONFIG, bug) for bug in OF_EACH_KIND]
 
 
-def weight_and_bias(module):
-    return (p.detach().numpy() for p in module.parameters())
-
-
 def models():
     """Return wrong models of a linear layer and a ReLU: in values, precision, shape and gradients.
 
@@ -118,7 +114,7 @@ def models():
     """
     torch.manual_seed(0)
     theirs = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
-    w, b = weight_and_bias(theirs)
+    w, b = (p.detach().numpy() for p in theirs.parameters())
 
     def imprecise(x):
         if x.dtype == jnp.float64:

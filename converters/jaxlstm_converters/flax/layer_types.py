@@ -1,6 +1,7 @@
 """The table of layers: for each type of Flax layer, its rule, the axes of its arrays and its settings."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -49,7 +50,7 @@ _TABLE: dict[tuple[type, ...], FlaxLayerType] = {
     (nn.DenseGeneral,): FlaxLayerType(rules.dense_general),
     (nnx.Conv, nn.Conv): FlaxLayerType(rules.conv, ("kernel", _kernel_axes), (settings.convolution,)),
     (nnx.ConvTranspose, nn.ConvTranspose): FlaxLayerType(
-        rules.conv_transpose, ("kernel", _kernel_axes), (settings.transposed_convolution,)
+        rules.conv_transpose, ("kernel", _kernel_axes), (partial(settings.convolution, transposed=True),)
     ),
     (nnx.Embed, nn.Embed): FlaxLayerType(
         rules.embed, ("embedding", 2), (settings.only_in_torch("max_norm"),)

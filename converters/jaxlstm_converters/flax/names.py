@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 
+from jaxlstm_converters.flax.layer import join
+
 # Modules that torch puts around other modules, and keys under which training programs save a state dict.
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 # The number of models in the average of torch.optim.swa_utils.AveragedModel, beside its "module".
@@ -55,13 +57,13 @@ class Names:
             candidates = [name]
         else:
             rest = _rest(name, prefix)
-            candidates = [_join(torch, rest) for torch, flax in self.flax_of.items() if flax == prefix]
+            candidates = [join(torch, rest) for torch, flax in self.flax_of.items() if flax == prefix]
         return [torch for torch in candidates if self.to_flax(torch) == name]
 
     def to_flax(self, torch: str) -> str:
         """Return the name in Flax of a tensor in torch."""
         prefix = _longest(torch, self.flax_of)
-        return torch if prefix is None else _join(self.flax_of[prefix], _rest(torch, prefix))
+        return torch if prefix is None else join(self.flax_of[prefix], _rest(torch, prefix))
 
     def require_flax_prefixes(self, names: Iterable[str]) -> None:
         """Raise ValueError for a Flax prefix that is not one of ``names`` or a prefix of one."""
@@ -73,7 +75,7 @@ class Names:
                 raise ValueError(
                     f"names maps {torch!r} to {flax!r}, but no layer of the model has this path; "
                     + (
-                        f"names maps to torch's names of tensors: write {_join(layer, spelled)!r}"
+                        f"names maps to torch's names of tensors: write {join(layer, spelled)!r}"
                         if spelled and _any_below(layer, names)
                         else f"the paths are {_list_prefixes(names)}"
                     )
@@ -175,7 +177,3 @@ def _longest(name: str, prefixes: Iterable[str]) -> str | None:
 
 def _rest(name: str, prefix: str) -> str:
     return name[len(prefix) + 1 :] if prefix else name
-
-
-def _join(prefix: str, rest: str) -> str:
-    return ".".join(part for part in (prefix, rest) if part)

@@ -112,7 +112,7 @@ def nonlinearity(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
 
 
 def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = False) -> Iterator[str]:
-    """Check a convolution, if the source records all its settings."""
+    """Check a convolution, if the source records all its settings; of a transposed one not the padding."""
     kernel = _each(module.kernel_size, 1)
     if not set(_OF_CONVOLUTIONS) <= theirs.keys() or len(theirs["stride"]) != len(kernel):
         return
@@ -127,11 +127,6 @@ def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = Fa
     if not transposed:
         extents = [d * (k - 1) for d, k in zip(theirs["dilation"], kernel, strict=True)]
         yield from _padding(module.padding, theirs, extents)
-
-
-def transposed_convolution(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check a transposed convolution, except for its padding."""
-    return convolution(module, theirs, transposed=True)
 
 
 def _padding(padding: Any, theirs: Mapping[str, Any], extents: list[int]) -> Iterator[str]:

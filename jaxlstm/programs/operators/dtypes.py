@@ -37,15 +37,10 @@ def doubles_by_default(is_double: bool) -> Iterator[None]:
         _default_float.reset(token)
 
 
-def x64_enabled() -> bool:
-    """Return True if JAX's 64-bit mode is on."""
-    return bool(jax.config.read("jax_enable_x64"))
-
-
 def held(dtype: Any, what: str = "a tensor of the program") -> np.dtype:
     """Return the dtype in which JAX holds a torch dtype: int32 for int64 without the 64-bit mode."""
     dtype = np.dtype(dtype)
-    if dtype in (np.float64, np.complex128) and not x64_enabled():
+    if dtype in (np.float64, np.complex128) and not jax.config.read("jax_enable_x64"):
         raise ProgramError(
             "tensor-dtype",
             f"{what} is {dtype}, but JAX's 64-bit mode is off. Turn it on with "
