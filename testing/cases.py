@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import torch
 from flax import nnx
@@ -21,6 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import jaxlstm
 from jaxlstm import LSTMConfig
 from jaxlstm.check.reference import torch_precision
+from testing.inference import random_params
 from testing.problems import rms
 
 TIME, BATCH, INPUT, HIDDEN = 9, 6, 7, 16
@@ -86,11 +86,7 @@ class Arrays:
 
 
 def draw(case: Case, dtype: Any, seed: int = 0) -> Arrays:
-    """Draw random arrays for a case.
-
-    Weights are uniform within 2 / sqrt(H), twice torch's initial range, so that the gates move away
-    from 1/2.
-    """
+    """Draw random arrays for a case. Weights of twice torch's range move the gates away from 1/2."""
     rng = np.random.default_rng(seed)
     config = case.config
     axes = (BATCH, TIME) if config.batch_first else (TIME, BATCH)
@@ -99,13 +95,8 @@ def draw(case: Case, dtype: Any, seed: int = 0) -> Arrays:
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(dtype)
 
-    module = torch_module(config)
-    params = {
-        name: (2 * rng.uniform(-1, 1, tuple(p.shape)) / HIDDEN**0.5).astype(dtype)
-        for name, p in module.state_dict().items()
-    }
     return Arrays(
-        params=params,
+        params=random_params(config, seed, scale=2.0, dtype=dtype),
         inputs=normal(*axes, INPUT),
         state=(normal(*h_shape), normal(*c_shape)) if case.with_state else None,
         cotangents=(normal(*axes, config.output_size), normal(*h_shape), normal(*c_shape)),
@@ -188,12 +179,6 @@ def pooled_error(results: Results, truth: Results, gradients: bool) -> float:
     )
 
 
-TORCH_DTYPES = {
-    np.dtype(np.float16): torch.float16,
-    np.dtype(ml_dtypes.bfloat16): torch.bfloat16,
-    np.dtype(np.float32): torch.float32,
-    np.dtype(np.float64): torch.float64,
-}
 Forward = Callable[[Any, Any, Any, Any], Any]
 """``(params, inputs, state, lengths)`` to ``(outputs, (h_n, c_n))``."""
 
@@ -236,7 +221,7 @@ def reference(case: Case, dtype: np.dtype, device: str) -> tuple[Arrays, Results
     with torch_precision.pinned():
         return (
             arrays,
-            run_torch(case, arrays, TORCH_DTYPES[dtype], device),
+            run_torch(case, arrays, getattr(torch, dtype.name), device),
             run_torch(case, arrays, torch.float64, device),
         )
 

@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
+from testing.modules import randomized
 
 NAMES = {"cnn.0": "conv0", "cnn.1": "bn0", "blocks": "layers"}
 
@@ -48,10 +49,7 @@ def flax_model(**kwargs: Any) -> Flax:
 
 
 def torch_model() -> Torch:
-    model = Torch()
-    model.cnn[1].running_mean = torch.randn(3)
-    model.cnn[1].running_var = torch.rand(3)
-    return model
+    return randomized(Torch())
 
 
 def assert_equal(model: nnx.Module, theirs: torch.nn.Module, names: dict[str, str] = NAMES) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from jaxlstm._shared.torch_tensors import tensor_to_numpy as to_numpy
 from jaxlstm.programs.graph import Argument, Graph, Input, ModuleCall, Node, Size, TensorType, Tree, Value
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.program import Program
@@ -89,15 +90,6 @@ def operator_function(name: str) -> Callable[..., Any]:
     operator = find_operator(name)
     assert operator is not None
     return operator.function
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Return a tensor as a NumPy array, bfloat16 included."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(_numpy_dtype(torch.bfloat16))
-    # Gradients that are zero everywhere may have no memory in torch.
-    return tensor.numpy(force=True)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from testing.modules import randomized
 from testing.written import write
 
 
@@ -212,16 +213,3 @@ def model_and_port(
     if planted.training:
         ours.train()
     return theirs, ours, args
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    """Return the model with random statistics, and random weights and biases of its norms."""
-    with torch.no_grad():
-        for norm in model.modules():
-            if isinstance(norm, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)):
-                for name, tensor in norm.state_dict().items():
-                    if name in ("weight", "running_var"):
-                        tensor.uniform_(0.5, 2)
-                    elif tensor.is_floating_point():
-                        tensor.normal_()
-    return model

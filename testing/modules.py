@@ -1,7 +1,7 @@
-"""A torch module from a function and its parts."""
+"""Torch modules: from a function and its parts, and with random numbers."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,3 +19,19 @@ def module_of(forward: Callable[..., Any], **parts: Any) -> nn.Module:
         else:
             setattr(made, name, part)
     return made.eval()
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def randomized(module: Module) -> Module:
+    """Return a module with random statistics, and random weights and biases of its norms."""
+    with torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)):
+                for name, tensor in norm.state_dict().items():
+                    if name in ("weight", "running_var"):
+                        tensor.uniform_(0.5, 2)
+                    elif tensor.is_floating_point():
+                        tensor.normal_()
+    return module

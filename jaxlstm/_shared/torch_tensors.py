@@ -17,7 +17,7 @@ def tensor_to_numpy(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+    return tensor.numpy(force=True)  # A gradient that is zero everywhere may have no memory in torch.
 
 
 def as_numpy(tensor: Any) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from testing.modules import randomized
+
 Sizes = tuple[int, int]
 """Batch size and length."""
 
@@ -31,13 +33,7 @@ class ModelShape:
     def build(self) -> nn.Module:
         """Return the module in evaluation mode, with running statistics and biases that are not trivial."""
         torch.manual_seed(0)
-        module = self.module()
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-                nn.init.normal_(part.running_mean, std=0.3)  # type: ignore[arg-type]
-                nn.init.uniform_(part.running_var, 0.5, 2)  # type: ignore[arg-type]
-                nn.init.normal_(part.bias)
-        return module.eval()
+        return randomized(self.module()).eval()
 
     def arguments(self, sizes: Sizes) -> tuple[Any, ...]:
         """Return random arguments of these sizes."""

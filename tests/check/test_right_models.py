@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from jaxlstm.check import verify_model
-from testing.model_ports import randomized
-from testing.modules import module_of
+from testing.modules import module_of, randomized
 from testing.written import write
 
 SAMPLE, ALL = 1, 200

@@ -12,7 +12,7 @@ from torch import nn
 import jaxlstm
 from jaxlstm.inference import compile
 from jaxlstm.programs.operators.inference import CONVOLUTION, FEW_ROWS, MEAN
-from testing.modules import module_of
+from testing.modules import module_of, randomized
 
 
 def assert_equal(result: Any, module: nn.Module, *args: torch.Tensor, atol: float) -> None:
@@ -46,12 +46,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize("nd", [1, 2])
 def test_values(nd: int) -> None:
     """Compiled programs give torch's results, and a program keeps its own operators."""
-    module = Branches(nd).eval()
-    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)):
-        norm.running_mean, norm.running_var = (
-            torch.randn(norm.num_features),
-            torch.rand(norm.num_features) + 0.5,
-        )
+    module = randomized(Branches(nd)).eval()
     x = torch.randn(2, 3, *(19, 23)[:nd])
     program = jaxlstm.from_module(module, (x,))
     form = program.for_inference()
