@@ -107,13 +107,13 @@ class CompiledProgram:
             return found
 
     def remember(self, signature: Any, tensors: Sequence[Any], elements: int) -> None:
-        """Keep the executable of a call without lengths and padding that computes so many elements."""
-        executable = self.executable(None, *tensors)
-        self._as_given[signature] = _key(None, tensors), executable, elements
+        """Keep the executable of a call without lengths and padding, which computes so many elements."""
+        self._as_given[signature] = _key(None, tensors), self.executable(None, *tensors), elements
 
     def remembered(self, signature: Any) -> tuple[Any, Executable, int] | None:
-        """Return the executable of a signature in the middle, with the elements; None if it is not known."""
+        """Return the key, the executable and the elements of a remembered call, or None."""
         found = self._as_given.get(signature)
+        # After a program's products its other code is not in the caches: a call does no more than it must.
         if found is not None and found is not self._latest:
             with self._lock:
                 self._latest = found

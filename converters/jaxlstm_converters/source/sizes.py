@@ -28,7 +28,8 @@ class Sizes:
     def __init__(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
         self._types = types
         self._expressions: dict[str, Argument | Node] = {}
-        self.computed = {node.name: size_name(node.size) for node in graph.nodes if node.size}
+        computed = (node for node in graph.nodes if node.size and node.op in _OPERATORS)
+        self.computed = {node.name: size_name(node.size) for node in computed}
         for node in graph.nodes:
             if (expression := self._expression_of(node)) is not None:
                 self._expressions[node.name] = expression

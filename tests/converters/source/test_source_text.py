@@ -126,6 +126,24 @@ def test_weights_that_are_limited_in_place_keep_their_gradient() -> None:
     assert "def __call__(self, x, weight, bias):\n" in written.text
 
 
+def flat(x: Tensor) -> Tensor:
+    return x.view(x.shape[0] * x.shape[1])
+
+
+def framed(self: Any, x: Tensor) -> Tensor:
+    """Sizes of a fixed axis, and of a value that has no name; integers that become floats."""
+    _, channels, length = x.shape
+    y = self.out((x + torch.ones(3, 1)).mT.reshape(-1, channels * 2)) * torch.rsqrt(torch.tensor(2))
+    return flat(nn.functional.pad(y, (0, math.ceil(length / 4) * 4)))
+
+
+def test_sizes_that_no_variable_shows() -> None:
+    x = torch.randn(2, 3, 8)
+    written = write(module_of(framed, out=nn.Linear(6, 3)), x)
+    report = jaxlstm.check.verify_model(written.model, written.program, (x.numpy(),))
+    report.raise_if_failed()
+
+
 def averaged(self: Any, x: Tensor) -> Tensor:
     """A moving average in a buffer, of which one half is written alone."""
     y = self.out(x)
