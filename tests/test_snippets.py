@@ -212,7 +212,7 @@ def test_written_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(folder)
     scope = run_page("written_source.md")
     assert scope["model"](np.zeros((2, 7), np.int32))[1].shape == (2, 7, 7)
-    assert issubclass(scope["VoiceDetector"], nnx.Module)
+    assert issubclass(scope["Translator"], nnx.Module)
     del sys.modules["tagger"]
 
 

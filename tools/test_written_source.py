@@ -17,10 +17,11 @@ def test_goals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["voice detector", "translator with attention"])
 @pytest.mark.slow
-def test_example_of_the_page() -> None:
+def test_example_of_the_page(name: str) -> None:
     """Otherwise copy it: ``python -m tools.written_source --folder FOLDER NAME``."""
-    ((_, module, args),) = models(["voice detector"])
+    ((_, module, args),) = models([name])
     assert SourceFiles.of(from_module(module, args), "model.py").text in PAGE.read_text()
 
 
