@@ -1,7 +1,9 @@
 """A model in torch and in Flax with most kinds of containers, for tests of whole models."""
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -56,7 +58,4 @@ def assert_equal(model: nnx.Module, theirs: torch.nn.Module, names: dict[str, st
     """Assert that the model gives back the state dict of the torch model, bit for bit."""
     ours = jaxlstm.state_dict(model, names=names)
     expected = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    assert ours.keys() == expected.keys()
-    for name, array in expected.items():
-        assert ours[name].dtype == array.dtype
-        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), ours, expected)

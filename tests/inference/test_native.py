@@ -49,8 +49,7 @@ def by_lstm(params: Any, x: Any, state: Any, lengths: Any, config: LSTMConfig) -
 
 def assert_same_bits(runner: Runner, expected: Any, *arguments: Any) -> None:
     outputs, state = runner(*arguments)
-    for a, e in zip((outputs, *state), expected, strict=True):
-        np.testing.assert_array_equal(a, e)
+    jax.tree.map(np.testing.assert_array_equal, (outputs, *state), tuple(expected))
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,7 @@ def test_amx_falls_back_to_float32(amx: str, scale: float) -> None:
     actual = outputs_and_gradient(scaled)
     with using("avx512"):
         expected = outputs_and_gradient(scaled)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(a, e)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def accuracy(params: dict, inputs: Any, state: Any, config: Any) -> tuple[float, float]:
