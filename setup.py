@@ -4,16 +4,12 @@ It also adapts the README to the package index. All other metadata is in pyproje
 """
 
 import contextlib
-import hashlib
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,8 +19,6 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError
 
 SOURCES = Path("jaxlstm/kernels/cpu/src")
-CACHE = Path("build/kernel")
-"""The objects of earlier builds."""
 Macros = list[tuple[str, str]]
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-g0", "-w"]
@@ -52,7 +46,7 @@ class BuildKernel(build_ext):
     """Build one library from objects compiled with different options."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile ``kernels.cc`` for each instruction set if no earlier build did, and link the library."""
+        """Compile ``kernels.cc`` for each instruction set, and link the library."""
         if os.name == "nt":
             raise CCompilerError("the native kernel requires GCC or Clang")
         spec = find_spec("jaxlib")
@@ -65,45 +59,24 @@ class BuildKernel(build_ext):
             ("kernels.cc", [("JAXLSTM_TARGET", name)], flags) for name, flags in INSTRUCTION_SETS.items()
         ]
         units += [(name, macros, []) for name in ("ffi.cc", "python.cc", "wait.cc")]
-        built = {self.object_of(*unit): unit for unit in units}
-        missing = [path for path in reversed(built) if not path.exists()]  # The largest come first.
         started = time.monotonic()
-        if missing:
-            say(f"compiling {len(missing)} parts of the CPU kernel, about a minute of two cores ...")
+        say("compiling the CPU kernel, about a minute of two cores ...")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda path: self.compile_unit(path, *built[path], include), missing))
-        if missing:
-            say(f"the CPU kernel is compiled ({time.monotonic() - started:.0f} s); it is kept in {CACHE}/")
+            # The largest come first.
+            built = list(pool.map(lambda unit: self.compile_unit(*unit, include), reversed(units)))
+        say(f"the CPU kernel is compiled ({time.monotonic() - started:.0f} s)")
         path = self.get_ext_fullpath(ext.name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self.compiler.link_shared_object(
-            list(map(str, built)), path, libraries=["pthread"], target_lang="c++", build_temp=self.build_temp
+            built, path, libraries=["pthread"], target_lang="c++", build_temp=self.build_temp
         )
 
-    def object_of(self, source: str, macros: Macros, flags: list[str]) -> Path:
-        """Return the path of an object, which differs between sources, options, compilers and headers."""
-        commands = [self.compiler.compiler_so, getattr(self.compiler, "compiler_so_cxx", None)]
-        command = next(filter(None, reversed(commands)))
-        try:
-            compiler = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise CCompilerError(f"the native kernel requires a C++ compiler: {error}") from error
-        key = hashlib.sha256(compiler)
-        key.update(repr((commands, source, macros, COMMON, flags, sys.version, version("jaxlib"))).encode())
-        for path in sorted(SOURCES.iterdir()):
-            key.update(path.read_bytes())
-        return CACHE / key.hexdigest()[:16] / f"{Path(source).stem}.o"
-
-    def compile_unit(
-        self, path: Path, source: str, macros: Macros, flags: list[str], include: list[str]
-    ) -> None:
-        """Compile a file. The object appears when it is complete."""
-        work = f"{path.parent}-{os.getpid()}"
+    def compile_unit(self, source: str, macros: Macros, flags: list[str], include: list[str]) -> str:
+        """Compile a file, and return the object's path, which differs between instruction sets."""
+        folder = os.path.join(self.build_temp, *(value for _, value in macros))
         options: Any = {"macros": macros, "include_dirs": include, "extra_postargs": [*COMMON, *flags]}
-        (made,) = self.compiler.compile([str(SOURCES / source)], output_dir=work, **options)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made, path)
-        shutil.rmtree(work)
+        (made,) = self.compiler.compile([str(SOURCES / source)], output_dir=folder, **options)
+        return made
 
 
 def say(text: str) -> None:

@@ -106,13 +106,3 @@ def test_rejects_one_tolerance_and_other_objects():
         compare({"x": np.ones(1)}, {"x": np.array(["x"])})
     with pytest.raises(TypeError, match="real numbers"):
         compare(np.ones(1) * 1j, np.ones(1))
-
-
-def test_report_has_the_tolerances():
-    by_dtype = compare(np.ones(1), np.ones(1), equal_nan=True)
-    assert by_dtype.title == "compare"
-    assert by_dtype.notes == ("tolerances from torch.testing.assert_close, by dtype",)
-    assert by_dtype.settings == {"rtol": None, "atol": None, "equal_nan": True, "check_dtype": True}
-    report = compare(np.ones(1), np.ones(1), rtol=0.25, atol=0.5, check_dtype=False)
-    assert report.notes == ("tolerances from the caller",)
-    assert report.settings == {"rtol": 0.25, "atol": 0.5, "equal_nan": False, "check_dtype": False}

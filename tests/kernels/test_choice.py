@@ -103,49 +103,6 @@ def assert_unavailable(reason: str) -> None:
         jaxpr("native")
 
 
-COMPILER = """#!/bin/sh
-# Stands for a compiler: writes the output, and lists the compiled files.
-output= previous=
-for word in "$@"; do
-  [ "$previous" = -o ] && output=$word
-  case $word in *.cc) echo "$word" >>calls ;; esac
-  previous=$word
-done
-[ -z "$output" ] || echo >"$output"
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the compiler is a shell script")
-def test_an_unchanged_kernel_is_not_compiled_again(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", reason="Python has no setuptools from 3.12 on")
-    for name in ("setup.py", "README.md"):
-        shutil.copy(ROOT / name, tmp_path)
-    sources = tmp_path / "jaxlstm/kernels/cpu/src"
-    sources.mkdir(parents=True)
-    for name in ("kernels", "ffi", "python", "wait"):
-        (sources / f"{name}.cc").touch()
-    compiler = tmp_path / "compiler"
-    compiler.write_text(COMPILER)
-    compiler.chmod(0o755)
-    build = [sys.executable, "setup.py", "build_ext", "--force", "--build-lib", "built"]
-
-    def compiled(**variables: str) -> int:
-        (tmp_path / "calls").write_text("")
-        environment = {**os.environ, "CC": str(compiler), "CXX": str(compiler), **variables}
-        done = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert list(tmp_path.rglob("_native*.so")), done.stderr
-        count = len((tmp_path / "calls").read_text().splitlines())
-        assert ("the CPU kernel is compiled (" in done.stderr) == (count > 0)
-        return count
-
-    every = compiled()
-    assert every >= 4
-    assert compiled() == 0
-    assert compiled(CFLAGS="-O1", CXXFLAGS="-O1") == every
-    (sources / "wait.h").write_text("// new\n")
-    assert compiled() == every
-
-
 def test_build_without_a_compiler(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", reason="Python has no setuptools from 3.12 on")
     for name in ("setup.py", "README.md"):
