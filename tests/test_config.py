@@ -35,14 +35,6 @@ def test_bad_config(changed: dict, error: type, message: str) -> None:
             LSTMCellConfig(**{**SIZES, **changed})
 
 
-def test_dropout_without_effect_warns() -> None:
-    with pytest.warns(UserWarning, match=r"dropout=0.5 has no effect.*num_layers is 1") as caught:
-        LSTMConfig(3, 5, dropout=0.5)
-    assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="dropout"):
-        torch.nn.LSTM(3, 5, dropout=0.5)
-
-
 def test_defaults_and_order_against_torch() -> None:
     module = torch.nn.LSTM(3, 5)
     config = LSTMConfig(3, 5)

@@ -145,7 +145,7 @@ def test_sizes_that_no_variable_shows() -> None:
 
 
 def averaged(self: Any, x: Tensor) -> Tensor:
-    """A moving average in a buffer, of which one half is written alone."""
+    """A moving average in a buffer, and a second write into one half of it."""
     y = self.out(x)
     with torch.no_grad():
         self.average.mul_(0.9).add_(y.mean(0), alpha=0.1)
@@ -172,7 +172,7 @@ class Causal(nn.Conv1d):
 
 
 class Recurrent(nn.Linear):
-    """A layer that runs in a loop of its own, where it cannot be the base class of a Flax module."""
+    """A layer that runs in its own loop, where it cannot be the base class of a Flax module."""
 
     def forward(self, input: Tensor) -> Tensor:
         states = [input[:, 0]]
