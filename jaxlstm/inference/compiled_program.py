@@ -15,7 +15,7 @@ from jaxlib import xla_client
 
 from jaxlstm.inference.engine import WorkCounter
 from jaxlstm.inference.host_arrays import one_device
-from jaxlstm.inference.padding import leaves_of, split_leaves
+from jaxlstm.inference.padding import ARRAY, leaves_of, split_leaves
 from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
@@ -108,7 +108,10 @@ class CompiledProgram:
 
     def remember(self, signature: Any, tensors: Sequence[Any], elements: int) -> None:
         """Keep the executable of a call without lengths and padding, which computes so many elements."""
-        self._as_given[signature] = _key(None, tensors), self.executable(None, *tensors), elements
+        executable, key = self.executable(None, *tensors), _key(None, tensors)
+        with self._lock:
+            if key in self._executables:
+                self._as_given[signature] = key, executable, elements
 
     def remembered(self, signature: Any) -> tuple[Any, Executable, int] | None:
         """Return the key, the executable and the elements of a remembered call, or None."""
@@ -138,7 +141,7 @@ class CompiledProgram:
         if on_cpu and self._nbytes * max(8, copies) <= CONSTANTS:
             bound, weights = partial(run, self._weights), ()
         compiled = jax.jit(bound).lower(*weights, *shapes).compile(options)
-        return Executable(compiled, weights, [] if set(others) <= {None} else others)
+        return Executable(compiled, weights, [] if set(others) <= {ARRAY} else others)
 
 
 def _key(lengths: Any, tensors: Sequence[Any]) -> tuple[Any, ...]:
@@ -175,7 +178,7 @@ class Executable:
     Attributes:
       call: the function of weights, lengths and tensors.
       weights: the weights in a tuple; an empty tuple if they are constants.
-      others: the results, with None for each array; empty if all are arrays.
+      others: the results, with ARRAY for each array; empty if all are arrays.
     """
 
     call: Any
@@ -188,11 +191,11 @@ class Executable:
         if not self.others:
             return arrays
         left = iter(arrays)
-        return [next(left) if other is None else other for other in self.others]
+        return [next(left) if other is ARRAY else other for other in self.others]
 
     def results(self, arguments: Sequence[Any]) -> list[Any]:
         """Return the leaves of the results, with NumPy arrays."""
-        return [x if isinstance(x, int | float) else np.asarray(x) for x in self.leaves(arguments)]
+        return [np.asarray(x) if isinstance(x, jax.Array) else x for x in self.leaves(arguments)]
 
 
 def result_names(program: Program) -> list[str]:

@@ -19,6 +19,9 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.long_axes import PRIMES, Comparison, Long
 from jaxlstm.programs.program import Program
 
+ARRAY: Any = object()
+"""Stands for an array among the leaves of the results, some of which may be None."""
+
 
 def results_along(
     program: Program, axis: str, lengths: tuple[str | int, str] | None, *, rows: bool, trusted: bool = False
@@ -44,7 +47,7 @@ def results_along(
             arrays = itertools.starmap(
                 comparison.long, zip(first.jaxpr.outvars, second.jaxpr.outvars, strict=True)
             )
-            along = [next(arrays) if other is None else {} for other in first_static[0]]
+            along = [next(arrays) if other is ARRAY else {} for other in first_static[0]]
             return None if None in along else along  # type: ignore[return-value]
     return None
 
@@ -57,9 +60,9 @@ def leaves_of(program: Program, params: Any, tensors: Sequence[Any], lengths: An
 
 
 def split_leaves(leaves: Sequence[Any]) -> tuple[list[jax.Array], list[Any]]:
-    """Return the arrays among the leaves, and the leaves with None for each array."""
+    """Return the arrays among the leaves, and the leaves with ARRAY for each array."""
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
-    return arrays, [None if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+    return arrays, [ARRAY if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
 
 
 def shapes_at(program: Program, sizes: Mapping[str, int]) -> list[jax.ShapeDtypeStruct]:

@@ -33,6 +33,10 @@ FAST = (
     ("flip over padding",),
     ("bias off by a thousandth",),
     ("no h_0",),
+    ("padding kept",),
+    ("tf32",),
+    ("clip at 50",),
+    ("rows mixed",),
     ("output scaled",),
     ("no bias_ih", "state by direction"),
 )

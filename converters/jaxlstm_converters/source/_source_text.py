@@ -30,7 +30,7 @@ from jaxlstm_converters.source.functional import functional_graph, without_copie
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.gradients import with_few_stops
 from jaxlstm_converters.source.host_arrays import with_updates
-from jaxlstm_converters.source.layers import Layers
+from jaxlstm_converters.source.layers import Layers, without_gradient
 from jaxlstm_converters.source.listed import listed
 from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
@@ -238,7 +238,8 @@ class _Writer:
         if layer is not None:
             target = access(self._parts, scope, layer.path)
             is_base = layer.path in self._layers.bases
-            return Spelling(spell_call(layer, node, target, expression, is_base=is_base), True)
+            called = spell_call(layer, node, target, expression, is_base=is_base)
+            return Spelling(called if node.with_gradient else without_gradient(called), True)
         spelling = spell(node, self._types, expression)
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
@@ -254,7 +255,12 @@ class _Writer:
         function = target if method == "__call__" else ast.Attribute(target, method, ast.Load())
         arguments: list[ast.expr] = [marked(name) for name in call.inputs]
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
-        return Called(ast.Call(function, arguments, []), results, self._returned.get(id(call), ()))
+        expression: ast.expr = ast.Call(function, arguments, [])
+        *_, last = nodes_of(call)
+        # A layer at the end of a chain is no call of its own.
+        if self._is_chain.get(call.path) and not last.with_gradient and last.module_path in self._layers:
+            expression = without_gradient(expression)
+        return Called(expression, results, self._returned.get(id(call), ()))
 
     def _tensor(self, name: str, scope: str) -> ast.expr | None:
         """Return the expression of a parameter, buffer or constant."""

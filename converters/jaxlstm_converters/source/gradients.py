@@ -32,8 +32,10 @@ def with_few_stops(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
         if node.op in _SAME and source in stopped:
             same = node.kwargs[_SAME[node.op]]
             assert isinstance(same, Value)
-            names[result] = same.name
-            continue
+            if same.name in stopped:
+                names[result] = same.name
+                continue
+            node = replace(node, op=_DETACH, kwargs={"self": same})
         is_pure = pure.issuperset(uses_of(node))
         if is_pure:
             pure.update(results_of(node))

@@ -70,6 +70,7 @@ class Layers:
         main = next(node for node in nodes_of(call) if node.name in self._of_nodes)
         layer = self._of_nodes[main.name]
         expression = spell_call(layer, main, target, _marked_argument)
+        expression = expression if main.with_gradient else without_gradient(expression)
         results = _pattern(0 if layer.results is None else layer.results, main)
         return Called(expression, results)
 
@@ -141,8 +142,8 @@ class Layers:
             if path in self._of_paths or not layers or not nodes.issuperset(layers):
                 continue
             layer, *others = layers.values()
-            below = {name[len(path) + 1 :] for name in self._owners.values() if is_under(name, path)}
-            below -= {*layer.tensors}
+            inner = (name for name in (*self._owners.values(), *runs) if name.startswith(f"{path}."))
+            below = {name[len(path) + 1 :] for name in inner} - {*layer.tensors}
             is_read = any(users[value] - {*layers} for value in layer.tensors.values())
             if (
                 all(trees.shown(_made(other)) == trees.shown(_made(layer)) for other in others)
@@ -165,6 +166,11 @@ class Layers:
         own = all(is_under(self._owners[value], call.path) for value in layer.tensors.values())
         made = rest <= set(layer.consumed) and set(call.outputs) <= set(results_of(main))
         return layer if own and made else None
+
+
+def without_gradient(tree: ast.expr) -> ast.expr:
+    """Return an expression through which no gradient flows."""
+    return trees.call(trees.parsed("lax.stop_gradient"), tree)
 
 
 def _made(layer: LayerSpelling) -> ast.Call:

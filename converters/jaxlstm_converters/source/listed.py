@@ -16,7 +16,9 @@ def listed(statements: Sequence[Statement], lengths: Mapping[str, int]) -> list[
     result: list[Statement] = []
     for place, statement in enumerate(statements):
 
-        def comprehension(node: ast.AST, current: int = place) -> ast.expr | None:
+        def comprehension(node: ast.AST, current: int = place) -> ast.AST | None:
+            if isinstance(node, ast.For | ast.FunctionDef | ast.Lambda):
+                return node  # It runs later, or several times.
             if not isinstance(node, ast.List):
                 return None
             before = result[-len(node.elts) :]

@@ -14,7 +14,7 @@ from flax import linen, nnx
 from flax.errors import FlaxError, ScopeCollectionNotFound
 from jax.core import Tracer
 
-from jaxlstm.check.cases.case import Case, LayerRecord, is_floating
+from jaxlstm.check.cases.case import Case, LayerRecord, is_array, is_floating
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast, jax_settings
 
@@ -76,7 +76,7 @@ class FlaxModel(CheckedModel):
         """Return a copy of the module in ``dtype``, or as it is if ``dtype`` is None."""
         graph, state = nnx.split(self._module)
         if dtype is not None:  # A module that updates a buffer would write into a NumPy array.
-            state = jax.device_put(jax.tree.map(lambda a: cast(a, dtype), state))
+            state = jax.tree.map(lambda a: jax.device_put(cast(a, dtype)) if is_array(a) else a, state)
         module = nnx.merge(graph, state, copy=True)
         if dtype is not None:
             for _, submodule in nnx.iter_modules(module):

@@ -164,6 +164,33 @@ def test_an_average_that_is_updated_without_gradient() -> None:
     assert "jaxlstm.programs" not in written.text
 
 
+def frozen(self: Any, x: Tensor) -> Tensor:
+    """Layers without a gradient, a write through a detached buffer, and a list that is made before a loop."""
+    h = self.first(x)
+    with torch.no_grad():
+        y, _ = self.recurrent(self.second(h.sin())[None])
+        y = self.chain(y[0])
+    z = self.third(h)
+    self.average.detach().mul_(0.9).add_(z.mean(0) * 0.1)
+    a, b = self.heads[0](x), self.heads[1](x)
+    for block in self.blocks:
+        x = block(x) * torch.cat([a, b], 1)
+    return x + y + z * self.average
+
+
+def test_gradients_that_stop_at_layers() -> None:
+    x = torch.randn(5, 4)
+    layers = {name: nn.Linear(4, 4) for name in ("first", "second", "third")}
+    lists = {"blocks": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])}
+    lists["heads"] = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])
+    chain = nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
+    model = module_of(frozen, recurrent=nn.LSTM(4, 4), chain=chain, **layers, **lists)
+    model.register_buffer("average", torch.ones(4))
+    written = write(model, x)
+    report = jaxlstm.check.verify_model(written.model, written.program, (x.numpy(),))
+    report.raise_if_failed()
+
+
 class Causal(nn.Conv1d):
     """A layer that pads its input first."""
 

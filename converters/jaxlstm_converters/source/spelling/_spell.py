@@ -51,7 +51,7 @@ def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -
     if node.op == "aten.select.int" and own is not None and isinstance(tree, ast.Subscript):
         tree.siblings = own.shape[0]  # type: ignore[attr-defined]
     dtypes = [result.dtype for result in operation.results if result is not None]
-    is_constant = template.startswith(("jnp.zeros", "jnp.ones", "jnp.full", "jnp.array", "jnp.arange"))
+    is_constant = template.startswith(("jnp.zeros", "jnp.ones", "jnp.arange"))
     is_float = any(jnp.issubdtype(dtype, np.inexact) for dtype in dtypes)
     if not node.with_gradient and is_float and not is_constant:
         tree = filled("lax.stop_gradient(result)", {"result": tree}, expression)
