@@ -78,6 +78,13 @@ def assert_equal(written: Written, *args: Any, eager: bool = False) -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def assert_holds(written: Written, *args: Any) -> None:
+    """Raise unless values and gradients of the model equal the program's, also at other sizes."""
+    report = jaxlstm.check.verify_model(written.model, written.program, tuple(a.numpy() for a in args))
+    report.raise_if_failed()
+    assert any(item.kind == "gradient" and item.ok for item in report.items)
+
+
 def body_of(text: str, name: str) -> Sequence[str]:
     """Return the lines of a class."""
     lines = text.split("\n")

@@ -92,14 +92,14 @@ def test_accepts_jax_torch_and_integers():
 
 
 def test_rejects_one_tolerance_and_other_objects():
-    with pytest.raises(ValueError, match="rtol was given without atol"):
-        compare(np.ones(1), np.ones(1), rtol=1e-3)
-    with pytest.raises(ValueError, match="atol was given without rtol"):
-        compare(np.ones(1), np.ones(1), atol=1e-3)
-    with pytest.raises(ValueError, match="atol must be finite and not negative"):
-        compare(np.ones(1), np.ones(1), rtol=0.0, atol=-1.0)
-    with pytest.raises(ValueError, match="rtol must be finite and not negative"):
-        compare(np.ones(1), np.ones(1), rtol=np.inf, atol=0.0)
+    for rtol, atol, message in (
+        (1e-3, None, "rtol was given without atol"),
+        (None, 1e-3, "atol was given without rtol"),
+        (0.0, -1.0, "atol must be finite and not negative"),
+        (np.inf, 0.0, "rtol must be finite and not negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(np.ones(1), np.ones(1), rtol=rtol, atol=atol)
     with pytest.raises(TypeError, match=r"actual.* must be an array of real numbers"):
         compare(np.array(["x"]), np.ones(1))
     with pytest.raises(TypeError, match=r"expected\['x'\] must be an array of real numbers, got"):

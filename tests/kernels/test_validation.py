@@ -58,12 +58,7 @@ HANDLERS = [
     Handler(
         "jaxlstm_backward",
         WEIGHTS | STEPS | {"valid": (T, B), "grad_y": (T, B, P), "grad_h_n": (B, P), "grad_c_n": (B, H)},
-        {
-            "grad_gates": (T, B, 4 * H),
-            "grad_projected": (T, B, P),
-            "grad_h_0": (B, P),
-            "grad_c_0": (B, H),
-        },
+        {"grad_gates": (T, B, 4 * H), "grad_projected": (T, B, P), "grad_h_0": (B, P), "grad_c_0": (B, H)},
     ),
     Handler(
         "jaxlstm_gradients",
@@ -82,7 +77,7 @@ HANDLERS = [
             "grad_bias": (4 * H,),
         },
     ),
-]  # fmt: skip
+]
 # Axes that define a size. If such an axis is wrong, the error names another array.
 DEFINES = {"x": (0, 1, 2), "h_0": (1,), "c_0": (1,), "grad_y": (0, 1, 2), "grad_c_n": (1,)}
 EACH = [

@@ -216,13 +216,9 @@ class _Writer:
     def _is_literal(self, name: str) -> bool:
         """Return True for a small constant of forward, which is written as a literal."""
         _, is_inside, last = name.rpartition(".")
-        is_constant = name in self._graph.constants.values()
         # A module may also hold a tensor that is no parameter and no buffer.
-        return (
-            is_constant
-            and (not is_inside or last.startswith("lifted_tensor_"))
-            and self._tensors[name].size <= 16
-        )
+        is_forward = not is_inside or last.startswith("lifted_tensor_")
+        return is_forward and name in self._graph.constants.values() and self._tensors[name].size <= 16
 
     def _made_tensor(self, name: str) -> ast.expr:
         array = self._tensors[name]

@@ -45,21 +45,12 @@ def _values(
         return None
     read = {name for tree in sets for name in trees.variables(tree.value)}
     current, *later = (statement.tree for statement in after)
-    left = {*wanted} - {*trees.variables(current, ast.Store)}
-    if read.intersection(wanted[:-1]) or any(_is_read(name, later) for name in left):
+    read_later = {name for tree in later for name in trees.variables(tree, ast.Load)}
+    read_later -= {*trees.variables(current, ast.Store)}
+    if read.intersection(wanted[:-1]) or read_later.intersection(wanted):
         return None
     is_read_once = all(trees.variables(current, ast.Load).count(name) == 1 for name in wanted)
     return [tree.value for tree in sets] if is_read_once else None
-
-
-def _is_read(name: str, statements: Sequence[ast.stmt]) -> bool:
-    """Return True if statements read a variable before they set it."""
-    for tree in statements:
-        if name in trees.variables(tree, ast.Load):
-            return True
-        if isinstance(tree, ast.Assign) and name in trees.variables(tree, ast.Store):
-            return False
-    return False
 
 
 def _comprehension(values: Sequence[ast.expr], lengths: Mapping[str, int]) -> ast.expr | None:
