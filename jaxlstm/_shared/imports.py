@@ -13,9 +13,8 @@ def lazy_names(
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__all__`, `__getattr__` and `__dir__` of a package.
 
-    The package's `__init__.py` imports the names under `if TYPE_CHECKING:`, so that each is listed
-    once, where type checkers read it too.
-    `fixes` has advice for the errors of names that the package lacks.
+    The package's `__init__.py` imports the names under `if TYPE_CHECKING:`, so that each is listed once,
+    where type checkers read it too. `fixes` has advice for the errors of names that the package lacks.
     """
     module_of = {name: module for module, name in _typed_imports(package)}
     names = sorted(module_of)

@@ -56,7 +56,6 @@ class CompiledProgram:
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
         self._executables: OrderedDict[Any, Executable] = OrderedDict()
         self._as_given: dict[Any, tuple[Any, Executable, int]] = {}
-        self._latest: Any = None
         self._seen: set[Any] = set()
         self._lock = threading.Lock()
 
@@ -103,7 +102,6 @@ class CompiledProgram:
                 found = self._executables[key] = self._compile(lengths, *tensors)
                 self.work.add_compilation()
             self._executables.move_to_end(key)
-            self._latest = None
             return found
 
     def remember(self, signature: Any, tensors: Sequence[Any], elements: int) -> None:
@@ -115,14 +113,11 @@ class CompiledProgram:
 
     def remembered(self, signature: Any) -> tuple[Any, Executable, int] | None:
         """Return the key, the executable and the elements of a remembered call, or None."""
-        found = self._as_given.get(signature)
-        # After a program's products its other code is not in the caches: a call does no more than it must.
-        if found is not None and found is not self._latest:
-            with self._lock:
-                self._latest = found
-                if found[0] in self._executables:
-                    self._executables.move_to_end(found[0])
-        return found
+        with self._lock:
+            found = self._as_given.get(signature)
+            if found is not None:
+                self._executables.move_to_end(found[0])
+            return found
 
     def _compile(self, *arguments: Any) -> Executable:
         sharding = jax.sharding.SingleDeviceSharding(self._computes_on)

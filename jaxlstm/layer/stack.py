@@ -50,10 +50,9 @@ def stack_by_direction(
     """Run every layer and direction.
 
     ``over_time`` is called as :func:`jaxlstm.layer.direction.over_time`, but without ``recurrence``, and so
-    is ``both_over_time`` for layers with two directions, unless it is None.
-    Arguments and results are as for :func:`over_layers`. Inputs are zero after the end of each sequence.
-    ``lengths`` are integers (B,), or None if every step is valid. A length of 0 leaves the row's state
-    unchanged; a length above T counts as T.
+    is ``both_over_time`` for layers with two directions, unless it is None. Arguments and results are as for
+    :func:`over_layers`. Inputs are zero after the end of each sequence. ``lengths`` are integers (B,), or
+    None if every step is valid. A length of 0 leaves the row's state unchanged; a length above T counts as T.
 
     Returns:
       Outputs (T, B, D*h_size), zero after the end of each sequence, and the final state.

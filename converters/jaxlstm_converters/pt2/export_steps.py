@@ -147,10 +147,9 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
     """Return the program of an export function of torch.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
-    of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where
-    a model with packed sequences needs that, and where the program runs under ``jax.jit``. Other models get
-    the example's value. ``int`` of a size is symbolic, unless
-    torch does not take ours, for example as a dtype.
+    of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where a
+    model with packed sequences needs that, and where the program runs under ``jax.jit``. Other models get the
+    example's value. ``int`` of a size is symbolic, unless torch does not take ours, for example as a dtype.
     """
     tracing = PackedSequences(cut=settings.cut, host=settings.host)
     fresh = _fresh(call)

@@ -216,7 +216,7 @@ class _Writer:
     def _is_literal(self, name: str) -> bool:
         """Return True for a small constant of forward, which is written as a literal."""
         _, is_inside, last = name.rpartition(".")
-        # A module may also hold a tensor that is no parameter and no buffer.
+        # A module may also hold a tensor that is neither a parameter nor a buffer.
         is_forward = not is_inside or last.startswith("lifted_tensor_")
         return is_forward and name in self._graph.constants.values() and self._tensors[name].size <= 16
 
@@ -253,7 +253,7 @@ class _Writer:
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
         expression: ast.expr = ast.Call(function, arguments, [])
         *_, last = nodes_of(call)
-        # A layer at the end of a chain is no call of its own.
+        # The layers of a chain are called by the chain.
         if self._is_chain.get(call.path) and not last.with_gradient and last.module_path in self._layers:
             expression = without_gradient(expression)
         return Called(expression, results, self._returned.get(id(call), ()))

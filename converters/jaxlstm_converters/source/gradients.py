@@ -17,7 +17,7 @@ _SAME = {WITH_VALUES: "values", _DETACH: "self", "aten.alias.default": "self"}
 
 
 def with_few_stops(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
-    """Return the graph in which a node is inside of no_grad only if it ends the way of a gradient.
+    """Return the graph in which, of the nodes inside of no_grad, only those stay where a gradient would end.
 
     A write into a tensor that has no gradient, such as a buffer, needs none of the old values.
     """
@@ -54,12 +54,8 @@ def _with_last_stops(graph: Graph) -> Graph:
         values = node.kwargs["values"] if node.op == WITH_VALUES else None
         if isinstance(values, Value) and users[values.name] == {node.name}:
             users[values.name] = stops
-    nodes = [
-        replace(
-            node,
-            with_gradient=node.with_gradient
-            or all(stops.issuperset(users.get(name, ())) for name in results_of(node)),
-        )
-        for node in graph.nodes
-    ]
+    nodes = []
+    for node in graph.nodes:
+        is_before_stops = all(stops.issuperset(users.get(name, ())) for name in results_of(node))
+        nodes.append(replace(node, with_gradient=node.with_gradient or is_before_stops))
     return replace(graph, nodes=tuple(nodes))

@@ -132,7 +132,7 @@ class Layers:
         self._find_bases(calls, users)
 
     def _find_bases(self, calls: Sequence[Invocation], users: Mapping[str, set[str]]) -> None:
-        """Find the modules without others in them whose own method runs one layer with their tensors."""
+        """Find the modules that hold no other module, and whose method runs one layer on their tensors."""
         runs: dict[str, set[str]] = {}
         for call in calls:
             own = (node for node in call.body if isinstance(node, Node) and node.module_path == call.path)

@@ -138,11 +138,10 @@ def model_cases(
 ) -> tuple[list[Case], list[str]]:
     """Return the example and the cases made from it that torch takes, and notes about the others.
 
-    A subject may refuse each of them but the example.
-    Floating-point values are drawn from the example, so that they stay in its range, and also scaled down and
-    up; integers are drawn from the range of the example. Of a program, ``free`` holds the
-    axes that share each free size; these sizes are changed one by one and together. Otherwise axes of equal
-    size are resized together.
+    A subject may refuse each of them but the example. Floating-point values are drawn from the example, so
+    that they stay in its range, and also scaled down and up; integers are drawn from the range of the
+    example. Of a program, ``free`` holds the axes that share each free size; these sizes are changed one by
+    one and together. Otherwise axes of equal size are resized together.
     """
     cases, notes = [example], []
     for case in _other_values(example, rng):

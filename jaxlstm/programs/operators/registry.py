@@ -1,10 +1,9 @@
 """The registry of operators: torch's name with its overload -> a JAX function.
 
 A function has the parameters of torch's schema, under their names. Arguments without meaning in JAX (layout,
-device, pin_memory, memory_format, non_blocking) are dropped before the call. Tensors are ``Array``,
-dtypes ``numpy.dtype``, lists are tuples, and symbolic sizes are Python integers, so an operator computes
-shapes with ordinary arithmetic. An operator that depends on the settings of the call declares a parameter
-``options``.
+device, pin_memory, memory_format, non_blocking) are dropped before the call. Tensors are ``Array``, dtypes
+``numpy.dtype``, lists are tuples, and symbolic sizes are Python integers, so an operator computes shapes with
+ordinary arithmetic. An operator that depends on the settings of the call declares a parameter ``options``.
 """
 
 from __future__ import annotations

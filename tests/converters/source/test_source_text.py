@@ -10,7 +10,6 @@ import torch
 from flax import nnx
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import rnn
 
 import jaxlstm
 from jaxlstm_converters.source.calls import with_tied_buffers
@@ -105,23 +104,6 @@ def test_rows_that_a_loop_fills_are_the_results_of_a_scan() -> None:
     assert ".at[:, 1:].set(outputs.swapaxes(0, 1))" in body
 
 
-def limited(self: Any, x: Tensor, *args: Tensor) -> Tensor:
-    """A layer whose weights are limited in place, in two ways."""
-    (factor,) = args
-    self.out.bias.data.clamp_(max=0.1)
-    with torch.no_grad():
-        self.out.weight.mul_(0.5 / self.out.weight.norm(dim=1, keepdim=True))
-    return self.out(x) * factor
-
-
-def test_weights_that_are_limited_in_place_keep_their_gradient() -> None:
-    x, factor = torch.randn(2, 3), torch.randn(2, 4)
-    written = write(module_of(limited, out=nn.Linear(3, 4)), x, factor)
-    assert_holds(written, x, factor)
-    assert "def __call__(self, x, factor):\n" in written.text
-    assert "def __call__(self, x, weight, bias):\n" in written.text
-
-
 def flat(x: Tensor) -> Tensor:
     return x.view(x.shape[0] * x.shape[1])
 
@@ -138,53 +120,7 @@ def test_sizes_that_no_variable_shows() -> None:
     assert_holds(write(module_of(framed, out=nn.Linear(6, 3)), x), x)
 
 
-def averaged(self: Any, x: Tensor) -> Tensor:
-    """A moving average in a buffer, and a second write into one half of it."""
-    y = self.out(x)
-    with torch.no_grad():
-        self.average.mul_(0.9).add_(y.mean(0), alpha=0.1)
-        self.average[2:] = self.average[2:] + y[:, 2:].max(0).values
-    return y - self.average
-
-
-def test_an_average_that_is_updated_without_gradient() -> None:
-    x = torch.randn(5, 3)
-    model = module_of(averaged, out=nn.Linear(3, 4))
-    model.register_buffer("average", torch.ones(4))
-    written = write(model, x)
-    assert_holds(written, x)
-    assert written.text.count("stop_gradient") == 1
-    assert "jaxlstm.programs" not in written.text
-
-
-def frozen(self: Any, x: Tensor) -> Tensor:
-    """Layers without a gradient, a write through a detached buffer, and a list that is made before a loop."""
-    h = self.first(x)
-    with torch.no_grad():
-        y, _ = self.recurrent(self.second(h.sin())[None])
-        y = self.chain(y[0])
-    z = self.third(h)
-    self.average.detach().mul_(0.9).add_(z.mean(0) * 0.1)
-    a, b = self.heads[0](x), self.heads[1](x)
-    for block in self.blocks:
-        x = block(x) * torch.cat([a, b], 1)
-    return x + y + z * self.average
-
-
-def test_gradients_that_stop_at_layers() -> None:
-    x = torch.randn(5, 4)
-    layers = {name: nn.Linear(4, 4) for name in ("first", "second", "third")}
-    lists = {"blocks": nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])}
-    lists["heads"] = nn.ModuleList([nn.Linear(4, 2) for _ in range(2)])
-    chain = nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
-    model = module_of(frozen, recurrent=nn.LSTM(4, 4), chain=chain, **layers, **lists)
-    model.register_buffer("average", torch.ones(4))
-    assert_holds(write(model, x), x)
-
-
 class Causal(nn.Conv1d):
-    """A layer that pads its input first."""
-
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(nn.functional.pad(input, (2 * self.dilation[0], 0)))
 
@@ -504,52 +440,6 @@ def test_written_source_equals_the_program(name: str) -> None:
         assert written.text.count(f"        {line}\n") == 1
 
 
-def packed(kind: Any, sorted: bool = False, first: bool = True, **padding: Any) -> nn.Module:
-    """Return a recurrent layer over packed sequences."""
-
-    def forward(self: Any, x: Tensor, lengths: Tensor, *state: Tensor) -> tuple[Tensor, Tensor]:
-        sequences = rnn.pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=sorted)
-        hx = None if not state else state[0] if len(state) == 1 else state
-        y, h = self.rnn(sequences, hx)
-        total = {"total_length": x.shape[1 if first else 0]} if "total_length" in padding else {}
-        outputs, lengths = rnn.pad_packed_sequence(y, **{"batch_first": first, **padding, **total})
-        return outputs * 2, (h[0] if isinstance(h, tuple) else h) + lengths[:, None]
-
-    return module_of(forward, rnn=kind(3, 4, num_layers=2, bidirectional=True, batch_first=first))
-
-
-def sorted_by_hand(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
-    """Sequences that the model itself sorts, and puts in order again."""
-    lengths, order = lengths.sort(descending=True)
-    packed = rnn.pack_padded_sequence(x[:, order].relu(), lengths)
-    y, _ = rnn.pad_packed_sequence(self.lstm(packed)[0], padding_value=-1.0)
-    return y.tanh()[:, order.argsort()]
-
-
-_STATE = torch.randn(4, 3, 4)
-PACKED: dict[str, tuple[nn.Module, tuple[Tensor, ...], bool]] = {
-    "unsorted": (packed(nn.LSTM), (torch.tensor([2, 5, 3]),), True),
-    "sorted": (packed(nn.LSTM, True, first=False), (torch.tensor([5, 5, 1]),), False),
-    "state": (packed(nn.LSTM, total_length=True), (torch.tensor([1, 2, 5]), _STATE, _STATE.tanh()), True),
-    "GRU": (packed(nn.GRU, padding_value=2.0), (torch.tensor([4, 5, 3]), _STATE), True),
-    "RNN": (packed(nn.RNN, first=False, padding_value=2.0), (torch.tensor([5, 1, 3]),), False),
-    "by hand": (module_of(sorted_by_hand, lstm=nn.LSTM(3, 4)), (torch.tensor([2, 5, 3]),), False),
-}
-
-
-@pytest.mark.parametrize("name", PACKED)
-def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
-    module, arguments, batch_first = PACKED[name]
-    x = torch.randn(3, 5, 3) if batch_first else torch.randn(5, 3, 3)
-    written = write(module, x, *arguments)
-    for word in ("programs", "sort", "take", "zeros"):
-        assert word not in written.text
-    assert ("jnp.where(" in written.text) == (name in ("GRU", "RNN", "by hand"))
-    shorter = (arguments[0] - 1).clamp(min=1), *arguments[1:]
-    for others in (arguments, shorter):
-        assert_equal(written, x, *others)
-
-
 def test_a_tied_weight_is_read_where_it_is_owned_and_has_all_its_names() -> None:
     module = tied()
     written = write(module, torch.randint(0, 7, (2, 3)))
@@ -560,18 +450,6 @@ def test_a_tied_weight_is_read_where_it_is_owned_and_has_all_its_names() -> None
     assert jaxlstm.load_state_dict(nnx.List([written.model]), nn.ModuleList([module])).complete
     with pytest.raises(jaxlstm.StateDictError, match=r"out\.weight and embedding\.weight differ"):
         jaxlstm.load_state_dict(written.model, {**tensors, "out.weight": tensors["out.weight"] + 1})
-
-
-def test_a_changed_buffer_keeps_its_value() -> None:
-    def forward(self: Any, x: Tensor) -> Tensor:
-        self.calls.add_(1)
-        return x + self.calls
-
-    x = torch.randn(2, 3)
-    written = write(module_of(forward, calls=torch.zeros(3)), x)
-    _, buffers = written.program.call_with_buffers({}, x.numpy())
-    written.model(x.numpy())
-    assert written.model.calls[...] == pytest.approx(buffers["calls"])
 
 
 def test_dead_values_are_not_written() -> None:

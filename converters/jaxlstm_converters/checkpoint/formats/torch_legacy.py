@@ -1,9 +1,8 @@
 """Files that start with a pickle: pickle.dump of arrays or tensors, or torch.save before 1.6.
 
-The legacy format of torch.save has five pickles (magic number, protocol version, system, the
-object, the keys of its storages), followed by the storages in the order of the keys: the number of
-elements as int64, then the elements. The elements are little-endian even if the writer was
-big-endian (torch/csrc/serialization.cpp).
+The legacy format of torch.save has five pickles (magic number, protocol version, system, the object, the keys
+of its storages), followed by the storages in the order of the keys: the number of elements as int64, then the
+elements. The elements are little-endian even if the writer was big-endian (torch/csrc/serialization.cpp).
 """
 
 import struct

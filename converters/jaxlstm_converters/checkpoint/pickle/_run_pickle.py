@@ -1,8 +1,7 @@
 """`run_pickle`: the globals and opcodes that have a meaning, and the loop that runs a pickle.
 
-`pickletools` in the standard library documents the opcodes. INST, OBJ, EXT1 to EXT4, DUP, STRING,
-NEXT_BUFFER and READONLY_BUFFER are missing because checkpoints never use them. Bytes stay in the
-file as `Span`s.
+`pickletools` in the standard library documents the opcodes. INST, OBJ, EXT1 to EXT4, DUP, STRING, NEXT_BUFFER
+and READONLY_BUFFER are missing because checkpoints never use them. Bytes stay in the file as `Span`s.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,57 @@
+"""Written source of packed sequences: padded batches with lengths."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import rnn
+
+from testing.modules import module_of
+from testing.written import assert_equal, write
+
+
+def packed(kind: Any, sorted: bool = False, first: bool = True, **padding: Any) -> nn.Module:
+    """Return a recurrent layer over packed sequences."""
+
+    def forward(self: Any, x: Tensor, lengths: Tensor, *state: Tensor) -> tuple[Tensor, Tensor]:
+        sequences = rnn.pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=sorted)
+        hx = None if not state else state[0] if len(state) == 1 else state
+        y, h = self.rnn(sequences, hx)
+        total = {"total_length": x.shape[1 if first else 0]} if "total_length" in padding else {}
+        outputs, lengths = rnn.pad_packed_sequence(y, **{"batch_first": first, **padding, **total})
+        return outputs * 2, (h[0] if isinstance(h, tuple) else h) + lengths[:, None]
+
+    return module_of(forward, rnn=kind(3, 4, num_layers=2, bidirectional=True, batch_first=first))
+
+
+def sorted_by_hand(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+    """Sequences that the model itself sorts, and puts in order again."""
+    lengths, order = lengths.sort(descending=True)
+    packed = rnn.pack_padded_sequence(x[:, order].relu(), lengths)
+    y, _ = rnn.pad_packed_sequence(self.lstm(packed)[0], padding_value=-1.0)
+    return y.tanh()[:, order.argsort()]
+
+
+_STATE = torch.randn(4, 3, 4)
+PACKED: dict[str, tuple[nn.Module, tuple[Tensor, ...], bool]] = {
+    "unsorted": (packed(nn.LSTM), (torch.tensor([2, 5, 3]),), True),
+    "sorted": (packed(nn.LSTM, True, first=False), (torch.tensor([5, 5, 1]),), False),
+    "state": (packed(nn.LSTM, total_length=True), (torch.tensor([1, 2, 5]), _STATE, _STATE.tanh()), True),
+    "GRU": (packed(nn.GRU, padding_value=2.0), (torch.tensor([4, 5, 3]), _STATE), True),
+    "RNN": (packed(nn.RNN, first=False, padding_value=2.0), (torch.tensor([5, 1, 3]),), False),
+    "by hand": (module_of(sorted_by_hand, lstm=nn.LSTM(3, 4)), (torch.tensor([2, 5, 3]),), False),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
+    module, arguments, batch_first = PACKED[name]
+    x = torch.randn(3, 5, 3) if batch_first else torch.randn(5, 3, 3)
+    written = write(module, x, *arguments)
+    for word in ("programs", "sort", "take", "zeros"):
+        assert word not in written.text
+    assert ("jnp.where(" in written.text) == (name in ("GRU", "RNN", "by hand"))
+    shorter = (arguments[0] - 1).clamp(min=1), *arguments[1:]
+    for others in (arguments, shorter):
+        assert_equal(written, x, *others)
