@@ -78,7 +78,7 @@ def test_a_model_that_was_not_filled():
     """One line instead of one for each parameter."""
     ours = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     ours.bias = nnx.Param(jnp.ones(2))
-    ours.kind = nnx.Variable("linear")  # A state may hold other things than arrays.
+    ours.kind = nnx.Variable("a state may hold text")  # type: ignore[attr-defined]
     report = verify_model(ours, nn.Linear(3, 2).eval(), (torch.randn(4, 3),), gradients=False)
     filling = [line for line in report.diagnosis if "torch's values" in line or "re-layout" in line]
     assert filling == [
