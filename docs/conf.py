@@ -1,7 +1,6 @@
 """Configuration of the documentation site; `make docs` builds it."""
 
 import argparse
-import functools
 import inspect
 import re
 from collections.abc import Mapping
@@ -63,26 +62,12 @@ def readable_signature(
     return signature, result
 
 
-def implementation(operator: str) -> Any:
-    """Return the function that computes an operator or all operators of its family."""
-    found = find_operator(operator)
-    function = found and found.function
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
-
-
 def operator_list() -> str:
-    """Return an entry for each function and base name, with the overloads that the function computes."""
-    entries: dict[Any, list[str]] = {}
-    names = sorted(operator_names(), key=lambda name: "._" in f".{name}")  # private ones last
-    for operator in filter(None, map(find_operator, names)):
-        name, arguments = operator.name, ", ".join(p for p in operator.signature.parameters if p != "options")
-        entries.setdefault((name.rpartition(".")[0], implementation(name)), []).append(f"{name}({arguments})")
-    directive = ".. py:function:: "
-    signatures = (f"\n{'':{len(directive)}}".join(overloads) for overloads in entries.values())
-    texts = (f"{directive}{lines}\n   :no-contents-entry:\n" for lines in signatures)
-    return "\n".join(["```{eval-rst}", *texts, "```"])
+    """Return a row for each operator, private ones last: its overloads and their arguments."""
+    names = sorted(operator_names(), key=lambda name: "._" in f".{name}")
+    found = {o.name: [*o.signature.parameters] for o in filter(None, map(find_operator, names))}
+    rows = (f"| `{name}` | {', '.join(p for p in found[name] if p != 'options')} |" for name in found)
+    return "\n".join(["| Operator | Arguments |", "|---|---|", *rows])
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:

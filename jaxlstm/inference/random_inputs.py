@@ -1,14 +1,16 @@
 """Random inputs of a program, for a comparison of two ways to run it."""
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
 import numpy as np
 
 from jaxlstm.inference.program_artifact import positional
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Size, TensorType, Value, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
 from jaxlstm.programs.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
@@ -17,30 +19,44 @@ BATCH = 3
 
 
 def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
-    """Return the tensors among the inputs of a program, or None if it refuses all sizes of ``SIZES``.
+    """Return the tensors among the inputs of a program, or None if it refuses all sizes that were tried.
 
+    The free axes have sizes from ``SIZES`` on, or if the program refuses them, those of the export's example.
     Floating-point numbers are normal. An input of an embedding holds indices of its rows, lengths of packed
     sequences decrease from the number of steps, and any other input of integers holds 0 and 1.
     """
-    types, names = program.graph.input_types, program.graph.free_axes
     rng = np.random.default_rng(seed)
-    fixed = {size for type_ in types.values() for size in type_.shape if isinstance(size, int)}
-    for smallest in SIZES:
-        # No two axes have the same size by accident: verify_model changes equal sizes together.
-        unused = (size for size in itertools.count(smallest) if size not in fixed)
-        sizes = {name: next(unused) for name in names}
-        if BATCH not in fixed:
-            sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
-        sizes = {name: clipped(program.graph, name, size) for name, size in sizes.items()}
-        for name, type_ in types.items():
-            steps, batch_axis = _steps(program.graph, name)
-            lengths = type_.shape[:1]
-            if steps is not None and lengths[0] in sizes and batch_axis < len(names):
-                sizes[lengths[0]] = sizes[names[batch_axis]]  # One for each sequence.
-        arrays = [_random(rng, name, type_, sizes, program) for name, type_ in types.items()]
+    program = copy.copy(program)
+    program.at_sizes = None  # Sizes that need another export are not those of this program.
+    for sizes in (*map(partial(_sizes, program.graph), SIZES), _example(program.graph)):
+        arrays = [_random(rng, declared, sizes, program) for declared in program.inputs if declared.type]
         if _accepts(program, arrays):
             return arrays
     return None
+
+
+def _sizes(graph: Graph, smallest: int) -> dict[str, int]:
+    """Return sizes of the free axes, no two equal by accident: verify_model changes equal sizes together."""
+    types, names = graph.input_types, graph.free_axes
+    fixed = {size for type_ in types.values() for size in type_.shape if isinstance(size, int)}
+    unused = (size for size in itertools.count(smallest) if size not in fixed)
+    sizes = {name: next(unused) for name in names}
+    if BATCH not in fixed:
+        sizes.update(dict.fromkeys(names[:1], BATCH))  # The first free axis is usually the batch.
+    sizes = {name: clipped(graph, name, size) for name, size in sizes.items()}
+    for name, type_ in types.items():
+        steps, batch_axis = _steps(graph, name)
+        lengths = type_.shape[:1]
+        if steps is not None and lengths[0] in sizes and batch_axis < len(names):
+            sizes[lengths[0]] = sizes[names[batch_axis]]  # One for each sequence.
+    return sizes
+
+
+def _example(graph: Graph) -> dict[str, int]:
+    """Return the sizes of the free axes in the example of the export, as far as recorded."""
+    inputs = [(declared.type, declared.example) for declared in graph.inputs if declared.type]
+    pairs = (pair for type_, example in inputs for pair in zip(type_.shape, example, strict=False))
+    return {size: actual for size, actual in pairs if isinstance(size, str)}
 
 
 def clipped(graph: Graph, axis: str, size: int) -> int:
@@ -50,9 +66,16 @@ def clipped(graph: Graph, axis: str, size: int) -> int:
 
 
 def _random(
-    rng: np.random.Generator, name: str, type_: TensorType, sizes: Mapping[str, int], program: Program
+    rng: np.random.Generator, declared: Input, sizes: Mapping[str, int], program: Program
 ) -> np.ndarray:
-    shape = [sizes[size] if isinstance(size, str) else size or 1 for size in type_.shape]
+    name, type_ = declared.name, declared.type
+    assert type_ is not None
+    # The example also has the axes whose size is computed from others.
+    computed = declared.example or (1,) * len(type_.shape)
+    shape = [
+        sizes.get(size, known) if isinstance(size, str) else known if size is None else size
+        for size, known in zip(type_.shape, computed, strict=True)
+    ]
     steps, _ = _steps(program.graph, name)
     longest = sizes.get(steps) if isinstance(steps, str) else steps
     if longest and len(shape) == 1:

@@ -126,12 +126,14 @@ class Input:
       type: dtype and shape, in which a string names a free axis.
       constant: value of a constant.
       fixed: axis -> why its size is fixed, where this is known: a condition, or a line of the model's code.
+      example: the shape of the example of the export; () if not recorded.
     """
 
     name: str
     type: TensorType | None
     constant: int | float | bool | str | None = None
     fixed: Mapping[int, str] = field(default_factory=dict)
+    example: tuple[int, ...] = ()
 
 
 class AxisRange(NamedTuple):

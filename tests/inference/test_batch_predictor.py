@@ -247,3 +247,22 @@ def test_free_axes_of_random_inputs_have_sizes_of_their_own() -> None:
     (array,) = arrays
     assert array.shape[3:] == (3, 5, 6)
     assert len(set(array.shape)) == 6
+
+
+@pytest.mark.parametrize(
+    ("forward", "shapes"),
+    [
+        # Another size would be another program, of another export.
+        (lambda _, x: x.reshape(2, -1) if x.shape[0] == 6 else x, [(6, 4)]),
+        # No size is free of the others.
+        (lambda _, x, y: x.repeat(1, 2) + y, [(4, 5), (4, 10)]),
+    ],
+)
+def test_random_inputs_of_the_sizes_of_the_example(forward: Any, shapes: list[tuple[int, ...]]) -> None:
+    """If a program refuses all other sizes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = jaxlstm.from_module(module_of(forward), tuple(map(torch.ones, shapes)))
+    arrays = random_inputs(exported)
+    assert arrays is not None
+    assert [array.shape for array in arrays] == shapes

@@ -103,7 +103,7 @@ def _add_input(signature: _Signature, types: TensorTypes, kind: str, spec: Any) 
             problem = "is not a tensor; pass it as a tensor, or let the export fix its value"
             raise unsupported(f"{context} ({printable(tag)})", problem)
         name = field(content, "name", str, context)
-        signature.inputs.append(Input(name, types.of(name), None))
+        signature.inputs.append(Input(name, types.of(name), example=types.example(name)))
         signature.placeholders.append(name)
     elif kind == "constant_input":
         name = field(spec, "name", str, context)

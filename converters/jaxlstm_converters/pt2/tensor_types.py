@@ -54,6 +54,13 @@ class TensorTypes:
         shape = tuple(self._size(size, context) for size in sizes)
         return TensorType(dtype, shape, tuple(_text(size) for size in sizes))
 
+    def example(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor in the example of the export, or ()."""
+        sizes = self._records[name]["sizes"]
+        hints = [size.get("as_expr", {}).get("hint") or size for size in sizes]
+        shape = tuple(hint.get("as_int") for hint in hints if isinstance(hint, dict))
+        return shape if all(type(size) is int and size >= 0 for size in shape) else ()
+
     def of_results(
         self, target: str, results: Sequence[str], arguments: Iterable[str]
     ) -> dict[str, TensorType]:

@@ -37,7 +37,7 @@ from jaxlstm_converters.source.method import Called, Context, Method, Pattern, S
 from jaxlstm_converters.source.modules import Part, access, initialized
 from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
-from jaxlstm_converters.source.signature import of_size_one, signature, structure
+from jaxlstm_converters.source.signature import checked_axes, fixed_sizes, signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
@@ -94,6 +94,7 @@ class _Writer:
         self, graph: Graph, tensors: Mapping[str, np.ndarray], other_paths: Mapping[str, str]
     ) -> None:
         graph = at_first_paths(graph, other_paths)
+        self._checked = checked_axes(graph)
         self._owners = {**graph.parameters, **graph.buffers, **graph.constants}
         self._parameters = frozenset(graph.parameters.values())
         self._tensors = tensors
@@ -346,7 +347,7 @@ class _Writer:
             for name, value in self._graph.mutations.items()
         ]
         method = writer.outermost(parameters, bound, result, changed)
-        method.body[:0] = map(Statement, of_size_one(self._graph, bound))
+        method.body[:0] = map(Statement, fixed_sizes(self._graph, bound, self._checked))
         return method
 
 

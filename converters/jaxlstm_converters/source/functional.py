@@ -12,6 +12,7 @@ from jaxlstm.programs.acceptance import AcceptedGraph
 from jaxlstm.programs.aliases import InPlaceWrite, View, graph_with_nodes, with_names
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
+from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm_converters.source.gradients import WITH_VALUES
 from jaxlstm_converters.source.sizes import size_name
@@ -63,7 +64,7 @@ def without_copies(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
         source = node.kwargs.get(_SOURCES.get(node.op, ""))
         if isinstance(source, Value) and is_whole and node.with_gradient:
             given, made = types[source.name], types[node.name]
-            if given.dtype == made.dtype and same_sizes(given, made):
+            if held(given.dtype) == held(made.dtype) and same_sizes(given, made):
                 names[node.name] = source.name
                 continue
         nodes.append(node)
@@ -101,7 +102,7 @@ def _in_place_of(node: Node, result: str, target: TensorType, types: Mapping[str
     dtype = functools.reduce(jnp.promote_types, (type_.dtype for type_ in tensors), target.dtype)
     if functional.op.split(".")[1] in _PREDICATES:
         dtype = np.dtype(bool)
-    if dtype == target.dtype:
+    if dtype == held(target.dtype):
         return [functional]
     wide = f"{result}_wide"
     kwargs = {"self": Value(wide), "dtype": target.dtype}

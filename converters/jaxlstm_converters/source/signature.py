@@ -2,14 +2,16 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Set
 
-from jaxlstm.programs.graph import Graph, Input, Tree
+from jaxlstm.programs.graph import Graph, Input, Tree, Value, uses_of
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
 from jaxlstm_converters.source.statements import StatementWriter
+
+Axis = tuple[str, int]
+
+_OF_LAST_AXIS = ("linear", "lstm", "gru", "rnn", "layer_norm")
 
 
 def signature(graph: Graph, writer: StatementWriter) -> tuple[Method, dict[str, ast.expr]]:
@@ -44,18 +46,41 @@ def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict
         _bind(child, inputs, part, bound)
 
 
-def of_size_one(graph: Graph, bound: Mapping[str, ast.expr]) -> list[ast.stmt]:
-    """Return the assertion that first axes of size 1 have it: others might broadcast to wrong results."""
-    shape: Any = partial(ast.Attribute, attr="shape", ctx=ast.Load())
-    sizes: list[ast.expr] = [
-        ast.Subscript(shape(bound[declared.name]), ast.Constant(0), ast.Load())
-        for declared in graph.inputs
-        if declared.type and declared.type.shape[:1] == (1,)
+def fixed_sizes(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) -> list[ast.stmt]:
+    """Return the assertion that axes have the sizes of the export. At others, results may be wrong."""
+    sides: dict[int, list[ast.expr]] = {}
+    for declared in graph.inputs:
+        for axis, size in enumerate(declared.type.shape if declared.type else ()):
+            if isinstance(size, int) and (declared.name, axis) not in checked:
+                shape = ast.Attribute(bound[declared.name], "shape", ast.Load())
+                sides.setdefault(size, []).append(ast.Subscript(shape, ast.Constant(axis), ast.Load()))
+    tests: list[ast.expr] = [
+        ast.Compare(first, [ast.Eq()] * (len(others) + 1), [*others, ast.Constant(size)])
+        for size, (first, *others) in sides.items()
     ]
-    if not sizes:
-        return []
-    test = ast.Compare(sizes[0], [ast.Eq()] * len(sizes), [*sizes[1:], ast.Constant(1)])
-    return [ast.Assert(test, ast.Constant("the size of the export"))]
+    test = tests[0] if len(tests) == 1 else ast.BoolOp(ast.And(), tests)
+    return [ast.Assert(test, ast.Constant("the sizes of the export"))] if tests else []
+
+
+def checked_axes(graph: Graph) -> set[Axis]:
+    """Return the axes of inputs, by name and place, whose size a layer checks itself."""
+    types, found = graph.types, set()
+    # The inputs whose last axis a value has, as far as equal sizes show.
+    sources = {name: {name} for name in graph.input_types}
+    for node in graph.nodes:
+        layer = node.op.split(".")[1]
+        for name in sources.keys() & set(uses_of(node)):
+            shape = types[name].shape
+            if layer.startswith("conv"):
+                found.add((name, 1))
+            elif layer.startswith(_OF_LAST_AXIS):
+                found |= {(source, len(types[source].shape) - 1) for source in sources[name]}
+                if node.kwargs.get("input") != Value(name):  # the states of a recurrent layer
+                    found |= {(name, axis) for axis in range(len(shape))}
+            for result, type_ in node.types.items():
+                if type_.shape[-1:] == shape[-1:]:
+                    sources[result] = sources.get(result, set()) | sources[name]
+    return found
 
 
 def _common(inputs: list[Input]) -> str:

@@ -258,11 +258,21 @@ def test_a_written_model_trains(folder: Path) -> None:
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def test_an_axis_of_size_one(tmp_path: Path) -> None:
-    """The export fixes it; another size would broadcast to wrong results."""
-    model = module_of(lambda self, x: x / x.mean().reshape(x.shape[0], 1))
-    written = jaxlstm.write_source(jaxlstm.from_module(model, (torch.ones(1, 4),)), tmp_path / "ratio.py")
-    run = nnx.jit(make_written(written))
-    np.testing.assert_allclose(run(np.full((1, 5), 3, np.float32)), np.ones((1, 5)))
-    with pytest.raises(AssertionError, match="the size of the export"):
-        run(np.ones((2, 4), np.float32))
+@pytest.mark.parametrize(
+    ("forward", "shape", "other"),
+    [
+        # Another batch would broadcast, and a loop of three steps would leave the fourth out.
+        (lambda self, x: x / x.mean().reshape(x.shape[0], 1), (1, 4), (2, 4)),
+        (lambda self, x: sum(x[:, t] * (t + 2) for t in range(x.shape[1])), (2, 3), (2, 4)),
+    ],
+)
+def test_sizes_that_the_export_fixed(
+    tmp_path: Path, forward: Any, shape: tuple[int, ...], other: tuple[int, ...]
+) -> None:
+    """At other sizes the results would be wrong."""
+    program = jaxlstm.from_module(module_of(forward), (torch.ones(shape),))
+    run = nnx.jit(make_written(jaxlstm.write_source(program, tmp_path / "model.py")))
+    ones = np.ones(shape, np.float32)
+    np.testing.assert_allclose(run(ones), program(program.params, ones))
+    with pytest.raises(AssertionError, match="the sizes of the export"):
+        run(np.ones(other, np.float32))
