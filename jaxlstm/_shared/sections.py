@@ -43,22 +43,12 @@ _START = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="jaxlstm">'
 )
 
-_STYLE = """
-:root { color-scheme: light dark; --ok: #1a7f37; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ok: #57c878; --bad: #ff8a80; } }
-body { margin: 0 auto; max-width: 72rem; padding: 1rem; font-family: system-ui, sans-serif; }
-h1 { border-left: .5rem solid; font-size: 1.35rem; padding: .6rem 1rem; }
-.holds h1 { color: var(--ok); } .fails h1 { color: var(--bad); } pre { overflow-x: auto; }
-"""
 
-
-def page(title: str, ok: bool, text: str) -> str:
-    """Return a page with a title, which has the color of ``ok``, above a text."""
+def page(title: str, text: str) -> str:
+    """Return a page with a title above a text."""
     return (
-        f'{_START}<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
-        f'<body class="{"holds" if ok else "fails"}">\n'
-        f"<h1>{escape(title)}</h1>\n<pre>{escape(text)}</pre>\n</body></html>\n"
+        f'{_START}<meta name="color-scheme" content="light dark"><title>{escape(title)}</title></head>\n'
+        f"<body><h1>{escape(title)}</h1>\n<pre>{escape(text)}</pre></body></html>\n"
     )
 
 

@@ -135,7 +135,7 @@ class Report:
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return page(self.verdict, self.ok, str(self).partition("\n")[2])
+        return page(self.verdict, str(self).partition("\n")[2])
 
 
 def _strict(value: Any) -> Any:
