@@ -35,6 +35,7 @@ from jaxlstm_converters.source.listed import listed
 from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
 from jaxlstm_converters.source.modules import Part, access, initialized
+from jaxlstm_converters.source.own_sizes import with_own_sizes
 from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import checked_axes, fixed_sizes, signature, structure
@@ -101,6 +102,7 @@ class _Writer:
         held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in self._owners.items()}
         self._graph = graph = _with_loops(graph, tensors, held)
         self._types = held | graph.types
+        self._graph = graph = live_graph(with_own_sizes(graph, Sizes(graph, self._types)))
         self._sizes = Sizes(graph, self._types)
         self._root = call_tree(graph, self._sizes)
         returned = [*graph.outputs, *graph.mutations.values()]

@@ -2,9 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
-from jaxlstm.programs.graph import Graph, Input, Tree, Value, uses_of
+from jaxlstm.programs.graph import Graph, Input, Size, Tree, Value, uses_of
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
 from jaxlstm_converters.source.statements import StatementWriter
@@ -65,22 +65,28 @@ def fixed_sizes(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis])
 def checked_axes(graph: Graph) -> set[Axis]:
     """Return the axes of inputs, by name and place, whose size a layer checks itself."""
     types, found = graph.types, set()
-    # The inputs whose last axis a value has, as far as equal sizes show.
-    sources = {name: {name} for name in graph.input_types}
+    # The axes of inputs that an axis of a value still is, as far as equal sizes show.
+    origins = {(name, k): {(name, k)} for name, t in graph.input_types.items() for k in range(len(t.shape))}
     for node in graph.nodes:
         layer = node.op.split(".")[1]
-        for name in sources.keys() & set(uses_of(node)):
-            shape = types[name].shape
-            if layer.startswith("conv"):
-                found.add((name, 1))
-            elif layer.startswith(_OF_LAST_AXIS):
-                found |= {(source, len(types[source].shape) - 1) for source in sources[name]}
-                if node.kwargs.get("input") != Value(name):  # the states of a recurrent layer
-                    found |= {(name, axis) for axis in range(len(shape))}
+        for name in types.keys() & set(uses_of(node)):
+            rank = len(types[name].shape)
+            checked = [1] if layer.startswith("conv") else []
+            if layer.startswith(_OF_LAST_AXIS):
+                # Layers check all axes of their states.
+                checked = range(rank)[-1 if node.kwargs.get("input") == Value(name) else 0 :]
+            found.update(*(origins.get((name, axis), ()) for axis in checked))
             for result, type_ in node.types.items():
-                if type_.shape[-1:] == shape[-1:]:
-                    sources[result] = sources.get(result, set()) | sources[name]
+                for before, after in _equal_axes(types[name].shape, type_.shape):
+                    origins.setdefault((result, after), set()).update(origins.get((name, before), ()))
     return found
+
+
+def _equal_axes(before: Sequence[Size], after: Sequence[Size]) -> list[tuple[int, int]]:
+    """Return the pairs of axes of equal size: at equal places if the ranks are equal, otherwise the last."""
+    pairs = [*zip(range(len(before))[::-1], range(len(after))[::-1], strict=False)]
+    pairs = pairs if len(before) == len(after) else pairs[:1]
+    return [(old, new) for old, new in pairs if before[old] == after[new]]
 
 
 def _common(inputs: list[Input]) -> str:

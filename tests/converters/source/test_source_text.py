@@ -47,79 +47,6 @@ def test_comments_are_the_lines_of_the_code() -> None:
     assert "# y, _ = self.rnn(x.mean(2).transpose(1, 2))" in text
 
 
-def steps(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A loop over time, with or without dropout in it."""
-    h, c = torch.zeros(x.shape[0], 4), x[:, 0, :1].repeat(1, 4)
-    outputs = []
-    for t in range(x.shape[1]):
-        h, c = self.cell(self.drop(x[:, t]), (h, c))
-        outputs.append(h)
-    y = torch.stack(outputs, dim=1)
-    return y, c
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
-    """With dropout it is a plain loop: a function of ``jax.lax`` may not change the counter of its keys."""
-    x = torch.randn(2, 20, 3)
-    written = write(module_of(steps, cell=nn.LSTMCell(3, 4), drop=nn.Dropout(dropout)), x)
-    assert_equal(written, x)
-    body = "\n".join(body_of(written.text, "Model"))
-    step = """
-        def step(carry, x_t):
-            h, c = carry
-            h, c = self.cell(x_t, (h, c))
-            return (h, c), h
-        (_, c), outputs = jax.lax.scan("""
-    plain = """
-        for x_t in x.swapaxes(0, 1):
-            h, c = self.cell(self.drop(x_t), (h, c))
-            outputs.append(h)
-"""
-    assert (step in body, plain in body) == (not dropout, bool(dropout)), body
-    assert ("y = jnp.stack(outputs, 1)" if dropout else "y = outputs.swapaxes(0, 1)") in body
-    written.model.train()
-    written.model(x.numpy())
-
-
-def filled(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Loops that fill the rows of a tensor after the first, and all rows of another one backwards."""
-    h = c = torch.zeros(x.shape[0], 4)
-    outputs, reverse = torch.ones(x.shape[0], 4, 4), torch.empty(4, x.shape[0], 4)
-    for t in range(1, 4):
-        h, c = self.cell(x[:, t], (h, c))
-        outputs[:, t] = h
-    for t in reversed(range(4)):
-        h, c = self.cell(x[:, t], (h, c))
-        reverse[t, :, :] = c
-    return outputs, reverse
-
-
-def test_rows_that_a_loop_fills_are_the_results_of_a_scan() -> None:
-    x = torch.randn(2, 4, 3)
-    written = write(module_of(filled, cell=nn.LSTMCell(3, 4)), x)
-    assert_holds(written, x)
-    body = "\n".join(body_of(written.text, "Model"))
-    assert body.count("self.cell(") == body.count("jax.lax.scan(") == 2
-    assert ".at[:, 1:].set(outputs.swapaxes(0, 1))" in body
-
-
-def flat(x: Tensor) -> Tensor:
-    return x.view(x.shape[0] * x.shape[1])
-
-
-def framed(self: Any, x: Tensor) -> Tensor:
-    """Sizes of a fixed axis, and of a value that has no name; integers that become floats."""
-    _, channels, length = x.shape
-    y = self.out((x + torch.ones(3, 1)).mT.reshape(-1, channels * 2)) * torch.rsqrt(torch.tensor(2))
-    return flat(nn.functional.pad(y, (0, math.ceil(length / 4) * 4)))
-
-
-def test_sizes_that_no_variable_shows() -> None:
-    x = torch.randn(2, 3, 8)
-    assert_holds(write(module_of(framed, out=nn.Linear(6, 3)), x), x)
-
-
 class Causal(nn.Conv1d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(nn.functional.pad(input, (2 * self.dilation[0], 0)))
@@ -154,31 +81,6 @@ def test_classes_that_are_derived_from_layers() -> None:
         assert f"class {class_name}(nnx.{base}):\n" in written.text
     assert 'padding="VALID", kernel_dilation=kernel_dilation, rngs=rngs)' in written.text
     assert "[head(self.recurrent(x)) for head in self.heads]" in written.text
-
-
-def greedy(self: Any, x: Tensor) -> Tensor:
-    """A loop over a decoder, which returns its state second; the state after the last step is not used."""
-    h, outputs = x[:, 0], []
-    for t in range(4):
-        output, h = self.decoder(x[:, t], h)
-        outputs.append(output)
-    return torch.stack(outputs, dim=1)
-
-
-def test_a_step_is_whole_although_the_last_state_is_not_used() -> None:
-    def forward(self: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.decoded(x + h)
-        output = state.exp()
-        return output, state
-
-    decoder = module_of(forward, out=nn.Linear(3, 3))
-    type(decoder).decoded = lambda self, x: self.out(x).tanh()  # type: ignore[attr-defined]
-    x = torch.randn(2, 4, 3)
-    written = write(module_of(greedy, decoder=decoder), x)
-    assert_equal(written, x)
-    assert written.text.count("self.decoder(") == 1
-    assert "state = jnp.tanh(self.out(x + h))\n" in written.text
-    assert "h, output = self.decoder(x_t, h)" in written.text
 
 
 def tied() -> nn.Module:
