@@ -126,3 +126,17 @@ def test_each_module_computes_its_own_sizes() -> None:
     assert_holds(written, x)
     assert written.text.count("math.ceil(length / 2)") == 1
     assert "nnx.relu" in written.text
+
+
+def skipped(self: Any, x: Tensor) -> Tensor:
+    """An LSTM over the columns of a convolution, beside it."""
+    y, _ = self.lstm(x.permute(2, 0, 1))
+    return y.permute(1, 2, 0) + x
+
+
+def test_a_module_transposes_its_own_input() -> None:
+    inner = module_of(skipped, lstm=nn.LSTM(3, 3))
+    x = torch.randn(2, 3, 9)
+    written = write(nn.Sequential(nn.Conv1d(3, 3, 1), inner, nn.Conv1d(3, 3, 1)), x)
+    assert_holds(written, x)
+    assert "self.lstm(x.transpose(1, 0, 2))" in "\n".join(body_of(written.text, "Model"))

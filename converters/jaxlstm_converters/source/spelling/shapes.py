@@ -237,6 +237,7 @@ _NAMES = {
     partial(_joined, "stack"): "stack",
     converted: "to type_as _to_copy",
 }
+_REPEATED = ("jnp.repeat(self, repeats, axis=dim)", "self")
 _GRID = "jnp.meshgrid(*tensors, indexing=indexing)"
 RULES: dict[str, Rule] = {
     **_NEW,
@@ -254,7 +255,7 @@ RULES: dict[str, Rule] = {
     "t": lambda op: "self.T" if op.ndim() == 2 else "self",
     "numpy_T": "self.T",
     "mT": "self.mT",
-    "repeat_interleave": lambda op: None if op.type("repeats") else "jnp.repeat(self, repeats, axis=dim)",
+    "repeat_interleave": lambda op: None if op.type("repeats") else _REPEATED[op["repeats"] == 1],
     "flip": "jnp.flip(self, axis=dims)",
     "roll": lambda op: "jnp.roll(self, shifts, axis=dims)" if op["dims"] else None,
     "outer": lambda op: "self[:, None] * vec2" if op.promotes("self", "vec2") else None,
