@@ -166,7 +166,9 @@ class Rewriter:
     def _permute(self, value: str, source: str, before: Order, after: Order) -> str:
         name = value if after == own_order(len(after)) else self._fresh(value)
         dims = tuple(before.index(axis) for axis in after)
-        position, calls = self._place(value, source)
+        own, made = self.waiting.get(value), self.made.get(source, -1)
+        # The module with the model's own permutation makes it, in this order.
+        position, calls = (own[0], own[1].calls) if own and made < own[0] else self._place(value, source)
         types = {name: self.types[value].permuted(after)}
         kwargs: dict[str, Argument] = {"self": Value(source), "dims": dims}
         calls = tuple(call._replace(line="") for call in calls)  # No line of the user's code asks for it.

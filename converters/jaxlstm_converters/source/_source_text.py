@@ -44,7 +44,7 @@ from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
-from jaxlstm_converters.source.transposed import transposed_inside, transposed_once
+from jaxlstm_converters.source.transposed import transposed_once
 
 
 class WrittenSource(NamedTuple):
@@ -363,7 +363,7 @@ def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[s
     graph = transposed_once(without_copies(graph, {**held, **graph.types}), {**held, **graph.types})
     graph = live_graph(channels_last(padded_graph(graph, {**held, **graph.types}), tensors))
     graph = looped_graph(transposed_once(graph, {**held, **graph.types}), {**held, **graph.types})
-    return transposed_inside(live_graph(transposed_once(graph, {**held, **graph.types})))
+    return live_graph(transposed_once(graph, {**held, **graph.types}))
 
 
 def _literal(array: np.ndarray) -> ast.expr:

@@ -1,12 +1,11 @@
-"""A graph in which a tensor is transposed at most once between two operators, by the module that needs it."""
+"""A graph in which a tensor is transposed at most once between two operators."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from jaxlstm.programs.aliases import graph_with_nodes, with_names
-from jaxlstm.programs.graph import Graph, ModuleCall, Node, TensorType, Value, results_of, uses_of
+from jaxlstm.programs.graph import Graph, Node, TensorType, Value, results_of, uses_of
 from jaxlstm_converters.source.spelling.layers import ZEROS
 
 
@@ -58,29 +57,3 @@ def _order(node: Node, types: Mapping[str, TensorType]) -> Sequence[int] | None:
     if len(order) > 1:
         order[first], order[second] = order[second], order[first]
     return order
-
-
-def transposed_inside(graph: Graph) -> Graph:
-    """Return the graph in which a module that uses a tensor in two orders transposes it itself."""
-    users: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for name in uses_of(node):
-            users.setdefault(name, []).append(node)
-    before: dict[str, list[Node]] = {}  # node -> the transpositions that its module makes before it
-    for node in graph.nodes:
-        is_order = node.op == "aten.permute.default"
-        own = [user for name in results_of(node) for user in users.get(name, [])] if is_order else []
-        others = (user for user in users[next(uses_of(node))] if user is not node) if own else ()
-        calls = max((_shared([*own, other]) for other in others), key=len, default=())
-        if len(calls) > len(node.calls):
-            before.setdefault(own[0].name, []).append(replace(node, calls=calls))
-    moved = {node.name for nodes in before.values() for node in nodes}
-    kept = (node for node in graph.nodes if node.name not in moved)
-    return replace(graph, nodes=tuple(part for node in kept for part in (*before.get(node.name, ()), node)))
-
-
-def _shared(nodes: Sequence[Node]) -> tuple[ModuleCall, ...]:
-    """Return the module calls in which all nodes are, from the outermost on."""
-    groups = zip(*(node.calls for node in nodes), strict=False)
-    same = itertools.takewhile(lambda calls: len({call.key for call in calls}) == 1, groups)
-    return tuple(calls[0]._replace(line="") for calls in same)
