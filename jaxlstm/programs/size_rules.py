@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import held
-from jaxlstm.programs.operators.indexing import take
+from jaxlstm.programs.operators.indexing import masked_scatter, take
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
 from jaxlstm.programs.unknown_sizes import Apply, Count, Prefix, array_of, is_among, is_unknown, run_proven
@@ -218,7 +218,7 @@ def _flip(apply: Apply, self: Any, dims: Sequence[int]) -> Prefix | None:
 
 def _scatter(apply: Apply, self: Any, dim: int, index: Any, *source: Any, **settings: Any) -> Any:
     """Write the elements that torch has."""
-    if not isinstance(index, Prefix) or index.array.ndim != 1:
+    if not isinstance(index, Prefix) or (index.array.ndim > 1 and not _along(index, dim)):
         return None
     places = jnp.where(index.valid(), index.array, array_of(self).shape[axis(array_of(self), dim)])
     settings = {name: array_of(value) for name, value in settings.items()}
@@ -226,23 +226,23 @@ def _scatter(apply: Apply, self: Any, dim: int, index: Any, *source: Any, **sett
     return replace(self, array=result) if isinstance(self, Prefix) else result
 
 
-def _index_put(
-    apply: Apply, self: Array, indices: Sequence[Any], values: Any, accumulate: bool = False
-) -> Array | None:
+def _index_put(apply: Apply, self: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
     """Write the elements that torch has at the places of a mask, or at indices along the first axis."""
     index = indices[0]
-    is_rows = isinstance(values, Prefix) and values.axis == 0 and not is_unknown(self)
-    if not is_rows or len(indices) != 1:
+    if not isinstance(values, Prefix) or values.axis or len(indices) != 1:
         return None
+    if isinstance(self, Prefix):
+        if not isinstance(index, Prefix) or index.array.dtype != bool or self.axis or index.axis:
+            return None
+        array = _index_put(apply, self.array, (index.array & index.valid(),), values, accumulate)
+        return None if array is None else replace(self, array=array).repeated()
     if isinstance(index, Prefix):
         places = jnp.where(index.valid(), index.array, self.shape[0])
         return apply(self, (places,), values.array, accumulate)
     if index.dtype != bool or accumulate:
         return None
-    places = jnp.cumsum(index.reshape(-1)) - 1
-    rows = take(values.filled(), places, 0).reshape(*index.shape, *values.array.shape[1:])
     mask = index.reshape(*index.shape, *(1,) * (self.ndim - index.ndim))
-    return jnp.where(mask, rows.astype(self.dtype), self)
+    return masked_scatter(self, mask, values.filled().astype(self.dtype))
 
 
 def _masked_scatter(apply: Apply, self: Any, mask: Any, source: Any) -> Any:

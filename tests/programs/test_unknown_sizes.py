@@ -105,8 +105,9 @@ def graph(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     edges = torch.stack([lengths.clamp(min=1), lengths + 2])
     edges = torch.cat([edges[:, some], torch.stack([loops, loops])], dim=1)
     weights = torch.cat([lengths[some] * 0.5, nodes[:4, 0]])
-    messages = nodes[edges[0]] * weights[:, None]
-    return nodes.new_zeros(10, 3).index_add(0, edges[1], messages), edges.T
+    weights[edges[0] == edges[1]] -= 0.7
+    messages, places = nodes[edges[0]] * weights[:, None], edges[1][:, None].expand(-1, 3)
+    return nodes.new_zeros(10, 3).scatter_add(0, places, messages), edges.T
 
 
 def groups(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:

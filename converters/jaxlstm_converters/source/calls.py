@@ -223,8 +223,11 @@ def _sorted(groups: Sequence[Sequence[_Entry]]) -> tuple[list[Sequence[_Entry]],
 def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: Iterable[str]) -> None:
     """Fill in the inputs and outputs of all calls."""
     _find_inputs(root, sizes, owners)
+    outputs = list(outputs)
     _find_outputs(root, set(outputs))
     _share_outputs(list(walk(root)))
+    # The results may also be inputs, whose variables no other value may have.
+    root.outputs = tuple(outputs)
 
 
 def walk(call: Invocation) -> Iterator[Invocation]:

@@ -96,7 +96,7 @@ class _Unsorted:
     """Adds to each node that runs on sorted sequences its twin, which runs on them in their own order."""
 
     def __init__(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
-        self._graph, self._types = graph, types
+        self._graph, self._types = graph, {**types}
         self._producers = {name: node for node in graph.nodes for name in results_of(node)}
         self._zeros = {name for name, node in self._producers.items() if node.op in ZEROS}
         self._inverses: dict[str, str] = {}  # order that undoes another one -> this one
@@ -110,7 +110,9 @@ class _Unsorted:
             same_shape = {name: twin.name for name, twin in self._twins.items()}
             is_size = node.op == "aten.sym_size.int"
             named = with_names(node, {**same_shape, **self._names} if is_size else self._names)
-            nodes += [named, *self._twin_of(named)]
+            twins = self._twin_of(named)
+            self._types.update(*(twin.types for twin in twins))
+            nodes += [named, *twins]
         return graph_with_nodes(self._graph, nodes, self._names)
 
     def _twin_of(self, node: Node) -> list[Node]:

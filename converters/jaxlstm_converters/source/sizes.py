@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, used_values, values_in
 from jaxlstm_converters.source.spelling import spell
 from jaxlstm_converters.source.spelling.template import tree_of
 
@@ -30,6 +31,8 @@ class Sizes:
         self._expressions: dict[str, Argument | Node] = {}
         computed = (node for node in graph.nodes if node.size and node.op in _OPERATORS)
         self.computed = {node.name: size_name(node.size) for node in computed}
+        others = [node for node in graph.nodes if node.op != "aten.sym_size.int"]
+        self._needed = used_values(replace(graph, nodes=others)) | {item.name for item in graph.inputs}
         for node in graph.nodes:
             if (expression := self._expression_of(node)) is not None:
                 self._expressions[node.name] = expression
@@ -94,6 +97,8 @@ class Sizes:
             assert isinstance(dim, int)
             size = type_.shape[dim] if type_ else None
             symbol = self._symbols(tensor.name)[dim] if type_ else ""
+            if size is None and tensor.name not in self._needed:
+                return None  # Only this operator shows the size.
             return Value(symbol) if symbol else size
         if node.op not in _OPERATORS:
             return None

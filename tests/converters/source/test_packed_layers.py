@@ -33,6 +33,14 @@ def sorted_by_hand(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
     return y.tanh()[:, order.argsort()]
 
 
+def twice(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Sequences that are packed again, and lengths that the model returns."""
+    first = rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    again = rnn.pad_packed_sequence(self.first(first)[0])[0]
+    _, state = self.second(rnn.pack_padded_sequence(again, lengths, enforce_sorted=False))
+    return state[0] + state[1], lengths
+
+
 _STATE = torch.randn(4, 3, 4)
 PACKED: dict[str, tuple[nn.Module, tuple[Tensor, ...], bool]] = {
     "unsorted": (packed(nn.LSTM), (torch.tensor([2, 5, 3]),), True),
@@ -40,6 +48,7 @@ PACKED: dict[str, tuple[nn.Module, tuple[Tensor, ...], bool]] = {
     "state": (packed(nn.LSTM, total_length=True), (torch.tensor([1, 2, 5]), _STATE, _STATE.tanh()), True),
     "GRU": (packed(nn.GRU, padding_value=2.0), (torch.tensor([4, 5, 3]), _STATE), True),
     "RNN": (packed(nn.RNN, first=False, padding_value=2.0), (torch.tensor([5, 1, 3]),), False),
+    "twice": (module_of(twice, first=nn.GRU(3, 3), second=nn.LSTM(3, 4)), (torch.tensor([2, 5, 3]),), False),
     "by hand": (module_of(sorted_by_hand, lstm=nn.LSTM(3, 4)), (torch.tensor([2, 5, 3]),), False),
 }
 

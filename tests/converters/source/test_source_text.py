@@ -362,6 +362,17 @@ def test_dead_values_are_not_written() -> None:
     assert "jnp.exp" not in write(module_of(forward), torch.randn(2, 3)).text
 
 
+def test_rows_of_computed_lengths() -> None:
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        y[0, : lengths[0]] = x[0, : lengths[0]].flip(0)
+        return y
+
+    x, lengths = torch.randn(2, 5), torch.tensor([5, 3])
+    model = write(module_of(forward), x, lengths).model
+    np.testing.assert_array_equal(model(x.numpy(), lengths.numpy()), forward(None, x, lengths))
+
+
 def test_keyword_arguments() -> None:
     def forward(self: Any, x: Tensor, *, scale: Tensor) -> Tensor:
         return x * scale
