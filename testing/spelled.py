@@ -287,7 +287,7 @@ CALLED = (
     # settings and sizes that functions of JAX do not have
     *("x.round(decimals=2)", "F.softplus(x, 1, 3)", "x.index_put((b,), x[0, 0, :1])", "x.topk(2, 1)"),
     *("F.adaptive_avg_pool2d(w, 2)", "F.pad(x, (1, -1))", "F.interpolate(w, size=(7, 4))"),
-    *('torch.div(x, y, rounding_mode="floor")', "x.gather(1, i[:, :, :1])", "x.norm(1)"),
+    *('torch.div(x, y, rounding_mode="floor")', "x.gather(1, i[:, :, :1])", "x.norm(3)"),
     *("v.repeat_interleave(t)", 'torch.div(x, 2, rounding_mode="trunc")'),
     "F.avg_pool1d(x, 2, ceil_mode=True)",
     "torch.stft(y, 4, 4, 2, v[:2], center=False, return_complex=True)",

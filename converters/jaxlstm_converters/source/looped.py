@@ -87,7 +87,8 @@ def _rolled(graph: Graph, types: Mapping[str, TensorType], start: int, end: int,
                 with contextlib.suppress(NotALoop):
                     found.append(_Unrolled(whole, types, first, period, count))
             if found:
-                return min(found, key=lambda unrolled: (-unrolled.count, len(unrolled.loop.state))).graph()
+                best = min(found, key=lambda unrolled: (-unrolled.count, len(unrolled.loop.state)))
+                return best.graph() if best.is_loop() else None
     return None
 
 
@@ -117,10 +118,14 @@ class _Unrolled:
         self._stacked: dict[str, str] = {}  # result of a step -> its name in the user's code
         states = [(types.get(self._initial[name]), types.get(end)) for name, end in loop.state.items()]
         is_same = all(a and b and a.dtype == b.dtype and same_sizes(a, b) for a, b in states)
-        # A few equal operators without a state are not a loop: queries, keys and values, for example.
-        is_long = loop.state or count >= FEWEST_COPIES
-        if not (self._calls and self._order and is_same and is_long) or loop.lists or loop.indices:
+        if not (self._calls and self._order and is_same) or loop.lists or loop.indices:
             raise NotALoop
+
+    def is_loop(self) -> bool:
+        """Return False for a few equal operators, such as those of queries, keys and values."""
+        joined = {tuple(uses_of(node)) for node in self._graph.nodes if node.op in _JOINS}
+        is_joined = not joined.isdisjoint(map(tuple, self.loop.collected.values()))
+        return bool(self.loop.state) or self.count >= FEWEST_COPIES or is_joined
 
     def graph(self) -> Graph:
         """Return the graph with a loop in their place."""

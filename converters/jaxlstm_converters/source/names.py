@@ -94,8 +94,9 @@ def arguments(line: str) -> list[str]:
     """Return the names of variables that a line of Python passes to functions, in their order."""
     tree = _parsed(line)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    indices = (node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript))
-    called |= {id(part) for index in indices for part in ast.walk(index)}
+    others = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+    others += [node.iter for node in ast.walk(tree) if isinstance(node, ast.comprehension)]
+    called |= {id(part) for other in others for part in ast.walk(other)}
     names = [
         node
         for node in ast.walk(tree)

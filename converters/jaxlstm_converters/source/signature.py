@@ -24,7 +24,7 @@ def signature(graph: Graph, writer: StatementWriter) -> tuple[Method, dict[str, 
     keys = [*[None] * len(positional.children), *map(str, named.keys)]
     for key, child in zip(keys, (*positional.children, *named.children), strict=True):
         leaves = [next(inputs) for _ in range(child.leaf_count())]
-        text = _common(leaves) if key is None else key
+        text = (_common(child, leaves[0].name) if leaves else "unused") if key is None else key
         if key is None and child.kind == "leaf":
             text = writer.argument_name(text, {*taken, *keys})
         is_free = names.is_name(text) and text not in taken
@@ -89,12 +89,14 @@ def _equal_axes(before: Sequence[Size], after: Sequence[Size]) -> list[tuple[int
     return [(old, new) for old, new in pairs if before[old] == after[new]]
 
 
-def _common(inputs: list[Input]) -> str:
-    """Return the name of an argument: torch numbers its parts."""
-    if not inputs:
-        return "unused"
-    name = inputs[0].name
-    return name if len(inputs) == 1 else re.sub(r"(_\d+)+$", "", name) or name
+def _common(tree: Tree, name: str) -> str:
+    """Return the name of an argument: torch adds the keys of its first part."""
+    keys = ""
+    while tree.kind != "leaf":
+        place = next(place for place, child in enumerate(tree.children) if child.leaf_count())
+        keys += f"_{tree.keys[place] if tree.kind == 'dict' else place}"
+        tree = tree.children[place]
+    return name.removesuffix(re.sub(r"[^a-zA-Z0-9]", "_", keys).lower()) or name
 
 
 def structure(tree: Tree, leaves: Iterator[ast.expr]) -> ast.expr:

@@ -140,3 +140,13 @@ def test_a_module_transposes_its_own_input() -> None:
     written = write(nn.Sequential(nn.Conv1d(3, 3, 1), inner, nn.Conv1d(3, 3, 1)), x)
     assert_holds(written, x)
     assert "self.lstm(x.transpose(1, 0, 2))" in "\n".join(body_of(written.text, "Model"))
+
+
+def test_a_loop_without_a_state() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return torch.stack([self.out(x[:, t]).tanh() for t in range(x.shape[1])], 1)
+
+    x = torch.randn(2, 5, 3)
+    written = write(module_of(forward, out=nn.Linear(3, 3)), x)
+    assert "def step(_, x_t):\n" in written.text
+    assert_equal(written, x)

@@ -201,8 +201,8 @@ def attention(self: Any, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     return x + y, weights
 
 
-def pair(self: Any, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    return self.lstm(x, state)
+def pair(self: Any, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    return self.lstm(x, state["h c"])
 
 
 def computed(self: Any, x: Tensor) -> Tensor:
@@ -295,7 +295,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
     ),
     "pair": (
         lambda: module_of(pair, lstm=nn.LSTM(3, 4)),
-        lambda n: (torch.randn(5, n, 3), (torch.randn(1, n, 4), torch.randn(1, n, 4))),
+        lambda n: (torch.randn(5, n, 3), {"h c": (torch.randn(1, n, 4), torch.randn(1, n, 4))}),
     ),
     "computed": (
         lambda: module_of(computed, weight=nn.Parameter(torch.randn(4, 4, 3))),
@@ -323,7 +323,7 @@ LINES = {
     ),
     "parts": ('"0.norm.weight": nnx.Param(jnp.zeros((4,))),', "return y.at[:, 0].set(jnp.zeros_like(z)) * 2"),
     "cells": ("    h = self.gru(x_t, self.gru(x_t, h))",),
-    "pair": ("y, (h, c) = self.lstm(x, state)",),
+    "pair": ('y, (h, c) = self.lstm(x, state["h c"])',),
     "smaller": ("for block in self.blocks:", "width = x.shape[2]"),
     "zipped": ("for conv, norm in zip(self.convs, self.norms):",),
 }

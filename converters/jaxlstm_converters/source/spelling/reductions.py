@@ -45,10 +45,12 @@ def _mean(operation: TypedNode) -> str | None:
 
 
 def _norm(operation: TypedNode) -> str | None:
-    """Return a root. A bound below it makes the gradient of the norm of zeros 0 instead of NaN."""
+    """Return a sum or root. A bound below it makes the gradient of the norm of zeros 0 instead of NaN."""
     order = operation["ord"] if "ord" in operation.arguments else operation["p"]
-    if order not in (None, 2) or operation["dtype"] is not None or not operation.is_float():
+    if order not in (None, 1, 2) or operation["dtype"] is not None or not operation.is_float():
         return None
+    if order == 1:
+        return f"jnp.abs(self).sum({_over(operation)})"
     squares = f"jnp.square(self).sum({_over(operation)})"
     return f"jnp.sqrt(jnp.maximum({squares}, 1e-30))" if operation.ndim() else None
 

@@ -260,6 +260,7 @@ RULES: dict[str, Rule] = {
     "roll": lambda op: "jnp.roll(self, shifts, axis=dims)" if op["dims"] else None,
     "outer": lambda op: "self[:, None] * vec2" if op.promotes("self", "vec2") else None,
     "meshgrid": lambda op: _GRID if all(len(type_.shape) == 1 for type_ in op.tensors()) else None,
+    "diag": "jnp.diag(self, diagonal)",
     "diagonal": "jnp.diagonal(self, offset, dim1, dim2)",
     **dict.fromkeys(("movedim", "moveaxis"), "jnp.moveaxis(self, source, destination)"),
     "one_hot": lambda op: None if op["num_classes"] == -1 else "nnx.one_hot(self, num_classes, dtype=int)",
