@@ -175,3 +175,21 @@ def test_complex_numbers(tmp_path: Path) -> None:
     require_equal(program, module, x)
     for ours, theirs in zip(written_program(program).model(jnp.asarray(x)), module(x), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+class Surrogate(torch.autograd.Function):
+    """A step with the gradient of another function, as in spiking networks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return (x > 0).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # pyright: ignore
+        return 2 * gradients[0]
+
+
+def test_a_gradient_of_the_users_own_is_named() -> None:
+    module = module_of(lambda self, x: Surrogate.apply(x) * x)
+    with pytest.warns(UserWarning, match="gradients through Surrogate are those of its forward"):
+        jaxlstm.from_module(module, (torch.randn(3),))

@@ -93,14 +93,18 @@ def from_module(
                 f"{name or 'torch_module'} is a ScriptModule, which torch.export does not take; use a module "
                 "of its Python class, filled with module.load_state_dict(script.state_dict())"
             )
+    from jaxlstm_converters.pt2.export_patches import own_gradients
     from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, export_in_steps
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
     runs = functools.partial(_runs_under_jit, finish)
     call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes, runs)
-    with LOCK:
+    with LOCK, own_gradients() as functions:
         step, file = export_in_steps(call, finish)
+    for name in sorted(functions):
+        message = f"from_module: gradients through {name} are those of its forward, not of its backward"
+        warnings.warn(message, UserWarning, stacklevel=2)
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)
     for sentence in unused_inputs(file.graph):

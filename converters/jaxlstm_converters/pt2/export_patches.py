@@ -36,6 +36,21 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def own_gradients() -> Iterator[set[str]]:
+    """Yield the user's classes of ``torch.autograd.Function`` that run. An export drops their backward."""
+    original: Any = torch.autograd.Function.apply
+    found: set[str] = set()
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not cls.__module__.startswith("torch."):
+            found.add(cls.__name__)
+        return original.__func__(cls, *args, **kwargs)
+
+    with mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)):
+        yield found
+
+
+@contextlib.contextmanager
 def kept_regions() -> Iterator[None]:
     """Let exports keep all regions, also where the caller is in one.
 
