@@ -1,6 +1,7 @@
 """The calls of modules that led to a node, from the texts that torch records as its metadata."""
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from jaxlstm.programs.graph import ModuleCall
 from jaxlstm_converters.checkpoint.errors import printable
 
 _HERE = os.path.dirname(__file__)
+_SLICE = re.compile(r"slice\((?:None|([0-9]{1,9})), (?:None|-?[0-9]{1,9}), (?:None|1)\)\.([0-9]{1,9})")
 # torch also records its own functions; only the frames of "forward" have a module each.
 _FRAME = "in forward"
 
@@ -18,7 +20,7 @@ def read_calls(metadata: Any) -> tuple[ModuleCall, ...]:
     Nodes that torch inserted have a stack of placeholders, and no calls.
     """
     stack = _text(metadata, "nn_module_stack")
-    entries = [entry.split(",") for entry in stack.split(";")]
+    entries = [_parts(entry) for entry in stack.split(";")]
     if any(len(entry) < 3 or entry[0] == entry[1] for entry in entries):
         return ()
     lines = _lines_of_modules([line for _, line in _frames(_text(metadata, "stack_trace"))])
@@ -31,7 +33,18 @@ def read_calls(metadata: Any) -> tuple[ModuleCall, ...]:
             line,
         )
         for entry, line in zip(entries, lines, strict=False)
+        if "slice(" not in entry[1]  # from the end of a list, whose length is not known
     )
+
+
+def _parts(entry: str) -> list[str]:
+    """Return key, path and class. A module of a slice of a list may be "layers.slice(1, None, None).0"."""
+    parts = entry.split(",")
+    if len(parts) % 2 == 0:
+        return parts
+    half = len(parts) // 2
+    path = _SLICE.sub(lambda m: str(int(m[1] or 0) + int(m[2])), ",".join(parts[half:-1]))
+    return [",".join(parts[:half]), path, parts[-1]]
 
 
 def without_paths(stack_trace: str) -> str:

@@ -392,3 +392,18 @@ def test_batch_norms_with_shared_weights_keep_their_statistics() -> None:
     assert program.tied.keys() == {"second.weight", "second.bias"}
     buffers = {name: np.asarray(buffer) for name, buffer in program.buffers.items()}
     assert with_tied_buffers(program.graph, program.tied, buffers) == program.tied
+
+
+def test_slices_of_lists() -> None:
+    """torch names their modules by the slice if any module has two names."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        for layer in (*self.layers[1:], *self.layers[:2], *self.layers[-1:]):
+            x = layer(x).tanh()
+        return self.last(x)
+
+    layers = several(nn.Linear, 3, 3)
+    x = torch.randn(2, 3)
+    written = write(module_of(forward, layers=layers, last=layers[-1]), x)
+    assert_equal(written, x)
+    assert "nnx.List([nnx.Linear(3, 3, rngs=rngs)" in written.text
