@@ -58,8 +58,9 @@ class TensorTypes:
         """Return the shape of a tensor in the example of the export, or ()."""
         sizes = self._records[name]["sizes"]
         hints = [size.get("as_expr", {}).get("hint") or size for size in sizes]
-        shape = tuple(hint.get("as_int") for hint in hints if isinstance(hint, dict))
-        return shape if all(type(size) is int and size >= 0 for size in shape) else ()
+        shape = [hint["as_int"] for hint in hints if isinstance(hint, dict) and "as_int" in hint]
+        is_known = len(shape) == len(sizes) and all(type(size) is int and size >= 0 for size in shape)
+        return tuple(shape) if is_known else ()
 
     def of_results(
         self, target: str, results: Sequence[str], arguments: Iterable[str]
