@@ -7,6 +7,7 @@ Imports inside functions and under ``TYPE_CHECKING`` count too, those of ``impor
 
 import ast
 import graphlib
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import grimp
 import pytest
 
+ROOT = Path(__file__).parent.parent
 PACKAGES = ("jaxlstm", "jaxlstm_converters")
 
 
@@ -129,12 +131,19 @@ def test_third_party_packages_have_homes() -> None:
     assert sorted(pair for pair in others if not _is_below(pair[0], HOMES.get(pair[1], ()))) == []
 
 
+# The modules that may import a module by a name.
+DYNAMIC = {"_shared/imports.py", "cli/check.py", "cli/user_code.py", "programs/operators/__init__.py"}
+
+
+def test_dynamic_imports() -> None:
+    files = {*ROOT.glob("jaxlstm/**/*.py"), *ROOT.glob("converters/*/**/*.py")}
+    found = {path for path in files if re.search(r"\bimport_module\(|__import__", path.read_text())}
+    assert found == {ROOT / "jaxlstm" / name for name in DYNAMIC}
+
+
 def test_no_import_cycles() -> None:
     # The error has the modules of a cycle.
     graphlib.TopologicalSorter(imports()).prepare()
-
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_tests_tools_and_benchmarks_share_only_testing() -> None:

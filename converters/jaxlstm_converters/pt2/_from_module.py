@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import math
+import operator
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     from jaxlstm.programs.program import Program
     from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep
+
+
+_COMPARISONS = (operator.le, operator.lt, operator.ge, operator.gt)
 
 
 def from_module(
@@ -162,14 +166,13 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
     """Return the parts of the file that torch writes of an exported program."""
     import torch
     from torch._export.serde import serialize
-    from torch.utils import _pytree
 
     for part in exported.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             if stack_trace := node.meta.get("stack_trace"):
                 node.meta["stack_trace"] = without_paths(stack_trace)
-            # Assertions of torch may have bounds beyond int64, which every size is below.
-            node.args = _pytree.tree_map_only(int, lambda number: min(number, 2**63 - 1), node.args)
+            if node.target in _COMPARISONS:  # with bounds of torch's assertions, which may be beyond int64
+                node.args = tuple(min(a, 2**63 - 1) if type(a) is int else a for a in node.args)
     for tensors in (exported.state_dict, exported.constants):
         tensors.update((key, _resolved(tensor)) for key, tensor in tensors.items())
     buffer = io.BytesIO()

@@ -38,7 +38,7 @@ from jaxlstm_converters.source.modules import Part, access, initialized
 from jaxlstm_converters.source.own_sizes import with_own_sizes
 from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
-from jaxlstm_converters.source.signature import checked_axes, fixed_sizes, signature, structure
+from jaxlstm_converters.source.signature import checked_axes, fixed_by_export, signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH
@@ -102,7 +102,7 @@ class _Writer:
         held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in self._owners.items()}
         self._graph = graph = _with_loops(graph, tensors, held)
         self._types = held | graph.types
-        self._graph = graph = live_graph(with_own_sizes(graph, Sizes(graph, self._types)))
+        self._graph = graph = live_graph(with_own_sizes(graph, Sizes(graph, self._types), self._owners))
         self._sizes = Sizes(graph, self._types)
         self._root = call_tree(graph, self._sizes)
         returned = [*graph.outputs, *graph.mutations.values()]
@@ -349,7 +349,7 @@ class _Writer:
             for name, value in self._graph.mutations.items()
         ]
         method = writer.outermost(parameters, bound, result, changed)
-        method.body[:0] = map(Statement, fixed_sizes(self._graph, bound, self._checked))
+        method.body[:0] = map(Statement, fixed_by_export(self._graph, bound, self._checked))
         return method
 
 

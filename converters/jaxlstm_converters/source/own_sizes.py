@@ -4,23 +4,31 @@ torch computes equal sizes once: in a graph, a module may use a size that anothe
 its own code computes it again.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from jaxlstm.programs.aliases import with_names
 from jaxlstm.programs.graph import Graph, Node, results_of, uses_of
+from jaxlstm_converters.source.calls import is_under
 from jaxlstm_converters.source.sizes import Sizes, size_name
 
 _OF_NUMBERS = ("_operator.", "math.", "torch.sym_")
 
 
-def with_own_sizes(graph: Graph, sizes: Sizes) -> Graph:
-    """Return a graph with a copy of each size computation in the modules that can repeat it."""
-    owner = _OwnSizes(graph, sizes)
+def with_own_sizes(graph: Graph, sizes: Sizes, owners: Mapping[str, str]) -> Graph:
+    """Return a graph with a copy of each size computation in the modules with tensors that can repeat it.
+
+    ``owners`` maps placeholders to names of tensors. The operators of another module may be written by its
+    caller, which has the computation.
+    """
+    owner = _OwnSizes(graph, sizes, owners)
     return replace(graph, nodes=tuple(copy for node in graph.nodes for copy in owner.with_copies(node)))
 
 
 class _OwnSizes:
-    def __init__(self, graph: Graph, sizes: Sizes) -> None:
+    def __init__(self, graph: Graph, sizes: Sizes, owners: Mapping[str, str]) -> None:
+        paths = {node.module_path for node in graph.nodes}
+        self._classes = {path for path in paths if any(is_under(name, path) for name in owners.values())}
         self._makers = {name: node for node in graph.nodes for name in results_of(node)}
         self._shown: dict[str, set[str]] = {}  # module call -> the sizes that its inputs show
         self._copies: dict[tuple[str, str], str | None] = {}
@@ -31,7 +39,8 @@ class _OwnSizes:
     def with_copies(self, node: Node) -> list[Node]:
         """Return a node after the copies of the computations of sizes that it uses."""
         added: list[Node] = []
-        own = {name: self._own(name, node, added) for name in self._inputs(node)}
+        inputs = self._inputs(node) if node.module_path in self._classes else []
+        own = {name: self._own(name, node, added) for name in inputs}
         return [*added, with_names(node, {name: new for name, new in own.items() if new})]
 
     def _inputs(self, node: Node) -> list[str]:

@@ -112,7 +112,9 @@ class Scope:
     def size(self, symbol: str) -> ast.expr:
         """Return the expression of a free size."""
         if symbol not in self._sizes:
-            name, axis = self._parameter_with(symbol)
+            name, axis = self._value_with(symbol)
+            if name not in self.parameters:
+                return trees.item(trees.attribute(copy.deepcopy(self.values[name]), "shape"), axis)
             variable = self._size_name(name, axis)
             self._header[variable] = (self.parameters[name], axis)
             self._sizes[symbol] = trees.name(variable)
@@ -123,9 +125,11 @@ class Scope:
         axis_of = self._context.sizes.axis_of
         return symbol in self._sizes or any(axis_of(name, symbol) is not None for name in self.parameters)
 
-    def _parameter_with(self, symbol: str) -> tuple[str, int]:
-        """Return the first parameter that has an axis of a size, and this axis."""
-        axes = ((name, self._context.sizes.axis_of(name, symbol)) for name in self.parameters)
+    def _value_with(self, symbol: str) -> tuple[str, int]:
+        """Return the first parameter, or else value, that has an axis of a size, and this axis."""
+        axes = (
+            (name, self._context.sizes.axis_of(name, symbol)) for name in (*self.parameters, *self.values)
+        )
         found = next(((name, axis) for name, axis in axes if axis is not None), None)
         assert found is not None, f"{symbol} is not known in {self._path}"
         return found

@@ -150,3 +150,10 @@ def test_a_loop_without_a_state() -> None:
     written = write(module_of(forward, out=nn.Linear(3, 3)), x)
     assert "def step(_, x_t):\n" in written.text
     assert_equal(written, x)
+
+
+def test_a_size_of_a_module_that_its_caller_writes() -> None:
+    """A module without tensors halves a sequence twice."""
+    half = module_of(lambda self, x: x[:, : x.shape[1] // 2])
+    x = torch.randn(3, 20)
+    assert_equal(write(module_of(lambda self, x: self.half(self.half(x)), half=half), x), x)

@@ -274,5 +274,31 @@ def test_sizes_that_the_export_fixed(
     run = nnx.jit(make_written(jaxlstm.write_source(program, tmp_path / "model.py")))
     ones = np.ones(shape, np.float32)
     np.testing.assert_allclose(run(ones), program(program.params, ones))
-    with pytest.raises(AssertionError, match="the sizes of the export"):
+    with pytest.raises(AssertionError, match="fixed by the export"):
         run(np.ones(other, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "forward"),
+    [
+        # The embedding has as many numbers as the export had steps.
+        ((2, 6), lambda self, x: sum(self.part(x.int())[:, t] * t for t in range(x.shape[1]))),
+        ((6, 5), lambda self, x: sum(self.conv(x)[:, t] * t for t in range(x.shape[1]))),
+    ],
+)
+def test_a_size_that_no_layer_checks_is_asserted(
+    tmp_path: Path, shape: tuple[int, ...], forward: Any
+) -> None:
+    model = module_of(forward, part=nn.Embedding(9, 6), conv=nn.Conv1d(6, 4, 3, padding=1))
+    program = jaxlstm.from_module(model, (torch.ones(shape),))
+    run = make_written(jaxlstm.write_source(program, tmp_path / "model.py"))
+    run(np.ones(shape, np.float32))
+    with pytest.raises(AssertionError, match="fixed by the export"):
+        run(np.ones((shape[0], shape[1] + 1), np.float32))
+
+
+def test_other_constants_are_refused(tmp_path: Path) -> None:
+    program = jaxlstm.from_module(module_of(lambda self, x, n: x[:, :n] / n), (torch.ones(2, 5), 3))
+    run = make_written(jaxlstm.write_source(program, tmp_path / "model.py"))
+    with pytest.raises(AssertionError, match="fixed by the export"):
+        run(np.ones((2, 5), np.float32), 4)
