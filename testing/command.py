@@ -27,15 +27,16 @@ class Screen(io.StringIO):
         return True
 
 
-def jaxlstm_command(*arguments: object) -> Result:
-    """Run ``jaxlstm ARGUMENTS``."""
+def jaxlstm_command(*arguments: object, status: int | None = None) -> Result:
+    """Run ``jaxlstm ARGUMENTS`` and, if given, require the exit status."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            status = cli.main([str(argument) for argument in arguments])
+            result = cli.main([str(argument) for argument in arguments])
         except SystemExit as error:  # raised by argparse
-            status = int(error.code or 0)
-    return Result(status, out.getvalue(), err.getvalue())
+            result = int(error.code or 0)
+    assert status in (None, result), err.getvalue()
+    return Result(result, out.getvalue(), err.getvalue())
 
 
 CONFIG = LSTMConfig(5, 8, num_layers=2)

@@ -42,8 +42,7 @@ def test_a_closed_pipe_ends_the_command_silently(arguments: tuple[object, ...]) 
 
 
 def test_inspect_lists_the_lstm() -> None:
-    done = jaxlstm_command("inspect", DEMO)
-    assert done.status == 0
+    done = jaxlstm_command("inspect", DEMO, status=0)
     assert "16 -> 24, num_layers=2, bidirectional=True" in done.out
     assert "not recorded: batch_first and dropout" in done.out
     (lstm,) = json.loads(jaxlstm_command("inspect", DEMO, "--json").out)["lstms"]
@@ -57,8 +56,7 @@ def test_inspect_reports_invalid_and_other_layers(tmp_path: Path) -> None:
     del invalid["bias_hh_l0"]
     torch.save({"gru": torch.nn.GRU(3, 4).state_dict(), "lstm": invalid}, tmp_path / "m.pt")
     for options, gru in (((), "gru. is a GRU"), (("--all",), "3 -> 4")):
-        done = jaxlstm_command("inspect", tmp_path / "m.pt", *options)
-        assert done.status == 1
+        done = jaxlstm_command("inspect", tmp_path / "m.pt", *options, status=1)
         assert gru in next(line for line in done.out.splitlines() if "gru" in line)
         assert "INVALID: the LSTM at 'lstm.'" in done.out
         assert "missing lstm.bias_hh_l0 (16,)" in done.out
@@ -68,8 +66,7 @@ def test_inspect_reports_invalid_and_other_layers(tmp_path: Path) -> None:
 
 
 def test_inspect_all_lists_every_layer() -> None:
-    done = jaxlstm_command("inspect", DEMO, "--all")
-    assert done.status == 0
+    done = jaxlstm_command("inspect", DEMO, "--all", status=0)
     layers = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()[2:] if line}
     assert layers["model_state_dict.mark"] == ["Linear", "48", "->", "7", "float32", "343", "1.5%"]
     assert "Embedding: padding_idx" in done.out
@@ -86,8 +83,7 @@ def test_inspect_all_of_a_model_without_an_lstm(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, bias=False), torch.nn.LayerNorm(4))
     torch.save({**model.state_dict(), "temperature": torch.ones(())}, tmp_path / "m.pt")
     assert jaxlstm_command("inspect", tmp_path / "m.pt").status == 1
-    done = jaxlstm_command("inspect", tmp_path / "m.pt", "--all")
-    assert done.status == 0
+    done = jaxlstm_command("inspect", tmp_path / "m.pt", "--all", status=0)
     assert "Conv2d?: the tensors also fit ConvTranspose2d" in done.out
     assert "LayerNorm?: the tensors also fit GroupNorm and InstanceNorm" in done.out
     assert "kernel_size=3x3" in done.out
@@ -98,8 +94,7 @@ def test_inspect_all_of_a_model_without_an_lstm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("output", ["m.safetensors", "m.pt"])
 def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     path = tmp_path / output
-    done = jaxlstm_command("convert", DEMO, "-o", path, "--batch-first", "--dropout", 0.5, "--json")
-    assert done.status == 0
+    done = jaxlstm_command("convert", DEMO, "-o", path, "--batch-first", "--dropout", 0.5, "--json", status=0)
     assert json.loads(done.out)["bit_exact"] is True
     expected, _ = jaxlstm.load(DEMO, batch_first=False, dropout=0.0)
     if output == "m.pt":
@@ -109,8 +104,7 @@ def test_convert_and_inspect_every_format(output: str, tmp_path: Path) -> None:
     assert (config.batch_first, config.dropout) == (True, 0.5)
     assert params.keys() == expected.keys()
     assert all(np.array_equal(params[name], expected[name]) for name in expected)
-    done = jaxlstm_command("inspect", path)
-    assert done.status == 0
+    done = jaxlstm_command("inspect", path, status=0)
     assert "16 -> 24, num_layers=2, " in done.out
     assert "not recorded" not in done.out
     (layer,) = json.loads(jaxlstm_command("inspect", path, "--all", "--json").out)["layers"]

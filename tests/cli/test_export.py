@@ -23,8 +23,7 @@ def test_export(suffix: str, weights: str, tmp_path: Path) -> None:
     """The command compares the artifact with the LSTM or the program."""
     output = tmp_path / "m.stablehlo"
     command = ["export", DEMO.with_suffix(suffix), "--weights", weights, "--platforms", "cpu,tpu", "--json"]
-    done = jaxlstm_command(*command, "-o", output)
-    assert done.status == 0, done.err
+    done = jaxlstm_command(*command, "-o", output, status=0)
     report = json.loads(done.out)
     assert report["platforms"] == ["cpu", "tpu"]
     assert report["largest_difference"] <= 1e-6
@@ -38,8 +37,7 @@ def test_export(suffix: str, weights: str, tmp_path: Path) -> None:
 
 def test_an_artifact_for_other_platforms_is_not_run(tmp_path: Path) -> None:
     other = "tpu" if jax.default_backend() == "cpu" else "cpu"
-    done = jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo", "--platforms", other)
-    assert done.status == 0
+    done = jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo", "--platforms", other, status=0)
     assert "not run: this machine has none of these platforms" in done.out
 
 
@@ -49,8 +47,7 @@ def test_separate_weights_do_not_replace_the_checkpoint(output: str, tmp_path: P
     save(path, *load(DEMO, batch_first=False, dropout=0.0), prefix="lstm.")
     before = path.read_bytes()
     options = ["--platforms", "cpu", "--weights", "beside", "--overwrite"]
-    done = jaxlstm_command("export", path, "-o", tmp_path / output, *options)
-    assert done.status == 2
+    done = jaxlstm_command("export", path, "-o", tmp_path / output, *options, status=2)
     assert f"{path} would replace the input {path}" in done.err
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -69,8 +66,7 @@ def test_without_a_package(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
-    done = jaxlstm_command(command[0], file, *command[1:])
-    assert done.status == 2
+    done = jaxlstm_command(command[0], file, *command[1:], status=2)
     assert f"{module} is not installed; install it with pip install 'jaxlstm[{extra}]'" in done.err
 
 

@@ -84,8 +84,7 @@ def test_message(folder: Path, line: str, message: str) -> None:
 @pytest.mark.filterwarnings("default:dropout")
 def test_a_warning_of_python_is_one_line_without_a_source_line(folder: Path) -> None:
     arguments = ("--prefix", "a", "--batch-first", "--dropout", "0.5")
-    done = jaxlstm_command("convert", "m.pt", "-o", "x.safetensors", *arguments)
-    assert done.status == 0
+    done = jaxlstm_command("convert", "m.pt", "-o", "x.safetensors", *arguments, status=0)
     assert done.err.startswith("jaxlstm convert: warning: dropout=0.5 has no effect")
     assert done.err.count("\n") == 1
 
@@ -142,8 +141,7 @@ def test_the_input_is_not_replaced(
         pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
     before = (model / "model.pt").read_bytes()
     options = ["--overwrite"] if overwrite else []
-    done = jaxlstm_command(command, source, "-o", output, *options)
-    assert done.status == 2
+    done = jaxlstm_command(command, source, "-o", output, *options, status=2)
     assert done.err == (
         f"jaxlstm {command}: -o {output} would replace the input {source}; choose another path\n"
     )
@@ -157,8 +155,7 @@ def test_shards_are_inputs(output: str, tmp_path: Path) -> None:
     index = sharded(tmp_path)
     before = (tmp_path / output).read_bytes()
     options = ["-o", tmp_path / output, "--format", "safetensors", "--overwrite"]
-    done = jaxlstm_command("convert", index, *options)
-    assert done.status == 2
+    done = jaxlstm_command("convert", index, *options, status=2)
     assert "would replace the input" in done.err
     assert (tmp_path / output).read_bytes() == before
 
@@ -168,8 +165,7 @@ def test_a_report_does_not_replace_an_input(output: str, model: Path) -> None:
     (model / "my_port.py").write_text("port = print")
     before = (model / output).read_bytes()
     options = ["--port", "my_port.py:port", "--overwrite", "--report", output]
-    done = jaxlstm_command("check", "model.pt", *options)
-    assert done.status == 2
+    done = jaxlstm_command("check", "model.pt", *options, status=2)
     assert f"--report {output} would replace the input" in done.err
     assert (model / output).read_bytes() == before
 
@@ -177,8 +173,7 @@ def test_a_report_does_not_replace_an_input(output: str, model: Path) -> None:
 def test_a_report_replaces_only_a_report(model: Path) -> None:
     (model / "notes.html").write_text("<!doctype html>mine")
     command = ["check", "model.pt", "--dtype", "float32", "--report", "notes.html"]
-    done = jaxlstm_command(*command)
-    assert done.status == 2
+    done = jaxlstm_command(*command, status=2)
     assert "notes.html exists and was not written by jaxlstm" in done.err
     assert (model / "notes.html").read_text() == "<!doctype html>mine"
     assert jaxlstm_command(*command, "--overwrite").status == 0

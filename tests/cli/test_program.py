@@ -41,8 +41,7 @@ def run(folder: Path, *options: object, checkpoint: Path = DEMO, source: str = "
 
 
 def test_inspect() -> None:
-    done = jaxlstm_command("inspect", DEMO)
-    assert done.status == 0
+    done = jaxlstm_command("inspect", DEMO, status=0)
     report = json.loads(jaxlstm_command("inspect", DEMO, "--json").out)
     batch, length = report["program"]["free_axes"]
     for line in (
@@ -55,15 +54,13 @@ def test_inspect() -> None:
     assert "not recorded" not in done.out
     assert report["program"]["operators"]["aten.lstm.input"] == 1
     assert report["lstms"][0]["not_recorded"] == []
-    listed = jaxlstm_command("inspect", DEMO, "--all")
-    assert listed.status == 0
+    listed = jaxlstm_command("inspect", DEMO, "--all", status=0)
     assert "Linear     48 -> 7" in listed.out
 
 
 def test_inspect_names_the_operators_that_are_not_supported(tmp_path: Path) -> None:
     save(tmp_path / "noise.pt2", module_of(lambda _, x: x + torch.randn_like(x)), torch.randn(5, 2, 3))
-    done = jaxlstm_command("inspect", tmp_path / "noise.pt2")
-    assert done.status == 1
+    done = jaxlstm_command("inspect", tmp_path / "noise.pt2", status=1)
     assert "CANNOT RUN: the program calls 1 unsupported operator" in done.out
     assert "aten.randn_like.default" in done.out
 
@@ -79,23 +76,20 @@ def test_operators_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "def erfcx(self):\n"
         "    return jax.numpy.exp(self**2) * jax.scipy.special.erfc(self)\n"
     )
-    refused = jaxlstm_command("inspect", path)
-    assert refused.status == 1
+    refused = jaxlstm_command("inspect", path, status=1)
     assert "--operators FILE.py" in refused.out
     assert jaxlstm_command("inspect", path, "--operators", operators).status == 0
     empty = tmp_path / "empty.py"
     empty.touch()
     assert jaxlstm_command("inspect", path, "--operators", operators, "--operators", empty).status == 0
     operators.write_text("import jaxlstm\nraise RuntimeError('no')\n")
-    done = jaxlstm_command("inspect", path, "--operators", operators)
-    assert done.status == 2
+    done = jaxlstm_command("inspect", path, "--operators", operators, status=2)
     assert f"--operators: RuntimeError: no ({operators}, line 2)" in done.err
 
 
 def test_check(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    done = jaxlstm_command("check", DEMO, "--report", page)
-    assert done.status == 0, done.err
+    done = jaxlstm_command("check", DEMO, "--report", page, status=0)
     assert done.out.rstrip().splitlines()[-1].startswith(f"{DEMO}: the program HOLDS")
     assert "float64 gradients against torch" in page.read_text()
 

@@ -120,8 +120,7 @@ def test_a_server_that_is_not_a_cluster(
             threading.Thread(target=respond, args=(server, answer)).start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         options = ("-o", "y.npz", "--engine", "ray", "--address", address)
-        done = jaxlstm_command("run", "m.safetensors", "--input", "x.npz", *options)
-    assert done.status == 2
+        done = jaxlstm_command("run", "m.safetensors", "--input", "x.npz", *options, status=2)
     assert done.err.startswith(f"jaxlstm run: --address {address}: no cluster answers: ")
     assert done.err.count("\n") == 1
 

@@ -164,8 +164,7 @@ def test_a_converted_file_records_the_assumption(output: str) -> None:
 def test_export_warns_and_check_does_not() -> None:
     pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
     options = ["--platforms", "cpu", "--weights", "beside"]
-    done = jaxlstm_command("export", "one.pt", "-o", "x.stablehlo", *options, "--json")
-    assert done.status == 0
+    done = jaxlstm_command("export", "one.pt", "-o", "x.stablehlo", *options, "--json", status=0)
     assert "export: warning: one.pt does not record batch_first; assumed batch_first=False. Pass" in done.err
     assert json.loads(done.out)["config"]["assumed"] == ["batch_first"]
     with pytest.warns(jaxlstm.PortingWarning, match="does not record batch_first"):
