@@ -77,9 +77,8 @@ def test_40_changed_before_reading_a_tensor(tmp_path: Path, make: type[Box], cha
     _write_weight(path, make)
     ours = read_checkpoint(path)
     change(path)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=r"\[file-changed"):
         np.asarray(ours["w"])
-    assert caught.value.code == "file-changed"
 
 
 @each_change

@@ -95,9 +95,8 @@ def test_lightning_checkpoint(tmp_path: Path, foreign: Any) -> None:
 
 def test_object_without_tensors(tmp_path: Path, foreign: Any) -> None:
     torch.save(foreign.Tracker(), tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"their_project\.Tracker") as caught:
+    with pytest.raises(CheckpointError, match=r"their_project\.Tracker.*\[foreign-root"):
         read_checkpoint(tmp_path / "a.pt")
-    assert caught.value.code == "foreign-root"
 
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore::DeprecationWarning")
@@ -110,6 +109,5 @@ def test_dynamically_quantized_lstm(tmp_path: Path, form: str) -> None:
         torch.jit.save(torch.jit.script(module), tmp_path / "a.pt")
     else:
         torch.save(module.state_dict() if form == "state dict" else module, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"_all_weight_values.*float model") as caught:
+    with pytest.raises(CheckpointError, match=r"_all_weight_values.*float model.*\[unsupported-tensor"):
         read_checkpoint(tmp_path / "a.pt")
-    assert caught.value.code == "unsupported-tensor"

@@ -110,9 +110,8 @@ def test_files_without_checksums(tmp_path: Path) -> None:
         torch.save({"w": torch.arange(5.0)}, tmp_path / "a.pt")
     finally:
         torch.serialization.set_crc32_options(True)
-    with pytest.raises(CheckpointError, match="set_crc32_options") as caught:
+    with pytest.raises(CheckpointError, match=r"set_crc32_options.*\[crc-mismatch"):
         read_checkpoint(tmp_path / "a.pt")
-    assert caught.value.code == "crc-mismatch"
     unchecked = read_checkpoint(tmp_path / "a.pt", check_crc=False)
     assert_same_bits(unchecked["w"], torch.arange(5.0))
 
@@ -126,9 +125,8 @@ def test_tensors_are_read_lazily(tmp_path: Path) -> None:
     ours = read_checkpoint(tmp_path / "a.pt")
     assert_same_bits(ours["good"], torch.arange(4.0))
     for read in (np.asarray, np.asarray, np.sum):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError, match=r"\[crc-mismatch") as caught:
             read(ours["bad"])
-        assert caught.value.code == "crc-mismatch"
         assert caught.value.path == str(tmp_path / "a.pt")
 
 
@@ -175,9 +173,8 @@ def test_a_storage_that_is_a_view_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.arange(8.0)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     raw = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(raw.replace(b"K\x08N", b"K\x08(X\x01\x00\x00\x007K\x02K\x05t"))
-    with pytest.raises(CheckpointError, match="is a view of another one") as caught:
+    with pytest.raises(CheckpointError, match=r"is a view of another one.*\[unsupported-tensor"):
         read_checkpoint(tmp_path / "a.pt")
-    assert caught.value.code == "unsupported-tensor"
 
 
 ignore_deprecation = pytest.mark.filterwarnings(r"ignore:`torch.jit.\w+` is:DeprecationWarning")

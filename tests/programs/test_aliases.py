@@ -97,9 +97,8 @@ def test_unknown_sharing_is_refused(statements: str) -> None:
 @pytest.mark.parametrize("statements", REFUSED_WHEN_CALLED)
 def test_write_to_one_of_several_copies_is_refused(statements: str) -> None:
     ran = program_of_function(function(statements, "y,"), [torch.randn(3, 4)])
-    with pytest.raises(ProgramError, match=r"node add_.*share memory.*\.clone\(\)") as caught:
+    with pytest.raises(ProgramError, match=r"node add_.*share memory.*\.clone\(\).*\[unsupported-alias"):
         ran({}, np.ones((3, 4), np.float32))
-    assert caught.value.code == "unsupported-alias"
 
 
 def test_input_is_not_changed() -> None:

@@ -197,9 +197,8 @@ def test_index_out_of_range(name: str) -> None:
     x = torch.tensor([1.0, 2.0, 4.0])
     program = program_of_function(OUT_OF_RANGE[name], [x, torch.tensor([0, 1, 2])])
     beyond = torch.tensor([0, 3, 1]).numpy()
-    with pytest.raises(ProgramError) as caught:
+    with pytest.raises(ProgramError, match=r"\[index-range"):
         program({}, x.numpy(), beyond)
-    assert caught.value.code == "index-range"
     expected = {
         "index_add": [2.0, 6.0, 4.0],
         "index_fill": [1.0, 1.0, 4.0],

@@ -32,9 +32,8 @@ def test_conditions(guard: str, holds: bool) -> None:
     if holds:
         require_guards((guard,), SHAPES, {"flag": True})
         return
-    with pytest.raises(ProgramError, match="does not hold") as caught:
+    with pytest.raises(ProgramError, match=r"does not hold.*\[guard"):
         require_guards((guard,), SHAPES, {"flag": True})
-    assert caught.value.code == "guard"
 
 
 @pytest.mark.parametrize(
@@ -63,9 +62,8 @@ def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     ran = program(node("aten.relu.default", self=X), guards=(guard,))
     x = np.ones((2, 3), np.float32)
-    with pytest.raises(ProgramError, match="cannot be checked") as caught:
+    with pytest.raises(ProgramError, match=r"cannot be checked.*\[guard"):
         ran({}, x)
-    assert caught.value.code == "guard"
     unguarded = ran.with_options(guards=False).with_options(backend="scan")
     np.testing.assert_array_equal(unguarded({}, x), x)
     assert not list(tmp_path.iterdir())

@@ -231,13 +231,6 @@ def loss(results: Any) -> Any:
     return sum((leaf**2).sum() for leaf in leaves)
 
 
-def require_same(program: Program, module: nn.Module, x: Tensor) -> None:
-    """Require torch's values and gradients, jitted, and its values without."""
-    jitted = require_equal(program, module, x.requires_grad_(), atol=2e-6)
-    for ours, theirs in zip(jax.tree.leaves(program(program.params, to_numpy(x))), jitted, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=4e-6)
-
-
 def scans(program: Program, x: Any) -> int:
     return str(jax.make_jaxpr(program)(program.params, x)).count("scan[")
 
@@ -248,7 +241,9 @@ def test_loop(run: Run) -> None:
     torch.manual_seed(0)
     module, x = Loop(run).eval(), torch.randn(2, STEPS, 3)
     program = from_module(module, (x,))
-    require_same(program, module, x)
+    jitted = require_equal(program, module, x.requires_grad_(), atol=2e-6)
+    for ours, theirs in zip(jax.tree.leaves(program(program.params, to_numpy(x))), jitted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=4e-6)
     # Without a kernel, a layer in the body is a scan too.
     found, expected = scans(program, to_numpy(x)), SCANNED.get(run, 0)
     assert found >= expected if expected else found == 0
@@ -291,8 +286,7 @@ def test_values_are_checked_outside_of_jit() -> None:
     x = np.ones((2, STEPS, 3), np.float32)
     assert scans(program, x) == 1
     x[1, 7] = 3
-    with pytest.raises(ProgramError) as caught:
+    with pytest.raises(ProgramError, match=r"\[index-range"):
         program(program.params, x)
-    assert caught.value.code == "index-range"
     with pytest.raises(ProgramError):
         jax.grad(lambda params: loss(program(params, x)))(program.params)

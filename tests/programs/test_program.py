@@ -59,9 +59,8 @@ def test_wrong_inputs(program: Program, words: str, arguments: tuple) -> None:
 def test_wrong_params(program: Program) -> None:
     images = np.zeros((2, 1, 8, 12), np.float32)
     for params in ({}, {**program.params, "other": 0}, {**program.params, "head.bias": np.zeros(3)}):
-        with pytest.raises(ProgramError, match="params") as caught:
+        with pytest.raises(ProgramError, match=r"params.*\[params"):
             program(params, images)
-        assert caught.value.code == "params"
 
 
 class Result(NamedTuple):

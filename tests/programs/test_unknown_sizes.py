@@ -164,6 +164,5 @@ def test_what_depends_on_elements_after_the_end_is_refused(name: str) -> None:
     args = torch.rand(4, 6, 3), torch.tensor([4, 1, 5, 2])
     program = jaxlstm.from_module(model_of(REFUSED[name]), args)
     program(program.params, *map(to_numpy, args))
-    with pytest.raises(ProgramError, match="which is unknown under") as caught:
+    with pytest.raises(ProgramError, match=r"which is unknown under.*\[node-failed"):
         jax.jit(program)(program.params, *map(to_numpy, args))
-    assert caught.value.code == "node-failed"

@@ -211,9 +211,8 @@ def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:
         np.testing.assert_allclose(result["y"], model(x, n)["y"].detach().numpy(), atol=1e-5)
     with pytest.raises(ProgramError, match="the value that the export fixed to 3 at test_fixed_values"):
         program(program.params, x.numpy(), np.array(2))
-    with pytest.raises(ProgramError, match=r"must have size 4.*Reason: torch.export failed") as caught:
+    with pytest.raises(ProgramError, match=r"must have size 4.*Reason: torch.export failed.*\[input-shape"):
         jax.jit(made)(program.params, x[:3].numpy(), n.numpy())
-    assert caught.value.code == "input-shape"
 
 
 def test_a_size_in_a_buffer() -> None:

@@ -233,9 +233,8 @@ def test_threads() -> None:
 @pytest.mark.parametrize("lengths", [[8, 2, 1], [3, 0, 1]])
 def test_lengths_that_torch_refuses(lengths: list[int]) -> None:
     program = jaxlstm.from_module(model_of(plain), batch(*BATCHES[0]))
-    with pytest.raises(ProgramError, match=r"between 1 and .* 7; got [80]") as caught:
+    with pytest.raises(ProgramError, match=r"between 1 and .* 7; got [80].*\[guard"):
         program(program.params, *map(to_numpy, batch(lengths, 7)))
-    assert caught.value.code == "guard"
 
 
 def test_a_condition_on_the_longest_sequence() -> None:
@@ -251,9 +250,8 @@ def test_a_condition_on_the_longest_sequence() -> None:
     model = model_of(forward)
     program = jaxlstm.from_module(model, batch(*BATCHES[0]))
     require_equal(program, model, *batch([4, 7], 7))
-    with pytest.raises(ProgramError, match="must be as long as its padding: cut the inputs") as caught:
+    with pytest.raises(ProgramError, match=r"must be as long as its padding: cut the inputs.*\[guard"):
         program(program.params, *map(to_numpy, batch([4, 3], 7)))
-    assert caught.value.code == "guard"
 
 
 def test_a_sequence_longer_than_the_total_length() -> None:
@@ -335,9 +333,8 @@ def test_rows_that_change_in_place() -> None:
     model = model_of(
         lambda self, x, lengths: unpack(self.lstm(relu_in_place(pack(x, lengths, True, False)))[0])
     )
-    with pytest.raises(ProgramError, match="changed in place") as caught:
+    with pytest.raises(ProgramError, match=r"changed in place.*\[unsupported-operator"):
         jaxlstm.from_module(model, batch(*BATCHES[0]))
-    assert caught.value.code == "unsupported-operator"
 
 
 def relu_in_place(packed: PackedSequence) -> PackedSequence:

@@ -75,6 +75,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
     (tmp_path / "a.txt").write_text("text")
     for name in ("a.pt", "a.txt"):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError, match=r"\[unknown-format"):
             read_pt2(tmp_path / name)
-        assert caught.value.code == "unknown-format"

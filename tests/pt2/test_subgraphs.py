@@ -162,9 +162,8 @@ def test_functions_written_by_hand() -> None:
     with pytest.raises(ProgramError, match=r"a function of node y.*changes its argument") as caught:
         a_map(node("aten.mul_.Tensor", "z", self=X, other=X))
     assert caught.value.code == "unsupported-alias"
-    with pytest.raises(ProgramError, match="uses the value other") as caught:
+    with pytest.raises(ProgramError, match=r"uses the value other.*\[malformed-graph"):
         a_map(node("aten.mul.Tensor", "z", self=X, other=Value("other")))
-    assert caught.value.code == "malformed-graph"
     calls: list[tuple[Any, ...]] = [
         ("cond", X),
         ("cond", X, squares.graph, squares.graph, (X, X)),
@@ -174,10 +173,8 @@ def test_functions_written_by_hand() -> None:
         ("map_impl", squares.graph, X, ()),
     ]
     for name, *arguments in calls:
-        with pytest.raises(ProgramError) as caught:
+        with pytest.raises(ProgramError, match=r"\[malformed-graph"):
             program(node(f"higher_order.{name}", "y", *arguments))
-        assert caught.value.code == "malformed-graph", (name, arguments)
     number = program(node("higher_order.map_impl", "y", squares.graph, (2,), ()))
-    with pytest.raises(ProgramError, match="map has a Python number") as caught:
+    with pytest.raises(ProgramError, match=r"map has a Python number.*\[unsupported-operator"):
         number({}, x)
-    assert caught.value.code == "unsupported-operator"
