@@ -147,7 +147,8 @@ def fault_of(result: Any, expected: dict[str, np.ndarray], mode: str, dtype: str
     The error of outputs is absolute; the error of a gradient is relative to its largest element.
     """
     for name, array in _by_name(result, mode).items():
-        actual, reference = _on_host(array).astype(np.float64), expected[name]
+        on_host = array.float().cpu() if hasattr(array, "cpu") else array  # NumPy has no bfloat16
+        actual, reference = np.asarray(on_host).astype(np.float64), expected[name]
         if actual.shape != reference.shape:
             return f"{name}: shape {actual.shape}, expected {reference.shape}"
         scale = 1.0 if mode == "infer" else float(np.abs(reference).max())
@@ -165,10 +166,6 @@ def _by_name(result: Any, mode: str) -> dict[str, Any]:
         return {"outputs": result}
     inputs, weights = result
     return {"inputs": inputs, **(weights if isinstance(weights, Mapping) else {})}
-
-
-def _on_host(array: Any) -> np.ndarray:
-    return np.asarray(array.float().cpu() if hasattr(array, "cpu") else array)  # NumPy has no bfloat16
 
 
 class Unsupported(Exception):  # noqa: N818, not an error: the benchmark goes on

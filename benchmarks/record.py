@@ -39,7 +39,9 @@ def save(path: Path, name: str, part: dict[str, Any], load_average: float | None
     else:
         about = {**identity(), "dirty": False, "load_average_before": load_average}
         document = {**about, **details(), "parts": {}}
-    document["dirty"] |= _is_dirty()
+    # Results and pages do not count.
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md")
+    document["dirty"] |= bool(changed)
     document["parts"][name] = part
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -87,11 +89,6 @@ def cpu_name() -> str:
 def load_average() -> float | None:
     """Return the load average of the last minute, or None where the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def _is_dirty() -> bool:
-    """Return True if files differ from the commit, other than results and pages."""
-    return bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md"))
 
 
 def _git(*arguments: str) -> str | None:

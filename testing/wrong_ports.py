@@ -205,10 +205,6 @@ def _order(order: str) -> Bug:
     return Bug(cause, orders=lambda port, right, _: (order,) * 3)
 
 
-def _hard(linear: Callable[[Array], Array]) -> Callable[..., Array]:
-    return lambda port, right, z: port.xp.clip(linear(z), 0, 1).astype(z.dtype)
-
-
 def _initial(cause: str, change: Callable[[Array, Array], Any]) -> Bug:
     return Bug(cause, initial=lambda port, right, state, lengths: right(change(*state), lengths))
 
@@ -228,10 +224,6 @@ def _slots(port: WrongPort) -> Array:
 
 def _slot(cause: str, change: Callable[[Array], Array]) -> Bug:
     return Bug(cause, slot=lambda port, _, layer, d: change(_slots(port))[layer, d])
-
-
-def _final(cause: str, change: Callable[..., Any]) -> Bug:
-    return Bug(cause, final=lambda port, right, state, given, lengths: change(*state, given))
 
 
 def _final_slots(cause: str, change: Callable[[Array], Array]) -> Bug:
@@ -279,7 +271,8 @@ BUGS: dict[str, Bug] = {
     **{f"order {order}": _order(order) for order in ("iofg", "igfo", "figo", "ifog", "ofig", "gofi")},
     "forget bias": Bug("1 is added to the forget gate's bias", forget=lambda p, f, z, c: f(z + 1, c)),
     "hard sigmoid keras": Bug(
-        "sigmoid is the hard one, clip(0.2 z + 0.5)", sigmoid=_hard(lambda z: 0.2 * z + 0.5)
+        "sigmoid is the hard one, clip(0.2 z + 0.5)",
+        sigmoid=lambda p, f, z: p.xp.clip(0.2 * z + 0.5, 0, 1).astype(z.dtype),
     ),
     "relu": Bug("tanh is relu", tanh=lambda p, f, z: p.xp.maximum(z, 0)),
     "g sigmoid": Bug("the candidate g goes through sigmoid", candidate=lambda p, f, z: p.sigmoid(z)),
@@ -322,7 +315,7 @@ BUGS: dict[str, Bug] = {
     "stale state": Bug(
         "the port keeps state", initial=lambda p, f, s, n: p.kept.get((s[0].shape, s[0].dtype)) or s
     ),
-    "final swapped": _final("h_n and c_n are swapped", lambda h, c, given: (c, h)),
+    "final swapped": Bug("h_n and c_n are swapped", final=lambda p, f, state, given, lengths: state[::-1]),
     **{
         f"final {name}": _final_slots(f"h_n and c_n {cause}", order)
         for name, (cause, order) in _LAYOUTS.items()

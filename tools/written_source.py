@@ -62,7 +62,9 @@ def measure(name: str, module: nn.Module, args: tuple[Any, ...], folder: Path) -
         return Measured(name, False, f"{type(error).__name__}: {error}")
     files.write(overwrite=True)
     proof = prove(files, program, arguments=(args, {}))
-    torch_source = "\n\n".join(_own_sources(module))
+    classes = dict.fromkeys(type(part) for part in module.modules())
+    own_classes = (kind for kind in classes if not kind.__module__.startswith("torch."))
+    torch_source = "\n\n".join(textwrap.dedent(inspect.getsource(kind)) for kind in own_classes)
     own = _lines(torch_source)
     return Measured(
         name,
@@ -72,13 +74,6 @@ def measure(name: str, module: nn.Module, args: tuple[Any, ...], folder: Path) -
         not set(_variables(files.text)) - set(re.findall(r"\w+", torch_source)),
         not re.search(r"\bprograms\b", files.text),
     )
-
-
-def _own_sources(module: nn.Module) -> Iterator[str]:
-    """Yield the source of each class of a model that is not torch's."""
-    for kind in dict.fromkeys(type(part) for part in module.modules()):
-        if not kind.__module__.startswith("torch."):
-            yield textwrap.dedent(inspect.getsource(kind))
 
 
 def _lines(source: str) -> int:

@@ -158,8 +158,9 @@ def config_cases() -> Iterator[FileCase]:
     good = json.dumps(WEIGHTS).encode()
     twice = good[:-2] + b', "w"' + good.partition(b'"w"')[2][:-2] + b"}}"
     yield FileCase(11, "pt2 weight twice", archive(members(weights=twice)), ("duplicate-key",))
-    constants = {"config": {"w": PAYLOAD}}
-    yield FileCase(11, "pt2 weight and constant", archive(_with_constant(constants)), ("duplicate-name",))
+    tensor = ZipMember("m/data/constants/weight_0", WEIGHT.tobytes())
+    both = members(DOCUMENT, WEIGHTS, {"config": {"w": PAYLOAD}}, tensor)
+    yield FileCase(11, "pt2 weight and constant", archive(both), ("duplicate-name",))
     blob = "data/weights/weight_0"
     yield FileCase(19, "pt2 storage of 15 bytes", replaced(blob, WEIGHT.tobytes()[:-1]), ("storage-size",))
     yield FileCase(25, "pt2 storage without bytes", replaced(blob, b""), ("tensor-bounds",))
@@ -214,8 +215,3 @@ def config_cases() -> Iterator[FileCase]:
     yield FileCase(28, "pt2 byteorder middle", replaced("byteorder", b"middle"), ("byteorder",))
     for entry in ("data/weights/model_weights_config.json", "archive_format"):
         yield FileCase(17, f"pt2 {entry}", replaced(entry, crc=1), ("crc-mismatch",))
-
-
-def _with_constant(constants: Any) -> list[ZipMember]:
-    tensor = ZipMember("m/data/constants/weight_0", WEIGHT.tobytes())
-    return members(DOCUMENT, WEIGHTS, constants, tensor)
