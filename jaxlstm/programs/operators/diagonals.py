@@ -11,11 +11,7 @@ from jax import Array
 
 from jaxlstm.programs.operators.axes import axis, axis_of
 from jaxlstm.programs.operators.dtypes import Operand, as_array, held, promoted, sum_type
-from jaxlstm.programs.operators.registry import Kwargs, register_family, register_operator
-
-
-def _diagonal_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
-    return set_diagonal(base, view, **kwargs)
+from jaxlstm.programs.operators.registry import register_family, register_operator
 
 
 def set_diagonal(x: Array, new: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
@@ -32,7 +28,9 @@ def _places(offset: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return steps + max(-offset, 0), steps + max(offset, 0)
 
 
-@register_operator("aten.diagonal.default", write_back=_diagonal_back)
+@register_operator(
+    "aten.diagonal.default", write_back=lambda base, view, _, kwargs: set_diagonal(base, view, **kwargs)
+)
 def diagonal(self: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
     """Return a diagonal of each matrix in the axes ``dim1`` and ``dim2``, in a new last axis."""
     return jnp.diagonal(self, offset, axis(self, dim1), axis(self, dim2))

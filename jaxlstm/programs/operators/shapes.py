@@ -172,13 +172,9 @@ def permute(self: Array, dims: Sequence[int]) -> Array:
     return jnp.transpose(self, [axis(self, dim) for dim in dims])
 
 
-def _movedim_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
-    return jnp.moveaxis(view, kwargs["destination"], kwargs["source"])
-
-
 @register_operator(
     *(f"aten.{name}.{overload}" for name in ("movedim", "moveaxis") for overload in ("int", "intlist")),
-    write_back=_movedim_back,
+    write_back=lambda base, view, _, kwargs: jnp.moveaxis(view, kwargs["destination"], kwargs["source"]),
     layout="permutes",
 )
 def movedim(self: Array, source: Any, destination: Any) -> Array:

@@ -144,23 +144,11 @@ def fft_c2c(self: Array, dim: Sequence[int], normalization: int, forward: bool) 
     return jnp.fft.ifftn(self, axes=dim, norm=_INVERSE[normalization])
 
 
-def _real_pairs_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
-    return view_as_complex(view)
-
-
 def _complex_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
     return view_as_real(view)
 
 
-def _real_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
-    return jax.lax.complex(view, base.imag)
-
-
-def _imag_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
-    return jax.lax.complex(base.real, view)
-
-
-@register_operator("aten.view_as_real.default", write_back=_real_pairs_back)
+@register_operator("aten.view_as_real.default", write_back=lambda base, view, *_: view_as_complex(view))
 def view_as_real(self: Array) -> Array:
     """Return real and imaginary parts in a new last axis."""
     return jnp.stack([self.real, self.imag], -1)
@@ -172,13 +160,13 @@ def view_as_complex(self: Array) -> Array:
     return jax.lax.complex(self[..., 0], self[..., 1])
 
 
-@register_operator("aten.real.default", write_back=_real_back)
+@register_operator("aten.real.default", write_back=lambda base, view, *_: jax.lax.complex(view, base.imag))
 def real(self: Array) -> Array:
     """Return the real part."""
     return self.real
 
 
-@register_operator("aten.imag.default", write_back=_imag_back)
+@register_operator("aten.imag.default", write_back=lambda base, view, *_: jax.lax.complex(base.real, view))
 def imag(self: Array) -> Array:
     """Return the imaginary part."""
     return self.imag
