@@ -80,7 +80,9 @@ def verify_model(
     >>> report.raise_if_failed()  # doctest: +SKIP
     """
     tolerance = require_tolerance(rtol, atol)
-    example = Case.of_model("example", _require_args(args), kwargs or {})
+    if not isinstance(args, (tuple, list)):
+        raise TypeError(f"args must be a tuple of arguments, got {type(args).__name__}; write (x,) for one")
+    example = Case.of_model("example", tuple(args), kwargs or {})
     model = _model(ours, call, params)
     module = ProgramReference(theirs, example) if isinstance(theirs, Program) else TorchModel(theirs)
     subject = ModelSubject(model, example, module, ModuleNames(names), require_precision(precision))
@@ -187,9 +189,3 @@ def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> CheckedMo
 
         return LinenFunction(ours, params)
     return FunctionModel(ours, params)
-
-
-def _require_args(args: Sequence[Any]) -> tuple[Any, ...]:
-    if not isinstance(args, (tuple, list)):
-        raise TypeError(f"args must be a tuple of arguments, got {type(args).__name__}; write (x,) for one")
-    return tuple(args)

@@ -79,6 +79,8 @@ def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
         return np.random.default_rng([seed, number])
 
     shape: dict[str, Any] = {"time": RAGGED_TIME, "batch": 5, "ragged": True}
+    one_step = make_case("one step from zeros", config, rng(8), time=1, batch=3, differentiate=False)
+    zeros = {name: np.zeros_like(one_step.arrays[name]) for name in ("h_0", "c_0")}
     return (
         ordinary_case(config, seed),
         make_case("saturating", config, rng(1), scale=8.0, **shape),
@@ -87,15 +89,11 @@ def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
         make_case("dense", config, rng(4), time=6, batch=6),
         make_case("batch 1", config, rng(5), time=7, batch=1, differentiate=False),
         make_case("one step", config, rng(6), time=1, batch=3, differentiate=False),
-        _from_zeros(make_case("one step from zeros", config, rng(8), time=1, batch=3, differentiate=False)),
+        # From a zero state, where a fault of the initial state cannot hide another fault.
+        one_step.with_arrays(**zeros),
         large_c_case(config, rng(9)),
         make_case("long", config, rng(7), time=LONG_TIME, batch=2, differentiate=False),
     )
-
-
-def _from_zeros(case: Case) -> Case:
-    """Return the case with a zero state, where a fault of the initial state cannot hide another fault."""
-    return case.with_arrays(**{name: np.zeros_like(case.arrays[name]) for name in ("h_0", "c_0")})
 
 
 def large_c_case(config: LSTMConfig, rng: np.random.Generator) -> Case:

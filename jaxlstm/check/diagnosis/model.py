@@ -248,13 +248,9 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
             )
             yield f"{agree or 'the results differ'}: {size}"
         elif layer.inputs <= layer.limit:
-            yield f"first differs in {layer.name}, {_with_article(layer.kind)} whose inputs agree: {size}"
+            article = "an" if layer.kind.startswith((*"AEIO", "LSTM", "RNN")) else "a"
+            yield f"first differs in {layer.name}, {article} {layer.kind} whose inputs agree: {size}"
         else:
             start = before.name if before else "the arguments"
             yield f"first differs between {start} and {layer.name}, whose inputs already differ: {size}"
         return
-
-
-def _with_article(kind: str) -> str:
-    """Return the class of a layer after "a" or "an", as in "an LSTM"."""
-    return f"{'an' if kind.startswith((*'AEIO', 'LSTM', 'RNN')) else 'a'} {kind}"

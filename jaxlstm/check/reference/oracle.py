@@ -181,7 +181,8 @@ class OracleCall:
         x = np.asarray(inputs).astype(dtype)
         given = map(np.zeros, config.state_shapes(x.shape[1])) if initial_state is None else initial_state
         h_0, c_0 = (np.asarray(a).astype(dtype) for a in given)
-        return cls(params, x, (h_0, c_0), lengths_of(seq_lengths, x), config, equations)
+        lengths = np.full(x.shape[1], x.shape[0]) if seq_lengths is None else seq_lengths
+        return cls(params, x, (h_0, c_0), np.asarray(lengths).astype(np.int64), config, equations)
 
     @np.errstate(all="ignore")  # Cases contain NaN and infinity, and exp may underflow.
     def run(self) -> OracleRun:
@@ -227,10 +228,3 @@ def suffix(config: LSTMConfig, layer: int, reverse: bool) -> str:
     if isinstance(config, LSTMCellConfig):
         return ""
     return f"_l{layer}_reverse" if reverse else f"_l{layer}"
-
-
-def lengths_of(seq_lengths: Any, x: Array) -> Array:
-    """Return the lengths as int64, the number of time steps of ``x`` if they are None."""
-    if seq_lengths is None:
-        return np.full(x.shape[1], x.shape[0])
-    return np.asarray(seq_lengths).astype(np.int64)

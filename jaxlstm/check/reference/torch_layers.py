@@ -118,8 +118,9 @@ def run_graph(
             except PORT_EXCEPTIONS:
                 break
             values.update(named_results(node, result))
+            leaves = result if isinstance(result, (tuple, list)) else [result]
             # Copies, because a later operator may work in place.
-            found[node.name] = [np.array(tensor_to_numpy(a)) for a in _tensors(result)]
+            found[node.name] = [np.array(tensor_to_numpy(a)) for a in leaves if hasattr(a, "detach")]
     return found
 
 
@@ -162,8 +163,3 @@ def _argument(argument: Argument, values: Mapping[str, Any]) -> Any:
     if isinstance(argument, np.dtype):
         return getattr(torch, argument.name)
     return argument
-
-
-def _tensors(result: Any) -> list[Any]:
-    leaves = result if isinstance(result, (tuple, list)) else [result]
-    return [leaf for leaf in leaves if hasattr(leaf, "detach")]

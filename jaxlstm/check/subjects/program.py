@@ -74,7 +74,8 @@ class ProgramModel(CheckedModel):
             args, kwargs = case.call(jax.device_put(dict(case.astype(np.float64).arrays)))
 
             def record(node: Node, result: Any) -> None:
-                ours[node.name] = _arrays(result)
+                leaves = jax.tree.leaves(result)
+                ours[node.name] = [np.asarray(a) for a in leaves if isinstance(a, jax.Array)]
 
             program.evaluate(program.params, *args, record=record, **kwargs)
             tensors = {**program.params, **program.buffers, **program.constants}
@@ -112,11 +113,6 @@ def _difference(node: Node, ours: Sequence[np.ndarray], theirs: Sequence[np.ndar
     return LayerDifference(
         where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
     )
-
-
-def _arrays(result: Any) -> list[np.ndarray]:
-    leaves = jax.tree.leaves(result)
-    return [np.asarray(a) for a in leaves if isinstance(a, jax.Array)]
 
 
 Array = np.ndarray

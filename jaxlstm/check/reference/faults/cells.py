@@ -143,14 +143,10 @@ def _return_swapped(call: OracleCall) -> OracleCall:
     return call.with_equations(cell=cell)
 
 
-def _relu(z: Array) -> Array:
-    return np.maximum(z, 0)
-
-
 _ACTIVATIONS = (
     ("sigmoid", "the hard one, clip(0.2 z + 0.5) (as in old Keras)", lambda z: np.clip(0.2 * z + 0.5, 0, 1)),
     ("sigmoid", "the hard one, clip(z / 6 + 0.5)", lambda z: np.clip(1 / 6 * z + 0.5, 0, 1)),
-    ("tanh", "relu", _relu),
+    ("tanh", "relu", lambda z: np.maximum(z, 0)),
 )
 
 _FORMULAS: dict[str, Change] = {

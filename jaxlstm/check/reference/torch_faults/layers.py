@@ -93,8 +93,10 @@ def reshaping(operation: Operation) -> Iterator[Variant]:
     """Yield the other orders in which ``flatten``, ``view`` or ``reshape`` may merge axes."""
     source, target = tuple(_source(operation).shape), tuple(operation.run().shape)
     for axes in _merged(source, target):
+        # The place of an axis of size 1 does not change the order of the values.
+        long = [axis for axis in axes if source[axis] > 1]
         for order in itertools.permutations(axes):
-            if _orders_values(source, axes, order):
+            if [axis for axis in order if axis in long] != long:
                 cause = f"{{where}} merges axes {_axes(axes)} in the order {_axes(order)}"
                 yield Variant(cause, partial(_merge, axes=axes, order=order))
 
@@ -120,12 +122,6 @@ def _merged(source: tuple[int, ...], target: tuple[int, ...]) -> Iterator[tuple[
             return
         if i - first > 1:
             yield tuple(range(first, i))
-
-
-def _orders_values(shape: tuple[int, ...], axes: tuple[int, ...], order: tuple[int, ...]) -> bool:
-    """Return True if another order of some axes changes the order of the values."""
-    long = [axis for axis in axes if shape[axis] > 1]
-    return [axis for axis in order if axis in long] != long
 
 
 def _source(operation: Operation) -> torch.Tensor:
@@ -238,7 +234,9 @@ def _same(operation: Operation, count: bool = False) -> torch.Tensor:
     """Pool with the padding of XLA's SAME."""
     from torch.nn.functional import pad
 
-    kernel, stride = _windows(operation)
+    dims = int(operation.name[-2])
+    kernel, stride = _tuple(operation.get("kernel_size"), dims), operation.get("stride")
+    stride = _tuple(stride, dims) if stride not in (None, []) else kernel
     x, is_max = operation.get("input"), operation.name.startswith("max")
     pads = same_pads(x.shape[-len(kernel) :], kernel, stride, (1,) * len(kernel))
 
@@ -247,9 +245,3 @@ def _same(operation: Operation, count: bool = False) -> torch.Tensor:
         return operation.run(input=padded, padding=0, ceil_mode=False)
 
     return pooled(x) if is_max or count else pooled(x) / pooled(x * 0 + 1)
-
-
-def _windows(operation: Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    dims = int(operation.name[-2])
-    kernel, stride = _tuple(operation.get("kernel_size"), dims), operation.get("stride")
-    return kernel, _tuple(stride, dims) if stride not in (None, []) else kernel
