@@ -228,7 +228,9 @@ class ProgramRunner:
             buckets = sizes
         arguments = self._padded_to(tensors, sizes, buckets, lengths)
         try:
-            leaves = self._leaves(arguments, prod(sizes.values()), prod(buckets.values()))
+            executable = self._compiled.executable(*arguments)
+            self._compiled.work.add_call(prod(sizes.values()), prod(buckets.values()))
+            leaves = executable.results(arguments)
         except ProgramError:
             if buckets == sizes:
                 raise
@@ -238,12 +240,6 @@ class ProgramRunner:
         for name, along in self._along.items():
             leaves = _without_padding(leaves, along, sizes[name], buckets[name])
         return leaves
-
-    def _leaves(self, arguments: Sequence[Any], elements: int, computed: int) -> list[Any]:
-        """Return the leaves of the results for lengths and tensors, and count the elements."""
-        executable = self._compiled.executable(*arguments)
-        self._compiled.work.add_call(elements, computed)
-        return executable.results(arguments)
 
     def _padded_to(
         self,

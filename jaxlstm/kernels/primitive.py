@@ -99,7 +99,7 @@ class KernelPrimitive:
     def _evaluate(self, *leaves: Any, **static: Any) -> list:
         """Evaluate outside ``jax.jit``, where ``disable_jit`` has no effect: kernels are always compiled."""
         with jax.disable_jit(False):
-            return _compiled(self.primitive, _items(static))(*leaves)
+            return _compiled(self.primitive, tuple(sorted(static.items())))(*leaves)
 
     def _plain_leaves(self, *leaves: Any, tree: Any, **static: Any) -> list:
         return jax.tree.leaves(self.operation.plain(*jax.tree.unflatten(tree, leaves), **static))
@@ -181,10 +181,6 @@ def _axes_of_leaves(tree: Any, axes: Any) -> list[int | None]:
         pairs = zip(tree, axes, strict=True)
         return [axis for part in pairs for axis in _axes_of_leaves(*part)]
     return [axes] * len(jax.tree.leaves(tree))
-
-
-def _items(static: dict) -> tuple:
-    return tuple(sorted(static.items()))
 
 
 def vmapped(

@@ -50,7 +50,8 @@ def resolve(precision: Precision) -> lax.Precision | None:
     if isinstance(precision, lax.Precision):
         return precision
     if precision is None:
-        default = _jax_default()
+        config: Any = jax.config
+        default = config.jax_default_matmul_precision
         return None if default in (None, *lax.DotAlgorithmPreset.__members__) else resolve(default)
     try:
         return lax.Precision(precision)
@@ -59,11 +60,6 @@ def resolve(precision: Precision) -> lax.Precision | None:
             f"precision must be 'highest' (or 'float32'), 'high' (or 'tensorfloat32'), 'default' (or "
             f"'bfloat16'), None or a jax.lax.Precision; got {precision!r}"
         ) from None
-
-
-def _jax_default() -> str | None:
-    config: Any = jax.config
-    return config.jax_default_matmul_precision
 
 
 def gate_dtype(dtype: Any) -> np.dtype:

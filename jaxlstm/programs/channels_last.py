@@ -43,14 +43,11 @@ def channels_last(graph: Graph, tensors: Mapping[str, Any]) -> Graph:
     if not any(is_convolution(node) for node in graph.nodes):
         return graph
     names = {**graph.parameters, **graph.buffers, **graph.constants}
-    types = {value: _type_of(tensors[name]) for value, name in names.items()}
+    held = {value: tensors[name] for value, name in names.items()}
+    types = {value: TensorType(np.dtype(a.dtype), tuple(a.shape)) for value, a in held.items()}
     types |= graph.types
     graph, written = functional_form(graph, types)
     return Rewriter(graph, types, written).rewritten(_RULES)
-
-
-def _type_of(tensor: Any) -> TensorType:
-    return TensorType(np.dtype(tensor.dtype), tuple(tensor.shape))
 
 
 def _without(order: Order, axes: Iterable[int]) -> Order:

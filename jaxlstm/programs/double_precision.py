@@ -18,13 +18,11 @@ def in_double_precision(program: Program) -> Program:
     """
     tensors = {**program.params, **program.buffers, **program.constants}
     arrays = {name: np.asarray(a, program.dtypes[name]) for name, a in tensors.items()}
-    double = Program(_graph(program.graph), {name: _double(a) for name, a in arrays.items()})
+    floats = {name: a for name, a in arrays.items() if jnp.issubdtype(a.dtype, jnp.floating)}
+    arrays |= {name: a.astype(np.float64) for name, a in floats.items()}
+    double = Program(_graph(program.graph), arrays)
     double.options = program.options
     return double
-
-
-def _double(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _graph(graph: Graph) -> Graph:

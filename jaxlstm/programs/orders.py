@@ -42,10 +42,6 @@ def channel_order(node: Node, rank: int, types: Mapping[str, TensorType]) -> Ord
     return (*range(axis), *range(axis + 1, rank), axis) if 0 <= axis < rank else own_order(rank)
 
 
-def _elements(type_: TensorType) -> int:
-    return math.prod(size if isinstance(size, int) else _ASSUMED_SIZE for size in type_.shape)
-
-
 def first_tensor(node: Node, operator: Operator) -> Value | None:
     """Return the first argument of a node, if it is a tensor."""
     value = node.kwargs.get(operator.first_parameter)
@@ -202,7 +198,8 @@ class Rewriter:
         """Return the number of elements that a permutation moves; axes of size 1 move for free."""
         type_ = self.types[value]
         before, after = ([axis for axis in o if type_.shape[axis] != 1] for o in (before, after))  # type: ignore[assignment]
-        return 0 if before == after else _elements(type_)
+        sizes = (size if isinstance(size, int) else _ASSUMED_SIZE for size in type_.shape)
+        return 0 if before == after else math.prod(sizes)
 
     def cost(self, value: Value, order: Order) -> int:
         """Return the number of elements that are moved to have a value in an order."""

@@ -133,7 +133,9 @@ def _layer(draft: _Draft, owners: dict[Any, str]) -> Layer:
     notes, counts = list(draft.notes), {"parameters": 0, "buffers": 0}
     for path, tensor in draft.tensors.items():
         for part in tensor.parameters if isinstance(tensor, ComputedWeight) else (tensor,):
-            owner = owners.setdefault(_identity(part), name)
+            # Tied tensors are the same elements of one storage.
+            key = part.identity if isinstance(part, Tensor) else id(part)
+            owner = owners.setdefault(key, name)
             if owner != name:
                 notes.append(f"{path[len(draft.prefix) :]} tied to {owner}")
             else:
@@ -149,11 +151,6 @@ def _layer(draft: _Draft, owners: dict[Any, str]) -> Layer:
         not_recorded=layer_type.not_recorded,
         notes=notes,
     )
-
-
-def _identity(tensor: Any) -> Any:
-    """Return a key that two tensors share if they are the same elements of one storage."""
-    return tensor.identity if isinstance(tensor, Tensor) else id(tensor)
 
 
 def _dtypes(tensors: Mapping[str, Any]) -> str:

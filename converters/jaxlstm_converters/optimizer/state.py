@@ -110,13 +110,9 @@ def _param_group(fields: Mapping[str, Any]) -> ParamGroup:
         elif field.startswith("param_names."):
             names.append(str(value))
         else:
-            hyper[field] = _number(value)
+            # ``lr`` may be a scalar tensor.
+            hyper[field] = np.asarray(value).item() if getattr(value, "shape", None) == () else value
     return ParamGroup(hyper, keys, names)
-
-
-def _number(value: Any) -> Any:
-    """Return a hyperparameter as a Python value; ``lr`` may be a scalar tensor."""
-    return np.asarray(value).item() if getattr(value, "shape", None) == () else value
 
 
 def _state(values: Mapping[str, Any], start: str) -> dict[str, dict[str, Any]]:

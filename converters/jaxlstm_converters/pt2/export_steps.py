@@ -175,7 +175,8 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
                 program = _export(call, shapes, exporter, settings._replace(values=True))
-                if _has_packed_sequences(program) or call.runs(call, program):
+                is_packed = any("jaxlstm" in str(node.target) for node in program.graph.nodes)
+                if is_packed or call.runs(call, program):
                     return program
         if settings.cut and tracing.batches and is_unknown:
             return _export(call, shapes, exporter, settings._replace(cut=False))
@@ -184,10 +185,6 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
         if settings.sizes and not is_unknown:
             return _export(call, shapes, exporter, settings._replace(sizes=False))
         raise
-
-
-def _has_packed_sequences(program: torch.export.ExportedProgram) -> bool:
-    return any("jaxlstm" in str(node.target) for node in program.graph.nodes)
 
 
 def _shapes(call: ExportCall) -> Any:
