@@ -156,4 +156,4 @@ def test_a_size_of_a_module_that_its_caller_writes() -> None:
     """A module without tensors halves a sequence twice."""
     half = module_of(lambda self, x: x[:, : x.shape[1] // 2])
     x = torch.randn(3, 20)
-    assert_equal(write(module_of(lambda self, x: self.half(self.half(x)), half=half), x), x)
+    assert_equal(write(module_of(lambda self, x: self.halved(self.halved(x)), halved=half), x), x)
