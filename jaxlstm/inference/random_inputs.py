@@ -21,13 +21,13 @@ BATCH = 3
 def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
     """Return the tensors among the inputs of a program, or None if it refuses all sizes that were tried.
 
-    The free axes have sizes from ``SIZES`` on, or if the program refuses them, those of the export's example.
+    The free axes have sizes from ``SIZES`` on, or if the program refuses them, the sizes of the example.
     Floating-point numbers are normal. An input of an embedding holds indices of its rows, lengths of packed
     sequences decrease from the number of steps, and any other input of integers holds 0 and 1.
     """
     rng = np.random.default_rng(seed)
     program = copy.copy(program)
-    program.at_sizes = None  # Sizes that need another export are not those of this program.
+    program.at_sizes = None  # With another export, a call would run another program.
     for sizes in (*map(partial(_sizes, program.graph), SIZES), _example(program.graph)):
         arrays = [_random(rng, declared, sizes, program) for declared in program.inputs if declared.type]
         if _accepts(program, arrays):

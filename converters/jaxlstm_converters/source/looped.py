@@ -122,7 +122,7 @@ class _Unrolled:
             raise NotALoop
 
     def is_loop(self) -> bool:
-        """Return False for a few equal operators, such as those of queries, keys and values."""
+        """Return False for a few equal operators, such as the layers of queries, keys and values."""
         joined = {tuple(uses_of(node)) for node in self._graph.nodes if node.op in _JOINS}
         is_joined = not joined.isdisjoint(map(tuple, self.loop.collected.values()))
         return bool(self.loop.state) or self.count >= FEWEST_COPIES or is_joined

@@ -1,4 +1,4 @@
-"""A graph in which each module computes its sizes from the shapes of its own inputs.
+"""A graph in which each module computes its sizes from the shapes of its inputs.
 
 torch computes equal sizes once: in a graph, a module may use a size that another module computed, although
 its own code computes it again.
