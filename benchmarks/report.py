@@ -113,7 +113,8 @@ def _cell(row: Row, name: str) -> str:
     if value is None:
         return "-"
     if name == OWN:
-        return f"{_median(row['values'][OWN][1])} {row['unit']}"
+        median = row["values"][OWN][1]
+        return f"{median:.3g} {row['unit']}" if median < 1000 else f"{median:.0f} {row['unit']}"
     return "equal" if is_equal(row, name) else _ratio(value)
 
 
@@ -130,10 +131,6 @@ def _further(row: Row, keys: Sequence[str]) -> Iterator[str]:
 
 def _ratio(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def _median(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 RESULTS = ROOT / "benchmarks/results"

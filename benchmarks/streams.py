@@ -44,8 +44,7 @@ def steps(problem: Problem, settings: Settings) -> dict[str, Step]:
         result[name] = _stepping(call, x[None])
     for _ in range(3):
         assert_equal({name: step() for name, step in result.items()}, 1e-5)
-    rounded = _stream(problem, x.astype("bfloat16"))
-    result["jaxlstm bfloat16"] = rounded
+    result["jaxlstm bfloat16"] = _stream(problem, x.astype("bfloat16"))
     return result
 
 

@@ -11,8 +11,7 @@ FASTER = {"case": "odd", "unit": "ms", "values": {"jaxlstm": [2.0, 2.0, 3.0], "t
 def test_table() -> None:
     part = Part("fake", "run", "size", mean=True)
     rows = [ROW, EQUAL, FASTER | {"values": FASTER["values"] | {"jaxlstm Runner": [1.0, 1.0, 1.0]}}]
-    lines = report.table(part, rows).splitlines()
-    assert lines == [
+    assert report.table(part, rows).splitlines() == [
         "| size | jaxlstm | torch | jaxlstm Runner |",
         "| --- | --- | --- | --- |",
         "| small | 2 ms | 3.00 | - |",
