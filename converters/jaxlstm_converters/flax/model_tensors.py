@@ -129,8 +129,7 @@ class ModelTensors:
 
 def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> ModelTensors:
     """Find the tensors of a model."""
-    held = tuple(f".{name}" for name in plan.torch_names)
-    tensors, fold_notes, _ = fold(source.tensors, held)
+    tensors, fold_notes, _ = fold(source.tensors, tuple(f".{name}" for name in plan.torch_names))
     keep = {part for name in plan.flax_names for part in name.split(".")}
     plain = {name: without_wrappers(name, keep) for name in tensors}
     wanted = [without_wrappers(name, keep) for name in plan.torch_names]

@@ -110,8 +110,7 @@ def _failure(layer: FlaxLayer, error: ValueError | KeyError) -> str:
         reason = f"has no array {error}"
         if isinstance(layer.module, linen.BatchNorm):
             reason += "; variables must hold every collection that init returns, batch_stats too"
-    kind = type(layer.module).__name__
-    return f"{layer.path or 'the model'} ({kind} with {shapes}): {reason}"
+    return f"{layer.path or 'the model'} ({type(layer.module).__name__} with {shapes}): {reason}"
 
 
 def _with_own_slots(layers: list[FlaxLayer]) -> Iterator[tuple[FlaxLayer, dict[str, Slot]]]:

@@ -41,8 +41,7 @@ class Variables:
         """Return path without the collection -> slot."""
         slots: dict[Path, Slot] = {}
         for key in self.flat:
-            value = nn.unbox(self.flat[key])
-            if key[0] in _LINEN_STATE or not hasattr(value, "shape"):
+            if key[0] in _LINEN_STATE or not hasattr(nn.unbox(self.flat[key]), "shape"):
                 continue
             if key[1:] in slots:
                 raise ValueError(f"variables must not have {'.'.join(key[1:])!r} in two collections")

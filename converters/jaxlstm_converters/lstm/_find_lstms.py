@@ -112,11 +112,10 @@ def infer_config(shapes: Shapes, *, batch_first: bool = False, dropout: float = 
     if is_cell:
         return LSTMCellConfig(input_size, hidden_size, bias=bias)
     layers = {int(match["layer"]) for name in shapes if (match := _NAME.fullmatch(name))}
-    num_layers = next(k for k in range(len(layers) + 1) if k not in layers) or 1
     return LSTMConfig(
         input_size=input_size,
         hidden_size=hidden_size,
-        num_layers=num_layers,
+        num_layers=next(k for k in range(len(layers) + 1) if k not in layers) or 1,
         bias=bias,
         batch_first=batch_first,
         dropout=dropout,

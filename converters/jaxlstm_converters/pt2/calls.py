@@ -19,8 +19,7 @@ def read_calls(metadata: Any) -> tuple[ModuleCall, ...]:
 
     Nodes that torch inserted have a stack of placeholders, and no calls.
     """
-    stack = _text(metadata, "nn_module_stack")
-    entries = [_parts(entry) for entry in stack.split(";")]
+    entries = [_parts(entry) for entry in _text(metadata, "nn_module_stack").split(";")]
     if any(len(entry) < 3 or entry[0] == entry[1] for entry in entries):
         return ()
     lines = _lines_of_modules([line for _, line in _frames(_text(metadata, "stack_trace"))])

@@ -44,8 +44,7 @@ class Batch:
     def padded(self, rows: Tensor) -> Tensor:
         """Return rows as a padded tensor."""
         valid = self.valid().reshape(self.steps, self.size, *(1,) * (rows.ndim - 1))
-        zeros = rows.new_zeros(self.steps, self.size, *rows.shape[1:])
-        padded = zeros.masked_scatter(valid, rows)
+        padded = rows.new_zeros(self.steps, self.size, *rows.shape[1:]).masked_scatter(valid, rows)
         return padded.transpose(0, 1) if self.batch_first else padded
 
 

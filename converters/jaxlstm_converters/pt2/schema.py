@@ -53,13 +53,12 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
     types.free_axes = axes
     types.sizes = typed(graph.get("sym_int_values", {}), dict, "the sizes")
     defined = _placeholders(graph, signature.placeholders)
-    nodes = read_nodes(field(graph, "nodes", list, "the graph"), types, defined)
     return Graph(
         parameters=signature.parameters,
         buffers=signature.buffers,
         constants=signature.constants,
         inputs=tuple(signature.inputs),
-        nodes=nodes,
+        nodes=read_nodes(field(graph, "nodes", list, "the graph"), types, defined),
         outputs=tuple(read_argument(value, defined, "an output") for value in signature.outputs),
         in_tree=in_tree,
         out_tree=out_tree,

@@ -42,11 +42,6 @@ class _StandIn(type):
         return hash(cls.kinds[0])
 
 
-def _is_symbolic(value: Any) -> bool:
-    """Return True for a size, and False for a value of a tensor, which has no hint."""
-    return isinstance(value, torch.SymInt | torch.SymFloat) and value.node.has_hint()
-
-
 class _SizeInt(metaclass=_StandIn):
     """``int``, which returns a symbolic integer for a symbolic size."""
 
@@ -55,7 +50,9 @@ class _SizeInt(metaclass=_StandIn):
 
     def __new__(cls, value: Any = 0, *args: Any, **kwargs: Any) -> Any:
         """Return the integer."""
-        return torch.sym_int(value) if _is_symbolic(value) else int(value, *args, **kwargs)
+        # A value of a tensor has no hint.
+        is_size = isinstance(value, torch.SymInt | torch.SymFloat) and value.node.has_hint()
+        return torch.sym_int(value) if is_size else int(value, *args, **kwargs)
 
 
 class _SymbolicInt(_SizeInt):
@@ -84,15 +81,11 @@ def _extreme(original: Any, symbolic: Any, *args: Any, **kwargs: Any) -> Any:
     return functools.reduce(symbolic, sizes) if are_sizes else original(*args)
 
 
-def _len(value: Any) -> Any:
-    return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else len(value)
-
-
 _FUNCTIONS = {
     "int": _SizeInt,
     "min": functools.partial(_extreme, min, torch.sym_min),
     "max": functools.partial(_extreme, max, torch.sym_max),
-    "len": _len,
+    "len": lambda x: x.shape[0] if isinstance(x, torch.Tensor) and x.ndim else len(x),
 }
 # A class that stands for int is another object.
 _IDENTITY = re.compile(r"\bis (not )?int\b")

@@ -102,7 +102,7 @@ def _as_tensor(data: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Tenso
         return data.tensor.clone() if dtype is None else data.tensor.to(dtype, copy=True)
     if (
         not isinstance(data, list)
-        or not all(map(_is_number, data))
+        or not all(_is_size(item) or (isinstance(item, Tensor) and item.ndim == 0) for item in data)
         or all(type(item) is int for item in data)
     ):
         return None
@@ -113,10 +113,6 @@ def _as_tensor(data: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Tenso
 
 def _is_size(item: Any) -> bool:
     return type(item) is int or isinstance(item, torch.SymInt)
-
-
-def _is_number(item: Any) -> bool:
-    return _is_size(item) or (isinstance(item, Tensor) and item.ndim == 0)
 
 
 def _require_equal_features(sequences: Sequence[Tensor], *settings: Any, **by_name: Any) -> None:

@@ -48,8 +48,7 @@ def read_sharded(source: CheckpointFile, read: Callable[[CheckpointFile, Budget]
 
 
 def _read_weight_map(source: CheckpointFile) -> dict[str, str]:
-    index = read_json(source, 0, source.size, "unknown-format")
-    weight_map: Any = index.get("weight_map")
+    weight_map: Any = read_json(source, 0, source.size, "unknown-format").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         message = "the JSON file has no weight_map, so it is not the index of a sharded checkpoint"
         raise CheckpointError("unknown-format", message)

@@ -107,8 +107,7 @@ def read_nested_storage(outer: PickleMachine, span: Span) -> Storage:
     """Read a storage in a plain pickle: a legacy stream whose object is the storage."""
     stream = span.stream()
     memory = outer.budget.memory
-    magic = run_pickle(stream, outer.budget).value
-    if magic != MAGIC_NUMBER:
+    if run_pickle(stream, outer.budget).value != MAGIC_NUMBER:
         raise CheckpointError("legacy-header", "a storage does not start with torch's magic number")
     result = _read_body(stream, outer.budget)
     # Only the storage outlives this call, so the memory of the other values is free again.
@@ -133,8 +132,7 @@ def _read_body(stream: ByteReader, budget: Budget) -> PickleMachine:
         raise CheckpointError("legacy-header", message, stream.offset)
     storages = LegacyStorages(source.size)
     result = run_pickle(stream, budget, persistent=storages.resolve)
-    keys = run_pickle(stream, budget).value
-    position = storages.place(source, keys, stream.offset)
+    position = storages.place(source, run_pickle(stream, budget).value, stream.offset)
     if position > end:
         raise CheckpointError("truncated", "the file ends within a storage", end)
     if position != end:

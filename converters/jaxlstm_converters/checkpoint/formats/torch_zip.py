@@ -106,8 +106,7 @@ def read_torch_zip(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
     archive.refuse_compressed()
     checkpoint = Checkpoint(archive.source.path, "torch zip")
     storages = ZipStorages(archive, f"{prefix}data/", is_big_endian(archive, prefix))
-    result = run_entry(archive, f"{prefix}data.pkl", storages, budget)
-    name_tensors(checkpoint, result, budget=budget)
+    name_tensors(checkpoint, run_entry(archive, f"{prefix}data.pkl", storages, budget), budget=budget)
     _read_own_metadata(checkpoint, archive, prefix)
     return checkpoint
 

@@ -75,8 +75,7 @@ def widen(extra: bytes, fields: tuple[int, ...], at: int) -> tuple[int, ...]:
     if wide is None and unset == 0:
         return fields
     if wide is None or len(wide) != 8 * unset:
-        message = "the ZIP64 field does not match the header"
-        raise CheckpointError("zip-header-mismatch", message, at)
+        raise CheckpointError("zip-header-mismatch", "the ZIP64 field does not match the header", at)
     values = iter(struct.unpack(f"<{unset}Q", wide))
     return tuple(next(values) if value == UNSET32 else value for value in fields)
 

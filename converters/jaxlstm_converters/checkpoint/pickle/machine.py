@@ -201,8 +201,7 @@ class PickleMachine:
             if not _is_plain_key(key):
                 raise self.malformed(f"a dictionary key is {_kind(key)}, expected a plain value")
             if key in target:
-                message = f"dictionary key {describe(key)} is set twice"
-                raise CheckpointError("duplicate-key", message)
+                raise CheckpointError("duplicate-key", f"dictionary key {describe(key)} is set twice")
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:
@@ -257,8 +256,7 @@ class PickleMachine:
             set_state(self, target, state)
         elif not isinstance(target, OrderedDict | Tensor | UnsupportedTensor):
             shown = str(target) if isinstance(target, GlobalName) else _kind(target)
-            message = f"BUILD sets the state of {shown}, which has none"
-            raise CheckpointError("pickle-build", message)
+            raise CheckpointError("pickle-build", f"BUILD sets the state of {shown}, which has none")
 
     def persistent(self, key: Any) -> None:
         """Push the value of a persistent id."""
