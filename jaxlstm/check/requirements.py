@@ -53,8 +53,7 @@ def require_params(
 
 def require_numbers(name: str, value: Any) -> np.ndarray:
     """Return a number, an array or a torch tensor as a NumPy array of real numbers."""
-    is_tensor = hasattr(value, "detach")
-    array = tensor_to_numpy(value) if is_tensor else np.asarray(value)
+    array = tensor_to_numpy(value) if hasattr(value, "detach") else np.asarray(value)
     if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, np.floating):
         raise TypeError(
             f"{name} must be an array of real numbers, got {type(value).__name__} of dtype {array.dtype}"

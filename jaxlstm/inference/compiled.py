@@ -133,16 +133,14 @@ class CompiledEngine:
         shapes = self._shapes(*sizes)
         if with_lengths:
             shapes.append(self._shape(sizes[-1], dtype=np.int32))
-        function = getattr(self._forward, method)
-        jitted = jax.jit(function, donate_argnames=("h", "c") if donate else ())
+        jitted = jax.jit(getattr(self._forward, method), donate_argnames=("h", "c") if donate else ())
         executable = jitted.lower(self.weights, *shapes).compile()
         self.work.add_compilation()
         return executable
 
     def _shapes(self, *sizes: int) -> list[jax.ShapeDtypeStruct]:
         """Return the shapes of inputs, h and c on the device; the batch is the last of the sizes."""
-        config = self.settings.config
-        return [self._shape(*sizes, config.input_size), *self.state_shapes(sizes[-1])]
+        return [self._shape(*sizes, self.settings.config.input_size), *self.state_shapes(sizes[-1])]
 
     def state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
         """Return the shapes of h and c on the device."""

@@ -30,7 +30,11 @@ class LayerConfig:
         for name in ("input_size", "hidden_size", "num_layers"):
             self._set(name, positive_int(name, getattr(self, name)))
         for name in ("bias", "batch_first", "bidirectional"):
-            _require_bool(name, getattr(self, name))
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(
+                    f"{name} must be a bool, got {value!r} of type {type(value).__name__}; "
+                    f"pass {name}=True or {name}=False"
+                )
         self._set("dropout", _probability("dropout", self.dropout))
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
@@ -154,14 +158,11 @@ def _stacklevel_of_the_user() -> int:
     A config is also built from files and by ``dataclasses.replace``. Python shows a repeated warning once if
     each names the same line.
     """
+    internal = ("jaxlstm", "jaxlstm_converters", "dataclasses")
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_internal(str(frame.f_globals.get("__name__"))):
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in internal:
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _is_internal(module: str) -> bool:
-    return module.partition(".")[0] in ("jaxlstm", "jaxlstm_converters", "dataclasses")
 
 
 def _int(name: str, value: object) -> int:
@@ -177,14 +178,6 @@ def positive_int(name: str, value: object) -> int:
     if number <= 0:
         raise ValueError(f"{name} must be greater than zero, got {number}")
     return number
-
-
-def _require_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(
-            f"{name} must be a bool, got {value!r} of type {type(value).__name__}; "
-            f"pass {name}=True or {name}=False"
-        )
 
 
 def _probability(name: str, value: object) -> float:

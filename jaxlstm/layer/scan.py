@@ -161,8 +161,7 @@ def gates_tangent(
     They are the tangents of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, which is the sum of both
     biases, in the dtype of the gates. A missing entry is zero.
     """
-    dtype = gate_dtype(inputs.dtype)
-    dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), dtype)
+    dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), gate_dtype(inputs.dtype))
     if "inputs" in tangents:
         dz += linear(tangents["inputs"], weight_ih, precision=precision)
     if "weight_ih" in tangents:

@@ -68,8 +68,7 @@ def _argument(argument: Argument, torch_names: dict[str, str]) -> str:
     if isinstance(argument, Value):
         return torch_names.get(argument.name, argument.name)
     if isinstance(argument, tuple):
-        shown = [_argument(item, torch_names) for item in argument]
-        return "[" + ", ".join(shown) + "]"
+        return "[" + ", ".join([_argument(item, torch_names) for item in argument]) + "]"
     if isinstance(argument, Graph):
         return f"<graph of {len(argument.nodes)} nodes>"
     return repr(argument) if isinstance(argument, str) else str(argument)

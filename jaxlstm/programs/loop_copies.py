@@ -165,8 +165,7 @@ class LoopCopies:
         _refuse_if(not nodes[0].with_gradient)
         if not isinstance(base, Value) or not isinstance(dim, int) or len(names[0]) != 1 or output is None:
             raise NotALoop
-        settled = self._settle([name for (name,) in names])
-        if settled:
+        if self._settle([name for (name,) in names]):
             self.rows[output] = Rows(self.constant.get(base.name, base.name), dim, tuple(index), keep)
             return None
         _refuse_if(keep)
@@ -287,10 +286,6 @@ def _moving(node: Node) -> tuple[Argument, Argument]:
 
 def _names_of(write: InPlaceWrite) -> list[str]:
     """Return the names of the values that a write changes or reads."""
-
-    def of_views() -> Iterator[str]:
-        for view in (*write.back, *write.again):
-            yield from (view.name, view.base)
-            yield from uses_of(view.node)
-
-    return [write.target, write.owner, *of_views()]
+    views = (*write.back, *write.again)
+    of_views = (name for view in views for name in (view.name, view.base, *uses_of(view.node)))
+    return [write.target, write.owner, *of_views]

@@ -127,8 +127,7 @@ class FaultedModule(FaultedReference):
     def single(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield each single fault, unless the model raised after layers that are right."""
         if not self.raised or max(self.distances(())) > EQUAL:
-            faults = planted_faults(self.operations)
-            yield from ((fault,) for fault in deadline.before(faults))
+            yield from ((fault,) for fault in deadline.before(planted_faults(self.operations)))
 
     def combined(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield chains of faults, each of which moves the first difference further down."""

@@ -159,8 +159,7 @@ class _ModelDiagnosis:
             return
         truth = evidence.truth.outputs
         found, before = (output_distance(r.outputs, truth) for r in (ours, evidence.results))
-        agreement = AGREEMENT["float32" if self.subject.casts else "float64"]
-        if found <= agreement < before:
+        if found <= AGREEMENT["float32" if self.subject.casts else "float64"] < before:
             yield (
                 f"the model is in training mode: after model.eval() it matches {self.theirs.module_name}, "
                 f"to within {format_number(found)}"

@@ -122,5 +122,4 @@ def _register(handle: ctypes.CDLL) -> None:
     pointer = ctypes.c_void_p
     handle.jaxlstm_run_stack.argtypes = [pointer, ctypes.c_int64, pointer, pointer, pointer]
     for target in TARGETS:
-        capsule = jax.ffi.pycapsule(getattr(handle, target))
-        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(handle, target)), platform="cpu")

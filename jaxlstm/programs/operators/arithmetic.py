@@ -36,16 +36,6 @@ def _floor_divide(x: Array, y: Array) -> Array:
     return jnp.where(y == 0, x / y, jnp.floor_divide(x, y)) if is_float(x) else jnp.floor_divide(x, y)
 
 
-def _fmax(x: Array, y: Array) -> Array:
-    """Return the larger element; a number wins over NaN."""
-    return jnp.where((x >= y) | jnp.isnan(y), x, y)
-
-
-def _fmin(x: Array, y: Array) -> Array:
-    """Return the smaller element; a number wins over NaN."""
-    return jnp.where((x <= y) | jnp.isnan(y), x, y)
-
-
 _COMPARISONS = {
     "eq": jnp.equal,
     "ge greater_equal": jnp.greater_equal,
@@ -63,8 +53,9 @@ _NUMBERS = {
     "remainder": jnp.remainder,
 }
 _TENSORS = {
-    "fmax": _fmax,
-    "fmin": _fmin,
+    # A number wins over NaN.
+    "fmax": lambda x, y: jnp.where((x >= y) | jnp.isnan(y), x, y),
+    "fmin": lambda x, y: jnp.where((x <= y) | jnp.isnan(y), x, y),
     "logical_and": jnp.logical_and,
     "logical_or": jnp.logical_or,
     "logical_xor": jnp.logical_xor,

@@ -17,8 +17,7 @@ from jaxlstm.programs.operators.registry import register_family, register_operat
 def set_diagonal(x: Array, new: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
     """Return ``x`` with another diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
     dims = (axis(x, dim1), axis(x, dim2))
-    matrices = jnp.moveaxis(x, dims, (-2, -1))
-    written = matrices.at[(..., *_places(offset, new.shape[-1]))].set(new)
+    written = jnp.moveaxis(x, dims, (-2, -1)).at[(..., *_places(offset, new.shape[-1]))].set(new)
     return jnp.moveaxis(written, (-2, -1), dims)
 
 

@@ -242,9 +242,8 @@ def _weighted(image: Array, neighbours: Sequence[_Neighbour]) -> Array:
     indices = tuple(jnp.where(is_inside, n.element, 0).astype(jnp.int32) for n in neighbours)
     flat = jnp.ravel_multi_index(indices, tuple(sizes), mode="clip")
     # Rows of channels: one look-up for each place.
-    rows = jnp.moveaxis(image.reshape(batch, channels, -1), 1, 2)
     taken = jax.vmap(lambda x, index: x.at[index].get(mode="promise_in_bounds"))(
-        rows, flat.reshape(batch, -1)
+        jnp.moveaxis(image.reshape(batch, channels, -1), 1, 2), flat.reshape(batch, -1)
     )
     weight = reduce(jnp.multiply, (neighbour.weight for neighbour in neighbours))
     weighted = jnp.where(is_inside.reshape(batch, -1, 1), taken, 0) * weight.reshape(batch, -1, 1)
