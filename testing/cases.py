@@ -258,8 +258,7 @@ def functional(case: Case, backend: str = "auto") -> Forward:
 
 def nnx_module(case: Case) -> Forward:
     def forward(params: Any, inputs: Any, state: Any, lengths: Any) -> Any:
-        model = jaxlstm.nnx.LSTM.from_params(params, case.config)
-        graph, variables = nnx.split(model)
+        graph, variables = nnx.split(jaxlstm.nnx.LSTM.from_params(params, case.config))
         return nnx.merge(graph, variables)(inputs, state, seq_lengths=lengths)
 
     return forward

@@ -143,6 +143,5 @@ def require_close(result: Any, expected: np.ndarray) -> None:
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
     actual, expected = np.asarray(result, wide), expected.astype(wide)
     # Sums of products cancel, so an error is relative to the largest element.
-    finite = np.abs(expected[np.isfinite(expected)])
-    scale = max(1.0, float(finite.max(initial=0)))
+    scale = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0)))
     np.testing.assert_allclose(actual, expected, rtol=100 * epsilon, atol=100 * epsilon * scale)

@@ -115,8 +115,7 @@ def test_lstm_cell_against_torch(bias: bool, batched: bool) -> None:
 
 
 def test_initial_distribution() -> None:
-    config = LSTMConfig(50, 100, num_layers=2)
-    params = init_params(jax.random.key(0), config)
+    params = init_params(jax.random.key(0), LSTMConfig(50, 100, num_layers=2))
     bound = 100**-0.5
     for name, value in params.items():
         flat = np.asarray(value).ravel()
@@ -185,8 +184,7 @@ def test_dropout_is_between_layers() -> None:
 
 def test_keys_determine_masks() -> None:
     still = LSTMConfig(3, 64, num_layers=2)
-    plain = lstm(PARAMS, X, config=CONFIG)[0]
-    np.testing.assert_array_equal(plain, lstm(PARAMS, X, config=still)[0])
+    np.testing.assert_array_equal(lstm(PARAMS, X, config=CONFIG)[0], lstm(PARAMS, X, config=still)[0])
     a, again, b = (lstm(PARAMS, X, config=CONFIG, dropout_key=jax.random.key(k))[0] for k in (3, 3, 4))
     np.testing.assert_array_equal(a, again)
     assert np.abs(a - b).max() > 0.01

@@ -86,8 +86,7 @@ def test_cells_in_rnn() -> None:
     close(y, started)
 
     rnn = nn.RNN(jaxlstm.linen.LSTMCell(3, 5), time_major=True, return_carry=True)
-    variables = rnn.init(jax.random.key(0), X)
-    (name,) = variables["params"]
+    (name,) = rnn.init(jax.random.key(0), X)["params"]
     (c, h), y = rnn.apply({"params": {name: cell.params}}, X)
     close((y, h, c), (expected, final.h[0], final.c[0]))
 
@@ -138,8 +137,7 @@ def test_from_params_copies_numpy_arrays(module: Any) -> None:
 
 @pytest.mark.parametrize("cell_type", CELLS)
 def test_cell_from_params(cell_type: Any) -> None:
-    cell = cell_type.from_params(cell_params(), CELL_CONFIG)
-    close(cell(X[0]), lstm_cell(cell_params(), X[0]))
+    close(cell_type.from_params(cell_params(), CELL_CONFIG)(X[0]), lstm_cell(cell_params(), X[0]))
     with pytest.raises(ValueError, match="missing weight_hh"):
         cell_type.from_params({}, CELL_CONFIG)
 
@@ -150,15 +148,13 @@ def test_from_params_keeps_the_dtype(module: Any) -> None:
         model = module.from_params(cell_params(jnp.float64), CELL_CONFIG)
         assert model.param_dtype == jnp.float64
         assert jax.tree.leaves(model(X[0]))[0].dtype == jnp.float64
-    half = module.from_params(cell_params(jnp.bfloat16), CELL_CONFIG)
-    assert half.param_dtype == jnp.bfloat16
+    assert module.from_params(cell_params(jnp.bfloat16), CELL_CONFIG).param_dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("kind", [tuple, list, LSTMState._make])
 def test_cells_return_the_type_of_state_they_are_given(kind: Any) -> None:
     state = kind([jnp.zeros((4, 5)), jnp.zeros((4, 5))])
-    new = lstm_cell(cell_params(), X[0], state)
-    assert type(new) is type(state)
+    assert type(lstm_cell(cell_params(), X[0], state)) is type(state)
     for cell_type in CELLS:
         cell = cell_type.from_params(cell_params(), CELL_CONFIG)
         assert type(cell(X[0], state)) is type(state)

@@ -27,8 +27,7 @@ def close(actual, expected) -> None:
 
 
 def test_vmap_over_single_sequences() -> None:
-    single = jax.jit(jax.vmap(outputs, (None, 1, 0), 1))
-    close(single(PARAMS, X, LENGTHS), run(PARAMS, X, LENGTHS))
+    close(jax.jit(jax.vmap(outputs, (None, 1, 0), 1))(PARAMS, X, LENGTHS), run(PARAMS, X, LENGTHS))
 
 
 def test_second_derivatives_and_forward_mode() -> None:

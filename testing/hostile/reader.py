@@ -140,7 +140,11 @@ def read(path: str, options: dict[str, bool], size: int) -> dict[str, Any]:
         return {"code": error.code, "stage": stage, "line": str(error)}
     watch.active = False
     nbytes = sum(array.nbytes for array in arrays.values())
-    _require_few_reads(nbytes, size)
+    # Each byte is read for its checksum and for its content, and again by the reader of programs.
+    if watch.bytes_read > 8 * (size + nbytes) + (1 << 20):
+        raise BrokenPromiseError(
+            f"{watch.bytes_read} bytes are read for {size} bytes and {nbytes} of tensors"
+        )
     _search(checkpoint)
     result = {"container": checkpoint.container, "nbytes": nbytes, "warnings": len(checkpoint.warnings)}
     if graph is not None:
@@ -170,14 +174,6 @@ def _require_one_line(error: CheckpointError) -> None:
     line = str(error)
     if error.code not in CODES or "\n" in line or len(line) > 2_000:
         raise BrokenPromiseError(f"the error is not one line: {error.code} {line[:200]!r}") from error
-
-
-def _require_few_reads(nbytes: int, size: int) -> None:
-    """Each byte is read for its checksum and for its content, and again by the reader of programs."""
-    if watch.bytes_read > 8 * (size + nbytes) + (1 << 20):
-        raise BrokenPromiseError(
-            f"{watch.bytes_read} bytes are read for {size} bytes and {nbytes} of tensors"
-        )
 
 
 def _search(checkpoint: Checkpoint) -> None:

@@ -77,8 +77,7 @@ def test_port_that_cannot_be_traced():
 
 def test_chaotic_case_is_untested():
     config = LSTMConfig(7, 4, num_layers=3, bidirectional=True, proj_size=3)
-    params = random_params(config, 2015, scale=30.0)
-    report = matrix(WrongPort(config), config, params, lengths=(100,))
+    report = matrix(WrongPort(config), config, random_params(config, 2015, scale=30.0), lengths=(100,))
     (item,) = report.items
     assert item.ok is None
     assert "one ulp grows" in item.detail

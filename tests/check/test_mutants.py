@@ -113,8 +113,7 @@ def models():
     def imprecise(x):
         if x.dtype == jnp.float64:
             return jnp.maximum(x @ w.T + b, 0)
-        operands = (jnp.asarray(a).astype(jnp.bfloat16).astype(x.dtype) for a in (x, w, b))
-        x, weight, bias = operands
+        x, weight, bias = (jnp.asarray(a).astype(jnp.bfloat16).astype(x.dtype) for a in (x, w, b))
         return jnp.maximum(x @ weight.T + bias, 0)
 
     def with_double_gradients(x):

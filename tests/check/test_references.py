@@ -100,8 +100,7 @@ def operator(m: Any, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("size", "refused"), [(6, False), (1, True)])
 def test_sizes_that_only_float32_takes_are_refused(size: int, refused: bool) -> None:
     case = Case.of_model("example", (np.ones((4, 2, size), np.float32),), {})
-    module = module_of(operator, lstm=torch.nn.LSTM(6, 8))
-    assert bool(_refusal(TorchModel(module), case)) == refused
+    assert bool(_refusal(TorchModel(module_of(operator, lstm=torch.nn.LSTM(6, 8))), case)) == refused
 
 
 def test_program_that_torch_cannot_run() -> None:

@@ -156,8 +156,7 @@ def test_layout_of_one_parameter(theirs, ours):
 
 
 def test_a_foreign_value_has_no_layout():
-    pairing = pair({"a": CONV * 2, "b": CONV}, {"w": CONV})
-    assert pairing.unpaired == ["a"]
+    assert pair({"a": CONV * 2, "b": CONV}, {"w": CONV}).unpaired == ["a"]
 
 
 def test_summed_biases():
@@ -186,8 +185,7 @@ def test_equal_values_are_resolved_by_names_and_then_by_gradients():
     gradients = {"a.bias": np.array([1.0, 2, 3]), "b.bias": np.array([4.0, 5, 6])}
     by_name = pair({"x.bias": zeros}, theirs, lambda ours, name: name == "b.bias")
     assert [layout.theirs for (layout,) in by_name.choices["x.bias"]] == ["b.bias"]
-    ours = {"x.bias": zeros, "y.bias": zeros}
-    resolved = pair(ours, theirs).resolve(
+    resolved = pair({"x.bias": zeros, "y.bias": zeros}, theirs).resolve(
         {"x.bias": gradients["b.bias"], "y.bias": gradients["a.bias"]}, gradients
     )
     assert {name: choices[0][0].theirs for name, choices in resolved.choices.items()} == {

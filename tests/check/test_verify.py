@@ -63,8 +63,7 @@ def test_our_layer_in_float64(config):
 
 @pytest.mark.parametrize(("scale", "gradients"), [(10.0, True), (60.0, False)])
 def test_large_weights_are_not_accused(scale, gradients):
-    params = random_params(SMALL, scale=scale)
-    report = verify(None, params, SMALL, gradients=gradients)
+    report = verify(None, random_params(SMALL, scale=scale), SMALL, gradients=gradients)
     assert report.ok, str(report)
 
 
@@ -81,8 +80,7 @@ def test_nonfinite_weights_are_not_accused(value):
         WrongPort(SMALL, "no bias_hh"), params, SMALL, gradients=False, seconds=0, against="oracle"
     )
     assert status(wrong)["step residual"] == "FAILED"
-    finite = check(WrongPort(SMALL), against="oracle")
-    assert not finite.notes
+    assert not check(WrongPort(SMALL), against="oracle").notes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -162,6 +160,5 @@ def test_torchs_own_error_is_reported():
     assert {found["torch"] is None for found in arrays.values()} == {False}
     assert all(0 < found["torch"] < 1e-5 for found in arrays.values() if found["in_mean"])
     assert "times the error of torch" in item.detail
-    without_torch = check(WrongPort(SMALL), against="oracle")
-    items = {item.name: item for item in without_torch.items}
+    items = {item.name: item for item in check(WrongPort(SMALL), against="oracle").items}
     assert "torch" not in items["RMS error of results"].detail

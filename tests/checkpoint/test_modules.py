@@ -88,8 +88,7 @@ def test_lightning_checkpoint(tmp_path: Path, foreign: Any) -> None:
     with pytest.raises(Exception, match="weights_only"):
         torch.load(tmp_path / "a.ckpt", weights_only=True)
     ours = read_checkpoint(tmp_path / "a.ckpt")
-    expected = {f"state_dict.{name}": t for name, t in module.state_dict().items()}
-    assert_same_checkpoint(ours, expected)
+    assert_same_checkpoint(ours, {f"state_dict.{name}": t for name, t in module.state_dict().items()})
     assert ours.warnings == ["1 tensors belong to objects of unknown classes and are skipped"]
 
 

@@ -93,8 +93,7 @@ def test_big_endian(tmp_path: Path, dtype: str) -> None:
             "little/data/0": lambda raw: np.frombuffer(raw, f"u{part}").byteswap().tobytes(),
         },
     )
-    ours = read_checkpoint(tmp_path / "big.pt")
-    assert_same_checkpoint(ours, {"w": value, "t": value.t()})
+    assert_same_checkpoint(read_checkpoint(tmp_path / "big.pt"), {"w": value, "t": value.t()})
 
 
 def test_no_byte_order_before_torch_2_1(tmp_path: Path) -> None:
@@ -112,8 +111,7 @@ def test_files_without_checksums(tmp_path: Path) -> None:
         torch.serialization.set_crc32_options(True)
     with pytest.raises(CheckpointError, match=r"set_crc32_options.*\[crc-mismatch"):
         read_checkpoint(tmp_path / "a.pt")
-    unchecked = read_checkpoint(tmp_path / "a.pt", check_crc=False)
-    assert_same_bits(unchecked["w"], torch.arange(5.0))
+    assert_same_bits(read_checkpoint(tmp_path / "a.pt", check_crc=False)["w"], torch.arange(5.0))
 
 
 def test_tensors_are_read_lazily(tmp_path: Path) -> None:
@@ -200,8 +198,7 @@ class ScriptedTagger(torch.nn.Module):
 def test_torchscript_names_and_bits(tmp_path: Path, how: str) -> None:
     module = ScriptedTagger()
     make = {"script": torch.jit.script, "trace": lambda m: torch.jit.trace(m, torch.ones(2, 3, 5))}
-    compiled = make[how](module)
-    torch.jit.save(compiled, tmp_path / "a.pt")
+    torch.jit.save(make[how](module), tmp_path / "a.pt")
     ours = read_checkpoint(tmp_path / "a.pt")
     assert ours.container == "TorchScript"
     constants = {name for name in ours if name.startswith("CONSTANTS.")}

@@ -29,9 +29,8 @@ def test_a_closed_pipe_ends_the_command_silently(arguments: tuple[object, ...]) 
     """``jaxlstm ... | head`` closes its end early."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "jaxlstm", *map(str, arguments)]
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "jaxlstm", *map(str, arguments)],
         stdout=writer,
         stderr=subprocess.PIPE,
         env=python_environment(PYTHONUNBUFFERED=""),

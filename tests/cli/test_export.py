@@ -23,8 +23,7 @@ def test_export(suffix: str, weights: str, tmp_path: Path) -> None:
     """The command compares the artifact with the LSTM or the program."""
     output = tmp_path / "m.stablehlo"
     command = ["export", DEMO.with_suffix(suffix), "--weights", weights, "--platforms", "cpu,tpu", "--json"]
-    done = jaxlstm_command(*command, "-o", output, status=0)
-    report = json.loads(done.out)
+    report = json.loads(jaxlstm_command(*command, "-o", output, status=0).out)
     assert report["platforms"] == ["cpu", "tpu"]
     assert report["largest_difference"] <= 1e-6
     assert report["weights"] == ("inside" if weights == "inside" else str(tmp_path / "m.safetensors"))

@@ -141,8 +141,7 @@ def test_the_input_is_not_replaced(
         pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
     before = (model / "model.pt").read_bytes()
     options = ["--overwrite"] if overwrite else []
-    done = jaxlstm_command(command, source, "-o", output, *options, status=2)
-    assert done.err == (
+    assert jaxlstm_command(command, source, "-o", output, *options, status=2).err == (
         f"jaxlstm {command}: -o {output} would replace the input {source}; choose another path\n"
     )
     assert (model / "model.pt").read_bytes() == before
@@ -155,8 +154,7 @@ def test_shards_are_inputs(output: str, tmp_path: Path) -> None:
     index = sharded(tmp_path)
     before = (tmp_path / output).read_bytes()
     options = ["-o", tmp_path / output, "--format", "safetensors", "--overwrite"]
-    done = jaxlstm_command("convert", index, *options, status=2)
-    assert "would replace the input" in done.err
+    assert "would replace the input" in jaxlstm_command("convert", index, *options, status=2).err
     assert (tmp_path / output).read_bytes() == before
 
 
@@ -173,8 +171,7 @@ def test_a_report_does_not_replace_an_input(output: str, model: Path) -> None:
 def test_a_report_replaces_only_a_report(model: Path) -> None:
     (model / "notes.html").write_text("<!doctype html>mine")
     command = ["check", "model.pt", "--dtype", "float32", "--report", "notes.html"]
-    done = jaxlstm_command(*command, status=2)
-    assert "notes.html exists and was not written by jaxlstm" in done.err
+    assert "notes.html exists and was not written by jaxlstm" in jaxlstm_command(*command, status=2).err
     assert (model / "notes.html").read_text() == "<!doctype html>mine"
     assert jaxlstm_command(*command, "--overwrite").status == 0
     assert is_html_page(model / "notes.html")

@@ -66,8 +66,7 @@ def test_bits_do_not_depend_on_the_bucket(name: str, batch: int, time: int) -> N
     state = tuple(normal(*shape, seed=1) for shape in config.state_shapes(batch))
     lengths = np.random.default_rng(0).integers(1, time + 1, batch)
     assert_same_bits(runner, by_lstm(params, x, state, lengths, config), x, state, lengths)
-    full = np.full(batch, time)
-    assert_same_bits(runner, by_lstm(params, x, state, full, config), x, state)
+    assert_same_bits(runner, by_lstm(params, x, state, np.full(batch, time), config), x, state)
 
 
 @pytest.mark.parametrize("batch", [3, 32])

@@ -32,8 +32,7 @@ def by_scan(problem: Problem, dtype: Any) -> Any:
 
 def error(problem: Problem, dtype: Any) -> float:
     with jax.enable_x64(dtype == jnp.float64):
-        native = values_and_gradients(problem, dtype, "native")
-        return worst_error(native, by_scan(problem, dtype))
+        return worst_error(values_and_gradients(problem, dtype, "native"), by_scan(problem, dtype))
 
 
 # Other problems, here and in test_amx.py, have the traits of these.
@@ -50,8 +49,7 @@ def test_values_and_gradients_match_the_scan(problem: Problem) -> None:
 
 def test_rms_error_is_not_larger_than_the_scan() -> None:
     """The products have long sums, where the order of summation matters most."""
-    problem = Problem(20, 6, 512, 1000)
-    config, params, inputs, state, _ = draw(problem, jnp.float32)
+    config, params, inputs, state, _ = draw(Problem(20, 6, 512, 1000), jnp.float32)
 
     def outputs(backend: str, dtype: Any) -> np.ndarray:
         cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, inputs, state))
@@ -116,8 +114,7 @@ def test_both_directions_at_once_have_the_bits_of_one_after_the_other(
     one_by_one, _ = jax.jvp(run, (inputs,), (jnp.zeros_like(inputs),))
     for threads in (1, 2, 5):
         monkeypatch.setattr(ffi, "THREADS", threads)
-        at_once = jax.jit(lambda x: run(x))(inputs)
-        jax.tree.map(np.testing.assert_array_equal, at_once, one_by_one)
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(lambda x: run(x))(inputs), one_by_one)
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,7 @@ def test_vmap_over_weights_is_an_ensemble() -> None:
 
 def test_vmap_over_an_empty_batch() -> None:
     params, x = arguments(batch=0)
-    each = jax.vmap(run, in_axes=(None, 1), out_axes=1)
-    outputs, pull = jax.vjp(each, params, x)
+    outputs, pull = jax.vjp(jax.vmap(run, in_axes=(None, 1), out_axes=1), params, x)
     assert outputs.shape == (6, 0, 12)
     by_params, by_inputs = pull(outputs)
     assert by_inputs.shape == x.shape

@@ -93,8 +93,7 @@ def rejected(message: str) -> Any:
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.target)
 def test_right_arrays(handler: Handler) -> None:
-    shapes = list(handler.results.values())
-    assert [result.shape for result in handler.run()] == shapes
+    assert [result.shape for result in handler.run()] == list(handler.results.values())
     optional = [n for n in OPTIONAL if n in handler.arguments | handler.results]
     optional += [n for n in DERIVATIVE if n in handler.results]
     omitted = dict.fromkeys(optional, (0,))

@@ -123,8 +123,7 @@ def test_backends_and_precision(words: torch.Tensor, program: Program) -> None:
     scan = program.with_options(backend="scan", precision="default")
     np.testing.assert_allclose(scan(scan.params, words.numpy()), expected, atol=1e-5)
     assert program.options.backend == "auto"
-    text = jax.jit(scan).lower(program.params, words.numpy()).as_text()
-    assert "precision = [HIGHEST" not in text
+    assert "precision = [HIGHEST" not in jax.jit(scan).lower(program.params, words.numpy()).as_text()
     assert "precision = [HIGHEST" in jax.jit(program).lower(program.params, words.numpy()).as_text()
 
 

@@ -66,8 +66,7 @@ def test_program_of_a_module(tmp_path: Path) -> None:
     (lstm,) = calls_of(graph, "jaxlstm.packed_lstm.default")
     assert [call.path for call in lstm] == ["", "lstm"]
 
-    program = jaxlstm.from_module(Doubled().eval(), ARGS)
-    program.save(tmp_path / "a.pt2")
+    jaxlstm.from_module(Doubled().eval(), ARGS).save(tmp_path / "a.pt2")
     loaded = jaxlstm.load_program(tmp_path / "a.pt2").graph
     assert [node.calls for node in loaded.nodes] == [node.calls for node in graph.nodes]
     content = (tmp_path / "a.pt2").read_bytes()
@@ -84,8 +83,7 @@ def test_file_of_torch(tmp_path: Path) -> None:
         "input = module(input)",
         "return F.relu(input, inplace=self.inplace)",
     ]
-    program = jaxlstm.from_module(model, ARGS[:1])
-    assert calls_of(program.graph, "aten.relu.default") == [relu]
+    assert calls_of(jaxlstm.from_module(model, ARGS[:1]).graph, "aten.relu.default") == [relu]
 
 
 STACK = "L__self__,,M;L__self__fc@1,fc,n.L"

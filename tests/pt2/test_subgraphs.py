@@ -93,10 +93,7 @@ def recurrence(self: Any, x: Tensor) -> Any:
 
 
 def of_slices(self: Any, x: Tensor) -> Any:
-    def of_slice(a: Any, *args: Any) -> Any:
-        return self.linear(a) + 1
-
-    return map_slices(of_slice, x)
+    return map_slices(lambda a, *args: self.linear(a) + 1, x)
 
 
 WITHOUT_GRADIENT = [no_grad, in_place, no_grad_in_regions, loop_without_gradient]

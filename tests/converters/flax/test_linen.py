@@ -78,8 +78,7 @@ def test_boxed_parameters() -> None:
     """Partitioned parameters keep their box with the names of the axes."""
     kernel = nn.with_partitioning(nn.initializers.zeros, (None, "model"))
     model, theirs = nn.Dense(3, kernel_init=kernel), torch.nn.Linear(2, 3)
-    variables = model.init(jax.random.key(0), X)
-    loaded = jaxlstm.linen.load_state_dict(model, variables, theirs, inputs=X)
+    loaded = jaxlstm.linen.load_state_dict(model, model.init(jax.random.key(0), X), theirs, inputs=X)
     assert loaded["params"]["kernel"].names == (None, "model")
     np.testing.assert_array_equal(loaded["params"]["kernel"].unbox(), theirs.weight.detach().T)
 

@@ -139,8 +139,7 @@ def test_weight_norm_is_folded_for_plain_layers(old: bool, dim: Any) -> None:
         utils = torch.nn.utils if old else torch.nn.utils.parametrizations
         theirs: Any = torch.nn.ModuleDict({"fc": utils.weight_norm(torch.nn.Linear(3, 4), dim=dim)})
     model = nnx.Dict({"fc": nnx.Linear(3, 4, rngs=nnx.Rngs(0))})
-    result = jaxlstm.load_state_dict(model, theirs)
-    assert any("weight normalization" in note for note in result.notes)
+    assert any("weight normalization" in note for note in jaxlstm.load_state_dict(model, theirs).notes)
     weight = theirs["fc"].weight
     np.testing.assert_allclose(model["fc"].kernel[...], np.asarray(weight.detach()).T, atol=1e-6)
 

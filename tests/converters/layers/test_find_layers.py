@@ -149,8 +149,7 @@ SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 9, 12]), max_size=4).map(tu
 @settings(max_examples=200, deadline=None)
 def test_any_names_and_shapes_are_listed(shapes: dict[str, tuple[int, ...]]) -> None:
     """Whatever the tensors are, each of their elements is in one layer."""
-    found = survey({name: np.zeros(shape) for name, shape in shapes.items()})
-    layers = find_layers(found, {})
+    layers = find_layers(survey({name: np.zeros(shape) for name, shape in shapes.items()}), {})
     assert sum(layer.parameters + layer.buffers for layer in layers) == sum(
         int(np.prod(shape)) for shape in shapes.values()
     )

@@ -34,8 +34,7 @@ def test_weight_norm_is_folded_as_torch_computes_it(normalize: Callable[[Any, st
     with torch.no_grad():  # change length and direction, as training does
         for parameter in model.parameters():
             parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
-    x = torch.randn(5, 3, 6)
-    model(x)  # the hooks compute the weights
+    model(torch.randn(5, 3, 6))  # the hooks compute the weights
     params, config = from_torch(model)
     assert config == LSTMConfig(6, 8, 2, bidirectional=True)
     for name, ours in params.items():

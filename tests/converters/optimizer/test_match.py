@@ -84,8 +84,7 @@ def test_groups_without_names(tmp_path: Path) -> None:
     opt = reload(path)
     where = {id(p): k for k, p in enumerate([*vectors, *matrices])}
     for name, p in model[1].named_parameters():
-        ours = moments(opt, name)
-        np.testing.assert_array_equal(ours, state["state"][where[id(p)]]["exp_avg"])
+        np.testing.assert_array_equal(moments(opt, name), state["state"][where[id(p)]]["exp_avg"])
     lstm = list(model[1].parameters())  # both groups have vectors of 20
     state = stepped(groups=[{"params": lstm[::2]}, {"params": lstm[1::2], "lr": 1.0}])
     write(path, model[1], state)
@@ -200,8 +199,7 @@ def test_values_recorded_by_schedulers_are_ignored(tmp_path: Path) -> None:
 def test_scalars_of_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     weight = torch.ones(2)
-    plain = {"a": [1, 2.5, (True, None)], "b": {"c": "text", 3: -1}, "weight": weight}
-    torch.save(plain, path)
+    torch.save({"a": [1, 2.5, (True, None)], "b": {"c": "text", 3: -1}, "weight": weight}, path)
     checkpoint = jaxlstm.read_checkpoint(path)
     assert checkpoint.scalars == {
         "a.0": 1, "a.1": 2.5, "a.2.0": True, "a.2.1": None, "b.c": "text", "b.3": -1
