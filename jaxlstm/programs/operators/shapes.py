@@ -133,9 +133,13 @@ def cartesian_prod(tensors: Sequence[Array]) -> Array:
     return jnp.stack(jnp.meshgrid(*tensors, indexing="ij"), -1).reshape(-1, len(tensors))
 
 
+def _transpose_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
+    return transpose(view, **kwargs)
+
+
 @register_operator(
     *("aten.transpose.int", "aten.transpose.default", "aten.swapdims.default", "aten.swapaxes.default"),
-    write_back=lambda base, view, index, kwargs: transpose(view, **kwargs),
+    write_back=_transpose_back,
     schema_names={"axis0": "dim0", "axis1": "dim1"},
     layout="permutes",
 )

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from jaxlstm.programs.operators.dtypes import as_float
 from jaxlstm.programs.operators.patches import overlap_add
-from jaxlstm.programs.operators.registry import register_family, register_operator
+from jaxlstm.programs.operators.registry import Kwargs, register_family, register_operator
 from jaxlstm.programs.operators.unary import of_tensor
 
 # torch's normalizations: none, by the root of the size, by the size. NumPy's names differ by direction.
@@ -144,13 +144,17 @@ def fft_c2c(self: Array, dim: Sequence[int], normalization: int, forward: bool) 
     return jnp.fft.ifftn(self, axes=dim, norm=_INVERSE[normalization])
 
 
+def _complex_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
+    return view_as_real(view)
+
+
 @register_operator("aten.view_as_real.default", write_back=lambda base, view, *_: view_as_complex(view))
 def view_as_real(self: Array) -> Array:
     """Return real and imaginary parts in a new last axis."""
     return jnp.stack([self.real, self.imag], -1)
 
 
-@register_operator("aten.view_as_complex.default", write_back=lambda base, view, *_: view_as_real(view))
+@register_operator("aten.view_as_complex.default", write_back=_complex_back)
 def view_as_complex(self: Array) -> Array:
     """Return the pairs of the last axis as complex numbers."""
     return jax.lax.complex(self[..., 0], self[..., 1])
