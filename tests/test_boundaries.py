@@ -1,6 +1,6 @@
 """The import boundaries of the packages and of their tests, as grimp finds the imports.
 
-Imports inside functions and under ``TYPE_CHECKING`` count too, those of ``import_optional`` do not.
+Imports inside functions and under ``TYPE_CHECKING`` count too, and calls of ``import_optional`` do not.
 ``from jaxlstm.check import trace`` is an import of ``jaxlstm.check.trace`` if that is a module, and of
 ``jaxlstm.check`` (its ``__init__.py``) otherwise.
 """

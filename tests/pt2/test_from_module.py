@@ -190,5 +190,5 @@ class Surrogate(torch.autograd.Function):
 
 def test_a_gradient_of_the_users_own_is_named() -> None:
     module = module_of(lambda self, x: Surrogate.apply(x) * x)
-    with pytest.warns(UserWarning, match="gradients through Surrogate are those of its forward"):
+    with pytest.warns(UserWarning, match="gradients through Surrogate come from its forward"):
         jaxlstm.from_module(module, (torch.randn(3),))

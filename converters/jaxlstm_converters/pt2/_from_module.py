@@ -107,7 +107,7 @@ def from_module(
     with LOCK, own_gradients() as functions:
         step, file = export_in_steps(call, finish)
     for name in sorted(functions):
-        message = f"from_module: gradients through {name} are those of its forward, not of its backward"
+        message = f"from_module: gradients through {name} come from its forward; its backward is not used"
         warnings.warn(message, UserWarning, stacklevel=2)
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)

@@ -52,7 +52,7 @@ def fixed_by_export(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Ax
     for declared in graph.inputs:
         expression = bound[declared.name]
         if declared.type is None:
-            is_equal = ast.Is() if declared.constant in (None, True, False) else ast.Eq()
+            is_equal = ast.Is() if isinstance(declared.constant, bool | None) else ast.Eq()
             tests.append(ast.Compare(expression, [is_equal], [ast.Constant(declared.constant)]))
         for axis, size in enumerate(declared.type.shape if declared.type else ()):
             if isinstance(size, int) and (declared.name, axis) not in checked:

@@ -297,8 +297,10 @@ def test_a_size_that_no_layer_checks_is_asserted(
         run(np.ones((shape[0], shape[1] + 1), np.float32))
 
 
-def test_other_constants_are_refused(tmp_path: Path) -> None:
-    program = jaxlstm.from_module(module_of(lambda self, x, n: x[:, :n] / n), (torch.ones(2, 5), 3))
+@pytest.mark.parametrize("n", [1, 3])
+def test_other_constants_are_refused(tmp_path: Path, n: int) -> None:
+    program = jaxlstm.from_module(module_of(lambda self, x, n: x[:, :n] / n), (torch.ones(2, 5), n))
     run = make_written(jaxlstm.write_source(program, tmp_path / "model.py"))
+    run(np.ones((2, 5), np.float32), n)
     with pytest.raises(AssertionError, match="fixed by the export"):
         run(np.ones((2, 5), np.float32), 4)
