@@ -19,7 +19,7 @@ for _library in ("OMP", "OPENBLAS"):
 
 ROOT = Path(__file__).parent
 FOLDERS = ("tests", "testing", "benchmarks", "tools")
-OPTIONAL = ("torch", "expecttest", "grimp")
+OPTIONAL = ("torch", "expecttest", "grimp", "onnx")
 MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
 
 

@@ -17,9 +17,10 @@ FOLDER = Path(jaxlstm_converters.checkpoint.__file__).parent
 SHARED = FOLDER.parents[2] / "jaxlstm" / "_shared"
 SOURCES = [*sorted(FOLDER.rglob("*.py")), SHARED / "safetensors_header.py", SHARED / "strict_json.py"]
 # The modules that import from jaxlstm._shared: the reader's own parts there, which are among SOURCES, the
-# names of the package, and aligned memory.
+# names of the package, aligned memory, and `import_optional`, whose arguments are literals.
 FROM_SHARED = {
     "__init__.py": "imports",
+    "onnx.py": "imports",
     "safetensors.py": "safetensors_header",
     "safetensors_header.py": "strict_json",
     "strict_json.py": "strict_json",

@@ -24,7 +24,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     Path("page.pt").write_text("\n<!DOCTYPE html>")
     Path("x.stablehlo").write_bytes(bytes.fromhex("3c0000003800640000000000"))
-    Path("x.onnx").write_bytes(bytes.fromhex("08081207"))
     return tmp_path
 
 
@@ -62,10 +61,6 @@ def test_without_arguments() -> None:
         ("export m.pt --prefix a -o x.stablehlo --platforms abacus", "--platforms must be some of"),
         ("inspect lfs.pt", "it looks like a Git LFS pointer: run git lfs pull [unknown-format]"),
         ("inspect page.pt", "it looks like a web page instead of the download"),
-        (
-            "inspect x.onnx",
-            "an ONNX model is not a PyTorch checkpoint: save the torch model's state dict, or",
-        ),
         ("inspect x.stablehlo", "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"),
     ],
 )

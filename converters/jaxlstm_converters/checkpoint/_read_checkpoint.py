@@ -4,6 +4,7 @@ import os
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
+from .formats.onnx import is_onnx, read_onnx
 from .formats.pt2 import read_pt2
 from .formats.pt2_archive import is_pt2
 from .formats.safetensors import is_safetensors, read_safetensors
@@ -44,6 +45,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, check_crc: bool = True) -> 
         CheckpointError: the file has an unsupported format, or is damaged or hostile. See its
             `code`.
         OSError: the file cannot be opened.
+        ModuleNotFoundError: the file is an ONNX model, and the `onnx` package is not installed.
 
     >>> torch.save({"model": torch.nn.Linear(2, 3).state_dict()}, "linear.pt")
     >>> jaxlstm.read_checkpoint("linear.pt")["model.weight"].shape
@@ -73,6 +75,8 @@ def _read_single(source: CheckpointFile, budget: Budget, check_crc: bool) -> Che
         return read_safetensors(source, budget)
     if head.startswith(b"\x80"):
         return read_pickle(source, budget)
+    if is_onnx(head):
+        return read_onnx(source)
     message = f"the file starts with {head[:8]!r}, which no supported format does"
     raise CheckpointError("unknown-format", message + _likely_kind(head, source.path))
 
@@ -81,11 +85,6 @@ def _likely_kind(head: bytes, path: str) -> str:
     """Return the end of a message about an unknown format: the likely kind of the file."""
     if os.fsdecode(path).endswith(".stablehlo"):
         return "; jaxlstm.inference.load_exported reads artifacts of jaxlstm export"
-    if os.fsdecode(path).endswith(".onnx"):
-        return (
-            "; an ONNX model is not a PyTorch checkpoint: save the torch model's state dict, "
-            "or the model with torch.export.save"
-        )
     if head[257:262] == b"ustar":
         fix = "if torch 0.1 wrote it and you trust it, load and save it again with torch 0.4 or later"
         return f"; it looks like a tar archive: {fix}"

@@ -50,8 +50,10 @@ CODES: dict[str, str] = {
     "legacy-header": "the header of a file from before torch 1.6 is invalid",
     "safetensors-header": "the header of a safetensors file is invalid",
     "safetensors-layout": "the tensors of a safetensors file overlap or leave a gap",
-    "shard-path": "an index names a file outside its own directory",
-    "shard-mismatch": "an index and its shards disagree",
+    "shard-path": "an index or a model names a file outside its own directory",
+    "shard-mismatch": "an index and its shards disagree, or a file that a model names is missing",
+    "onnx-malformed": "the file is not a valid ONNX model",
+    "onnx-unsupported": "an ONNX LSTM that torch.nn.LSTM cannot express",
     # programs
     "pt2-version": "a .pt2 file of an unknown format or schema version",
     "pt2-malformed": "the JSON texts of a .pt2 file do not describe a program",
