@@ -120,4 +120,4 @@ bench: $(VENV)/.bench  ## all benchmarks, or PARTS of them, beside other librari
 	$(BIN)/python -m benchmarks $(PARTS)
 
 clean:  ## remove environments, builds and caches
-	rm -rf $(VENV) $(AOT) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis *.egg-info jaxlstm/kernels/cpu/_native*

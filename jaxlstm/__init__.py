@@ -1,8 +1,8 @@
 """torch.nn.LSTM in JAX and Flax, with converters for PyTorch checkpoints and a checker.
 
 Public names are imported on first use (PEP 562), so ``import jaxlstm`` loads neither jax nor flax nor torch.
-This module is the facade over ``jaxlstm`` and ``jaxlstm_converters``; no other module of ``jaxlstm`` outside
-``jaxlstm.cli`` imports the converters.
+This module is a facade over ``jaxlstm`` and ``jaxlstm_converters``, as are ``jaxlstm.linen`` and
+``jaxlstm.inference``; no other module of ``jaxlstm`` outside ``jaxlstm.cli`` imports the converters.
 """
 
 from typing import TYPE_CHECKING

@@ -66,7 +66,7 @@ def test_readme_shows_the_report_of_an_edit(torch_model: torch.nn.Module) -> Non
         jaxlstm.load_state_dict(model, torch_model)
     report = jaxlstm.check.verify_model(model, torch_model, (jnp.array([[9, 7, 14, 14, 17]]),))
     (quoted,) = blocks("../README.md", "text")
-    assert fits(re.sub(r"\d\.\de-\d\d", "...", quoted), str(report)), report
+    assert fits(quoted, str(report)), report
 
 
 def test_readme_shows_the_source_that_convert_writes(tmp_path: Path) -> None:

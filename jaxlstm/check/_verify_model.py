@@ -96,7 +96,12 @@ def verify_model(
     return report_on(
         verification,
         partial(diagnose_model, verification, subject, module, seconds=seconds),
-        {"ours": model.name, "theirs": module.module_name, "names": dict(names) if names else None},
+        {
+            "ours": model.name,
+            "theirs": module.module_name,
+            "names": dict(names) if names else None,
+            "sizes": len({repr(c.shapes) for c in verification.tried if c.name not in verification.refused}),
+        },
         name=model.name,
         notes=(*notes, *_notes(subject, module)),
     )

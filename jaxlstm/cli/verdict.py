@@ -60,7 +60,7 @@ def _cell(item: Item | None) -> str:
         return ""
     if item.measured is None:
         return item.status
-    unit = " times torch's error" * item.name.startswith("RMS")
+    unit = " times the error of right implementations" * item.id.startswith("rms-")
     return f"{format_number(item.measured)} <= {format_number(item.limit)}{unit}"
 
 

@@ -167,7 +167,7 @@ def test_mutated_files(first: int, tmp_path: Path) -> None:
 def assert_mutants_get_past_the_first_check(outcomes: Counter[str]) -> None:
     """Some files of every container are still readable, and most error codes occur.
 
-    Flax files, changing files and budgets are tested elsewhere.
+    Changing files and budgets are tested elsewhere.
     """
     read = {outcome.partition(" of ")[0] for outcome in outcomes} - CODES.keys()
     assert read >= {"torch zip", "torch legacy", "TorchScript", "safetensors"}

@@ -165,7 +165,7 @@ def printed(checkpoint: str, monkeypatch: pytest.MonkeyPatch, *reports: Report, 
 def test_a_real_check(checkpoint: str) -> None:
     done = jaxlstm_command("check", checkpoint, "--dtype", "float32", status=0)
     *lines, verdict = done.out.splitlines()
-    assert verdict == f"{checkpoint}: jaxlstm.lstm HOLDS (cpu float32: 13 ok)"
+    assert re.fullmatch(re.escape(checkpoint) + r": jaxlstm\.lstm HOLDS \(cpu float32: \d+ ok\)", verdict)
     assert len(lines) < SCREEN
     assert "Environment" not in done.out
     assert any(line.startswith("step residual") and line.endswith(" <= 1") for line in lines)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxlstm._shared.progress import Progress, no_progress
+from jaxlstm._shared.progress import Progress
 from jaxlstm.check import Report, verify_model
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.inference.program_artifact import as_arguments
@@ -87,20 +87,13 @@ def prove(
     ``arguments`` is an example; the default is random.
     """
     arguments = arguments or example_of(program)
-    sizes = {"example"}
-
-    def count(done: int, total: int, description: str) -> None:
-        if description.startswith("sizes "):
-            sizes.add(description)
-        (progress or no_progress)(done, total, description)
-
     try:
         model = load_written(files)
     except (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning) as error:
         return Proof(None, f"the model cannot be made: {type(error).__name__}: {error}", 0, arguments)
     args, kwargs = arguments
-    report = verify_model(model, program, args, kwargs, progress=count)
-    return Proof(report, "", len(sizes), arguments)
+    report = verify_model(model, program, args, kwargs, progress=progress)
+    return Proof(report, "", report.settings["sizes"], arguments)
 
 
 def load_written(files: SourceFiles) -> nnx.Module:

@@ -1,1 +1,1 @@
-"""File formats that jaxlstm writes: safetensors, torch and NumPy."""
+"""File formats that jaxlstm writes: safetensors and torch."""

@@ -198,6 +198,7 @@ CRITERIA = (
         "RMS error of results, worst array",
         _result_ratios,
         total=accuracy.worst_ratio,
+        lists_ratios=False,
     ),
     Criterion(
         "rms-gradients", "gradient", "RMS error of gradients", _gradient_ratios, total=accuracy.mean_ratio
@@ -208,6 +209,7 @@ CRITERIA = (
         "RMS error of gradients, worst array",
         _gradient_ratios,
         total=accuracy.worst_ratio,
+        lists_ratios=False,
     ),
     Criterion("step-residual", "precision", "step residual", _steps, "at the end"),
 )

@@ -80,6 +80,7 @@ class Criterion:
       judged: "on results" of every case; "on calls", even if the subject raised an exception; or "at the
         end", when ``judge`` takes the whole :class:`~jaxlstm.check.verification.Verification`.
       total: combines the RMS ratios of all cases.
+      lists_ratios: the data of the item have these ratios.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Criterion:
     judge: Callable[[Any], Iterable[Outcome]]
     judged: Literal["on results", "on calls", "at the end"] = "on results"
     total: Callable[[Sequence[RmsRatio]], Measurement] | None = None
+    lists_ratios: bool = True
 
 
 def worst_of(measurements: Iterable[Measurement]) -> Measurement:
@@ -136,8 +138,7 @@ def _summary(criterion: Criterion, cases: Cases) -> dict[str, Any]:
         return {"ok": None, "detail": values[0].reason}
     if criterion.total is not None:
         total = criterion.total(values)
-        # The ratios are listed once, by the mean.
-        listed = [] if "worst" in criterion.id else values
+        listed = values if criterion.lists_ratios else []
         data = {"arrays": {r.where: {**r._asdict(), "ratio": r.value} for r in listed}}
         return _measured(total, total.ok, total.where, data)
     if isinstance(values[0], Measurement):

@@ -131,11 +131,14 @@ class Report:
         yield lines_section("Reproduce", [self.again] if self.again else [])
 
     def __str__(self) -> str:
-        return "\n".join([self.verdict, *(line for part in self._sections() for line in section_text(part))])
+        return f"{self.verdict}\n{self._text()}"
+
+    def _text(self) -> str:
+        return "\n".join(line for part in self._sections() for line in section_text(part))
 
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
-        return page(self.verdict, str(self).partition("\n")[2])
+        return page(self.verdict, self._text())
 
 
 def _strict(value: Any) -> Any:

@@ -148,7 +148,7 @@ def _damaged(name: Any, error: Exception) -> CheckpointError:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _NodeLayer:
     """One LSTM node, which is a layer of the LSTM at `prefix`."""
 
     node: Any
@@ -165,10 +165,10 @@ class _Layer:
         return [array.shape for array in weights] == sizes
 
 
-def _layers(nodes: list[Any], arrays: Arrays, checkpoint: Checkpoint) -> list[_Layer]:
+def _layers(nodes: list[Any], arrays: Arrays, checkpoint: Checkpoint) -> list[_NodeLayer]:
     """Assign each LSTM node that has weights to a layer of an LSTM."""
     rearranged = {n.output[0]: n.input[0] for n in nodes if n.op_type in REARRANGING and n.input and n.output}
-    layers: list[_Layer] = []
+    layers: list[_NodeLayer] = []
     # Several nodes with the same weights are calls of the same LSTM.
     seen: set[Any] = set()
     for number, node in enumerate(node for node in nodes if node.op_type == "LSTM"):
@@ -185,13 +185,13 @@ def _layers(nodes: list[Any], arrays: Arrays, checkpoint: Checkpoint) -> list[_L
         _refuse_unsupported(node, attributes, weights, [arrays[n] for n in node.input[5:7] if n in arrays])
         scope, last = _scope(node, number), layers[-1] if layers else None
         if last and last.scope == scope and last.fits(weights) and _feeds(last.node, node, rearranged):
-            layers.append(_Layer(node, scope, last.prefix, last.index + 1, weights))
+            layers.append(_NodeLayer(node, scope, last.prefix, last.index + 1, weights))
             continue
         prefix = f"{scope}." if scope else ""
         if prefix in seen:
             prefix = f"{scope or 'lstm'}_{number}."
         seen.add(prefix)
-        layers.append(_Layer(node, scope, prefix, 0, weights))
+        layers.append(_NodeLayer(node, scope, prefix, 0, weights))
         if attributes.get("layout") == 1:
             checkpoint.hints[prefix] = {"batch_first": True, "dropout": 0.0}
     return layers
@@ -258,7 +258,7 @@ def _scope(node: Any, number: int) -> str:
     return ".".join(parts)
 
 
-def _torch_arrays(layer: _Layer) -> Iterator[tuple[str, np.ndarray]]:
+def _torch_arrays(layer: _NodeLayer) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the parameters of torch.nn.LSTM by name."""
     w, r, *biases = layer.weights
     for direction in range(len(w)):
