@@ -5,6 +5,7 @@ import ast
 import doctest
 import importlib
 import io
+import math
 import re
 import shlex
 import sys
@@ -64,7 +65,8 @@ def test_readme_shows_the_report_of_an_edit(torch_model: torch.nn.Module) -> Non
     model = names["Restorer"](rngs=nnx.Rngs(0))
     with pytest.warns(jaxlstm.PortingWarning, match="batch_first=False"):
         jaxlstm.load_state_dict(model, torch_model)
-    report = jaxlstm.check.verify_model(model, torch_model, (jnp.array([[9, 7, 14, 14, 17]]),))
+    args = (jnp.array([[9, 7, 14, 14, 17]]),)
+    report = jaxlstm.check.verify_model(model, torch_model, args, seconds=math.inf)
     (quoted,) = blocks("../README.md", "text")
     assert fits(quoted, str(report)), report
 

@@ -189,8 +189,8 @@ def test_data_of_an_item():
 def test_rms_errors_are_totalled():
     found = Findings()
     mean, worst = (
-        Criterion(id_, "precision", "RMS", lambda trial: (), total=total)
-        for id_, total in (("rms", mean_ratio), ("rms-worst", worst_ratio))
+        Criterion("rms", "precision", "RMS", lambda trial: (), total=total, lists_ratios=total is mean_ratio)
+        for total in (mean_ratio, worst_ratio)
     )
     for where, ours in (("a", 2.0), ("b", 40.0)):
         for criterion in (mean, worst):
