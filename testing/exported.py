@@ -46,24 +46,6 @@ class Tied(nn.Module):
         return self.decoder(self.encoder(self.encoder(x))) @ self.transposed + self.row, x[..., 0]
 
 
-class Recogniser(nn.Module):
-    """Convolution, batch normalization, pooling, a bidirectional LSTM, dropout and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.lstm = nn.LSTM(16, 5, num_layers=2, bidirectional=True, batch_first=True)
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(10, 3)
-
-    def forward(self, images: torch.Tensor) -> dict[str, Any]:
-        x = nn.functional.max_pool2d(torch.relu_(self.norm(self.conv(images))), 2)
-        batch, channels, height, width = x.shape
-        x, (h, _) = self.lstm(x.permute(0, 3, 1, 2).reshape(batch, width, channels * height))
-        return {"scores": self.head(self.dropout(x)), "rest": (h, batch, None)}
-
-
 def save(path: Path, module: nn.Module, *args: Any, **options: Any) -> torch.export.ExportedProgram:
     """Export a module in evaluation mode to a file."""
     with warnings.catch_warnings():

@@ -12,14 +12,14 @@ from testing.graphs import to_numpy
 
 
 def require_equal(
-    program: Any, model: nn.Module, *args: Tensor, jit: bool = True, atol: float = 1e-5
+    program: Any, model: nn.Module, *args: Any, jit: bool = True, atol: float = 1e-5
 ) -> list[Any]:
     """Require torch's values, and its gradients with respect to parameters and arguments that require one.
 
     Where torch has fewer elements than a result under ``jit``, NaN or the smallest number must follow them.
     Returns the results.
     """
-    args = tuple(arg.detach().clone().requires_grad_(arg.requires_grad) for arg in args)
+    args = jax.tree.map(lambda arg: arg.detach().clone().requires_grad_(arg.requires_grad), args)
     expected = [torch.as_tensor(leaf) for leaf in jax.tree.leaves(model(*args))]
     model.zero_grad()
     if terms := [leaf.sin().sum() for leaf in expected if leaf.requires_grad]:
@@ -33,12 +33,12 @@ def require_equal(
 
     differentiated = jax.grad(loss, (0, 1), has_aux=True, allow_int=True)
     run = jax.jit(differentiated) if jit else differentiated
-    (of_params, of_inputs), actual = run(program.params, list(map(to_numpy, args)))
+    (of_params, of_inputs), actual = run(program.params, jax.tree.map(to_numpy, args))
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(_torchs_part(ours, theirs), to_numpy(theirs), atol=atol)
         assert np.shape(ours) == theirs.shape or (jit and _is_unknown(np.asarray(ours)[len(theirs) :]))
     named = [(name, of_params[name], p) for name, p in model.named_parameters() if name in of_params]
-    pairs = zip(of_inputs, args, strict=True)
+    pairs = zip(jax.tree.leaves(of_inputs), jax.tree.leaves(args), strict=True)
     named += [("argument", ours, arg) for ours, arg in pairs if arg.requires_grad]
     for name, ours, tensor in named:
         theirs = np.zeros(tensor.shape) if tensor.grad is None else to_numpy(tensor.grad)

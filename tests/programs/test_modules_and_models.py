@@ -1,7 +1,6 @@
 """Modules on PyTorch's own samples (``module_db``), and eleven models from their files."""
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
-from jaxlstm import Program, from_module, load_program
+from jaxlstm import from_module, load_program
+from testing.gradients import require_equal
 from testing.graphs import to_numpy
 from testing.model_shapes import SHAPES
 
@@ -60,7 +60,7 @@ def test_all_samples(name: str) -> None:
         require_equal_program(*sample)
 
 
-FAST = ("tied language model", "voice detector")
+FAST = ("text recogniser", "tied language model", "voice detector")
 MODELS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SHAPES]
 
 
@@ -72,44 +72,5 @@ def test_models(name: str, tmp_path: Path) -> None:
     from_module(module, shape.arguments(shape.exported_at)).save(tmp_path / "model.pt2")
     program = load_program(tmp_path / "model.pt2")
     for sizes in shape.run_at:
-        require_agreement(program, module, shape.arguments(sizes))
-
-
-def require_agreement(program: Program, module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-    inputs, spec = pytree.tree_flatten(arguments)
-    floating = {f"{k}": x.requires_grad_() for k, x in enumerate(inputs) if x.is_floating_point()}
-    outputs = pytree.tree_leaves(module(*arguments))
-    cotangents = {k: torch.randn_like(y) for k, y in enumerate(outputs) if y.is_floating_point()}
-    sources = {**floating, **dict(module.named_parameters())}
-    loss_of_torch = torch.stack([(outputs[k] * cotangent).sum() for k, cotangent in cotangents.items()]).sum()
-    found = torch.autograd.grad(loss_of_torch, list(sources.values()), materialize_grads=True)
-
-    def loss(given: dict[str, Any], params: Any) -> tuple[Any, list[Any]]:
-        leaves = [given.get(f"{k}", to_numpy(x)) for k, x in enumerate(inputs)]
-        actual = pytree.tree_leaves(program(params, *pytree.tree_unflatten(leaves, spec)))
-        return sum((actual[k] * cotangent.numpy()).sum() for k, cotangent in cotangents.items()), actual
-
-    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    given = {k: to_numpy(x) for k, x in floating.items()}
-    (_, actual), (by_input, by_param) = compiled(given, program.params)
-    assert largest_error(actual, outputs) < 2e-6
-    gradients = {**by_input, **by_param}
-    assert gradients.keys() == sources.keys()
-    assert largest_error([gradients[name] for name in sources], found) < 2e-5
-
-
-def largest_error(actual: Sequence[Any], expected: Sequence[torch.Tensor]) -> float:
-    """Return the largest difference, relative to the largest entry of the same array.
-
-    A gradient that is zero up to rounding, such as for a bias before a normalization, is measured by the
-    largest entry of all arrays.
-    """
-    pairs = [
-        (np.asarray(ours, np.float64), to_numpy(theirs))
-        for ours, theirs in zip(actual, expected, strict=True)
-    ]
-    assert all(ours.shape == theirs.shape for ours, theirs in pairs)
-    overall = max(np.abs(theirs).max() for _, theirs in pairs)
-    return max(
-        np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-2 * overall) for ours, theirs in pairs
-    )
+        arguments = jax.tree.map(lambda x: x.requires_grad_(x.is_floating_point()), shape.arguments(sizes))
+        require_equal(program, module, *arguments, atol=2e-6)

@@ -15,9 +15,9 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Value
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from testing.exported import Recogniser
 from testing.graphs import X, node
 from testing.graphs import program as program_of_nodes
+from testing.model_shapes import SHAPES
 from testing.modules import module_of
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
@@ -26,14 +26,15 @@ BATCH = torch.export.Dim("batch", min=2, max=64)
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    return from_module(Recogniser().eval(), (torch.randn(2, 1, 8, 12),), dynamic_shapes=({0: BATCH},))
+    module = SHAPES["text recogniser"].build()
+    return from_module(module, (torch.randn(2, 1, 16, 12),), dynamic_shapes=({0: BATCH},))
 
 
 def test_listing(program: Program) -> None:
     text = str(program)
     assert "images: f32[s" in text
-    assert "lstm:\n" in text
-    assert "linear(dropout, head.weight, head.bias)" in text
+    assert "first:\n" in text
+    assert ", out.weight, out.bias)" in text
     assert "device" not in text
 
 
@@ -41,11 +42,11 @@ def test_listing(program: Program) -> None:
     ("words", "arguments"),
     [
         ("input-structure", ()),
-        ("input-structure", (np.zeros((2, 1, 8, 12), np.float32),) * 2),
-        ("input-shape", (np.zeros((2, 1, 8, 14), np.float32),)),
-        ("input-shape", (np.zeros((65, 1, 8, 12), np.float32),)),
-        ("input-shape", (np.zeros((8, 12), np.float32),)),
-        ("input-dtype", (np.zeros((2, 1, 8, 12)),)),
+        ("input-structure", (np.zeros((2, 1, 16, 12), np.float32),) * 2),
+        ("input-shape", (np.zeros((2, 1, 16, 14), np.float32),)),
+        ("input-shape", (np.zeros((65, 1, 16, 12), np.float32),)),
+        ("input-shape", (np.zeros((16, 12), np.float32),)),
+        ("input-dtype", (np.zeros((2, 1, 16, 12)),)),
         ("input-dtype", (3.0,)),
         ("numpy.stack", (np.array([None]),)),
     ],
@@ -57,8 +58,8 @@ def test_wrong_inputs(program: Program, words: str, arguments: tuple) -> None:
 
 
 def test_wrong_params(program: Program) -> None:
-    images = np.zeros((2, 1, 8, 12), np.float32)
-    for params in ({}, {**program.params, "other": 0}, {**program.params, "head.bias": np.zeros(3)}):
+    images = np.zeros((2, 1, 16, 12), np.float32)
+    for params in ({}, {**program.params, "other": 0}, {**program.params, "out.bias": np.zeros(3)}):
         with pytest.raises(ProgramError, match=r"params.*\[params"):
             program(params, images)
 

@@ -15,7 +15,6 @@ from torch._dynamo.exc import UserError
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
-from testing.exported import Recogniser
 from testing.gradients import require_equal
 from testing.modules import module_of
 from testing.written import written_program
@@ -26,18 +25,6 @@ def shared(start: int, end: int) -> nn.Module:
     storage = torch.zeros(6)
     forward = lambda self, x: (self.state.add_(x) * 2, self.other + 1)  # noqa: E731
     return module_of(forward, state=storage[:3], other=storage[start:end])
-
-
-def test_recogniser(tmp_path: Path) -> None:
-    """The width of the picture, which becomes time, and the batch are free, and 1 is a valid batch."""
-    module = Recogniser().eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        program = jaxlstm.from_module(module, (torch.randn(2, 1, 8, 12),))
-    for shape in ((2, 1, 8, 12), (3, 1, 8, 20), (1, 1, 8, 6)):
-        require_equal(program, module, torch.randn(shape))
-    program.save(tmp_path / "a.pt2")
-    require_equal(jaxlstm.load_program(tmp_path / "a.pt2"), module, torch.randn(4, 1, 8, 10))
 
 
 def test_earlier_export() -> None:
