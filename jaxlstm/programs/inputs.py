@@ -168,18 +168,11 @@ def require_lstms(graph: Graph, seq_lengths: Any) -> None:
     if seq_lengths is None:
         return
     paths = list(dict.fromkeys(node.module_path for node in graph.nodes if node.op in SEQUENCE_LAYERS))
-    if not paths and any(node.op.startswith("jaxlstm.packed_") for node in graph.nodes):
-        raise ProgramError(
-            "input-structure",
-            "seq_lengths is given, but the model packs its sequences by lengths that it takes or computes "
-            "itself. Leave it out",
-        )
     if not paths:
-        raise ProgramError(
-            "input-structure",
-            "seq_lengths is given, but the program has no LSTM, GRU or RNN that could take it (a cell "
-            "runs single steps). Leave it out",
-        )
+        reason = "the program has no LSTM, GRU or RNN that could take it (a cell runs single steps)"
+        if any(node.op.startswith("jaxlstm.packed_") for node in graph.nodes):
+            reason = "the model packs its sequences by lengths that it takes or computes itself"
+        raise ProgramError("input-structure", f"seq_lengths is given, but {reason}. Leave it out")
     unknown = [path for path in seq_lengths if path not in paths] if isinstance(seq_lengths, Mapping) else []
     if unknown:
         raise ProgramError(

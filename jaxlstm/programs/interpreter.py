@@ -39,28 +39,26 @@ _UNKNOWN = (
 )
 
 
-def run_nodes(accepted: AcceptedGraph, values: Values, options: Options) -> Iterator[tuple[Node, Any]]:
-    """Run each node and yield it with its result; ``values`` holds all values by name and is updated.
+def run_nodes(
+    accepted: AcceptedGraph,
+    values: Values,
+    options: Options,
+    record: Callable[[Node, Any], None] | None = None,
+) -> None:
+    """Run all nodes, loops as scans where values are traced; ``values`` holds all values by name.
 
-    Args:
-      accepted: the graph.
-      values: the placeholders.
-      options: the settings of the call.
+    ``record`` is called with each node and its result, so that loops run node by node.
     """
-    for index in range(len(accepted.graph.nodes)):
-        yield accepted.graph.nodes[index], _run_node(accepted, index, values, options)
-
-
-def run_with_loops(accepted: AcceptedGraph, values: Values, options: Options) -> None:
-    """Run all nodes as :func:`run_nodes`, the loops as scans where values are traced."""
     index = 0
     while index < len(accepted.graph.nodes):
-        loop = accepted.loops.get(index)
+        loop = None if record else accepted.loops.get(index)
         if loop is not None and run_scan(loop, values, _body_runner(accepted, index, options)):
             index = loop.end
-        else:
-            _run_node(accepted, index, values, options)
-            index += 1
+            continue
+        result = _run_node(accepted, index, values, options)
+        if record is not None:
+            record(accepted.graph.nodes[index], result)
+        index += 1
 
 
 def _body_runner(accepted: AcceptedGraph, start: int, options: Options) -> RunNode:
@@ -137,7 +135,7 @@ def _run_subgraph(accepted: AcceptedGraph, options: Options, *operands: Any) -> 
     """Run a graph that is the argument of an operator, and return its results."""
     names = [declared.name for declared in accepted.graph.inputs]
     values = dict(zip(names, operands, strict=True))
-    run_with_loops(accepted, values, options)
+    run_nodes(accepted, values, options)
     _require_no_size_assertions(values)
     return tuple(resolve(output, values) for output in accepted.graph.outputs)
 

@@ -26,7 +26,7 @@ from jaxlstm.programs.fused import fused, prepared
 from jaxlstm.programs.graph import Graph, Input, Node, Value
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
-from jaxlstm.programs.interpreter import resolve, run_nodes, run_with_loops
+from jaxlstm.programs.interpreter import resolve, run_nodes
 from jaxlstm.programs.listing import listing
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
@@ -221,11 +221,7 @@ class Program:
             **inputs,
         }
         options = replace(self.options, seq_lengths=seq_lengths, sizes=sizes)
-        if record is None:
-            run_with_loops(self._run, values, options)
-        else:
-            for node, result in run_nodes(self._accepted, values, options):
-                record(node, result)
+        run_nodes(self._run if record is None else self._accepted, values, options, record)
         return values
 
     def bind(

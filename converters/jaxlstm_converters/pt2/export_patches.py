@@ -101,23 +101,13 @@ def free_time() -> Iterator[None]:
     key: Any = torch._C.DispatchKey.CompositeImplicitAutograd
     aten = torch.ops.aten
     layers = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
-    kernels = {op: op.py_kernels.get(key) for op in (*layers, aten.max_pool1d.default)}
-    try:
-        for op in layers:
-            _set_kernel(op, key, functools.partial(_shapes, op.py_kernels[key]))
-        _set_kernel(aten.max_pool1d.default, key, _max_pool1d)
+    kernels = {op: functools.partial(_shapes, op.py_kernels[key]) for op in layers}
+    with contextlib.ExitStack() as stack:
+        for op, kernel in {**kernels, aten.max_pool1d.default: _max_pool1d}.items():
+            stack.callback(op._dispatch_cache.clear)
+            stack.enter_context(mock.patch.dict(op.py_kernels, {key: kernel}))
+            op._dispatch_cache.clear()  # It would undo the change.
         yield
-    finally:
-        for op, kernel in kernels.items():
-            _set_kernel(op, key, kernel)
-
-
-def _set_kernel(op: Any, key: Any, kernel: Callable[..., Any] | None) -> None:
-    if kernel is None:
-        del op.py_kernels[key]
-    else:
-        op.py_kernels[key] = kernel
-    op._dispatch_cache.clear()  # It would undo the change.
 
 
 def _max_pool1d(

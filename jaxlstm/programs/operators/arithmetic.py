@@ -146,7 +146,8 @@ def pow(self: Operand, exponent: Operand) -> Array:
 
 
 @register_operator(
-    "aten.clamp.default", "aten.clamp.Tensor", "aten.clip.default", "aten.clip.Tensor", layout="elementwise"
+    *(f"aten.{name}.{kind}" for name in ("clamp", "clip", "clamp_min") for kind in ("default", "Tensor")),
+    layout="elementwise",
 )
 def clamp(self: Array, min: Operand | None = None, max: Operand | None = None) -> Array:
     """Return ``self`` between two bounds; ``max`` wins where the bounds cross.
@@ -170,12 +171,6 @@ def _bound(bound: Operand, dtype: Any) -> Array:
         limits = np.iinfo(dtype)
         bound = min(max(bound, int(limits.min)), int(limits.max))
     return as_array(bound, dtype)
-
-
-@register_operator("aten.clamp_min.default", "aten.clamp_min.Tensor", layout="elementwise")
-def clamp_min(self: Array, min: Operand) -> Array:
-    """Return the larger of ``self`` and a bound."""
-    return clamp(self, min)
 
 
 @register_operator("aten.clamp_max.default", "aten.clamp_max.Tensor", layout="elementwise")

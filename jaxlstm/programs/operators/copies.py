@@ -156,9 +156,3 @@ def copy(self: Array, src: Array) -> Array:
 def fill(self: Array, value: Operand) -> Array:
     """Return a number in the shape and dtype of ``self``."""
     return jnp.broadcast_to(as_array(value, self.dtype), self.shape)
-
-
-@register_operator("aten.zero.default")
-def zero(self: Array) -> Array:
-    """Return zeros in the shape and dtype of ``self``."""
-    return jnp.zeros_like(self)

@@ -44,7 +44,7 @@ def _filled_new(number: int, self: Array, size: Sequence[int], dtype: Any = None
 # torch.empty gives zeros, too.
 register_family(_filled, {"zeros": 0, "ones": 1}, creates=True)
 register_family(_filled, {"empty": 0}, "memory_format", creates=True)
-register_family(_filled_like, {"zeros_like empty_like": 0, "ones_like": 1})
+register_family(_filled_like, {"zeros_like empty_like zero": 0, "ones_like": 1})
 register_family(_filled_new, {"new_zeros new_empty": 0, "new_ones": 1})
 
 

@@ -12,6 +12,7 @@ from jax import Array
 from jaxlstm.programs.operators.axes import axis, axis_of
 from jaxlstm.programs.operators.dtypes import Operand, as_array, held, promoted, sum_type
 from jaxlstm.programs.operators.registry import register_family, register_operator
+from jaxlstm.programs.operators.unary import of_tensor
 
 
 def set_diagonal(x: Array, new: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
@@ -63,10 +64,7 @@ def block_diag(tensors: Sequence[Array]) -> Array:
     return jax.scipy.linalg.block_diag(*promoted(*tensors))
 
 
-@register_operator("aten.trace.default")
-def trace(self: Array) -> Array:
-    """Return the sum of the diagonal of a matrix."""
-    return jnp.trace(self.astype(sum_type(self)))
+register_family(of_tensor, {"trace": lambda x: jnp.trace(x.astype(sum_type(x)))})
 
 
 def _triangle(function: Any, self: Array, diagonal: int = 0) -> Array:

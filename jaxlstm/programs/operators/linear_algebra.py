@@ -1,7 +1,8 @@
 """Matrix products and attention, at the precision of the call. Half precision accumulates in float32."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,15 @@ from jaxlstm.programs.operators.registry import Options, register_operator
 
 def product(a: Array, b: Array, options: Options) -> Array:
     """Return ``a @ b`` with NumPy's batching, in the dtype of ``a``."""
-    wide = precision_.gate_dtype(a.dtype) if is_float(a) else a.dtype
+    return _accumulated(jnp.matmul, a, options)(a, b)
+
+
+def _accumulated(function: Callable[..., Array], like: Array, options: Options) -> Callable[..., Array]:
+    """Return a function of products that accumulates at least in float32, with results like an array."""
+    wide = precision_.gate_dtype(like.dtype) if is_float(like) else like.dtype
     precision = precision_.resolve(options.precision)
-    return jnp.matmul(a, b, precision=precision, preferred_element_type=wide).astype(a.dtype)
+    run = partial(function, precision=precision, preferred_element_type=wide)
+    return lambda *args: run(*args).astype(like.dtype)
 
 
 @register_operator("aten.linear.default")
@@ -91,15 +98,7 @@ def einsum(
     equation: str, tensors: Sequence[Array], path: Sequence[int] | None = None, *, options: Options
 ) -> Array:
     """Return the sum of products that an equation describes."""
-    return _sum_of_products(equation, *tensors, options=options)
-
-
-def _sum_of_products(equation: str, *tensors: Array, options: Options) -> Array:
-    first = tensors[0]
-    wide = precision_.gate_dtype(first.dtype) if is_float(first) else first.dtype
-    precision = precision_.resolve(options.precision)
-    y = jnp.einsum(equation, *tensors, precision=precision, preferred_element_type=wide)
-    return y.astype(first.dtype)
+    return _accumulated(jnp.einsum, tensors[0], options)(equation, *tensors)
 
 
 @register_operator("aten.tensordot.default")
@@ -109,11 +108,8 @@ def tensordot(
     """Return the sum of products over pairs of axes; a size of 1 is broadcast to the size of the other."""
     sizes = [max(self.shape[own], other.shape[its]) for own, its in zip(dims_self, dims_other, strict=True)]
     self, other = _expanded(self, dims_self, sizes), _expanded(other, dims_other, sizes)
-    wide = precision_.gate_dtype(self.dtype) if is_float(self) else self.dtype
-    precision = precision_.resolve(options.precision)
     pairs = (tuple(dims_self), tuple(dims_other))
-    y = jnp.tensordot(self, other, pairs, precision=precision, preferred_element_type=wide)
-    return y.astype(self.dtype)
+    return _accumulated(jnp.tensordot, self, options)(self, other, pairs)
 
 
 def _expanded(x: Array, dims: Sequence[int], sizes: Sequence[int]) -> Array:
@@ -137,7 +133,7 @@ def bilinear(
     input1: Array, input2: Array, weight: Array, bias: Array | None = None, *, options: Options
 ) -> Array:
     """Return ``input1 @ weight[o] @ input2 + bias[o]`` for each output ``o``."""
-    y = _sum_of_products("...i,oij,...j->...o", input1, weight, input2, options=options)
+    y = einsum("...i,oij,...j->...o", (input1, weight, input2), options=options)
     return y if bias is None else y + bias
 
 

@@ -14,29 +14,26 @@ from jaxlstm.programs.operators.registry import register_operator
 from jaxlstm.programs.operators.unary import magnitude
 
 
-@register_operator("aten.linalg_vector_norm.default", layout="over")
+@register_operator(
+    "aten.linalg_vector_norm.default",
+    *(f"aten.norm.{kind}" for kind in ("ScalarOpt_dim", "Scalar", "ScalarOpt_dim_dtype")),
+    schema_names={"p": "ord"},
+    layout="over",
+)
 def linalg_vector_norm(
-    self: Array, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
+    self: Array, ord: Operand | None = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Array:
-    """Return the norm of order ``ord`` over axes."""
+    """Return the norm of order ``ord``, by default 2, over axes."""
     x = self if dtype is None else self.astype(held(dtype))
     wide = x.astype(gate_dtype(x.dtype))
-    return _norm(wide, ord, axes(x, dim), keepdim).astype(x.dtype)
-
-
-@register_operator("aten.norm.ScalarOpt_dim", "aten.norm.Scalar", "aten.norm.ScalarOpt_dim_dtype")
-def norm(
-    self: Array, p: Operand | None = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
-) -> Array:
-    """Return the norm of order ``p`` over axes."""
-    return linalg_vector_norm(self, 2 if p is None else p, dim, keepdim, dtype)
+    return _norm(wide, 2 if ord is None else ord, axes(x, dim), keepdim).astype(x.dtype)
 
 
 @register_operator("aten.dist.default")
 def dist(self: Array, other: Array, p: Operand = 2) -> Array:
     """Return the norm of the difference."""
     self, other = promoted(self, other)
-    return norm(self - other, p)
+    return linalg_vector_norm(self - other, p)
 
 
 @register_operator("aten.linalg_norm.default", "aten.linalg_norm.ord_str")

@@ -105,32 +105,24 @@ def _linear(x: Array, place: int, positions: np.ndarray) -> Array:
     return jnp.take(x, low, axis=place) * (1 - weight) + jnp.take(x, high, axis=place) * weight
 
 
-_CUBIC_SLOPE = -0.75  # torch's parameter of the cubic convolution
-
-
 def _cubic(x: Array, place: int, positions: np.ndarray) -> Array:
     """Interpolate from four neighbours; beyond the border, the border repeats."""
     size = x.shape[place]
     low = np.minimum(np.floor(positions).astype(np.int32), size - 1)
     fraction = np.clip(positions - low, 0, 1).astype(x.dtype)
-    weights = cubic_far(1 + fraction), cubic_near(fraction), cubic_near(1 - fraction), cubic_far(2 - fraction)
     neighbours = (
         jnp.take(x, np.clip(low + step, 0, size - 1), axis=place) * _along(x, place, weight)
-        for step, weight in zip((-1, 0, 1, 2), weights, strict=True)
+        for step, weight in zip((-1, 0, 1, 2), _cubic_weights(fraction), strict=True)
     )
     return reduce(jnp.add, neighbours)
 
 
-def cubic_near(distance: Any) -> Any:
-    """Return the weight of a neighbour at a distance of at most 1, for an array of NumPy or JAX."""
-    a = _CUBIC_SLOPE
-    return ((a + 2) * distance - (a + 3)) * distance * distance + 1
-
-
-def cubic_far(distance: Any) -> Any:
-    """Return the weight of a neighbour at a distance from 1 to 2."""
-    a = _CUBIC_SLOPE
-    return ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+def _cubic_weights(after: Any) -> tuple[Any, ...]:
+    """Return the weights of the four neighbours of a place, an array of NumPy or JAX, after the second."""
+    a = -0.75  # torch's parameter of the cubic convolution
+    near = (((a + 2) * distance - (a + 3)) * distance * distance + 1 for distance in (after, 1 - after))
+    first, last = (((a * d - 5 * a) * d + 8 * a) * d - 4 * a for d in (1 + after, 2 - after))
+    return first, *near, last
 
 
 def _along(x: Array, place: int, weights: np.ndarray) -> Any:
@@ -202,9 +194,8 @@ def _neighbours(place: Array, padded: partial[Array], interpolation_mode: int) -
     """Return the elements of an axis that the interpolation adds up, with their weights."""
     if interpolation_mode == _BICUBIC:
         low = jnp.floor(place)
-        after = place - low
-        weights = cubic_far(1 + after), cubic_near(after), cubic_near(1 - after), cubic_far(2 - after)
-        return [_Neighbour(padded(low + step), w) for step, w in zip((-1, 0, 1, 2), weights, strict=True)]
+        pairs = zip((-1, 0, 1, 2), _cubic_weights(place - low), strict=True)
+        return [_Neighbour(padded(low + step), weight) for step, weight in pairs]
     place = padded(place)
     if interpolation_mode == _NEAREST:
         return [_Neighbour(jnp.round(place), jnp.ones_like(place))]

@@ -43,15 +43,9 @@ register_operator("aten.view_as.default", write_back=_reshape_back)(_reshape_as)
 register_operator("aten.reshape_as.default", may_alias=True)(_reshape_as)
 
 
-@register_operator("aten.ravel.default", may_alias=True)
-def ravel(self: Array) -> Array:
-    """Merge all axes into one."""
-    return self.reshape(-1)
-
-
-@register_operator("aten.flatten.using_ints", may_alias=True, layout="merges")
+@register_operator("aten.flatten.using_ints", "aten.ravel.default", may_alias=True, layout="merges")
 def flatten(self: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
-    """Merge the axes from ``start_dim`` to ``end_dim`` into one."""
+    """Merge the axes from ``start_dim`` to ``end_dim``, by default all, into one."""
     start, end = axis(self, start_dim), axis(self, end_dim)
     if self.ndim == 0:
         return self.reshape(1)

@@ -46,7 +46,7 @@ def _mean(operation: TypedNode) -> str | None:
 
 def _norm(operation: TypedNode) -> str | None:
     """Return a sum or root. A bound below it makes the gradient of the norm of zeros 0 instead of NaN."""
-    order = operation["ord"] if "ord" in operation.arguments else operation["p"]
+    order = operation["ord"]
     if order not in (None, 1, 2) or operation["dtype"] is not None or not operation.is_float():
         return None
     if order == 1:
