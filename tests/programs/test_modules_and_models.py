@@ -45,18 +45,15 @@ def require_equal_program(module_class: type[torch.nn.Module], sample: Any) -> N
             np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_first_samples(name: str) -> None:
-    for sample in samples(name)[:FEW]:
-        require_equal_program(*sample)
+FIRST = [(name, FEW) for name in LAYERS]
+ALL = [pytest.param(n, None, marks=pytest.mark.slow) for n in (*LAYERS, "TransformerEncoder", "Transformer")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*LAYERS, "TransformerEncoder", "Transformer"])
-def test_all_samples(name: str) -> None:
+@pytest.mark.parametrize(("name", "most"), [*FIRST, *ALL])
+def test_samples(name: str, most: int | None) -> None:
     found = samples(name)
     assert len(found) >= FEW
-    for sample in found:
+    for sample in found[:most]:
         require_equal_program(*sample)
 
 
