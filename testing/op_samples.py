@@ -11,7 +11,6 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
-from jaxlstm.programs.program import Program
 from testing.graphs import program_of_function, to_numpy
 
 _Function = Callable[..., tuple[torch.Tensor, ...]]
@@ -99,36 +98,25 @@ def require_equal_gradients(function: _Function, tensors: Sequence[torch.Tensor]
         allow_unused=True,
     )
     places = [index for index, tensor in enumerate(tensors) if tensor.requires_grad]
-    for result, gradient in zip(_gradients(program, copies, places, cotangents), expected, strict=True):
-        if gradient is not None:
-            require_close(result, to_numpy(gradient))
-
-
-def _gradients(
-    program: Program,
-    tensors: Sequence[torch.Tensor],
-    places: Sequence[int],
-    cotangents: Sequence[torch.Tensor | None],
-) -> Sequence[jax.Array]:
-    arrays: list[Any] = [to_numpy(tensor) for tensor in tensors]
+    arrays = list(map(to_numpy, copies))
 
     def differentiable(*inputs: jax.Array) -> list[jax.Array]:
-        filled = list(arrays)
-        for place, array in zip(places, inputs, strict=True):
-            filled[place] = array
-        results = program({}, *filled)
+        filled = {**dict(enumerate(arrays)), **dict(zip(places, inputs, strict=True))}
+        results = program({}, *filled.values())
         return [r for r, cotangent in zip(results, cotangents, strict=True) if cotangent is not None]
 
-    def gradients(inputs: Sequence[Any], seeds: Sequence[Any]) -> Sequence[jax.Array]:
+    def gradients(inputs: Sequence[Any], seeds: list[Any]) -> list[jax.Array]:
         # The gradient by a complex number is the conjugate of torch's.
-        found = jax.vjp(differentiable, *inputs)[1](list(seeds))
-        return [jax.numpy.conj(gradient) for gradient in found]
+        return list(map(jax.numpy.conj, jax.vjp(differentiable, *inputs)[1](seeds)))
 
     seeds = [np.conj(to_numpy(cotangent)) for cotangent in cotangents if cotangent is not None]
     # A mask as an index works outside of jit only.
     has_mask = any(tensor.dtype == torch.bool for tensor in tensors)
     run = gradients if has_mask else jax.jit(gradients)
-    return run([arrays[place] for place in places], seeds)
+    found = run([arrays[place] for place in places], seeds)
+    for result, gradient in zip(found, expected, strict=True):
+        if gradient is not None:
+            require_close(result, to_numpy(gradient))
 
 
 def require_close(result: Any, expected: np.ndarray) -> None:

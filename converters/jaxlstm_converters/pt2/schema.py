@@ -188,7 +188,5 @@ def _ranges(document: Any, axes: Set[str]) -> dict[str, tuple[int | None, int | 
             None if (bound := typed(bounds, dict, context).get(key)) is None else typed(bound, int, context)
             for key in ("min_val", "max_val")
         )
-        # torch traces with sizes of at least 2, and accepts 0 and 1 unless the bound is higher.
-        low = low if low is not None and low > 2 else None
         ranges[name] = (low, None if high is not None and high >= _UNBOUNDED else high)
     return ranges
