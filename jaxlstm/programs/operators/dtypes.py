@@ -92,18 +92,13 @@ def result_type(*operands: Operand) -> np.dtype:
     Arrays with axes decide; arrays without axes count only if they are of a higher category (bool, integer,
     float, complex), and Python numbers only if theirs is higher again.
     """
-    of_axes, of_zero_axes, of_numbers = None, None, None
+    by_priority: tuple[list[np.dtype], ...] = [], [], []
     for operand in operands:
-        dtype = dtype_of(operand)
-        if is_scalar(operand):
-            of_numbers = _wider(of_numbers, dtype)
-        elif operand.ndim:
-            of_axes = _wider(of_axes, dtype)
-        else:
-            of_zero_axes = _wider(of_zero_axes, dtype)
-    result = _by_category(of_axes, _by_category(of_zero_axes, of_numbers))
-    assert result is not None, "an operator without operands"
-    return result
+        by_priority[0 if is_scalar(operand) else 1 + (operand.ndim > 0)].append(dtype_of(operand))
+    result, *higher = (functools.reduce(jnp.promote_types, dtypes) for dtypes in by_priority if dtypes)
+    for dtype in higher:
+        result = dtype if category(dtype) >= category(result) else jnp.promote_types(dtype, result)
+    return np.dtype(result)
 
 
 def promoted(*operands: Operand) -> list[Array]:
@@ -179,14 +174,3 @@ def category(dtype: np.dtype) -> int:
     """Return the rank of a dtype among bool, integers, real and complex numbers."""
     kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
     return next(rank for rank, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
-
-
-def _by_category(higher: np.dtype | None, lower: np.dtype | None) -> np.dtype | None:
-    """Return the dtype of the higher priority unless the other one is of a higher category."""
-    if higher is None or lower is None:
-        return higher if lower is None else lower
-    return higher if category(higher) >= category(lower) else _wider(higher, lower)
-
-
-def _wider(a: np.dtype | None, b: np.dtype) -> np.dtype:
-    return b if a is None else np.dtype(jnp.promote_types(a, b))
