@@ -31,21 +31,6 @@ class Tagger(nn.Module):
         return {"logits": logits * factor + torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), "state": [h, (c,)]}
 
 
-class Tied(nn.Module):
-    """Tied and strided weights, and a module that is called twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(3, 3)
-        self.decoder = nn.Linear(3, 3)
-        self.decoder.weight = self.encoder.weight
-        self.transposed = nn.Parameter(torch.randn(4, 3).T)
-        self.row = nn.Parameter(torch.randn(5, 4)[2])
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.decoder(self.encoder(self.encoder(x))) @ self.transposed + self.row, x[..., 0]
-
-
 def save(path: Path, module: nn.Module, *args: Any, **options: Any) -> torch.export.ExportedProgram:
     """Export a module in evaluation mode to a file."""
     with warnings.catch_warnings():

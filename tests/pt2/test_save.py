@@ -136,8 +136,9 @@ def test_dtypes(tmp_path: Path) -> None:
         "count": torch.tensor(7),
         "flags": torch.tensor([True, False]),
         "turned": torch.arange(6.0).reshape(2, 3).T,
+        "row": torch.arange(20.0).reshape(5, 4)[2],
     }
-    model = module_of(lambda self, x: x + self.hidden, **buffers)
+    model = module_of(lambda self, x: x + self.hidden * torch.tensor([1.0, 2.0, 3.0]), **buffers)
     model.register_buffer("hidden", torch.arange(3), persistent=False)
     program = save(tmp_path / "a.pt2", model, torch.ones(3))
     tensors = read_pt2(tmp_path / "a.pt2")[1]
@@ -146,8 +147,9 @@ def test_dtypes(tmp_path: Path) -> None:
     expected: dict[str, Any] = {**program.state_dict, **program.constants}
     actual: dict[str, Any] = {**again.state_dict, **again.constants}
     assert again.state_dict.keys() == program.state_dict.keys()
-    assert actual.keys() == expected.keys()
+    assert actual.keys() == expected.keys() == tensors.keys()
     for name, tensor in expected.items():
+        assert tensors[name].shape == tensor.shape
         assert tensors[name].dtype.name == str(tensor.dtype).removeprefix("torch.")
         assert tensors[name].tolist() == tensor.tolist()
         assert actual[name].dtype == tensor.dtype
