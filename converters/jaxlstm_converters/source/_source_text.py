@@ -2,8 +2,7 @@
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +32,7 @@ from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.layers import Layers, without_gradient
 from jaxlstm_converters.source.listed import listed
 from jaxlstm_converters.source.looped import looped_graph
-from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, marked, returned
+from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, returned
 from jaxlstm_converters.source.modules import Part, access, initialized
 from jaxlstm_converters.source.own_sizes import with_own_sizes
 from jaxlstm_converters.source.padded import padded_graph
@@ -47,19 +46,20 @@ from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.transposed import transposed_once
 
 
-class WrittenSource(NamedTuple):
+@dataclass(frozen=True)
+class WrittenSource:
     """Written source.
 
     Attributes:
-        text: the text of the file.
-        class_names: the classes, the model's last.
+        text: the source.
+        class_names: its classes; the last is the model's.
         tensors: name that the model expects -> tensor.
-        remarks: what could not be written idiomatically.
+        remarks: one line for each operator without a counterpart in Flax or JAX.
     """
 
     text: str
     class_names: tuple[str, ...]
-    tensors: dict[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
     remarks: tuple[str, ...]
 
 
@@ -105,9 +105,8 @@ class _Writer:
         self._graph = graph = live_graph(with_own_sizes(graph, Sizes(graph, self._types), self._owners))
         self._sizes = Sizes(graph, self._types)
         self._root = call_tree(graph, self._sizes)
-        returned = [*graph.outputs, *graph.mutations.values()]
-        results = [value for output in returned for value in values_in(output)]
-        connect(self._root, self._sizes, self._owners, results)
+        results = values_in((*graph.outputs, *graph.mutations.values()))
+        connect(self._root, self._sizes, self._owners, tuple(results))
         self._calls = [call for call in walk(self._root) if not call.is_loop]
         self.remarks: dict[str, None] = {}
         self._layers = Layers(graph, self._calls, self._types, self._owners)
@@ -227,8 +226,8 @@ class _Writer:
         array = self._tensors[name]
         template = "jnp.zeros(shape)" if array.dtype == np.float32 else "jnp.zeros(shape, dtype)"
         template = f"{'nnx.Param' if name in self._parameters else 'Buffer'}({template})"
-        shape = trees.hinted(tree_of(array.shape, _no_value), f"{name.rpartition('.')[2]}_shape")
-        return filled(template, {"shape": shape, "dtype": array.dtype}, _no_value)
+        shape = trees.hinted(tree_of(array.shape), f"{name.rpartition('.')[2]}_shape")
+        return filled(template, {"shape": shape, "dtype": array.dtype})
 
     # Calls
 
@@ -252,7 +251,7 @@ class _Writer:
         target = access(self._parts, scope, call.path)
         method = self._methods.get(id(call), "__call__")
         function = target if method == "__call__" else ast.Attribute(target, method, ast.Load())
-        arguments: list[ast.expr] = [marked(name) for name in call.inputs]
+        arguments: list[ast.expr] = [trees.marked(name) for name in call.inputs]
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
         expression: ast.expr = ast.Call(function, arguments, [])
         *_, last = nodes_of(call)
@@ -370,8 +369,4 @@ def _literal(array: np.ndarray) -> ast.expr:
     """Return a small constant as an array of its dtype. JAX has held 64-bit integers in 32 bits."""
     usual = array.dtype in (np.float32, np.int64, np.int32, np.bool_)
     template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
-    return filled(template, {"values": array.tolist(), "dtype": array.dtype}, _no_value)
-
-
-def _no_value(argument: Argument) -> ast.expr:
-    raise TypeError(f"{argument!r} is not a literal")
+    return filled(template, {"values": array.tolist(), "dtype": array.dtype})

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +15,7 @@ from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import load_program
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, settings_text
-from jaxlstm_converters.source._source_text import source_text
-
-if TYPE_CHECKING:
-    from jaxlstm_converters.source._source_text import WrittenSource
+from jaxlstm_converters.source._source_text import WrittenSource, source_text
 
 
 def write_source(
@@ -61,24 +57,16 @@ def write_source(
 
 
 @dataclass(frozen=True)
-class SourceFiles:
+class SourceFiles(WrittenSource):
     """The source of a model and its weights.
 
     Attributes:
       source, weights: the paths of the two files.
-      text: the source.
-      class_names: its classes; the last is the model's.
-      tensors: name in torch -> weight.
-      remarks: one line for each operator without a counterpart in Flax or JAX.
       settings: the arguments of torch's layers that their weights do not show, for the file of the weights.
     """
 
     source: Path
     weights: Path
-    text: str
-    class_names: tuple[str, ...]
-    tensors: Mapping[str, np.ndarray]
-    remarks: tuple[str, ...]
     settings: str
 
     @classmethod
@@ -91,18 +79,11 @@ class SourceFiles:
         tensors = {**program.params, **program.buffers, **program.constants}
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         try:
-            written: WrittenSource = source_text(program.graph, arrays, program.tied, comments=comments)
+            written = source_text(program.graph, arrays, program.tied, comments=comments)
         except RecursionError as error:
             raise ValueError("the modules of the program are nested too deeply for written source") from error
-        return cls(
-            source,
-            source.with_suffix(".safetensors"),
-            written.text,
-            tuple(written.class_names),
-            written.tensors,
-            tuple(written.remarks),
-            settings_text(layer_settings(program.graph)),
-        )
+        weights, settings = source.with_suffix(".safetensors"), settings_text(layer_settings(program.graph))
+        return cls(**vars(written), source=source, weights=weights, settings=settings)
 
     @property
     def model(self) -> str:

@@ -113,7 +113,7 @@ def at_first_paths(graph: Graph, paths: Mapping[str, str]) -> Graph:
 
 def live_graph(graph: Graph) -> Graph:
     """Return a graph without nodes whose results nobody uses."""
-    used = {name for output in (*graph.outputs, *graph.mutations.values()) for name in values_in(output)}
+    used = {*values_in((*graph.outputs, *graph.mutations.values()))}
     live = []
     for node in reversed(graph.nodes):
         if used.intersection(results_of(node)):
@@ -124,13 +124,10 @@ def live_graph(graph: Graph) -> Graph:
 
 def users_of(graph: Graph) -> dict[str, set[str]]:
     """Return the names of the nodes that use each value; "" for the results of the graph."""
-    users: dict[str, set[str]] = {}
+    users = {name: {""} for name in values_in((*graph.outputs, *graph.mutations.values()))}
     for node in graph.nodes:
         for name in uses_of(node):
             users.setdefault(name, set()).add(node.name)
-    for output in (*graph.outputs, *graph.mutations.values()):
-        for name in values_in(output):
-            users.setdefault(name, set()).add("")
     return users
 
 
@@ -220,14 +217,14 @@ def _sorted(groups: Sequence[Sequence[_Entry]]) -> tuple[list[Sequence[_Entry]],
     return order, None
 
 
-def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: Iterable[str]) -> None:
+def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: tuple[str, ...]) -> None:
     """Fill in the inputs and outputs of all calls."""
-    _find_inputs(root, sizes, owners)
-    outputs = list(outputs)
+    for call in walk(root):
+        _find_inputs(call, sizes, owners)
     _find_outputs(root, set(outputs))
-    _share_outputs(list(walk(root)))
+    _share_outputs(walk(root))
     # The results may also be inputs, whose variables no other value may have.
-    root.outputs = tuple(outputs)
+    root.outputs = outputs
 
 
 def walk(call: Invocation) -> Iterator[Invocation]:
@@ -238,7 +235,7 @@ def walk(call: Invocation) -> Iterator[Invocation]:
     yield call
 
 
-def _share_outputs(calls: Sequence[Invocation]) -> None:
+def _share_outputs(calls: Iterable[Invocation]) -> None:
     """Let equal modules return equal results, although a result of one of them may not be used."""
     groups: dict[tuple[str, ...], list[Invocation]] = {}
     for call in calls:
@@ -253,9 +250,7 @@ def _share_outputs(calls: Sequence[Invocation]) -> None:
 
 
 def _find_inputs(call: Invocation, sizes: Sizes, owners: Mapping[str, str]) -> None:
-    for item in call.body:
-        if isinstance(item, Invocation):
-            _find_inputs(item, sizes, owners)
+    """Fill in the inputs of a call, whose inner calls have theirs."""
     defined: set[str] = set()
     inputs: dict[str, None] = {}
     for item in call.body:

@@ -203,7 +203,7 @@ def _rows(array: ast.expr, axis: int, low: int, high: int | None, keep: bool) ->
     template += {0: "", 1: ".swapaxes(0, 1)"}.get(axis, "")
     template = f"jnp.moveaxis({template}, {axis}, 0)" if axis > 1 else template
     template = f"{template}[{':, ' * (axis + 1)}None]" if keep else template
-    return filled(template, {"array": array}, lambda _: array)
+    return filled(template, {"array": array})
 
 
 def _set_to(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> list[ast.stmt]:

@@ -4,13 +4,13 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
+from jaxlstm.programs.graph import Graph, Node, TensorType, results_of
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, users_of
-from jaxlstm_converters.source.method import Called, Pattern, marked
+from jaxlstm_converters.source.method import Called, Pattern
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, defaults_of
-from jaxlstm_converters.source.spelling.template import filled, tree_of
+from jaxlstm_converters.source.spelling.template import filled, marked, tree_of
 
 # How other operators read the tensors of a layer, in torch's layout.
 _READABLE: dict[str, dict[str, str]] = {
@@ -69,7 +69,7 @@ class Layers:
         """Return the call of the layer that ``target`` reaches."""
         main = next(node for node in nodes_of(call) if node.name in self._of_nodes)
         layer = self._of_nodes[main.name]
-        expression = spell_call(layer, main, target, _marked_argument)
+        expression = spell_call(layer, main, target, marked)
         expression = expression if main.with_gradient else without_gradient(expression)
         results = _pattern(0 if layer.results is None else layer.results, main)
         return Called(expression, results)
@@ -84,7 +84,7 @@ class Layers:
     def tensor(self, path: str, name: str, layer: ast.expr) -> ast.expr:
         """Return the expression of a tensor of the layer at a path, in torch's layout."""
         template = _READABLE[(self._of_paths | self.bases)[path].constructor][name]
-        return filled(template, {"layer": layer}, _marked_argument)
+        return filled(template, {"layer": layer})
 
     def write_out_defaults(self, class_names: Mapping[str, str]) -> None:
         """Write out a setting that another module of the same class has, so that they may share a class."""
@@ -174,20 +174,12 @@ def without_gradient(tree: ast.expr) -> ast.expr:
 
 
 def _made(layer: LayerSpelling) -> ast.Call:
-    values = {
-        name: trees.hinted(tree_of(value, _marked_argument), name)
-        for name, value in {**layer.args, **layer.kwargs}.items()
-    }
+    settings = {**layer.args, **layer.kwargs}
+    values = {name: trees.hinted(tree_of(value), name) for name, value in settings.items()}
     args = [values[name] for name in layer.args]
     kwargs = {name: values[name] for name in layer.kwargs}
     rngs = {"rngs": trees.name("rngs")} if layer.rngs else {}
     return trees.call(trees.parsed(layer.constructor), *args, **kwargs, **rngs)
-
-
-def _marked_argument(argument: Argument) -> ast.expr:
-    """Return a value as its marked name."""
-    assert isinstance(argument, Value), argument
-    return marked(argument.name)
 
 
 def _pattern(results: object, node: Node) -> Pattern:

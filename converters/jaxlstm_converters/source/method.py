@@ -80,11 +80,6 @@ class Context:
     owners: Mapping[str, str]
 
 
-def marked(name: str) -> ast.Name:
-    """Return the name that stands for a value until its expression is known."""
-    return ast.Name(trees.MARK + name, ast.Load())
-
-
 def names_in(pattern: Pattern) -> list[str]:
     """Return the values in a pattern that are used."""
     if isinstance(pattern, tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -163,16 +164,12 @@ def _items(part: Part) -> list[ast.expr]:
     is_module = [element.kind in ("class", "layer") or element.is_chain for element in parts]
     texts = [trees.shown(item) if module else "" for item, module in zip(items, is_module, strict=True)]
     grouped: list[ast.expr] = []
-    place = 0
-    while place < len(items):
-        count = 1
-        while texts[place] and texts[place : place + 1] == texts[place + count : place + count + 1]:
-            count += 1
-        if count > 2 or count == len(items) > 1:
-            numbers = trees.call(trees.name("range"), ast.Constant(count))
+    for text, run in itertools.groupby(zip(texts, items, strict=True), lambda pair: pair[0]):
+        equal = [item for _, item in run]
+        if text and (len(equal) > 2 or len(equal) == len(items) > 1):
+            numbers = trees.call(trees.name("range"), ast.Constant(len(equal)))
             made_each = ast.comprehension(ast.Name("_", ast.Store()), numbers, [], 0)
-            grouped.append(ast.Starred(ast.GeneratorExp(items[place], [made_each]), ast.Load()))
+            grouped.append(ast.Starred(ast.GeneratorExp(equal[0], [made_each]), ast.Load()))
         else:
-            grouped += items[place : place + count]
-        place += count
+            grouped += equal
     return grouped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from jaxlstm.programs.graph import Node
@@ -38,7 +39,7 @@ class Scope:
         left: the number of times that the rest of the method uses each value.
     """
 
-    def __init__(self, context: Context, path: str, left: dict[str, int], reserved: Collection[str]) -> None:
+    def __init__(self, context: Context, path: str, left: Counter[str], reserved: Collection[str]) -> None:
         self.values: dict[str, ast.expr] = {}
         self.parameters: dict[str, str] = {}
         self.functions: set[str] = set()
@@ -101,13 +102,9 @@ class Scope:
 
     def taken(self) -> set[str]:
         """Return the variables that values in use need."""
-        taken = set(self.functions)
-        for name, expression in self.values.items():
-            if self.left.get(name, 0) > 0:
-                taken.update(trees.variables(expression))
-        for expression in self._sizes.values():
-            taken.update(trees.variables(expression))
-        return taken
+        used = [expression for name, expression in self.values.items() if self.left[name] > 0]
+        expressions = (*used, *self._sizes.values())
+        return self.functions.union(*map(trees.variables, expressions))
 
     def size(self, symbol: str) -> ast.expr:
         """Return the expression of a free size."""
@@ -161,17 +158,16 @@ class Scope:
     def finished(self, statements: list[Statement]) -> list[Statement]:
         """Return the statements that are needed, with the sizes read at the start."""
         statements = needed(statements)
-        loads: dict[str, int] = {}
+        loads: Counter[str] = Counter()
         stores: set[str] = set()
         for statement in statements:
             stores.update(trees.variables(statement.tree, ast.Store))
             stores.update(node.arg for node in ast.walk(statement.tree) if isinstance(node, ast.arg))
-            for name in trees.variables(statement.tree, ast.Load):
-                loads[name] = loads.get(name, 0) + 1
+            loads.update(trees.variables(statement.tree, ast.Load))
         inline: dict[str, ast.expr] = {}
         holders: dict[str, dict[int, str]] = {}
         for variable, (holder, axis) in self._header.items():
-            if loads.get(variable, 0) == 1 and holder not in stores:
+            if loads[variable] == 1 and holder not in stores:
                 inline[variable] = trees.item(trees.attribute(trees.name(holder), "shape"), axis)
             elif variable in loads:
                 holders.setdefault(holder, {})[axis] = variable

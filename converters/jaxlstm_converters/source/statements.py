@@ -4,16 +4,17 @@ import ast
 import copy
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import LOOP, Invocation, Item, line_of, nodes_of
-from jaxlstm_converters.source.method import Context, LineItem, Method, Pattern, Statement, marked, names_in
+from jaxlstm_converters.source.method import Context, LineItem, Method, Pattern, Statement, names_in
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.scope import Scope, usual_names
 from jaxlstm_converters.source.spelling import simplified
-from jaxlstm_converters.source.spelling.template import tree_of
+from jaxlstm_converters.source.spelling.template import marked, tree_of
 
 _LONGEST = 88
 
@@ -26,7 +27,9 @@ class StatementWriter:
         self._context = context
         self._steps = list(self._expanded(call))
         assigned = {name for step in self._steps for name in names.leaves(names.targets(step.line))}
-        self._scope = Scope(context, call.path, self._count_uses(), assigned)
+        left = Counter(name for step in self._steps for name in self._uses(step.item))
+        left.update(call.outputs)
+        self._scope = Scope(context, call.path, left, assigned)
         self._statements: list[Statement] = []
         self._planned: dict[str, str] = {}
 
@@ -100,15 +103,6 @@ class StatementWriter:
                 is_element = call is self._call and item.path.rpartition(".")[2].isdecimal()
                 yield LineItem(item, line, re.sub(r"\d+", "#", item.path), forced=is_element)
 
-    def _count_uses(self) -> dict[str, int]:
-        left: dict[str, int] = {}
-        for step in self._steps:
-            for name in self._uses(step.item):
-                left[name] = left.get(name, 0) + 1
-        for name in self._call.outputs:
-            left[name] = left.get(name, 0) + 1
-        return left
-
     def _uses(self, item: Item) -> Sequence[str]:
         if isinstance(item, Node):
             return list(uses_of(item))
@@ -158,7 +152,7 @@ class StatementWriter:
         targets = names.targets(run[-1].line)
         inner = [name for step in run for name in self._uses(step.item)]
         made = [name for step in run for node in nodes_of(step.item) for name in results_of(node)]
-        left = [name for name in made if self._scope.left.get(name, 0) > inner.count(name)]
+        left = [name for name in made if self._scope.left[name] > inner.count(name)]
         planned = names.leaves(targets)
         if len(run) > 1 and len(planned) == len(left) > 1:
             # Several values of one line: a, b = f(x), g(x).
@@ -207,7 +201,7 @@ class StatementWriter:
     def _is_inlined(self, step: LineItem, expression: ast.expr, value: str, target: str, ends: bool) -> bool:
         if isinstance(expression, ast.Name | ast.Constant):
             return True
-        if self._scope.left.get(value, 0) != 1 or step.forced:
+        if self._scope.left[value] != 1 or step.forced:
             return False
         return not (target and (ends or value in self._planned)) and len(trees.shown(expression)) <= _LONGEST
 
@@ -233,26 +227,22 @@ class StatementWriter:
         """Return a pattern without the results that the rest of the method does not use."""
         if isinstance(pattern, tuple):
             return tuple(self._used(part) for part in pattern)
-        return pattern if pattern is not None and self._scope.left.get(pattern, 0) > 0 else None
+        return pattern if pattern is not None and self._scope.left[pattern] > 0 else None
 
     def _placeholder(self, argument: Argument) -> ast.expr:
         """Return an argument in which marked names stand for values."""
         return tree_of(argument, self._expression)
 
     def _expression(self, argument: Argument) -> ast.expr:
-        assert isinstance(argument, Value), argument
-        if self._context.sizes.is_size(argument.name):
-            return self._scope.value(argument.name)
-        return marked(argument.name)
+        is_size = isinstance(argument, Value) and self._context.sizes.is_size(argument.name)
+        return self._scope.value(argument.name) if is_size else marked(argument)
 
     def _argument(self, argument: Argument) -> ast.expr:
         return self._resolved(self._placeholder(argument))
 
     def _resolved(self, tree: ast.expr, target: str = "") -> ast.expr:
         """Return an expression with the expressions of its values; a value used twice gets a variable."""
-        counts: dict[str, int] = {}
-        for name in trees.marks(tree):
-            counts[name] = counts.get(name, 0) + 1
+        counts = Counter(trees.marks(tree))
         for name, count in counts.items():
             expression = self._scope.value(name)
             if count > 1 and not is_short(expression):

@@ -77,6 +77,11 @@ MARK = "%"
 """Starts the name of a value among the names of Python."""
 
 
+def marked(value: str) -> ast.Name:
+    """Return the name that stands for a value until its expression is known."""
+    return name(MARK + value)
+
+
 def marks(tree: ast.AST) -> list[str]:
     """Return the values whose marked names are in a tree."""
     return [name[1:] for name in variables(tree) if name.startswith(MARK)]

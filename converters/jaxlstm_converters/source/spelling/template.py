@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, nn
 
-from jaxlstm.programs.graph import Argument
+from jaxlstm.programs.graph import Argument, Value
+from jaxlstm_converters.source import trees
 
 Expression = Callable[[Argument], ast.expr]
 """Returns the tree of a value or a graph."""
@@ -33,7 +34,13 @@ _OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
 _POSITIONAL_AXIS = frozenset({"concatenate", "stack", "squeeze", "softmax", "log_softmax", "glu"})
 
 
-def filled(template: str, arguments: Mapping[str, Any], expression: Expression) -> ast.expr:
+def marked(argument: Argument) -> ast.expr:
+    """Return the name that stands for a value until its expression is known."""
+    assert isinstance(argument, Value), argument
+    return trees.marked(argument.name)
+
+
+def filled(template: str, arguments: Mapping[str, Any], expression: Expression = marked) -> ast.expr:
     """Return the tree of a template.
 
     Args:
@@ -134,7 +141,7 @@ def _signature(function: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(found).parameters if callable(found) else {}
 
 
-def tree_of(argument: Any, expression: Expression) -> ast.expr:
+def tree_of(argument: Any, expression: Expression = marked) -> ast.expr:
     """Return the tree of an argument: a literal, a dtype, or what ``expression`` gives for a value."""
     if isinstance(argument, ast.expr):
         return copy.deepcopy(argument)
