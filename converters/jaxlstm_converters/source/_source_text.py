@@ -358,11 +358,12 @@ def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[s
     ``held`` has the types of parameters, buffers and constants.
     """
     graph = functional_graph(accept(graph), {**held, **graph.types})
-    graph = with_few_stops(graph, {**held, **graph.types})
-    graph = transposed_once(without_copies(graph, {**held, **graph.types}), {**held, **graph.types})
-    graph = live_graph(channels_last(padded_graph(graph, {**held, **graph.types}), tensors))
-    graph = looped_graph(transposed_once(graph, {**held, **graph.types}), {**held, **graph.types})
-    return live_graph(transposed_once(graph, {**held, **graph.types}))
+    for rewritten in (with_few_stops, without_copies, transposed_once, padded_graph):
+        graph = rewritten(graph, {**held, **graph.types})
+    graph = live_graph(channels_last(graph, tensors))
+    for rewritten in (transposed_once, looped_graph, transposed_once):
+        graph = rewritten(graph, {**held, **graph.types})
+    return live_graph(graph)
 
 
 def _literal(array: np.ndarray) -> ast.expr:

@@ -1,7 +1,8 @@
 """The calls of modules in a graph, as a tree."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeAlias
@@ -26,7 +27,6 @@ class Invocation:
     Attributes:
         path: path of the module.
         class_name: full name of its class.
-        depth: number of the modules around it.
         body: its nodes and the calls of other modules, in the order of their dependencies.
         inputs: the values and sizes that it takes from its parent, in the order of their first use.
         outputs: the values that its parent uses.
@@ -34,7 +34,6 @@ class Invocation:
 
     path: str
     class_name: str
-    depth: int
     body: list[Item]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -45,22 +44,16 @@ class Invocation:
         return self.class_name == LOOP
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A node, and the modules around it that count."""
-
-    node: Node
-    calls: tuple[ModuleCall, ...]
+# Node -> the calls around it that count.
+Chains: TypeAlias = Mapping[str, tuple[ModuleCall, ...]]
 
 
 def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
     """Return the call of the outermost module; nodes that compute sizes are left out."""
-    entries = [_Entry(node, node.calls) for node in graph.nodes if not sizes.is_size(node.name)]
-    entries = _without_strangers(entries)
-    root = next((entry.calls[0] for entry in entries if entry.calls), None)
-    class_name = root.class_name if root else "Model"
-    entries = [_Entry(entry.node, entry.calls or (ModuleCall("", "", class_name, ""),)) for entry in entries]
-    return Invocation("", class_name, 0, _body(entries, 0))
+    nodes = [node for node in graph.nodes if not sizes.is_size(node.name)]
+    chains = _without_strangers({node.name: node.calls for node in nodes})
+    root = next((calls[0] for calls in chains.values() if calls), None)
+    return Invocation("", root.class_name if root else "Model", _body(nodes, chains, 0))
 
 
 def with_tied_buffers(
@@ -152,58 +145,53 @@ def is_under(path: str, parent: str) -> bool:
     return not parent or path == parent or path.startswith(f"{parent}.")
 
 
-def _without_strangers(entries: Sequence[_Entry]) -> list[_Entry]:
+def _without(chains: Chains, keys: Collection[str]) -> Chains:
+    """Return the calls around each node without those with some keys."""
+    return {name: tuple(call for call in calls if call.key not in keys) for name, calls in chains.items()}
+
+
+def _without_strangers(chains: Chains) -> Chains:
     """Drop modules that call a module which does not belong to them: its attribute is out of their reach."""
-    while True:
-        strange = {
-            (outer.key, inner.path)
-            for entry in entries
-            for outer, inner in zip(entry.calls, entry.calls[1:], strict=False)
-            if not is_under(inner.path, outer.path) and outer.class_name != SEQUENTIAL
-        }
-        keys = {key for key, _ in strange}
-        if not keys:
-            return list(entries)
-        entries = [
-            _Entry(entry.node, tuple(call for call in entry.calls if call.key not in keys))
-            for entry in entries
-        ]
+    while strangers := {
+        outer.key
+        for calls in chains.values()
+        for outer, inner in itertools.pairwise(calls)
+        if not is_under(inner.path, outer.path) and outer.class_name != SEQUENTIAL
+    }:
+        chains = _without(chains, strangers)
+    return chains
 
 
-def _body(entries: Sequence[_Entry], depth: int) -> list[Item]:
+def _body(nodes: Sequence[Node], chains: Chains, depth: int) -> list[Item]:
     """Return the items of one call in an order that their dependencies allow."""
     while True:
-        groups: dict[str | int, list[_Entry]] = {}
-        for place, entry in enumerate(entries):
-            inner = entry.calls[depth + 1 : depth + 2]
-            groups.setdefault(inner[0].key if inner else place, []).append(entry)
+        groups: dict[str | int, list[Node]] = {}
+        for place, node in enumerate(nodes):
+            inner = chains[node.name][depth + 1 : depth + 2]
+            groups.setdefault(inner[0].key if inner else place, []).append(node)
         order, stuck = _sorted(list(groups.values()))
         if stuck is None:
             break
         # Two calls that need each other's results: the first one is written out.
-        dissolved = next(iter(groups[key] for key in groups if isinstance(key, str) and groups[key] is stuck))
-        key = dissolved[0].calls[depth + 1].key
-        entries = [
-            _Entry(entry.node, tuple(call for call in entry.calls if call.key != key)) for entry in entries
-        ]
+        chains = _without(chains, [chains[stuck[0].name][depth + 1].key])
     items: list[Item] = []
     for group in order:
-        inner = group[0].calls[depth + 1 : depth + 2]
+        inner = chains[group[0].name][depth + 1 : depth + 2]
         if inner:
-            items.append(Invocation(inner[0].path, inner[0].class_name, depth + 1, _body(group, depth + 1)))
+            items.append(Invocation(inner[0].path, inner[0].class_name, _body(group, chains, depth + 1)))
         else:
-            items.append(group[0].node)
+            items.append(group[0])
     return items
 
 
-def _sorted(groups: Sequence[Sequence[_Entry]]) -> tuple[list[Sequence[_Entry]], Sequence[_Entry] | None]:
+def _sorted(groups: Sequence[Sequence[Node]]) -> tuple[list[Sequence[Node]], Sequence[Node] | None]:
     """Sort groups by their dependencies, else by place; or return a group with several nodes on a cycle."""
-    owner = {name: index for index, group in enumerate(groups) for e in group for name in results_of(e.node)}
+    owner = {name: index for index, group in enumerate(groups) for node in group for name in results_of(node)}
     needs = {
-        index: {owner[name] for entry in group for name in uses_of(entry.node) if name in owner} - {index}
+        index: {owner[name] for node in group for name in uses_of(node) if name in owner} - {index}
         for index, group in enumerate(groups)
     }
-    sorter, ready, order = TopologicalSorter(needs), list[int](), list[Sequence[_Entry]]()
+    sorter, ready, order = TopologicalSorter(needs), list[int](), list[Sequence[Node]]()
     try:
         sorter.prepare()
     except CycleError as error:
