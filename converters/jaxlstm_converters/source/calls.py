@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from jaxlstm.programs.aliases import with_names
 from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, used_values, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
@@ -113,6 +114,19 @@ def live_graph(graph: Graph) -> Graph:
             live.append(node)
             used.update(uses_of(node))
     return replace(graph, nodes=tuple(live[::-1]))
+
+
+def renamed(node: Node, new: Mapping[str, str]) -> Node:
+    """Return a node whose arguments and results have other names."""
+    outputs = tuple(
+        tuple(new.get(name, name) for name in output)
+        if isinstance(output, tuple)
+        else new.get(output or "", output)
+        for output in node.outputs
+    )
+    types = {new.get(name, name): type_ for name, type_ in node.types.items()}
+    name = new.get(next(iter(results_of(node)), ""), node.name)
+    return replace(with_names(node, new), name=name, outputs=outputs, types=types)
 
 
 def users_of(graph: Graph) -> dict[str, set[str]]:

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from jaxlstm.programs.aliases import with_names
 from jaxlstm.programs.graph import Graph, Node, results_of
 from jaxlstm.programs.loop_copies import SELECT, SLICE
 from jaxlstm.programs.loops import token_of
+from jaxlstm_converters.source.calls import renamed
 
 
 def completed(graph: Graph, first: int, end: int, period: int) -> tuple[Graph, int]:
@@ -58,21 +58,15 @@ class _LastStep:
         like = self.like
         known = {} if node is None else dict(zip(_places(like), _places(node), strict=True))
         new = {name: known.get(name) or f"{name} of the last step" for name in results_of(like)}
+        made = renamed(like, {**self._names, **new})
         if node is not None:
             self._keys.update((a.key, b.key) for a, b in zip(like.calls, node.calls, strict=True))
+            made = replace(node, name=made.name, outputs=made.outputs, types={**made.types, **node.types})
         else:
             keys = [self._keys.setdefault(call.key, f"{call.key} of the last step") for call in like.calls]
             calls = (call._replace(key=key) for call, key in zip(like.calls, keys, strict=True))
-            node = replace(with_names(like, self._names), calls=tuple(calls))
-        types = {new[name]: type_ for name, type_ in like.types.items()}
-        outputs = tuple(
-            tuple(new.get(name, name) for name in output)
-            if isinstance(output, tuple)
-            else new.get(output or "")
-            for output in like.outputs
-        )
-        name = next(iter(new.values()), node.name)
-        self.nodes.append(replace(node, name=name, outputs=outputs, types={**types, **node.types}))
+            made = replace(made, calls=tuple(calls))
+        self.nodes.append(made)
         self._names.update(new)
 
 

@@ -26,7 +26,7 @@ from jaxlstm.programs.graph import (
 from jaxlstm.programs.loop_copies import SELECT, LoopCopies, NotALoop
 from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE, repetitions
 from jaxlstm_converters.source import names
-from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph
+from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph, renamed
 from jaxlstm_converters.source.completed import completed
 from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
@@ -144,7 +144,7 @@ class _Unrolled:
             name: f"{self._rows[rows]} row" for name, rows in loop.rows.items()
         }
         inner |= {name: f"{name} step" for node in body for name in results_of(node)}
-        steps = [enter, *(_renamed(node, inner) for node in body), with_names(leave, inner)]
+        steps = [enter, *(renamed(node, inner) for node in body), with_names(leave, inner)]
         inside = [self._inside(node, enter.name) for node in steps]
         before = [self._without_cell(node) for node in graph.nodes[: loop.start]]
         return replace(graph, nodes=(*before, *inside, *parts, *after))
@@ -280,21 +280,8 @@ def _with_copy_before(graph: Graph, start: int, period: int) -> tuple[Graph, Map
         args = tuple(_with_values(argument, values) for argument in node.args)
         kwargs = {key: _with_values(argument, values) for key, argument in node.kwargs.items()}
         steps.append(replace(node, args=args, kwargs=kwargs))
-    before = [_renamed(node, {name: f"{name} before" for name in own}) for node in first]
+    before = [renamed(node, {name: f"{name} before" for name in own}) for node in first]
     return replace(graph, nodes=(*nodes[:start], *before, *steps, *nodes[start + period :])), initial
-
-
-def _renamed(node: Node, new: Mapping[str, str]) -> Node:
-    """Return a node whose arguments and results have other names."""
-    outputs = tuple(
-        tuple(new.get(name, name) for name in output)
-        if isinstance(output, tuple)
-        else new.get(output or "", output)
-        for output in node.outputs
-    )
-    types = {new.get(name, name): type_ for name, type_ in node.types.items()}
-    name = new.get(next(iter(results_of(node)), ""), node.name)
-    return replace(with_names(node, new), name=name, outputs=outputs, types=types)
 
 
 def _with_values(argument: Argument, values: Iterator[str]) -> Argument:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from jaxlstm.programs.aliases import graph_with_nodes, with_names
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
-from jaxlstm_converters.source.calls import live_graph
+from jaxlstm_converters.source.calls import live_graph, renamed
 from jaxlstm_converters.source.functional import sizes_of
-from jaxlstm_converters.source.spelling.layers import TORCH, ZEROS
-from jaxlstm_converters.source.spelling.typed_node import same_size, same_sizes
+from jaxlstm_converters.source.spelling.layers import TORCH
+from jaxlstm_converters.source.spelling.typed_node import ZEROS, same_size, same_sizes
 
 _PACK, _PAD, _LAYERS = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default", "jaxlstm.packed_"
 _COPIES = frozenset({"clone", "alias", "to", "_to_copy", "contiguous", "lift_fresh_copy", "detach"})
@@ -181,14 +181,7 @@ class _Unsorted:
             if isinstance(output, str):
                 axis = 1 if place else sequences.axis  # States have their sequences in axis 1.
                 self._twins[output] = _Twin(names[output], axis, sequences.order)
-        return [
-            replace(
-                with_names(node, {name: twin.name for name, twin in twins.items()}),
-                name=f"{node.name} unsorted",
-                outputs=tuple(names[output] if isinstance(output, str) else None for output in node.outputs),
-                types={names[name]: type_ for name, type_ in node.types.items()},
-            )
-        ]
+        return [renamed(node, names | {name: twin.name for name, twin in twins.items()})]
 
 
 def _without_masks(graph: Graph, types: Mapping[str, TensorType]) -> Graph:

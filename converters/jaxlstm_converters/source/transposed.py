@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxlstm.programs.aliases import graph_with_nodes, with_names
 from jaxlstm.programs.graph import Graph, Node, TensorType, Value, results_of, uses_of
-from jaxlstm_converters.source.spelling.layers import ZEROS
+from jaxlstm_converters.source.spelling.typed_node import ZEROS
 
 
 def transposed_once(graph: Graph, types: Mapping[str, TensorType]) -> Graph:

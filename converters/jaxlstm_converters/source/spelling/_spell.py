@@ -89,10 +89,7 @@ def _call(operation: TypedNode) -> str:
 
 
 def layer_of(
-    node: Node,
-    types: Mapping[str, TensorType],
-    tensors: Mapping[str, str],
-    producers: Mapping[str, Node] | None = None,
+    node: Node, types: Mapping[str, TensorType], tensors: Mapping[str, str], producers: Mapping[str, Node]
 ) -> LayerSpelling | None:
     """Return the layer that computes a node, or None.
 
@@ -105,9 +102,9 @@ def layer_of(
       tensors: parameters and buffers of the graph: name of the value -> name in torch.
       producers: the node that makes a value, by name of the value, to recognize initial states of zeros.
     """
-    operation = TypedNode(node, types)
+    operation = TypedNode(node, types, producers=producers)
     rule = RULES.get(operation.name)
-    layer = rule(operation, producers or {}) if rule else None
+    layer = rule(operation) if rule else None
     if layer is None:
         return None
     path = _path(node, layer.tensors, tensors)

@@ -21,20 +21,15 @@ def index_of(axis: int, ndim: int, item: str) -> str | None:
     return ", ".join([":"] * first + [item]) if first <= _FARTHEST else None
 
 
-def _part(axis: int, operation: TypedNode, item: str) -> str | None:
-    """Return the index of one axis of ``self``."""
-    index = index_of(axis, operation.ndim(), item)
+def _part(operation: TypedNode, item: str) -> str | None:
+    """Return the part of ``self`` that an index of the axis ``dim`` gives."""
+    index = index_of(operation["dim"], operation.ndim(), item)
     return f"self[{index}]" if index else None
 
 
 def _sliced(operation: TypedNode) -> str | None:
     item = _slice(operation)
-    return "self" if item == ":" else _part(operation["dim"], operation, item)
-
-
-def _narrowed(operation: TypedNode) -> str | None:
-    end = ":length" if operation["start"] == 0 else "start:start + length"
-    return _part(operation["dim"], operation, end)
+    return "self" if item == ":" else _part(operation, item)
 
 
 def _slice(operation: TypedNode) -> str:
@@ -70,11 +65,6 @@ def _split(operation: TypedNode) -> str | None:
     return "jnp.split(self, count, axis=dim)" if is_equal else "jnp.split(self, [*places], axis=dim)"
 
 
-def _embedded(operation: TypedNode) -> str | None:
-    is_plain = operation["padding_idx"] < 0 and not operation["scale_grad_by_freq"]
-    return "weight[indices]" if is_plain else None
-
-
 def _index(operation: TypedNode) -> str | None:
     """Return NumPy's index of the arrays and whole axes."""
     indices = operation["indices"]
@@ -84,11 +74,6 @@ def _index(operation: TypedNode) -> str | None:
         return None
     items = [":" if item is None else f"indices[{place}]" for place, item in enumerate(indices)]
     return ", ".join(items) or None
-
-
-def _indexed(operation: TypedNode) -> str | None:
-    index = _index(operation)
-    return f"self[{index}]" if index else None
 
 
 def _index_put(operation: TypedNode) -> str | None:
@@ -101,11 +86,6 @@ def _index_put(operation: TypedNode) -> str | None:
         is_where = is_whole and not values.shape and not operation["accumulate"]
         return "jnp.where(indices[0], values, self)" if is_where else None
     return f"self.at[{index}].{'add' if operation['accumulate'] else 'set'}(values)"
-
-
-def _index_select(operation: TypedNode) -> str | None:
-    is_vector = operation.ndim("index") == 1 and operation.ndim() > 0
-    return "jnp.take(self, index, axis=dim)" if is_vector else None
 
 
 def _gathered(operation: TypedNode) -> str | None:
@@ -183,20 +163,24 @@ def _stacked(operation: TypedNode) -> str | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("split", "chunk", "split_with_sizes"), _split),
-    "select": lambda op: _part(op["dim"], op, "index"),
-    "narrow": _narrowed,
+    "select": lambda op: _part(op, "index"),
+    "narrow": lambda op: _part(op, ":length" if op["start"] == 0 else "start:start + length"),
     "slice": _sliced,
     "unbind": "jnp.unstack(self, axis=dim)",
-    "index": _indexed,
+    "index": lambda op: f"self[{index}]" if (index := _index(op)) else None,
     "index_put": _index_put,
-    "index_select": _index_select,
+    "index_select": lambda op: (
+        "jnp.take(self, index, axis=dim)" if op.ndim("index") == 1 and op.ndim() else None
+    ),
     "gather": _gathered,
     **{f"scatter.{name}": partial(_scattered, name) for name in ("src", "value")},
     "scatter_add": _added_along,
     "select_scatter": partial(_written, "index"),
     "slice_scatter": partial(_written, _slice),
     "copy": _copied,
-    "embedding": _embedded,
+    "embedding": lambda op: (
+        "weight[indices]" if op["padding_idx"] < 0 and not op["scale_grad_by_freq"] else None
+    ),
     "pad_sequence": _stacked,
     "jaxlstm.pad_packed": _ended,
 }

@@ -10,7 +10,7 @@ from flax import nnx
 
 import jaxlstm.nnx
 from jaxlstm.layer.params import param_shapes
-from jaxlstm.programs.graph import Node, Value
+from jaxlstm.programs.graph import Value
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm_converters.source.spelling.images import compact, conv_padding, transposed_pads
@@ -100,7 +100,7 @@ def _sizes(operation: TypedNode, name: str = "weight") -> tuple[int, ...]:
     return integers if len(integers) == len(sizes) else ()
 
 
-def _linear(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _linear(operation: TypedNode) -> LayerSpelling | None:
     shape = _sizes(operation)
     if len(shape) != 2:
         return None
@@ -108,7 +108,7 @@ def _linear(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     return _layer("nnx.Linear", operation, sizes, use_bias=operation["bias"] is not None)
 
 
-def _conv(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _conv(operation: TypedNode) -> LayerSpelling | None:
     shape = _sizes(operation)
     if not shape or not operation.channels_last:
         return None
@@ -126,7 +126,7 @@ def _conv(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     )
 
 
-def _conv_transpose(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _conv_transpose(operation: TypedNode) -> LayerSpelling | None:
     shape = _sizes(operation)
     if not shape or operation["groups"] != 1 or not operation.channels_last:
         return None
@@ -145,7 +145,7 @@ def _conv_transpose(operation: TypedNode, producers: Any) -> LayerSpelling | Non
     )
 
 
-def _embed(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _embed(operation: TypedNode) -> LayerSpelling | None:
     """Return an embedding; the row of ``padding_idx`` has no gradient in torch."""
     shape = _sizes(operation)
     if not shape or shape[0] == 1 or operation["scale_grad_by_freq"]:
@@ -184,7 +184,7 @@ def _channels(operation: TypedNode) -> Any:
     return image.shape[-1 if operation.channels_last else 1]
 
 
-def _batch_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _batch_norm(operation: TypedNode) -> LayerSpelling | None:
     """Return a norm by running averages, as soon as ``model.eval()`` was called."""
     if operation["running_mean"] is None or operation["training"]:
         return None
@@ -193,53 +193,40 @@ def _batch_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
     return _norm("nnx.BatchNorm", operation, _channels(operation), axis=axis, momentum=momentum)
 
 
-def _layer_norm(constructor: str, operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _layer_norm(constructor: str, operation: TypedNode) -> LayerSpelling | None:
     shape = operation["normalized_shape"]
     return _norm(constructor, operation, shape[0] if len(shape) == 1 else None)
 
 
-def _group_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _group_norm(operation: TypedNode) -> LayerSpelling | None:
     is_last = operation.channels_last or operation.ndim("input") == 2
     call = "layer(input)" if is_last else "jnp.moveaxis(layer(jnp.moveaxis(input, 1, -1)), -1, 1)"
     groups = operation["num_groups"]
     return _norm("nnx.GroupNorm", operation, _channels(operation), call, num_groups=groups)
 
 
-def _instance_norm(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _instance_norm(operation: TypedNode) -> LayerSpelling | None:
     if not operation["use_input_stats"] or operation["running_mean"] is not None:
         return None
     axis = -1 if operation.channels_last else 1
     return _norm("nnx.InstanceNorm", operation, _channels(operation), feature_axes=axis)
 
 
-def _prelu(operation: TypedNode, producers: Any) -> LayerSpelling | None:
-    return _layer("nnx.PReLU", operation, {}, "layer(self)") if _sizes(operation) == (1,) else None
-
-
-def _dropout(operation: TypedNode, producers: Any) -> LayerSpelling | None:
+def _dropout(operation: TypedNode) -> LayerSpelling | None:
     calls = operation.node.calls
     if not calls or calls[-1].class_name != f"{TORCH}dropout.Dropout" or not operation["p"]:
         return None
     return _layer("nnx.Dropout", operation, {"rate": operation["p"]})
 
 
-ZEROS = ("aten.zeros.default", "aten.new_zeros.default", "aten.zeros_like.default")
-
-
-def _zeros(state: tuple[Any, ...], producers: Mapping[str, Node]) -> tuple[str, ...]:
-    """Return the names of an initial state of zeros; none for any other state."""
-    names = tuple(value.name for value in state if isinstance(value, Value))
-    return names if all(name in producers and producers[name].op in ZEROS for name in names) else ()
-
-
-def _recurrent(op: str, operation: TypedNode, producers: Mapping[str, Node]) -> LayerSpelling | None:
+def _recurrent(op: str, operation: TypedNode) -> LayerSpelling | None:
     """Return a layer over sequences; ``hx`` is a pair for an LSTM, and in packed layers always a tuple."""
     is_lstm, is_packed = op == "aten.lstm.input", "lengths" in operation.arguments
-    params, hx = operation["params"], operation["hx"]
+    params = operation["params"]
     names = ("has_biases", "num_layers", "bidirectional", "batch_first")
     shapes: Any = [type_.shape for type_ in operation.tensors("params")]
     config = SEQUENCE_LAYERS[op](shapes, **{name: operation[name] for name in names})
-    consumed = _zeros(hx if isinstance(hx, tuple) else (hx,), producers)
+    consumed = operation.zeros("hx")
     state = "(hx[0], hx[1])" if is_lstm else "hx[0]" if is_packed else "hx"
     call = "layer(input" + ("" if consumed else f", {state}")
     layer = _layer(
@@ -259,12 +246,11 @@ def _recurrent(op: str, operation: TypedNode, producers: Mapping[str, Node]) -> 
     return replace(layer, consumed=consumed, results=(0, (1, 2)) if is_lstm else (0, 1))
 
 
-def _cell(kind: str, operation: TypedNode, producers: Mapping[str, Node]) -> LayerSpelling | None:
+def _cell(kind: str, operation: TypedNode) -> LayerSpelling | None:
     inputs, hidden = _sizes(operation, "w_ih"), _sizes(operation, "w_hh")
     if not inputs or not hidden:
         return None
-    is_lstm, hx = kind == "LSTMCell", operation["hx"]
-    consumed = _zeros(hx if is_lstm else (hx,), producers)
+    is_lstm, consumed = kind == "LSTMCell", operation.zeros("hx")
     names = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
     layer = _layer(
         f"jaxlstm.nnx.{kind}",
@@ -277,7 +263,7 @@ def _cell(kind: str, operation: TypedNode, producers: Mapping[str, Node]) -> Lay
     return replace(layer, consumed=consumed, results=(0, 1) if is_lstm else None)
 
 
-RULES: dict[str, Callable[[TypedNode, Any], LayerSpelling | None]] = {
+RULES: dict[str, Callable[[TypedNode], LayerSpelling | None]] = {
     "aten.linear.default": _linear,
     **{f"aten.conv{n}d.{kind}": _conv for n in (1, 2, 3) for kind in ("default", "padding")},
     "aten.conv_transpose1d.default": _conv_transpose,
@@ -288,7 +274,9 @@ RULES: dict[str, Callable[[TypedNode, Any], LayerSpelling | None]] = {
     "aten.rms_norm.default": partial(_layer_norm, "nnx.RMSNorm"),
     "aten.group_norm.default": _group_norm,
     "aten.instance_norm.default": _instance_norm,
-    "aten.prelu.default": _prelu,
+    "aten.prelu.default": lambda operation: (
+        _layer("nnx.PReLU", operation, {}, "layer(self)") if _sizes(operation) == (1,) else None
+    ),
     "aten.dropout.default": _dropout,
     **{op: partial(_recurrent, op) for op in SEQUENCE_LAYERS},
     **{

@@ -8,11 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Node, TensorType, Value
+from jaxlstm.programs.graph import Node, TensorType, Value, values_in
 from jaxlstm.programs.operators.dtypes import category
 from jaxlstm.programs.operators.registry import IGNORED, find_operator, functional_name
 
 CHANNELS_LAST = "channels_last."
+ZEROS = ("aten.zeros.default", "aten.new_zeros.default", "aten.zeros_like.default")
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class TypedNode:
       node: the call.
       types: the types of the tensors, by name of value. Other values are sizes.
       extra: further names that a rule may put into its template.
+      producers: the node that makes a value, by name of the value, to recognize initial states of zeros.
     """
 
     node: Node
     types: Mapping[str, TensorType]
     extra: dict[str, Any] = field(default_factory=dict)
+    producers: Mapping[str, Node] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:
@@ -76,6 +79,12 @@ class TypedNode:
             items = value if isinstance(value, tuple) else (value,)
             found += [self.types[v.name] for v in items if isinstance(v, Value) and v.name in self.types]
         return found
+
+    def zeros(self, name: str) -> tuple[str, ...]:
+        """Return the names of the tensors in an argument if all of them are made of zeros, else none."""
+        names = tuple(values_in(self[name]))
+        made = (self.producers.get(value) for value in names)
+        return names if all(node is not None and node.op in ZEROS for node in made) else ()
 
     def ndim(self, name: str = "self") -> int:
         """Return the number of axes of a tensor."""
