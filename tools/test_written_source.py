@@ -6,7 +6,8 @@ import pytest
 
 from jaxlstm import from_module
 from jaxlstm_converters.source._write_source import SourceFiles
-from tools.written_source import main, measure, models
+from testing.model_shapes import SHAPES
+from tools.written_source import main, measure
 
 PAGE = Path(__file__).parents[1] / "docs" / "written_source.md"
 
@@ -21,15 +22,12 @@ def test_goals(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_example_of_the_page(name: str) -> None:
     """Otherwise copy it: ``python -m tools.written_source --folder FOLDER NAME``."""
-    ((_, module, args),) = models([name])
-    assert SourceFiles.of(from_module(module, args), "model.py").text in PAGE.read_text()
+    program = from_module(SHAPES[name].build(), SHAPES[name].arguments(SHAPES[name].exported_at))
+    assert SourceFiles.of(program, "model.py").text in PAGE.read_text()
 
 
 def test_one_model(tmp_path: Path) -> None:
-    ((name, module, args),) = models(["tagger"])
-    measured = measure(name, module, args, tmp_path)
-    assert measured.holds, measured.problem
-    assert measured.named
-    assert measured.idiomatic
-    assert measured.ratio is not None
-    assert 0.5 < measured.ratio < 3
+    holds, problem, ratio, *others = measure("tagger", tmp_path)
+    assert holds, problem
+    assert all(others)
+    assert 0.5 < ratio < 3

@@ -259,48 +259,29 @@ def test_a_written_model_trains(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forward", "shape", "other"),
+    ("forward", "given", "others"),
     [
         # Another batch would broadcast, and a loop of three steps would leave the fourth out.
-        (lambda self, x: x / x.mean().reshape(x.shape[0], 1), (1, 4), (2, 4)),
-        (lambda self, x: sum(x[:, t] * (t + 2) for t in range(x.shape[1])), (2, 3), (2, 4)),
+        (lambda self, x: x / x.mean().reshape(x.shape[0], 1), ((1, 4),), ((2, 4),)),
+        (lambda self, x: sum(x[:, t] * (t + 2) for t in range(x.shape[1])), ((2, 3),), ((2, 4),)),
+        # The layer has as many features as the export had steps, and checks another axis.
+        (lambda self, x: sum(self.part(x.int())[:, t] * t for t in range(x.shape[1])), ((2, 6),), ((2, 7),)),
+        (lambda self, x: sum(self.conv(x)[:, t] * t for t in range(x.shape[1])), ((6, 5),), ((6, 6),)),
+        *((lambda self, x, n: x[:, :n] / n, ((2, 5), n), ((2, 5), 4)) for n in (1, 3)),
     ],
 )
-def test_sizes_that_the_export_fixed(
-    tmp_path: Path, forward: Any, shape: tuple[int, ...], other: tuple[int, ...]
+def test_what_the_export_fixed(
+    tmp_path: Path, forward: Any, given: tuple[Any, ...], others: tuple[Any, ...]
 ) -> None:
-    """At other sizes the results would be wrong."""
-    program = jaxlstm.from_module(module_of(forward), (torch.ones(shape),))
-    run = nnx.jit(make_written(jaxlstm.write_source(program, tmp_path / "model.py")))
-    ones = np.ones(shape, np.float32)
-    np.testing.assert_allclose(run(ones), program(program.params, ones))
-    with pytest.raises(AssertionError, match="fixed by the export"):
-        run(np.ones(other, np.float32))
+    """With other sizes or constants the results would be wrong."""
 
+    def arguments(shapes: tuple[Any, ...], kind: Any = np.float32) -> list[Any]:
+        return [kind(np.ones(shape)) if isinstance(shape, tuple) else shape for shape in shapes]
 
-@pytest.mark.parametrize(
-    ("shape", "forward"),
-    [
-        # The embedding has as many numbers as the export had steps.
-        ((2, 6), lambda self, x: sum(self.part(x.int())[:, t] * t for t in range(x.shape[1]))),
-        ((6, 5), lambda self, x: sum(self.conv(x)[:, t] * t for t in range(x.shape[1]))),
-    ],
-)
-def test_a_size_that_no_layer_checks_is_asserted(
-    tmp_path: Path, shape: tuple[int, ...], forward: Any
-) -> None:
     model = module_of(forward, part=nn.Embedding(9, 6), conv=nn.Conv1d(6, 4, 3, padding=1))
-    program = jaxlstm.from_module(model, (torch.ones(shape),))
-    run = make_written(jaxlstm.write_source(program, tmp_path / "model.py"))
-    run(np.ones(shape, np.float32))
+    program = jaxlstm.from_module(model, tuple(arguments(given, torch.Tensor)))
+    run: Any = load_written(jaxlstm.write_source(program, tmp_path / "model.py"))
+    expected = program(program.params, *arguments(given))
+    np.testing.assert_allclose(run(*arguments(given)), expected, rtol=1e-6)
     with pytest.raises(AssertionError, match="fixed by the export"):
-        run(np.ones((shape[0], shape[1] + 1), np.float32))
-
-
-@pytest.mark.parametrize("n", [1, 3])
-def test_other_constants_are_refused(tmp_path: Path, n: int) -> None:
-    program = jaxlstm.from_module(module_of(lambda self, x, n: x[:, :n] / n), (torch.ones(2, 5), n))
-    run = make_written(jaxlstm.write_source(program, tmp_path / "model.py"))
-    run(np.ones((2, 5), np.float32), n)
-    with pytest.raises(AssertionError, match="fixed by the export"):
-        run(np.ones((2, 5), np.float32), 4)
+        run(*arguments(others))
