@@ -27,6 +27,7 @@ from benchmarks.parts import Settings
 from benchmarks.report import LABELS
 from benchmarks.timing import interleaved, spreads
 from jaxlstm import inference
+from testing.modules import module_of
 
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -39,9 +40,8 @@ def run(settings: Settings) -> Iterator[dict[str, Any]]:
 
 def row(name: str, settings: Settings) -> dict[str, Any]:
     """Time the implementations of a model on one input, after a check that they agree."""
-    make, inputs = MODELS[name]
     torch.manual_seed(0)
-    module, args = make().eval(), inputs()
+    module, args = MODELS[name]()
     program = jaxlstm.from_module(module, args)
     jitted, runner = jax.jit(program), inference.compile(program)
     hosts = [arg.numpy() for arg in args]
@@ -109,152 +109,127 @@ def _fault(call: Callable[[], Any]) -> str:
     return ""
 
 
-def _block(inputs: int, outputs: int, *, norm: bool = False) -> list[nn.Module]:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-    return [conv, nn.BatchNorm2d(outputs), nn.ReLU()] if norm else [conv, nn.ReLU()]
+Model = tuple[nn.Module, tuple[Any, ...]]
+"""A model and its arguments."""
 
 
-class TextRecogniser(nn.Module):
+def text_recogniser() -> Model:
     """CRNN (Shi et al. 2015): seven convolutions and two bidirectional LSTM layers."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cnn = nn.Sequential(
-            *(*_block(1, 64), nn.MaxPool2d(2), *_block(64, 128), nn.MaxPool2d(2)),
-            *(*_block(128, 256, norm=True), *_block(256, 256), nn.MaxPool2d((2, 1))),
-            *(*_block(256, 512, norm=True), *_block(512, 512), nn.MaxPool2d((2, 1))),
-            *(nn.Conv2d(512, 512, (2, 1)), nn.BatchNorm2d(512), nn.ReLU()),
-        )
-        self.lstm = nn.LSTM(512, 256, num_layers=2, bidirectional=True)
-        self.out = nn.Linear(512, 97)
-
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self: Any, images: Tensor) -> Tensor:
         x = self.cnn(images).squeeze(2).permute(2, 0, 1)
         return self.out(self.lstm(x)[0])
 
+    def block(inputs: int, outputs: int, *, norm: bool = False) -> list[nn.Module]:
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        return [conv, nn.BatchNorm2d(outputs), nn.ReLU()] if norm else [conv, nn.ReLU()]
 
-class InvertedBottleneck(nn.Module):
-    """A wide 1x1 convolution, a depthwise one, weights for the channels, and a narrow 1x1 (MobileNetV3)."""
-
-    def __init__(self, inputs: int, width: int, outputs: int, kernel: int, stride: tuple[int, int]) -> None:
-        super().__init__()
-        depthwise = nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width, bias=False)
-        self.wide = nn.Sequential(
-            *(nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.Hardswish()),
-            *(depthwise, nn.BatchNorm2d(width), nn.Hardswish()),
-        )
-        self.weights = nn.Sequential(
-            *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width // 4, 1), nn.ReLU()),
-            *(nn.Conv2d(width // 4, width, 1), nn.Hardsigmoid()),
-        )
-        self.narrow = nn.Sequential(nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
-        self.adds = stride == (1, 1) and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.wide(x)
-        y = self.narrow(y * self.weights(y))
-        return x + y if self.adds else y
+    cnn = nn.Sequential(
+        *(*block(1, 64), nn.MaxPool2d(2), *block(64, 128), nn.MaxPool2d(2)),
+        *(*block(128, 256, norm=True), *block(256, 256), nn.MaxPool2d((2, 1))),
+        *(*block(256, 512, norm=True), *block(512, 512), nn.MaxPool2d((2, 1))),
+        *(nn.Conv2d(512, 512, (2, 1)), nn.BatchNorm2d(512), nn.ReLU()),
+    )
+    lstm = nn.LSTM(512, 256, num_layers=2, bidirectional=True)
+    return module_of(forward, cnn=cnn, lstm=lstm, out=nn.Linear(512, 97)), (torch.randn(4, 1, 32, 256),)
 
 
-class MobileRecogniser(nn.Module):
+def mobile_recogniser() -> Model:
     """A recogniser with the blocks of MobileNetV3 and a bidirectional LSTM."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cnn = nn.Sequential(
-            *(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()),
-            InvertedBottleneck(16, 72, 24, 3, (2, 1)),
-            InvertedBottleneck(24, 96, 24, 3, (1, 1)),
-            InvertedBottleneck(24, 144, 40, 5, (2, 1)),
-            InvertedBottleneck(40, 240, 40, 5, (1, 1)),
-        )
-        self.lstm = nn.LSTM(40, 128, bidirectional=True, batch_first=True)
-        self.out = nn.Linear(256, 97)
-
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self: Any, images: Tensor) -> Tensor:
         x = self.cnn(images).mean(2).transpose(1, 2)
         return self.out(self.lstm(x)[0])
 
+    cnn = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()),
+        _inverted_bottleneck(16, 72, 24, 3, (2, 1)),
+        _inverted_bottleneck(24, 96, 24, 3, (1, 1)),
+        _inverted_bottleneck(24, 144, 40, 5, (2, 1)),
+        _inverted_bottleneck(40, 240, 40, 5, (1, 1)),
+    )
+    lstm = nn.LSTM(40, 128, bidirectional=True, batch_first=True)
+    return module_of(forward, cnn=cnn, lstm=lstm, out=nn.Linear(256, 97)), (torch.randn(4, 3, 32, 128),)
 
-class Tagger(nn.Module):
+
+def _inverted_bottleneck(
+    inputs: int, width: int, outputs: int, kernel: int, stride: tuple[int, int]
+) -> nn.Module:
+    """A wide 1x1 convolution, a depthwise one, weights for the channels, and a narrow 1x1 (MobileNetV3)."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.wide(x)
+        y = self.narrow(y * self.weights(y))
+        return x + y if stride == (1, 1) and inputs == outputs else y
+
+    depthwise = nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width, bias=False)
+    wide = nn.Sequential(
+        *(nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.Hardswish()),
+        *(depthwise, nn.BatchNorm2d(width), nn.Hardswish()),
+    )
+    weights = nn.Sequential(
+        *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width // 4, 1), nn.ReLU()),
+        *(nn.Conv2d(width // 4, width, 1), nn.Hardsigmoid()),
+    )
+    narrow = nn.Sequential(nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+    return module_of(forward, wide=wide, weights=weights, narrow=narrow)
+
+
+def tagger() -> Model:
     """Embedding, two bidirectional LSTM layers, linear."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(10_000, 100)
-        self.lstm = nn.LSTM(100, 200, num_layers=2, bidirectional=True, batch_first=True)
-        self.out = nn.Linear(400, 18)
-
-    def forward(self, words: Tensor) -> Tensor:
+    def forward(self: Any, words: Tensor) -> Tensor:
         return self.out(self.lstm(self.embedding(words))[0])
 
+    embedding = nn.Embedding(10_000, 100)
+    lstm = nn.LSTM(100, 200, num_layers=2, bidirectional=True, batch_first=True)
+    module = module_of(forward, embedding=embedding, lstm=lstm, out=nn.Linear(400, 18))
+    return module, (torch.randint(0, 10_000, (16, 40)),)
 
-class VoiceDetector(nn.Module):
+
+def voice_detector() -> Model:
     """The layers of Silero VAD: a Fourier transform as a convolution, four convolutions, an LSTMCell."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stft = nn.Conv1d(1, 258, 256, stride=128, bias=False)
-        sizes = ((129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1))
-        self.encoder = nn.Sequential(
-            *(part for i, o, s in sizes for part in (nn.Conv1d(i, o, 3, s, padding=1), nn.ReLU()))
-        )
-        self.cell = nn.LSTMCell(128, 128)
-        self.out = nn.Sequential(nn.ReLU(), nn.Linear(128, 1), nn.Sigmoid())
-
-    def forward(self, samples: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self: Any, samples: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         x = nn.functional.pad(samples, (0, 64), mode="reflect").unsqueeze(1)
         real, imaginary = self.stft(x).chunk(2, dim=1)
         x = self.encoder(torch.sqrt(real**2 + imaginary**2))
         state = torch.stack(self.cell(x.mean(dim=-1), (state[0], state[1])))
         return self.out(state[0]), state
 
+    encoder = nn.Sequential()
+    stft = nn.Conv1d(1, 258, 256, stride=128, bias=False)
+    for inputs, outputs, stride in ((129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1)):
+        encoder.extend([nn.Conv1d(inputs, outputs, 3, stride, padding=1), nn.ReLU()])
+    cell, out = nn.LSTMCell(128, 128), nn.Sequential(nn.ReLU(), nn.Linear(128, 1), nn.Sigmoid())
+    module = module_of(forward, stft=stft, encoder=encoder, cell=cell, out=out)
+    return module, (torch.randn(1, 576), torch.randn(2, 1, 128))
 
-class Segmenter(nn.Module):
+
+def segmenter() -> Model:
     """The layers of pyannote's PyanNet: convolutions over samples, four LSTM layers, a label per frame."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = ((1, 80, 251, 10), (80, 60, 5, 1), (60, 60, 5, 1))
-        self.frames = nn.Sequential(
-            *(
-                part
-                for i, o, k, s in sizes
-                for part in (
-                    nn.Conv1d(i, o, k, s),
-                    nn.MaxPool1d(3),
-                    nn.InstanceNorm1d(o, affine=True),
-                    nn.LeakyReLU(),
-                )
-            )
-        )
-        self.lstm = nn.LSTM(60, 128, num_layers=4, bidirectional=True, batch_first=True)
-        self.out = nn.Sequential(nn.Linear(256, 128), nn.LeakyReLU(), nn.Linear(128, 7), nn.LogSoftmax(-1))
-
-    def forward(self, samples: Tensor) -> Tensor:
+    def forward(self: Any, samples: Tensor) -> Tensor:
         return self.out(self.lstm(self.frames(samples).transpose(1, 2))[0])
 
+    frames = nn.Sequential()
+    for inputs, outputs, kernel, stride in ((1, 80, 251, 10), (80, 60, 5, 1), (60, 60, 5, 1)):
+        norm = nn.InstanceNorm1d(outputs, affine=True)
+        frames.extend([nn.Conv1d(inputs, outputs, kernel, stride), nn.MaxPool1d(3), norm, nn.LeakyReLU()])
+    lstm = nn.LSTM(60, 128, num_layers=4, bidirectional=True, batch_first=True)
+    out = nn.Sequential(nn.Linear(256, 128), nn.LeakyReLU(), nn.Linear(128, 7), nn.LogSoftmax(-1))
+    return module_of(forward, frames=frames, lstm=lstm, out=out), (torch.randn(1, 1, 80_000),)
 
-class AttentionDecoder(nn.Module):
+
+def attention_decoder() -> Model:
     """A cell that reads a sequence through additive attention, one character per step (Shi et al. 2016)."""
 
-    def __init__(self, steps: int = 25) -> None:
-        super().__init__()
-        self.steps = steps
-        self.keys, self.query, self.score = (
-            nn.Linear(512, 256, bias=False),
-            nn.Linear(256, 256),
-            nn.Linear(256, 1),
-        )
-        self.characters, self.cell = nn.Embedding(97, 64), nn.LSTMCell(512 + 64, 256)
-        self.out = nn.Linear(256, 97)
-
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self: Any, features: Tensor) -> Tensor:
         keys = self.keys(features)
         h = c = features.new_zeros(features.shape[0], 256)
         character = torch.zeros(features.shape[0], dtype=torch.long)
         logits = []
-        for _ in range(self.steps):
+        for _ in range(25):
             weights = self.score(torch.tanh(keys + self.query(h).unsqueeze(1))).softmax(1)
             x = torch.cat([(weights * features).sum(1), self.characters(character)], 1)
             h, c = self.cell(x, (h, c))
@@ -262,15 +237,22 @@ class AttentionDecoder(nn.Module):
             character = logits[-1].argmax(1)
         return torch.stack(logits, 1)
 
+    module = module_of(
+        forward,
+        keys=nn.Linear(512, 256, bias=False),
+        query=nn.Linear(256, 256),
+        score=nn.Linear(256, 1),
+        characters=nn.Embedding(97, 64),
+        cell=nn.LSTMCell(512 + 64, 256),
+        out=nn.Linear(256, 97),
+    )
+    return module, (torch.randn(4, 64, 512),)
 
-class CellLoop(nn.Module):
+
+def cell_loop() -> Model:
     """An LSTMCell in a Python loop over 400 steps, which an export unrolls."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.LSTMCell(64, 128)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor) -> Tensor:
         h = c = x.new_zeros(x.shape[0], 128)
         outputs = []
         for step in range(400):
@@ -278,13 +260,15 @@ class CellLoop(nn.Module):
             outputs.append(h)
         return torch.stack(outputs, 1)
 
+    return module_of(forward, cell=nn.LSTMCell(64, 128)), (torch.randn(4, 400, 64),)
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]] = {
-    "text recogniser, 4 lines of 32 x 256": (TextRecogniser, lambda: (torch.randn(4, 1, 32, 256),)),
-    "mobile recogniser, 4 lines of 32 x 128": (MobileRecogniser, lambda: (torch.randn(4, 3, 32, 128),)),
-    "tagger, 16 sentences of 40 words": (Tagger, lambda: (torch.randint(0, 10_000, (16, 40)),)),
-    "segmenter of speakers, 5 s": (Segmenter, lambda: (torch.randn(1, 1, 80_000),)),
-    "attention decoder, 4 x 25 steps": (AttentionDecoder, lambda: (torch.randn(4, 64, 512),)),
-    "loop over a cell, 400 steps": (CellLoop, lambda: (torch.randn(4, 400, 64),)),
-    "voice detector, 1 window": (VoiceDetector, lambda: (torch.randn(1, 576), torch.randn(2, 1, 128))),
+
+MODELS = {
+    "text recogniser, 4 lines of 32 x 256": text_recogniser,
+    "mobile recogniser, 4 lines of 32 x 128": mobile_recogniser,
+    "tagger, 16 sentences of 40 words": tagger,
+    "segmenter of speakers, 5 s": segmenter,
+    "attention decoder, 4 x 25 steps": attention_decoder,
+    "loop over a cell, 400 steps": cell_loop,
+    "voice detector, 1 window": voice_detector,
 }
