@@ -63,7 +63,7 @@ def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[s
     left_out, wrong = {}, {}
     for name, make in makers.items():
         try:
-            call = _call(make(problem, settings), mode)
+            call = getattr(make(problem, settings), mode)
             result = call()
         except Unsupported as reason:
             left_out[name] = str(reason)
@@ -76,11 +76,3 @@ def measure(mode: str, size: Size, makers: Makers, settings: Settings) -> dict[s
     times = interleaved(calls, settings.rounds)
     row = {"case": size.label, "unit": "ms", "values": spreads(times)}
     return row | {"left_out": left_out, "wrong": wrong}
-
-
-def _call(implementation: Implementation, mode: str) -> Call:
-    if mode == "infer":
-        return implementation.infer
-    if implementation.train is None:
-        raise Unsupported("does not train")
-    return implementation.train

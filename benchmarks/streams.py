@@ -17,7 +17,6 @@ from benchmarks.problems import Problem, Size, make_problem
 from benchmarks.timing import spreads
 
 BLOCK = 500
-Call = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
 Step = Callable[[], np.ndarray]
 
 
@@ -40,8 +39,7 @@ def steps(problem: Problem, settings: Settings) -> dict[str, Step]:
     x = problem.inputs[0]
     result: dict[str, Step] = {"jaxlstm": _stream(problem, x)}
     for name in settings.against:
-        call = peers.load(name).carrying(problem.params, problem.config, settings.threads)
-        result[name] = _stepping(call, x[None])
+        result[name] = peers.load(name).step(problem, settings)
     for _ in range(3):
         assert_equal({name: step() for name, step in result.items()}, 1e-5)
     result["jaxlstm bfloat16"] = _stream(problem, x.astype("bfloat16"))
@@ -60,18 +58,6 @@ def _stream(problem: Problem, x: np.ndarray) -> Step:
     runner = jaxlstm.inference.compile(params, config, max_length=16, max_batch=1, dtype=x.dtype)
     stream = runner.stream()
     return lambda: stream.step(x)
-
-
-def _stepping(call: Call, x: np.ndarray) -> Step:
-    """Return a step that keeps its state between calls."""
-    state = None
-
-    def step() -> np.ndarray:
-        nonlocal state
-        y, state = call(x, state)
-        return y[0]
-
-    return step
 
 
 def _blocks(sides: dict[str, Step], rounds: int, block: int) -> dict[str, list[list[float]]]:

@@ -1,8 +1,8 @@
 """Adapters for other libraries' LSTMs, one file per library; nothing else here imports those libraries.
 
 Each file defines ``implementation(problem, settings)``. Weights are converted to the library's layout once,
-outside the timed calls. Files of libraries with a stateful session also define ``carrying(params, config,
-threads)``, used by `benchmarks.streams`.
+outside the timed calls. Files of libraries with a stateful session also define ``step(problem, settings)``,
+used by `benchmarks.streams`.
 """
 
 import importlib

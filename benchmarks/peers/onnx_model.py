@@ -1,8 +1,4 @@
-"""An LSTM as an ONNX model with one LSTM node per layer, for ONNX Runtime and OpenVINO.
-
-The operator ``LSTM`` of opset 14 defines the layout. Its gates are in the order i, o, f, c (c is torch's
-g). W, R and B are stacked by direction, and B holds both biases end to end.
-"""
+"""An LSTM as an ONNX model with one LSTM node per layer, for ONNX Runtime and OpenVINO."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,22 +7,43 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.problems import Problem, Unsupported
+from benchmarks.parts import Settings
+from benchmarks.problems import Implementation, Problem, Unsupported
 from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.params import direction_params
+from testing.onnx_weights import onnx_weights
 
 OPSET, IR_VERSION = 14, 8  # old enough for every runtime
 Run = Callable[[dict[str, np.ndarray]], Any]
-"""Takes the model's inputs by name and returns its outputs by name or position."""
+"""Takes the model's inputs by name and returns its outputs."""
+Load = Callable[..., Run]
+"""Takes a model, the number of threads, and a dtype, which is float32 if left out."""
 
 
-def problem_model(problem: Problem) -> tuple[bytes, dict[str, np.ndarray]]:
-    """Return a model of static shape and its inputs; the output is ``y``."""
+def implementation(load: Load, problem: Problem, settings: Settings) -> Implementation:
+    """Run the problem's model, of static shape; it does not train."""
     inputs = {"x": problem.inputs}
     if problem.lengths is not None:
         inputs["lengths"] = problem.lengths
     time, batch = problem.inputs.shape[:2]
-    return onnx_model(problem.params, problem.config, time, batch, ragged="lengths" in inputs), inputs
+    model = onnx_model(problem.params, problem.config, time, batch, ragged="lengths" in inputs)
+    run = load(model, settings.threads, problem.dtype)
+    return Implementation(lambda: run(inputs)[0])
+
+
+def step(load: Load, problem: Problem, settings: Settings) -> Callable[[], np.ndarray]:
+    """Return a step of a stream, which keeps its state."""
+    config = problem.config
+    model = onnx_model(problem.params, config, "time", 1, stateful=True)
+    run, names = load(model, settings.threads), state_names(config)
+    zeros = np.zeros((config.num_directions, 1, config.hidden_size), np.float32)
+    inputs = {"x": problem.inputs, **dict.fromkeys(names, zeros)}
+
+    def call() -> np.ndarray:
+        y, *state = run(inputs)
+        inputs.update(zip(names, state, strict=True))
+        return y[0]
+
+    return call
 
 
 def state_names(config: LSTMConfig) -> list[str]:
@@ -48,7 +65,7 @@ def onnx_model(
         raise Unsupported("ONNX's LSTM has no projection")
     nodes, constants = [], [numpy_helper.from_array(np.array([0, 0, -1]), "joined")]
     for layer in range(config.num_layers):
-        weights = _weights(params, config, layer)
+        weights = onnx_weights(params, layer)
         constants += [numpy_helper.from_array(a, f"{name}{layer}") for name, a in weights.items()]
         nodes += _nodes(config, layer, ragged, stateful)
     D, H = config.num_directions, config.hidden_size
@@ -64,20 +81,6 @@ def onnx_model(
     model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opset)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
-
-
-def carrying(run: Run, config: LSTMConfig) -> Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]:
-    """Wrap a stateful model as ``call(inputs, state) -> (outputs, state)`` for one sequence."""
-    names = state_names(config)
-    shape = (config.num_directions, 1, config.hidden_size)
-    zeros = [np.zeros(shape, np.float32) for _ in names]
-
-    def call(x: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
-        inputs = zip(names, zeros if state is None else state, strict=True)
-        y, *state = run({"x": x, **dict(inputs)})
-        return y, state
-
-    return call
 
 
 def _info(name: str, *shape: int | str) -> onnx.ValueInfoProto:
@@ -99,20 +102,3 @@ def _nodes(config: LSTMConfig, layer: int, ragged: bool, stateful: bool) -> list
         helper.make_node("Transpose", outputs[:1], [f"rows{layer}"], perm=[0, 2, 1, 3]),
         helper.make_node("Reshape", [f"rows{layer}", "joined"], [y]),
     ]
-
-
-def _weights(params: Mapping[str, np.ndarray], config: LSTMConfig, layer: int) -> dict[str, np.ndarray]:
-    directions = []
-    for d in range(config.num_directions):
-        torch_order = direction_params(params, config, layer, d)
-        directions.append({name: _reorder_gates(np.asarray(a)) for name, a in torch_order.items()})
-    return {
-        "W": np.stack([w["weight_ih"] for w in directions]),
-        "R": np.stack([w["weight_hh"] for w in directions]),
-        "B": np.stack([np.concatenate([w["bias_ih"], w["bias_hh"]]) for w in directions]),
-    }
-
-
-def _reorder_gates(rows: np.ndarray) -> np.ndarray:
-    i, f, g, o = np.split(rows, 4)
-    return np.concatenate([i, o, f, g])

@@ -48,16 +48,15 @@ def implementation(problem: Problem, settings: Settings) -> Implementation:
     return Implementation(infer, train)
 
 
-def carrying(
-    params: Mapping[str, np.ndarray], config: LSTMConfig, threads: int
-) -> Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]:
-    """Return ``call(inputs, state) -> (outputs, state)`` on a CPU; a state of None is zero."""
-    torch.set_num_threads(threads)
-    lstm = module(params, config).eval()
+def step(problem: Problem, settings: Settings) -> Callable[[], np.ndarray]:
+    """Return a step of a stream, which keeps its state. Sets the number of threads of the whole process."""
+    torch.set_num_threads(settings.threads)
+    lstm, state = module(problem.params, problem.config).eval(), None
 
-    def call(x: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+    def call() -> np.ndarray:
+        nonlocal state
         with torch.inference_mode():
-            y, state = lstm(torch.from_numpy(x), state)
-        return y.numpy(), state
+            y, state = lstm(torch.from_numpy(problem.inputs), state)
+        return y[0].numpy()
 
     return call

@@ -13,27 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 import jaxlstm
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
 from testing.checkpoints.compare import assert_same_bits, assert_same_checkpoint
-
-
-def to_onnx(rows: torch.Tensor) -> np.ndarray:
-    """Reorder torch's gates i, f, g, o to ONNX's i, o, f, c."""
-    i, f, g, o = rows.detach().chunk(4)
-    return torch.cat([i, o, f, g]).numpy()
+from testing.onnx_weights import onnx_weights
 
 
 def lstm_node(
     number: int, module: torch.nn.LSTM, *, layer: int = 0, more: tuple[str, ...] = (), **fields: Any
 ) -> tuple[Any, list[TensorProto]]:
     """Return a node from `x{number}` to `y{number}`, and its initializers W, R and B."""
-    state = module.state_dict()
-    suffixes = [f"_l{layer}", f"_l{layer}_reverse"][: 1 + module.bidirectional]
-    parts = {
-        "W": np.stack([to_onnx(state["weight_ih" + s]) for s in suffixes]),
-        "R": np.stack([to_onnx(state["weight_hh" + s]) for s in suffixes]),
-    }
-    if module.bias:
-        pairs = [(to_onnx(state["bias_ih" + s]), to_onnx(state["bias_hh" + s])) for s in suffixes]
-        parts["B"] = np.stack([np.concatenate(pair) for pair in pairs])
+    parts = onnx_weights(module.state_dict(), layer)
     fields.setdefault("hidden_size", module.hidden_size)
     if module.bidirectional:
         fields["direction"] = "bidirectional"
