@@ -15,7 +15,8 @@ Source: torch/serialization.py and caffe2/serialize/inline_container.cc.
 import io
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import ml_dtypes
 import numpy as np
 
 _ROOT = "archive"
-_MARKER = f"{_ROOT}/jaxlstm"
 _STORAGES = {
     np.dtype(np.float64): "DoubleStorage",
     np.dtype(np.float32): "FloatStorage",
@@ -37,19 +37,15 @@ def torch_bytes(tensors: Mapping[str, np.ndarray], metadata: str) -> bytes:
     for name, tensor in tensors.items():
         if tensor.dtype not in _STORAGES:
             raise TypeError(f"{name} must be a floating-point array, got {tensor.dtype}")
-    storages: list[np.ndarray] = []
-    return _archive(_state_dict_pickle(tensors, storages), storages, metadata)
+    return torch_object_bytes(OrderedDict(tensors), metadata)
 
 
-def torch_object_bytes(value: Any) -> bytes:
+def torch_object_bytes(value: Any, metadata: str = "") -> bytes:
     """Return the bytes of a file that holds dicts, lists, tuples, numbers, strings, None and arrays."""
     storages: list[np.ndarray] = []
-    return _archive(b"\x80\x02" + _object(value, storages) + b".", storages, "")
-
-
-def _archive(pickle: bytes, storages: Sequence[np.ndarray], metadata: str) -> bytes:
     entries = {
-        "data.pkl": pickle,
+        # PROTO 2, the value, STOP; pickletools names the opcodes.
+        "data.pkl": b"\x80\x02" + _object(value, storages) + b".",
         "byteorder": b"little",
         **{
             f"data/{number}": tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
@@ -63,16 +59,7 @@ def _archive(pickle: bytes, storages: Sequence[np.ndarray], metadata: str) -> by
 
 def has_marker(path: Path) -> bool:
     """Return True for a file of :func:`torch_bytes`."""
-    return has_entry(path, _MARKER)
-
-
-def _state_dict_pickle(tensors: Mapping[str, np.ndarray], storages: list[np.ndarray]) -> bytes:
-    """Return an ``OrderedDict`` of tensors in pickle protocol 2; pickletools names the opcodes."""
-    out = bytearray(b"\x80\x02")  # PROTO 2
-    out += _global("collections", "OrderedDict") + b")R("  # EMPTY_TUPLE, REDUCE, MARK
-    for name, tensor in tensors.items():
-        out += _string(name) + _tensor(tensor, storages)
-    return bytes(out + b"u.")  # SETITEMS, STOP
+    return has_entry(path, f"{_ROOT}/jaxlstm")
 
 
 def _object(value: Any, storages: list[np.ndarray]) -> bytes:
@@ -81,67 +68,49 @@ def _object(value: Any, storages: list[np.ndarray]) -> bytes:
             return b"N"
         case bool():
             return b"\x88" if value else b"\x89"
+        case int() if value < 2**31:
+            return b"J" + struct.pack("<i", value)
         case int():
-            return _int(value)
+            return b"\x8a\x08" + struct.pack("<q", value)  # LONG1 of eight bytes
         case float():
             return b"G" + struct.pack(">d", value)
         case str():
-            return _string(value)
+            data = value.encode()
+            return b"X" + struct.pack("<I", len(data)) + data
         case Mapping():
             items = (_object(part, storages) for item in value.items() for part in item)
-            return b"}(" + b"".join(items) + b"u"
+            start = _ORDERED_DICT if isinstance(value, OrderedDict) else b"}"
+            return start + b"(" + b"".join(items) + b"u"
         case list() | tuple():
             items = b"".join(_object(item, storages) for item in value)
             return b"(" + items + b"t" if isinstance(value, tuple) else b"](" + items + b"e"
         case np.ndarray() if value.dtype in _STORAGES:
             return _tensor(value, storages)
+        case _Pickled():
+            return value
     raise TypeError(f"a file of torch holds plain values and floating-point arrays, got {value!r:.100}")
 
 
 def _tensor(tensor: np.ndarray, storages: list[np.ndarray]) -> bytes:
     """Return ``_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())``, and add the storage."""
-    number = len(storages)
+    kind = _global("torch", _STORAGES[tensor.dtype])
+    persistent_id = ("storage", kind, str(len(storages)), "cpu", tensor.size)  # (..., key, location, numel)
+    storage = _Pickled(_object(persistent_id, storages) + b"Q")  # BINPERSID
     storages.append(tensor)
-    strides = [stride // tensor.itemsize for stride in np.empty(tensor.shape, tensor.dtype).strides]
-    storage = (
-        b"("  # the persistent id ("storage", type, key, location, numel), read by BINPERSID
-        + _string("storage")
-        + _global("torch", _STORAGES[tensor.dtype])
-        + _string(str(number))
-        + _string("cpu")
-        + _int(tensor.size)
-        + b"tQ"
-    )
-    return (
-        _global("torch._utils", "_rebuild_tensor_v2")
-        + b"("
-        + storage
-        + _int(0)
-        + _tuple(tensor.shape)
-        + _tuple(strides)
-        + b"\x89"  # NEWFALSE: requires_grad
-        + _global("collections", "OrderedDict")
-        + b")RtR"
-    )
+    strides = tuple(stride // tensor.itemsize for stride in np.empty(tensor.shape, tensor.dtype).strides)
+    arguments = (storage, 0, tensor.shape, strides, False, _ORDERED_DICT)
+    return _global("torch._utils", "_rebuild_tensor_v2") + _object(arguments, storages) + b"R"  # REDUCE
 
 
-def _global(module: str, name: str) -> bytes:
-    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+class _Pickled(bytes):
+    """The opcodes of a value."""
 
 
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
+def _global(module: str, name: str) -> _Pickled:
+    return _Pickled(b"c" + module.encode() + b"\n" + name.encode() + b"\n")
 
 
-def _int(value: int) -> bytes:
-    if value < 2**31:
-        return b"J" + struct.pack("<i", value)
-    return b"\x8a\x08" + struct.pack("<q", value)  # LONG1 of eight bytes
-
-
-def _tuple(values: tuple[int, ...] | list[int]) -> bytes:
-    return b"(" + b"".join(map(_int, values)) + b"t"
+_ORDERED_DICT = _Pickled(_global("collections", "OrderedDict") + b")R")  # EMPTY_TUPLE, REDUCE
 
 
 _ALIGNMENT = 64
