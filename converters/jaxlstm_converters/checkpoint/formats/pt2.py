@@ -58,11 +58,12 @@ def _raw(program: ProgramArchive, kind: str, budget: Budget) -> Iterator[tuple[s
     if not isinstance(config, dict):
         raise CheckpointError("pt2-malformed", f"the config of the {kind} is {describe(config)}")
     big_endian = is_big_endian(program.archive, program.root)
+    folder = f"{program.root}data/{kind}/"
     storages: dict[str, Storage] = {}
     for name, entry in config.items():
         path = _payload(name, entry)
         if path not in storages:
-            storages[path] = _open_storage(program, f"data/{kind}/{path}", big_endian)
+            storages[path] = program.archive.storage(f"{folder}{path}", big_endian)
         yield name, _tensor(name, entry["tensor_meta"], storages[path], budget)
 
 
@@ -114,14 +115,6 @@ def _payload(name: str, entry: Any) -> str:
     return path
 
 
-def _open_storage(program: ProgramArchive, name: str, big_endian: bool) -> Storage:
-    entry = program.entry(name)
-    if entry is None:
-        raise CheckpointError("missing-storage", f"the archive has no entry {printable(program.root)}{name}")
-    archive = program.archive
-    return Storage(archive.source, entry.offset, entry.size, big_endian, archive.crc(entry))
-
-
 def _tensor(name: str, meta: Any, storage: Storage, budget: Budget) -> Tensor:
     shown = repr(printable(name))
     if not isinstance(meta, dict):
@@ -162,38 +155,33 @@ def lstm_hints(document: Any) -> dict[str, dict[str, Any]]:
     Parts of the document that do not have the expected form are skipped: reading the tensors of a file does
     not require a valid graph.
     """
-    hints = {}
-    names = dict(_parameters(_at(document, "graph_module", "signature", "input_specs")))
-    for node in _items(_at(document, "graph_module", "graph", "nodes")):
-        if _at(node, "target") not in LSTMS:
-            continue
-        arguments = {_text(item, "name"): _at(item, "arg") for item in _items(_at(node, "inputs"))}
-        first = next(_items(_at(arguments.get("params"), "as_tensors")), None)
-        name = names.get(_text(first, "name"), "")
-        batch_first = _at(arguments.get("batch_first"), "as_bool")
-        dropout = _at(arguments.get("dropout"), "as_float")
-        if name.endswith(FIRST_WEIGHT) and type(batch_first) is bool and type(dropout) is float:
-            hints[name.removesuffix(FIRST_WEIGHT)] = {"batch_first": batch_first, "dropout": dropout}
+    match document:
+        case {"graph_module": {"signature": {"input_specs": list(specs)}, "graph": {"nodes": list(nodes)}}}:
+            pass
+        case _:
+            return {}
+    hints, names = {}, {}
+    for spec in specs:
+        match spec:
+            case {"parameter": {"arg": {"name": str(value)}, "parameter_name": str(name)}}:
+                names[value] = name
+    for node in nodes:
+        match dict(_arguments(node)):
+            case {
+                "params": {"as_tensors": [{"name": str(first)}, *_]},
+                "batch_first": {"as_bool": bool(batch_first)},
+                "dropout": {"as_float": float(dropout)},
+            } if names.get(first, "").endswith(FIRST_WEIGHT):
+                prefix = names[first].removesuffix(FIRST_WEIGHT)
+                hints[prefix] = {"batch_first": batch_first, "dropout": dropout}
     return hints
 
 
-def _parameters(specs: Any) -> Iterator[tuple[str, str]]:
-    """Yield the name in the graph and the name in torch of each parameter."""
-    for spec in _items(specs):
-        yield _text(spec, "parameter", "arg", "name"), _text(spec, "parameter", "parameter_name")
-
-
-def _at(value: Any, *keys: str) -> Any:
-    """Return value[key][key]..., or None if it does not exist."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _text(value: Any, *keys: str) -> str:
-    text = _at(value, *keys)
-    return text if isinstance(text, str) else ""
-
-
-def _items(value: Any) -> Iterator[Any]:
-    return iter(value if isinstance(value, list) else ())
+def _arguments(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments of a call of an LSTM by name."""
+    match node:
+        case {"target": target, "inputs": list(inputs)} if target in LSTMS:
+            for item in inputs:
+                match item:
+                    case {"name": str(name), "arg": value}:
+                        yield name, value

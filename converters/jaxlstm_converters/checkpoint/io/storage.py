@@ -1,4 +1,4 @@
-"""Byte ranges of a file: `Storage`, of which tensors are views, and `ByteReader`, for pickles and headers."""
+"""Byte ranges of a file: `Storage`, of which tensors are views, and `ByteReader`, for pickles."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ class Span:
     offset: int
     length: int
 
-    def stream(self, code: str = "pickle-malformed") -> ByteReader:
+    def stream(self) -> ByteReader:
         """Return a reader of these bytes."""
-        return ByteReader(self.source, self.offset, self.offset + self.length, code)
+        return ByteReader(self.source, self.offset, self.offset + self.length)
 
     def storage(self) -> Storage:
         """Return these bytes as a storage."""
@@ -134,13 +134,12 @@ class Span:
 
 
 class ByteReader:
-    """A reader of the bytes from `offset` to `end`, in order; invalid bytes are the error `code`."""
+    """A reader of the bytes from `offset` to `end`, in order; invalid bytes are `pickle-malformed`."""
 
-    __slots__ = ("_base", "_buffer", "_code", "_end", "_filled", "_position", "source")
+    __slots__ = ("_base", "_buffer", "_end", "_filled", "_position", "source")
 
-    def __init__(self, source: CheckpointFile, offset: int, end: int, code: str = "pickle-malformed") -> None:
+    def __init__(self, source: CheckpointFile, offset: int, end: int) -> None:
         self.source = source
-        self._code = code
         self._end = end
         # The buffer holds `_filled` bytes of the file from `_base` on; `_position` counts in it.
         self._base = offset
@@ -213,7 +212,7 @@ class ByteReader:
 
     def malformed(self, message: str) -> CheckpointError:
         """Return the error for invalid bytes at this position."""
-        return CheckpointError(self._code, message, self.offset)
+        return CheckpointError("pickle-malformed", message, self.offset)
 
     def _fill(self, count: int) -> None:
         self.require(count)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError, printable
 from .files import CheckpointFile
-from .storage import ByteReader
+from .storage import ByteReader, Storage
 
 LOCAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
 ENCRYPTED, HAS_DESCRIPTOR, UTF8 = 0x2041, 0x0008, 0x0800
@@ -125,8 +125,7 @@ def _find_directory(source: CheckpointFile) -> tuple[int, int, int]:
     elif count == UNSET16 or UNSET32 in (size, start):
         raise _directory_error("the ZIP64 end record is missing", end)
     if start + size != directory_end or count > MAX_ENTRIES or count * 46 > size:
-        raise CheckpointError(
-            "zip-directory",
+        raise _directory_error(
             f"the end record declares {count} entries in {size} bytes at {start}; expected at most "
             f"{MAX_ENTRIES} entries, up to byte {directory_end}",
             end,
@@ -192,13 +191,18 @@ class Archive:
             message = "bytes before the central directory belong to no entry"
             raise CheckpointError("zip-overlap", message, position)
 
-    def crc(self, entry: ZipEntry) -> int | None:
-        """Return the declared checksum of an entry; None if checksums are not compared."""
-        return entry.crc if self.checks_crc else None
+    def storage(self, name: str, big_endian: bool) -> Storage:
+        """Return the data of an entry, which is verified when it is read, or raise `missing-storage`."""
+        entry = self.entries.get(name)
+        if entry is None:
+            raise CheckpointError("missing-storage", f"the archive has no entry {printable(name)}")
+        crc = entry.crc if self.checks_crc else None
+        return Storage(self.source, entry.offset, entry.size, big_endian, crc)
 
     def stream(self, entry: ZipEntry) -> ByteReader:
-        """Return the data of an entry."""
-        return ByteReader(self.source, entry.offset, entry.offset + entry.size, "pickle-malformed")
+        """Return the data of an entry, which has been verified."""
+        self.verify(entry)
+        return ByteReader(self.source, entry.offset, entry.offset + entry.size)
 
     def require_folder(self, folder: str) -> None:
         """Raise `zip-layout` for an entry outside of a folder such as "archive/"."""
