@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from testing.processes import resident_bytes
+
 # Small problems, in a process per core: OpenMP's threads spend more time waiting for one another in a spin.
 for _library in ("OMP", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
@@ -128,12 +130,6 @@ def optimized() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", few)
 
 
-def _resident() -> int:
-    """Return the resident bytes of this process, or 0 where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
-
-
 _kept = [0]
 """Resident bytes after programs were dropped for the last time."""
 
@@ -142,13 +138,13 @@ _kept = [0]
 def bounded_memory() -> Iterator[None]:
     """Drop JAX's compiled programs if this process is large and has grown. The cache on disk keeps them."""
     yield
-    if _resident() > max(LARGE_PROCESS, _kept[0] + GROWTH):
+    if resident_bytes() > max(LARGE_PROCESS, _kept[0] + GROWTH):
         import jax
 
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # glibc, as /proc is Linux's
-        _kept[0] = _resident()
+        _kept[0] = resident_bytes()
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,9 @@ the first call takes, which compiles, and by how much the memory of the process 
 """
 
 import functools
-import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +26,7 @@ from benchmarks.report import LABELS
 from benchmarks.timing import interleaved, spreads
 from jaxlstm import inference
 from testing.modules import module_of
+from testing.processes import resident_bytes
 
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -64,12 +63,12 @@ def row(name: str, settings: Settings) -> dict[str, Any]:
     expected = jax.tree.leaves(sides["torch"]())
     first, left_out = {}, {}
     for side in ("jaxlstm", "torch-compile"):
-        start, before = time.perf_counter(), _resident()
+        start, before = time.perf_counter(), resident_bytes()
         if reason := _fault(sides[side]):
             del sides[side]
             left_out[side] = reason
         else:
-            seconds, grown = time.perf_counter() - start, (_resident() - before) / 2**20
+            seconds, grown = time.perf_counter() - start, (resident_bytes() - before) / 2**20
             first[f"first call of {LABELS.get(side, side)}"] = f"{seconds:.2g} s, {grown:.0f} MB"
     for actual, theirs in zip(jax.tree.leaves(sides["jaxlstm"]()), expected, strict=True):
         np.testing.assert_allclose(actual, theirs, rtol=0, atol=1e-4)
@@ -90,12 +89,6 @@ def _as_onnx(module: nn.Module, args: tuple[Any, ...], settings: Settings) -> di
     model = exported.model_proto.SerializeToString()
     runs = {name: peers.load(name).session(model, settings.threads) for name in names}
     return {name: functools.partial(run, inputs) for name, run in runs.items()}
-
-
-def _resident() -> int:
-    """Return the bytes of memory that the process holds."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
 
 
 def _fault(call: Callable[[], Any]) -> str:

@@ -1,8 +1,9 @@
-"""Python processes that import the code under test."""
+"""Python processes that import the code under test, and the memory of this one."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 
 def python_environment(devices: int = 1, **variables: str) -> dict[str, str]:
@@ -28,3 +29,9 @@ def run_python(*arguments: object, devices: int = 1, **variables: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def resident_bytes() -> int:
+    """Return the bytes of memory that this process holds, or 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
