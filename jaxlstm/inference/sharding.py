@@ -24,6 +24,7 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import Params, check_params, direction_params, param_shapes
 from jaxlstm.layer.precision import Precision, as_float_array, linear
 from jaxlstm.layer.ragged import as_lengths, valid_steps
+from jaxlstm.layer.scan import or_zero, where
 from jaxlstm.layer.stack import by_direction, over_layers
 from jaxlstm.layer.validate import state_argument
 
@@ -183,9 +184,7 @@ class Sharded:
                 h = lax.all_gather(h, self._hidden, axis=1, tiled=True)
             if projection is not None:
                 h = linear(h, projection, precision=self.precision).astype(h.dtype)
-            row = step_valid[:, None]
-            state = LSTMState(jnp.where(row, h, state.h), jnp.where(row, c, state.c))
-            return state, jnp.where(row, h, jnp.zeros_like(h))
+            return where(step_valid, LSTMState(h, c), state), or_zero(step_valid, h)
 
         x_gates = input_gates(params, x, precision=self.precision)
         last, outputs = lax.scan(step, state, (x_gates, valid), reverse=reverse)

@@ -25,7 +25,7 @@ of Gers et al. (2000), and the projection of Sak et al. (2014), https://arxiv.or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,8 +67,7 @@ def cell_step(
     precision: Precision = precision_.DEFAULT,
 ) -> LSTMState:
     """Return the next state, given ``x_gates`` from :func:`input_gates` and the state (h, c)."""
-    values = _evaluate(params, x_gates, state, precision)
-    return _next_state(params, values, state, precision)[0]
+    return _step(params, x_gates, state, precision)[0]
 
 
 def differentiated_step(
@@ -79,9 +78,8 @@ def differentiated_step(
     precision: Precision = precision_.DEFAULT,
 ) -> tuple[LSTMState, StepDerivative, Float[Array, "*batch hidden_size"]]:
     """Return the next state as :func:`cell_step` does, the derivative of the step, and m."""
-    values = _evaluate(params, x_gates, state, precision)
-    next_state, m = _next_state(params, values, state, precision)
-    return next_state, values.derivative(), m
+    next_state, m, derivative = _step(params, x_gates, state, precision)
+    return next_state, derivative(), m
 
 
 def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precision) -> jax.Array:
@@ -90,30 +88,6 @@ def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precisi
     if "weight_hr" not in params:
         return m
     return linear(m, params["weight_hr"], precision=precision).astype(dtype)
-
-
-class StepValues(NamedTuple):
-    """The activations of one step and the c that it starts from, each (..., H)."""
-
-    i: jax.Array
-    f: jax.Array
-    g: jax.Array
-    o: jax.Array
-    c: jax.Array
-    c_next: jax.Array
-    tanh_c_next: jax.Array
-
-    @property
-    def m(self) -> jax.Array:
-        """The hidden state before the projection."""
-        return self.o * self.tanh_c_next
-
-    def derivative(self) -> StepDerivative:
-        """Return the derivative of c' and m with respect to z and c."""
-        i, f, g, o, c, _, tanh_c = self
-        by_gates = (g * i * (1 - i), c * f * (1 - f), i * (1 + g) * (1 - g), tanh_c * o * (1 - o))
-        m_by_c = o * (1 + tanh_c) * (1 - tanh_c)
-        return StepDerivative(jnp.concatenate(by_gates, axis=-1), f, m_by_c)
 
 
 class StepDerivative(NamedTuple):
@@ -136,23 +110,23 @@ class StepDerivative(NamedTuple):
         return self.m_by_c * dc_next + do, dc_next
 
 
-def _evaluate(
+def _step(
     params: Mapping[str, Any], x_gates: jax.Array, state: tuple, precision: Precision
-) -> StepValues:
-    h, c = state
+) -> tuple[LSTMState, jax.Array, Callable[[], StepDerivative]]:
+    """Return the next state and m, rounded to the dtypes of the state, and a function for the derivative."""
+    h, c_given = state
     z = x_gates + linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
     i, f, g, o = jnp.split(z, 4, axis=-1)
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
-    c = c.astype(z.dtype)
+    c = c_given.astype(z.dtype)
     c_next = f * c + i * g
-    return StepValues(i, f, g, o, c, c_next, tanh(c_next))
-
-
-def _next_state(
-    params: Mapping[str, Any], values: StepValues, state: tuple, precision: Precision
-) -> tuple[LSTMState, jax.Array]:
-    """Return the next state and m, rounded to the dtypes of the state."""
-    h, c = state
-    m = values.m.astype(h.dtype)
+    tanh_c = tanh(c_next)
+    m = (o * tanh_c).astype(h.dtype)
     h_next = project(params, m, h.dtype, precision=precision)
-    return LSTMState(h_next, values.c_next.astype(c.dtype)), m
+
+    def derivative() -> StepDerivative:
+        by_gates = (g * i * (1 - i), c * f * (1 - f), i * (1 + g) * (1 - g), tanh_c * o * (1 - o))
+        m_by_c = o * (1 + tanh_c) * (1 - tanh_c)
+        return StepDerivative(jnp.concatenate(by_gates, axis=-1), f, m_by_c)
+
+    return LSTMState(h_next, c_next.astype(c_given.dtype)), m, derivative
