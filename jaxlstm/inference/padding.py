@@ -5,14 +5,14 @@ The program is traced at two sizes of the axis, and compared by the rules of
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.inference.program_artifact import as_arguments
+from jaxlstm.inference.program_artifact import as_arguments, shapes_at
 from jaxlstm.inference.random_inputs import clipped
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
@@ -63,17 +63,6 @@ def split_leaves(leaves: Sequence[Any]) -> tuple[list[jax.Array], list[Any]]:
     """Return the arrays among the leaves, and the leaves with ARRAY for each array."""
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     return arrays, [ARRAY if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
-
-
-def shapes_at(program: Program, sizes: Mapping[str, int]) -> list[jax.ShapeDtypeStruct]:
-    """Return the shapes of the tensors among the inputs at these sizes of the free axes."""
-    return [
-        jax.ShapeDtypeStruct(
-            tuple(sizes[n] if isinstance(n, str) else n for n in type_.shape),  # type: ignore[misc]
-            jax.dtypes.canonicalize_dtype(type_.dtype),
-        )
-        for type_ in program.graph.input_types.values()
-    ]
 
 
 def _trace(program: Program, axis: str, size: int, other: int, lengths: Any) -> Any:

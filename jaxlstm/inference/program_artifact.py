@@ -67,6 +67,17 @@ def as_arguments(program: Program, tensors: Sequence[Any]) -> tuple[tuple[Any, .
     return tree.unflatten(program.graph.in_tree, iter(leaves))
 
 
+def shapes_at(program: Program, sizes: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
+    """Return the shapes of the tensors among the inputs at these sizes of the free axes."""
+    return [
+        jax.ShapeDtypeStruct(
+            tuple(sizes[n] if isinstance(n, str) else n for n in type_.shape),  # type: ignore[misc]
+            jax.dtypes.canonicalize_dtype(type_.dtype),
+        )
+        for type_ in program.graph.input_types.values()
+    ]
+
+
 def _plain(results: Any) -> Any:
     if isinstance(results, dict):
         return {name: _plain(result) for name, result in results.items()}
@@ -83,14 +94,10 @@ def _shapes(program: Program) -> list[jax.ShapeDtypeStruct]:
         constraints.append(f"{name} >= {max(low, 1)}")
         constraints += [f"{name} <= {high}"] if high is not None else []
     symbols = jax.export.symbolic_shape(", ".join(names), constraints=constraints)
-    symbol_of: dict[Any, Any] = dict(zip(names, symbols, strict=True))
-    shapes = []
     for name, type_ in program.graph.input_types.items():
         if None in type_.shape:
             raise ValueError(
                 f"input {name} has an axis whose size is an expression of other axes; export the model "
                 "with an independent size for this axis"
             )
-        sizes = tuple(symbol_of.get(size, size) for size in type_.shape)
-        shapes.append(jax.ShapeDtypeStruct(sizes, jax.dtypes.canonicalize_dtype(type_.dtype)))
-    return shapes
+    return shapes_at(program, dict(zip(names, symbols, strict=True)))

@@ -92,16 +92,9 @@ class PackedSequence(NamedTuple):
         ``torch.nn.utils.rnn.PackedSequence(*(None if a is None else torch.tensor(a) for a in fields))``
         makes torch's object of them. Convert bfloat16 data to float32 first: ``torch.tensor`` rejects it.
         """
-
-        def index(field: Any) -> np.ndarray | None:
-            return None if field is None else np.asarray(field, np.int64)
-
-        return (
-            np.asarray(self.data),
-            np.asarray(self.batch_sizes, np.int64),
-            index(self.sorted_indices),
-            index(self.unsorted_indices),
-        )
+        data, *indices = self
+        arrays = (None if field is None else np.asarray(field, np.int64) for field in indices)
+        return (np.asarray(data), *arrays)  # type: ignore[return-value]
 
     @property
     def batch(self) -> int:
