@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxlstm.check._verify import verify
 from jaxlstm.check.exceptions import PortError
 from jaxlstm.check.report.report import Report
+from jaxlstm.check.subjects.port import name_of
 from jaxlstm.layer.config import LSTMConfig, require_config
 
 
@@ -49,16 +50,12 @@ def verify_cell(
             outputs.append(h)
         return _stack(outputs), (_stack([h]), _stack([c]))
 
-    def port(inputs: Any, initial_state: Any) -> Any:
+    def without_params(inputs: Any, initial_state: Any) -> Any:
         return over_time(inputs, initial_state)
 
-    def port_with_params(inputs: Any, initial_state: Any, *, params: Any) -> Any:
-        return over_time(inputs, initial_state, params=params)
-
-    takes_params = "params" in inspect.signature(step).parameters
-    chosen = port_with_params if takes_params else port
-    chosen.__name__ = getattr(step, "__name__", type(step).__name__)
-    return verify(chosen, params, config, **settings)
+    port = over_time if "params" in inspect.signature(step).parameters else without_params
+    port.__name__ = name_of(step)
+    return verify(port, params, config, **settings)
 
 
 def _steps(inputs: Any) -> Any:

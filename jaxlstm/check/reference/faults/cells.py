@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.check.reference.faults.fault import Change, Fault, equations, layers_alike
-from jaxlstm.check.reference.oracle import Equations, OracleCall, Step, Weights
+from jaxlstm.check.reference.oracle import Equations, OracleCall, Step, Weights, suffix, weights_of
 
 Array = np.ndarray
 GATES = "ifgo"
@@ -66,18 +66,12 @@ def _moved(source: Callable[[int, int, range], tuple[int, int]]) -> Change:
     def apply(call: OracleCall) -> OracleCall:
         layers, params = layers_alike(call.config), dict(call.params)
         for layer, reverse in np.ndindex(call.config.num_layers, call.config.num_directions):
-            origin = _suffix(*source(layer, reverse, layers))
-            for name in call.params:
-                kind, _, _ = name.partition("_l")
-                if name == kind + _suffix(layer, reverse):
-                    params[name] = call.params[kind + origin]
+            origin = weights_of(call.params, call.config, *source(layer, reverse, layers))
+            end = suffix(call.config, layer, bool(reverse))
+            params |= {name + end: array for name, array in origin.items()}
         return replace(call, params=params)
 
     return apply
-
-
-def _suffix(layer: int, reverse: int) -> str:
-    return f"_l{layer}_reverse" if reverse else f"_l{layer}"
 
 
 def _backwards(layer: int, reverse: int, layers: range) -> tuple[int, int]:
