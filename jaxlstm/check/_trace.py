@@ -12,7 +12,7 @@ from jaxlstm.check.diagnosis.locate import locate_difference
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import Candidate, Divergence, first_difference
-from jaxlstm.check.subjects.port import Port, PortSubject
+from jaxlstm.check.subjects.port import Port
 from jaxlstm.layer.config import LSTMConfig
 
 Activations = Mapping[str, Mapping[str, Any]]
@@ -54,8 +54,7 @@ def trace(
         given = {"inputs": inputs, "h_0": h_0, "c_0": c_0, "seq_lengths": seq_lengths}
         case = replace(case, arrays={name: np.asarray(a) for name, a in given.items() if a is not None})
     if callable(actual):
-        port = PortSubject(Port.of(actual), params, config, "highest")
-        return locate_difference(port, case, dtype, tolerance)
+        return locate_difference(Port.of(actual, params, config), case, dtype, tolerance)
     return first_difference(_activations(actual, params, config, case), tolerance)
 
 

@@ -18,15 +18,13 @@ from jaxlstm.check.report.report import Report
 from jaxlstm.check.requirements import (
     REFERENCES,
     require_dtype,
-    require_params,
-    require_precision,
+    require_port,
     require_references,
-    require_seed,
     require_tolerance,
 )
-from jaxlstm.check.subjects.port import Port, PortSubject, name_of, own_port
+from jaxlstm.check.subjects.port import name_of
 from jaxlstm.check.verification import Verification
-from jaxlstm.layer.config import LSTMConfig, require_config
+from jaxlstm.layer.config import LSTMConfig
 
 
 def verify(
@@ -73,13 +71,7 @@ def verify(
     >>> report = jaxlstm.check.verify(port, params, config)  # doctest: +SKIP
     >>> report.raise_if_failed()  # doctest: +SKIP
     """
-    config, seed = require_config(config), require_seed(seed)
-    subject = PortSubject(
-        own_port(config) if port is None else Port.of(port),
-        require_params(port, params, config, seed),
-        config,
-        require_precision(precision),
-    )
+    subject = require_port(port, params, config, seed, precision)
     verification = Verification(
         subject,
         require_references(against, subject.params, config),

@@ -9,24 +9,17 @@ import jax
 import numpy as np
 from jax.errors import TracerArrayConversionError
 
-from jaxlstm._shared.progress import Progress
+from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm._shared.table import count_of
 from jaxlstm.check.cases.inputs import make_case
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.notes import environment, port_notes
 from jaxlstm.check.report.item import Item
 from jaxlstm.check.report.report import Report
-from jaxlstm.check.requirements import (
-    REFERENCES,
-    require_dtype,
-    require_params,
-    require_precision,
-    require_references,
-    require_seed,
-)
-from jaxlstm.check.subjects.port import Port, PortSubject, name_of, own_port
+from jaxlstm.check.requirements import REFERENCES, require_dtype, require_port, require_references
+from jaxlstm.check.subjects.port import Port, name_of
 from jaxlstm.check.verification import Verification
-from jaxlstm.layer.config import LSTMConfig, require_config
+from jaxlstm.layer.config import LSTMConfig
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 MODES = ("jit", "no jit")
@@ -60,26 +53,20 @@ def verify_matrix(
       float64, and the RMS error relative to correct implementations in other dtypes. Gradients are not
       checked.
     """
-    config, precision = require_config(config), require_precision(precision)
-    seed = require_seed(seed)
+    subject = require_port(port, params, config, seed, precision)
     if unknown := [mode for mode in modes if mode not in MODES]:
         raise ValueError(f"modes must be one or both of {MODES}, got {unknown}")
     if min(lengths, default=1) < 1:
         raise ValueError(f"lengths must be 1 or more, got {tuple(lengths)}")
-    whole = own_port(config) if port is None else Port.of(port)
-    arrays = require_params(port, params, config, seed)
-    subjects = {
-        mode: PortSubject(replace(whole, call=_in_mode(whole.call, mode)), arrays, config, precision)
-        for mode in modes
-    }
-    references = require_references(against, arrays, config)
+    subjects = {mode: replace(subject, call=_in_mode(subject.call, mode)) for mode in modes}
+    references = require_references(against, subject.params, config)
+    progress = progress or no_progress
     cells = list(itertools.product(map(require_dtype, dtypes), batches, lengths, modes))
     items = []
     for done, (dtype, batch, time, mode) in enumerate(cells):
         row, column = f"{dtype}, batch {batch}, {mode}", count_of(time, "step")
         name = f"{dtype}, batch {batch}, {column}, {mode}"
-        if progress is not None:
-            progress(done, len(cells), name)
+        progress(done, len(cells), name)
         is_float64 = dtype == np.float64
         verification = Verification(
             subjects[mode], references, CRITERIA, dtype, seed, gradients=False, run_float64=is_float64
@@ -92,8 +79,7 @@ def verify_matrix(
         else:
             item = _item(name, verification, subjects[mode])
         items.append(replace(item, data={"row": row, "column": column}))
-    if progress is not None:
-        progress(len(cells), len(cells), "done")
+    progress(len(cells), len(cells), "done")
     names = [reference.name for reference in references]
     return Report(
         f"{name_of(port)}, dtype x batch x length x jit",
@@ -114,7 +100,7 @@ def _in_mode(call: Callable[..., Any], mode: str) -> Callable[..., Any]:
     return without_jit
 
 
-def _item(name: str, verification: Verification, subject: PortSubject) -> Item:
+def _item(name: str, verification: Verification, subject: Port) -> Item:
     """Summarize a case: the first criterion that fails, or else the one nearest its limit."""
     items = list(verification.findings.items())
     failed = next((item for item in items if item.ok is False), None)

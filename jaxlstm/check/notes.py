@@ -15,7 +15,7 @@ from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.subjects.function import default_device, lacks_float64
-from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Verification
 
 
@@ -59,7 +59,7 @@ def report_on(
     )
 
 
-def port_notes(verification: Verification, port: PortSubject, against: Sequence[str]) -> Iterator[str]:
+def port_notes(verification: Verification, port: Port, against: Sequence[str]) -> Iterator[str]:
     """Yield the facts that limit the verdict. ``against`` are the requested references."""
     if "torch" in against and "torch" not in [reference.name for reference in verification.references]:
         yield "torch is not installed; the only reference is the oracle"

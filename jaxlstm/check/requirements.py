@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,8 @@ from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_lstm import TorchLSTM
-from jaxlstm.check.subjects.port import Port
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.check.subjects.port import Port, own_port
+from jaxlstm.layer.config import LSTMConfig, require_config
 from jaxlstm.layer.params import check_params, init_bound, param_shapes
 from jaxlstm.layer.precision import DTYPES
 
@@ -28,27 +28,35 @@ def require_seed(seed: int) -> int:
     return seed
 
 
-def require_params(
-    port: Any, params: Mapping[str, Any] | None, config: LSTMConfig, seed: int
-) -> dict[str, np.ndarray]:
-    """Return the parameters as NumPy arrays in torch's order.
+def require_port(
+    port: Callable[..., Any] | None,
+    params: Mapping[str, Any] | None,
+    config: LSTMConfig,
+    seed: int,
+    precision: str | None,
+) -> Port:
+    """Return a port, or jaxlstm's own layer for None, with its parameters as NumPy arrays in torch's order.
 
     If ``params`` is None, draw random parameters. This requires a port with an argument named ``params``.
     """
+    call = own_port(require_config(config)) if port is None else port
+    subject = Port.of(call, params or {}, require_config(config), require_precision(precision))
+    rng = np.random.default_rng(require_seed(seed))
     if params is not None:
         check_params(params, config)
-        return {name: require_numbers(name, params[name]) for name in param_shapes(config)}
-    if port is not None and not Port.of(port).takes_params:
+        subject.params = {name: require_numbers(name, params[name]) for name in param_shapes(config)}
+        return subject
+    if not subject.takes_params:
         raise TypeError(
             "params must be the weights that the port holds, under torch's names; None is allowed only "
             "for a port with an argument named params"
         )
-    rng = np.random.default_rng(seed)
     bound = init_bound(config)
-    return {
+    subject.params = {
         name: rng.uniform(-bound, bound, shape).astype(np.float32)
         for name, shape in param_shapes(config).items()
     }
+    return subject
 
 
 def require_numbers(name: str, value: Any) -> np.ndarray:

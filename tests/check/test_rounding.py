@@ -29,7 +29,7 @@ WIDE = LSTMConfig(32, 48, num_layers=2, bidirectional=True)
 
 def ratio(port, params, config, dtype=np.float32):
     found = step_residual(
-        functools.partial(port.run, params, dtype=dtype),
+        functools.partial(Port.of(port, params, config).run, dtype=dtype),
         OracleLSTM(params, config),
         cases.standard_cases(config)[:3],
         dtype,
@@ -51,7 +51,7 @@ def test_every_dtype(dtype):
 
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_tf32_exceeds_rounding(config):
-    right, rounded = (Port.of(WrongPort(config, *bugs)) for bugs in ((), ("tf32",)))
+    right, rounded = (WrongPort(config, *bugs) for bugs in ((), ("tf32",)))
     assert ratio(right, random_params(config), config).value < 0.5
     assert ratio(rounded, random_params(config), config).value > 3
 
@@ -61,7 +61,7 @@ def test_wrong_bias_is_located():
         changed = params | {"bias_ih_l1_reverse": params["bias_ih_l1_reverse"] * 1.001}
         return WrongPort(STRONG)(x, state, lengths, params=changed)
 
-    found = ratio(Port.of(port), random_params(STRONG), STRONG)
+    found = ratio(port, random_params(STRONG), STRONG)
     assert found.value > 1.5
     assert "layer 1 reverse" in found.where
 
@@ -74,7 +74,7 @@ def test_nan_exceeds_every_bound(which, where):
         final[which][3, 2, 1] = np.nan
         return outputs, final
 
-    found = ratio(Port.of(port), random_params(STRONG), STRONG)
+    found = ratio(port, random_params(STRONG), STRONG)
     assert found.value == np.inf
     assert found.where.startswith(where)
 

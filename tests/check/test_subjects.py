@@ -16,6 +16,8 @@ from testing.products import products_of
 from testing.verification import CONFIGS, random_params
 from testing.wrong_ports import WrongPort
 
+CONFIG = CONFIGS["plain"]
+
 
 def everything(inputs, initial_state, seq_lengths): ...
 def no_lengths(inputs, initial_state=None): ...
@@ -45,29 +47,28 @@ class Module:
     ],
 )
 def test_signature(call, params, state, lengths):
-    port = Port.of(call)
+    port = Port.of(call, {}, CONFIG)
     assert (port.takes_params, port.takes_state, port.takes_lengths) == (params, state, lengths)
 
 
 def test_rejects_objects_that_are_not_callable():
     with pytest.raises(TypeError, match="port must be callable, got int"):
-        Port.of(3)  # type: ignore[arg-type]
+        Port.of(3, {}, CONFIG)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got the signature"):
-        Port.of(lambda: None)
+        Port.of(lambda: None, {}, CONFIG)
 
 
 def test_rejects_malformed_results():
-    config = CONFIGS["plain"]
-    case = cases.ordinary_case(config)
-    port = Port.of(lambda x, state, lengths: x)
+    port = Port.of(lambda x, state, lengths: x, {}, CONFIG)
     with pytest.raises(TypeError, match=r"port must return \(outputs, \(h_n, c_n\)\).*; got array$"):
-        port.run(random_params(config), case, np.float32)
+        port.run(cases.ordinary_case(CONFIG), np.float32)
 
 
 def test_float64_does_not_change_jax():
     config = CONFIGS["everything"]
     case = cases.ordinary_case(config)
-    results = own_port(config).run(random_params(config), case, np.float64, gradients=True)
+    port = Port.of(own_port(config), random_params(config), config)
+    results = port.run(case, np.float64, gradients=True)
     assert {a.dtype for a in results.arrays().values()} == {np.dtype(np.float64)}
     assert not jax.config.read("jax_enable_x64")
 
@@ -79,35 +80,33 @@ def test_precision_is_the_default_of_a_port():
         seen.append(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
         return x, (None, None)
 
-    case = cases.ordinary_case(CONFIGS["plain"])
-    Port.of(port).run({}, case, np.float32)
-    Port.of(port).run({}, case, np.float32, precision="tensorfloat32")
+    case = cases.ordinary_case(CONFIG)
+    Port.of(port, {}, CONFIG).run(case, np.float32)
+    Port.of(port, {}, CONFIG, "tensorfloat32").run(case, np.float32)
     assert seen == ["highest", "tensorfloat32"]
 
 
 def test_transfer_of_arrays_compiles_nothing():
     # Shapes that no other test uses, so that nothing is compiled yet.
     config, before = LSTMConfig(13, 7), compilations()
-    port = Port.of(WrongPort(config))
+    port = Port.of(WrongPort(config), random_params(config), config)
     for dtype in (np.float32, np.float64):
-        port.run(random_params(config), cases.ordinary_case(config), dtype)
+        port.run(cases.ordinary_case(config), dtype)
     assert compilations() == before
 
 
 @pytest.mark.parametrize(("precision", "level"), [("highest", "HIGHEST"), ("bfloat16", "DEFAULT")])
 def test_precision_of_our_layer(precision, level):
     """The precision is the reported one, not the layer's default."""
-    config = CONFIGS["plain"]
-    case = cases.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
+    case, params = cases.ordinary_case(CONFIG), random_params(CONFIG)
     with jax.default_matmul_precision(precision):
-        found = products_of(own_port(config)._call, random_params(config), case.arrays, {})
+        found = products_of(Port.of(own_port(CONFIG), params, CONFIG)._call, params, case.arrays, {})
     assert {product.level for product in found} == {level}
 
 
 def test_float64_runs_on_the_cpu_if_the_device_lacks_it(monkeypatch):
     """A TPU emulates float64 with two float32, so float64 runs on the CPU and the report says so."""
-    config = CONFIGS["plain"]
-    case = cases.make_case("t", config, np.random.default_rng(0), time=3, batch=2)
+    case = cases.ordinary_case(CONFIG)
     (cpu,) = jax.devices("cpu")
     seen = []
 
@@ -116,11 +115,11 @@ def test_float64_runs_on_the_cpu_if_the_device_lacks_it(monkeypatch):
         return x, (None, None)
 
     monkeypatch.setattr("jaxlstm.check.subjects.function.lacks_float64", lambda device: True)
-    Port.of(port).run({}, case, np.float64)
-    Port.of(port).run({}, case, np.float32)
+    Port.of(port, {}, CONFIG).run(case, np.float64)
+    Port.of(port, {}, CONFIG).run(case, np.float32)
     assert seen == [("float64", cpu), ("float32", None)]
     monkeypatch.setattr("jaxlstm.check.notes.lacks_float64", lambda device: True)
-    report = verify(port, random_params(config), config, gradients=False, against="oracle", seconds=0)
+    report = verify(port, random_params(CONFIG), CONFIG, gradients=False, against="oracle", seconds=0)
     assert any("float64 runs were on the CPU" in note for note in report.notes)
 
 

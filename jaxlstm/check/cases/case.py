@@ -100,6 +100,11 @@ def worst_error(actual: Array, expected: Array) -> tuple[float, tuple[int, ...]]
     return float(error[index]), index
 
 
+def largest(array: Array) -> float:
+    """Return the largest finite magnitude in an array, or 1 if that is 0."""
+    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array))) or 1.0
+
+
 def worst_errors(actual: Results, expected: Results) -> dict[str, float]:
     """Return the largest absolute error of each array, gradients included."""
     theirs = expected.arrays()

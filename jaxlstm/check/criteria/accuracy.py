@@ -148,15 +148,6 @@ def condition_of(reference: Reference, case: Case, truth: Results, seed: int) ->
     return {name: max(change[name] for change in changes) for name in changes[0]}
 
 
-def relative_error(actual: Results, expected: Results) -> float:
-    """Return the largest error of an output, relative to its largest element."""
-    worst = 0.0
-    for name, value in actual.outputs.items():
-        scale = float(np.max(np.abs(expected.outputs[name]), initial=0.0)) or 1.0
-        worst = max(worst, float(np.max(np.abs(value - expected.outputs[name]), initial=0.0)) / scale)
-    return worst
-
-
 def amplification(condition: Mapping[str, float], truth: Results) -> float:
     """Return the factor by which a change of one ulp grows on its way to the results, at most."""
 

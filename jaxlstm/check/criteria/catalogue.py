@@ -10,14 +10,14 @@ from functools import partial
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Results, is_floating, worst_errors
+from jaxlstm.check.cases.case import Results, is_floating, largest, worst_errors
 from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Outcome, RmsRatio, Untested, place
 from jaxlstm.check.criteria.difference import array_difference
 from jaxlstm.check.criteria.step_residual import step_residual
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Trial, Verification
 
 SINGLE = 16 * float(np.finfo(np.float32).eps)
@@ -92,7 +92,9 @@ def _semantics(trial: Trial) -> Iterator[Outcome]:
 
 def _excuse(trial: Trial, ours: Results) -> str:
     """Return the reason why a float64 error is not larger than rounding to float32, or an empty string."""
-    error = accuracy.relative_error(ours, trial.truth64)
+    truth = trial.truth64.outputs
+    errors = worst_errors(Results(ours.outputs), trial.truth64)
+    error = max((error / largest(truth[name]) for name, error in errors.items()), default=0.0)
     if error <= SINGLE and (casts := trial.check.subject.casts_to_float32(trial.case)):
         return (
             f"the model converts float64 to float32 in {', '.join(casts[:3])}; its error in float64, "
@@ -102,8 +104,7 @@ def _excuse(trial: Trial, ours: Results) -> str:
     if (other := trial.check.truth.with_other_tables(trial.case, rng)) is None:
         return ""
     names, results = other
-    effect = worst_errors(results, Results(trial.truth64.outputs))
-    errors = worst_errors(Results(ours.outputs), trial.truth64)
+    effect = worst_errors(results, Results(truth))
     if any(error > TABLE_FACTOR * effect[name] for name, error in errors.items()):
         return ""
     return (
@@ -165,12 +166,12 @@ def _gradient_ratios(trial: Trial) -> Iterator[Outcome]:
 def _steps(check: Verification) -> Iterator[Outcome]:
     """Judge every step of the first three cases."""
     port, oracle = check.subject, check.truth
-    if check.tolerance is not None or not isinstance(port, PortSubject) or not isinstance(oracle, OracleLSTM):
+    if check.tolerance is not None or not isinstance(port, Port) or not isinstance(oracle, OracleLSTM):
         return
-    if not port.port.takes_state:
+    if not port.takes_state:
         yield Outcome(Untested("the port takes no initial_state"))
         return
-    run = partial(port.run, dtype=check.dtype, gradients=False)
+    run = partial(port.run, dtype=check.dtype)
     try:
         worst = step_residual(run, oracle, check.tried[:3], check.dtype)
     except PORT_EXCEPTIONS as error:

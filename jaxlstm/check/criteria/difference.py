@@ -5,11 +5,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import jax
-import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.table import format_number
+from jaxlstm.check.cases.case import is_floating, largest, worst_error
 
 Array = np.ndarray
 
@@ -67,7 +66,7 @@ def array_difference(
     if actual.size == 0:
         return ArrayDifference(0, 0)
     a, e = actual.astype(np.float64), expected.astype(np.float64)
-    integers = not (_is_float(actual.dtype) or _is_float(expected.dtype))
+    integers = not (is_floating(actual) or is_floating(expected))
     # Large integers are not exact in float64.
     agree = actual == expected if integers else a == e
     if equal_nan:
@@ -80,30 +79,17 @@ def array_difference(
         relative = np.where(agree, 0.0, error / np.abs(e))
         relative = np.where(np.isnan(relative), np.inf, relative)
 
-    def largest(values: Array) -> LargestError:
+    def place(values: Array) -> LargestError:
         index = np.unravel_index(int(np.argmax(values)), values.shape)
         return LargestError(float(values[index]), tuple(int(k) for k in index), float(allowed[index]))
 
     mismatched = int(np.count_nonzero(error > allowed))
-    return ArrayDifference(mismatched, error.size, largest(error), largest(relative))
+    return ArrayDifference(mismatched, error.size, place(error), place(relative))
 
 
 def default_tolerance(actual: Array, expected: Array) -> tuple[float, float]:
     """Return (rtol, atol) for the coarser of the two dtypes; zeros for integers and bools."""
-    return TOLERANCES.get(coarser_dtype(actual, expected).name, (0.0, 0.0))
-
-
-def coarser_dtype(actual: Array, expected: Array) -> np.dtype:
-    """Return the dtype with fewer bits of mantissa; integers and bools count as exact."""
-
-    def mantissa(dtype: np.dtype) -> int:
-        return ml_dtypes.finfo(dtype).nmant if _is_float(dtype) else 1_000
-
-    return min((actual.dtype, expected.dtype), key=mantissa)
-
-
-def _is_float(dtype: np.dtype) -> bool:
-    return bool(jax.numpy.issubdtype(dtype, np.floating))
+    return max(TOLERANCES.get(array.dtype.name, (0.0, 0.0)) for array in (actual, expected))
 
 
 EQUAL = 1e-9
@@ -132,15 +118,8 @@ def shape_of(outputs: Sequence[Array]) -> tuple[int, ...]:
 
 
 def _array_distance(ours: Array, theirs: Array, ragged: bool) -> float:
-    scale = float(np.max(np.abs(theirs), initial=0.0, where=np.isfinite(theirs))) or 1.0
-    best = math.inf
-    for actual, expected in _arrangements(ours, theirs, ragged):
-        with np.errstate(invalid="ignore"):
-            error = np.abs(actual - expected)
-        error = np.where(np.isfinite(expected), error, 0.0)
-        error[np.isnan(error)] = np.inf
-        best = min(best, float(np.max(error, initial=0.0)) / scale)
-    return best
+    errors = (worst_error(*arrays)[0] for arrays in _arrangements(ours, theirs, ragged))
+    return min(errors, default=math.inf) / largest(theirs)
 
 
 def _arrangements(ours: Array, theirs: Array, ragged: bool) -> Iterator[tuple[Array, Array]]:

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Case, Results
+from jaxlstm.check.cases.case import Case, Results, largest
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import Candidate, Divergence, first_difference
-from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.subjects.port import Port
 from jaxlstm.layer.config import LSTMConfig
 
 Array = np.ndarray
 
 
 def locate_difference(
-    port: PortSubject, case: Case, dtype: Any, tolerance: float | None = None
+    port: Port, case: Case, dtype: Any, tolerance: float | None = None
 ) -> Divergence | None:
     """Return the first number in which a port differs from the oracle, or None.
 
@@ -27,7 +27,7 @@ def locate_difference(
     config = port.config
     case = port.adapt(case).astype(dtype)
     oracle = OracleLSTM(port.params, config).rounded(dtype)
-    runs = partial(port.run, dtype=dtype, gradients=False), oracle.run
+    runs = partial(port.run, dtype=dtype), oracle.run
     for steps in range(1, case.inputs.shape[0] + 1):
         part = _first_steps(case, steps)
         ours, theirs = (run(part) for run in runs)
@@ -78,23 +78,14 @@ EXACT, ROUNDED = 1e-8, 1e-3
 """Largest error relative to the largest element of a gradient, in float64 and in other dtypes."""
 
 
-def _differing(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> list[str]:
-    """Return the names of the gradients whose difference exceeds rounding."""
-
-    def is_near(name: str) -> bool:
-        limit = EXACT if ours[name].dtype == np.float64 else ROUNDED
-        scale = np.max(np.abs(theirs[name]), initial=0.0) or 1.0
-        return np.max(np.abs(ours[name].astype(np.float64) - theirs[name]), initial=0.0) <= limit * scale
-
-    return [name for name in theirs if name in ours and not is_near(name)]
-
-
 def wrong_gradients(ours: Mapping[str, Array], truth: Mapping[str, Array]) -> list[str]:
-    """Describe each gradient that is wrong; those with the same error share a line."""
+    """Describe each gradient whose error exceeds rounding; those with the same error share a line."""
     names_by_error: dict[str, list[str]] = {}
-    for name in _differing(ours, truth):
-        error = _describe_error(np.asarray(ours[name], np.float64), truth[name])
-        names_by_error.setdefault(error, []).append(name)
+    for name in (name for name in truth if name in ours):
+        actual, expected = np.asarray(ours[name], np.float64), truth[name]
+        limit = largest(expected) * (EXACT if ours[name].dtype == np.float64 else ROUNDED)
+        if not np.max(np.abs(actual - expected), initial=0.0) <= limit:
+            names_by_error.setdefault(_describe_error(actual, expected), []).append(name)
     return [f"the gradient of {', '.join(names)} {error}" for error, names in names_by_error.items()]
 
 

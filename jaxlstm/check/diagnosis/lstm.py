@@ -22,15 +22,13 @@ from jaxlstm.check.reference.faults.fault import Fault
 from jaxlstm.check.reference.oracle import OracleCall, OracleRun
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import Divergence
-from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Evidence, Verification
 
 Array = np.ndarray
 
 
-def diagnose_port(
-    verification: Verification, port: PortSubject, failures: Failures, seconds: float
-) -> Diagnosis:
+def diagnose_port(verification: Verification, port: Port, failures: Failures, seconds: float) -> Diagnosis:
     """Explain the failures. ``seconds`` is the time for pairs of faults."""
     found = _PortDiagnosis(verification, port, seconds)
     return Diagnosis(tuple(found.lines(failures)), found.difference)
@@ -39,7 +37,7 @@ def diagnose_port(
 class _PortDiagnosis:
     """The explanations of the failures of a port, and where it first differs from the oracle."""
 
-    def __init__(self, verification: Verification, port: PortSubject, seconds: float) -> None:
+    def __init__(self, verification: Verification, port: Port, seconds: float) -> None:
         self.check, self.port, self.seconds = verification, port, seconds
         self.float64, self.working = (
             [entry for entry in verification.evidence[which] if entry.case.is_finite and _has_shapes(entry)]
@@ -126,17 +124,14 @@ class _PortDiagnosis:
     @np.errstate(invalid="ignore")  # Infinity minus infinity.
     def _float32_error(self) -> float | None:
         """Return the error of the float64 results if float32 rounding explains it, else None."""
-
-        def errors(entry: Evidence) -> Iterator[float]:
-            for name, a in entry.results.outputs.items():
-                b = entry.truth.outputs[name]
-                scale = np.maximum(np.abs(b), 1)
-                same = a.shape == b.shape
-                yield float(np.max(np.abs(a - b) / scale, initial=0.0)) if same else np.inf
-
-        found = [error for entry in self.float64 for error in errors(entry)]
-        worst = float(np.max(found, initial=0.0))  # NaN if any error is NaN.
-        return worst if found and worst <= SINGLE else None
+        pairs = (
+            (a, entry.truth.outputs[name])
+            for entry in self.float64
+            for name, a in entry.results.outputs.items()
+        )
+        errors = [np.max(np.abs(a - b) / np.maximum(np.abs(b), 1)) for a, b in pairs]
+        worst = float(np.max(errors, initial=0.0))  # NaN if any error is NaN.
+        return worst if errors and worst <= SINGLE else None
 
 
 def _has_shapes(entry: Evidence) -> bool:
@@ -230,20 +225,14 @@ def _cost(case: Case) -> tuple[int, bool]:
 def _distance(results: Results, run: OracleRun, call: OracleCall) -> float:
     """Return the largest RMS difference of any array relative to its RMS value, on valid steps."""
     valid = np.arange(call.inputs.shape[0])[:, None] < call.lengths[None, :]
-    distances = []
-    for name, a in results.outputs.items():
-        b = run.results[name]
-        if a.shape != b.shape:
-            return np.inf
-        distances.append(_relative(a[valid], b[valid]) if name == "outputs" else _relative(a, b))
-    return max(distances, default=np.inf)
+    pairs = {name: (a, run.results[name]) for name, a in results.outputs.items()}
+    pairs["outputs"] = tuple(array[valid] for array in pairs["outputs"])
+    return max(_relative(*pair) for pair in pairs.values())
 
 
 @np.errstate(all="ignore")  # Weights may be infinite, and faults may make them infinite.
 def _relative(a: Array, b: Array) -> float:
     """Return the RMS difference relative to the RMS of ``b``. NaN becomes infinity."""
-    if not b.size:
-        return 0.0
     scale = float(np.sqrt(np.mean(b**2))) or 1.0
     distance = float(np.sqrt(np.mean((np.asarray(a, np.float64) - b) ** 2))) / scale
     return distance if np.isfinite(distance) else np.inf

@@ -12,7 +12,7 @@ from jaxlstm.check.reference.torch_layers import longest_packed
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
-from jaxlstm.check.subjects.port import PortSubject
+from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.subjects.program import ProgramReference
 
 
@@ -118,5 +118,5 @@ class ModelSubject:
             )
 
 
-Subject = PortSubject | ModelSubject
-"""A port of an LSTM with its parameters, or a model. Each has the methods of :class:`PortSubject`."""
+Subject = Port | ModelSubject
+"""A port of an LSTM with its parameters, or a model. Each has the methods of :class:`Port`."""

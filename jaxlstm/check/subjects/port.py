@@ -31,17 +31,37 @@ from jaxlstm.layer.config import LSTMConfig
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Port:
-    """A callable and the arguments that it takes."""
+    """A callable with the parameters that it should have, as the subject of a verification.
+
+    Attributes:
+      takes_params, takes_state, takes_lengths: the arguments that the callable takes after the inputs.
+      precision: the precision of matrix products in a port that sets none; None keeps JAX's default.
+      not_differentiable: the reason why JAX cannot differentiate the port, or an empty string.
+      has_float64_copy: if true, float64 runs are of a copy that was cast to float64.
+    """
 
     call: Callable[..., Any]
-    takes_params: bool = False
-    takes_state: bool = True
-    takes_lengths: bool = True
+    takes_params: bool
+    takes_state: bool
+    takes_lengths: bool
+    params: Mapping[str, Any]
+    config: LSTMConfig
+    precision: str | None
+    not_differentiable: str = ""
+    noun = "port"
+    has_float64_copy = False
+    optional_outputs = frozenset({"h_n", "c_n"})
 
     @classmethod
-    def of(cls, call: Callable[..., Any]) -> Port:
+    def of(
+        cls,
+        call: Callable[..., Any],
+        params: Mapping[str, Any],
+        config: LSTMConfig,
+        precision: str | None = "highest",
+    ) -> Port:
         """Read the signature of a callable.
 
         Raises:
@@ -52,44 +72,40 @@ class Port:
         parameters = dict(inspect.signature(call).parameters)
         takes_params = parameters.pop("params", None) is not None
         kinds = [p.kind for p in parameters.values()]
-        if inspect.Parameter.VAR_POSITIONAL in kinds:
-            return cls(call, takes_params)
         required = [p for p in parameters.values() if p.default is p.empty and p.kind == p.KEYWORD_ONLY]
-        positional = sum(kind in _POSITIONAL for kind in kinds)
+        positional = 3 if inspect.Parameter.VAR_POSITIONAL in kinds else sum(k in _POSITIONAL for k in kinds)
         if not positional or required:
             raise PortError(
                 "port must be callable as port(inputs, initial_state, seq_lengths) or with the first one "
                 f"or two of these arguments, got the signature {inspect.signature(call)}"
             )
-        return cls(call, takes_params, positional > 1, positional > 2)
+        return cls(call, takes_params, positional > 1, positional > 2, params, config, precision)
 
     def adapt(self, case: Case) -> Case:
-        """Return the case without the arguments that this port does not take."""
+        """Return the case without the arguments that the port does not take."""
         state = () if self.takes_state else ("h_0", "c_0")
         return case.without(*state, *(() if self.takes_lengths else ("seq_lengths",)))
 
-    def run(
-        self,
-        params: Mapping[str, Any],
-        case: Case,
-        dtype: Any,
-        *,
-        gradients: bool = False,
-        precision: str | None = "highest",
-    ) -> Results:
-        """Run the port on a case in ``dtype``. A float64 run enables 64-bit JAX for its duration.
+    def run(self, case: Case, dtype: Any, *, gradients: bool = False) -> Results:
+        """Run the port on a case in ``dtype``, without gradients once JAX has failed to differentiate it.
+
+        A float64 run enables 64-bit JAX for its duration.
 
         Raises:
           PortError: if the port does not return ``(outputs, (h_n, c_n))``.
         """
-        with jax_settings(dtype, precision):
+        with jax_settings(dtype, self.precision):
             case = self.adapt(case)
+            params = self.params if self.takes_params else {}
             arrays = {n: jax.device_put(np.asarray(a).astype(dtype)) for n, a in params.items()}
-            call = (arrays if self.takes_params else {}), *split(case, dtype)
-            if not gradients:
-                return Results(to_numpy(self._call(*call)))
-            cotangents = jax.device_put(dict(case.astype(dtype).cotangents))
-            return Results(*map(to_numpy, with_gradients(self._call)(*call, cotangents)))
+            call = arrays, *split(case, dtype)
+            if gradients and not self.not_differentiable:
+                cotangents = jax.device_put(dict(case.astype(dtype).cotangents))
+                try:
+                    return Results(*map(to_numpy, with_gradients(self._call)(*call, cotangents)))
+                except (TracerArrayConversionError, ConcretizationTypeError) as error:
+                    self.not_differentiable = f"JAX cannot differentiate the port: {describe(error)}"
+            return Results(to_numpy(self._call(*call)))
 
     def _call(self, params: Any, floating: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
         args: list[Any] = [floating["inputs"]]
@@ -108,65 +124,6 @@ class Port:
             ) from None
         named = {"outputs": outputs, "h_n": h_n, "c_n": c_n}
         return {name: a for name, a in named.items() if a is not None}
-
-
-@functools.lru_cache(maxsize=16)
-def own_port(config: LSTMConfig) -> Port:
-    """Return jaxlstm's own layer, jitted, as a port. Its products follow JAX's default precision.
-
-    The port of a config is cached, so that checks in several dtypes share compiled programs.
-    """
-    from jaxlstm.functional import lstm
-
-    if config.batch_first:
-        config = replace(config, batch_first=False)
-
-    @jax.jit
-    def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
-        # precision=None takes the precision of the check.
-        options: Any = {"config": config, "seq_lengths": seq_lengths, "precision": None}
-        return lstm(params, inputs, initial_state, **options)
-
-    return Port.of(port)
-
-
-def name_of(port: Callable[..., Any] | None) -> str:
-    """Return the name of a port in reports."""
-    return "jaxlstm.lstm" if port is None else getattr(port, "__name__", type(port).__name__)
-
-
-@dataclass
-class PortSubject:
-    """A port with the parameters that it should have, as the subject of a verification.
-
-    Attributes:
-      precision: the precision of matrix products in a port that sets none; None keeps JAX's default.
-      not_differentiable: the reason why JAX cannot differentiate the port, or an empty string.
-      has_float64_copy: if true, float64 runs are of a copy that was cast to float64.
-    """
-
-    port: Port
-    params: Mapping[str, Any]
-    config: LSTMConfig
-    precision: str | None
-    not_differentiable: str = ""
-    noun = "port"
-    has_float64_copy = False
-    optional_outputs = frozenset({"h_n", "c_n"})
-
-    def adapt(self, case: Case) -> Case:
-        """Return the case without the arguments that the port does not take."""
-        return self.port.adapt(case)
-
-    def run(self, case: Case, dtype: Any, *, gradients: bool) -> Results:
-        """Run the port, without gradients once JAX has failed to differentiate it."""
-        run = functools.partial(self.port.run, self.params, case, dtype, precision=self.precision)
-        if gradients and not self.not_differentiable:
-            try:
-                return run(gradients=True)
-            except (TracerArrayConversionError, ConcretizationTypeError) as error:
-                self.not_differentiable = f"JAX cannot differentiate the port: {describe(error)}"
-        return run()
 
     def run_float64(self, case: Case, *, gradients: bool) -> Results:
         """Run the port in float64."""
@@ -191,17 +148,42 @@ class PortSubject:
 
     def untested(self, gradients: bool) -> Iterator[tuple[str, str]]:
         """Yield each property that the port does not allow to test, and why."""
-        if not self.port.takes_lengths:
+        if not self.takes_lengths:
             yield "ragged lengths", "the port takes no seq_lengths"
-        if not self.port.takes_state:
+        if not self.takes_state:
             yield (
                 "initial state",
                 "the port takes no initial_state; large cell states are untested too, such as a clipped c",
             )
         if self.not_differentiable:
             yield "gradients", self.not_differentiable
-        elif gradients and not self.port.takes_params:
+        elif gradients and not self.takes_params:
             yield (
                 "gradients of parameters",
                 "the port holds its own weights; give it an argument named params",
             )
+
+
+@functools.lru_cache(maxsize=16)
+def own_port(config: LSTMConfig) -> Callable[..., Any]:
+    """Return jaxlstm's own layer, jitted. Its products follow JAX's default precision.
+
+    The function of a config is cached, so that checks in several dtypes share compiled programs.
+    """
+    from jaxlstm.functional import lstm
+
+    if config.batch_first:
+        config = replace(config, batch_first=False)
+
+    @jax.jit
+    def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
+        # precision=None takes the precision of the check.
+        options: Any = {"config": config, "seq_lengths": seq_lengths, "precision": None}
+        return lstm(params, inputs, initial_state, **options)
+
+    return port
+
+
+def name_of(port: Callable[..., Any] | None) -> str:
+    """Return the name of a port in reports."""
+    return "jaxlstm.lstm" if port is None else getattr(port, "__name__", type(port).__name__)
