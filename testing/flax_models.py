@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from testing.modules import randomized
+from testing.modules import arrays, randomized
 
 NAMES = {"cnn.0": "conv0", "cnn.1": "bn0", "blocks": "layers"}
 
@@ -57,5 +57,4 @@ def torch_model() -> Torch:
 def assert_equal(model: nnx.Module, theirs: torch.nn.Module, names: dict[str, str] = NAMES) -> None:
     """Assert that the model gives back the state dict of the torch model, bit for bit."""
     ours = jaxlstm.state_dict(model, names=names)
-    expected = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), ours, expected)
+    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), ours, arrays(theirs))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +20,11 @@ def module_of(forward: Callable[..., Any], **parts: Any) -> nn.Module:
         else:
             setattr(made, name, part)
     return made.eval()
+
+
+def arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """Return the state dict of a module as NumPy arrays."""
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
 Module = TypeVar("Module", bound=nn.Module)

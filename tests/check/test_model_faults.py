@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ from torch import nn
 from torch.nn.utils import rnn
 
 import jaxlstm
-from jaxlstm.check import verify_model
+from jaxlstm.check import Report, verify_model
 from testing.model_ports import FAULTS, model_and_port
-from testing.modules import module_of
+from testing.modules import arrays, module_of
 
 QUICK = {
     *(("crnn", "flatten order"), ("crnn", "pool stride")),
@@ -82,6 +83,13 @@ class ClassifierPort(nnx.Module):
         return self.head(jnp.concatenate((h_n[-2], h_n[-1]), 1)), outputs
 
 
+def verify_classifier(fault: str, *, pads: bool = True, **options: Any) -> Report:
+    """No sequence has the length of the batch, so that torch's arrays are shorter inside of the LSTM."""
+    theirs, ours = Classifier(pads=pads).eval(), ClassifierPort(fault)
+    jaxlstm.load_state_dict(ours, theirs)
+    return verify_model(ours, theirs, (torch.randn(3, 7, 3), torch.tensor([2, 5, 4])), **options)
+
+
 @pytest.mark.parametrize(
     ("fault", "cause", "place"),
     [
@@ -100,11 +108,7 @@ class ClassifierPort(nnx.Module):
     ],
 )
 def test_cause_and_place(fault, cause, place):
-    """No sequence has the length of the batch, so that torch's arrays are shorter inside of the LSTM."""
-    theirs, ours = Classifier().eval(), ClassifierPort(fault)
-    jaxlstm.load_state_dict(ours, theirs)
-    args = (torch.randn(3, 7, 3), torch.tensor([2, 5, 4]))
-    report = verify_model(ours, theirs, args, gradients=False, seconds=60)
+    report = verify_classifier(fault, gradients=False, seconds=60)
     assert cause in report.diagnosis[0]
     assert place in report.diagnosis[-1]
     assert all(layer.ok for layer in report.layers if layer.theirs == "dense")
@@ -114,28 +118,23 @@ def test_cause_and_place(fault, cause, place):
 
 @pytest.mark.parametrize("pads", [True, False])
 def test_right_port(pads):
-    theirs, ours = Classifier(pads=pads).eval(), ClassifierPort("")
-    jaxlstm.load_state_dict(ours, theirs)
-    report = verify_model(ours, theirs, (torch.randn(3, 7, 3), torch.tensor([2, 5, 4])))
+    report = verify_classifier("", pads=pads)
     assert report.ok, str(report)
     notes = [note for note in report.notes if "ends at the longest sequence" in note]
     assert [note.partition(":")[0] for note in notes] == [] if pads else ["outputs[1]"]
 
 
 def test_shorter_outputs_do_not_hide_a_fault():
-    theirs, ours = Classifier(pads=False).eval(), ClassifierPort("join")
-    jaxlstm.load_state_dict(ours, theirs)
-    report = verify_model(ours, theirs, (torch.randn(3, 7, 3), torch.tensor([2, 5, 4])), gradients=False)
+    report = verify_classifier("join", pads=False, gradients=False)
     assert "the reverse direction's outputs come first" in report.diagnosis[0]
 
 
 def test_longer_outputs_without_packing():
     theirs = nn.Conv1d(1, 1, 3, bias=False)
-    weight = jnp.asarray(theirs.weight.detach().numpy())
-    pads = [(1, 1)]
+    weight = arrays(theirs)["weight"]
 
     def port(x):
-        return jax.lax.conv_general_dilated(x, weight, (1,), pads)
+        return jax.lax.conv_general_dilated(x, weight, (1,), [(1, 1)])
 
     assert verify_model(port, theirs, (torch.randn(2, 1, 9),)).failures[0].id == "form"
 
@@ -163,7 +162,7 @@ def test_a_gradient_that_torch_cuts():
         return m.a(m.c(x).detach()) + m.c(x) + y
 
     theirs = module_of(forward, a=nn.Linear(3, 3), b=nn.Linear(3, 3), c=nn.Linear(3, 3))
-    params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+    args, params = (torch.randn(4, 3),), arrays(theirs)
 
     def port(params, x, cut=lambda y: y):
         def layer(name, x):
@@ -172,8 +171,8 @@ def test_a_gradient_that_torch_cuts():
         return layer("a", cut(layer("c", x))) + layer("c", x) + cut(layer("b", x))
 
     right = partial(port, cut=jax.lax.stop_gradient)
-    assert verify_model(right, theirs, (torch.randn(4, 3),), params=params).ok
-    report = verify_model(port, theirs, (torch.randn(4, 3),), params=params)
+    assert verify_model(right, theirs, args, params=params).ok
+    report = verify_model(port, theirs, args, params=params)
     assert not report.ok
     first, *gradients = report.diagnosis
     assert first.startswith("the model keeps the gradient where Model detaches or computes under no_grad")

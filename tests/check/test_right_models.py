@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from jaxlstm.check import verify_model
-from testing.modules import module_of, randomized
+from testing.modules import arrays, module_of, randomized
 from testing.written import write
 
 SAMPLE, ALL = 1, 200
@@ -26,10 +26,6 @@ def test_right_port_holds(seed):
     report = verify_model(write(theirs, *args).model, theirs, args)
     assert report.ok, str(report)
     assert {item.status for item in report.items} == {"ok"}, str(report)
-
-
-def arrays(module):
-    return {name: p.detach().numpy() for name, p in module.named_parameters()}
 
 
 @pytest.mark.parametrize("tolerance", [{}, {"rtol": 1e-4, "atol": 1e-5}])

@@ -19,6 +19,7 @@ from jaxlstm.check.criteria.step_residual import step_residual
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.subjects.port import Port, own_port
 from jaxlstm.layer.config import LSTMConfig
+from testing.modules import arrays
 from testing.verification import STRONG, random_params
 from testing.wrong_ports import WrongPort
 
@@ -141,14 +142,13 @@ def _with_unit_at_zero(x: torch.Tensor) -> nn.Sequential:
 def test_relu_at_zero(wrong):
     x = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
     theirs = _with_unit_at_zero(x)
-    params = {name: p.numpy() for name, p in theirs.named_parameters()}
 
     def ours(params, x):
         p = {name: imprecise_gradient(a) if name in wrong else a for name, a in params.items()}
         hidden = jax.nn.relu(x @ p["0.weight"].T + p["0.bias"])
         return hidden @ p["2.weight"].T + p["2.bias"]
 
-    report = verify_model(ours, theirs, (x,), params=params)
+    report = verify_model(ours, theirs, (x,), params=arrays(theirs))
     failed = {item.name for item in report.items if item.ok is False}
     if wrong:
         assert "RMS error of gradients, worst array" in failed, str(report)

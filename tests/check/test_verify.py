@@ -42,24 +42,23 @@ def test_our_layer_holds():
     assert json.loads(report.to_json())["ok"]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_our_layer_holds_in_half_precision(dtype):
-    report = verify(None, None, SMALL, dtype=dtype, gradients=False)
+@pytest.mark.parametrize(
+    ("config", "dtype", "scale", "gradients"),
+    [
+        (SMALL, "float16", 1.0, False),
+        (SMALL, "bfloat16", 1.0, False),
+        (LSTMCellConfig(2, 3), "float64", 1.0, False),
+        (LSTMConfig(2, 3, bias=False, batch_first=True), "float64", 1.0, False),
+        (SMALL, "float32", 10.0, True),
+        (SMALL, "float32", 60.0, False),
+    ],
+)
+def test_our_layer_in_other_dtypes_and_with_large_weights(config, dtype, scale, gradients):
+    params = random_params(config, scale=scale)
+    report = verify(None, params, config, dtype=dtype, gradients=gradients)
     assert report.ok, str(report)
-
-
-@pytest.mark.parametrize("config", [LSTMCellConfig(2, 3), LSTMConfig(2, 3, bias=False, batch_first=True)])
-def test_our_layer_in_float64(config):
-    report = verify(None, None, config, dtype="float64", gradients=False)
-    assert report.ok, str(report)
-    assert (report.settings["config"], report.settings["dtype"]) == (repr(config), "float64")
-    assert "RMS error of results" not in status(report)
-
-
-@pytest.mark.parametrize(("scale", "gradients"), [(10.0, True), (60.0, False)])
-def test_large_weights_are_not_accused(scale, gradients):
-    report = verify(None, random_params(SMALL, scale=scale), SMALL, gradients=gradients)
-    assert report.ok, str(report)
+    assert (report.settings["config"], report.settings["dtype"]) == (repr(config), dtype)
+    assert ("RMS error of results" in status(report)) == (dtype != "float64")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -13,7 +13,7 @@ from torch import nn
 import jaxlstm
 from jaxlstm.check import verify_model
 from testing.model_ports import CHANNELS_LAST, model_and_port
-from testing.modules import module_of
+from testing.modules import arrays, module_of
 from testing.verification import status
 
 STATUS = dict.fromkeys(
@@ -27,12 +27,13 @@ STATUS = dict.fromkeys(
 )
 
 
-def linear(x, weight, bias):
+LINEAR = nn.Linear(3, 2).eval()
+PARAMS = arrays(LINEAR)
+ARGS = (torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),)
+
+
+def linear(x, weight=PARAMS["weight"], bias=PARAMS["bias"]):
     return x @ weight.T + bias
-
-
-def linear_with_params(params, x):
-    return linear(x, params["weight"], params["bias"])
 
 
 def test_right_model_holds():
@@ -60,10 +61,8 @@ def test_a_result_without_axes():
 
 
 def test_function_with_params():
-    theirs = nn.Linear(3, 2).eval()
-    params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
     x = np.random.default_rng(0).normal(size=(4, 3))
-    report = verify_model(linear_with_params, theirs, (x,), params=params)
+    report = verify_model(lambda params, x: linear(x, **params), LINEAR, (x,), params=PARAMS)
     assert report.ok, str(report)
     assert status(report) == STATUS
     data = next(i for i in report.items if i.name == "RMS error of gradients").data["arrays"]
@@ -71,9 +70,7 @@ def test_function_with_params():
 
 
 def test_function_that_holds_its_weights():
-    theirs = nn.Linear(3, 2)
-    weight, bias = (p.detach().numpy() for p in theirs.parameters())
-    report = verify_model(lambda x: linear(x, weight, bias), theirs, (torch.randn(4, 3),))
+    report = verify_model(linear, LINEAR, ARGS)
     assert report.ok, str(report)
     assert status(report) == STATUS | {"gradients of parameters": "untested"}
 
@@ -90,7 +87,7 @@ class LinenNet(linen.Module):
 @pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
 def test_linen_function(epsilon):
     theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
-    weights = {name: a.detach().numpy() for name, a in theirs.state_dict().items()}
+    weights = arrays(theirs)
     variables = {
         "params": {
             "Dense_0": {"kernel": weights["0.weight"].T, "bias": weights["0.bias"]},
@@ -120,13 +117,10 @@ def test_linen_function_without_batch_statistics():
 
 
 def test_wrong_gradient():
-    theirs = nn.Linear(3, 2)
-    params = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
-
     def stopped(params, x):
         return linear(x, params["weight"], jax.lax.stop_gradient(params["bias"]))
 
-    report = verify_model(stopped, theirs, (torch.randn(4, 3),), params=params)
+    report = verify_model(stopped, LINEAR, ARGS, params=PARAMS)
     assert status(report)["float64 semantics against torch"] == "ok"
     assert status(report)["float64 gradients against torch"] == "FAILED"
     assert report.diagnosis == ("the gradient of bias is zero, as after stop_gradient",)
@@ -136,12 +130,11 @@ def test_float32_inside_is_untested_in_float64():
     def softmax(x):
         return jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype)
 
-    args = (torch.randn(4, 3),)
-    right = verify_model(softmax, nn.Softmax(-1), args)
+    right = verify_model(softmax, nn.Softmax(-1), ARGS)
     assert right.ok, str(right)
     assert status(right)["float64 semantics"] == "untested"
     assert "converts float64 to float32 in test_verify_model.py" in str(right)
-    assert not verify_model(lambda x: softmax(1.001 * x), nn.Softmax(-1), args).ok
+    assert not verify_model(lambda x: softmax(1.001 * x), nn.Softmax(-1), ARGS).ok
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, "untested"), (1 + 1e-5, "FAILED")])
@@ -167,19 +160,17 @@ def test_a_table_that_the_model_computes(scale, expected):
 @pytest.mark.parametrize(
     ("ours", "item"),
     [
-        (lambda x, w, b: linear(x, w, b * (1 + 1e-6)), "float64 semantics against torch"),
-        (lambda x, w, b: linear(x, w, b)[:, :1], "shape and dtype"),
-        (lambda x, w, b: linear(x, w, b).astype(jnp.float16), "shape and dtype"),
-        (lambda x, w, b: (linear(x, w, b), x), "shape and dtype"),
-        (lambda x, w, b: jnp.log(-jnp.abs(linear(x, w, b))), "NaN mask"),
-        (lambda x, w, b: linear(x.astype(jnp.bfloat16), w, b), "RMS error of results"),
-        (lambda x, w, b: linear(x, w.T, b), "runs"),
+        (lambda x: linear(x, bias=PARAMS["bias"] * (1 + 1e-6)), "float64 semantics against torch"),
+        (lambda x: linear(x)[:, :1], "shape and dtype"),
+        (lambda x: linear(x).astype(jnp.float16), "shape and dtype"),
+        (lambda x: (linear(x), x), "shape and dtype"),
+        (lambda x: jnp.log(-jnp.abs(linear(x))), "NaN mask"),
+        (lambda x: linear(x.astype(jnp.bfloat16)), "RMS error of results"),
+        (lambda x: linear(x, PARAMS["weight"].T), "runs"),
     ],
 )
 def test_wrong_functions(ours, item):
-    theirs = nn.Linear(3, 2)
-    weight, bias = (p.detach().numpy() for p in theirs.parameters())
-    report = verify_model(lambda x: ours(x, weight, bias), theirs, (torch.randn(4, 3),), gradients=False)
+    report = verify_model(ours, LINEAR, ARGS, gradients=False)
     assert status(report)[item] == "FAILED", str(report)
 
 
@@ -199,17 +190,15 @@ def test_longer_inputs_show_a_fault_after_pooling():
 
 def test_sizes_and_dtypes_that_the_model_refuses():
     """They are untested, not wrong."""
-    theirs = nn.Linear(3, 2).eval()
-    weight, bias = (p.detach().numpy() for p in theirs.parameters())
 
     def ours(x):
         if x.shape[0] != 4:
             raise ValueError("four rows only")
         if x.dtype != jnp.float32:
             raise TypeError("float32 only")
-        return linear(x, weight, bias)
+        return linear(x)
 
-    report = verify_model(ours, theirs, (torch.randn(4, 3),))
+    report = verify_model(ours, LINEAR, ARGS)
     details = {item.name: item.detail for item in report.items if item.status == "untested"}
     assert "float32 only" in details["float64 semantics"]
     assert any("torch takes this case, the model raised" in detail for detail in details.values())
@@ -217,29 +206,27 @@ def test_sizes_and_dtypes_that_the_model_refuses():
 
 
 def test_wrong_arguments():
-    theirs = nn.Linear(3, 2)
-    x = torch.randn(4, 3)
     with pytest.raises(
         TypeError, match=r"theirs must be a torch\.nn\.Module or .*ExportedProgram, got function"
     ):
-        verify_model(linear, linear, (x,))
+        verify_model(linear, linear, ARGS)
     with pytest.raises(TypeError, match=r"args must be a tuple of arguments, got Tensor; write \(x,\)"):
-        verify_model(linear, theirs, x)  # type: ignore[arg-type]
+        verify_model(linear, LINEAR, ARGS[0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"ours must be a flax\.nnx Module or a function of arrays, got int"):
-        verify_model(3, theirs, (x,))
+        verify_model(3, LINEAR, ARGS)
     with pytest.raises(TypeError, match="names must map torch prefixes"):
-        verify_model(linear, theirs, (x,), names=["cnn"])  # type: ignore[arg-type]
+        verify_model(linear, LINEAR, ARGS, names=["cnn"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="params must be None for an NNX module"):
-        verify_model(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), theirs, (x,), params={})
+        verify_model(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), LINEAR, ARGS, params={})
     with pytest.raises(TypeError, match="call must be None for a function"):
-        verify_model(linear, theirs, (x,), call=linear)
-    program = jaxlstm.from_module(theirs.eval(), (x,))
+        verify_model(linear, LINEAR, ARGS, call=linear)
+    program = jaxlstm.from_module(LINEAR, ARGS)
     with pytest.raises(TypeError, match="params must be None for a Program"):
-        verify_model(program, theirs, (x,), params={})
+        verify_model(program, LINEAR, ARGS, params={})
     with pytest.raises(ValueError, match="rtol was given without atol"):
-        verify_model(linear, theirs, (x,), rtol=1e-3)
+        verify_model(linear, LINEAR, ARGS, rtol=1e-3)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        verify_model(linear, theirs, (torch.randn(4, 2),))
+        verify_model(linear, LINEAR, (torch.randn(4, 2),))
 
 
 def test_two_biases_of_zeros_are_told_apart_by_their_names():
