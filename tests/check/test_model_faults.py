@@ -24,6 +24,7 @@ QUICK = {
 """Faults of different kinds. The others are as quick, but together they take minutes."""
 
 
+@pytest.mark.usefixtures("random_texts")
 @pytest.mark.parametrize(
     ("model", "fault"),
     [pytest.param(*f, marks=() if f in QUICK else pytest.mark.slow, id=", ".join(f)) for f in FAULTS],
@@ -153,6 +154,7 @@ def test_an_example_that_does_not_show_the_fault():
     assert "equals Sequential on the example" in report.diagnosis[1]
 
 
+@pytest.mark.usefixtures("random_texts")
 def test_a_gradient_that_torch_cuts():
     """Some layers get no gradient, and one gets half of it."""
 
