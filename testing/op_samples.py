@@ -82,41 +82,35 @@ def require_equal_results(function: _Function, tensors: Sequence[torch.Tensor], 
 def require_equal_gradients(function: _Function, tensors: Sequence[torch.Tensor]) -> None:
     """Assert that a function and its program have equal gradients for random cotangents."""
     copies = [tensor.detach().clone() for tensor in tensors]
-    leaves = [
-        copy.clone().requires_grad_(tensor.requires_grad)
-        for copy, tensor in zip(copies, tensors, strict=True)
-    ]
+    leaves = [copy.clone().requires_grad_(t.requires_grad) for copy, t in zip(copies, tensors, strict=True)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = function(*leaves)
         program = program_of_function(function, copies)
-    cotangents = [torch.randn_like(result) if result.requires_grad else None for result in results]
-    expected = torch.autograd.grad(
-        [result for result in results if result.requires_grad],
-        [leaf for leaf in leaves if leaf.requires_grad],
-        [cotangent for cotangent in cotangents if cotangent is not None],
-        allow_unused=True,
-    )
-    places = [index for index, tensor in enumerate(tensors) if tensor.requires_grad]
     arrays = list(map(to_numpy, copies))
+    inputs = {place: leaf for place, leaf in enumerate(leaves) if leaf.requires_grad}
+    outputs = {place: result for place, result in enumerate(results) if result.requires_grad}
+    cotangents = {place: torch.randn_like(result) for place, result in outputs.items()}
+    expected = torch.autograd.grad(
+        list(outputs.values()), list(inputs.values()), list(cotangents.values()), allow_unused=True
+    )
 
-    def differentiable(*inputs: jax.Array) -> list[jax.Array]:
-        filled = {**dict(enumerate(arrays)), **dict(zip(places, inputs, strict=True))}
-        results = program({}, *filled.values())
-        return [r for r, cotangent in zip(results, cotangents, strict=True) if cotangent is not None]
+    def differentiable(given: dict[int, Any]) -> dict[int, Any]:
+        found = program({}, *(given.get(place, array) for place, array in enumerate(arrays)))
+        return {place: found[place] for place in outputs}
 
-    def gradients(inputs: Sequence[Any], seeds: list[Any]) -> list[jax.Array]:
-        # The gradient by a complex number is the conjugate of torch's.
-        return list(map(jax.numpy.conj, jax.vjp(differentiable, *inputs)[1](seeds)))
+    def gradients(given: dict[int, Any], cotangents: dict[int, Any]) -> dict[int, Any]:
+        return jax.vjp(differentiable, given)[1](cotangents)[0]
 
-    seeds = [np.conj(to_numpy(cotangent)) for cotangent in cotangents if cotangent is not None]
     # A mask as an index works outside of jit only.
     has_mask = any(tensor.dtype == torch.bool for tensor in tensors)
     run = gradients if has_mask else jax.jit(gradients)
-    found = run([arrays[place] for place in places], seeds)
-    for result, gradient in zip(found, expected, strict=True):
+    # The gradient by a complex number is the conjugate of torch's.
+    seeds = {place: np.conj(to_numpy(cotangent)) for place, cotangent in cotangents.items()}
+    actual = run({place: arrays[place] for place in inputs}, seeds)
+    for place, gradient in zip(inputs, expected, strict=True):
         if gradient is not None:
-            require_close(result, to_numpy(gradient))
+            require_close(jax.numpy.conj(actual[place]), to_numpy(gradient))
 
 
 def require_close(result: Any, expected: np.ndarray) -> None:
