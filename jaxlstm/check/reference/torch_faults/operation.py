@@ -1,6 +1,7 @@
 """Operations of a torch module, and the variants that a wrong port may compute."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,7 @@ from typing import Any
 _WINDOW = ("input", "kernel_size", "stride", "padding")
 _CONV = ("input", "weight", "bias", "stride", "padding")
 _INPLACE = ("relu", "silu", "hardsigmoid", "hardswish", "relu6")
-_RECURRENT = (
-    *("input", "hx", "params", "has_biases", "num_layers"),
-    *("dropout", "train", "bidirectional", "batch_first"),
-)
+_RECURRENT = ("hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional")
 ARGUMENT_NAMES = {
     **dict.fromkeys(_INPLACE, ("input", "inplace")),
     **dict.fromkeys(("tanh", "sigmoid"), ("input",)),
@@ -30,10 +28,13 @@ ARGUMENT_NAMES = {
     "cat": ("tensors", "dim"),
     "softmax": ("input", "dim"),
     "log_softmax": ("input", "dim"),
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), ("input", *_RECURRENT, "batch_first")),
     "pack_padded_sequence": ("input", "lengths", "batch_first"),
 }
 """The arguments of builtin functions, which have no signature."""
+
+_PACKED = ("input", "batch_sizes", *_RECURRENT)
+"""The arguments of ``torch.lstm``, ``torch.gru`` and the like over packed sequences."""
 
 RENAMED = {
     "concat": "cat",
@@ -53,6 +54,7 @@ class Operation:
       name: the function's name without underscores, such as "conv2d".
       path: the path of the innermost module that is running, empty at the root.
       arguments: its arguments by name; ``input`` is the tensor of a method.
+      order: the names of the arguments that a builtin takes by position.
       positional: the positional arguments of a function whose arguments have no names here.
     """
 
@@ -60,6 +62,7 @@ class Operation:
     path: str
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
+    order: tuple[str, ...] = ()
     positional: tuple[Any, ...] = ()
 
     @property
@@ -74,15 +77,10 @@ class Operation:
     def run(self, **changes: Any) -> Any:
         """Call the function with some of its arguments replaced."""
         arguments = {**self.arguments, **changes}
-        if self.positional or self.name not in ARGUMENT_NAMES:
-            return self.function(*self.positional, **arguments)
         # A method and a builtin name their arguments differently; both take them in this order.
-        args = []
-        for name in ARGUMENT_NAMES[self.name]:
-            if name not in arguments:
-                break
-            args.append(arguments.pop(name))
-        return self.function(*args, **arguments)
+        named = list(itertools.takewhile(arguments.__contains__, self.order))
+        args = [arguments.pop(name) for name in named]
+        return self.function(*self.positional, *args, **arguments)
 
 
 Replacement = Callable[[Operation], Any]
@@ -124,9 +122,9 @@ def changed(cause: str, **arguments: Any) -> Variant:
     return Variant(cause, lambda op: op.run(**arguments))
 
 
-def missing(cause: str = "{where} is missing") -> Variant:
+def missing() -> Variant:
     """Return the fault of an operation that is left out."""
-    return Variant(cause, lambda op: op.get("input"))
+    return Variant("{where} is missing", lambda op: op.get("input"))
 
 
 def other_values(
@@ -154,10 +152,13 @@ def operation_of(
 ) -> Operation:
     """Return the operation of a call, its arguments by name if they have names."""
     names = ARGUMENT_NAMES.get(name, ())
+    # Over packed sequences, the weights are the fourth argument.
+    if "has_biases" in names and any(isinstance(weights, (list, tuple)) for weights in args[3:4]):
+        names = _PACKED
     if names and len(args) <= len(names):
-        return Operation(name, path, function, {**dict(zip(names, args, strict=False)), **kwargs})
+        return Operation(name, path, function, {**dict(zip(names, args, strict=False)), **kwargs}, names)
     try:
         bound = inspect.signature(function).bind(*args, **kwargs).arguments
     except (TypeError, ValueError):  # A builtin without a signature.
-        return Operation(name, path, function, dict(kwargs), args)
+        return Operation(name, path, function, dict(kwargs), positional=args)
     return Operation(name, path, function, bound)

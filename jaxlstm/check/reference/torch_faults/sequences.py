@@ -25,20 +25,13 @@ def masking(operation: Operation) -> Iterator[Variant]:
     yield missing()
 
 
-_PACKED = (
-    *("input", "batch_sizes", "hx", "params", "has_biases", "num_layers"),
-    *("dropout", "train", "bidirectional"),
-)
-"""The arguments of ``torch.lstm``, ``torch.gru`` and the like over packed sequences."""
-
-
 @faults_of("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(operation: Operation) -> Iterator[Variant]:
     """Yield faults of ``torch.lstm``, ``torch.gru`` and the like.
 
     Some faults confuse h_n with the outputs.
     """
-    arguments = _arguments(operation)
+    arguments = operation.arguments
     packed = "batch_sizes" in arguments
     if not packed:
         first = arguments["batch_first"]
@@ -61,13 +54,6 @@ def packing(operation: Operation) -> Iterator[Variant]:
         yield changed("{where} ignores the lengths", lengths=lengths.new_full(lengths.shape, time))
 
 
-def _arguments(operation: Operation) -> Mapping[str, Any]:
-    """Return the arguments by name; ``batch_sizes`` is among them if the sequences are packed."""
-    if isinstance(operation.get("has_biases"), bool):
-        return operation.arguments
-    return dict(zip(_PACKED, operation.arguments.values(), strict=True))
-
-
 def _flip_batch_first(operation: Operation) -> Any:
     """Run over the other axis, from a state of the other batch size if it is zero."""
     first = not operation.get("batch_first")
@@ -82,7 +68,7 @@ def _flip_batch_first(operation: Operation) -> Any:
 
 def _as_h_n(operation: Operation) -> Any:
     """Return the last step of the outputs as h_n of the last layer. It is zero in rows that have ended."""
-    arguments, (outputs, h_n, *c_n) = _arguments(operation), operation.run()
+    arguments, (outputs, h_n, *c_n) = operation.arguments, operation.run()
     y = outputs.swapaxes(0, 1) if operation.get("batch_first") else outputs
     if "batch_sizes" in arguments:
         valid = _valid_steps(arguments["batch_sizes"], h_n.shape[1])
@@ -96,7 +82,7 @@ def _as_h_n(operation: Operation) -> Any:
 def _h_n_as_outputs(operation: Operation) -> Any:
     """Return h_n of the last layer as the last step of the outputs."""
     outputs, h_n, *c_n = operation.run()
-    outputs, directions = outputs.clone(), 2 if _arguments(operation)["bidirectional"] else 1
+    outputs, directions = outputs.clone(), 2 if operation.get("bidirectional") else 1
     step = outputs.select(1 if operation.get("batch_first") else 0, -1)
     step.copy_(h_n[-directions:].movedim(0, -2).flatten(-2))
     return outputs, h_n, *c_n
@@ -115,7 +101,7 @@ def _config(arguments: Mapping[str, Any]) -> LSTMConfig:
 
 def _run_oracle(operation: Operation, *, fault: Fault) -> Any:
     """Return the outputs and states of the oracle with a fault."""
-    arguments = _arguments(operation)
+    arguments = operation.arguments
     config, first = _config(arguments), arguments.get("batch_first")
     x, h, c = map(tensor_to_numpy, (arguments["input"], *arguments["hx"]))
     params = dict(zip(param_shapes(config), map(tensor_to_numpy, arguments["params"]), strict=True))
