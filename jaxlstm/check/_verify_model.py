@@ -17,7 +17,6 @@ from jaxlstm.check.cases.case import Case, Results, is_floating
 from jaxlstm.check.cases.inputs import model_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
-from jaxlstm.check.exceptions import describe
 from jaxlstm.check.notes import report_on
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.report import Report
@@ -62,13 +61,9 @@ def verify_model(
         ``lambda model, x: model(x.transpose(0, 2, 3, 1))``.
       params: for a function, a tree of parameters that it takes before the arguments.
       names: maps torch's prefixes to prefixes of the model, as in ``jaxlstm.load_state_dict``.
-      seed: the seed of the inputs and of the cotangents.
       gradients: if true, check the gradients of floating-point inputs and of parameters.
-      rtol, atol: the tolerance that replaces the numeric criteria in the dtype of the module. Give both or
-        neither.
-      precision: the precision of matrix products and convolutions that set none. None keeps JAX's default.
       seconds: time for the search of the cause of a failure.
-      progress: called as ``progress(done, total, description)``.
+      seed, rtol, atol, precision, progress: as for :func:`jaxlstm.check.verify`.
 
     Returns:
       A report with one item for each criterion.
@@ -119,7 +114,7 @@ def _try_cases(
     theirs.run(example, theirs.dtype)  # The module must take the example: let its exception pass.
     rng = np.random.default_rng(verification.seed)
     free = free_axes(program, example) if program else None
-    cases, notes = model_cases(example, lambda case: _refusal(theirs, case), rng, free)
+    cases, notes = model_cases(example, theirs.refusal, rng, free)
     for done, case in enumerate(cases):
         failed, alike = verification.first_failure is not None, case.shapes == example.shapes
         if failed and (not verification.evidence["working"] or not alike):
@@ -135,19 +130,6 @@ def _try_cases(
     if any(example.shapes) and all(case.name in verification.refused for case in others):
         verification.sizes = "every axis is fixed" if free == [] else "none was accepted"
     return notes
-
-
-def _refusal(theirs: TorchModel | ProgramReference, case: Case) -> str:
-    """Return the exception that the reference raises for a case, or an empty string."""
-    if isinstance(theirs, ProgramReference):
-        return theirs.refusal(case)
-    try:
-        # torch's float32 LSTM does not always check the sizes of its input; its float64 LSTM does.
-        for dtype in {theirs.dtype, np.dtype(np.float64)}:
-            theirs.run(case, dtype)
-    except Exception as error:
-        return describe(error)
-    return ""
 
 
 def _with_cotangents(case: Case, truth: Results, verification: Verification) -> Case:

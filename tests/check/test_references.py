@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from jaxlstm.check._verify_model import _refusal
 from jaxlstm.check.cases import inputs as cases
 from jaxlstm.check.cases.case import Case
 from jaxlstm.check.reference import torch_lstm, torch_precision
@@ -15,13 +14,11 @@ from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_lstm import TorchLSTM
 from jaxlstm.check.reference.torch_model import TorchModel
 from testing.modules import module_of
-from testing.verification import CONFIGS, STRONG, needs_torch, random_params
+from testing.verification import CONFIGS, STRONG, random_params
 
 
-@needs_torch
-@pytest.mark.parametrize("name", CONFIGS)
-def test_agrees_with_torch(name):
-    config = CONFIGS[name]
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_agrees_with_torch(config):
     params = random_params(config, dtype=np.float64)
     for case in cases.standard_cases(config, seed=1):
         ours = OracleLSTM(params, config).run(case, gradients=case.differentiate)
@@ -56,21 +53,15 @@ def test_settings_and_random_state_are_restored():
     assert found["torch.mkldnn"] == str(torch.backends.mkldnn.is_available())
     exact = [name for name in found if name.endswith("fp32_precision")]
     assert {name.split("torch.backends.")[1] for name in exact} == {
-        "cudnn.rnn.fp32_precision",
-        "cudnn.conv.fp32_precision",
-        "cuda.matmul.fp32_precision",
-        "mkldnn.rnn.fp32_precision",
-        "mkldnn.matmul.fp32_precision",
+        f"{part}.fp32_precision"
+        for part in ("cudnn.rnn", "cudnn.conv", "cuda.matmul", "mkldnn.rnn", "mkldnn.matmul")
     }
     assert {found[name] for name in exact} == {"ieee"}
     config, case = CONFIGS["projected"], cases.ordinary_case(CONFIGS["projected"])
     params = random_params(config)
     before = TorchLSTM(params, config).run(case, np.float32)
-    settings, threads, state = (
-        torch_precision.in_force(),
-        torch.get_num_threads(),
-        torch.random.get_rng_state(),
-    )
+    settings, threads = torch_precision.in_force(), torch.get_num_threads()
+    state = torch.random.get_rng_state()
     torch.set_float32_matmul_precision("medium")
     torch.set_num_threads(threads + 1)
     try:
@@ -100,7 +91,7 @@ def operator(m: Any, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("size", "refused"), [(6, False), (1, True)])
 def test_sizes_that_only_float32_takes_are_refused(size: int, refused: bool) -> None:
     case = Case.of_model("example", (np.ones((4, 2, size), np.float32),), {})
-    assert bool(_refusal(TorchModel(module_of(operator, lstm=torch.nn.LSTM(6, 8))), case)) == refused
+    assert bool(TorchModel(module_of(operator, lstm=torch.nn.LSTM(6, 8))).refusal(case)) == refused
 
 
 def test_program_that_torch_cannot_run() -> None:

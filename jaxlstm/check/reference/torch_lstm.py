@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,16 +78,10 @@ def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.
                 outputs, _ = rnn.pad_packed_sequence(outputs, total_length=len(inputs))
             return {"outputs": outputs, "h_n": h_n, "c_n": c_n}
 
-    module = OfCases(
-        config.input_size,
-        config.hidden_size,
-        config.num_layers,
-        bias=config.bias,
-        bidirectional=config.bidirectional,
-        proj_size=config.proj_size,
-        device="meta",  # Initial values would draw from the caller's random state.
-        dtype=getattr(torch, np.dtype(dtype).name),
-    ).to_empty(device="cpu")
+    options: Any = {**asdict(config), "batch_first": False, "dropout": 0.0}
+    # Initial values would draw from the caller's random state.
+    module = OfCases(**options, device="meta", dtype=getattr(torch, np.dtype(dtype).name))
+    module = module.to_empty(device="cpu")
     rounded = {name: np.array(value, order="C").astype(dtype) for name, value in params.items()}
     module.load_state_dict({name: numpy_to_tensor(a) for name, a in rounded.items()}, strict=True)
     return module.eval()

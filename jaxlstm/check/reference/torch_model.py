@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
 from jaxlstm.check.cases.case import Case, Results, named_outputs
+from jaxlstm.check.exceptions import describe
 from jaxlstm.check.reference import torch_precision
 
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ class TorchModel:
         """Run the module on a case in its own dtype or float64. Without oneDNN, sums have another order."""
         with pinned(dtype, onednn=onednn):
             return run_module(self.module(dtype), case.astype(dtype), gradients)
+
+    def refusal(self, case: Case) -> str:
+        """Return the exception that the module raises for a case, or an empty string."""
+        try:
+            # torch's float32 LSTM does not always check the sizes of its input; its float64 LSTM does.
+            for dtype in {self.dtype, np.dtype(np.float64)}:
+                self.run(case, dtype)
+        except Exception as error:
+            return describe(error)
+        return ""
 
     def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
         """Return the results of a run without oneDNN."""
