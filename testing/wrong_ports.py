@@ -377,6 +377,3 @@ PAIRS = (
     ("padding kept", "no state"),
     ("never reversed", "final swapped"),
 )
-
-# Bugs that need a projection to show.
-NEEDS_PROJECTION = {"projection before tanh"}

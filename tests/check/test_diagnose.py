@@ -128,14 +128,12 @@ def test_rejects_activations_that_do_not_fit(recorded, inputs, message):
         trace(recorded, BOTH_PARAMS, BOTH, inputs=inputs)
 
 
-def without_h_n(x, state, lengths, *, params):
-    outputs, (_, c_n) = WrongPort(BOTH, "order iofg")(x, state, lengths, params=params)
-    return outputs, (None, c_n)
+def without(missing):
+    def port(x, state, lengths, *, params):
+        outputs, final = WrongPort(BOTH, "order iofg")(x, state, lengths, params=params)
+        return outputs, [None if name == missing else a for name, a in zip("hc", final, strict=True)]
 
-
-def without_c_n(x, state, lengths, *, params):
-    outputs, (h_n, _) = WrongPort(BOTH, "order iofg")(x, state, lengths, params=params)
-    return outputs, (h_n, None)
+    return port
 
 
 def without_initial_state(x, *, params):
@@ -154,8 +152,8 @@ def without_initial_state(x, *, params):
         ("reverse first at the top", (1, "forward", 0), "output"),
         # With two layers nothing is wrong.
         ("one layer for all", None, ""),
-        (without_h_n, (0, "forward", 0), "c"),
-        (without_c_n, (0, "forward", 0), "h"),
+        (without("h"), (0, "forward", 0), "c"),
+        (without("c"), (0, "forward", 0), "h"),
         (without_initial_state, (0, "forward", 0), "c"),
     ],
 )

@@ -39,35 +39,27 @@ def test_something_else():
 """
 
 
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
+def test_failures_fit_one_screen(tmp_path):
+    """The output has no frame of the plugin."""
     pytest.importorskip("torch", reason="verify_model compares with a torch module")
-    folder = tmp_path_factory.mktemp("foreign")
-    (folder / "test_foreign.py").write_text(FOREIGN)
+    (tmp_path / "test_foreign.py").write_text(FOREIGN)
     installed = metadata.entry_points(group="pytest11", name="jaxlstm")
     plugin = () if installed else ("-p", "jaxlstm.check.pytest_plugin")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, "--noconftest", "."],
-        cwd=folder,
+        cwd=tmp_path,
         env=python_environment(),
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.stdout + done.stderr
-
-
-def test_right_port_passes_and_wrong_ones_fail(foreign):
+    foreign = done.stdout + done.stderr
     assert "3 failed, 2 passed" in foreign
     assert foreign.count("DOES NOT HOLD") >= 2
     assert "assert (1 + 1) == 3" in foreign
     assert "INTERNALERROR" not in foreign
-
-
-def test_failure_fits_one_screen(foreign):
     assert "order iofg in float32: DOES NOT HOLD" in foreign
     assert "in which the gates are read in the order i, o, f, g" in foreign
     assert "array(" not in foreign
-    # No frame of the plugin.
     assert "pytest_plugin.py" not in foreign
     assert len(foreign.splitlines()) < 80
