@@ -18,13 +18,14 @@ from jaxlstm.check.cases.inputs import model_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
 from jaxlstm.check.notes import report_on
+from jaxlstm.check.reference.program import ProgramReference
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.requirements import require_precision, require_seed, require_tolerance
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
-from jaxlstm.check.subjects.program import ProgramModel, ProgramReference, free_axes
+from jaxlstm.check.subjects.program import ProgramModel, free_axes
 from jaxlstm.check.verification import Verification
 from jaxlstm.programs.graph import unused_inputs
 from jaxlstm.programs.program import Program

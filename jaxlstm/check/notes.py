@@ -13,8 +13,8 @@ import numpy as np
 from jaxlstm._shared.version import __version__
 from jaxlstm.check.diagnosis.search import Diagnosis, Failures
 from jaxlstm.check.reference import torch_lstm
+from jaxlstm.check.reference.jax_runs import default_device, lacks_float64
 from jaxlstm.check.report.report import Report
-from jaxlstm.check.subjects.function import default_device, lacks_float64
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Verification
 

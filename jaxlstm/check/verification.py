@@ -18,9 +18,9 @@ from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Findings
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, PortError, describe
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
+from jaxlstm.check.reference.program import Reference
 from jaxlstm.check.report.item import Item
 from jaxlstm.check.subjects.model import Subject
-from jaxlstm.check.subjects.program import Reference
 
 
 class Evidence(NamedTuple):

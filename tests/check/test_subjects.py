@@ -114,7 +114,7 @@ def test_float64_runs_on_the_cpu_if_the_device_lacks_it(monkeypatch):
         seen.append((x.dtype.name, jax.config.jax_default_device))  # type: ignore[attr-defined]
         return x, (None, None)
 
-    monkeypatch.setattr("jaxlstm.check.subjects.function.lacks_float64", lambda device: True)
+    monkeypatch.setattr("jaxlstm.check.reference.jax_runs.lacks_float64", lambda device: True)
     Port.of(port, {}, CONFIG).run(case, np.float64)
     Port.of(port, {}, CONFIG).run(case, np.float32)
     assert seen == [("float64", cpu), ("float32", None)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxlstm.check.cases.case import Case, Results, worst_error, worst_errors
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
-from jaxlstm.check.subjects.program import Reference
+from jaxlstm.check.reference.program import Reference
 
 Array = np.ndarray
 

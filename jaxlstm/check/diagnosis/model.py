@@ -12,12 +12,13 @@ from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, output
 from jaxlstm.check.diagnosis.locate import wrong_gradients
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
+from jaxlstm.check.reference.program import ProgramReference
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import CheckedModel, FunctionModel, ModelRunner
 from jaxlstm.check.subjects.model import ModelSubject
-from jaxlstm.check.subjects.program import ProgramModel, ProgramReference
+from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.check.verification import Evidence, Verification
 
 OWN_ERRORS = 16.0

@@ -16,7 +16,8 @@ from jax.core import Tracer
 
 from jaxlstm.check.cases.case import Case, LayerRecord, is_array, is_floating
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast, jax_settings
+from jaxlstm.check.reference.jax_runs import jax_settings
+from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast
 
 
 class FlaxModel(CheckedModel):

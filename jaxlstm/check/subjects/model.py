@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxlstm.check.cases.case import Case, Results, is_floating
 from jaxlstm.check.criteria.difference import without_padding
+from jaxlstm.check.reference.program import ProgramReference
 from jaxlstm.check.reference.torch_layers import longest_packed
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
 from jaxlstm.check.subjects.port import Port
-from jaxlstm.check.subjects.program import ProgramReference
 
 
 class ModelSubject:

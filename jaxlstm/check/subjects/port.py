@@ -25,7 +25,7 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from jaxlstm.check.cases.case import Case, Results
 from jaxlstm.check.exceptions import PortError, describe
-from jaxlstm.check.subjects.function import jax_settings, split, to_numpy, with_gradients
+from jaxlstm.check.reference.jax_runs import jax_settings, split, to_numpy, with_gradients
 from jaxlstm.layer.config import LSTMConfig
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

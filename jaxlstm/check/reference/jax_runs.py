@@ -1,0 +1,107 @@
+"""Functions of JAX in one dtype, compiled once for each shape, and their settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.errors import ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError
+
+from jaxlstm.check.cases.case import Case, is_floating
+from jaxlstm.programs.errors import ProgramError
+
+Array = np.ndarray
+_UNKNOWN = (ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError)
+
+
+def default_device() -> Any:
+    """Return the device that JAX uses by default."""
+    config: Any = jax.config
+    chosen = config.jax_default_device
+    if isinstance(chosen, str):  # The name of a platform.
+        return jax.devices(chosen)[0]
+    return chosen or jax.devices()[0]
+
+
+def lacks_float64(device: Any) -> bool:
+    """Return True if the device emulates float64 with less precision. A TPU combines two float32."""
+    return device.platform == "tpu"
+
+
+@contextlib.contextmanager
+def jax_settings(dtype: Any, precision: str | None) -> Iterator[None]:
+    """Set the precision of products, and for float64 the 64-bit mode and a device that has it."""
+    with contextlib.ExitStack() as stack:
+        if np.dtype(dtype) == np.float64:
+            stack.enter_context(jax.enable_x64(True))
+            if lacks_float64(default_device()):
+                stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+        if precision is not None:  # It applies to the products of a port that sets no precision.
+            stack.enter_context(jax.default_matmul_precision(precision))
+        yield
+
+
+def split(case: Case, dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the floating-point arrays of a case on the device, in ``dtype``, and the others."""
+    # jnp.asarray of a NumPy array would compile a program for each new shape.
+    arrays = jax.device_put(dict(case.astype(dtype).arrays))
+    floating = {name: a for name, a in arrays.items() if is_floating(a)}
+    return floating, {name: a for name, a in arrays.items() if name not in floating}
+
+
+def with_gradients(function: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Return the function that returns the outputs, and the gradients of the parameters and the arrays.
+
+    Both take ``(params, floating, others)``; the returned one takes the cotangents of the outputs too.
+    """
+
+    def outputs_and_gradients(params: Any, floating: Any, others: Any, cotangents: Any) -> Any:
+        def real_outputs(params: Any, floating: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            outputs = function(params, floating, others)
+            return {n: a for n, a in outputs.items() if hasattr(a, "dtype") and is_floating(a)}, outputs
+
+        real, pull_back, outputs = jax.vjp(real_outputs, params, floating, has_aux=True)
+        given = {
+            n: _padded(cotangents[n].astype(a.dtype), a.shape) if n in cotangents else jnp.zeros_like(a)
+            for n, a in real.items()
+        }
+        d_params, d_inputs = pull_back(given)
+        return outputs, {**d_inputs, **d_params}
+
+    return outputs_and_gradients
+
+
+def _padded(cotangent: Any, shape: tuple[int, ...]) -> Any:
+    """Return a cotangent with zeros for the padding that torch cuts off."""
+    if cotangent.shape == shape or cotangent.ndim != len(shape):
+        return cotangent
+    return jnp.pad(cotangent, [(0, max(n - m, 0)) for n, m in zip(shape, cotangent.shape, strict=True)])
+
+
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the jitted function, which runs eagerly if its control flow depends on values."""
+    jitted = jax.jit(function)
+
+    def call(*args: Any) -> Any:
+        try:
+            return jitted(*args)
+        except (*_UNKNOWN, ProgramError) as error:
+            if not depends_on_values(error):
+                raise
+            return function(*args)
+
+    return call
+
+
+def depends_on_values(error: Exception) -> bool:
+    """Return True for an error of a function that JAX cannot trace, because it depends on values."""
+    return isinstance(error, _UNKNOWN) or isinstance(error.__cause__, _UNKNOWN)
+
+
+def to_numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the arrays as NumPy arrays."""
+    return {name: np.asarray(a) for name, a in arrays.items()}
