@@ -132,8 +132,6 @@ def warnings_in_one_line(args: argparse.Namespace) -> Iterator[None]:
             shown.add(text)
             print(f"jaxlstm {args.command}: warning: {text}", file=sys.stderr)
 
-    before, warnings.showwarning = warnings.showwarning, show
-    try:
+    with warnings.catch_warnings():
+        warnings.showwarning = show
         yield
-    finally:
-        warnings.showwarning = before

@@ -28,7 +28,7 @@ from jaxlstm.cli.options import (
     takes_program,
 )
 from jaxlstm.cli.user_code import import_user_code
-from jaxlstm.cli.verdict import NOT_RUN, Reports, command_line, merge_reports, verdict_text
+from jaxlstm.cli.verdict import Reports, command_line, merge_reports, verdict_text
 
 if TYPE_CHECKING:
     from jaxlstm.check import Report
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
                 again = command_line(args, backend=backend, dtype=dtype if dtype in DTYPES else "")
                 reports[backend, dtype] = dataclasses.replace(report, again=again)
     if args.report:
-        whole = merge_reports(args, subject.value, reports, dict.fromkeys(absent, NOT_RUN))
+        whole = merge_reports(args, subject.value, reports, absent)
         write_atomically(Path(args.report), [whole.to_html().encode()])
     text = verdict_text(args, subject.name, reports, absent)
     print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2) if args.json else text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.table import format_number, table
@@ -103,13 +103,11 @@ def _unique(lines: Iterator[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def merge_reports(
-    args: argparse.Namespace, config: Any, reports: Reports, not_run: Mapping[str, str]
-) -> Report:
+def merge_reports(args: argparse.Namespace, config: Any, reports: Reports, absent: Sequence[str]) -> Report:
     """Return one report of all runs.
 
-    The names of items and diagnoses start with the backend and dtype. ``not_run`` maps each absent
-    backend to the reason. ``difference`` comes from the first run with one.
+    The names of items and diagnoses start with the backend and dtype. ``difference`` comes from the first run
+    with one.
     """
     from jaxlstm.check import Item, Report
 
@@ -117,7 +115,7 @@ def merge_reports(
     items = [
         dataclasses.replace(item, name=f"{run}: {item.name}") for run, report in runs for item in report.items
     ]
-    items += [Item(backend, None, detail=reason) for backend, reason in not_run.items()]
+    items += [Item(backend, None, detail=NOT_RUN) for backend in absent]
     return Report(
         title=f"{args.checkpoint}: {args.port or 'jitted JAX'} against torch",
         items=tuple(items),

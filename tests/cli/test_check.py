@@ -9,10 +9,9 @@ import jax
 import pytest
 import torch
 
-from jaxlstm import cli
 from jaxlstm.check import Item, Report
 from jaxlstm.cli import check
-from testing.command import jaxlstm_command
+from testing.command import Result, jaxlstm_command
 
 
 @pytest.fixture
@@ -23,10 +22,9 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_matrix_prints_one_table(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["check", checkpoint, "--matrix", "--dtype", "float32", "--backend", "all"]
-    assert cli.main(arguments) == 0
-    printed = capsys.readouterr().out
+def test_matrix_prints_one_table(checkpoint: str) -> None:
+    options = ["--matrix", "--dtype", "float32", "--backend", "all"]
+    printed = jaxlstm_command("check", checkpoint, *options, status=0).out
     assert printed.count("\nfloat32, batch ") == 4
     assert re.search("^cpu matrix\n +1 step +12 steps +100 steps\n", printed)
     assert printed.endswith("m.pt: jaxlstm.lstm HOLDS (cpu matrix: 12 ok)\n")
@@ -52,9 +50,7 @@ def test_json_and_page_of_one_dtype(checkpoint: str, tmp_path: Path) -> None:
     assert f"  jaxlstm check {checkpoint} --dtype float32 --seed 7</pre>" in text
 
 
-def test_failing_matrix_names_the_cell(
-    checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_matrix_names_the_cell(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = "float32, batch 1, jit"
     items = (
         Item("a", True, 0.5, 4.0, "RMS error of results", {"row": row, "column": "1 step"}),
@@ -62,8 +58,7 @@ def test_failing_matrix_names_the_cell(
     )
     report = Report("jaxlstm.lstm", items)
     monkeypatch.setattr(check, "_check", lambda *arguments: [("matrix", report)])
-    assert cli.main(["check", checkpoint, "--matrix", "--backend", "all"]) == 1
-    printed = capsys.readouterr().out
+    printed = jaxlstm_command("check", checkpoint, "--matrix", "--backend", "all", status=1).out
     assert re.search(r"float32, batch 1, jit +ok 0.5 +FAILED 7\n", printed)
     assert "matrix, b: RMS error of results: c_n\n" in printed
     for backend in ("cpu", "gpu", "tpu"):
@@ -94,8 +89,7 @@ number = 3
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "m.pt")
+def folder(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(PORTS)
     (tmp_path / "beside.py").write_text("import jaxlstm\nCONFIG = jaxlstm.LSTMConfig(3, 4)\n")
     monkeypatch.chdir(tmp_path)
@@ -104,21 +98,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def check_port(port: str, *options: str) -> int:
-    return cli.main(["check", "m.pt", "--dtype", "float32", "--port", port, *options])
+def check_port(port: str, *options: str, status: int) -> Result:
+    return jaxlstm_command("check", "m.pt", "--dtype", "float32", "--port", port, *options, status=status)
 
 
-def test_right_port_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_port("mine.py", "--json", "--report", "page.html") == 0
-    (report,) = json.loads(capsys.readouterr().out)["reports"]
+def test_right_port_holds(folder: Path) -> None:
+    done = check_port("mine.py", "--json", "--report", "page.html", status=0)
+    (report,) = json.loads(done.out)["reports"]
     assert report["settings"]["port"] == "port"
     assert report["again"].startswith("jaxlstm check m.pt --port mine.py --backend ")
     assert "m.pt: mine.py against torch" in (folder / "page.html").read_text()
 
 
-def test_wrong_port_fails_with_a_diagnosis(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_port(f"{folder}/mine.py:onnx_order") == 1
-    printed = capsys.readouterr().out
+def test_wrong_port_fails_with_a_diagnosis(folder: Path) -> None:
+    printed = check_port(f"{folder}/mine.py:onnx_order", status=1).out
     assert "the gates are read in the order" in printed
     last = printed.splitlines()[-1]
     assert last.startswith(f"m.pt: {folder}/mine.py:onnx_order DOES NOT HOLD (cpu float32: ")
@@ -139,12 +132,11 @@ def test_wrong_port_fails_with_a_diagnosis(folder: Path, capsys: pytest.CaptureF
     ],
 )
 def test_unusable_port_is_refused_in_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], port: str, text: str | None, message: str
+    folder: Path, port: str, text: str | None, message: str
 ) -> None:
     if text is not None:
         (folder / port).write_text(text)
-    assert check_port(port) == 2
-    error = capsys.readouterr().err
+    error = check_port(port, status=2).err
     assert f"jaxlstm check: --port {port}: " in error
     assert message in error
     assert error.count("\n") == 1
