@@ -21,13 +21,8 @@ JAXLSTM_INLINE Floats load(const Bfloat16* p, long n = kLanes<Bfloat16>) {
 JAXLSTM_INLINE void store(Bfloat16* p, Floats v, long n = kLanes<Bfloat16>) {
   _mm256_mask_storeu_epi16(p, __mmask16(first_elements(n)), (__m256i)_mm512_cvtneps_pbh((__m512)v));
 }
-inline void copy_rounded(const float* from, Bfloat16* to, long count) {
-  for (long i = 0; i < count; i += 16) {
-    const long n = count - i < 16 ? count - i : 16;
-    store(to + i, load(from + i, n), n);
-  }
-}
-inline void copy_widened(const Bfloat16* from, float* to, long count) {
+template <class From, class To>
+inline void copy_numbers(const From* from, To* to, long count) {
   for (long i = 0; i < count; i += 16) {
     const long n = count - i < 16 ? count - i : 16;
     store(to + i, load(from + i, n), n);

@@ -71,7 +71,7 @@ struct ForwardPass {
     const Range units = mine.columns(panels), rows = mine.rows(p.batch), projected = mine.columns(output_panels);
     if (!p.prepared) pack_weights(thread, threads);
     prepare_c(thread, threads);
-    if (thread == 0) copy_rounded(p.h_0, h[0], p.batch * p.h_size);
+    if (thread == 0) copy_numbers(p.h_0, h[0], p.batch * p.h_size);
     barrier.wait();
     Range before = rows;  // the rows of the previous step
     for (long s = 0; s < p.time; s++) {
@@ -90,7 +90,7 @@ struct ForwardPass {
     finish_c(rows, units);
     const Range rows_of_h = mine.whole_rows(rows);
     const long first = rows_of_h.begin * p.h_size;
-    copy_widened(h[p.time & 1] + first, p.h_n + first, rows_of_h.size() * p.h_size);
+    copy_numbers(h[p.time & 1] + first, p.h_n + first, rows_of_h.size() * p.h_size);
     finish_streams();
   }
 

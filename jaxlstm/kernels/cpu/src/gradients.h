@@ -134,7 +134,7 @@ struct GradientsPass {
         if (p.grad_bias) add_to_bias(row, k, k_end, strip, strip_end);
         if constexpr (kIsHalf<T>)
           for (long r = k; r < k_end; r++)
-            copy_rounded(p.grad_gates + (row + r) * gates + strip, rounded_gates + r * gates + strip,
+            copy_numbers(p.grad_gates + (row + r) * gates + strip, rounded_gates + r * gates + strip,
                          strip_end - strip);
         for_row_blocks(strip, strip_end, [&](long first, auto block) {
           constexpr int M = decltype(block)::count;

@@ -87,10 +87,9 @@ template <class T>
 JAXLSTM_INLINE void stream(T* p, Vector<T> v, long n) { store(p, v, n); }
 JAXLSTM_INLINE void finish_streams() {}
 #endif
+// Copies numbers, in half precision (bfloat16.h) rounded or widened.
 template <class T>
-JAXLSTM_INLINE void copy_rounded(const T* from, T* to, long count) { std::memcpy(to, from, size_t(count) * sizeof(T)); }
-template <class T>
-JAXLSTM_INLINE void copy_widened(const T* from, T* to, long count) { std::memcpy(to, from, size_t(count) * sizeof(T)); }
+JAXLSTM_INLINE void copy_numbers(const T* from, T* to, long count) { std::memcpy(to, from, size_t(count) * sizeof(T)); }
 // Returns v in a register, and hides from the optimizer how it was computed.
 template <class V>
 JAXLSTM_INLINE V opaque(V v) {
