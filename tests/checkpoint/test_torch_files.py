@@ -269,3 +269,14 @@ def test_reads_from_many_threads(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     torch.save({str(k): torch.full((300_000,), float(k)) for k in range(8)}, path)
     assert run_python("-c", SCRIPT, path).split() == ["8", "not-a-file"]
+
+
+def test_arrays_in_a_program_of_torch_2_7(tmp_path: Path) -> None:
+    """The tensors are a file of torch.save, whose pickle may hold the bytes of an array as text."""
+    expected = np.arange(6, dtype=np.float32)
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+        archive.writestr("serialized_exported_program.json", '{"schema_version": {"major": 8}}')
+        for name, value in (("state_dict", {"w": expected}), ("constants", {})):
+            with archive.open(f"serialized_{name}.pt", "w") as file:
+                torch.save(value, file, pickle_protocol=2)
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "m.pt2")["w"], expected)

@@ -17,7 +17,7 @@ from jaxlstm._shared.imports import import_optional
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, printable
 from ..io._make_tensor import Budget, make_array
-from ..io.files import CheckpointFile, open_beside
+from ..io.files import CheckpointFile, MemoryFile, open_beside
 from ..io.storage import Storage
 from ..io.tensor import DTYPES
 
@@ -75,7 +75,7 @@ def read_onnx(source: CheckpointFile) -> Checkpoint:
 
 
 def _add(checkpoint: Checkpoint, name: str, array: np.ndarray, budget: Budget) -> None:
-    storage = Storage(None, 0, array.nbytes, data=array.tobytes())
+    storage = Storage(MemoryFile(array.tobytes(), checkpoint.path), 0, array.nbytes)
     checkpoint.add(name, make_array(storage, array.dtype, array.shape, budget=budget))
 
 

@@ -85,7 +85,8 @@ def _pickled(program: ProgramArchive, entry: ZipEntry, budget: Budget) -> Iterat
             error.offset += entry.offset
         raise
     for storage in {id(tensor.storage): tensor.storage for tensor in tensors.values()}.values():
-        storage.source, storage.offset = source, storage.offset + entry.offset
+        if isinstance(storage.source, FilePart):  # and not in memory
+            storage.source, storage.offset = source, storage.offset + entry.offset
     yield from tensors.items()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, describe, describe_all
+from .files import MemoryFile
 from .storage import Storage
 from .tensor import Tensor, contiguous_strides
 
@@ -114,7 +115,7 @@ def make_array(
         raise CheckpointError(
             "storage-size",
             f"{label} needs {tensor.nbytes} bytes, but the file holds {storage.nbytes} for it",
-            None if storage.source is None else storage.offset,
+            None if isinstance(storage.source, MemoryFile) else storage.offset,
         )
     return tensor
 

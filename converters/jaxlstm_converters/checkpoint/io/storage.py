@@ -18,11 +18,10 @@ class Storage:
     """A byte range that tensors are views of.
 
     Attributes:
-        source: the file; None if `data` holds the bytes.
+        source: the file; None until `LegacyStorages.place` sets it.
         offset: the position of the first byte in the file.
         crc: the CRC-32 that the file declares, or None.
         dtype: the dtype of all its tensors; None until the first tensor sets it.
-        data: the bytes, for short storages that had to be decoded.
     """
 
     source: CheckpointFile | None
@@ -31,7 +30,6 @@ class Storage:
     big_endian: bool = False
     crc: int | None = None
     dtype: np.dtype[Any] | None = None
-    data: bytes | None = None
     _verified: bool = field(default=False, repr=False)
 
     def use_as(self, dtype: np.dtype[Any]) -> None:
@@ -43,10 +41,7 @@ class Storage:
 
     def read_into(self, start: int, target: memoryview) -> None:
         """Fill `target` from byte `start` on, after comparing the checksum of the whole storage."""
-        if self.source is None:
-            assert self.data is not None
-            target[:] = self.data[start : start + len(target)]
-            return
+        assert self.source is not None
         self.source.check_unchanged()
         whole = start == 0 and len(target) == self.nbytes
         if not whole and self.crc is not None and not self._verified:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..io._make_tensor import make_array, make_tensor
+from ..io.files import MemoryFile
 from ..io.storage import Latin1Storage, Span, Storage, count_latin1
 from ..io.tensor import Tensor
 from .machine import PickleMachine
@@ -251,4 +252,4 @@ def _make_storage(machine: PickleMachine, data: Any) -> Storage:
         raise machine.malformed(
             f"the data of a NumPy array is a value of type {type(data).__name__}, expected bytes"
         )
-    return Storage(None, 0, len(data), data=data)
+    return Storage(MemoryFile(data, machine.stream.source.path), 0, len(data))
