@@ -186,6 +186,19 @@ def test_seeds_are_valid(tmp_path: Path) -> None:
     assert {name for name, result in results.items() if result["code"]} == {"zip-quantized"}
 
 
+# Name -> what a reader does, in Python, and what the process reports.
+FAULTS = {
+    "raise": ("{}['a']", "KeyError at "),
+    "allocate": ("bytearray(80 << 20)", "MemoryError at "),
+    "die": ("os.kill(os.getpid(), 11)", "the process ends with status -11"),
+    "spin": ("spin()", "took "),
+    "open": ("open('/dev/null').close()", "forbidden: open"),
+    "system": ("os.system('true')", "forbidden: os.system"),
+    "import": ("__import__('colorsys')", "forbidden: import"),
+    "read": ("[honest(path) for _ in range(3_000)]", "bytes are read for"),
+    "warn": ("warnings.warn('a warning')", "UserWarning at "),
+    "lines": ("raise_two_lines()", "the error is not one line"),
+}
 FAULTY = """
 import os, signal, warnings
 from testing.hostile import reader
@@ -193,58 +206,29 @@ from jaxlstm_converters.checkpoint import CheckpointError
 
 honest = reader.read_checkpoint
 
-def spin(path):
+def spin():
     # The process is killed after twice the limit.
     left = signal.getitimer(signal.ITIMER_PROF)[0]
     while signal.getitimer(signal.ITIMER_PROF)[0] > 0.3 * left:
         pass
 
-def read_often(path):
-    for _ in range(3_000):
-        honest(path)
-
-def raise_two_lines(path):
+def raise_two_lines():
     raise CheckpointError("truncated", "two\\nlines")
 
-FAULTS = {
-    "raise": lambda path: {}["a"],
-    "allocate": lambda path: bytearray(80 << 20),
-    "die": lambda path: os.kill(os.getpid(), 11),
-    "spin": spin,
-    "open": lambda path: open("/dev/null").close(),
-    "system": lambda path: os.system("true"),
-    "import": lambda path: __import__("colorsys"),
-    "read": read_often,
-    "warn": lambda path: warnings.warn("a warning"),
-    "lines": raise_two_lines,
-}
-
 def faulty(path, **options):
-    FAULTS.get(os.path.basename(path), lambda path: None)(path)
+    match os.path.basename(path):
+CASES
     return honest(path, **options)
 
 reader.read_checkpoint = faulty
 reader.main()
-"""
-
-FINDINGS = {
-    "raise": "KeyError at ",
-    "allocate": "MemoryError at ",
-    "die": "the process ends with status -11",
-    "spin": "took ",
-    "open": "forbidden: open",
-    "system": "forbidden: os.system",
-    "import": "forbidden: import",
-    "read": "bytes are read for",
-    "warn": "UserWarning at ",
-    "lines": "the error is not one line",
-}
+""".replace("CASES", "".join(f"        case {name!r}: {code}\n" for name, (code, _) in FAULTS.items()))
 
 
 def test_faults_are_detected(tmp_path: Path) -> None:
     """Each broken guarantee of a reader is a finding, and the next file is read as usual."""
     with ReaderProcess(tmp_path, (sys.executable, "-c", FAULTY)) as process:
-        for fault, finding in FINDINGS.items():
+        for fault, (_, finding) in FAULTS.items():
             folder = tmp_path / fault
             folder.mkdir()
             for name in ("good", fault, "good again"):

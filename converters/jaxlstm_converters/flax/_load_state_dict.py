@@ -12,8 +12,7 @@ from flax import nnx
 
 from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.layer import FlaxLayer, Slot
-from jaxlstm_converters.flax.names import Names
-from jaxlstm_converters.flax.plan import make_plan
+from jaxlstm_converters.flax.plan import plan_alone
 from jaxlstm_converters.flax.result import LoadResult, StateDictError
 from jaxlstm_converters.flax.tree import nnx_layers
 from jaxlstm_converters.lstm._load import StateArray
@@ -145,10 +144,7 @@ def _read(slot: Slot) -> np.ndarray:
 
 def collect(layers: list[FlaxLayer], names: Mapping[str, str] | None) -> dict[str, np.ndarray]:
     """Return the state dict of the layers; warn the user of each layout that is not invertible."""
-    name_map = Names(names)
-    name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
-    plan = make_plan(layers, name_map)
-    name_map.require_flax_prefixes(plan.flax_names)
+    plan = plan_alone(layers, names)
     if plan.failures:
         raise StateDictError("\n  ".join(["the model has no state dict in torch", *plan.failures]))
     tensors: dict[str, np.ndarray] = {}

@@ -61,8 +61,7 @@ def match_names(
 ) -> tuple[ConversionPlan, ModelTensors, Names]:
     """Return the plan of a model for a source, the tensors of the source, and the map of names."""
     opened = open_source(source)
-    name_map = Names(names)
-    name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
+    name_map = Names(names, layers)
     model = find_model(opened, make_plan(layers, name_map), name_map)
     plan = make_plan(layers, name_map, model.has)
     model.fold_reparametrized(plan.torch_names)

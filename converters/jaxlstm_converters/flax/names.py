@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 
-from jaxlstm_converters.flax.layer import join
+from jaxlstm_converters.flax.layer import FlaxLayer, join
 
 # Modules that torch puts around other modules, and keys under which training programs save a state dict.
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -31,20 +31,19 @@ class Names:
     sides. Two entries with the same Flax prefix give one Flax layer two names in torch (tied weights).
     """
 
-    def __init__(self, names: Mapping[str, str] | None) -> None:
+    def __init__(self, names: Mapping[str, str] | None, layers: Iterable[FlaxLayer] = ()) -> None:
         """Create the map.
 
         Args:
           names: torch prefix -> Flax prefix. Indices may be written ``layers[0]`` or ``layers.0``.
+          layers: the layers of the model, whose paths are replaced by their paths in torch.
         """
         names = {} if names is None else names
         if not isinstance(names, Mapping) or not all(isinstance(s, str) for s in [*names, *names.values()]):
             raise TypeError(f"names must be a dict from torch prefixes to Flax prefixes, got {names!r}")
-        self.flax_of = {dotted(torch): dotted(flax) for torch, flax in names.items()}
-
-    def renamed(self, paths: Mapping[str, str]) -> None:
-        """Replace Flax prefixes that are keys of ``paths``."""
-        self.flax_of = {torch: paths.get(flax, flax) for torch, flax in self.flax_of.items()}
+        paths = {layer.path: layer.torch_path for layer in layers if layer.path}
+        prefixes = {dotted(torch): dotted(flax) for torch, flax in names.items()}
+        self.flax_of = {torch: paths.get(flax, flax) for torch, flax in prefixes.items()}
 
     def make_plain(self, plain: Callable[[str], str]) -> None:
         """Replace each torch prefix by a plain one."""

@@ -1,7 +1,7 @@
 """The plan of a conversion: which tensors of torch belong to which arrays of a model."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -100,6 +100,14 @@ def make_plan(
                     plan.assign(layer, pair(name, name), names)
                 except ValueError as error:
                     plan.failures.append(f"{slot.path}: {error}")
+    return plan
+
+
+def plan_alone(layers: list[FlaxLayer], names: Mapping[str, str] | None) -> ConversionPlan:
+    """Return the plan of a model without a source; raise ValueError for names that match no layer."""
+    name_map = Names(names, layers)
+    plan = make_plan(layers, name_map)
+    name_map.require_flax_prefixes(plan.flax_names)
     return plan
 
 

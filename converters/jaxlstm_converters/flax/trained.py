@@ -11,8 +11,8 @@ from jaxlstm_converters.flax._load_state_dict import require_module
 from jaxlstm_converters.flax.fill import match_names
 from jaxlstm_converters.flax.layer import FlaxLayer, Slot
 from jaxlstm_converters.flax.model_tensors import ModelTensors
-from jaxlstm_converters.flax.names import Names, without_wrappers
-from jaxlstm_converters.flax.plan import ConversionPlan, make_plan
+from jaxlstm_converters.flax.names import without_wrappers
+from jaxlstm_converters.flax.plan import ConversionPlan, plan_alone
 from jaxlstm_converters.flax.result import StateDictError
 from jaxlstm_converters.flax.tree import nnx_layers
 from jaxlstm_converters.optimizer.trained import ParameterRow, TrainedParameters, dotted_leaves
@@ -23,10 +23,7 @@ def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any 
     layers, tree = _layers_and_parameters(model)
     params = dotted_leaves(tree)
     if source is None:
-        name_map = Names(names)
-        name_map.renamed({layer.path: layer.torch_path for layer in layers if layer.path})
-        plan, found = make_plan(layers, name_map), None
-        name_map.require_flax_prefixes(plan.flax_names)
+        plan, found = plan_alone(layers, names), None
     else:
         plan, found, _ = match_names(layers, source, names)
     rows = _rows(plan, params, found)

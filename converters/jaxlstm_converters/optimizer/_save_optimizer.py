@@ -1,5 +1,6 @@
 """Write the state of an optax optimizer as the state of a torch optimizer."""
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,14 +64,11 @@ def save_optimizer(
         trained = trained_parameters(model, names)
     order = _order(groups, trained)
     moments = _moments(state, trained)
+    fields = {k: _of_group(group, name, moments.get(name, {})) for k, (group, name) in enumerate(order)}
     document = {
-        "state": {
-            number: _of_group(group, name, moments.get(name, {}))
-            for number, (group, name) in enumerate(order)
-        },
+        "state": {number: of_parameter for number, of_parameter in fields.items() if of_parameter},
         "param_groups": list(_numbered(groups)),
     }
-    document["state"] = {number: fields for number, fields in document["state"].items() if fields}
     path = Path(path)
     require_folder_of(path)
     require_replaceable(path, overwrite=overwrite, is_ours=has_marker)
@@ -100,15 +98,10 @@ def _order(
 
 def _numbered(groups: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the groups with the numbers of their parameters."""
-    first = 0
+    numbers = itertools.count()
     for group in groups:
-        count = len(group["param_names"])
-        yield {
-            **group,
-            "params": list(range(first, first + count)),
-            "param_names": list(group["param_names"]),
-        }
-        first += count
+        names = list(group["param_names"])
+        yield {**group, "params": [next(numbers) for _ in names], "param_names": names}
 
 
 def _moments(state: Any, trained: TrainedParameters) -> dict[str, dict[str, Any]]:
