@@ -40,8 +40,8 @@ def _weight_norm(layer: FlaxLayer) -> list[TensorPair]:
 
 
 _BATCH_NORM = (*settings.NORM, settings.momentum, settings.running_average)
-_GROUP_NORM = (*settings.NORM, settings.count("num_groups"))
-_ATTENTION = (settings.count("num_heads"), settings.only_in_torch("add_zero_attn"))
+_GROUP_NORM = (*settings.NORM, settings.same("num_groups"))
+_ATTENTION = (settings.same("num_heads"), settings.only_in_torch("add_zero_attn"))
 _TABLE: dict[tuple[type, ...], FlaxLayerType] = {
     (nnx.Linear, nn.Dense): FlaxLayerType(rules.dense, ("kernel", 2)),
     (nnx.LinearGeneral,): FlaxLayerType(
@@ -79,7 +79,7 @@ _TABLE: dict[tuple[type, ...], FlaxLayerType] = {
         None, ("weight_hh_l0", 2), (settings.batch_first,)
     ),
     (jaxlstm.nnx.RNN,): FlaxLayerType(
-        None, ("weight_hh_l0", 2), (settings.batch_first, settings.nonlinearity)
+        None, ("weight_hh_l0", 2), (settings.batch_first, settings.same("nonlinearity"))
     ),
 }
 LAYER_TYPES = {kind: row for kinds, row in _TABLE.items() for kind in kinds}

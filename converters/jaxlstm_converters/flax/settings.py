@@ -67,13 +67,13 @@ def running_average(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def count(name: str) -> Check:
-    """Return the check of a number of heads or groups, which leaves no trace in the shapes."""
+def same(name: str) -> Check:
+    """Return the check of a setting that Flax and torch have under one name, in a config or in the layer."""
 
     def check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-        ours = getattr(module, name)
+        ours = getattr(getattr(module, "config", module), name)
         if ours is not None and theirs.get(name, ours) != ours:
-            yield f"{name}={ours}, but the torch layer has {name}={theirs[name]}"
+            yield f"{name}={ours!r}, but the torch layer has {name}={theirs[name]!r}"
 
     return check
 
@@ -96,19 +96,9 @@ def time_major(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
 
 def batch_first(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
     """Check the order of the axes of this library's recurrent layers."""
-    ours = module.config.batch_first
-    if "batch_first" not in theirs:
-        if not ours:
-            yield "batch_first=False, the default; a state dict does not record torch's, so check it"
-    elif theirs["batch_first"] != ours:
-        yield f"batch_first={ours}, but the torch layer has batch_first={theirs['batch_first']}"
-
-
-def nonlinearity(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check the activation function of an RNN."""
-    ours = module.config.nonlinearity
-    if theirs.get("nonlinearity", ours) != ours:
-        yield f"nonlinearity={ours!r}, but the torch layer has {theirs['nonlinearity']!r}"
+    if "batch_first" not in theirs and not module.config.batch_first:
+        yield "batch_first=False, the default; a state dict does not record torch's, so check it"
+    yield from same("batch_first")(module, theirs)
 
 
 def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = False) -> Iterator[str]:

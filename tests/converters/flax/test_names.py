@@ -196,7 +196,7 @@ SETTINGS: list[tuple[Any, ...]] = [
     (
         make(jaxlstm.nnx.RNN, 3, 4),
         nn.RNN(3, 4, nonlinearity="relu"),
-        "nonlinearity='tanh', but the torch layer has 'relu'",
+        "nonlinearity='tanh', but the torch layer has nonlinearity='relu'",
         UNRECORDED,
     ),
     (rnn(), nn.LSTM(3, 4), "", ""),

@@ -32,8 +32,8 @@ class LegacyStorages:
     """
 
     file_size: int
-    _by_key: dict[str, Storage] = field(default_factory=dict)
-    _itemsize: dict[str, int] = field(default_factory=dict)
+    # With the size of an element.
+    _by_key: dict[str, tuple[Storage, int]] = field(default_factory=dict)
 
     def resolve(self, persistent_id: Any) -> Any:
         """Return a storage, or the class of a module that was stored with its source code."""
@@ -52,9 +52,8 @@ class LegacyStorages:
             if numel * itemsize > self.file_size:
                 message = f"storage {key} declares {numel * itemsize} bytes, more than the file has"
                 raise CheckpointError("truncated", message)
-            self._by_key[key] = Storage(None, 0, numel * itemsize)
-            self._itemsize[key] = itemsize
-        storage = self._by_key[key]
+            self._by_key[key] = Storage(None, 0, numel * itemsize), itemsize
+        storage, _ = self._by_key[key]
         if storage.nbytes != numel * itemsize:
             raise CheckpointError("storage-size", f"storage {key} is declared with two sizes")
         if kind.dtype is not None:
@@ -68,9 +67,9 @@ class LegacyStorages:
             message = "the file does not hold exactly the storages that its tensors use"
             raise CheckpointError("missing-storage", message, position)
         for key in keys:
-            storage = self._by_key[key]
+            storage, itemsize = self._by_key[key]
             (numel,) = struct.unpack("<q", source.read(position, 8))
-            nbytes = numel * self._itemsize[key]
+            nbytes = numel * itemsize
             if nbytes != storage.nbytes:
                 raise CheckpointError(
                     "storage-size",

@@ -19,8 +19,8 @@ from ..io.tensor import Tensor
 from .machine import PickleMachine
 from .values import GlobalName, NumpyArray, NumpyDtype, OrderedDict, Placeholder, TextSpan, UnsupportedTensor
 
-# Memory, and the time that the checks take.
-TENSOR_PRICE, DIMENSION_PRICE = 150, 64
+# Memory, of an array with its storage, and the time that the checks take.
+TENSOR_PRICE, ARRAY_PRICE, DIMENSION_PRICE = 150, 400, 64
 _PLAIN_TYPES = {
     GlobalName("torch.nn.parameter", "Parameter"),
     GlobalName("torch", "Tensor"),
@@ -145,9 +145,6 @@ def _not_data(machine: PickleMachine, value: Any, owner: str) -> CheckpointError
 
 
 NUMERIC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
-# The memory of a storage and a tensor, and the time that the checks take.
-ARRAY_PRICE, DIMENSION_PRICE = 400, 64
-
 # Pickle protocols 0 to 2 write b"" as bytes().
 _BYTES = {GlobalName("__builtin__", "bytes"), GlobalName("builtins", "bytes")}
 _ENCODE = GlobalName("_codecs", "encode")
