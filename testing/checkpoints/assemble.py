@@ -193,20 +193,12 @@ class Box:
             yield box.case(number, label, mapping(w=make(box)), *codes, **expected)
 
     @classmethod
-    def storages(
-        cls, number: int, storages: Mapping[str, dict[str, Any]], *codes: str, **expected: Any
+    def changed(
+        cls, number: int, changed: Mapping[str, dict[str, Any]], *codes: str, **expected: Any
     ) -> Iterator[FileCase]:
-        """Yield files with the valid weight over changed storages, given as arguments of `storage`."""
-        made = {label: lambda box, c=changes: box.weight(**c) for label, changes in storages.items()}
+        """Yield files with other weights than the valid one, given as arguments of `weight`."""
+        made = {label: lambda box, c=changes: box.weight(**c) for label, changes in changed.items()}
         return cls.weights(number, made, *codes, **expected)
-
-    @classmethod
-    def geometries(
-        cls, number: int, geometries: Mapping[str, tuple[bytes, ...]], *codes: str
-    ) -> Iterator[FileCase]:
-        """Yield files with the valid weight of another offset, size and strides."""
-        made = {label: lambda box, g=geometry: box.weight(g) for label, geometry in geometries.items()}
-        return cls.weights(number, made, *codes)
 
     def file(self, body: bytes, head: bytes = b"\x80\x02", stop: bytes = b".") -> bytes:
         """Return the bytes of the file whose root is `body`."""

@@ -62,11 +62,11 @@ def _storages(make: type[Box]) -> Iterator[FileCase]:
     numels |= {"2^62": integer(1 << 62), "2^100": integer(1 << 100)}
     numels |= {"True": b"\x88", "None": b"N", "4.0": _float(4.0)}
     changes = {f"numel {label}": {"numel": numel} for label, numel in numels.items()}
-    yield from make.storages(19, changes, "storage-size", "truncated", "tensor-bounds")
-    yield from make.storages(19, {"bytes cut": {"data": WEIGHT.tobytes()[:12]}}, "storage-size")
+    yield from make.changed(19, changes, "storage-size", "truncated", "tensor-bounds")
+    yield from make.changed(19, {"bytes cut": {"data": WEIGHT.tobytes()[:12]}}, "storage-size")
     keys = ("../../x", "/etc/passwd", "", "0/../1", "٣", "0 ", "-1", "x", "1" * 40)
-    yield from make.storages(24, {f"key {k!r}": {"key": k, "data": None} for k in keys}, "storage-key")
-    yield from make.storages(25, {"no bytes": {"data": None}}, "missing-storage")
+    yield from make.changed(24, {f"key {k!r}": {"key": k, "data": None} for k in keys}, "storage-key")
+    yield from make.changed(25, {"no bytes": {"data": None}}, "missing-storage")
     short = sequence(text("storage")) + b"Q"
     untyped = {"kind": "UntypedStorage", "module": "torch.storage", "numel": 16}
     ids: dict[str, MakeWeight] = {
@@ -77,22 +77,23 @@ def _storages(make: type[Box]) -> Iterator[FileCase]:
     # In a pickle, a storage is a separate file of a declared length.
     yield from make.weights(25, ids, "pickle-malformed", "pickle-opcode", "storage-size")
     devices = {f"on {device[:9]}": {"location": device} for device in ("cuda:7", "meta", "mps", "x" * 500)}
-    yield from make.storages(27, devices, tensors=GOOD)
+    yield from make.changed(27, devices, tensors=GOOD)
 
 
 def _geometry(make: type[Box]) -> Iterator[FileCase]:
     """Cases 20, 21 and 35: sizes, strides and offsets."""
-    made = {
+    numbers = {
         k: (integer(o), integers(*size), integers(*stride)) for k, (o, size, stride) in GEOMETRIES.items()
     }
-    yield from make.geometries(20, made, "tensor-shape", "tensor-bounds")
     types = {
         "size a list": (integer(0), b"](K\x02K\x02e", integers(2, 1)),
         "size of floats": (integer(0), sequence(_float(4.0)), integers(1)),
         "offset a text": (text("0"), *GEOMETRY[1:]),
         "size True": (integer(0), sequence(b"\x88", integer(2)), integers(2, 1)),
     }
-    yield from make.geometries(20, types, "tensor-shape")
+    for geometries, codes in ((numbers, ("tensor-shape", "tensor-bounds")), (types, ("tensor-shape",))):
+        made = {label: {"geometry": geometry} for label, geometry in geometries.items()}
+        yield from make.changed(20, made, *codes)
     for number, label, size, stride, code in (
         (21, "stride 0, 2^31 x 2^20", (1 << 31, 1 << 20), 0, "tensor-budget"),
         (21, "stride 0, 2^62", (1 << 61,), 0, "tensor-budget"),
@@ -101,7 +102,7 @@ def _geometry(make: type[Box]) -> Iterator[FileCase]:
         (35, "[2^31, 0, 2^31]", (1 << 31, 0, 1 << 31), 1, "tensor-shape"),
     ):
         geometry = (integer(0), integers(*size), integers(*(stride,) * len(size)))
-        yield from make.geometries(number, {label: geometry}, code)
+        yield from make.changed(number, {label: {"geometry": geometry}}, code)
     box = make()
     one = box.weight((integer(0), integers(1 << 22), integers(0)))
     many = b"](" + one * 201 + b"e"
@@ -179,13 +180,13 @@ def _accepted(make: type[Box]) -> Iterator[FileCase]:
     yield box.case(32, "tensor in a placeholder", held, tensors=tensors, warns=True)
     for label, value in {"NaN": np.nan, "infinity": -np.inf}.items():
         odd = np.array([[1, value], [2, value]], "<f4")
-        yield from make.storages(39, {label: {"data": odd.tobytes()}}, tensors={"w": odd}, warns=True)
+        yield from make.changed(39, {label: {"data": odd.tobytes()}}, tensors={"w": odd}, warns=True)
 
 
 def _legacy() -> Iterator[FileCase]:
     """Case 30: the legacy stream format."""
     for make in (LegacyBox, PlainBox):
-        yield from make.storages(0, {"as it should be": {}}, tensors=GOOD)
+        yield from make.changed(0, {"as it should be": {}}, tensors=GOOD)
     # Attributes of the file, and the error code.
     edits: dict[str, tuple[dict[str, Any], str]] = {
         "magic number": ({"magic": b"\x80\x02\x8a\x01\x07."}, "legacy-header"),
@@ -217,4 +218,4 @@ def _legacy() -> Iterator[FileCase]:
         load = call(name("torch.storage", "_load_from_bytes"), b"B" + struct.pack("<I", len(raw)) + raw)
         root = mapping(w=view(load, *GEOMETRY))
         yield PlainBox().case(30, f"nested file {label}", root, "truncated", "legacy-header")
-    yield from LegacyBox.storages(30, {"4 TB announced": {"numel": 1 << 40}}, "truncated")
+    yield from LegacyBox.changed(30, {"4 TB announced": {"numel": 1 << 40}}, "truncated")
