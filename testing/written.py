@@ -13,7 +13,7 @@ from flax import nnx
 from torch import nn
 
 import jaxlstm
-from jaxlstm_converters.source import source_text
+from jaxlstm_converters.source._write_source import SourceFiles
 
 
 class Written(NamedTuple):
@@ -43,9 +43,7 @@ def written_program(
     **settings: Any,
 ) -> Written:
     """Return the source of a program, and its model; ``edits`` and ``weights`` make it wrong."""
-    tensors = {**program.params, **program.buffers, **program.constants}
-    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-    source = source_text(program.graph, arrays, program.tied, **settings)
+    source = SourceFiles.of(program, "written.py", **settings)
     text = source.text
     for pattern, replacement in (edits or {}).items():
         text, count = re.subn(pattern, replacement, text)
@@ -53,13 +51,13 @@ def written_program(
     namespace = types.ModuleType("written")
     namespace.__dict__.update(jnp=jnp)
     exec(compile(text, "written.py", "exec"), namespace.__dict__)
-    model = getattr(namespace, source.class_names[-1])(rngs=nnx.Rngs(0))
+    model = getattr(namespace, source.model)(rngs=nnx.Rngs(0))
     model.eval()
     with warnings.catch_warnings():
         # About settings that no state dict records, which is the writer's part, and about faults.
         warnings.simplefilter("ignore", jaxlstm.PortingWarning)
         # A changed layer may lack a bias.
-        jaxlstm.load_state_dict(model, weights(source.tensors), strict=not edits)
+        jaxlstm.load_state_dict(model, weights({**source.tensors}), strict=not edits)
     return Written(text, program, model, source.remarks)
 
 

@@ -186,10 +186,8 @@ class _Writer:
             is_module = element.path in self._layers or self._is_class(element)
             made = self._parts.at(f"{call.path}.{self._chains.number(call, element)}")
             if made.path != element.path:
-                made.kind, made.made = (
-                    "function",
-                    access(self._parts, self._class_of(call.path), element.path),
-                )
+                other = access(self._parts, self._class_of(call.path), element.path)
+                made.kind, made.made = "function", other
             elif not is_module and element.class_name != SEQUENTIAL:
                 made.kind, made.made = "function", self._chains.function(element)
         # A module without an operator, such as Identity, leaves no call.

@@ -6,6 +6,7 @@ from jaxlstm.programs.graph import Graph, Node, results_of
 from jaxlstm.programs.loop_copies import SELECT, SLICE
 from jaxlstm.programs.loops import token_of
 from jaxlstm_converters.source.calls import renamed
+from jaxlstm_converters.source.spelling.typed_node import places_of
 
 
 def completed(graph: Graph, first: int, end: int, period: int) -> tuple[Graph, int]:
@@ -56,7 +57,7 @@ class _LastStep:
     def add(self, node: Node | None) -> None:
         """Add the next node, with all results; None for a node that is missing."""
         like = self.like
-        known = {} if node is None else dict(zip(_places(like), _places(node), strict=True))
+        known = {} if node is None else dict(zip(places_of(like), places_of(node), strict=True))
         new = {name: known.get(name) or f"{name} of the last step" for name in results_of(like)}
         made = renamed(like, {**self._names, **new})
         if node is not None:
@@ -68,9 +69,3 @@ class _LastStep:
             made = replace(made, calls=tuple(calls))
         self.nodes.append(made)
         self._names.update(new)
-
-
-def _places(node: Node) -> list[str | None]:
-    """Return the name of each result of a node, and None for an unused result."""
-    outputs = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
-    return [name for names in outputs for name in names]

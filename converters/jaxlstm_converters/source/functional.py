@@ -125,14 +125,6 @@ def _keeping_gradient(nodes: list[Node], old: str) -> list[Node]:
     return [*before, made, kept]
 
 
-def _unsupported(node: Node, what: str) -> ProgramError:
-    return ProgramError(
-        "unsupported-alias",
-        f"node {node.name} ({node.op}) writes in place {what}, which has no Flax source. Replace the "
-        "in-place operator by its functional form, and export again",
-    )
-
-
 def _back(view: View, base: Value, written: Value, name: str, type_: TensorType, node: Node) -> Node:
     """Return the node that writes a view into its base."""
     op, kwargs = view.node.op, dict(view.node.kwargs)
@@ -148,7 +140,11 @@ def _back(view: View, base: Value, written: Value, name: str, type_: TensorType,
     elif view.operator.name == functional_name(op) != op:
         op, kwargs = "aten.alias.default", {"self": written}
     else:
-        raise _unsupported(node, f"to a view made by {op}")
+        raise ProgramError(
+            "unsupported-alias",
+            f"node {node.name} ({node.op}) writes in place to a view made by {op}, which has no Flax source. "
+            "Replace the in-place operator by its functional form, and export again",
+        )
     return replace(node, name=name, op=op, kwargs=kwargs, outputs=(name,), types={name: type_})
 
 

@@ -103,11 +103,7 @@ def needed(statements: Sequence[Statement]) -> list[Statement]:
 
 def returned(statements: list[Statement]) -> list[Statement]:
     """Return statements without a variable that is set and returned at once."""
-    if len(statements) < 2:
-        return statements
-    *before, last, end = statements
-    is_set = isinstance(last.tree, ast.Assign) and isinstance(last.tree.targets[0], ast.Name)
-    value = end.tree.value if isinstance(end.tree, ast.Return) else None
-    if is_set and value is not None and trees.shown(value) == last.tree.targets[0].id:  # type: ignore[attr-defined]
-        return [*before, Statement(ast.Return(last.tree.value), last.line)]  # type: ignore[attr-defined]
+    match [statement.tree for statement in statements[-2:]]:
+        case [ast.Assign([ast.Name(name)], value), ast.Return(ast.Name(result))] if name == result:
+            return [*statements[:-2], Statement(ast.Return(value), statements[-2].line)]
     return statements

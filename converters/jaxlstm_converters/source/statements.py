@@ -234,8 +234,9 @@ class StatementWriter:
         return tree_of(argument, self._expression)
 
     def _expression(self, argument: Argument) -> ast.expr:
-        is_size = isinstance(argument, Value) and self._context.sizes.is_size(argument.name)
-        return self._scope.value(argument.name) if is_size else marked(argument)
+        if isinstance(argument, Value) and self._context.sizes.is_size(argument.name):
+            return self._scope.value(argument.name)
+        return marked(argument)
 
     def _argument(self, argument: Argument) -> ast.expr:
         return self._resolved(self._placeholder(argument))

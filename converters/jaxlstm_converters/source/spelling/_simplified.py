@@ -3,8 +3,6 @@
 import ast
 import copy
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from jaxlstm_converters.source.trees import Tree
 
@@ -37,10 +35,16 @@ class _Simplifier(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
-        name = _name(node)
-        rule = _RULES.get(name)
-        result = rule(node) if rule else None
-        return node if result is None else result
+        match node:
+            case ast.Call(ast.Attribute(ast.Call(ast.Attribute(array, "reshape")), "reshape"), sizes):
+                # The shape may not mention the array itself.
+                return ast.Call(ast.Attribute(array, "reshape", ast.Load()), sizes, [])
+            case ast.Call(ast.Attribute(_, "squeeze"), [ast.Call(function, args, keywords), axis]):
+                # Reduce without the axis instead of removing it.
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in keywords}
+                if given == {"axis": ast.unparse(axis), "keepdims": "True"}:
+                    return ast.Call(function, args, [k for k in keywords if k.arg == "axis"])
+        return node
 
     def visit_List(self, node: ast.List) -> ast.expr:
         """Write the first rows of a variable as a part of it."""
@@ -81,28 +85,12 @@ class _Simplifier(ast.NodeTransformer):
         return ast.Assign([ast.Tuple(targets, target.ctx)], ast.Tuple(values, ast.Load()), lineno=1)
 
 
-def _name(tree: ast.AST) -> str:
-    """Return the name of a called function or method."""
-    function = tree.func if isinstance(tree, ast.Call) else None
-    return function.attr if isinstance(function, ast.Attribute) else ""
-
-
-def _receiver(tree: ast.expr) -> ast.expr:
-    """Return the array whose method is called."""
-    assert isinstance(tree, ast.Call)
-    assert isinstance(tree.func, ast.Attribute)
-    return tree.func.value
-
-
-def _integers(trees: Sequence[ast.expr]) -> tuple[int, ...] | None:
-    """Return the values of integer literals; None if any tree is something else."""
-    values: list[Any] = []
-    for tree in trees:
-        try:
-            values.append(ast.literal_eval(tree))
-        except ValueError:
-            return None
-    return tuple(values) if all(type(value) is int for value in values) else None
+def _is_integer(tree: ast.expr) -> bool:
+    """Return True for the literal of an integer."""
+    try:
+        return type(ast.literal_eval(tree)) is int
+    except ValueError:
+        return False
 
 
 def _items(node: ast.Subscript) -> list[ast.expr]:
@@ -111,7 +99,7 @@ def _items(node: ast.Subscript) -> list[ast.expr]:
 
 def _is_basic(item: ast.expr) -> bool:
     is_none = isinstance(item, ast.Constant) and item.value is None
-    return isinstance(item, ast.Slice) or is_none or _integers([item]) is not None
+    return isinstance(item, ast.Slice) or is_none or _is_integer(item)
 
 
 def _is_whole(item: ast.expr) -> bool:
@@ -123,13 +111,13 @@ def _merged(first: list[ast.expr], second: list[ast.expr]) -> list[ast.expr] | N
     if [*map(ast.unparse, first)] == ["..."]:
         return second
     # A lone integer may be the place of a module or of an array in a list.
-    is_item = len(first) == 1 and _integers(first) is not None
+    is_item = len(first) == 1 and _is_integer(first[0])
     if is_item or not all(map(_is_basic, [*first, *second])):
         return None
     result: list[ast.expr] = []
     rest = list(second)
     for item in first:
-        if _integers([item]) is not None:  # The axis is gone.
+        if _is_integer(item):  # The axis is gone.
             result.append(item)
             continue
         while rest and isinstance(rest[0], ast.Constant) and rest[0].value is None:
@@ -139,25 +127,3 @@ def _merged(first: list[ast.expr], second: list[ast.expr]) -> list[ast.expr] | N
             return None
         result.append(item if _is_whole(following) else following)
     return result + rest
-
-
-def _squeezed(node: ast.Call) -> ast.expr | None:
-    """Reduce without the axis instead of removing it."""
-    if len(node.args) != 2:
-        return None
-    inner, axis = node.args
-    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in getattr(inner, "keywords", ())}
-    if isinstance(inner, ast.Call) and keywords == {"axis": ast.unparse(axis), "keepdims": "True"}:
-        return ast.Call(inner.func, inner.args, [k for k in inner.keywords if k.arg == "axis"])
-    return None
-
-
-def _reshaped(node: ast.Call) -> ast.expr | None:
-    """Reshape once; the shape may not mention the array itself."""
-    inner = _receiver(node)
-    if _name(inner) != "reshape":
-        return None
-    return ast.Call(ast.Attribute(_receiver(inner), "reshape", ast.Load()), node.args, [])
-
-
-_RULES: dict[str, Callable[[ast.Call], ast.expr | None]] = {"squeeze": _squeezed, "reshape": _reshaped}

@@ -103,9 +103,7 @@ class TypedNode:
     @cached_property
     def results(self) -> list[TensorType | None]:
         """The types of the results; a list is replaced by its elements."""
-        names: list[str | None] = []
-        for output in self.node.outputs:
-            names += list(output) if isinstance(output, tuple) else [output]
+        names = places_of(self.node)
         return [None if name is None else self.types.get(name) or self.node.types.get(name) for name in names]
 
     @property
@@ -135,6 +133,12 @@ class TypedNode:
         numbers = [value for value in values if isinstance(value, bool | int | float)]
         types = self.tensors(*names)
         return all(_fits(number, types) for number in numbers) and _agree(types)
+
+
+def places_of(node: Node) -> list[str | None]:
+    """Return the name of each result of a node, and None for an unused result."""
+    outputs = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
+    return [name for names in outputs for name in names]
 
 
 Rule = str | Callable[[TypedNode], str | None]
