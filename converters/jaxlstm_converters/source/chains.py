@@ -59,13 +59,11 @@ class Chains:
         if not all(isinstance(item, Node) for item in call.body) or call.class_name == SEQUENTIAL:
             return None
         method = MethodWriter(call, self._context).method()
-        (*others, last) = method.body
-        if others or len(method.parameters) != 1 or not isinstance(last.tree, ast.Return):
-            return None
-        (parameter,) = method.parameters
-        value = last.tree.value
-        assert value is not None
-        function = value.func if isinstance(value, ast.Call) else value
-        if trees.shown(value) == f"{trees.shown(function)}({parameter.arg})":
-            return function
-        return ast.Lambda(ast.arguments([], [parameter], None, [], [], None, []), value)
+        match method.parameters, [statement.tree for statement in method.body]:
+            case [parameter], [ast.Return(ast.Call(function) as value)] if (
+                trees.shown(value) == f"{trees.shown(function)}({parameter.arg})"
+            ):
+                return function
+            case [parameter], [ast.Return(ast.expr() as value)]:
+                return ast.Lambda(ast.arguments([], [parameter], None, [], [], None, []), value)
+        return None

@@ -14,7 +14,7 @@ from jaxlstm_converters.source.method import LineItem, Statement
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.scope import LETTERS
 from jaxlstm_converters.source.spelling.template import filled
-from jaxlstm_converters.source.statements import StatementWriter, grouped, is_short
+from jaxlstm_converters.source.statements import StatementWriter, is_short
 
 
 class MethodWriter(StatementWriter):
@@ -127,12 +127,12 @@ class _Loop:
                 continue
             parameters.append(names.unique(name if values else "_", loop.writer._scope.taken()))
             if values:
-                unpacked.append(Statement(trees.assign(grouped(values), trees.name(parameters[-1]))))
+                unpacked.append(Statement(trees.assign(trees.grouped(values), trees.name(parameters[-1]))))
         inner = {*parameters, *(name for part in loop.body for name in trees.variables(part.tree))}
         function = names.unique("step", method._scope.taken() | inner)
         method._define(function, parameters, [*unpacked, *loop.body])
         self._count_uses()
-        args = (trees.name(function), grouped(initial), grouped(arrays))
+        args = (trees.name(function), trees.grouped(initial), trees.grouped(arrays))
         kwargs = {} if arrays else {"length": ast.Constant(self._enter["count"])}
         kwargs |= {"reverse": ast.Constant(True)} if self._enter["reverse"] else {}
         call = trees.call(trees.parsed("jax.lax.scan"), *args, **kwargs)
@@ -160,10 +160,10 @@ class _Loop:
         body += [*_set_to(loop.states, ends), *map(ast.Expr, added)]
         if self._enter["reverse"]:
             arrays = [trees.parsed(f"{trees.shown(array)}[::-1]") for array in arrays]
-        over = trees.call(trees.name("zip"), *arrays) if len(arrays) > 1 else grouped(arrays)
+        over = trees.call(trees.name("zip"), *arrays) if len(arrays) > 1 else trees.grouped(arrays)
         if not arrays:
             over = trees.call(trees.name("range"), ast.Constant(self._enter["count"]))
-        rows = grouped(loop.rows) if loop.rows else trees.name("_")
+        rows = trees.grouped(loop.rows) if loop.rows else trees.name("_")
         tree = ast.For(trees.target(rows), over, body, [], lineno=1)
         self._method._statements += [*map(Statement, before), Statement(tree)]
         stacked = [
@@ -188,7 +188,7 @@ class _Loop:
         hints = zip(self._rows, sources, strict=True)
         rows = [writer._parameter(name, [f"{source}_t", "x_t"]) for name, source in hints]
         body = writer._body()
-        after = [grouped(self._values(writer, key)) for key in ("ends", "results")]
+        after = [trees.grouped(self._values(writer, key)) for key in ("ends", "results")]
         body.append(Statement(ast.Return(ast.Tuple(after, ast.Load()))))
         return _Step(writer, states, rows, writer._scope.finished(body))
 
@@ -211,7 +211,7 @@ def _set_to(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> list[ast
     pairs = [
         pair for pair in zip(targets, values, strict=True) if trees.shown(pair[0]) != trees.shown(pair[1])
     ]
-    return [trees.assign(*(grouped(part) for part in zip(*pairs, strict=True)))] if pairs else []
+    return [trees.assign(*(trees.grouped(part) for part in zip(*pairs, strict=True)))] if pairs else []
 
 
 def _identifier(tree: ast.expr) -> str:

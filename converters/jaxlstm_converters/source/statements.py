@@ -45,7 +45,7 @@ class StatementWriter:
                 candidates = [names.valid_name(torch_name.rpartition(".")[2])]
             self._parameter(name, candidates)
         body = self._body()
-        body += self._result(grouped([self._scope.value(name) for name in self._call.outputs]))
+        body += self._result(trees.grouped([self._scope.value(name) for name in self._call.outputs]))
         return Method([ast.arg(name) for name in self._scope.parameters.values()], self._scope.finished(body))
 
     def _parameter(self, name: str, candidates: Sequence[str]) -> ast.expr:
@@ -271,14 +271,12 @@ class StatementWriter:
 
 def _with_inferred_size(tree: ast.expr) -> ast.expr:
     """Return a call of reshape with -1 for the size with the longest expression."""
-    if not (
-        isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and tree.func.attr == "reshape"
-    ):
-        return tree
-    computed = [arg for arg in tree.args if isinstance(arg, ast.BinOp)]
-    if computed and all(isinstance(arg, ast.Constant | ast.Name | ast.BinOp) for arg in tree.args):
-        longest = max(computed, key=lambda arg: len(trees.shown(arg)))
-        tree.args = [trees.parsed("-1") if arg is longest else arg for arg in tree.args]
+    match tree:
+        case ast.Call(ast.Attribute(_, "reshape"), sizes):
+            computed = [size for size in sizes if isinstance(size, ast.BinOp)]
+            if computed and all(isinstance(size, ast.Constant | ast.Name | ast.BinOp) for size in sizes):
+                longest = max(computed, key=lambda size: len(trees.shown(size)))
+                tree.args = [trees.parsed("-1") if size is longest else size for size in sizes]
     return tree
 
 
@@ -294,10 +292,3 @@ def _leaves_fit(targets: Sequence[Target], pattern: Sequence[Pattern]) -> bool:
 def is_short(tree: ast.expr) -> bool:
     """Return True for an expression that needs no variable although it is used several times."""
     return isinstance(tree, ast.Name | ast.Constant | ast.Attribute | ast.Subscript)
-
-
-def grouped(items: Sequence[ast.expr]) -> ast.expr:
-    """Return a tuple, its only item, or None for no items."""
-    if not items:
-        return ast.Constant(None)
-    return items[0] if len(items) == 1 else ast.Tuple(list(items), ast.Load())

@@ -93,19 +93,18 @@ def _statement(statement: Statement, comments: bool) -> list[str]:
 
 def _text(tree: ast.stmt) -> str:
     """Return the text of a statement, with tuples without parentheses."""
-    if isinstance(tree, ast.FunctionDef):
-        body = [_text(inner).replace("\n", "\n    ") for inner in tree.body]
-        return "\n    ".join([f"def {tree.name}({trees.shown(tree.args)}):", *body])
-    if isinstance(tree, ast.For):
-        body = [_text(inner).replace("\n", "\n    ") for inner in tree.body]
-        return "\n    ".join([f"for {_bare(tree.target)} in {trees.shown(tree.iter)}:", *body])
-    if isinstance(tree, ast.Return) and tree.value is not None:
-        return f"return {_bare(tree.value)}"
-    return (
-        f"{_bare(tree.targets[0])} = {_bare(tree.value)}"
-        if isinstance(tree, ast.Assign)
-        else trees.shown(tree)
-    )
+    match tree:
+        case ast.FunctionDef(name, parameters, body):
+            header = f"def {name}({trees.shown(parameters)}):"
+        case ast.For(variables, over, body):
+            header = f"for {_bare(variables)} in {trees.shown(over)}:"
+        case ast.Return(ast.expr() as value):
+            return f"return {_bare(value)}"
+        case ast.Assign([target], value):
+            return f"{_bare(target)} = {_bare(value)}"
+        case _:
+            return trees.shown(tree)
+    return "\n    ".join([header, *(_text(inner).replace("\n", "\n    ") for inner in body)])
 
 
 def _bare(tree: ast.expr) -> str:

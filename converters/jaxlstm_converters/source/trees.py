@@ -2,7 +2,7 @@
 
 import ast
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 Tree = TypeVar("Tree", bound=ast.AST)
@@ -41,6 +41,13 @@ def item(owner: ast.expr, key: object) -> ast.Subscript:
 def call(function: ast.expr, *args: ast.expr, **kwargs: ast.expr) -> ast.Call:
     """Return a call."""
     return ast.Call(function, list(args), [ast.keyword(key, value) for key, value in kwargs.items()])
+
+
+def grouped(items: Sequence[ast.expr]) -> ast.expr:
+    """Return a tuple, its only item, or None for no items."""
+    if not items:
+        return ast.Constant(None)
+    return items[0] if len(items) == 1 else ast.Tuple(list(items), ast.Load())
 
 
 def hinted(tree: Tree, hint: str) -> Tree:

@@ -4,6 +4,7 @@ import ast
 import copy
 import itertools
 
+from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.trees import Tree
 
 _FEWEST_ROWS = 3
@@ -23,15 +24,11 @@ class _Simplifier(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
-        inner = node.value
-        if not isinstance(inner, ast.Subscript) or not isinstance(node.ctx, ast.Load):
-            return node
-        index = _merged(_items(inner), _items(node))
-        if index is None:
-            return node
-        return ast.Subscript(
-            inner.value, index[0] if len(index) == 1 else ast.Tuple(index, ast.Load()), node.ctx
-        )
+        match node:
+            case ast.Subscript(ast.Subscript(array) as inner, ctx=ast.Load()):
+                if (index := _merged(_items(inner), _items(node))) is not None:
+                    return ast.Subscript(array, trees.grouped(index), ast.Load())
+        return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
@@ -79,10 +76,7 @@ class _Simplifier(ast.NodeTransformer):
             return node
         pairs = zip(target.elts, node.value.elts, strict=True)
         used = [pair for pair in pairs if not (isinstance(pair[0], ast.Name) and pair[0].id == "_")]
-        if len(used) == 1:
-            return ast.Assign([used[0][0]], used[0][1], lineno=1)
-        targets, values = (list(trees) for trees in zip(*used, strict=True))
-        return ast.Assign([ast.Tuple(targets, target.ctx)], ast.Tuple(values, ast.Load()), lineno=1)
+        return trees.assign(*map(trees.grouped, zip(*used, strict=True)))
 
 
 def _is_integer(tree: ast.expr) -> bool:

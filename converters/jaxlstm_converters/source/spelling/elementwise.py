@@ -6,7 +6,7 @@ bounds and ``jnp.abs`` at 0, the template has JAX's.
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, of_floats
 
 
 def promoted(template: str, *names: str) -> Rule:
@@ -22,17 +22,6 @@ def promoted(template: str, *names: str) -> Rule:
         return " ".join([*first, "alpha *", second]) if operation.is_float() else None
 
     return rule
-
-
-def of_floats(rule: Rule) -> Rule:
-    """Return the rule for tensors that are all float32 or float64."""
-
-    def guarded(operation: TypedNode) -> str | None:
-        if not operation.is_float():
-            return None
-        return rule if isinstance(rule, str) else rule(operation)
-
-    return guarded
 
 
 def _divided(operation: TypedNode) -> str | None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_size
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, of_floats, same_size
 
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
@@ -135,12 +135,10 @@ def _enlarged(n: int, operation: TypedNode) -> str | None:
     return template
 
 
-def _weight_norm(operation: TypedNode) -> str | None:
-    own, dim = operation.type("v"), operation["dim"]
-    if own is None or not operation.is_float():
-        return None
-    kept = () if dim == -1 else (dim % len(own.shape),)
-    others = tuple(place for place in range(len(own.shape)) if place not in kept)
+def _weight_norm(operation: TypedNode) -> str:
+    dim, ndim = operation["dim"], operation.ndim("v")
+    kept = () if dim == -1 else (dim % ndim,)
+    others = tuple(place for place in range(ndim) if place not in kept)
     operation.extra["others"] = others[0] if len(others) == 1 else others
     over = "axis=others, keepdims=True" if kept else ""
     return f"v * (g / jnp.sqrt(jnp.square(v).sum({over})))"
@@ -157,5 +155,5 @@ RULES: dict[str, Rule] = {
     **{f"reflection_pad{n}d": partial(_padded, "reflect") for n in (1, 2, 3)},
     **{f"replication_pad{n}d": partial(_padded, "edge") for n in (1, 2, 3)},
     **{f"upsample_nearest{n}d": partial(_enlarged, n) for n in (1, 2, 3)},
-    "_weight_norm": _weight_norm,
+    "_weight_norm": of_floats(_weight_norm),
 }

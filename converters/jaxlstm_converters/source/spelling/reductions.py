@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, of_floats, only_if, with_axes
 
 _WHOLE = (np.dtype(np.int64), np.dtype(bool))
 
@@ -19,9 +19,9 @@ def _over(operation: TypedNode) -> str:
     return "axis=place, keepdims=keepdim" if "keepdim" in operation.arguments else "axis=place"
 
 
-def _reduced(method: str, operation: TypedNode) -> str | None:
+def _reduced(method: str) -> Rule:
     """Return a method of the array, for tensors with axes."""
-    return f"self.{method}({_over(operation)})" if operation.ndim() else None
+    return with_axes(lambda operation: f"self.{method}({_over(operation)})")
 
 
 def _sum(method: str, operation: TypedNode) -> str | None:
@@ -55,18 +55,14 @@ def _norm(operation: TypedNode) -> str | None:
     return f"jnp.sqrt(jnp.maximum({squares}, 1e-30))" if operation.ndim() else None
 
 
-def _extremum(kind: str, operation: TypedNode) -> str | None:
-    if not operation.ndim():
-        return None
+def _extremum(kind: str, operation: TypedNode) -> str:
     over = _over(operation)
     return f"(self.{kind}({over}), self.arg{kind}({over}))"
 
 
-def _moment(kind: str, operation: TypedNode) -> str | None:
+def _moment(kind: str, operation: TypedNode) -> str:
     correction = operation["correction"]
     operation.extra["removed"] = int(operation["unbiased"]) if correction is None else correction
-    if not operation.is_float() or not operation.ndim():
-        return None
     return f"self.{kind}({_over(operation)}, ddof=removed)"
 
 
@@ -75,17 +71,7 @@ def _top(operation: TypedNode) -> str | None:
     return "lax.top_k(self, k)" if is_last and operation["largest"] and operation.is_float() else None
 
 
-def _sorted(which: str, operation: TypedNode) -> str | None:
-    if not operation.ndim():
-        return None
-    settings = "axis=dim, descending=descending"
-    parts = {"sort": f"jnp.sort(self, {settings})", "argsort": f"jnp.argsort(self, {settings})"}
-    return f"({parts['sort']}, {parts['argsort']})" if which == "sort" else parts["argsort"]
-
-
-def _plain(template: str) -> Rule:
-    """Return the template of a product unless torch would accumulate it in a wider dtype."""
-    return lambda operation: None if operation.is_half() else template
+_ORDER = "jnp.argsort(self, axis=dim, descending=descending)"
 
 
 def _linear(operation: TypedNode) -> str | None:
@@ -96,9 +82,7 @@ def _linear(operation: TypedNode) -> str | None:
     return product if operation["bias"] is None else f"{product} + bias"
 
 
-def _added(operation: TypedNode) -> str | None:
-    if not operation.is_float():
-        return None
+def _added(operation: TypedNode) -> str:
     alpha, beta = operation["alpha"], operation["beta"]
     product = "mat1 @ mat2" if alpha == 1 else "alpha * (mat1 @ mat2)"
     return product if beta == 0 else f"{'self' if beta == 1 else 'beta * self'} + {product}"
@@ -112,10 +96,8 @@ def _normalized(function: str, operation: TypedNode) -> str | None:
     return f"nnx.{function}({'self' if own.dtype == result.dtype else 'self.astype(to)'}, axis=place)"
 
 
-def _standardized(operation: TypedNode) -> str | None:
+def _standardized(operation: TypedNode) -> str:
     """Return a norm of the last axes that is not a layer, by its weights or the epsilon of its dtype."""
-    if not operation.is_float():
-        return None
     axes = tuple(range(-len(operation["normalized_shape"]), 0))
     operation.extra["axes"] = axes[0] if len(axes) == 1 else axes
     if "bias" in operation.arguments:
@@ -145,33 +127,36 @@ def _attention(operation: TypedNode) -> str | None:
     return f"nnx.softmax({scores}{where}) @ value"
 
 
+# Unless torch would accumulate a product in a wider dtype.
+_plain = partial(only_if, lambda operation: not operation.is_half())
 _PRODUCTS = "matmul linalg_matmul bmm mm mv dot"
 RULES: dict[str, Rule] = {
     "sum": partial(_sum, "sum"),
     "prod": partial(_sum, "prod"),
     "mean": _mean,
-    "amax": partial(_reduced, "max"),
-    "amin": partial(_reduced, "min"),
-    **{f"{name}.default": partial(_reduced, name) for name in ("max", "min")},
-    **{name: partial(_reduced, name) for name in ("any", "all", "argmax", "argmin")},
-    **{f"{name}.dim": partial(_extremum, name) for name in ("max", "min")},
+    "amax": _reduced("max"),
+    "amin": _reduced("min"),
+    **{f"{name}.default": _reduced(name) for name in ("max", "min")},
+    **{name: _reduced(name) for name in ("any", "all", "argmax", "argmin")},
+    **{f"{name}.dim": with_axes(partial(_extremum, name)) for name in ("max", "min")},
     **dict.fromkeys(("linalg_vector_norm", "norm"), _norm),
-    "logsumexp": lambda op: f"nnx.logsumexp(self, {_over(op)})" if op.is_float() and op.ndim() else None,
-    **{name: partial(_moment, name) for name in ("var", "std")},
+    "logsumexp": of_floats(with_axes(lambda op: f"nnx.logsumexp(self, {_over(op)})")),
+    **{name: of_floats(with_axes(partial(_moment, name))) for name in ("var", "std")},
     **{name: partial(_sum, name) for name in ("cumsum", "cumprod")},
     "topk": _top,
-    **{name: partial(_sorted, name) for name in ("sort", "argsort")},
+    "sort": with_axes(f"(jnp.sort(self, axis=dim, descending=descending), {_ORDER})"),
+    "argsort": with_axes(_ORDER),
     **dict.fromkeys(_PRODUCTS.split(), _plain("self @ other")),
     "vdot": _plain("jnp.vdot(self, other)"),
     "linear": _linear,
-    **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), of_floats(_added)),
     "einsum": _plain("jnp.einsum(equation, *tensors)"),
     **{
         f"{prefix}{name}": partial(_normalized, name)
         for name in ("softmax", "log_softmax")
         for prefix in ("", "_", "special_")
     },
-    **dict.fromkeys(("layer_norm", "rms_norm"), _standardized),
-    "glu": lambda op: f"nnx.glu(self, axis={op.short_axis()})" if op.is_float() else None,
+    **dict.fromkeys(("layer_norm", "rms_norm"), of_floats(_standardized)),
+    "glu": of_floats(lambda op: f"nnx.glu(self, axis={op.short_axis()})"),
     "scaled_dot_product_attention": _attention,
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -143,6 +143,21 @@ def places_of(node: Node) -> list[str | None]:
 
 Rule = str | Callable[[TypedNode], str | None]
 """A template, or a function that returns one, or None where no template equals the operator."""
+
+
+def only_if(condition: Callable[[TypedNode], object], rule: Rule) -> Rule:
+    """Return the rule for the nodes of which a condition is true."""
+
+    def guarded(operation: TypedNode) -> str | None:
+        if not condition(operation):
+            return None
+        return rule if isinstance(rule, str) else rule(operation)
+
+    return guarded
+
+
+of_floats = partial(only_if, TypedNode.is_float)
+with_axes = partial(only_if, TypedNode.ndim)
 
 
 def same_size(first: TensorType, axis: int, second: TensorType, other: int) -> bool:
