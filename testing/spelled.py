@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import jaxlstm
 from jaxlstm.programs.channels_last import channels_last
-from jaxlstm.programs.graph import Node, TensorType, Value, named_results
+from jaxlstm.programs.graph import Node, TensorType, Value, named_results, uses_of
 from jaxlstm_converters.source.spelling import simplified, spell
 from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_close
@@ -44,8 +44,7 @@ class SpelledNode:
 
     def __init__(self, node: Node, types: Mapping[str, TensorType], values: Mapping[str, Any]) -> None:
         self.node, self.text = node, ast.unparse(spell(node, types, name_of).expr)
-        leaves = jax.tree.leaves([*node.args, *node.kwargs.values()], is_leaf=lambda x: isinstance(x, Value))
-        self.values = {leaf.name: values[leaf.name] for leaf in leaves if isinstance(leaf, Value)}
+        self.values = {name: values[name] for name in uses_of(node)}
 
     def operator(self, given: Mapping[str, Any]) -> Any:
         """Run the registered operator."""

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -111,12 +112,7 @@ class _Writer:
         self.remarks: dict[str, None] = {}
         self._layers = Layers(graph, self._calls, self._types, self._owners)
         self._context = Context(
-            types=self._types,
-            sizes=self._sizes,
-            spell=self._spell,
-            call=self._called,
-            tensor=self._tensor,
-            owners=self._owners,
+            self._types, self._sizes, self._spell, self._called, self._tensor, self._owners
         )
         self._methods: dict[int, str] = {}
         self._returned: dict[int, Sequence[ast.expr]] = {}
@@ -336,16 +332,10 @@ class _Writer:
 
     def _outermost(self, writer: MethodWriter) -> Method:
         parameters, bound = signature(self._graph, writer)
-        leaves = self._graph.outputs
-
-        def result(argument: Callable[[Argument], ast.expr]) -> ast.expr:
-            return structure(self._graph.out_tree, iter([argument(leaf) for leaf in leaves]))
-
-        changed = [
-            (trees.item(access(self._parts, "", name), ...), value)
-            for name, value in self._graph.mutations.items()
-        ]
-        method = writer.outermost(parameters, bound, result, changed)
+        result = partial(structure, self._graph.out_tree)
+        buffers = [trees.item(access(self._parts, "", name), ...) for name in self._graph.mutations]
+        changed = [*zip(buffers, self._graph.mutations.values(), strict=True)]
+        method = writer.outermost(parameters, bound, self._graph.outputs, result, changed)
         method.body[:0] = map(Statement, fixed_by_export(self._graph, bound, self._checked))
         return method
 

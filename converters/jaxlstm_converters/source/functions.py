@@ -89,35 +89,28 @@ class _Loop:
             if not method._context.sizes.is_size(name) and not is_short(scope.value(name)):
                 method._set(name, scope.value(name))
         given: Any = method._argument((self._enter["init"], self._enter["rows"]))
-        initial, bases = (part.elts for part in given.elts)
-        arrays = [_rows(base, *part) for base, part in zip(bases, self._enter["slices"], strict=True)]
+        self._initial, bases = (part.elts for part in given.elts)
+        self._arrays = [_rows(base, *part) for base, part in zip(bases, self._enter["slices"], strict=True)]
         if self._enter["is_plain"]:
             self._count_uses()
         # The states get the names of the results that replace them.
-        before = [*map(_identifier, initial)]
-        ends = [_identifier(tree) for tree in self._values(self._step(before, arrays).writer, "ends")]
+        before = [*map(_identifier, self._initial)]
+        ends = [_identifier(tree) for tree in self._values(self._step(before).writer, "ends")]
         wanted = [end or name for end, name in zip(ends, before, strict=True)]
-        loop = self._step(wanted, arrays)
+        loop = self._step(wanted)
         single = [_identifier(tree) or "output" for tree in self._values(loop.writer, "results")]
         plurals = [f"all_{name}" if name.endswith("s") else f"{name}s" for name in single]
         hints = [hint or name for hint, name in zip(self._leave["names"], plurals, strict=True)]
         if self._enter["is_plain"]:
-            self._write_loop(loop, initial, arrays, hints)
+            self._write_loop(loop, hints)
         else:
-            self._write_scan(loop, initial, arrays, [wanted, hints], step)
+            self._write_scan(loop, [wanted, hints], step)
 
     def _count_uses(self) -> None:
         for value in self._method._uses(self._item):
             self._method._scope.left[value] -= 1
 
-    def _write_scan(
-        self,
-        loop: _Step,
-        initial: list[ast.expr],
-        arrays: list[ast.expr],
-        hints: Sequence[Sequence[str]],
-        step: LineItem,
-    ) -> None:
+    def _write_scan(self, loop: _Step, hints: Sequence[Sequence[str]], step: LineItem) -> None:
         """Write a function, and a scan of it."""
         method = self._method
         unpacked, parameters = [], []
@@ -132,8 +125,8 @@ class _Loop:
         function = names.unique("step", method._scope.taken() | inner)
         method._define(function, parameters, [*unpacked, *loop.body])
         self._count_uses()
-        args = (trees.name(function), trees.grouped(initial), trees.grouped(arrays))
-        kwargs = {} if arrays else {"length": ast.Constant(self._enter["count"])}
+        args = (trees.name(function), trees.grouped(self._initial), trees.grouped(self._arrays))
+        kwargs = {} if self._arrays else {"length": ast.Constant(self._enter["count"])}
         kwargs |= {"reverse": ast.Constant(True)} if self._enter["reverse"] else {}
         call = trees.call(trees.parsed("jax.lax.scan"), *args, **kwargs)
         used: Any = [method._used(part) for part in self._results]
@@ -142,18 +135,16 @@ class _Loop:
         target = method._unpacked(pattern, targets, step, call)
         method._statements.append(Statement(trees.assign(target, call)))
 
-    def _write_loop(
-        self, loop: _Step, initial: list[ast.expr], arrays: list[ast.expr], hints: Sequence[str]
-    ) -> None:
+    def _write_loop(self, loop: _Step, hints: Sequence[str]) -> None:
         """Write a loop that appends the results of its steps to lists."""
-        scope = self._method._scope
+        scope, arrays = self._method._scope, self._arrays
         *body, _ = (statement.tree for statement in loop.body)
         ends, results = [self._values(loop.writer, key) for key in ("ends", "results")]
         inner = {name for tree in body for name in trees.variables(tree)} | scope.taken()
         lists: list[ast.expr] = []
         for hint in hints:
             lists.append(trees.name(names.unique(hint, inner | {*map(_identifier, lists)})))
-        before = [*_set_to(loop.states, initial), *_set_to(lists, [trees.parsed("[]") for _ in lists])]
+        before = [*_set_to(loop.states, self._initial), *_set_to(lists, [trees.parsed("[]") for _ in lists])]
         added = (
             trees.call(trees.attribute(to, "append"), value) for to, value in zip(lists, results, strict=True)
         )
@@ -172,7 +163,7 @@ class _Loop:
         for part, expressions in zip(self._results, (loop.states, stacked), strict=True):
             scope.values.update(zip(part, expressions, strict=True))
 
-    def _step(self, wanted: Sequence[str], arrays: Sequence[ast.expr]) -> _Step:
+    def _step(self, wanted: Sequence[str]) -> _Step:
         """Return a step, whose states have the wanted names if they are free."""
         outer = self._method._scope
         outputs = tuple(values_in((self._leave["ends"], self._leave["results"])))
@@ -184,7 +175,7 @@ class _Loop:
             writer._scope.functions |= outer.taken()
         hints = zip(self._states, wanted, strict=True)
         states = [writer._parameter(name, [hint, *LETTERS]) for name, hint in hints]
-        sources = [next((v for v in trees.variables(array) if v != "jnp"), "x") for array in arrays]
+        sources = [next((v for v in trees.variables(array) if v != "jnp"), "x") for array in self._arrays]
         hints = zip(self._rows, sources, strict=True)
         rows = [writer._parameter(name, [f"{source}_t", "x_t"]) for name, source in hints]
         body = writer._body()

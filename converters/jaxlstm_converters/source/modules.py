@@ -136,11 +136,11 @@ def made(part: Part) -> ast.expr:
         return part.made
     if part.is_unused and any(child.kind == "container" for child in part.filled.values()):
         tensors = [tensor for tensor in part.walk() if tensor.kind == "tensor"]
-        keys = [ast.Constant(tensor.path[len(part.path) + 1 :]) for tensor in tensors]
-        return trees.call(trees.parsed("nnx.Dict"), ast.Dict([*keys], [*map(made, tensors)]))
-    if part.is_list:
+        members = {tensor.path[len(part.path) + 1 :]: made(tensor) for tensor in tensors}
+    elif part.is_list:
         return ast.Call(trees.parsed("nnx.Sequential" if part.is_chain else "nnx.List"), _elements(part), [])
-    members = {name: made(child) for name, child in part.filled.items()}
+    else:
+        members = {name: made(child) for name, child in part.filled.items()}
     if all(map(part.has_attribute, members)):
         return trees.call(trees.parsed("nnx.Dict"), **members)
     keys: list[ast.expr | None] = [*map(ast.Constant, members)]

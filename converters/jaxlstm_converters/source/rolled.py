@@ -14,14 +14,8 @@ def rolled(statements: Sequence[Statement], lengths: dict[str, int]) -> list[Sta
     result: list[Statement] = []
     place = 0
     while place < len(statements):
-        found = _loop_at(statements, place, lengths)
-        if found is None:
-            result.append(statements[place])
-            place += 1
-        else:
-            loop, end = found
-            result += loop
-            place = end
+        found, place = _loop_at(statements, place, lengths) or ([statements[place]], place + 1)
+        result += found
     return result
 
 

@@ -204,7 +204,7 @@ def usual_names(item: Item, pattern: tuple[Pattern, ...]) -> list[Target]:
     """Return the usual names of the results of an operator, in the form of a pattern."""
     node = next((node for node in nodes_of(item) if _kind(node) in _SEVERAL), None)
     usual = list(_SEVERAL[_kind(node)]) if node else []
-    if len(usual) != len(_names_or_none(pattern)):
+    if len(usual) != sum(len(part) if isinstance(part, tuple) else 1 for part in pattern):
         return [""] * len(pattern)
     taken = iter(usual)
     return [[next(taken) for _ in part] if isinstance(part, tuple) else next(taken) for part in pattern]
@@ -212,9 +212,3 @@ def usual_names(item: Item, pattern: tuple[Pattern, ...]) -> list[Target]:
 
 def _kind(node: Node) -> str:
     return node.op.split(".")[1] if "." in node.op else ""
-
-
-def _names_or_none(pattern: Pattern) -> list[str | None]:
-    if isinstance(pattern, tuple):
-        return [name for part in pattern for name in _names_or_none(part)]
-    return [pattern]

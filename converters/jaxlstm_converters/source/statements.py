@@ -60,7 +60,8 @@ class StatementWriter:
         self,
         signature: Method,
         bound: Mapping[str, ast.expr],
-        result: Callable[[Callable[[Argument], ast.expr]], ast.expr],
+        outputs: Sequence[Argument],
+        result: Callable[[Iterator[ast.expr]], ast.expr],
         changed: Sequence[tuple[ast.expr, Argument]],
     ) -> Method:
         """Return the method of the outermost module.
@@ -68,7 +69,8 @@ class StatementWriter:
         Args:
             signature: its parameters.
             bound: the expression of each input.
-            result: builds the results from a function that gives the expression of an argument.
+            outputs: the results.
+            result: builds the value that it returns from the expressions of the results.
             changed: the expression of each buffer that the program changes, and its new value.
         """
         for name, expression in bound.items():
@@ -76,7 +78,7 @@ class StatementWriter:
             if isinstance(expression, ast.Name):
                 self._scope.parameters[name] = expression.id
         body = self._body()
-        returned = result(self._argument)
+        returned = result(iter([self._argument(output) for output in outputs]))
         body += [Statement(trees.assign(buffer, self._argument(value))) for buffer, value in changed]
         body += self._result(returned)
         return Method(signature.parameters, self._scope.finished(body), signature.keywords)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, of_floats, same_size
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if, same_size
 
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
 
@@ -155,5 +155,5 @@ RULES: dict[str, Rule] = {
     **{f"reflection_pad{n}d": partial(_padded, "reflect") for n in (1, 2, 3)},
     **{f"replication_pad{n}d": partial(_padded, "edge") for n in (1, 2, 3)},
     **{f"upsample_nearest{n}d": partial(_enlarged, n) for n in (1, 2, 3)},
-    "_weight_norm": of_floats(_weight_norm),
+    "_weight_norm": only_if(lambda op: op.is_float() and op.ndim("v"), _weight_norm),
 }
