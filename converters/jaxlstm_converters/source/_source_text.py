@@ -230,7 +230,7 @@ class _Writer:
         if layer is not None:
             target = access(self._parts, scope, layer.path)
             is_base = layer.path in self._layers.bases
-            called = spell_call(layer, node, target, expression, is_base=is_base)
+            called = spell_call(layer, node, target, is_base=is_base)
             return Spelling(called if node.with_gradient else without_gradient(called), True)
         spelling = spell(node, self._types, expression)
         if not spelling.idiomatic:

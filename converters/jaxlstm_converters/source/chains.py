@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from jaxlstm.programs.graph import Node
 from jaxlstm_converters.source import trees
@@ -11,17 +12,14 @@ from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.method import Context
 
 
+@dataclass(frozen=True)
 class Chains:
     """Tells which calls are chains: each element takes the result of the one before."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        is_class: Callable[[Invocation], bool],
-        context: Context,
-        paths: Mapping[str, str],
-    ) -> None:
-        self._layers, self._is_class, self._context, self._paths = layers, is_class, context, paths
+    layers: Layers
+    is_class: Callable[[Invocation], bool]
+    context: Context
+    paths: Mapping[str, str]
 
     def is_chain(self, call: Invocation) -> bool:
         """Return True if a call passes one value through all elements of a list, one after the other."""
@@ -39,7 +37,7 @@ class Chains:
 
     def number(self, call: Invocation, element: Invocation) -> int | None:
         """Return the number of an element in a list, None if it is not in there."""
-        others = (other for other, first in self._paths.items() if first == element.path)
+        others = (other for other, first in self.paths.items() if first == element.path)
         for path in (element.path, *others):
             parent, _, number = path.rpartition(".")
             if parent == call.path and number.isdecimal():
@@ -48,17 +46,17 @@ class Chains:
 
     def _is_element(self, call: Invocation) -> bool:
         """Return True if a call takes and returns one value."""
-        if call.path in self._layers:
-            return isinstance(self._layers.called(call, trees.name("layer")).results, str)
+        if call.path in self.layers:
+            return isinstance(self.layers.called(call, trees.name("layer")).results, str)
         if call.class_name == SEQUENTIAL:
             return self.is_chain(call)
-        return self._is_class(call) or self.function(call) is not None
+        return self.is_class(call) or self.function(call) is not None
 
     def function(self, call: Invocation) -> ast.expr | None:
         """Return the function that a module without tensors is, or None."""
         if not all(isinstance(item, Node) for item in call.body) or call.class_name == SEQUENTIAL:
             return None
-        method = MethodWriter(call, self._context).method()
+        method = MethodWriter(call, self.context).method()
         match method.parameters, [statement.tree for statement in method.body]:
             case [parameter], [ast.Return(ast.Call(function) as value)] if (
                 trees.shown(value) == f"{trees.shown(function)}({parameter.arg})"

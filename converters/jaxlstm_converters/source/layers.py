@@ -10,7 +10,7 @@ from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, user
 from jaxlstm_converters.source.method import Called, Pattern
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, defaults_of
-from jaxlstm_converters.source.spelling.template import filled, marked, tree_of
+from jaxlstm_converters.source.spelling.template import filled, tree_of
 
 # How other operators read the tensors of a layer, in torch's layout.
 _READABLE: dict[str, dict[str, str]] = {
@@ -69,7 +69,7 @@ class Layers:
         """Return the call of the layer that ``target`` reaches."""
         main = next(node for node in nodes_of(call) if node.name in self._of_nodes)
         layer = self._of_nodes[main.name]
-        expression = spell_call(layer, main, target, marked)
+        expression = spell_call(layer, main, target)
         expression = expression if main.with_gradient else without_gradient(expression)
         results = _pattern(0 if layer.results is None else layer.results, main)
         return Called(expression, results)

@@ -109,7 +109,11 @@ class Scope:
     def size(self, symbol: str) -> ast.expr:
         """Return the expression of a free size."""
         if symbol not in self._sizes:
-            name, axis = self._value_with(symbol)
+            axis_of = self._context.sizes.axis_of
+            axes = ((name, axis_of(name, symbol)) for name in (*self.parameters, *self.values))
+            # The first parameter, or else value, that has an axis of the size.
+            name, axis = next(((name, axis) for name, axis in axes if axis is not None), ("", 0))
+            assert name, f"{symbol} is not known in {self._path}"
             if name not in self.parameters:
                 return trees.item(trees.attribute(copy.deepcopy(self.values[name]), "shape"), axis)
             variable = self._size_name(name, axis)
@@ -121,15 +125,6 @@ class Scope:
         """Return True for a size that a variable or a parameter shows."""
         axis_of = self._context.sizes.axis_of
         return symbol in self._sizes or any(axis_of(name, symbol) is not None for name in self.parameters)
-
-    def _value_with(self, symbol: str) -> tuple[str, int]:
-        """Return the first parameter, or else value, that has an axis of a size, and this axis."""
-        axes = (
-            (name, self._context.sizes.axis_of(name, symbol)) for name in (*self.parameters, *self.values)
-        )
-        found = next(((name, axis) for name, axis in axes if axis is not None), None)
-        assert found is not None, f"{symbol} is not known in {self._path}"
-        return found
 
     def read_inner_sizes(self, pattern: Pattern) -> Iterator[Statement]:
         """Yield statements that read the sizes that no parameter shows, each from the first value with it."""

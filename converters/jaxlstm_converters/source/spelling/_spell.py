@@ -111,18 +111,16 @@ def layer_of(
     return None if path is None else replace(layer, path=path)
 
 
-def spell_call(
-    layer: LayerSpelling, node: Node, receiver: ast.expr, expression: Expression, *, is_base: bool = False
-) -> ast.expr:
+def spell_call(layer: LayerSpelling, node: Node, receiver: ast.expr, *, is_base: bool = False) -> ast.expr:
     """Return the call of a layer: ``receiver`` is the tree of the module, for example ``self.conv``.
 
     ``is_base`` calls the method of the class from which the module is derived.
     """
     arguments: dict[str, Any] = {**TypedNode(node, {}).arguments, "layer": receiver}
     if not is_base:
-        return filled(layer.call, arguments, expression)
+        return filled(layer.call, arguments)
     arguments["base"] = ast.parse("super().__call__", mode="eval").body
-    return filled(layer.call.replace("layer(", "base("), arguments, expression)
+    return filled(layer.call.replace("layer(", "base("), arguments)
 
 
 def _path(node: Node, own: Mapping[str, str], tensors: Mapping[str, str]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, same_size, same_sizes
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if, same_size, same_sizes
 
 _TO_THE_END = 2**63 - 1
 _FARTHEST = 3  # axes written as ":" before an index
@@ -88,23 +88,21 @@ def _index_put(operation: TypedNode) -> str | None:
     return f"self.at[{index}].{'add' if operation['accumulate'] else 'set'}(values)"
 
 
-def _gathered(operation: TypedNode) -> str | None:
-    """Return the elements of an index with the sizes of ``self`` except along its axis, as NumPy wants it."""
+def _is_along(operation: TypedNode) -> bool:
+    """Return True for an index with the sizes of ``self`` except along its axis, as NumPy wants it."""
     own, index = operation.type("self"), operation.type("index")
     if own is None or index is None or not own.shape:
-        return None
-    is_along = same_sizes(own, index, without=operation.axis(operation["dim"]))
-    return "jnp.take_along_axis(self, index, axis=dim)" if is_along else None
+        return False
+    return same_sizes(own, index, without=operation.axis(operation["dim"]))
 
 
 def _scattered(name: str, operation: TypedNode) -> str | None:
     """Return ``self`` with the elements of an index replaced, which has the other sizes of ``self``."""
     own, index, source = (operation.type(name) for name in ("self", "index", "src"))
-    if own is None or index is None or not own.shape or operation.arguments.get("reduce"):
+    if own is None or index is None or operation.arguments.get("reduce"):
         return None
     fits = name == "value" or (source is not None and own.dtype == source.dtype and same_sizes(index, source))
-    is_along = same_sizes(own, index, without=operation.axis(operation["dim"]))
-    return f"jnp.put_along_axis(self, index, {name}, axis=dim, inplace=False)" if fits and is_along else None
+    return f"jnp.put_along_axis(self, index, {name}, axis=dim, inplace=False)" if fits else None
 
 
 def _added_along(operation: TypedNode) -> str | None:
@@ -172,8 +170,8 @@ RULES: dict[str, Rule] = {
     "index_select": lambda op: (
         "jnp.take(self, index, axis=dim)" if op.ndim("index") == 1 and op.ndim() else None
     ),
-    "gather": _gathered,
-    **{f"scatter.{name}": partial(_scattered, name) for name in ("src", "value")},
+    "gather": only_if(_is_along, "jnp.take_along_axis(self, index, axis=dim)"),
+    **{f"scatter.{name}": only_if(_is_along, partial(_scattered, name)) for name in ("src", "value")},
     "scatter_add": _added_along,
     "select_scatter": partial(_written, "index"),
     "slice_scatter": partial(_written, _slice),

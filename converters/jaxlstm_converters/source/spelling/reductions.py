@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from jaxlstm_converters.source.spelling.shapes import converted
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, of_floats, only_if, with_axes
 
 _WHOLE = (np.dtype(np.int64), np.dtype(bool))
@@ -33,15 +34,6 @@ def _sum(method: str, operation: TypedNode) -> str | None:
         return f"self.{method}({over})"
     operation.extra["to"] = result.dtype
     return f"self.{method}({over}, dtype=to)" if own.dtype.kind in "biu" else None
-
-
-def _mean(operation: TypedNode) -> str | None:
-    own, result = operation.type("self"), operation.result
-    if own is None or result is None or not own.shape:
-        return None
-    operation.extra["to"] = result.dtype
-    converted = "self" if own.dtype == result.dtype else "self.astype(to)"
-    return f"{converted}.mean({_over(operation)})"
 
 
 def _norm(operation: TypedNode) -> str | None:
@@ -89,11 +81,11 @@ def _added(operation: TypedNode) -> str:
 
 
 def _normalized(function: str, operation: TypedNode) -> str | None:
-    own, result = operation.type("self"), operation.result
-    if own is None or result is None or not own.shape or result.dtype not in (np.float32, np.float64):
+    own, result = converted(operation), operation.result
+    if own is None or result is None or result.dtype not in (np.float32, np.float64):
         return None
-    operation.extra.update(to=result.dtype, place=operation.short_axis())
-    return f"nnx.{function}({'self' if own.dtype == result.dtype else 'self.astype(to)'}, axis=place)"
+    operation.extra["place"] = operation.short_axis()
+    return f"nnx.{function}({own}, axis=place)"
 
 
 def _standardized(operation: TypedNode) -> str:
@@ -133,7 +125,7 @@ _PRODUCTS = "matmul linalg_matmul bmm mm mv dot"
 RULES: dict[str, Rule] = {
     "sum": partial(_sum, "sum"),
     "prod": partial(_sum, "prod"),
-    "mean": _mean,
+    "mean": with_axes(lambda op: f"{own}.mean({_over(op)})" if (own := converted(op)) else None),
     "amax": _reduced("max"),
     "amin": _reduced("min"),
     **{f"{name}.default": _reduced(name) for name in ("max", "min")},
@@ -152,7 +144,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), of_floats(_added)),
     "einsum": _plain("jnp.einsum(equation, *tensors)"),
     **{
-        f"{prefix}{name}": partial(_normalized, name)
+        f"{prefix}{name}": with_axes(partial(_normalized, name))
         for name in ("softmax", "log_softmax")
         for prefix in ("", "_", "special_")
     },

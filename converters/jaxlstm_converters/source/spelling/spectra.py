@@ -1,6 +1,6 @@
 """Templates of Fourier transforms of frames, and of complex numbers."""
 
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if
 
 
 def _is_usual(operation: TypedNode) -> bool:
@@ -36,15 +36,12 @@ def _restored(operation: TypedNode) -> str | None:
     return template if length in (None, size) else f"{template}[..., :length]"
 
 
-def _hann(operation: TypedNode) -> str | None:
-    is_periodic = operation.arguments.get("periodic", True)
-    return "jnp.hanning(window_length + 1)[:-1]" if is_periodic and operation.is_float() else None
-
-
 RULES: dict[str, Rule] = {
     "stft": _transformed,
     "istft": _restored,
-    "hann_window": _hann,
+    "hann_window": only_if(
+        lambda op: op.arguments.get("periodic", True) and op.is_float(), "jnp.hanning(window_length + 1)[:-1]"
+    ),
     "view_as_complex": "lax.complex(self[..., 0], self[..., 1])",
     "view_as_real": "jnp.stack([self.real, self.imag], axis=-1)",
 }
