@@ -1,6 +1,7 @@
 """`source_text`: a program as the text of a Python file with Flax NNX modules."""
 
 import ast
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -277,13 +278,11 @@ class _Writer:
         for call in self._calls:
             if self._is_class(call):
                 by_path.setdefault(call.path, []).append(call)
-        heights: dict[int, list[str]] = {}
-        for path in by_path:
-            heights.setdefault(self._parts.at(path).height(), []).append(path)
+        heights = {path: self._parts.at(path).height() for path in by_path}
         found: list[WrittenClass] = []
         taken = {"Buffer", "Any"} | names.RESERVED
-        for height in sorted(heights):
-            drafts = [self._draft(path, by_path[path]) for path in heights[height]]
+        for _, paths in itertools.groupby(sorted(by_path, key=heights.__getitem__), heights.get):
+            drafts = [self._draft(path, by_path[path]) for path in paths]
             for written in unite(drafts, taken):
                 found.append(written)
                 for path in written.arguments:

@@ -92,7 +92,7 @@ class _Loop:
         self._initial, bases = (part.elts for part in given.elts)
         self._arrays = [_rows(base, *part) for base, part in zip(bases, self._enter["slices"], strict=True)]
         if self._enter["is_plain"]:
-            self._count_uses()
+            scope.left.subtract(method._uses(self._item))
         # The states get the names of the results that replace them.
         before = [*map(_identifier, self._initial)]
         ends = [_identifier(tree) for tree in self._values(self._step(before).writer, "ends")]
@@ -105,10 +105,6 @@ class _Loop:
             self._write_loop(loop, hints)
         else:
             self._write_scan(loop, [wanted, hints], step)
-
-    def _count_uses(self) -> None:
-        for value in self._method._uses(self._item):
-            self._method._scope.left[value] -= 1
 
     def _write_scan(self, loop: _Step, hints: Sequence[Sequence[str]], step: LineItem) -> None:
         """Write a function, and a scan of it."""
@@ -124,7 +120,7 @@ class _Loop:
         inner = {*parameters, *(name for part in loop.body for name in trees.variables(part.tree))}
         function = names.unique("step", method._scope.taken() | inner)
         method._define(function, parameters, [*unpacked, *loop.body])
-        self._count_uses()
+        method._scope.left.subtract(method._uses(self._item))
         args = (trees.name(function), trees.grouped(self._initial), trees.grouped(self._arrays))
         kwargs = {} if self._arrays else {"length": ast.Constant(self._enter["count"])}
         kwargs |= {"reverse": ast.Constant(True)} if self._enter["reverse"] else {}

@@ -63,8 +63,9 @@ def fixed_by_export(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Ax
         for size, (first, *others) in sides.items()
     ]
     if tests:
-        test = tests[0] if len(tests) == 1 else ast.BoolOp(ast.And(), tests)
-        yield ast.Assert(test, ast.Constant("fixed by the export; export an example with others"))
+        yield ast.Assert(
+            ast.BoolOp(ast.And(), tests), ast.Constant("fixed by the export; export an example with others")
+        )
 
 
 def checked_axes(graph: Graph) -> set[Axis]:

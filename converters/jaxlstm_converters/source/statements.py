@@ -175,8 +175,7 @@ class StatementWriter:
             expression, pattern = self._resolved(called.expression, target), self._used(called.results)
             if called.returned and max(len(called.returned), len(targets)) > 1:
                 targets = names.matched(names.leaves(targets), called.returned)
-        for name in self._uses(item):
-            self._scope.left[name] -= 1
+        self._scope.left.subtract(self._uses(item))
         self._assign(step, expression, pattern, targets, ends)
         self._scope.end(step)
         self._statements += self._scope.read_inner_sizes(pattern)

@@ -82,10 +82,8 @@ def _call(operation: TypedNode) -> str:
     }
     if operator.creates and result is not None and operation["dtype"] is None:
         given["dtype"] = operation.arguments["dtype"] = result.dtype
-    first = operator.first_parameter
-    positional = [f", {first}"] if first in given else []
-    keywords = [f", {name}={name}" for name in given if name != first]
-    return f"jaxlstm.programs.call(operator_{''.join(positional + keywords)})"
+    keywords = (name if name == operator.first_parameter else f"{name}={name}" for name in given)
+    return f"jaxlstm.programs.call({', '.join(['operator_', *keywords])})"
 
 
 def layer_of(

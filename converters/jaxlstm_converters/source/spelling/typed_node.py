@@ -35,10 +35,7 @@ class TypedNode:
     @cached_property
     def name(self) -> str:
         """The operator's functional form in torch, for example ``"aten.conv2d.default"``."""
-        name = self.node.op
-        return functional_name(
-            "aten." + name.removeprefix(CHANNELS_LAST) if name.startswith(CHANNELS_LAST) else name
-        )
+        return functional_name(self.node.op.replace(CHANNELS_LAST, "aten."))
 
     @property
     def channels_last(self) -> bool:
