@@ -3,7 +3,7 @@
 import ast
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from jax.scipy import signal
 from torch.nn import functional
 
 import jaxlstm
+from jaxlstm.programs import Program
 from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.graph import Node, TensorType, Value, named_results, uses_of
 from jaxlstm_converters.source.spelling import simplified, spell
@@ -84,9 +85,16 @@ class SpelledNode:
                 require_close(actual[name], np.asarray(expected[name]))
 
 
+def _program(function: Callable[..., Any], tensors: Iterable[torch.Tensor]) -> Program:
+    """Return the program of a function of tensors, without warnings about how it is traced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program_of_function(function, [tensor.detach().clone() for tensor in tensors])
+
+
 def traced_nodes(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Iterator[SpelledNode]:
     """Yield the nodes of a function of tensors, each with the values that it takes."""
-    program = program_of_function(function, [tensor.detach().clone() for tensor in tensors])
+    program = _program(function, tensors)
     graph = channels_last(program.graph, program.constants)
     values = {value: jnp.array(program.constants[name]) for value, name in graph.constants.items()}
     values |= {i.name: jnp.array(to_numpy(t)) for i, t in zip(graph.inputs, tensors, strict=True)}
@@ -130,28 +138,25 @@ def named_tensors() -> dict[str, torch.Tensor]:
     }
 
 
-def function_of(expression: str, named: dict[str, torch.Tensor]) -> tuple[Any, list[str]]:
-    """Return an expression as a function to a tuple of tensors, and the names of its arguments."""
+def function_of(expression: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return an expression as a function to a tuple of tensors, and its arguments by name."""
     code = compile(expression, "spellings", "eval")
-    names = [name for name in named if name in code.co_names]
+    named = {name: tensor for name, tensor in named_tensors().items() if name in code.co_names}
 
     def function(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        known = {"torch": torch, "F": functional, **dict(zip(names, arguments, strict=True))}
+        known = {"torch": torch, "F": functional, **dict(zip(named, arguments, strict=True))}
         result = eval(code, known)
         return tuple(result) if isinstance(result, list | tuple) else (result,)
 
-    return function, names
+    return function, named
 
 
 def spelled(expression: str) -> str:
     """Return the spelling of an expression of torch's tensors, or of all results if there are several."""
-    named = named_tensors()
-    function, names = function_of(expression, named)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = program_of_function(function, [named[name] for name in names]).graph
+    function, named = function_of(expression)
+    graph = _program(function, named.values()).graph
     trees: dict[str, ast.expr] = {
-        declared.name: ast.Name(name, ast.Load()) for declared, name in zip(graph.inputs, names, strict=True)
+        declared.name: ast.Name(name, ast.Load()) for declared, name in zip(graph.inputs, named, strict=True)
     }
     types, tree = graph.types, ast.expr()
 

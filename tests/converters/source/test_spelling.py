@@ -1,7 +1,6 @@
 """The spelling of operators and layers equals the registered operators, in values and gradients."""
 
 import ast
-import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,16 +20,7 @@ from testing.flax_layers import CASES
 from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.op_samples import has_gradient, op_infos, samples
-from testing.spelled import (
-    CALLED,
-    MODULES,
-    SPELLINGS,
-    function_of,
-    name_of,
-    named_tensors,
-    spelled,
-    traced_nodes,
-)
+from testing.spelled import CALLED, MODULES, SPELLINGS, function_of, name_of, spelled, traced_nodes
 from testing.written import Written, assert_equal, written_program
 from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
 
@@ -51,12 +41,8 @@ def test_calls(expression: str) -> None:
 @SLOW
 @pytest.mark.parametrize("expression", [*SPELLINGS, *CALLED])
 def test_values(expression: str) -> None:
-    named = named_tensors()
-    function, names = function_of(expression, named)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        nodes = list(traced_nodes(function, [named[name] for name in names]))
-    for node in nodes:
+    function, named = function_of(expression)
+    for node in traced_nodes(function, [*named.values()]):
         node.require_equal(gradients=False)
 
 
@@ -74,14 +60,12 @@ SAMPLES += [
 def test_samples(name: str, dtype: torch.dtype) -> None:
     gradients = dtype.is_floating_point and has_gradient(name)
     for function, tensors in samples(name, dtype, 3):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                nodes = list(traced_nodes(function, tensors))
-            except ProgramError as error:
-                if error.code in REFUSED:
-                    continue
-                raise
+        try:
+            nodes = list(traced_nodes(function, tensors))
+        except ProgramError as error:
+            if error.code in REFUSED:
+                continue
+            raise
         for node in nodes:
             node.require_equal(gradients=gradients)
 

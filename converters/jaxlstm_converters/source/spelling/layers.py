@@ -95,9 +95,8 @@ _TENSORS = ("weight", "bias", "running_mean", "running_var")
 def _sizes(operation: TypedNode, name: str = "weight") -> tuple[int, ...]:
     """Return the shape of a weight; () without a weight or with an unknown shape."""
     type_ = operation.type(name)
-    sizes = () if type_ is None else type_.shape
-    integers = tuple(size for size in sizes if isinstance(size, int))
-    return integers if len(integers) == len(sizes) else ()
+    sizes: Any = () if type_ is None else type_.shape
+    return sizes if all(isinstance(size, int) for size in sizes) else ()
 
 
 def _linear(operation: TypedNode) -> LayerSpelling | None:

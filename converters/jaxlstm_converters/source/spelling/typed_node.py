@@ -70,12 +70,8 @@ class TypedNode:
 
     def tensors(self, *names: str) -> list[TensorType]:
         """Return the types of those arguments, or of all, that are tensors."""
-        found: list[TensorType] = []
-        for name in names or self.arguments:
-            value = self.arguments.get(name)
-            items = value if isinstance(value, tuple) else (value,)
-            found += [self.types[v.name] for v in items if isinstance(v, Value) and v.name in self.types]
-        return found
+        given = tuple(self.arguments.get(name) for name in names or self.arguments)
+        return [self.types[name] for name in values_in(given) if name in self.types]
 
     def zeros(self, name: str) -> tuple[str, ...]:
         """Return the names of the tensors in an argument if all of them are made of zeros, else none."""
