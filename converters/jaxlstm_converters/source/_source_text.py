@@ -245,10 +245,9 @@ class _Writer:
             return None
         target = access(self._parts, scope, call.path)
         method = self._methods.get(id(call), "__call__")
-        function = target if method == "__call__" else ast.Attribute(target, method, ast.Load())
-        arguments: list[ast.expr] = [trees.marked(name) for name in call.inputs]
+        function = target if method == "__call__" else trees.attribute(target, method)
         results: Pattern = call.outputs[0] if len(call.outputs) == 1 else call.outputs
-        expression: ast.expr = ast.Call(function, arguments, [])
+        expression: ast.expr = trees.call(function, *map(trees.marked, call.inputs))
         *_, last = nodes_of(call)
         # The layers of a chain are called by the chain.
         if self._is_chain.get(call.path) and not last.with_gradient and last.module_path in self._layers:
@@ -267,8 +266,7 @@ class _Writer:
         owner, _, last = torch_name.rpartition(".")
         if self._layers.holds(torch_name):
             return self._layers.tensor(owner, last, access(self._parts, scope, owner))
-        reached = access(self._parts, scope, torch_name)
-        return ast.Subscript(reached, ast.Constant(...), ast.Load())
+        return trees.item(access(self._parts, scope, torch_name), ...)
 
     # Classes
 

@@ -110,9 +110,9 @@ def access(root: Part, scope: str, path: str) -> ast.expr:
         if part.is_chain:
             expression = trees.attribute(expression, "layers")
         if part.is_list:
-            expression = ast.Subscript(expression, ast.Constant(int(name)), ast.Load())
+            expression = trees.item(expression, int(name))
         elif part.kind == "container" and part is not root and not part.has_attribute(name):
-            expression = ast.Subscript(expression, ast.Constant(name), ast.Load())
+            expression = trees.item(expression, name)
         else:
             expression = trees.attribute(expression, part.attribute(name))
         part = part.parts.get(name, Part())

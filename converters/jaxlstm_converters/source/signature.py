@@ -40,7 +40,7 @@ def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict
         return
     keys = tree.keys if tree.kind == "dict" else range(len(tree.children))
     for key, child in zip(keys, tree.children, strict=True):
-        part = ast.Subscript(expression, ast.Constant(key), ast.Load())
+        part = trees.item(expression, key)
         part.siblings = len(tree.children)  # type: ignore[attr-defined]
         _bind(child, inputs, part, bound)
 
@@ -56,8 +56,8 @@ def fixed_by_export(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Ax
             tests.append(ast.Compare(expression, [is_equal], [ast.Constant(declared.constant)]))
         for axis, size in enumerate(declared.type.shape if declared.type else ()):
             if isinstance(size, int) and (declared.name, axis) not in checked:
-                shape = ast.Attribute(expression, "shape", ast.Load())
-                sides.setdefault(size, []).append(ast.Subscript(shape, ast.Constant(axis), ast.Load()))
+                shape = trees.attribute(expression, "shape")
+                sides.setdefault(size, []).append(trees.item(shape, axis))
     tests += [
         ast.Compare(first, [ast.Eq()] * (len(others) + 1), [*others, ast.Constant(size)])
         for size, (first, *others) in sides.items()
