@@ -282,6 +282,6 @@ def test_what_the_export_fixed(
     program = jaxlstm.from_module(model, tuple(arguments(given, torch.Tensor)))
     run: Any = load_written(jaxlstm.write_source(program, tmp_path / "model.py"))
     expected = program(program.params, *arguments(given))
-    np.testing.assert_allclose(run(*arguments(given)), expected, rtol=1e-6)
+    np.testing.assert_allclose(run(*arguments(given)), expected)
     with pytest.raises(AssertionError, match="fixed by the export"):
         run(*arguments(others))
