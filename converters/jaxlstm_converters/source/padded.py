@@ -69,8 +69,9 @@ def _copied(node: Node, types: Mapping[str, TensorType]) -> str | None:
     if kind not in _COPIES or not sources or not results:
         return None
     given, made = types[sources[0]].dtype, types[results[0]].dtype
-    # A detached tensor of floats has no gradient.
-    return sources[0] if given == made and (kind != "detach" or given.kind in "iu") else None
+    # A tensor of floats has no gradient if it is detached or copied without gradient.
+    is_same = given.kind in "iu" or (kind != "detach" and node.with_gradient)
+    return sources[0] if given == made and is_same else None
 
 
 def _values(node: Node, *names: str) -> list[str]:

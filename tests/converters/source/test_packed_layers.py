@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn
 
 from testing.modules import module_of
-from testing.written import assert_equal, write
+from testing.written import assert_equal, assert_holds, write
 
 
 def packed(kind: Any, sorted: bool = False, first: bool = True, **padding: Any) -> nn.Module:
@@ -34,10 +34,12 @@ def sorted_by_hand(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def twice(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Sequences that are packed again, and lengths that the model returns."""
+    """Sequences that are packed again with a factor without gradient, and lengths that the model returns."""
     first = rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
     again = rnn.pad_packed_sequence(self.first(first)[0])[0]
-    _, state = self.second(rnn.pack_padded_sequence(again, lengths, enforce_sorted=False))
+    with torch.no_grad():
+        factor = again.clone()
+    _, state = self.second(rnn.pack_padded_sequence(again * factor, lengths, enforce_sorted=False))
     return state[0] + state[1], lengths
 
 
@@ -61,6 +63,8 @@ def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
     for word in ("programs", "sort", "take", "zeros"):
         assert word not in written.text
     assert ("jnp.where(" in written.text) == (name in ("GRU", "RNN", "by hand"))
+    if name == "twice":
+        assert_holds(written, x, *arguments)
     shorter = (arguments[0] - 1).clamp(min=1), *arguments[1:]
     for others in (arguments, shorter):
         assert_equal(written, x, *others)
