@@ -49,12 +49,9 @@ def huber_loss(self: Array, target: Array, reduction: int = _MEAN, delta: float 
 @register_operator("aten.smooth_l1_loss.default")
 def smooth_l1_loss(self: Array, target: Array, reduction: int = _MEAN, beta: float = 1.0) -> Array:
     """Return the absolute difference, quadratic where it is below ``beta``."""
-
-    def loss(difference: Array) -> Array:
-        size = magnitude(difference)
-        return size if beta == 0 else jnp.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
-
-    return _of_difference(loss, self, target, reduction)
+    if beta == 0:
+        return _of_difference(magnitude, self, target, reduction)
+    return huber_loss(self, target, reduction, beta) / beta
 
 
 @register_operator("aten.binary_cross_entropy_with_logits.default")
@@ -132,7 +129,7 @@ def cross_entropy_loss(
     place = 1 if self.ndim > 1 else 0
     scores = normalized(jax.nn.log_softmax, self, place)
     if target.shape != self.shape:
-        return _index_loss(scores, target, weight, reduction, ignore_index, label_smoothing)
+        return nll_loss(scores, target, weight, reduction, ignore_index, label_smoothing)
     smoothed = target * (1 - label_smoothing) + label_smoothing / self.shape[place]
     losses = -jnp.sum(scores * smoothed * _by_class(weight, self), place)
     return _reduced(losses, reduction)
@@ -140,33 +137,30 @@ def cross_entropy_loss(
 
 @register_operator("aten.nll_loss_nd.default")
 def nll_loss(
-    self: Array, target: Array, weight: Array | None = None, reduction: int = _MEAN, ignore_index: int = -100
-) -> Array:
-    """Return the negative score of the target class, for logarithms of probabilities (N, C, ...) or (C,)."""
-    return _index_loss(self, target, weight, reduction, ignore_index, 0.0)
-
-
-def _index_loss(
-    scores: Array,
+    self: Array,
     target: Array,
-    weight: Array | None,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
+    weight: Array | None = None,
+    reduction: int = _MEAN,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
 ) -> Array:
-    place = 1 if scores.ndim > 1 else 0
-    classes = scores.shape[place]
+    """Return the negative score of the target class, for logarithms of probabilities (N, C, ...) or (C,).
+
+    ``label_smoothing`` is the one of :func:`cross_entropy_loss`.
+    """
+    place = 1 if self.ndim > 1 else 0
+    classes = self.shape[place]
     is_ignored = target == ignore_index
     chosen = jnp.where(is_ignored, 0, target)
     require_in_range(chosen, 0, classes, "targets of a cross entropy")
-    weighted = scores * _by_class(weight, scores)
+    weighted = self * _by_class(weight, self)
     losses = -_of_target(weighted, chosen, place) * (1 - label_smoothing)
     if label_smoothing:
         losses -= jnp.sum(weighted, place) * (label_smoothing / classes)
     losses = jnp.where(is_ignored, 0, losses)
     if reduction != _MEAN:
         return _reduced(losses, reduction)
-    ones = jnp.ones(classes, scores.dtype)
+    ones = jnp.ones(classes, self.dtype)
     weights = jnp.where(is_ignored, 0, (ones if weight is None else weight)[chosen])
     return sum_(losses) / sum_(weights)
 
