@@ -45,8 +45,6 @@ def program(
     params = params or {}
     graph = Graph(
         parameters={f"p_{name}": name for name in params},
-        buffers={},
-        constants={},
         inputs=(Input("x", TensorType(np.dtype(dtype), tuple(shape))),),
         nodes=nodes,
         outputs=(Value(output),),
@@ -70,8 +68,6 @@ def program_of_function(function: Callable[..., Any], args: Sequence[torch.Tenso
     items: Any = {(node.args[0].name, node.args[1]): node.name for node in by_kind["item"]}  # type: ignore[union-attr]
     outputs: Any = by_kind["output"][0].args[0]
     graph = Graph(
-        parameters={},
-        buffers={},
         constants=constants,
         inputs=tuple(
             Input(node.name, _type(argument))

@@ -149,7 +149,7 @@ class AxisRange(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """An exported program: placeholders, nodes in order of execution, and results.
 
@@ -170,9 +170,9 @@ class Graph:
       shared: groups of names in torch whose tensors share memory.
     """
 
-    parameters: Mapping[str, str]
-    buffers: Mapping[str, str]
-    constants: Mapping[str, str]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    buffers: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[Input, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Argument, ...]

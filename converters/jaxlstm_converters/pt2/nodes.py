@@ -110,9 +110,6 @@ def _subgraph(content: Any, types: TensorTypes, context: str) -> Graph:
     nodes = read_nodes(field(record, "nodes", list, context), types, defined)
     outputs = field(record, "outputs", list, context)
     return Graph(
-        parameters={},
-        buffers={},
-        constants={},
         inputs=tuple(inputs),
         nodes=nodes,
         outputs=tuple(read_argument(value, defined, context) for value in outputs),
