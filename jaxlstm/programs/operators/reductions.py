@@ -83,42 +83,29 @@ def count_nonzero(self: Array, dim: Any = None) -> Array:
     return jnp.sum(self != 0, axes(self, dim), dtype=held("int64"))
 
 
-def _variance(x: Array, dim: Any, removed: Any, keepdim: bool) -> Array:
-    """Return the squared deviations over (n - removed)."""
-    places = axes(x, dim)
-    wide = x.astype(gate_dtype(x.dtype))
-    deviation = wide - jnp.mean(wide, places, keepdims=True)
-    freedom = max(math.prod(x.shape[place] for place in places) - removed, 0)
-    squares = jnp.sum(jnp.square(deviation), places, keepdims=keepdim)
-    return (squares / jnp.asarray(freedom, squares.dtype)).astype(x.dtype)
-
-
-def _deviation(x: Array, *arguments: Any) -> Array:
-    """Return the square root of the variance."""
-    return jnp.sqrt(_variance(x.astype(gate_dtype(x.dtype)), *arguments)).astype(x.dtype)
-
-
-def _with_mean(moment: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
-    def both(x: Array, dim: Any, removed: Any, keepdim: bool) -> tuple[Array, Array]:
-        return moment(x, dim, removed, keepdim), mean(x, dim, keepdim)
-
-    return both
-
-
 def _moment(
-    moment: Callable[..., Any],
+    kind: tuple[bool, bool],
     self: Array,
     dim: Any = None,
     unbiased: bool = True,
     keepdim: bool = False,
     correction: Operand | None = None,
 ) -> Any:
-    return moment(self, dim, int(unbiased) if correction is None else correction, keepdim)
+    """Return the variance or, for ``kind[0]``, its root; for ``kind[1]`` with the mean."""
+    is_root, with_mean = kind
+    places = axes(self, dim)
+    wide = self.astype(gate_dtype(self.dtype))
+    deviation = wide - jnp.mean(wide, places, keepdims=True)
+    removed = int(unbiased) if correction is None else correction
+    freedom = max(math.prod(self.shape[place] for place in places) - removed, 0)
+    squares = jnp.sum(jnp.square(deviation), places, keepdims=keepdim)
+    variance = squares / jnp.asarray(freedom, squares.dtype)
+    moment = (jnp.sqrt(variance) if is_root else variance).astype(self.dtype)
+    return (moment, mean(self, dim, keepdim)) if with_mean else moment
 
 
-for _name, _function in {"var": _variance, "std": _deviation}.items():
-    _moments = {_name: _function, f"{_name}_mean": _with_mean(_function)}
-    register_family(_moment, _moments, "default dim correction", layout="over")
+_MOMENTS = {"var": (False, False), "std": (True, False), "var_mean": (False, True), "std_mean": (True, True)}
+register_family(_moment, _MOMENTS, "default dim correction", layout="over")
 
 
 def _running(function: Callable[..., Array], self: Array, dim: int, dtype: Any = None) -> Array:
