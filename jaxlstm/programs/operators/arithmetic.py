@@ -97,20 +97,15 @@ def add(self: Array, other: Operand, alpha: Operand = 1) -> Array:
     return self + _scaled(other, alpha)
 
 
-@register_operator(
-    "aten.sub.Tensor", "aten.sub.Scalar", "aten.subtract.Tensor", "aten.subtract.Scalar", layout="elementwise"
-)
-def sub(self: Array, other: Operand, alpha: Operand = 1) -> Array:
-    """Return ``self - alpha * other``."""
-    self, other = promoted(self, other)
-    return self - _scaled(other, alpha)
+def _difference(function: Callable[..., Array], self: Array, other: Operand, alpha: Operand = 1) -> Array:
+    return function(*promoted(self, other), alpha)
 
 
-@register_operator("aten.rsub.Tensor", "aten.rsub.Scalar", layout="elementwise")
-def rsub(self: Array, other: Operand, alpha: Operand = 1) -> Array:
-    """Return ``other - alpha * self``."""
-    self, other = promoted(self, other)
-    return other - _scaled(self, alpha)
+_DIFFERENCES: dict[str, Callable[..., Array]] = {
+    "sub subtract": lambda x, y, alpha: x - _scaled(y, alpha),
+    "rsub": lambda x, y, alpha: y - _scaled(x, alpha),
+}
+register_family(_difference, _DIFFERENCES, TENSOR_OR_SCALAR, layout="elementwise")
 
 
 @register_operator(

@@ -89,17 +89,11 @@ ASSERTIONS = ("aten._assert_scalar.default", "aten._assert_async.msg")
 """Under ``jit``, where values of tensors are unknown, a program gives NaN if one of these does not hold."""
 
 
-@register_operator(ASSERTIONS[0])
-def assert_scalar(self: Any, assert_msg: str) -> None:
-    """Raise if an assertion about sizes does not hold."""
+@register_operator(*ASSERTIONS)
+def assert_true(self: Any, assert_msg: str) -> None:
+    """Raise if an assertion about sizes or the values of a tensor does not hold."""
     if not isinstance(self, Tracer) and not self:
         raise ProgramError("guard", f"the program requires: {assert_msg}")
-
-
-@register_operator(ASSERTIONS[1])
-def assert_async(self: Array, assert_msg: str) -> None:
-    """Raise if an assertion about the values of a tensor does not hold."""
-    assert_scalar(self, assert_msg)
 
 
 @register_operator("aten._assert_tensor_metadata.default")

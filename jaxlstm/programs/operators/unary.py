@@ -100,13 +100,10 @@ def round_decimals(self: Array, decimals: int = 0) -> Array:
 
 
 @register_operator("aten.logit.default", "aten.special_logit.default", layout="elementwise")
+@in_float32
 def logit(self: Array, eps: float | None = None) -> Array:
     """Return log(x / (1 - x)), with x between ``eps`` and 1 - ``eps``."""
-    return _logit(as_float(self), eps)
-
-
-@in_float32
-def _logit(x: Array, eps: float | None) -> Array:
+    x = as_float(self)
     if eps is not None:
         inside = (x >= eps) & (x <= 1 - eps)
         x = jnp.where(inside, x, jnp.clip(jax.lax.stop_gradient(x), eps, 1 - eps))
