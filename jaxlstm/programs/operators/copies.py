@@ -44,15 +44,10 @@ _STACKS = {
 register_family(_stacked, _STACKS)
 
 
-@register_operator("aten.tile.default")
-def tile(self: Array, dims: Sequence[int]) -> Array:
-    """Tile the tensor; missing numbers of repetitions in front are 1."""
-    return jnp.tile(self, dims)
-
-
-@register_operator("aten.repeat.default")
+@register_operator("aten.repeat.default", "aten.tile.default", schema_names={"dims": "repeats"})
 def repeat(self: Array, repeats: Sequence[int]) -> Array:
-    """Tile the tensor; axes are added in front if there are more repeats than axes."""
+    """Tile the tensor; axes, or for ``tile`` repeats, that are missing in front are added, of size 1."""
+    repeats = (*(1,) * (self.ndim - len(repeats)), *repeats)
     shape = (1,) * (len(repeats) - self.ndim) + self.shape
     pairs = list(zip(shape, repeats, strict=True))
     one_element = jnp.broadcast_to(self.reshape(shape), [n if size == 1 else size for size, n in pairs])

@@ -15,10 +15,12 @@ from jaxlstm.programs.operators.registry import register_family, register_operat
 from jaxlstm.programs.operators.unary import of_tensor
 
 
-def set_diagonal(x: Array, new: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
-    """Return ``x`` with another diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
-    dims = (axis(x, dim1), axis(x, dim2))
-    written = jnp.moveaxis(x, dims, (-2, -1)).at[(..., *_places(offset, new.shape[-1]))].set(new)
+@register_operator("aten.diagonal_scatter.default")
+def diagonal_scatter(self: Array, src: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
+    """Write a diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
+    dims = (axis(self, dim1), axis(self, dim2))
+    places = (..., *_places(offset, src.shape[-1]))
+    written = jnp.moveaxis(self, dims, (-2, -1)).at[places].set(src.astype(self.dtype))
     return jnp.moveaxis(written, (-2, -1), dims)
 
 
@@ -29,7 +31,7 @@ def _places(offset: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @register_operator(
-    "aten.diagonal.default", write_back=lambda base, view, _, kwargs: set_diagonal(base, view, **kwargs)
+    "aten.diagonal.default", write_back=lambda base, view, _, kwargs: diagonal_scatter(base, view, **kwargs)
 )
 def diagonal(self: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
     """Return a diagonal of each matrix in the axes ``dim1`` and ``dim2``, in a new last axis."""
@@ -81,12 +83,6 @@ def _triangle_indices(function: Any, row: int, col: int, offset: int = 0, dtype:
 
 
 register_family(_triangle_indices, {"tril_indices": np.tril_indices, "triu_indices": np.triu_indices})
-
-
-@register_operator("aten.diagonal_scatter.default")
-def diagonal_scatter(self: Array, src: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
-    """Write a diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
-    return set_diagonal(self, src.astype(self.dtype), offset, dim1, dim2)
 
 
 @register_operator("aten.fill_diagonal.default")

@@ -36,9 +36,7 @@ class Options:
     """The settings of one call of a program that operators may use.
 
     Attributes:
-      precision: precision of matrix products and convolutions, see :mod:`jaxlstm.layer.precision`.
-      backend: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
-      guards: check the conditions that the export recorded.
+      precision, backend, guards: see :meth:`jaxlstm.programs.program.Program.with_options`.
       seq_lengths: number of valid steps of each sequence for the LSTMs, (batch,), or None.
       opaque_layers: trace each LSTM, GRU or RNN as one call of the name "recurrent_layer".
       sizes: name of a free axis -> its size in this call.

@@ -193,7 +193,7 @@ def _permuted(operation: TypedNode) -> str:
 
 
 def _tiled(operation: TypedNode) -> str:
-    repeats = operation["repeats" if "repeats" in operation.arguments else "dims"]
+    repeats = operation["repeats"]
     ones = all(isinstance(count, int) and count == 1 for count in repeats)
     operation.extra["counts"] = repeats
     return "self" if ones and len(repeats) <= operation.ndim() else "jnp.tile(self, counts)"
