@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,6 @@ OFFSETS = torch.tensor([0, 3, 3, 6])
 SPECTRUM = torch.randn(2, 9, 6, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
 
 
-def require_equal(function: Callable[..., Any], *tensors: Tensor) -> None:
-    """Compare values and gradients in float64."""
-    with jax.enable_x64(True):
-        require_equal_results(function, tensors, jit=True)
-        require_equal_gradients(function, tensors)
-
-
 def double(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
@@ -42,37 +36,24 @@ def table() -> Tensor:
     return torch.tensor([[1.0, 5], [3, 2], [3, 4], [7, 0], [0, 5]], dtype=torch.float64, requires_grad=True)
 
 
-BAGS = itertools.product(("mean", "max", "sum"), (None, 2, -1))
-
-
-@pytest.mark.parametrize(
-    ("mode", "padding_idx"), [pytest.param(*bag, marks=[] if bag == ("max", -1) else SLOW) for bag in BAGS]
-)
-def test_bags(mode: str, padding_idx: int | None) -> None:
+def bags(mode: str, padding_idx: int | None, weight: Tensor) -> tuple[Tensor, ...]:
     """An empty bag, a bag that may hold only padding, an end as the last offset, and rows of a matrix."""
     ends = torch.tensor([0, 1, 3, 8])
-
-    def bags(weight: Tensor) -> tuple[Tensor, ...]:
-        settings: dict[str, Any] = {"mode": mode, "padding_idx": padding_idx}
-        return (
-            functional.embedding_bag(INDICES, weight, OFFSETS, **settings),
-            functional.embedding_bag(INDICES, weight, ends, include_last_offset=True, **settings),
-            functional.embedding_bag(INDICES.reshape(2, 4), weight, **settings),
-            functional.embedding_bag(INDICES[:0], weight, OFFSETS[:1], **settings),
-        )
-
-    require_equal(bags, table())
+    settings: dict[str, Any] = {"mode": mode, "padding_idx": padding_idx}
+    return (
+        functional.embedding_bag(INDICES, weight, OFFSETS, **settings),
+        functional.embedding_bag(INDICES, weight, ends, include_last_offset=True, **settings),
+        functional.embedding_bag(INDICES.reshape(2, 4), weight, **settings),
+        functional.embedding_bag(INDICES[:0], weight, OFFSETS[:1], **settings),
+    )
 
 
-def test_gradient_scaled_by_frequency() -> None:
+def scaled_by_frequency(weight: Tensor) -> tuple[Tensor, ...]:
     # torch 2.13 on a CPU divides the gradients of embedding_bag by the counts of other rows, except with
     # equal counts, as here.
-    def rows(weight: Tensor) -> tuple[Tensor, ...]:
-        pairs = torch.tensor([3, 1, 1, 3])
-        bag = functional.embedding_bag(pairs, weight, OFFSETS[:2], mode="sum", scale_grad_by_freq=True)
-        return functional.embedding(INDICES[:5], weight, scale_grad_by_freq=True), bag
-
-    require_equal(rows, table())
+    pairs = torch.tensor([3, 1, 1, 3])
+    bag = functional.embedding_bag(pairs, weight, OFFSETS[:2], mode="sum", scale_grad_by_freq=True)
+    return functional.embedding(INDICES[:5], weight, scale_grad_by_freq=True), bag
 
 
 GRIDS = list(itertools.product(("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")))
@@ -80,58 +61,77 @@ GRIDS = list(itertools.product(("bilinear", "nearest", "bicubic"), ("zeros", "bo
 TIES = torch.tensor([-3.0, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.5, 1.0, 1.5, 2.75], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("modes", "align_corners"),
-    [
-        ([("bilinear", "reflection")], False),
-        *(pytest.param(GRIDS, align, marks=SLOW) for align in (True, False)),
-    ],
-    ids=["one mode", "aligned", "not aligned"],
-)
-def test_places_at_borders(modes: Sequence[tuple[str, str]], align_corners: bool) -> None:
+def sampled(
+    modes: Sequence[tuple[str, str]], align_corners: bool, image: Tensor, grid: Tensor
+) -> tuple[Tensor, ...]:
+    return tuple(functional.grid_sample(image, grid, *mode, align_corners) for mode in modes)
+
+
+def image_and_grid() -> list[Tensor]:
     """An image of 5 x 1: reflection has no room on the second axis with aligned corners."""
-
-    def sample(image: Tensor, grid: Tensor) -> tuple[Tensor, ...]:
-        return tuple(functional.grid_sample(image, grid, *mode, align_corners) for mode in modes)
-
-    torch.manual_seed(0)
     grid = torch.stack([TIES.roll(3), TIES], -1)[None, None].requires_grad_()
-    require_equal(sample, double(1, 2, 5, 1), grid)
+    return [double(1, 2, 5, 1), grid]
 
 
-@pytest.mark.parametrize(
-    ("size", "align_corners"),
-    [
-        ((2, 3, 4, 1), False),
-        pytest.param((2, 3, 4, 3), True, marks=SLOW),
-        *(pytest.param((2, 1, 3, 2, 5), align, marks=SLOW) for align in (False, True)),
-    ],
-)
-def test_affine_grid(size: tuple[int, ...], align_corners: bool) -> None:
-    axes = len(size) - 2
-    theta = double(2, axes, axes + 1)
-    require_equal(lambda theta: (functional.affine_grid(theta, list(size), align_corners),), theta)
+def affine_grid(size: tuple[int, ...], align_corners: bool, theta: Tensor) -> tuple[Tensor]:
+    return (functional.affine_grid(theta, list(size), align_corners),)
 
 
-# Output size, kernel, dilation, padding, stride: overlaps, gaps, a cropped end, and one patch.
-FOLDS: dict[str, Any] = {
-    "padding and steps": ((6, 9), (3, 4), 1, (1, 2), (2, 3)),
-    "gaps": ((8, 7), 2, 1, 0, 3),
+def fold_and_unfold(size: tuple[int, int], settings: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
+    columns = functional.unfold(x, *settings)
+    return columns, functional.fold(columns.sin(), size, *settings), functional.unfold(x[0], *settings)
+
+
+def filled_diagonals(x: Tensor) -> tuple[Tensor, ...]:
+    return tuple(x.clone().fill_diagonal_(2.5, wrap=wrap) for wrap in (False, True))
+
+
+def written(x: Tensor) -> tuple[Tensor, ...]:
+    y = x.clone()
+    row = y[0]
+    y.masked_scatter_(x > 0, x.flip(0))
+    y.index_copy_(1, torch.tensor([2, 0]), x[:, :2])
+    y.put_(torch.tensor([1, -5]), x[0, :2], accumulate=True)
+    return y, row * 2, y.addbmm_(x[None, :, :3], x[None]), torch.vdot(x[0], x[1])
+
+
+SIZES = [((2, 3, 4, 1), False), ((2, 3, 4, 3), True), ((2, 1, 3, 2, 5), False), ((2, 1, 3, 2, 5), True)]
+SHAPES = ((3, 3), (7, 3), (3, 7), (4, 3), (8, 1), (3, 3, 3))
+CASES: dict[str, tuple[Callable[..., Any], list[Tensor]]] = {
+    **{
+        f"bags: {mode}, {padding_idx}": (partial(bags, mode, padding_idx), [table()])
+        for mode, padding_idx in itertools.product(("mean", "max", "sum"), (None, 2, -1))
+    },
+    "frequencies": (scaled_by_frequency, [table()]),
+    "one grid": (partial(sampled, [("bilinear", "reflection")], False), image_and_grid()),
+    **{f"grids, {align}": (partial(sampled, GRIDS, align), image_and_grid()) for align in (True, False)},
+    **{
+        f"affine grid: {size}, {align}": (
+            partial(affine_grid, size, align),
+            [double(2, len(size) - 2, len(size) - 1)],
+        )
+        for size, align in SIZES
+    },
+    # Output size, kernel, dilation, padding, stride: overlaps, gaps, a cropped end, and one patch.
+    "fold": (partial(fold_and_unfold, (6, 9), ((3, 4), 1, (1, 2), (2, 3))), [double(2, 3, 6, 9)]),
+    "fold with gaps": (partial(fold_and_unfold, (8, 7), (2, 1, 0, 3)), [double(2, 3, 8, 7)]),
+    **{f"diagonal of {shape}": (filled_diagonals, [double(*shape)]) for shape in SHAPES},
+    "writes": (written, [double(3, 4)]),
 }
+FAST = ("bags: max, -1", "one grid", "affine grid: (2, 3, 4, 1), False", "fold")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "padding and steps" else SLOW) for name in FOLDS]
-)
-def test_fold_and_unfold(name: str) -> None:
-    size, *settings = FOLDS[name]
+def is_slow(name: str) -> bool:
+    return name not in FAST and name.startswith(("bags", "grids", "affine", "fold"))
 
-    def fold_and_unfold(x: Tensor) -> tuple[Tensor, ...]:
-        columns = functional.unfold(x, *settings)
-        return columns, functional.fold(columns.sin(), size, *settings), functional.unfold(x[0], *settings)
 
-    torch.manual_seed(0)
-    require_equal(fold_and_unfold, double(2, 3, *size))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW) if is_slow(n) else n for n in CASES])
+def test_values_and_gradients(name: str) -> None:
+    """Compare in float64."""
+    function, tensors = CASES[name]
+    with jax.enable_x64(True):
+        require_equal_results(function, tensors, jit=True)
+        require_equal_gradients(function, tensors)
 
 
 def test_lengths_of_istft() -> None:
@@ -196,24 +196,6 @@ def test_decomposed_program(tmp_path: Path) -> None:
     results = jax.jit(program)(program.params, *map(to_numpy, args))
     for result, expected in zip(results, module(*args), strict=True):
         np.testing.assert_allclose(result, to_numpy(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_fill_diagonal() -> None:
-    for shape in ((3, 3), (7, 3), (3, 7), (4, 3), (8, 1), (3, 3, 3)):
-        fills = lambda x: tuple(x.clone().fill_diagonal_(2.5, wrap=wrap) for wrap in (False, True))  # noqa: E731
-        require_equal(fills, double(*shape))
-
-
-def test_writes_in_place() -> None:
-    def written(x: Tensor) -> tuple[Tensor, ...]:
-        y = x.clone()
-        row = y[0]
-        y.masked_scatter_(x > 0, x.flip(0))
-        y.index_copy_(1, torch.tensor([2, 0]), x[:, :2])
-        y.put_(torch.tensor([1, -5]), x[0, :2], accumulate=True)
-        return y, row * 2, y.addbmm_(x[None, :, :3], x[None]), torch.vdot(x[0], x[1])
-
-    require_equal(written, double(3, 4))
 
 
 def test_repeats_by_a_tensor() -> None:
