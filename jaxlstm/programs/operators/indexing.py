@@ -67,14 +67,9 @@ def take_along_dim(self: Array, indices: Array, dim: int | None = None) -> Array
     if dim is None:
         return gather(self.reshape(-1), 0, indices.reshape(-1))
     place = axis(self, dim)
-    others = [(*array.shape[:place], 1, *array.shape[place + 1 :]) for array in (self, indices)]
-    shape = list(jnp.broadcast_shapes(*others))
-
-    def expanded(array: Array) -> Array:
-        return jnp.broadcast_to(array, (*shape[:place], array.shape[place], *shape[place + 1 :]))
-
     size = self.shape[place]
-    return gather(expanded(self), place, expanded(jnp.where(indices < 0, indices + size, indices)))
+    require_in_range(indices, -size, size, f"indices of axis {place}")
+    return jnp.take_along_axis(self, indices, place, mode="fill")
 
 
 def places_along(x: Array, dim: int, index: Array) -> tuple[Array, ...]:

@@ -69,9 +69,7 @@ def vdot(self: Array, other: Array, *, options: Options) -> Array:
 @register_operator("aten.linalg_vecdot.default")
 def vecdot(x: Array, y: Array, dim: int = -1, *, options: Options) -> Array:
     """Return the sum of products along an axis, with the first factor conjugated."""
-    x, y = jnp.broadcast_arrays(jnp.conj(x), y)
-    x, y = jnp.moveaxis(x, dim, -1), jnp.moveaxis(y, dim, -1)
-    return product(x[..., None, :], y[..., None], options)[..., 0, 0]
+    return _accumulated(partial(jnp.vecdot, axis=dim), x, options)(x, y)
 
 
 @register_operator("aten.addr.default")
@@ -149,8 +147,7 @@ def linalg_cross(self: Array, other: Array, dim: int = -1) -> Array:
     self, other = jnp.broadcast_arrays(*promoted(self, other))
     if self.shape[axis(self, dim)] != 3:
         raise ValueError(f"axis {dim} must have size 3, got {self.shape[axis(self, dim)]}")
-    first, second = (jnp.roll(self, shift, dim) * jnp.roll(other, -shift, dim) for shift in (-1, 1))
-    return first - second
+    return jnp.cross(self, other, axis=dim)
 
 
 @register_operator("aten.cross.default")

@@ -1,7 +1,7 @@
 """Largest and smallest elements, elements in order, and the places of values in sorted sequences."""
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -94,14 +94,10 @@ def searchsorted(
         sorted_sequence = jnp.take_along_axis(sorted_sequence, sorter, -1)
     sequences, values = promoted(sorted_sequence, self)
     chosen: Any = "right" if right or side == "right" else "left"
-    if sequences.ndim == 1:
-        found = jnp.searchsorted(sequences, values, chosen)
-    else:
-        by_row = jax.vmap(lambda sequence, row: jnp.searchsorted(sequence, row, chosen))
-        rows = math.prod(values.shape[:-1])
-        pairs = (array.reshape(rows, array.shape[-1]) for array in (sequences, values))
-        found = by_row(*pairs).reshape(values.shape)
-    return found.astype(np.int32 if out_int32 else held("int64"))
+    search = partial(jnp.searchsorted, side=chosen)
+    if sequences.ndim > 1:
+        search = jnp.vectorize(search, signature="(n),(m)->(m)")
+    return search(sequences, values).astype(np.int32 if out_int32 else held("int64"))
 
 
 @register_operator("aten.bucketize.Tensor", "aten.bucketize.Scalar")
