@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from jaxlstm.programs.errors import ProgramError
-from testing.graphs import program_of_function, to_numpy
+from testing.graphs import program_of_function
+from testing.op_samples import require_equal_gradients, require_equal_results
 
 Tensor = torch.Tensor
 
@@ -79,11 +80,8 @@ def function(statements: str, results: str) -> Callable[[Tensor], tuple[Tensor, 
 
 @pytest.mark.parametrize("name", SHARED)
 def test_shared_memory(name: str) -> None:
-    f, x = function(*SHARED[name]), torch.randn(3, 4)
-    expected = f(x.clone())
-    ran = program_of_function(f, [x.clone()])
-    for result, wanted in zip(jax.jit(ran)({}, x.numpy()), expected, strict=True):
-        np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-6)
+    with jax.enable_x64(True):
+        require_equal_results(function(*SHARED[name]), [torch.randn(3, 4, dtype=torch.float64)], jit=True)
 
 
 @pytest.mark.parametrize("statements", REFUSED)
@@ -117,12 +115,7 @@ def test_input_is_not_changed() -> None:
     ],
 )
 def test_detach_stops_the_gradient(statements: str, results: str) -> None:
-    f, x = function(statements, results), torch.randn(3, 4, requires_grad=True)
-    ran = program_of_function(f, [x.detach().clone()])
-    expected = f(x)
-    torch.autograd.backward([result.sum() for result in expected if result.requires_grad])
-    for result, wanted in zip(ran({}, to_numpy(x)), expected, strict=True):
-        np.testing.assert_allclose(result, to_numpy(wanted), rtol=1e-6)
-    gradient = jax.grad(lambda x: sum(result.sum() for result in ran({}, x)))(to_numpy(x))
-    assert x.grad is not None
-    np.testing.assert_allclose(gradient, x.grad, rtol=1e-6)
+    f, x = function(statements, results), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    with jax.enable_x64(True):
+        require_equal_results(f, [x])
+        require_equal_gradients(f, [x])

@@ -3,7 +3,6 @@
 import copy
 import pickle
 import re
-import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import export_steps
+from testing.gradients import require_equal
 from testing.modules import module_of
 
 
@@ -93,18 +93,14 @@ def test_results_of_other_types_are_dicts_and_tuples() -> None:
     assert both.second == [None]
 
 
-class Keywords(nn.Module):
+def test_names_of_arguments() -> None:
     """Arguments by keyword, with capital letters."""
 
-    def forward(self, X: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
+    def forward(self: Any, X: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
         total = X * kwargs["Mask"] + args[0]
         return total if X.shape[0] % 2 == 0 else total * 0
 
-
-def test_names_of_arguments() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        program = jaxlstm.from_module(Keywords(), (torch.ones(4, 3),) * 2, {"Mask": torch.ones(4, 3)})
+    program = jaxlstm.from_module(module_of(forward), (torch.ones(4, 3),) * 2, {"Mask": torch.ones(4, 3)})
     x = np.ones((6, 2), np.float32)
     np.testing.assert_array_equal(program({}, x, x, Mask=2 * x), 3 * x)
     with pytest.raises(ProgramError, match=r"not hold.*'\(x.shape\[0\] % 2\) == 0'.*X.shape\[0\] % 2"):
@@ -170,14 +166,8 @@ def test_other_sizes_are_exported_when_they_occur(tmp_path: Path) -> None:
     model: Any = copy.deepcopy(reference)
     program = jaxlstm.from_module(model, (torch.randn(2, 4, 3),))
     model.half().count.fill_(5)  # The program has its own copy.
-    run = jax.jit(program.__call__)
     for shape in ((3, 4, 3), (3, 7, 3), (1, 7, 3), (3, 6, 3)):
-        x = torch.randn(shape, requires_grad=True)
-        (expected := reference(x)).sum().backward()
-        ours, pull_back = jax.vjp(lambda x: run(program.params, x), x.detach().numpy())
-        np.testing.assert_allclose(ours, expected.detach(), atol=1e-6)
-        assert x.grad is not None
-        np.testing.assert_allclose(pull_back(jnp.ones_like(ours))[0], x.grad, atol=1e-6)
+        require_equal(program, reference, torch.randn(shape, requires_grad=True), atol=1e-6)
     x, buffers = np.ones((2, 5, 3), np.float32), {"count": np.array(6, np.int32)}
     expected = 3 * program(program.params, x)
     np.testing.assert_allclose(program(program.params, x, buffers=buffers), expected, rtol=1e-6)

@@ -16,20 +16,11 @@ from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from jaxlstm_converters.pt2.layer_settings import layer_settings, read_settings
 from testing.command import jaxlstm_command
 from testing.exported import save
+from testing.modules import module_of
 
 
-class Normalized(nn.Module):
-    """Layers whose arguments differ from torch's defaults, a constant, and weights that no port needs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(4, eps=1e-3, momentum=0.2)
-        self.group = nn.GroupNorm(2, 4, eps=1e-4)
-        self.rnn = nn.RNN(4, 3, nonlinearity="relu")
-        self.unused, self.same = nn.Linear(2, 2), self.norm.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rnn(self.group(self.norm(x)).mT)[0] * self.same[0] + torch.tensor([1.0, 2.0, 3.0])
+def normalized(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self.rnn(self.group(self.norm(x)).mT)[0] * self.same[0] + torch.tensor([1.0, 2.0, 3.0])
 
 
 class Port(nnx.Module):
@@ -52,8 +43,11 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("settings") / "a.pt2"
-    save(path, Normalized(), torch.randn(2, 4, 5))
+    """Layers whose arguments differ from torch's defaults, a constant, and weights that no port needs."""
+    path, norm = tmp_path_factory.mktemp("settings") / "a.pt2", nn.BatchNorm1d(4, eps=1e-3, momentum=0.2)
+    parts = {"group": nn.GroupNorm(2, 4, eps=1e-4), "rnn": nn.RNN(4, 3, nonlinearity="relu")}
+    model = module_of(normalized, norm=norm, **parts, unused=nn.Linear(2, 2), same=norm.weight)
+    save(path, model, torch.randn(2, 4, 5))
     return path
 
 
@@ -70,26 +64,25 @@ def test_program(path: Path) -> None:
             jaxlstm.load_state_dict(wrong, path)
 
 
-class Convolutions(nn.Module):
-    """Settings that the shapes leave open, also of weights that no module of torch holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2)
-        self.around = nn.Conv1d(6, 6, 3, padding=1, padding_mode="circular")
-        self.up = nn.ConvTranspose1d(6, 4, 3, groups=2, output_padding=0, dilation=2)
-        self.weight = nn.Parameter(torch.rand(2, 4, 3))
-        self.table, self.norm = nn.Embedding(5, 4, padding_idx=2), nn.GroupNorm(1, 4)
-
-    def forward(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        x = self.up(self.around(self.conv(x)))
-        x = nn.functional.conv1d(self.norm(x), self.weight, padding="same")
-        return x.sum() + self.table(rows)
+def convolutions(self: Any, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    x = self.up(self.around(self.conv(x)))
+    x = nn.functional.conv1d(self.norm(x), self.weight, padding="same")
+    return x.sum() + self.table(rows)
 
 
 def test_inspect_and_load_know_the_settings(tmp_path: Path) -> None:
+    """Settings that the shapes leave open, also of weights that no module of torch holds."""
+    model = module_of(
+        convolutions,
+        conv=nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2),
+        around=nn.Conv1d(6, 6, 3, padding=1, padding_mode="circular"),
+        up=nn.ConvTranspose1d(6, 4, 3, groups=2, output_padding=0, dilation=2),
+        weight=nn.Parameter(torch.rand(2, 4, 3)),
+        table=nn.Embedding(5, 4, padding_idx=2),
+        norm=nn.GroupNorm(1, 4),
+    )
     path = tmp_path / "a.pt2"
-    save(path, Convolutions(), torch.randn(2, 4, 9), torch.arange(5))
+    save(path, model, torch.randn(2, 4, 9), torch.arange(5))
     listed = jaxlstm_command("inspect", path, "--all").out
     for line in (
         "conv    Conv1d           4 -> 6, kernel_size=3, stride=2, padding=1, groups=2",
