@@ -123,7 +123,7 @@ def index_put(self: Array, indices: Sequence[Array | None], values: Array, accum
 
 
 def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
-    """Return an index for NumPy's rules; integers that are out of range stay so."""
+    """Return an index for NumPy's rules, after a check of integers that are known."""
     result: list[Any] = []
     place = 0
     for item in indices:
@@ -136,8 +136,7 @@ def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
         else:
             size = x.shape[place]
             require_in_range(item, -size, size, f"indices of axis {place}")
-            # Beyond the end from below is beyond the end, too.
-            result.append(jnp.where(item < -size, size, item))
+            result.append(item)
             place += 1
     return tuple(result)
 
@@ -177,18 +176,14 @@ def one_hot(self: Array, num_classes: int = -1) -> Array:
 @register_operator("aten.take.default")
 def take_flat(self: Array, index: Array) -> Array:
     """Return elements of the flattened tensor; negative indices count from the end."""
-    return self.reshape(-1).at[_flat(self, index)].get(mode="fill")
+    require_in_range(index, -self.size, self.size, "indices of a flattened tensor")
+    return self.reshape(-1).at[index].get(mode="fill")
 
 
 @register_operator("aten.put.default")
 def put(self: Array, index: Array, source: Array, accumulate: bool = False) -> Array:
     """Write elements of the flattened tensor; negative indices count from the end."""
-    places = self.reshape(-1).at[_flat(self, index).reshape(-1)]
+    require_in_range(index, -self.size, self.size, "indices of a flattened tensor")
+    places = self.reshape(-1).at[index.reshape(-1)]
     update = places.add if accumulate else places.set
     return update(source.reshape(-1).astype(self.dtype), mode="drop").reshape(self.shape)
-
-
-def _flat(x: Array, index: Array) -> Array:
-    """Return indices of the flattened tensor that are not negative; those out of range are too large."""
-    require_in_range(index, -x.size, x.size, "indices of a flattened tensor")
-    return jnp.where(index < -x.size, x.size, jnp.where(index < 0, index + x.size, index))

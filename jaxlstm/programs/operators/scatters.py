@@ -60,9 +60,8 @@ def _slices(x: Array, dim: int, index: Array, *, from_end: bool = False) -> tupl
     flat, place = x.reshape(x.shape or (1,)), axis(x, dim)
     size = flat.shape[place]
     require_in_range(index, -size if from_end else 0, size, "indices of slices")
-    if from_end:
-        index = jnp.where(index < 0, index + size, index)
-    return flat, place, (slice(None),) * place + (jnp.where(index < 0, size, index).reshape(-1),)
+    index = index if from_end else jnp.where(index < 0, size, index)
+    return flat, place, (slice(None),) * place + (index.reshape(-1),)
 
 
 def _as_slices(source: Array, flat: Array, place: int, index: Array) -> Array:
