@@ -35,24 +35,6 @@ def test_no_transposed_copy_between_convolutions() -> None:
         assert "f32[3,8,6,13]" not in entry
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "dilation"),
-    [((2, 2), (2, 2), 0, 1), ((3, 2), (1, 2), 1, 1), ((2, 3), (1, 1), 1, 2), ((9, 9), (3, 3), 4, 1)],
-)
-def test_gradient_of_equal_elements(kernel: Any, stride: Any, padding: int, dilation: int) -> None:
-    """The first of equal elements gets the gradient, with few slices, many elements, and dilation."""
-    x = np.random.default_rng(0).integers(0, 3, (2, 1, 13, 11)).astype(np.float32)
-    args = (kernel, stride, padding, dilation)
-    y, pull = jax.vjp(lambda x: operator_function("aten.max_pool2d.default")(x, *args), jnp.asarray(x))
-    weights = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-    ours = pull(jnp.asarray(weights))[0]
-    leaf = torch.tensor(x, requires_grad=True)
-    expected = torch.max_pool2d(leaf, *args)
-    (gradient,) = torch.autograd.grad(expected, leaf, torch.tensor(weights))
-    np.testing.assert_array_equal(y, expected.detach())
-    np.testing.assert_allclose(ours, gradient, rtol=1e-6, atol=1e-6)
-
-
 def test_nan_and_integers() -> None:
     pool = operator_function("aten.max_pool1d.default")
     x = np.array([[[1, np.nan, 2, 5, np.nan, np.nan, 0, -np.inf]]], np.float32)

@@ -128,6 +128,7 @@ def leaf(*numbers: float) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64, requires_grad=True)
 
 
+POOLS = [((2, 2), (2, 2), 0, 1), ((3, 2), (1, 2), 1, 1), ((2, 3), (1, 1), 1, 2), ((9, 9), (3, 3), 4, 1)]
 GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
     "a product with zeros": (
         lambda x, s: (
@@ -139,6 +140,11 @@ GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
     "equal largest elements": (
         lambda x, s: (x.scatter_reduce(0, INDICES, s, "amax"), *x.aminmax()),
         [leaf(1, 3, 2, 3), leaf(2, 0, 1, 3, 3, 0, 3, 1)],
+    ),
+    # With few slices, many elements, and dilation: the first of equal elements gets the gradient.
+    "equal elements of a pool": (
+        lambda x: tuple(torch.max_pool2d(x, *settings) for settings in POOLS),
+        [torch.randint(3, (2, 1, 13, 11)).double().requires_grad_()],
     ),
     "distances of 0": (
         lambda x: tuple(torch.cdist(x.reshape(4, 2), x.reshape(4, 2), p) for p in (0.5, 1, 1.5, 2, 3)),
