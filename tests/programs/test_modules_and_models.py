@@ -68,6 +68,8 @@ def test_models(name: str, tmp_path: Path) -> None:
     module = shape.build()
     from_module(module, shape.arguments(shape.exported_at)).save(tmp_path / "model.pt2")
     program = load_program(tmp_path / "model.pt2")
+    # The places of a grid amplify rounding.
+    atol = 5e-6 if name == "rectified text recogniser" else 2e-6
     for sizes in shape.run_at:
         arguments = jax.tree.map(lambda x: x.requires_grad_(x.is_floating_point()), shape.arguments(sizes))
-        require_equal(program, module, *arguments, atol=2e-6)
+        require_equal(program, module, *arguments, atol=atol)
