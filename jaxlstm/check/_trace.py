@@ -58,34 +58,32 @@ def trace(
     return first_difference(_activations(actual, params, config, case), tolerance)
 
 
-def _check_names(activations: Activations, config: LSTMConfig) -> None:
-    """Raise a ValueError for a layer or gate that the LSTM does not have and that nothing would compare."""
-    ends = ("", "_reverse") if config.bidirectional else ("",)
-    layers = [f"l{layer}{end}" for layer in range(config.num_layers) for end in ends]
-    gates = oracle.Step._fields
-    for name, recorded in activations.items():
-        if name not in layers:
-            raise ValueError(f"the layers of actual must be some of {layers}, got {name!r}")
-        if unknown := recorded.keys() - set(gates):
-            raise ValueError(f"{name} may have the arrays {gates}, got {sorted(unknown)}")
-
-
 def _activations(
     actual: Activations, params: Mapping[str, Any], config: LSTMConfig, case: Case
 ) -> Iterator[Candidate]:
-    """Yield the recorded activations and the oracle's, in the order of computation."""
-    _check_names(actual, config)
-    lengths = case.valid.sum(0)
-    for layer, runs in enumerate(OracleLSTM(params, config).call(case).run().record):
-        for reverse, run in enumerate(runs):
-            name = f"l{layer}_reverse" if reverse else f"l{layer}"
-            recorded = actual.get(name, {})
-            gates = {gate: np.asarray(recorded[gate]) for gate in oracle.Step._fields if gate in recorded}
-            for gate, value in gates.items():
-                expected = getattr(run.steps, gate).shape
-                if value.shape != expected:
-                    raise ValueError(f"{name} {gate} has shape {value.shape}, expected {expected}")
-            for times, rows in oracle.running(lengths, bool(reverse)):
-                for at in zip(times.tolist(), rows.tolist(), strict=True):
-                    values = {gate: (a[at], getattr(run.steps, gate)[at]) for gate, a in gates.items()}
-                    yield (layer, reverse, *at), values
+    """Yield the recorded activations and the oracle's, in the order of computation.
+
+    Raise a ValueError for a layer or gate that the LSTM does not have and that nothing would compare.
+    """
+    runs = {
+        f"l{layer}_reverse" if reverse else f"l{layer}": (layer, reverse, run)
+        for layer, runs in enumerate(OracleLSTM(params, config).call(case).run().record)
+        for reverse, run in enumerate(runs)
+    }
+    for name, recorded in actual.items():
+        if name not in runs:
+            raise ValueError(f"the layers of actual must be some of {list(runs)}, got {name!r}")
+        if unknown := recorded.keys() - set(oracle.Step._fields):
+            raise ValueError(f"{name} may have the arrays {oracle.Step._fields}, got {sorted(unknown)}")
+    for name, (layer, reverse, run) in runs.items():
+        pairs = {
+            gate: (np.asarray(actual[name][gate]), expected)
+            for gate, expected in run.steps._asdict().items()
+            if gate in actual.get(name, ())
+        }
+        for gate, (value, expected) in pairs.items():
+            if value.shape != expected.shape:
+                raise ValueError(f"{name} {gate} has shape {value.shape}, expected {expected.shape}")
+        for times, rows in oracle.running(case.valid.sum(0), bool(reverse)):
+            for at in zip(times.tolist(), rows.tolist(), strict=True):
+                yield (layer, reverse, *at), {gate: (a[at], b[at]) for gate, (a, b) in pairs.items()}

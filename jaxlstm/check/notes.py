@@ -35,12 +35,12 @@ def report_on(
     failures = Failures.of(items)
     diagnosis = diagnose(failures) if failures.ids else Diagnosis()
     rtol, atol = verification.tolerance or (None, None)
-    against = tuple(reference.name for reference in verification.references)
+    against = [reference.name for reference in verification.references]
     options = {
         "dtype": str(verification.dtype),
         "seed": verification.seed,
         "gradients": verification.gradients,
-        "against": against,
+        "against": ", ".join(against),
         "rtol": rtol,
         "atol": atol,
         "precision": verification.subject.precision,
@@ -52,7 +52,7 @@ def report_on(
         items=items,
         diagnosis=diagnosis.lines,
         notes=tuple(notes),
-        settings={**names, **options, "against": ", ".join(against)},
+        settings={**names, **options},
         environment=environment(verification.subject.precision, with_torch="torch" in against),
         difference=diagnosis.difference,
         layers=diagnosis.layers,

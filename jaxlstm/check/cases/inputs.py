@@ -26,6 +26,7 @@ from jaxlstm.layer.config import LSTMConfig
 Array = np.ndarray
 
 RAGGED_TIME = 12
+_RAGGED: dict[str, Any] = {"time": RAGGED_TIME, "batch": 5, "ragged": True}
 LONG_TIME = 100
 LARGE_C = 1e4
 """Largest element of an initial cell state. float16 ends at 65,504."""
@@ -62,9 +63,7 @@ def make_case(
 
 def ordinary_case(config: LSTMConfig, seed: int = 0) -> Case:
     """Return the case that shows most faults: a ragged batch of ordinary magnitudes."""
-    rng = np.random.default_rng([seed, 0])
-    case = make_case("ragged", config, rng, time=RAGGED_TIME, batch=5, ragged=True)
-    return replace(case, repeated=True)
+    return replace(make_case("ragged", config, np.random.default_rng([seed, 0]), **_RAGGED), repeated=True)
 
 
 def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
@@ -78,13 +77,12 @@ def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
     def rng(number: int) -> np.random.Generator:
         return np.random.default_rng([seed, number])
 
-    shape: dict[str, Any] = {"time": RAGGED_TIME, "batch": 5, "ragged": True}
     one_step = make_case("one step from zeros", config, rng(8), time=1, batch=3, differentiate=False)
     zeros = {name: np.zeros_like(one_step.arrays[name]) for name in ("h_0", "c_0")}
     return (
         ordinary_case(config, seed),
-        make_case("saturating", config, rng(1), scale=8.0, **shape),
-        make_case("tiny", config, rng(2), scale=1e-4, **shape),
+        make_case("saturating", config, rng(1), scale=8.0, **_RAGGED),
+        make_case("tiny", config, rng(2), scale=1e-4, **_RAGGED),
         nan_case(config, rng(3)),
         make_case("dense", config, rng(4), time=6, batch=6),
         make_case("batch 1", config, rng(5), time=7, batch=1, differentiate=False),
@@ -106,8 +104,7 @@ def large_c_case(config: LSTMConfig, rng: np.random.Generator) -> Case:
 
 def nan_case(config: LSTMConfig, rng: np.random.Generator) -> Case:
     """Return a case with NaN in one row, infinity in another and NaN in the padding of a third."""
-    shape: dict[str, Any] = {"time": RAGGED_TIME, "batch": 5, "ragged": True}
-    case = make_case("NaN and Inf", config, rng, differentiate=False, **shape)
+    case = make_case("NaN and Inf", config, rng, differentiate=False, **_RAGGED)
     inputs, lengths = case.inputs.copy(), case.arrays["seq_lengths"]
     longest, second, *_, shortest = np.argsort(-lengths, kind="stable")
     inputs[lengths[longest] // 2, longest, 0] = np.nan

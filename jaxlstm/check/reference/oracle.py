@@ -80,11 +80,6 @@ def sigmoid(z: Array) -> Array:
     return np.where(z >= 0, 1, e) / (1 + e)
 
 
-def product(x: Array, weight: Array) -> Array:
-    """Return ``x @ weight.T``, of shape (batch, out)."""
-    return x @ weight.T
-
-
 def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
     """Compute one time step of a batch from x (batch, in), h (batch, h_size) and c (batch, H)."""
     z = eq.product(x, w["weight_ih"]) + eq.product(h, w["weight_hh"])
@@ -125,24 +120,19 @@ def running(lengths: Array, reverse: bool) -> list[tuple[Array, Array]]:
     return steps
 
 
-def join(outputs: Sequence[Array]) -> Array:
-    """Concatenate the outputs of a layer's directions, forward first."""
-    return np.concatenate(outputs, axis=-1)
-
-
 @dataclass(frozen=True)
 class Equations:
-    """The parts of an LSTM that a fault can replace."""
+    """The parts of an LSTM that a fault can replace; ``join`` takes the forward direction first."""
 
     sigmoid: Callable[[Array], Array] = sigmoid
     tanh: Callable[[Array], Array] = np.tanh
-    product: Callable[[Array, Array], Array] = product
+    product: Callable[[Array, Array], Array] = lambda x, weight: x @ weight.T
     candidate: Callable[[Equations, Array], Array] = lambda eq, z: eq.tanh(z)
     squashed: Callable[[Equations, Array], Array] = lambda eq, c: eq.tanh(c)
     projection: Callable[[Equations, Array, Array], Array] = lambda eq, h, weight: eq.product(h, weight)
     cell: Callable[..., Step] = cell
     direction: Callable[..., DirectionRun] = direction
-    join: Callable[[Sequence[Array]], Array] = join
+    join: Callable[[Sequence[Array]], Array] = lambda outputs: np.concatenate(outputs, axis=-1)
 
 
 CORRECT = Equations()

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 
 from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_array, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
@@ -136,9 +137,8 @@ def _casts(jaxpr: Any) -> Iterator[str]:
             old, new = equation.invars[0].aval.dtype, np.dtype(equation.params["new_dtype"])
             if old == np.float64 and jnp.issubdtype(new, jnp.floating) and new != np.float64:
                 yield _place(equation)
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                yield from _casts(getattr(inner, "jaxpr", inner))
+        for inner in jaxprs_in_params(equation.params):
+            yield from _casts(inner)
 
 
 def _place(equation: Any) -> str:
@@ -147,7 +147,3 @@ def _place(equation: Any) -> str:
     frames = getattr(equation.source_info.traceback, "frames", ())
     outside = (f for f in frames if not f.file_name.startswith(jax_folder))
     return next((f"{Path(f.file_name).name}:{f.line_num}" for f in outside), "an unknown line")
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns")
