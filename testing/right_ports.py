@@ -1,11 +1,7 @@
 """Correct ports that compute differently; the checker must accept them."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from jaxlstm.layer.config import LSTMConfig
 from testing.wrong_ports import WrongPort, sigmoid
 
 Array = np.ndarray
@@ -57,7 +53,7 @@ class SummedOneByOne(WrongPort):
         return total
 
 
-NUMPY: tuple[Callable[[LSTMConfig], Any], ...] = (
+NUMPY = (
     WrongPort,
     BiasesSwapped,
     BiasFolded,

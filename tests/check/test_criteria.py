@@ -198,15 +198,8 @@ def test_rms_errors_are_totalled():
     together, single = found.items()
     assert (together.ok, together.limit) == (False, 2.0)
     assert together.measured == pytest.approx(80**0.5)
-    assert together.data["arrays"]["b"] == {
-        "where": "b",
-        "size": 600,
-        "ours": 40.0,
-        "torch": 1.0,
-        "own": 1.0,
-        "in_mean": True,
-        "ratio": 40.0,
-    }
+    ratio = {"where": "b", "size": 600, "ours": 40.0, "torch": 1.0, "own": 1.0, "in_mean": True}
+    assert together.data["arrays"]["b"] == {**ratio, "ratio": 40.0}
     assert (single.ok, single.measured, single.limit) == (False, 40.0, 16.0)
     assert single.detail.startswith("b: ")
     assert single.data["arrays"] == {}

@@ -113,18 +113,13 @@ def test_imprecision_is_not_excused():
     assert opinion(2 * U, 1.5 * U) == pytest.approx(2 / 1.5), "below the limit, torch's error is the unit"
 
 
-@jax.custom_vjp
-def imprecise_gradient(weight):
-    """Return the argument; its gradient is rounded to bfloat16 in float32, and exact in float64."""
-    return weight
-
-
 def _rounded(_, gradient):
-    return (
-        (gradient.astype(jnp.bfloat16) if gradient.dtype == jnp.float32 else gradient).astype(gradient.dtype),
-    )
+    """Round a gradient to bfloat16 in float32, and not in float64."""
+    rounded = gradient.astype(jnp.bfloat16) if gradient.dtype == jnp.float32 else gradient
+    return (rounded.astype(gradient.dtype),)
 
 
+imprecise_gradient = jax.custom_vjp(lambda weight: weight)
 imprecise_gradient.defvjp(lambda weight: (weight, None), _rounded)
 
 
