@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from jaxlstm._shared.progress import Progress, no_progress
-from jaxlstm.check.cases.case import Case
 from jaxlstm.check.cases.inputs import standard_cases
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.lstm import diagnose_port
@@ -81,7 +80,13 @@ def verify(
         gradients,
         tolerance=require_tolerance(rtol, atol),
     )
-    _try_cases(verification, standard_cases(config, seed), progress or no_progress)
+    cases, progress = standard_cases(config, seed), progress or no_progress
+    for done, case in enumerate(cases):
+        progress(done, len(cases) + 1, case.name)
+        verification.try_case(case)
+    progress(len(cases), len(cases) + 1, "step residual")
+    verification.judge_as_a_whole()
+    progress(len(cases) + 1, len(cases) + 1, "done")
     return report_on(
         verification,
         partial(diagnose_port, verification, subject, seconds=seconds),
@@ -89,13 +94,3 @@ def verify(
         name=name_of(port),
         notes=port_notes(verification, subject, against),
     )
-
-
-def _try_cases(verification: Verification, cases: Sequence[Case], progress: Progress) -> None:
-    steps = [case.name for case in cases] + ["step residual", "done"]
-    for done, case in enumerate(cases):
-        progress(done, len(steps) - 1, steps[done])
-        verification.try_case(case)
-    progress(len(cases), len(steps) - 1, "step residual")
-    verification.judge_as_a_whole()
-    progress(len(cases) + 1, len(steps) - 1, "done")

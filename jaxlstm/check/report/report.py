@@ -32,11 +32,8 @@ class Report:
     """The verdict of a check and its grounds. ``print(report)`` shows every item.
 
     Attributes:
-      ok: True if no item failed and at least one passed.
-      verdict: title, verdict and number of items by status, in one line.
       title: the port or model, and the dtype that was checked.
       items: an :class:`Item` for every criterion.
-      failures: the items that failed.
       diagnosis: explanations of a failure, the most likely first.
       notes: facts that limit the verdict, such as tolerances set by the caller.
       settings: the arguments of the check.
