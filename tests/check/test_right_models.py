@@ -11,6 +11,7 @@ from flax import nnx
 from torch import nn
 from torch.nn import functional
 
+import jaxlstm
 from jaxlstm.check import verify_model
 from testing.modules import arrays, module_of, randomized
 from testing.written import write
@@ -72,17 +73,9 @@ def test_attention_in_float64_has_a_dtype_of_its_own():
         lambda m, x: m.attention(x, x, x, need_weights=False)[0],
         attention=nn.MultiheadAttention(8, 2, batch_first=True).double(),
     )
-    a = arrays(theirs.attention)
-    values = {}
-    for k, name in enumerate(("query", "key", "value")):
-        rows = slice(8 * k, 8 * k + 8)
-        values[name] = a["in_proj_weight"][rows].T.reshape(8, 2, 4), a["in_proj_bias"][rows].reshape(2, 4)
-    values["out"] = a["out_proj.weight"].T.reshape(2, 4, 8), a["out_proj.bias"]
     with jax.enable_x64(True):
         ours = nnx.MultiHeadAttention(2, 8, decode=False, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-        for name, value in values.items():
-            layer = getattr(ours, name)
-            layer.kernel.value, layer.bias.value = map(jnp.asarray, value)
+        jaxlstm.load_state_dict(ours, theirs.attention)
     report = verify_model(ours, theirs, (torch.randn(2, 5, 8).double(),))
     assert report.ok, str(report)
 

@@ -15,7 +15,7 @@ import jaxlstm
 from jaxlstm.check import verify_model
 from jaxlstm.programs.operators import registry
 from testing.exported import AUTO
-from testing.modules import module_of
+from testing.modules import module_of, randomized
 from testing.written import written_program
 
 
@@ -59,11 +59,7 @@ FAULTS: dict[str, tuple[str, Callable[..., Any]]] = {
 @pytest.fixture(scope="module")
 def exported():
     torch.manual_seed(0)
-    model, x = Model().eval(), torch.randn(3, 3, 10)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.ndim == 1 and not name.endswith("var"):
-                tensor.add_(torch.rand(tensor.shape))
+    model, x = randomized(Model()).eval(), torch.randn(3, 3, 10)
     return model, (x,), jaxlstm.from_module(model, (x,))
 
 
