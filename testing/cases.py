@@ -115,10 +115,6 @@ def draw(case: Case, dtype: Any, seed: int = 0) -> Arrays:
     )
 
 
-def torch_module(config: LSTMConfig, dtype: torch.dtype = torch.float64) -> torch.nn.LSTM:
-    return torch.nn.LSTM(**asdict(config), dtype=dtype)
-
-
 def torch_forward(
     module: torch.nn.LSTM, inputs: torch.Tensor, state: Any, lengths: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,7 +135,7 @@ def run_torch(case: Case, arrays: Arrays, dtype: torch.dtype, device: str = "cpu
     def tensor(array: np.ndarray, grad: bool = True) -> torch.Tensor:
         return torch.tensor(array.astype(np.float64)).to(device, dtype).requires_grad_(grad)
 
-    module = torch_module(case.config, dtype).to(device)
+    module = torch.nn.LSTM(**asdict(case.config), dtype=dtype, device=device)
     module.load_state_dict({name: tensor(p, False) for name, p in arrays.params.items()})
     inputs = tensor(arrays.inputs)
     state = None if arrays.state is None else tuple(tensor(s) for s in arrays.state)

@@ -29,12 +29,18 @@ def samples(
 
     The function calls the operator, or ``synonym`` in its place.
     """
-    op = synonym or op_infos()[name]
-    found = _all_samples(name, dtype)
+    info = op_infos()[name]
+    differentiable = (dtype.is_floating_point or dtype.is_complex) and info.supports_autograd
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = list(info.sample_inputs("cpu", dtype, requires_grad=differentiable))
     for index in sorted({round(i) for i in np.linspace(0, len(found) - 1, most)}):
         sample = found[index]
         leaves, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
-        yield _function(op, leaves, structure), [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        yield (
+            _function(synonym or info, leaves, structure),
+            [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)],
+        )
 
 
 def has_gradient(name: str) -> bool:
@@ -45,14 +51,6 @@ def has_gradient(name: str) -> bool:
     statistics = ("native_layer_norm", "_native_batch_norm_legit")
     differs = (*statistics, "nn.functional.hardsigmoid", "logcumsumexp")
     return op_infos()[name].supports_autograd and name not in differs
-
-
-def _all_samples(name: str, dtype: torch.dtype) -> list[Any]:
-    op = op_infos()[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        differentiable = (dtype.is_floating_point or dtype.is_complex) and op.supports_autograd
-        return list(op.sample_inputs("cpu", dtype, requires_grad=differentiable))
 
 
 def _function(op: Callable[..., Any], leaves: Sequence[Any], structure: Any) -> _Function:

@@ -22,10 +22,6 @@ WHOLE = LSTMConfig(4, 5, num_layers=3, bidirectional=True, proj_size=3)
 SQUARE = LSTMConfig(5, 5, num_layers=3, bidirectional=True)
 
 
-def finished(call):
-    return call.finished(call.run()).results
-
-
 def answers(config):
     """Return the oracle's results with each fault, over four cases, as one vector per cause."""
     params = random_params(config, scale=1.5, dtype=np.float64)
@@ -33,7 +29,7 @@ def answers(config):
     calls = [OracleLSTM(params, config).call(case) for case in cases]
 
     def numbers(apply):
-        found = [finished(apply(call)) for call in calls]
+        found = [call.finished(call.run()).results for call in map(apply, calls)]
         return np.concatenate([a.ravel() for f in found for a in f.values()])
 
     return numbers(lambda call: call), {f.cause: numbers(f.apply) for f in catalogue(config)}

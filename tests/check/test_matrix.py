@@ -90,10 +90,6 @@ def test_rejects_invalid_arguments():
         verify_matrix(None, PARAMS, CONFIG, modes=("pmap",))
     with pytest.raises(ValueError, match="lengths must be 1 or more"):
         verify_matrix(None, PARAMS, CONFIG, lengths=(3, 0))
-    with pytest.raises(TypeError, match="config must be"):
-        verify_matrix(None, PARAMS, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="precision must be"):
-        verify_matrix(None, PARAMS, CONFIG, precision="best")
 
 
 CELL_CONFIG = LSTMCellConfig(3, 4)
