@@ -71,11 +71,10 @@ def port_notes(verification: Verification, port: Port, against: Sequence[str]) -
     if lacks_float64(default_device()):
         yield "the float64 runs were on the CPU, because this device emulates float64"
     for case, amplification in verification.chaotic.items():
+        start = f"{case}: " if case else ""
         yield (
-            f"{case}: "
-            * bool(case)
-            + f"one ulp grows {amplification:.0e} times with these weights, so its RMS "
-            "errors are a matter of chance and were not compared; the step residual covers its steps"
+            f"{start}one ulp grows {amplification:.0e} times with these weights, so its RMS errors are a "
+            "matter of chance and were not compared; the step residual covers its steps"
         )
 
 

@@ -178,8 +178,7 @@ def own_port(config: LSTMConfig) -> Callable[..., Any]:
     @jax.jit
     def port(inputs: Any, initial_state: Any, seq_lengths: Any, *, params: Any) -> Any:
         # precision=None takes the precision of the check.
-        options: Any = {"config": config, "seq_lengths": seq_lengths, "precision": None}
-        return lstm(params, inputs, initial_state, **options)
+        return lstm(params, inputs, initial_state, config=config, seq_lengths=seq_lengths, precision=None)
 
     return port
 
