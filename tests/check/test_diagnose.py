@@ -1,5 +1,7 @@
 """The diagnosis of a failed verification, and trace: where a port or recorded activations first differ."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,10 @@ def test_report_has_the_budget():
 BOTH = LSTMConfig(3, 4, num_layers=2, bidirectional=True)
 BOTH_PARAMS = random_params(BOTH)
 BOTH_CASE = cases.ordinary_case(BOTH)
+GIVEN: dict[str, Any] = {
+    **{name: BOTH_CASE.arrays[name] for name in ("inputs", "seq_lengths")},
+    "initial_state": BOTH_CASE.initial_state,
+}
 
 
 def activations():
@@ -60,18 +66,6 @@ def activations():
         for layer, runs in enumerate(run.record)
         for reverse, direction in enumerate(runs)
     }
-
-
-def traced(found, **kwargs):
-    return trace(
-        found,
-        BOTH_PARAMS,
-        BOTH,
-        inputs=BOTH_CASE.inputs,
-        initial_state=BOTH_CASE.initial_state,
-        seq_lengths=BOTH_CASE.seq_lengths,
-        **kwargs,
-    )
 
 
 def changed(*changes):
@@ -104,13 +98,13 @@ LONGEST = int(np.argmax(BOTH_CASE.arrays["seq_lengths"]))
     ids=["right", "float32", "forward", "order of computation"],
 )
 def test_activations(found, place):
-    divergence = traced(found)
+    divergence = trace(found, BOTH_PARAMS, BOTH, **GIVEN)
     assert (divergence and divergence[:6]) == place
     if divergence and divergence.layer == 0:
         assert divergence.actual - divergence.expected == pytest.approx(0.125)
         assert "layer 0, reverse, at time 7" in str(divergence)
     if divergence and divergence.layer == 1:
-        assert traced(found, tolerance=1e-5) is None
+        assert trace(found, BOTH_PARAMS, BOTH, **GIVEN, tolerance=1e-5) is None
 
 
 @pytest.mark.parametrize(

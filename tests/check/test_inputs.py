@@ -17,8 +17,7 @@ def test_reproducible_from_the_seed():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ragged_lengths_are_unsorted_and_cover_the_range(seed):
-    lengths = cases.ordinary_case(STRONG, seed).seq_lengths
-    assert lengths is not None
+    lengths = cases.ordinary_case(STRONG, seed).arrays["seq_lengths"]
     assert lengths.min() == 1
     assert lengths.max() == cases.RAGGED_TIME
     assert np.any(np.diff(lengths) > 0)
