@@ -132,7 +132,7 @@ def test_shorter_outputs_do_not_hide_a_fault():
 
 def test_longer_outputs_without_packing():
     theirs = nn.Conv1d(1, 1, 3, bias=False)
-    weight = arrays(theirs)["weight"]
+    weight = jnp.asarray(arrays(theirs)["weight"])
 
     def port(x):
         return jax.lax.conv_general_dilated(x, weight, (1,), [(1, 1)])

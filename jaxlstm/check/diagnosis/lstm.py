@@ -226,7 +226,8 @@ def _distance(results: Results, run: OracleRun, call: OracleCall) -> float:
     """Return the largest RMS difference of any array relative to its RMS value, on valid steps."""
     valid = np.arange(call.inputs.shape[0])[:, None] < call.lengths[None, :]
     pairs = {name: (a, run.results[name]) for name, a in results.outputs.items()}
-    pairs["outputs"] = tuple(array[valid] for array in pairs["outputs"])
+    a, b = pairs["outputs"]
+    pairs["outputs"] = a[valid], b[valid]
     return max(_relative(*pair) for pair in pairs.values())
 
 

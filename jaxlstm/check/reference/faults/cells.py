@@ -66,9 +66,10 @@ def _moved(source: Callable[[int, int, range], tuple[int, int]]) -> Change:
     def apply(call: OracleCall) -> OracleCall:
         layers, params = layers_alike(call.config), dict(call.params)
         for layer, reverse in np.ndindex(call.config.num_layers, call.config.num_directions):
-            origin = weights_of(call.params, call.config, *source(layer, reverse, layers))
+            other_layer, other_reverse = source(layer, reverse, layers)
+            weights = weights_of(call.params, call.config, other_layer, bool(other_reverse))
             end = suffix(call.config, layer, bool(reverse))
-            params |= {name + end: array for name, array in origin.items()}
+            params |= {name + end: array for name, array in weights.items()}
         return replace(call, params=params)
 
     return apply
