@@ -178,7 +178,7 @@ class BatchPredictor:
                 errors.append(f"column {error.column!r} {error.reason}")
         computed: dict[int, Any] = {}
         progress(0, len(rows), "sequences")
-        for computed_batch in self.model.run(rows):
+        for computed_batch in self.model.results(rows):
             computed.update(computed_batch)
             progress(len(computed), len(rows), "sequences")
         good = iter(range(len(rows)))

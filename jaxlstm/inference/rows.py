@@ -45,7 +45,7 @@ class LSTMRows:
         names = ("outputs", "h_n", "c_n") if states else ("outputs",)
         self.blanks = {name: np.empty((0, 0), self.runner.dtype) for name in names}
 
-    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, tuple[Any, ...]]]:
+    def results(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, tuple[Any, ...]]]:
         """Yield index -> results for each batch. All outputs lie one after another in one array."""
         sequences = [sequence for (sequence,) in rows]
         ends = np.cumsum([0, *map(len, sequences)])
@@ -100,7 +100,7 @@ class ProgramRows:
             for name, type_ in self.runner.result_types.items()
         }
 
-    def run(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, list[np.ndarray]]]:
+    def results(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, list[np.ndarray]]]:
         """Yield index -> results for each batch."""
         for row in rows:
             for declared, array in zip(self.inputs, row, strict=True):

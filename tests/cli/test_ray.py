@@ -88,11 +88,11 @@ def remove_a_node(cluster: Any) -> None:
 SLOW = """
 import time
 from jaxlstm.inference import rows
-run = rows.LSTMRows.run
+run = rows.LSTMRows.results
 def slow(self, given):
     time.sleep(1)
     return run(self, given)
-rows.LSTMRows.run = slow
+rows.LSTMRows.results = slow
 """
 
 

@@ -20,10 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case, is_floating
+from jaxlstm.check.cases.case import Array, Case, is_floating
 from jaxlstm.layer.config import LSTMConfig
-
-Array = np.ndarray
 
 RAGGED_TIME = 12
 _RAGGED: dict[str, Any] = {"time": RAGGED_TIME, "batch": 5, "ragged": True}

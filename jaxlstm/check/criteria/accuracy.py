@@ -15,11 +15,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.cases.case import Case, Results, worst_error, worst_errors
+from jaxlstm.check.cases.case import Array, Case, Results, worst_error, worst_errors
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.program import Reference
-
-Array = np.ndarray
 
 
 def names(noun: str, actual: Results, expected: Results, optional: Container[str] = ()) -> str:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import is_floating, largest, worst_error
-
-Array = np.ndarray
+from jaxlstm.check.cases.case import Array, is_floating, largest, worst_error
 
 TOLERANCES = {
     "float16": (1e-3, 1e-5),

@@ -20,12 +20,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.cases.case import Case, Results
+from jaxlstm.check.cases.case import Array, Case, Results
 from jaxlstm.check.criteria.criterion import Measurement, worst_of
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-
-Array = np.ndarray
 
 ACTIVATION = 10.0
 """Error allowed to sigmoid and tanh, in u. XLA's tanh on a CPU reaches 4.4 ulp, or 8.8 u."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case, LayerRecord
+from jaxlstm.check.cases.case import Array, Case, LayerRecord
 from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of, without_padding
 from jaxlstm.check.diagnosis.search import Deadline, Explanation, FaultedReference
 from jaxlstm.check.reference.torch_faults.operation import Replacement
@@ -80,7 +80,6 @@ def _partners(pairing: Pairing) -> Mapping[str, Sequence[str]]:
     return partners
 
 
-Array = np.ndarray
 Faults = tuple[PlantedFault, ...]
 
 MAX_FAULTS = 3

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Case, Results, largest
+from jaxlstm.check.cases.case import Array, Case, Results, largest
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import Candidate, Divergence, first_difference
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.layer.config import LSTMConfig
-
-Array = np.ndarray
 
 
 def locate_difference(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Case, Results
+from jaxlstm.check.cases.case import Array, Case, Results
 from jaxlstm.check.cases.inputs import ordinary_case
 from jaxlstm.check.criteria.catalogue import SINGLE
 from jaxlstm.check.criteria.difference import AGREEMENT
@@ -24,8 +24,6 @@ from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import Divergence
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Evidence, Verification
-
-Array = np.ndarray
 
 
 def diagnose_port(verification: Verification, port: Port, failures: Failures, seconds: float) -> Diagnosis:

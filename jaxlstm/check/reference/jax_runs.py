@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.errors import ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError
 
-from jaxlstm.check.cases.case import Case, is_floating
+from jaxlstm.check.cases.case import Array, Case, is_floating
 from jaxlstm.programs.errors import ProgramError
 
-Array = np.ndarray
 _UNKNOWN = (ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError)
 
 

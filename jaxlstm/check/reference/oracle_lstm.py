@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case, Results
+from jaxlstm.check.cases.case import Array, Case, Results
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle import (
     DirectionRun,
@@ -20,8 +20,6 @@ from jaxlstm.check.reference.oracle import (
     weights_of,
 )
 from jaxlstm.layer.config import LSTMConfig
-
-Array = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_floating, named_outputs
+from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.jax_runs import (
     depends_on_values,
@@ -26,7 +26,6 @@ from jaxlstm.programs.graph import Graph, results_of, uses_of, values_in
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
 
-Array = np.ndarray
 Tensors = Mapping[str, Array]
 _PRECISION = "highest"
 _STATISTICS = ("running_mean", "running_var")

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.cases.case import Case, LayerRecord
+from jaxlstm.check.cases.case import Array, Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
 from jaxlstm.programs.graph import Argument, Graph, Node, Value, named_results
 
 if TYPE_CHECKING:
     import torch
-
-Array = np.ndarray
 
 
 def record_torch_layers(model: TorchModel, case: Case, dtype: Any) -> list[LayerRecord]:

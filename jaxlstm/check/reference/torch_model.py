@@ -18,15 +18,12 @@ from unittest import mock
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.cases.case import Case, Results, named_outputs
+from jaxlstm.check.cases.case import Array, Case, Results, named_outputs
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.reference import torch_precision
 
 if TYPE_CHECKING:
     import torch
-
-
-Array = np.ndarray
 
 
 class TorchModel:

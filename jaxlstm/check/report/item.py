@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxlstm._shared.sections import Section
 from jaxlstm._shared.table import format_number
+from jaxlstm.check.cases.case import Array
 from jaxlstm.check.criteria.difference import AGREEMENT, EQUAL
 
 
@@ -96,9 +97,6 @@ def layers_section(layers: Iterable[LayerDifference]) -> Section:
     """Return the layers of a model as a table, in the order of calls."""
     rows = [("equal" if a.ok else "DIFFERS", a.name, a.kind, a.difference) for a in layers]
     return Section("Layers", rows, ("status", "layer", "type", "difference / largest element"), (3,))
-
-
-Array = np.ndarray
 
 
 class Divergence(NamedTuple):

@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
-from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_array, is_floating, named_outputs
+from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_array, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_numpy, with_gradients
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)

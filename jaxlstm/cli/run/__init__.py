@@ -89,7 +89,9 @@ def _run_here(jobs: Sequence[FileJob], predictor: BatchPredictor) -> int:
     with progress_bar() as bar:
         for number, job in enumerate(jobs, 1):
             label = f" of {job.source.name} (file {number} of {len(jobs)})" if len(jobs) > 1 else ""
-            count += job.run(predictor, lambda done, total, what, label=label: bar(done, total, what + label))
+            count += job.compute(
+                predictor, lambda done, total, what, label=label: bar(done, total, what + label)
+            )
     return count
 
 

@@ -31,7 +31,7 @@ class FileWorker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Compute a file; return an error, because Ray adds many lines to a raised one."""
         try:
-            return {"sequences": row["job"].run(self._predictor, no_progress), "error": None}
+            return {"sequences": row["job"].compute(self._predictor, no_progress), "error": None}
         except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
             return {"sequences": 0, "error": error}
 

@@ -35,7 +35,7 @@ class FileJob(NamedTuple):
     output: Path
     note: str
 
-    def run(self, predictor: BatchPredictor, progress: Progress) -> int:
+    def compute(self, predictor: BatchPredictor, progress: Progress) -> int:
         """Compute the output and return the number of its sequences.
 
         Raises:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm.check.cases.case import Array
 from jaxlstm.check.reference.faults.fault import Change, Fault, equations, layers_alike
 from jaxlstm.check.reference.oracle import Equations, OracleCall, Step, Weights, suffix, weights_of
 
-Array = np.ndarray
 GATES = "ifgo"
 _USED_BY = {"iofg": " (as in ONNX)", "igfo": " (as in haiku)", "figo": " (as in OpenVINO)"}
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm.check.cases.case import Array
 from jaxlstm.check.reference.faults.fault import Change, Fault
 from jaxlstm.check.reference.oracle import DirectionRun, Equations, OracleCall, OracleRun, Step
 from jaxlstm.layer.config import LSTMConfig
 
-Array = np.ndarray
 State = tuple[Array, Array]
 SlotOf = Callable[[int, int, LSTMConfig], int]
 """(layer, direction, config) -> the slot of that state in another layout."""
