@@ -13,7 +13,7 @@ from jaxlstm.check.verification import Verification
 
 @pytest.fixture(autouse=True)
 def stopped_clock(monkeypatch):
-    """A search that has any time ends by itself; one that has 0 seconds tries nothing."""
+    """A search ends by itself; a search of 0 seconds tries nothing."""
     monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
