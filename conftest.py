@@ -42,7 +42,8 @@ def _needs_missing(test: Path) -> bool:
                 path
                 for module in modules
                 if module.split(".")[0] in FOLDERS
-                and (path := ROOT / f"{module.replace('.', '/')}.py").exists()
+                for path in (ROOT / f"{module.replace('.', '/')}{end}.py" for end in ("", "/__init__"))
+                if path.exists()
             }
             files += loaded - seen
             seen |= loaded
