@@ -83,6 +83,17 @@ def test_lstms_of_equal_sizes_are_layers_only_if_connected(tmp_path: Path, betwe
     ]
 
 
+def test_lstms_without_outputs_are_not_connected(tmp_path: Path) -> None:
+    """An unused output has the name ""; the input of the second LSTM is not computed by the first."""
+    (first, tensors), (second, others) = (lstm_node(k, torch.nn.LSTM(4, 4), name="LSTM") for k in (0, 1))
+    first.output[:] = ["", "h"]
+    ours = read_checkpoint(save(tmp_path / "a.onnx", [first, second], tensors + others))
+    assert [name for name in ours if "_ih" in name and "weight" in name] == [
+        "weight_ih_l0",
+        "lstm_1.weight_ih_l0",
+    ]
+
+
 def test_one_lstm_called_twice_and_module_paths_of_the_newer_exporter(tmp_path: Path) -> None:
     module = torch.nn.LSTM(2, 3)
     node, tensors = lstm_node(0, module, name="node_lstm__2", layout=1)
@@ -126,6 +137,7 @@ def test_omissions_are_reported(tmp_path: Path) -> None:
         {"input_forget": 1},
         {"activations": ["Sigmoid", "Tanh", "Relu"]},
         {"hidden_size": 4},
+        {"hidden_size": "4" * 1000},
         {"domain": "theirs"},
         {"more": ("", "", "", "P")},
         {"more": ("", "h")},
@@ -139,6 +151,7 @@ def test_unsupported_nodes(tmp_path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="/encoder/LSTM") as caught:
         read_checkpoint(save(tmp_path / "a.onnx", [node], tensors))
     assert caught.value.code == "onnx-unsupported"
+    assert len(str(caught.value)) < 600
 
 
 def outside(location: str, **entries: str) -> TensorProto:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxlstm._shared.imports import import_optional
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError, printable
+from ..errors import CheckpointError, describe, printable
 from ..io._make_tensor import Budget, make_array
 from ..io.files import CheckpointFile, MemoryFile, open_beside
 from ..io.storage import Storage
@@ -201,7 +201,7 @@ def _feeds(node: Any, following: Any, rearranged: dict[str, str]) -> bool:
     """Return True if the input of `following` is the output of `node`, at most rearranged."""
     value = following.input[0]
     for _ in range(MAX_REARRANGING):
-        if value in node.output[:1]:
+        if value and value in node.output[:1]:
             return True
         value = rearranged.get(value, "")
     return False
@@ -226,6 +226,7 @@ def _refuse_unsupported(
     expected = [(directions, 4 * hidden, *shapes[0][2:3]), (directions, 4 * hidden, hidden)] if hidden else []
     with_bias = [*expected, (directions, 8 * hidden)]
     activations = repr(attributes.get("activations", [])).lower()
+    declared = attributes.get("hidden_size", hidden)
     problems = {
         "belongs to another domain of operators": node.domain not in ("", "ai.onnx"),
         "runs in reverse only": direction not in (b"forward", b"bidirectional"),
@@ -235,7 +236,7 @@ def _refuse_unsupported(
         "has peepholes": len(node.input) > 7 and node.input[7] != "",
         # torch's newer exporter writes this for an LSTM with proj_size.
         "has initial states of another size": any(state.shape[-1:] != (hidden,) for state in states),
-        f"has hidden_size {attributes.get('hidden_size')}": attributes.get("hidden_size", hidden) != hidden,
+        f"has hidden_size {describe(declared)}": declared != hidden,
         f"has weights of shapes {shapes}": not hidden or shapes not in (expected, with_bias),
     }
     present = [problem for problem, holds in problems.items() if holds]
