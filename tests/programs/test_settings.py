@@ -117,6 +117,11 @@ CASES: dict[str, tuple[Callable[..., Any], list[Tensor]]] = {
     "fold with gaps": (partial(fold_and_unfold, (8, 7), (2, 1, 0, 3)), [double(2, 3, 8, 7)]),
     **{f"diagonal of {shape}": (filled_diagonals, [double(*shape)]) for shape in SHAPES},
     "writes": (written, [double(3, 4)]),
+    # The axis is one of the broadcast shape.
+    "vecdot": (
+        lambda x, y: (torch.linalg.vecdot(x, y, dim=1), torch.linalg.vecdot(x[:1], y)),
+        [double(3), double(2, 3)],
+    ),
 }
 FAST = ("bags: max, -1", "one grid", "affine grid: (2, 3, 4, 1), False", "fold")
 

@@ -69,6 +69,7 @@ def vdot(self: Array, other: Array, *, options: Options) -> Array:
 @register_operator("aten.linalg_vecdot.default")
 def vecdot(x: Array, y: Array, dim: int = -1, *, options: Options) -> Array:
     """Return the sum of products along an axis, with the first factor conjugated."""
+    x, y = jnp.broadcast_arrays(x, y)
     return _accumulated(partial(jnp.vecdot, axis=dim), x, options)(x, y)
 
 
