@@ -163,6 +163,10 @@ GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
         lambda x, y: (torch.view_as_complex(x).angle(), torch.view_as_complex(x).sgn(), y.angle()),
         [torch.tensor([[0.0, 0], [-1, 2], [0, -3]]).double().requires_grad_(), leaf(-2, 0, 2)],
     ),
+    "an infinite beta": (
+        lambda x: (nn.functional.smooth_l1_loss(x, x.new_zeros(3), beta=float("inf")),),
+        [leaf(-1, 0, 2)],
+    ),
     "bounds of clamp": (
         lambda x, y: (x.clamp(0, 2), x.clamp_min(0), x.clamp_max(2), x.clamp(y, y + 1), x.clamp_min(y)),
         [leaf(-1, 0, 1, 2, 3), leaf(0, 0, 0, 1, 1)],

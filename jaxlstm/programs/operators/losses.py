@@ -49,9 +49,12 @@ def huber_loss(self: Array, target: Array, reduction: int = _MEAN, delta: float 
 @register_operator("aten.smooth_l1_loss.default")
 def smooth_l1_loss(self: Array, target: Array, reduction: int = _MEAN, beta: float = 1.0) -> Array:
     """Return the absolute difference, quadratic where it is below ``beta``."""
-    if beta == 0:
-        return _of_difference(magnitude, self, target, reduction)
-    return huber_loss(self, target, reduction, beta) / beta
+
+    def loss(difference: Array) -> Array:
+        size = magnitude(difference)
+        return size if beta == 0 else jnp.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
+
+    return _of_difference(loss, self, target, reduction)
 
 
 @register_operator("aten.binary_cross_entropy_with_logits.default")
