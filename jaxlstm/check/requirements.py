@@ -40,7 +40,7 @@ def require_port(
     If ``params`` is None, draw random parameters. This requires a port with an argument named ``params``.
     """
     call = own_port(require_config(config)) if port is None else port
-    subject = Port.of(call, params or {}, require_config(config), require_precision(precision))
+    subject = Port.of(call, {}, require_config(config), require_precision(precision))
     rng = np.random.default_rng(require_seed(seed))
     if params is not None:
         check_params(params, config)

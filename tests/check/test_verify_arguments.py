@@ -115,6 +115,8 @@ def test_rejects_invalid_arguments():
         verify(WrongPort(SMALL), SMALL_PARAMS, SMALL, precision="best")
     with pytest.raises(TypeError, match="params must be the weights"):
         verify(lambda x, s, n: None, None, SMALL)
+    with pytest.raises(TypeError, match=r"params must be a mapping .*, got an array"):
+        verify(WrongPort(SMALL), np.ones((16, 3)), SMALL)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="missing weight_hh_l0"):
         verify(WrongPort(SMALL), {"weight_ih_l0": np.ones((16, 3))}, SMALL)
     with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
