@@ -1,6 +1,7 @@
 """ONNX LSTM nodes become torch's parameters, gate by gate; files that are damaged or hostile are refused."""
 
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,20 @@ def test_data_in_other_files(tmp_path: Path, one_file: bool) -> None:
     assert_same_checkpoint(read_checkpoint(tmp_path / "a.onnx"), expected)
 
 
+def test_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    inside = save(tmp_path / "a.onnx", [], [numpy_helper.from_array(np.ones(1), f"w{k}") for k in range(60)])
+    options = {"save_as_external_data": True, "all_tensors_to_one_file": False, "size_threshold": 0}
+    onnx.save(onnx.load(inside), inside, **options)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with inside.open() as file:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno() + 40, limits[1]))
+        try:
+            assert len(read_checkpoint(inside)) == 60
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.mark.parametrize("between", ["Identity", "Relu"])
 def test_lstms_of_equal_sizes_are_layers_only_if_connected(tmp_path: Path, between: str) -> None:
     module = torch.nn.LSTM(4, 4, 2)
@@ -122,11 +137,12 @@ def test_omissions_are_reported(tmp_path: Path) -> None:
     model = onnx.load(save(tmp_path / "a.onnx", [computed], [words]))
     opsets = [helper.make_opsetid("", 20)]
     model.functions.append(helper.make_function("d", "f", ["x"], ["y"], [computed], opsets))
+    model.graph.sparse_initializer.add()
     onnx.save(model, tmp_path / "a.onnx")
     ours = read_checkpoint(tmp_path / "a.onnx")
     assert ours == {}
-    parts = ["'words'", "'/q/LSTM'", "inline the functions"]
-    assert [part in line for part, line in zip(parts, ours.warnings, strict=True)] == [True] * 3
+    parts = ["'words'", "'/q/LSTM'", "sparse", "inline the functions"]
+    assert [part in line for part, line in zip(parts, ours.warnings, strict=True)] == [True] * 4
 
 
 @pytest.mark.parametrize(
@@ -208,12 +224,26 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_exported_by_torch(tmp_path: Path, dynamo: bool) -> None:
     """The exporter determines the names of nodes, the order of gates, and where the data is."""
-    module = torch.nn.Sequential(torch.nn.LSTM(5, 4, 2, bidirectional=True))
+    inner = torch.nn.Sequential(
+        OrderedDict(net=torch.nn.Sequential(torch.nn.LSTM(5, 4, 2, bidirectional=True)))
+    )
+    module = torch.nn.Sequential(inner)
     args = (torch.randn(3, 2, 5),)
     torch.onnx.export(module, args, tmp_path / "a.onnx", dynamo=dynamo, verbose=False)
     ours = read_checkpoint(tmp_path / "a.onnx")
     for name, tensor in module.state_dict().items():
         assert_same_bits(ours[name], tensor)
+
+
+@pytest.mark.parametrize("batch", [2, torch.export.Dim.AUTO])
+@pytest.mark.filterwarnings("ignore")
+def test_proj_size_of_the_newer_exporter(tmp_path: Path, batch: Any) -> None:
+    """It cuts the weights. The initial states are initializers, or are computed if the batch is free."""
+    module, shapes = torch.nn.LSTM(5, 4, proj_size=2), ({1: batch},)
+    args = (torch.randn(3, 2, 5),)
+    torch.onnx.export(module, args, tmp_path / "a.onnx", dynamo=True, verbose=False, dynamic_shapes=shapes)
+    with pytest.raises(CheckpointError, match="states of another size"):
+        read_checkpoint(tmp_path / "a.onnx")
 
 
 def test_without_the_onnx_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

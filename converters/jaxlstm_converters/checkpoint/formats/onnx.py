@@ -28,6 +28,8 @@ REARRANGING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
 MAX_REARRANGING = 20
 # The names that exporters give to LSTM nodes.
 NODE = re.compile(r"(node_)?lstm(_\d+)?", re.IGNORECASE)
+# torch's older exporter repeats the path of a container that is called: "net/net.0".
+REPEATED = re.compile(r"(?<![^/])([^/]+)/(?=\1\.)")
 # In the metadata of a node of torch's newer exporter; a value is such as "['', 'a', 'a.rnn', 'lstm']".
 SCOPES = "pkg.torch.onnx.name_scopes"
 ACTIVATIONS = [[], [b"sigmoid", b"tanh", b"tanh"], [b"sigmoid", b"tanh", b"tanh"] * 2]
@@ -61,7 +63,7 @@ def read_onnx(source: CheckpointFile) -> Checkpoint:
     # Inlining a function turns its initializers into constants that keep their names.
     stored += [(name, tensor) for name, tensor in constants if tensor.name]
     initializers = _arrays(stored, checkpoint.warnings)
-    layers = _layers(nodes, _arrays(constants, []) | initializers, checkpoint)
+    layers = _layers(nodes, _arrays(constants, []) | initializers, _last_sizes(graphs), checkpoint)
     used = {name for layer in layers for name in layer.node.input[1:4]}
     for layer in layers:
         for name, array in _torch_arrays(layer):
@@ -69,6 +71,8 @@ def read_onnx(source: CheckpointFile) -> Checkpoint:
     for name, array in initializers.items():
         if name not in used:
             _add(checkpoint, name, array, budget)
+    if any(graph.sparse_initializer for graph in graphs):
+        checkpoint.warnings.append("sparse initializers are skipped")
     if any(node.op_type == "LSTM" for function in model.functions for node in function.node):
         checkpoint.warnings.append("LSTMs in functions of the model are skipped: inline the functions")
     return checkpoint
@@ -101,23 +105,33 @@ def _graphs(graph: Any) -> Iterator[Any]:
             yield from _graphs(inner)
 
 
+def _last_sizes(graphs: list[Any]) -> dict[Any, int]:
+    """Return the sizes of the last axes of values, by name, as far as the graphs declare them."""
+    declared = (info for graph in graphs for info in (*graph.input, *graph.output, *graph.value_info))
+    dims = {info.name: info.type.tensor_type.shape.dim[-1:] for info in declared}
+    return {name: dim.dim_value for name, last in dims.items() for dim in last if dim.HasField("dim_value")}
+
+
 def _include_data(source: CheckpointFile, tensors: Iterable[Any]) -> Budget:
     """Put the data of other files into their tensors, and return the budget of all files."""
-    tensors = [tensor for tensor in tensors if tensor.data_location]  # EXTERNAL
-    entries = [{entry.key: entry.value for entry in tensor.external_data} for tensor in tensors]
-    names = dict.fromkeys(entry.get("location") for entry in entries)
-    files = {name: open_beside(source.path, name) for name in names}
-    budget = Budget(source.size + sum(file.size for file in files.values()))
-    for tensor, entry in zip(tensors, entries, strict=True):
-        file = files[entry.get("location")]
-        try:
-            start = int(entry.get("offset", 0))
-            size = int(entry.get("length", file.size - start))
-        except ValueError as error:
-            raise _damaged(tensor.name, error) from None
-        budget.spend_on_tensor(size)
-        tensor.raw_data = file.read(start, size)
-        tensor.data_location = 0
+    by_file: dict[Any, list[tuple[Any, dict[str, str]]]] = {}
+    for tensor in tensors:
+        if tensor.data_location:  # EXTERNAL
+            entry = {entry.key: entry.value for entry in tensor.external_data}
+            by_file.setdefault(entry.get("location"), []).append((tensor, entry))
+    # One after the other: each tensor may have a file of its own, and a process may open few at once.
+    budget = Budget(source.size + sum(open_beside(source.path, name).size for name in by_file))
+    for name, stored in by_file.items():
+        file = open_beside(source.path, name)
+        for tensor, entry in stored:
+            try:
+                start = int(entry.get("offset", 0))
+                size = int(entry.get("length", file.size - start))
+            except ValueError as error:
+                raise _damaged(tensor.name, error) from None
+            budget.spend_on_tensor(size)
+            tensor.raw_data = file.read(start, size)
+            tensor.data_location = 0
     return budget
 
 
@@ -165,8 +179,11 @@ class _NodeLayer:
         return [array.shape for array in weights] == sizes
 
 
-def _layers(nodes: list[Any], arrays: Arrays, checkpoint: Checkpoint) -> list[_NodeLayer]:
+def _layers(
+    nodes: list[Any], arrays: Arrays, last_sizes: dict[Any, int], checkpoint: Checkpoint
+) -> list[_NodeLayer]:
     """Assign each LSTM node that has weights to a layer of an LSTM."""
+    last_sizes |= {name: array.shape[-1] for name, array in arrays.items() if array.ndim}
     rearranged = {n.output[0]: n.input[0] for n in nodes if n.op_type in REARRANGING and n.input and n.output}
     layers: list[_NodeLayer] = []
     # Several nodes with the same weights are calls of the same LSTM.
@@ -182,7 +199,9 @@ def _layers(nodes: list[Any], arrays: Arrays, checkpoint: Checkpoint) -> list[_N
         seen.add(names)
         weights = [arrays[name] for name in names]
         attributes = _attributes(node)
-        _refuse_unsupported(node, attributes, weights, [arrays[n] for n in node.input[5:7] if n in arrays])
+        states = (*node.input[5:7], *node.output[1:3])
+        sizes = {last_sizes[name] for name in states if name in last_sizes}
+        _refuse_unsupported(node, attributes, weights, sizes)
         scope, last = _scope(node, number), layers[-1] if layers else None
         if last and last.scope == scope and last.fits(weights) and _feeds(last.node, node, rearranged):
             layers.append(_NodeLayer(node, scope, last.prefix, last.index + 1, weights))
@@ -216,7 +235,7 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _refuse_unsupported(
-    node: Any, attributes: dict[str, Any], weights: list[np.ndarray], states: list[np.ndarray]
+    node: Any, attributes: dict[str, Any], weights: list[np.ndarray], state_sizes: set[int]
 ) -> None:
     """Raise `onnx-unsupported` for an LSTM that torch.nn.LSTM cannot express."""
     direction = attributes.get("direction", b"forward")
@@ -235,7 +254,7 @@ def _refuse_unsupported(
         "couples its input and forget gates": attributes.get("input_forget", 0) != 0,
         "has peepholes": len(node.input) > 7 and node.input[7] != "",
         # torch's newer exporter writes this for an LSTM with proj_size.
-        "has initial states of another size": any(state.shape[-1:] != (hidden,) for state in states),
+        "has states of another size": not state_sizes <= {hidden},
         f"has hidden_size {describe(declared)}": declared != hidden,
         f"has weights of shapes {shapes}": not hidden or shapes not in (expected, with_bias),
     }
@@ -251,7 +270,7 @@ def _scope(node: Any, number: int) -> str:
     if scopes:
         # The last scope is the call, the one before it the module.
         return "".join(scopes[2:-2].split("', '")[-2:-1])
-    parts = [part for part in str(node.name).split("/") if part]
+    parts = [part for part in REPEATED.sub("", str(node.name)).split("/") if part]
     if parts and NODE.fullmatch(parts[-1]):
         parts.pop()
     elif not parts:
