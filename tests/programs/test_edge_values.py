@@ -163,6 +163,10 @@ GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
         lambda x, y: (torch.view_as_complex(x).angle(), torch.view_as_complex(x).sgn(), y.angle()),
         [torch.tensor([[0.0, 0], [-1, 2], [0, -3]]).double().requires_grad_(), leaf(-2, 0, 2)],
     ),
+    "the deviation of equal numbers": (
+        lambda x: (x.reshape(2, 2).std(1), *torch.std_mean(x.reshape(2, 2), 0)),
+        [leaf(1, 1, 2, 1)],
+    ),
     "an infinite beta": (
         lambda x: (nn.functional.smooth_l1_loss(x, x.new_zeros(3), beta=float("inf")),),
         [leaf(-1, 0, 2)],

@@ -11,7 +11,7 @@ from jaxlstm.programs.operators.axes import axes
 from jaxlstm.programs.operators.dtypes import Operand, held, promoted
 from jaxlstm.programs.operators.reductions import sum_
 from jaxlstm.programs.operators.registry import register_operator
-from jaxlstm.programs.operators.unary import magnitude
+from jaxlstm.programs.operators.unary import magnitude, power
 
 
 @register_operator(
@@ -90,16 +90,8 @@ def _norm(x: Array, order: float, places: tuple[int, ...], keepdim: bool) -> Arr
     if order == 1:
         return jnp.sum(size, places, keepdims=keepdim)
     if order == 2:
-        return _power(jnp.sum(jnp.square(x), places, keepdims=keepdim), 0.5)
-    return _power(jnp.sum(_power(size, order), places, keepdims=keepdim), 1 / order)
-
-
-def _power(x: Array, exponent: float) -> Array:
-    """Return a power of numbers that are not negative, with torch's gradient 0 at 0."""
-    is_zero = x == 0
-    safe = jnp.where(is_zero, 1, x)
-    powers = jnp.sqrt(safe) if exponent == 0.5 else safe**exponent
-    return jnp.where(is_zero, 0 if exponent > 0 else jnp.inf, powers)
+        return power(jnp.sum(jnp.square(x), places, keepdims=keepdim), 0.5)
+    return power(jnp.sum(power(size, order), places, keepdims=keepdim), 1 / order)
 
 
 @register_operator("aten.cosine_similarity.default")

@@ -15,6 +15,7 @@ from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axes, axis
 from jaxlstm.programs.operators.dtypes import Operand, as_float, held, in_float32, sum_type
 from jaxlstm.programs.operators.registry import register_family, register_operator
+from jaxlstm.programs.operators.unary import power
 
 
 @register_operator("aten.sum.default", "aten.sum.dim_IntList", layout="over")
@@ -100,7 +101,7 @@ def _moment(
     freedom = max(math.prod(self.shape[place] for place in places) - removed, 0)
     squares = jnp.sum(jnp.square(deviation), places, keepdims=keepdim)
     variance = squares / jnp.asarray(freedom, squares.dtype)
-    moment = (jnp.sqrt(variance) if is_root else variance).astype(self.dtype)
+    moment = (power(variance, 0.5) if is_root else variance).astype(self.dtype)
     return (moment, mean(self, dim, keepdim)) if with_mean else moment
 
 

@@ -15,6 +15,14 @@ def magnitude(x: Array) -> Array:
     return jnp.abs(x) if jnp.iscomplexobj(x) else jnp.where(x == 0, jnp.zeros_like(x), jnp.abs(x))
 
 
+def power(x: Array, exponent: float) -> Array:
+    """Return a power of numbers that are not negative, with torch's gradient 0 at 0."""
+    is_zero = x == 0
+    safe = jnp.where(is_zero, 1, x)
+    powers = jnp.sqrt(safe) if exponent == 0.5 else safe**exponent
+    return jnp.where(is_zero, 0 if exponent > 0 else jnp.inf, powers)
+
+
 def signum(x: Array) -> Array:
     """Return x / abs(x), and 0 at 0 and for NaN. Unlike jnp.sign, it has a gradient for complex numbers."""
     if not jnp.iscomplexobj(x):
