@@ -113,6 +113,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_collection() -> None:
+    """Seed torch for the numbers that modules draw while they are imported."""
+    if "torch" not in MISSING:
+        import torch
+
+        torch.manual_seed(0)
+
+
 def pytest_report_header() -> list[str]:
     if not MISSING:
         return []

@@ -57,7 +57,7 @@ def test_samples(name: str, most: int | None) -> None:
         require_equal_program(*sample)
 
 
-FAST = ("text recogniser", "tied language model", "voice detector")
+FAST = ("forecaster", "text recogniser", "tied language model", "voice detector")
 MODELS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SHAPES]
 
 
@@ -68,6 +68,7 @@ def test_models(name: str, tmp_path: Path) -> None:
     module = shape.build()
     from_module(module, shape.arguments(shape.exported_at)).save(tmp_path / "model.pt2")
     program = load_program(tmp_path / "model.pt2")
+    assert program.params.keys() == dict(module.named_parameters()).keys()
     # The places of a grid amplify rounding.
     atol = 5e-6 if name == "rectified text recogniser" else 2e-6
     for sizes in shape.run_at:

@@ -15,16 +15,44 @@ from jaxlstm.programs.operators.reductions import over_axes
 from jaxlstm.programs.operators.registry import register_family, register_operator
 from jaxlstm.programs.operators.unary import of_tensor
 
-# Equal elements share the gradient, as in torch.
-register_family(over_axes, {"amax": jnp.max, "amin": jnp.min}, layout="over")
-register_family(of_tensor, {"max": jnp.max, "min": jnp.min}, layout="over")
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 2))
+def _extrema(smallest: bool, x: Array, places: tuple[int, ...]) -> Array:
+    """Return the extrema over axes, which keep size 1. Equal elements share the gradient, as in torch."""
+    return (jnp.min if smallest else jnp.max)(x, places, keepdims=True)
+
+
+@_extrema.defjvp
+def _extrema_jvp(smallest: bool, places: tuple[int, ...], primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (change,) = primals, tangents
+    values = _extrema(smallest, x, places)
+    # XLA may compute x again, with other rounding, so that no element equals the extremum.
+    order = (*(k for k in range(x.ndim) if k not in places), *places)
+    ordered = x.transpose(order)
+    rows = ordered.reshape(*ordered.shape[: x.ndim - len(places)], -1) if x.size else ordered
+    first = (jnp.argmin if smallest else jnp.argmax)(rows, -1, keepdims=True)
+    is_first = (jnp.arange(rows.shape[-1]) == first).reshape(ordered.shape).transpose(np.argsort(order))
+    chosen = (x == values) | is_first
+    shared = jnp.where(chosen, change, 0).sum(places, keepdims=True)
+    return values, shared / chosen.sum(places, keepdims=True).astype(shared.dtype)
+
+
+def _over(smallest: bool, x: Array, places: tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
+    places = tuple(range(x.ndim)) if places is None else places
+    values = _extrema(smallest, x, places)
+    return values if keepdims else values.squeeze(places)
+
+
+_largest, _smallest = partial(_over, False), partial(_over, True)
+register_family(over_axes, {"amax": _largest, "amin": _smallest}, layout="over")
+register_family(of_tensor, {"max": _largest, "min": _smallest}, layout="over")
 
 
 @register_operator("aten.aminmax.default")
 def aminmax(self: Array, dim: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
     """Return the smallest and the largest element along an axis, or of all."""
     places = axes(self, dim)
-    return jnp.min(self, places, keepdims=keepdim), jnp.max(self, places, keepdims=keepdim)
+    return _smallest(self, places, keepdim), _largest(self, places, keepdim)
 
 
 def _index(
