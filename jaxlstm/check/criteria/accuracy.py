@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, Results, worst_error, worst_errors
+from jaxlstm.check.cases.case import Array, Case, Results, largest, worst_error, worst_errors
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.program import Reference
 
@@ -113,8 +113,7 @@ def gradient_semantics(
     """Measure the largest error of a gradient relative to the largest element of its array."""
 
     def relative(name: str) -> Measurement:
-        finite = expected[name][np.isfinite(expected[name])]
-        scale = float(np.max(np.abs(finite), initial=0.0)) or 1.0
+        scale = largest(expected[name])
         limit = max(GRADIENT_LIMIT, CONDITION_FACTOR * condition[f"d {name}"] / scale)
         return largest_error(f"d {name}", actual[name] / scale, expected[name] / scale, limit)
 
