@@ -13,7 +13,7 @@ from jaxlstm.check.verification import Verification
 
 @pytest.fixture(autouse=True)
 def stopped_clock(monkeypatch):
-    """A search ends by itself; a search of 0 seconds tries nothing."""
+    """Stop the clock of the diagnosis: a search tries every fault, or none if it has 0 seconds."""
     monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 

@@ -119,7 +119,7 @@ def _include_data(source: CheckpointFile, tensors: Iterable[Any]) -> Budget:
         if tensor.data_location:  # EXTERNAL
             entry = {entry.key: entry.value for entry in tensor.external_data}
             by_file.setdefault(entry.get("location"), []).append((tensor, entry))
-    # One after the other: each tensor may have a file of its own, and a process may open few at once.
+    # One after the other: each tensor may have its own file, and a process may open few at once.
     budget = Budget(source.size + sum(open_beside(source.path, name).size for name in by_file))
     for name, stored in by_file.items():
         file = open_beside(source.path, name)
