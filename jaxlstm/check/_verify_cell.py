@@ -39,6 +39,8 @@ def verify_cell(
         raise PortError(f"step must be callable, got {type(step).__name__}")
 
     def over_time(inputs: Any, initial_state: Any, **params: Any) -> Any:
+        if initial_state is None:
+            initial_state = [np.zeros(shape, inputs.dtype) for shape in config.state_shapes(inputs.shape[1])]
         (h,), (c,) = map(_steps, initial_state)
         outputs = []
         for x in _steps(inputs):

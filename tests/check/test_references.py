@@ -20,7 +20,7 @@ from testing.verification import CONFIGS, STRONG, random_params
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_agrees_with_torch(config):
     params = random_params(config, dtype=np.float64)
-    for case in cases.standard_cases(config, seed=1):
+    for case in cases.standard_cases(config, seed=1)[:-1]:  # torch cannot pack a sequence of length 0.
         references = OracleLSTM(params, config), TorchLSTM(params, config)
         ours, theirs = (r.run(case, gradients=case.differentiate).arrays() for r in references)
         assert ours.keys() == theirs.keys()

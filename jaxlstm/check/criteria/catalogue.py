@@ -71,7 +71,7 @@ def _theirs64(trial: Trial) -> dict[str, Results]:
     check = trial.check
     return {
         reference.name: trial.truth64 if reference is check.truth else trial.theirs(reference, np.float64)
-        for reference in check.references
+        for reference in trial.references
     }
 
 
@@ -135,7 +135,7 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
             return {}
     gradients = trial.ours.gradients is not None
     right = [run.arrays() for run in check.rounded.right_runs(case, check.dtype, gradients=gradients)]
-    torch = next((trial.theirs(r, check.dtype).arrays() for r in check.references if r.name == "torch"), {})
+    torch = next((trial.theirs(r, check.dtype).arrays() for r in trial.references if r.name == "torch"), {})
     truth = trial.truth.arrays()
     ratios = {
         name: accuracy.rms_ratio(
