@@ -168,6 +168,7 @@ class Graph:
       lines: guard -> line of the model's code that made it, for example ``"model.py:12: if n > 4:"``.
       narrowed: name of a free axis -> the sizes that the guards leave of its range.
       shared: groups of names in torch whose tensors share memory.
+      captured: values of the graph around a function that it uses by name; none in an exported program.
     """
 
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -184,6 +185,7 @@ class Graph:
     lines: Mapping[str, str] = field(default_factory=dict)
     narrowed: Mapping[str, AxisRange] = field(default_factory=dict)
     shared: tuple[tuple[str, ...], ...] = ()
+    captured: tuple[str, ...] = ()
 
     @property
     def input_types(self) -> dict[str, TensorType]:
@@ -214,12 +216,14 @@ class Graph:
 
 
 def values_in(argument: Argument) -> Iterator[str]:
-    """Yield the names of the values in an argument."""
+    """Yield the names of the values in an argument; of a function, those that it uses by name."""
     if isinstance(argument, Value):
         yield argument.name
     elif isinstance(argument, tuple):
         for item in argument:
             yield from values_in(item)
+    elif isinstance(argument, Graph):
+        yield from argument.captured
 
 
 def uses_of(node: Node) -> Iterator[str]:
@@ -231,6 +235,19 @@ def results_of(node: Node) -> list[str]:
     """Return the names of the values that a node defines; a list of tensors gives several."""
     listed = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
     return [name for names in listed for name in names if name]
+
+
+def functions_of(node: Node) -> list[Graph]:
+    """Return the functions that a node calls."""
+    return [argument for argument in node.args if isinstance(argument, Graph)]
+
+
+def all_nodes(graph: Graph) -> Iterator[Node]:
+    """Yield the nodes of a graph, each after the nodes of its functions."""
+    for node in graph.nodes:
+        for function in functions_of(node):
+            yield from all_nodes(function)
+        yield node
 
 
 def named_results(node: Node, result: Any) -> Iterator[tuple[str, Any]]:

@@ -118,7 +118,7 @@ def from_module(
     program = program_of(file._replace(graph=graph))
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
-            program.at_sizes = OtherSizes(call, step, lambda step: program_of(finish(step.program)))
+            program.at_sizes = OtherSizes(call, step, finish)
     return program
 
 

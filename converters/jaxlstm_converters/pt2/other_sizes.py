@@ -1,5 +1,6 @@
 """`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
+import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +15,10 @@ from torch.utils import _pytree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
-from jaxlstm_converters.pt2.export_patches import copied
-from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, ExportStep, export_at_sizes
+from jaxlstm_converters.pt2._load_program import program_of
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile
+from jaxlstm_converters.pt2.export_patches import copied, own_gradients
+from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, ExportStep, export_at_sizes, export_in_steps
 
 
 class OtherSizes:
@@ -25,15 +28,20 @@ class OtherSizes:
     ``jit`` that no program takes is exported with its values.
     """
 
-    def __init__(self, call: ExportCall, first: ExportStep, read: Callable[[ExportStep], Program]) -> None:
-        """Copy the module, except the memory of its parameters; ``read`` returns the program of an export."""
+    def __init__(
+        self,
+        call: ExportCall,
+        first: ExportStep,
+        finish: Callable[[torch.export.ExportedProgram], ProgramFile],
+    ) -> None:
+        """Copy the module, except the memory of its parameters; ``finish`` reads an export."""
         shared = {
             id(parameter): torch.nn.Parameter(parameter.detach(), parameter.requires_grad)
             for parameter in call.module.parameters()
             if type(parameter) is torch.nn.Parameter
         }
         self._call = call._replace(module=copied(call.module, shared))
-        self._read, self._has_values = read, bool(first.fixed)
+        self._finish, self._has_values = finish, bool(first.fixed)
         self._programs: deque[Program] = deque(maxlen=64)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -74,6 +82,26 @@ class OtherSizes:
                 return run(program)
         raise error
 
+    def in_training(self) -> ProgramFile | str:
+        """Return the export of the module in training mode, or the reason why there is none."""
+        module = self._call.module
+        modes = {part: part.training for part in module.modules()}
+        states = random.getstate(), np.random.get_state()
+        call = self._call._replace(runs=lambda call, exported: True)
+        with LOCK, own_gradients():
+            try:
+                module.train()
+                _, file = export_in_steps(call, self._finish)
+            except Exception as error:  # torch and the module raise many types.
+                return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+            finally:
+                for part, mode in modes.items():
+                    part.training = mode
+                drawn = str(states) != str((random.getstate(), np.random.get_state()))
+                random.setstate(states[0])
+                np.random.set_state(states[1])
+        return "its code draws random numbers of Python or NumPy" if drawn else file
+
     def _export(self, first: Program, args: Any, kwargs: Mapping[str, Any], with_values: bool) -> Program:
         def resized(example: Any, other: Any) -> Any:
             if not isinstance(example, torch.Tensor):
@@ -86,7 +114,7 @@ class OtherSizes:
         args, kwargs = _pytree.tree_map(resized, examples, (args, dict(kwargs)))
         with LOCK, jax.ensure_compile_time_eval():
             call = self._call._replace(args=args, kwargs=kwargs)
-            program = self._read(export_at_sizes(call, with_values=with_values))
+            program = program_of(self._finish(export_at_sizes(call, with_values=with_values).program))
         require_tensors("params", first.params, program.params)
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers

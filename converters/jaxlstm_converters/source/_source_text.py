@@ -10,7 +10,17 @@ import numpy as np
 
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.channels_last import channels_last
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, used_values, values_in
+from jaxlstm.programs.graph import (
+    Argument,
+    Graph,
+    Node,
+    TensorType,
+    all_nodes,
+    place_of,
+    used_values,
+    values_in,
+)
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import (
     SEQUENTIAL,
@@ -27,6 +37,7 @@ from jaxlstm_converters.source.calls import (
 )
 from jaxlstm_converters.source.chains import Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
+from jaxlstm_converters.source.closures import Closures
 from jaxlstm_converters.source.functional import functional_graph, without_copies
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.gradients import with_few_stops
@@ -42,9 +53,10 @@ from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import checked_axes, fixed_by_export, signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
-from jaxlstm_converters.source.spelling.layers import TORCH
+from jaxlstm_converters.source.spelling.layers import TORCH, changes_in_training, drop_rate
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
+from jaxlstm_converters.source.training import Training
 from jaxlstm_converters.source.transposed import transposed_once
 
 
@@ -69,6 +81,7 @@ def source_text(
     graph: Graph,
     tensors: Mapping[str, np.ndarray],
     tied: Mapping[str, str] | None = None,
+    training: ProgramFile | str | None = None,
     *,
     comments: bool = False,
 ) -> WrittenSource:
@@ -78,11 +91,14 @@ def source_text(
         graph: the graph of the program.
         tensors: name in torch -> value of every parameter, buffer and constant.
         tied: another name of a tensor -> its first name, as in ``Program.tied``.
+        training: the same model exported in training, or why there is none; None for a program of a file.
         comments: write the lines of the user's code as comments.
     """
     tied = with_tied_buffers(graph, tied or {}, tensors)
+    trained = Training(graph, tensors, training)
+    graph = trained.graph
     graph = replace(graph, buffers={value: tied.get(name, name) for value, name in graph.buffers.items()})
-    writer = _Writer(graph, tensors, first_paths(graph, tied))
+    writer = _Writer(graph, tensors, first_paths(graph, tied), trained)
     written = {name: writer.written_name(name) for name in writer.held_tensors()}
     others = {name: written[first] for name, first in tied.items() if first in written}
     classes = writer.classes(others)
@@ -94,7 +110,11 @@ def source_text(
 
 class _Writer:
     def __init__(
-        self, graph: Graph, tensors: Mapping[str, np.ndarray], other_paths: Mapping[str, str]
+        self,
+        graph: Graph,
+        tensors: Mapping[str, np.ndarray],
+        other_paths: Mapping[str, str],
+        trained: Training,
     ) -> None:
         graph = at_first_paths(graph, other_paths)
         self._checked = checked_axes(graph)
@@ -102,15 +122,18 @@ class _Writer:
         self._parameters = frozenset(graph.parameters.values())
         self._tensors = tensors
         held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in self._owners.items()}
-        self._graph = graph = _with_loops(graph, tensors, held)
+        self._graph = graph = _with_loops(graph, tensors, held, trained.rates)
         self._types = held | graph.types
-        self._graph = graph = live_graph(with_own_sizes(graph, Sizes(graph, self._types), self._owners))
+        graph = live_graph(with_own_sizes(graph, Sizes(graph, self._types), self._owners))
+        closures = Closures(graph, held)
+        self._graph, self._types = graph, _ = closures.graph, closures.types
+        self._inner = {node.name for node in all_nodes(graph)} - {node.name for node in graph.nodes}
         self._sizes = Sizes(graph, self._types)
         self._root = call_tree(graph, self._sizes)
         results = values_in((*graph.outputs, *graph.mutations.values()))
         connect(self._root, self._sizes, self._owners, tuple(results))
         self._calls = [call for call in walk(self._root) if not call.is_loop]
-        self.remarks: dict[str, None] = {}
+        self.remarks = dict.fromkeys(trained.remarks)
         self._layers = Layers(graph, self._calls, self._types, self._owners)
         self._context = Context(
             self._types, self._sizes, self._spell, self._called, self._tensor, self._owners
@@ -232,8 +255,13 @@ class _Writer:
             target = access(self._parts, scope, layer.path)
             is_base = layer.path in self._layers.bases
             called = spell_call(layer, node, target, is_base=is_base)
+            if node.name in self._inner and changes_in_training(node):
+                what = f"{layer.constructor} in a function of jax.lax, where Flax refuses training"
+                self.remarks[f"{place_of(node)}: {what}"] = None
             return Spelling(called if node.with_gradient else without_gradient(called), True)
         spelling = spell(node, self._types, expression)
+        if drop_rate(node) or node.op.startswith(("aten.batch_norm.", "aten.rrelu.")):
+            self.remarks[f"{place_of(node)}: {node.op} is written without what it does in training"] = None
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
         return spelling
@@ -337,12 +365,20 @@ class _Writer:
         return method
 
 
-def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[str, TensorType]) -> Graph:
+def _with_loops(
+    graph: Graph,
+    tensors: Mapping[str, np.ndarray],
+    held: Mapping[str, TensorType],
+    rates: Mapping[str, float],
+) -> Graph:
     """Return a graph as a person would write it: with functions, padded batches, channels last, and loops.
 
-    ``held`` has the types of parameters, buffers and constants.
+    ``held`` has the types of parameters, buffers and constants, ``rates`` the dropout of attention by node.
     """
     graph = functional_graph(accept(graph), {**held, **graph.types})
+    dropped = {name: {"dropout_p": rate} for name, rate in rates.items()}
+    nodes = (replace(node, kwargs={**node.kwargs, **dropped.get(node.name, {})}) for node in graph.nodes)
+    graph = replace(graph, nodes=tuple(nodes))
     for rewritten in (with_few_stops, without_copies, transposed_once, padded_graph):
         graph = rewritten(graph, {**held, **graph.types})
     graph = live_graph(channels_last(graph, tensors))

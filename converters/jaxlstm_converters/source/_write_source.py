@@ -79,7 +79,9 @@ class SourceFiles(WrittenSource):
         tensors = {**program.params, **program.buffers, **program.constants}
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         try:
-            written = source_text(program.graph, arrays, program.tied, comments=comments)
+            in_training = getattr(program.at_sizes, "in_training", None)  # of a live module only
+            training = in_training() if in_training else None
+            written = source_text(program.graph, arrays, program.tied, training, comments=comments)
         except RecursionError as error:
             raise ValueError("the modules of the program are nested too deeply for written source") from error
         weights, settings = source.with_suffix(".safetensors"), settings_text(layer_settings(program.graph))

@@ -10,7 +10,16 @@ from typing import TypeAlias
 import numpy as np
 
 from jaxlstm.programs.aliases import with_names
-from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, used_values, uses_of, values_in
+from jaxlstm.programs.graph import (
+    Graph,
+    ModuleCall,
+    Node,
+    functions_of,
+    results_of,
+    used_values,
+    uses_of,
+    values_in,
+)
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
 
@@ -130,11 +139,17 @@ def renamed(node: Node, new: Mapping[str, str]) -> Node:
 
 
 def users_of(graph: Graph) -> dict[str, set[str]]:
-    """Return the names of the nodes that use each value; "" for the results of the graph."""
-    users = {name: {""} for name in values_in((*graph.outputs, *graph.mutations.values()))}
+    """Return the names of the nodes that use each value, also in functions; "" for results of a graph."""
+    users: dict[str, set[str]] = {}
+    for name in values_in((*graph.outputs, *graph.mutations.values())):
+        users.setdefault(name, set()).add("")
     for node in graph.nodes:
-        for name in uses_of(node):
+        given = (argument for argument in node.args if not isinstance(argument, Graph))
+        for name in values_in((*given, *node.kwargs.values())):
             users.setdefault(name, set()).add(node.name)
+        for function in functions_of(node):
+            for name, found in users_of(function).items():
+                users.setdefault(name, set()).update(found)
     return users
 
 

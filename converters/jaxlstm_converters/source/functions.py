@@ -13,6 +13,7 @@ from jaxlstm_converters.source.calls import Invocation
 from jaxlstm_converters.source.method import LineItem, Statement
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.scope import LETTERS
+from jaxlstm_converters.source.signature import structure
 from jaxlstm_converters.source.spelling.template import filled
 from jaxlstm_converters.source.statements import StatementWriter, is_short
 
@@ -20,32 +21,44 @@ from jaxlstm_converters.source.statements import StatementWriter, is_short
 class MethodWriter(StatementWriter):
     """Writes the method of one call."""
 
-    # True while the arguments of a call of cond are written: its functions return a single result as it is.
-    _is_cond = False
-
     def _write(self, step: LineItem, targets: Sequence[Target], ends: bool) -> None:
-        self._is_cond = isinstance(step.item, Node) and step.item.op == "higher_order.cond"
         if isinstance(step.item, Invocation) and step.item.is_loop:
             _Loop(self, step.item).write(step)
         else:
             super()._write(step, targets, ends)
 
     def _expression(self, argument: Argument) -> ast.expr:
-        return self._branch(argument) if isinstance(argument, Graph) else super()._expression(argument)
+        return self._function(argument) if isinstance(argument, Graph) else super()._expression(argument)
 
-    def _branch(self, graph: Graph) -> ast.expr:
-        """Write the function of a graph that an operator calls, and return its name."""
+    def _function(self, graph: Graph) -> ast.expr:
+        """Write a function that an operator calls, and return its name."""
         inputs = tuple(declared.name for declared in graph.inputs)
         writer = self._inner(list(graph.nodes), inputs, tuple(values_in(graph.outputs)))
-        for name in inputs:
-            writer._parameter(name, LETTERS)
+        for size in {leaf for name in graph.captured for leaf in self._context.sizes.leaves(name)}:
+            self._scope.size(size)
+        # Other names are of tensors that the module holds.
+        shared = [name for name in graph.captured if name in self._scope.values]
+        self._set_long(shared)
+        writer._scope.share(self._scope, shared)
+        # The call of the function may be part of a later statement.
+        self._scope.functions.update(*(trees.variables(self._scope.value(name)) for name in shared))
+        values = iter([writer._parameter(name, LETTERS) for name in inputs])
+        arguments = graph.in_tree.children
+        groups = [(child.name, [next(values) for _ in range(child.leaf_count())]) for child in arguments]
         body = writer._body()
-        results = ast.Tuple([writer._argument(output) for output in graph.outputs], ast.Load())
-        is_single = self._is_cond and len(graph.outputs) == 1
-        body.append(Statement(ast.Return(results.elts[0] if is_single else results)))
-        name = names.unique("branch", self._scope.taken())
-        self._define(name, [*writer._scope.parameters.values()], writer._scope.finished(body))
+        results = structure(graph.out_tree, map(writer._argument, graph.outputs))
+        body.append(Statement(ast.Return(results)))
+        body = writer._scope.finished(body)
+        parameters, unpacked = _arguments(groups, writer._scope.taken() | {*_variables(body)})
+        name = names.unique(graph.in_tree.name, self._scope.taken())
+        self._define(name, parameters, [*unpacked, *body])
         return trees.name(name)
+
+    def _set_long(self, values: Sequence[str]) -> None:
+        """Give the values that a function uses variables, unless their expressions are short."""
+        for name in values:
+            if not self._context.sizes.is_size(name) and not is_short(self._scope.value(name)):
+                self._set(name, self._scope.value(name))
 
     def _inner(
         self, body: list[Node | Invocation], inputs: tuple[str, ...], outputs: tuple[str, ...]
@@ -85,9 +98,7 @@ class _Loop:
     def write(self, step: LineItem) -> None:
         """Write the function of a step and its call, or a plain loop if the step changes in training."""
         method, scope = self._method, self._method._scope
-        for name in self._shared:
-            if not method._context.sizes.is_size(name) and not is_short(scope.value(name)):
-                method._set(name, scope.value(name))
+        method._set_long(self._shared)
         given: Any = method._argument((self._enter["init"], self._enter["rows"]))
         self._initial, bases = (part.elts for part in given.elts)
         self._arrays = [_rows(base, *part) for base, part in zip(bases, self._enter["slices"], strict=True)]
@@ -109,15 +120,9 @@ class _Loop:
     def _write_scan(self, loop: _Step, hints: Sequence[Sequence[str]], step: LineItem) -> None:
         """Write a function, and a scan of it."""
         method = self._method
-        unpacked, parameters = [], []
-        for name, values in (("carry", loop.states), ("inputs", loop.rows)):
-            if len(values) == 1:
-                parameters.append(_identifier(values[0]))
-                continue
-            parameters.append(names.unique(name if values else "_", loop.writer._scope.taken()))
-            if values:
-                unpacked.append(Statement(trees.assign(trees.grouped(values), trees.name(parameters[-1]))))
-        inner = {*parameters, *(name for part in loop.body for name in trees.variables(part.tree))}
+        taken = loop.writer._scope.taken() | {*_variables(loop.body)}
+        parameters, unpacked = _arguments([("carry", loop.states), ("inputs", loop.rows)], taken)
+        inner = {*parameters, *_variables(loop.body)}
         function = names.unique("step", method._scope.taken() | inner)
         method._define(function, parameters, [*unpacked, *loop.body])
         method._scope.left.subtract(method._uses(self._item))
@@ -136,7 +141,7 @@ class _Loop:
         scope, arrays = self._method._scope, self._arrays
         *body, _ = (statement.tree for statement in loop.body)
         ends, results = [self._values(loop.writer, key) for key in ("ends", "results")]
-        inner = {name for tree in body for name in trees.variables(tree)} | scope.taken()
+        inner = scope.taken().union(*map(trees.variables, (*body, *arrays)))
         lists: list[ast.expr] = []
         for hint in hints:
             lists.append(trees.name(names.unique(hint, inner | {*map(_identifier, lists)})))
@@ -168,7 +173,7 @@ class _Loop:
             outer.size(size)
         writer._scope.share(outer, self._shared)
         if self._enter["is_plain"]:
-            writer._scope.functions |= outer.taken()
+            writer._scope.functions |= outer.taken().union(*map(trees.variables, self._arrays))
         hints = zip(self._states, wanted, strict=True)
         states = [writer._parameter(name, [hint, *LETTERS]) for name, hint in hints]
         sources = [next((v for v in trees.variables(array) if v != "jnp"), "x") for array in self._arrays]
@@ -182,6 +187,26 @@ class _Loop:
     def _values(self, writer: MethodWriter, key: str) -> list[ast.expr]:
         """Return the expressions of the states or results after a step."""
         return [writer._argument(value) for value in self._leave[key]]
+
+
+def _arguments(
+    groups: Sequence[tuple[str, list[ast.expr]]], taken: set[str]
+) -> tuple[list[str], list[Statement]]:
+    """Return the arguments of a function, and the statements that unpack those of several values."""
+    unpacked, arguments = [], list[str]()
+    for name, values in groups:
+        if len(values) == 1:
+            arguments.append(_identifier(values[0]))
+            continue
+        arguments.append(names.unique(name if values else "_", taken | {*arguments}))
+        if values:
+            unpacked.append(Statement(trees.assign(trees.grouped(values), trees.name(arguments[-1]))))
+    return arguments, unpacked
+
+
+def _variables(body: Sequence[Statement]) -> list[str]:
+    """Return the variables in statements."""
+    return [name for statement in body for name in trees.variables(statement.tree)]
 
 
 def _rows(array: ast.expr, axis: int, low: int, high: int | None, keep: bool) -> ast.expr:

@@ -1,10 +1,11 @@
 """The modules of a program that are layers of Flax or of this library."""
 
 import ast
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Graph, Node, TensorType, results_of
+from jaxlstm.programs.graph import Graph, Node, TensorType, all_nodes, results_of
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, users_of
 from jaxlstm_converters.source.method import Called, Pattern
@@ -38,10 +39,13 @@ class Layers:
         self._of_nodes: dict[str, LayerSpelling] = {}
         self._of_paths: dict[str, LayerSpelling] = {}
         self.bases: dict[str, LayerSpelling] = {}
-        producers = {name: node for node in graph.nodes for name in results_of(node)}
-        for node in graph.nodes:
+        called = {call.path for node in all_nodes(graph) for call in node.calls}
+        self._taken = [*owners.values(), *called]
+        self._dropouts: dict[str, LayerSpelling] = {}
+        producers = {name: node for node in all_nodes(graph) for name in results_of(node)}
+        for node in all_nodes(graph):
             if (layer := layer_of(node, types, owners, producers)) is not None:
-                self._of_nodes[node.name] = layer
+                self._of_nodes[node.name] = self._with_path(layer, node)
         self._find(graph, calls)
 
     def __contains__(self, path: str) -> bool:
@@ -102,6 +106,19 @@ class Layers:
                 known = {**defaults_of(layers[path].constructor), **layers[path].kwargs}
                 layers[path] = replace(layers[path], kwargs={name: known[name] for name in settings})
 
+    def _with_path(self, layer: LayerSpelling, node: Node) -> LayerSpelling:
+        """Return a layer that has a path: dropout that is no module in torch belongs to the module around."""
+        numbers = itertools.count(1)
+        while not layer.path:
+            number = next(numbers)
+            path = f"{node.module_path}.dropout{f'_{number}' * (number > 1)}".lstrip(".")
+            other = self._dropouts.get(path)
+            is_same = other is None or (other.args, other.kwargs) == (layer.args, layer.kwargs)
+            if is_same and not any(is_under(name, path) for name in self._taken):
+                layer = replace(layer, path=path)
+                self._dropouts.setdefault(path, layer)
+        return layer
+
     def _find(self, graph: Graph, calls: Sequence[Invocation]) -> None:
         """Keep the modules of which every use is the same layer."""
         users = users_of(graph)
@@ -114,7 +131,7 @@ class Layers:
                 rejected.add(call.path)
             else:
                 found.append((call.path, layer, {node.name for node in nodes_of(call)}))
-        for node in graph.nodes:
+        for node in all_nodes(graph):
             layer = self._of_nodes.get(node.name)
             if layer is not None and layer.path != node.module_path and layer.results is None:
                 found.append((layer.path, layer, {node.name}))
@@ -129,6 +146,9 @@ class Layers:
             if others and layer.constructor not in _READABLE:
                 rejected.add(path)
         self._of_paths = {path: layer for path, layer in self._of_paths.items() if path not in rejected}
+        for path in self._dropouts.keys() & self._of_paths.keys():
+            if path.rpartition(".")[0] in self._of_paths:  # The module around is this layer itself.
+                del self._of_paths[path]
         self._find_bases(calls, users)
 
     def _find_bases(self, calls: Sequence[Invocation], users: Mapping[str, set[str]]) -> None:
@@ -164,6 +184,8 @@ class Layers:
         layer = self._of_nodes[main.name]
         rest = {name for node in nodes if node is not main for name in results_of(node)}
         own = all(is_under(self._owners[value], call.path) for value in layer.tensors.values())
+        if not layer.tensors:
+            own = not any(is_under(name, call.path) for name in self._owners.values())
         made = rest <= set(layer.consumed) and set(call.outputs) <= set(results_of(main))
         return layer if own and made else None
 

@@ -28,7 +28,7 @@ from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_A
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph, renamed
 from jaxlstm_converters.source.completed import completed
-from jaxlstm_converters.source.spelling.layers import TORCH
+from jaxlstm_converters.source.spelling.layers import changes_in_training
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 from jaxlstm_converters.source.stacked import FEWEST, stacked_graph
 
@@ -107,7 +107,7 @@ class _Unrolled:
         # Only copies of the same lines of the user's code are a loop there.
         if any(node.op in (ENTER, LEAVE) for node in copies[0]) or any(other != first for other in lines):
             raise NotALoop
-        self._is_plain = any(map(_changes_in_training, copies[0]))
+        self._is_plain = any(map(changes_in_training, copies[0]))
         self._graph, self._initial = _with_copy_before(graph, start, period)
         self._types = {**types, **self._graph.types}
         self.loop = loop = LoopCopies(self._graph, {}, start, period, count + 2).loop()
@@ -231,13 +231,6 @@ class _Unrolled:
 def _lines(node: Node) -> list[tuple[str, str]]:
     """Return the module and the line of each call around a node; the first row may come from another line."""
     return [(call.path, "" if node.op == SELECT else call.line) for call in node.calls]
-
-
-def _changes_in_training(node: Node) -> bool:
-    """Return True for a layer with a state that changes in training, which Flax refuses in a function."""
-    is_layer = bool(node.calls) and node.calls[-1].class_name.startswith(TORCH)
-    drops = node.kwargs.get("p" if node.op.startswith("aten.dropout.") else "dropout")
-    return is_layer and (bool(drops) or node.op.startswith("aten.batch_norm."))
 
 
 def _order(places: Sequence[tuple[int, ...]]) -> int:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, used_values, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, all_nodes, used_values, values_in
 from jaxlstm_converters.source.spelling import spell
 from jaxlstm_converters.source.spelling.template import tree_of
 
@@ -29,11 +29,12 @@ class Sizes:
     def __init__(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
         self._types = types
         self._expressions: dict[str, Argument | Node] = {}
-        computed = (node for node in graph.nodes if node.size and node.op in _OPERATORS)
+        nodes = [*all_nodes(graph)]
+        computed = (node for node in nodes if node.size and node.op in _OPERATORS)
         self.computed = {node.name: size_name(node.size) for node in computed}
-        others = [node for node in graph.nodes if node.op != "aten.sym_size.int"]
+        others = [node for node in nodes if node.op != "aten.sym_size.int"]
         self._needed = used_values(replace(graph, nodes=others)) | {item.name for item in graph.inputs}
-        for node in graph.nodes:
+        for node in nodes:
             if (expression := self._expression_of(node)) is not None:
                 self._expressions[node.name] = expression
 

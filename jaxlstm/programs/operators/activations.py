@@ -11,7 +11,13 @@ from jaxlstm.layer import activations
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import as_float, held, in_float32
-from jaxlstm.programs.operators.registry import register_family, register_layouts, register_operator, same
+from jaxlstm.programs.operators.registry import (
+    Kwargs,
+    register_family,
+    register_layouts,
+    register_operator,
+    same,
+)
 from jaxlstm.programs.operators.unary import of_floats, of_tensor
 
 
@@ -149,13 +155,25 @@ register_family(
 )
 
 
+def _drops(kwargs: Kwargs) -> bool:
+    return bool(kwargs.get("train") and kwargs.get("p"))
+
+
 # torch returns the input itself.
 @register_operator(
-    *(f"aten.{name}dropout.default" for name in ("", "feature_", "alpha_", "feature_alpha_")),
+    *(f"aten.{name}.default" for name in ("dropout", "alpha_dropout")),
     write_back=same,
-    in_training=lambda kwargs: bool(kwargs.get("train") and kwargs.get("p")),
+    in_training=_drops,
     layout="elementwise",
 )
 def dropout(input: Array, p: float, train: bool) -> Array:
     """Return the input: dropout in evaluation."""
     return input
+
+
+@register_layouts(
+    "aten.feature_dropout.default", "aten.feature_alpha_dropout.default", write_back=same, in_training=_drops
+)
+def feature_dropout(last: bool, input: Array, p: float, train: bool) -> Array:
+    """Return the input: dropout of whole channels in evaluation."""
+    return dropout(input, p, train)

@@ -105,7 +105,7 @@ def layer_of(
     layer = rule(operation) if rule else None
     if layer is None:
         return None
-    path = _path(node, layer.tensors, tensors)
+    path = _path(node, layer.constructor, layer.tensors, tensors)
     return None if path is None else replace(layer, path=path)
 
 
@@ -121,9 +121,11 @@ def spell_call(layer: LayerSpelling, node: Node, receiver: ast.expr, *, is_base:
     return filled(layer.call.replace("layer(", "base("), arguments)
 
 
-def _path(node: Node, own: Mapping[str, str], tensors: Mapping[str, str]) -> str | None:
+def _path(node: Node, layer: str, own: Mapping[str, str], tensors: Mapping[str, str]) -> str | None:
     """Return the path of the module that holds the tensors of a layer under their names."""
     is_torch = bool(node.calls) and node.calls[-1].class_name.startswith(TORCH)
+    if layer == "nnx.Dropout":
+        return node.module_path if is_torch and ".dropout." in node.calls[-1].class_name else ""
     if not own:
         return node.module_path if is_torch else None
     names = [(tensors.get(value, ""), name) for name, value in own.items()]

@@ -10,10 +10,11 @@ from flax import nnx
 
 import jaxlstm.nnx
 from jaxlstm.layer.params import param_shapes
-from jaxlstm.programs.graph import Value
+from jaxlstm.programs.graph import Node, Value
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm_converters.source.spelling.images import compact, conv_padding, transposed_pads
+from jaxlstm_converters.source.spelling.reductions import attention
 from jaxlstm_converters.source.spelling.typed_node import TypedNode
 
 TORCH = "torch.nn.modules."
@@ -32,7 +33,8 @@ class LayerSpelling:
       call: a template of the call, in which ``layer`` is the module and other names are the arguments of the
         operator. See :func:`spell_call`.
       tensors: name of a tensor in the module, for example ``"weight"`` -> value of the graph.
-      path: path of the module, which may be a child of the module that calls the operator.
+      path: path of the module, which may be a child of the module that calls the operator; "" for dropout
+        that is no module in torch.
       consumed: values that the layer makes itself, such as an initial state of zeros.
       results: the structure that the layer returns, with the numbers of the operator's results:
         ``(0, (1, 2))`` for an LSTM.
@@ -211,11 +213,36 @@ def _instance_norm(operation: TypedNode) -> LayerSpelling | None:
     return _norm("nnx.InstanceNorm", operation, _channels(operation), feature_axes=axis)
 
 
+def drop_rate(node: Node) -> Any:
+    """Return the rate at which an operator drops elements in training, 0 or None for none."""
+    if "dropout" in node.op:
+        return node.kwargs.get("p")
+    between = node.kwargs.get("num_layers") != 1 and node.kwargs.get("dropout")
+    return node.kwargs.get("dropout_p") or between
+
+
+def changes_in_training(node: Node) -> bool:
+    """Return True for a layer with a state that changes in training, which Flax refuses in a function."""
+    is_layer = bool(node.calls) and node.calls[-1].class_name.startswith(TORCH)
+    return bool(drop_rate(node)) or (is_layer and node.op.startswith("aten.batch_norm."))
+
+
 def _dropout(operation: TypedNode) -> LayerSpelling | None:
-    calls = operation.node.calls
-    if not calls or calls[-1].class_name != f"{TORCH}dropout.Dropout" or not operation["p"]:
+    """Return dropout of elements, or of whole channels."""
+    last, ndim, is_whole = operation.channels_last, operation.ndim("input"), "feature" in operation.name
+    channels = tuple(range(1, ndim - 1) if last else range(2, ndim)) if is_whole else ()
+    if not operation["p"] or (is_whole and not ndim):
         return None
-    return _layer("nnx.Dropout", operation, {"rate": operation["p"]})
+    return _layer("nnx.Dropout", operation, {"rate": operation["p"]}, broadcast_dims=channels)
+
+
+def _attention(operation: TypedNode) -> LayerSpelling | None:
+    """Return the dropout of the weights of attention; without it, attention is no layer."""
+    weights, _, value = (attention(operation) or "").rpartition(" @ ")
+    rate = operation.node.kwargs.get("dropout_p")
+    if not rate or not weights:
+        return None
+    return _layer("nnx.Dropout", operation, {"rate": rate}, f"layer({weights}) @ {value}")
 
 
 def _recurrent(op: str, operation: TypedNode) -> LayerSpelling | None:
@@ -276,7 +303,8 @@ RULES: dict[str, Callable[[TypedNode], LayerSpelling | None]] = {
     "aten.prelu.default": lambda operation: (
         _layer("nnx.PReLU", operation, {}, "layer(self)") if _sizes(operation) == (1,) else None
     ),
-    "aten.dropout.default": _dropout,
+    **dict.fromkeys(("aten.dropout.default", "aten.feature_dropout.default"), _dropout),
+    "aten.scaled_dot_product_attention.default": _attention,
     **{op: partial(_recurrent, op) for op in SEQUENCE_LAYERS},
     **{
         f"jaxlstm.packed_{op.removeprefix('aten.').removesuffix('.input')}.default": partial(_recurrent, op)

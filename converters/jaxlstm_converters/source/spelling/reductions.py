@@ -103,7 +103,7 @@ def _standardized(operation: TypedNode) -> str:
     return template + " + bias" * (operation.arguments.get("bias") is not None)
 
 
-def _attention(operation: TypedNode) -> str | None:
+def attention(operation: TypedNode) -> str | None:
     """Return scaled dot-product attention; JAX's has the heads in another axis, and no float64."""
     if not operation.is_float("query", "key", "value") or operation["enable_gqa"]:
         return None
@@ -150,5 +150,5 @@ RULES: dict[str, Rule] = {
     },
     **dict.fromkeys(("layer_norm", "rms_norm"), of_floats(_standardized)),
     "glu": of_floats(lambda op: f"nnx.glu(self, axis={op.short_axis()})"),
-    "scaled_dot_product_attention": _attention,
+    "scaled_dot_product_attention": attention,
 }

@@ -104,8 +104,10 @@ _NEW: dict[str, Rule] = {
     "torch.sym_sqrt": "a ** 0.5",
     "torch._sym_sqrt": "a ** 0.5",
     "torch.sym_ite": "b if a else c",
-    "higher_order.cond": "lax.cond(a, b, c, *d)",
-    "higher_order.while_loop": "lax.while_loop(lambda x: a(*x, *d)[0], lambda x: b(*x, *d), c)",
+    "higher_order.cond": lambda op: f"lax.cond(a{'.reshape(())' * bool(op.ndim('a'))}, b, c, *d)",
+    "higher_order.while_loop": "lax.while_loop(a, b, c)",
+    "higher_order.scan": "lax.scan(a, b, c)",
+    "higher_order.map_impl": "lax.map(a, b)",
     # Assertions have no result.
     **dict.fromkeys(("_assert_scalar", "_assert_async", "_assert_tensor_metadata"), "None"),
     **dict.fromkeys(("sym_constrain_range", "sym_constrain_range_for_size"), "None"),
