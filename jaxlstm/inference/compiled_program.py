@@ -50,7 +50,8 @@ class CompiledProgram:
         self.work = WorkCounter()
         self._most = positive_int("executables", executables)
         native = self.device.platform == "cpu" and program.options.backend != "scan"
-        self._form = program.for_inference() if native else program
+        self._form = program.for_inference() if native else program.with_options()
+        self._form.at_sizes = None  # The export for the sizes of the padding may be another function.
         self._computes_on = _inline_cpu() if self.device.platform == "cpu" else self.device
         self._weights = jax.device_put(self._form.params, self._computes_on)
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())

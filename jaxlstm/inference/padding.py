@@ -1,55 +1,143 @@
-"""``results_along``: whether the results of a program hide the padding of a free axis.
+"""``find_padding``: the free axes of a program whose padding its results hide.
 
-The program is traced at two sizes of the axis, and compared by the rules of
-:mod:`jaxlstm.programs.long_axes`.
+The program is traced once, with symbols for the sizes of its free axes. The proof is for all sizes, by the
+rules of :mod:`jaxlstm.programs.long_axes`.
 """
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlstm.inference.program_artifact import as_arguments, shapes_at
-from jaxlstm.inference.random_inputs import clipped
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.long_axes import PRIMES, Comparison, Long
+from jaxlstm.programs.guards import UNDECIDED
+from jaxlstm.programs.long_axes import Axes, Flow, Long, State, symbols
 from jaxlstm.programs.program import Program
 
 ARRAY: Any = object()
 """Stands for an array among the leaves of the results, some of which may be None."""
 
+SMALLEST = 2
+"""The smallest size that is padded: torch exports a free axis as if it had at least two elements."""
 
-def results_along(
-    program: Program, axis: str, lengths: tuple[str | int, str] | None, *, rows: bool, trusted: bool = False
-) -> list[Long] | None:
-    """Return the long axes of each result if the axis may be padded, or None.
+_NOT_SYMBOLIC = (ProgramError, UNDECIDED, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""The exceptions of code that needs the value of a size. A symbol also lacks methods of integers."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What is proven of a program.
+
+    Attributes:
+      along: free axis that may be padded -> long axes of each result.
+      independent: each row of the results depends only on the same row of the inputs.
+    """
+
+    along: Mapping[str, list[Long]] = field(default_factory=dict)
+    independent: bool = False
+
+
+def find_padding(
+    program: Program,
+    batch: str | int | None,
+    lengths: tuple[str | int, str] | None,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    trusted: bool = False,
+) -> Padding | None:
+    """Return the axes that may be padded, or None if an operator needs the value of a size.
 
     Args:
+      batch: the first axis of all inputs, or its size if it is fixed; None if they differ.
       lengths: the batch and the time axis of the recurrent layers if they get lengths, or None.
-      rows: also require that the elements of the axis do not depend on each other, and not on their position.
-      trusted: the operations keep the invariant, so that only the shapes are compared.
+      sizes: None to prove all free axes for all sizes; or the sizes for which the batch is proven.
+      trusted: padding cannot reach the results, whose shapes are still needed.
     """
-    if any(None in type_.shape for type_ in program.graph.input_types.values()):
-        return None  # the size of an input is an expression of free axes
-    for pair in PRIMES:
-        traced = [_trace(program, axis, size, pair[1] + 2, lengths) for size in pair]
-        if None not in traced:
-            comparison = Comparison(pair, is_time=bool(lengths) and axis == lengths[1], rows=rows)  # type: ignore[index]
-            (first, first_static), (second, second_static) = traced  # type: ignore[misc]
-            if first_static != second_static or not (trusted or comparison.closed(first, second)):
-                if comparison.differs:
-                    continue  # operators may choose their form by size
-                return None
-            arrays = itertools.starmap(
-                comparison.long, zip(first.jaxpr.outvars, second.jaxpr.outvars, strict=True)
-            )
-            along = [next(arrays) if other is ARRAY else {} for other in first_static[0]]
-            return None if None in along else along  # type: ignore[return-value]
-    return None
+    graph = program.graph
+    if any(None in type_.shape for type_ in graph.input_types.values()):
+        return Padding()  # the size of an input is an expression of free axes
+    free = {name: graph.size_range(name) for name in graph.free_axes if sizes is None or name == batch}
+    made = symbols({name: (max(low, SMALLEST), high) for name, (low, high) in free.items()})
+    try:
+        trace = _Trace(program, {**(sizes or {}), **made}, batch, lengths)
+    except _NOT_SYMBOLIC:
+        return None
+    rows = made.get(str(batch), batch)
+    independent = rows == 1 or (rows is not None and trace.has_independent_rows(rows, trusted))
+    found = {name: trace.along(name, size, trusted) for name, size in made.items()}
+    return Padding({name: along for name, along in found.items() if along is not None}, independent)
+
+
+class _Trace:
+    """A program, traced at sizes of its free axes, of which some are symbols."""
+
+    def __init__(
+        self, program: Program, sizes: Mapping[str, Any], batch: Any, lengths: tuple[Any, str] | None
+    ) -> None:
+        traced = program.with_options(backend="scan", guards=False)
+        traced.options, traced.at_sizes = replace(traced.options, opaque_layers=True), None
+        self.lengths, others = lengths, []
+
+        def run(params: Any, valid: Any, *tensors: Any) -> list[jax.Array]:
+            arrays, others[:] = split_leaves(leaves_of(traced, params, tensors, valid))
+            return arrays
+
+        tensors = shapes_at(program, sizes)
+        valid = jax.ShapeDtypeStruct((sizes.get(lengths[0], lengths[0]),), jnp.int32) if lengths else None
+        self.jaxpr = jax.make_jaxpr(run)(program.params, valid, *tensors)
+        arrays = iter(self.jaxpr.out_avals)
+        self._arguments = self.jaxpr.in_avals
+        self._results = [next(arrays) if other is ARRAY else other for other in others]
+        of_lengths = [Axes(row=0) if lengths[0] == batch else Axes()] if lengths else []
+        self._rows: list[State] = [
+            *(Axes() for _ in program.params),
+            *of_lengths,
+            *(Axes(0) for _ in tensors),
+        ]
+
+    def along(self, name: str, size: Any, trusted: bool) -> list[Long] | None:
+        """Return the long axes of each result if the axis may be padded, or None."""
+        flow = Flow(size, is_time=self.lengths is not None and name == self.lengths[1])
+        given: list[State] = [
+            Axes() if long is not None else None for long in self._longs(flow, self._arguments)
+        ]
+        found = self._longs(flow, self._results)
+        is_proven = trusted or None not in flow.run(self.jaxpr, given)
+        return found if is_proven and None not in found else None  # type: ignore[return-value]
+
+    def has_independent_rows(self, size: Any, trusted: bool) -> bool:
+        """Return True if each row of the results depends on the same row of the inputs only.
+
+        Args:
+          size: the symbol for the size of the batch, or its size if it is fixed.
+        """
+        flow = Flow(size, rows=True)
+        given, results = self._rows, self.jaxpr.out_avals
+        if type(size) is int:
+            batches: list[Any] = [[k for k, n in enumerate(leaf.shape) if n == size] for leaf in results]
+        else:
+            longs = zip(given, self._longs(flow, self._arguments), strict=True)
+            given = [
+                state if long == ({} if state.row is None else {0: 1}) else None for state, long in longs
+            ]
+            batches = self._longs(flow, results)
+        if any(axes is None or len(axes) > 1 for axes in batches) or None in self._longs(flow, self._results):
+            return False
+        if trusted:
+            return True
+        states = zip(flow.run(self.jaxpr, given), batches, strict=True)
+        return all(state is not None and all(map(state.is_apart_along, axes)) for state, axes in states)
+
+    def _longs(self, flow: Flow, leaves: Sequence[Any]) -> list[Long | None]:
+        """Return the long axes of arrays, and of numbers, which have none unless they contain the size."""
+        return [
+            flow.long(leaf.shape) if hasattr(leaf, "shape") else None if flow.contains_size(leaf) else {}
+            for leaf in leaves
+        ]
 
 
 def leaves_of(program: Program, params: Any, tensors: Sequence[Any], lengths: Any) -> list[Any]:
@@ -63,25 +151,3 @@ def split_leaves(leaves: Sequence[Any]) -> tuple[list[jax.Array], list[Any]]:
     """Return the arrays among the leaves, and the leaves with ARRAY for each array."""
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     return arrays, [ARRAY if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
-
-
-def _trace(program: Program, axis: str, size: int, other: int, lengths: Any) -> Any:
-    """Return the traced program and its other results than arrays, or None if it refuses the sizes."""
-    graph, static = program.graph, []
-    sizes = {name: clipped(graph, name, other) for name in graph.free_axes} | {axis: size}
-    traced = program.with_options(backend="scan")
-    traced.options = replace(traced.options, opaque_layers=True)
-
-    def run(params: Any, valid: Any, *tensors: Any) -> list[jax.Array]:
-        arrays, others = split_leaves(leaves_of(traced, params, tensors, valid))
-        static.append(others)
-        return arrays
-
-    valid = None
-    if lengths:
-        rows = sizes.get(lengths[0], lengths[0])
-        valid = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    try:
-        return jax.make_jaxpr(run)(program.params, valid, *shapes_at(program, sizes)), static
-    except ProgramError:  # the program refuses these sizes
-        return None

@@ -12,8 +12,9 @@ from jaxlstm.inference.compiled import SHORTEST, padded
 from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram
 from jaxlstm.inference.engine import Stats
 from jaxlstm.inference.host_arrays import host_lengths
-from jaxlstm.inference.padding import results_along
+from jaxlstm.inference.padding import SMALLEST, Padding, find_padding
 from jaxlstm.inference.program_stream import ProgramStream
+from jaxlstm.inference.random_inputs import example_sizes
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
@@ -50,11 +51,17 @@ class ProgramRunner:
         first = {shape[0] if shape else None for shape in shapes}
         self._batch_axis = first.pop() if len(first) == 1 else None
         self._lengths = _axes_of_layers(program)
-        self._along, self._independent = self._find_paddable(trusted=pad is True)
-        if pad is False:
-            self._along = {}
-        self.padded = {name: name in self._along for name in self._place}
-        self._takes_lengths = self._lengths is not None and self._lengths[1] in self._along
+        self._pad, self._proofs = pad, dict[tuple[int, ...], Padding]()
+        self._proven = find_padding(program, self._batch_axis, self._lengths, trusted=pad is True)
+        along = self._along(example_sizes(program.graph))
+        if pad and len(along) < len(self._place):
+            raise ValueError(
+                f"pad=True requires results whose sizes are multiples of the free axes; along "
+                f"{sorted(self._place.keys() - along.keys())} they are not, or the sizes of the inputs are "
+                "tied. Leave pad out"
+            )
+        self.padded = {name: name in along for name in self._place}
+        self._takes_lengths = self._lengths is not None and self.padded[self._lengths[1]]
         self._refused: set[tuple[int, ...]] = set()
         self._structured = tree.builder(program.graph.out_tree)
 
@@ -94,7 +101,7 @@ class ProgramRunner:
         leaves = self._run(tensors, lengths)
         if signature and not self._takes_lengths and all(map(operator.is_, tensors, args)):
             sizes = self._sizes(tensors)
-            if all(self._bucket(*item) == item[1] for item in sizes.items()):
+            if self._buckets(sizes) == sizes:
                 self._compiled.remember(signature, tensors, prod(sizes.values()))
         return self._structured(leaves)
 
@@ -104,7 +111,7 @@ class ProgramRunner:
         Args:
           inputs: arrays without the batch axis, which is the first one of each input of the program; tuples
             of arrays if the program has several inputs, in the order of ``program.inputs``. If the rows of a
-            batch may depend on each other, batches have one row; a batch of a fixed size is always filled.
+            batch may depend on each other, batches have one row, as often as the smallest batch needs it.
           batch_size: the largest number of inputs in a batch.
 
         Returns:
@@ -144,14 +151,18 @@ class ProgramRunner:
 
     def rows(self, rows: Sequence[Arrays], batch_size: int) -> Iterator[dict[int, list[Any]]]:
         """Yield index -> leaves of the results for each batch of rows, inputs without the batch axis."""
-        groups: dict[Shapes, list[int]] = {}
+        batch_size, groups = max(batch_size, self.smallest_batch), dict[Shapes, list[int]]()
         for index, row in enumerate(rows):
             groups.setdefault(self._row_shapes(row), []).append(index)
-        most = self._rows_at_once(batch_size)
         for shapes, indices in groups.items():
+            most = self._rows_at_once(rows[indices[0]], batch_size)
             for start in range(0, len(indices), most):
                 chosen = indices[start : start + most]
-                results = self._run_rows([rows[index] for index in chosen], shapes, most)
+                try:
+                    results = [*self._run_rows([rows[index] for index in chosen], shapes, most)]
+                except ProgramError:  # The program may refuse the sizes of the padding only.
+                    alone = [[rows[index]] for index in chosen]
+                    results = [next(self._run_rows(row, _shapes_of(row[0]), 1)) for row in alone]
                 yield dict(zip(chosen, results, strict=True))
 
     @cached_property
@@ -180,22 +191,21 @@ class ProgramRunner:
             _axis_of(self.batch, name, type_.shape) for name, type_ in self._compiled.result_types.items()
         ]
 
-    def _find_paddable(self, *, trusted: bool) -> tuple[dict[str, list[Long]], bool]:
-        """Return free axis that may be padded -> long axes of the results; whether rows are independent."""
-        found, independent = {}, isinstance(self._batch_axis, int)
-        for name in self._place:
-            for rows in (True, False) if name == self._batch_axis else (False,):
-                along = results_along(self.program, name, self._lengths, rows=rows, trusted=trusted)
-                if along is not None:
-                    found[name], independent = along, independent or rows
-                    break
-        if trusted and len(found) < len(self._place):
-            raise ValueError(
-                f"pad=True requires results whose sizes are multiples of the free axes; along "
-                f"{sorted(self._place.keys() - found.keys())} they are not, or the sizes of the inputs are "
-                "tied. Leave pad out"
-            )
-        return found, independent
+    def _proof(self, sizes: Mapping[str, int]) -> Padding:
+        """Return what is proven for a call with these sizes of the free axes."""
+        if self._proven is not None:
+            return self._proven
+        # An operator needs the value of a size. The batch may be proven for each value.
+        others = {name: size for name, size in sizes.items() if name != self._batch_axis}
+        key = tuple(others.values())
+        if key not in self._proofs:
+            proof = find_padding(self.program, self._batch_axis, self._lengths, sizes=others)
+            self._proofs[key] = proof or Padding()
+        return self._proofs[key]
+
+    def _along(self, sizes: Mapping[str, int]) -> Mapping[str, list[Long]]:
+        """Return free axis that is padded in a call of these sizes -> long axes of the results."""
+        return {} if self._pad is False or not sizes else self._proof(sizes).along
 
     def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[np.ndarray]:
         """Return the tensors among the arguments, after the checks of the program."""
@@ -210,20 +220,24 @@ class ProgramRunner:
     def _sizes(self, tensors: Sequence[np.ndarray]) -> dict[str, int]:
         return {name: tensors[i].shape[k] for name, (i, k) in self._place.items()}
 
-    def _bucket(self, name: str, size: int) -> int:
-        """Return the size to which an axis is padded, a power of two or, except for a batch, 3/4 of one."""
-        if name not in self._along or not size:
-            return size
-        bucket, high = 1 << (size - 1).bit_length(), self.program.graph.size_range(name)[1]
-        if name != self._batch_axis or not self._independent:
-            fewer = 3 * bucket // 4
-            bucket = max(SHORTEST, fewer if size <= fewer else bucket)
-        return bucket if high is None else min(bucket, high)
+    def _buckets(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return the sizes to which axes are padded: powers of two or, except for a batch, 3/4 of one."""
+        buckets, along = dict(sizes), self._along(sizes)
+        for name in along:
+            size, high = sizes[name], self.program.graph.size_range(name)[1]
+            if size < SMALLEST:
+                continue
+            bucket = 1 << (size - 1).bit_length()
+            if name != self._batch_axis or not self._proof(sizes).independent:
+                fewer = 3 * bucket // 4
+                bucket = max(SHORTEST, fewer if size <= fewer else bucket)
+            buckets[name] = bucket if high is None else min(bucket, high)
+        return buckets
 
     def _run(self, tensors: Sequence[np.ndarray], lengths: np.ndarray | None) -> list[Any]:
         """Run the program and return the leaves of its results."""
         sizes = self._sizes(tensors)
-        buckets = {name: self._bucket(name, size) for name, size in sizes.items()} if self._along else sizes
+        buckets = self._buckets(sizes)
         if self._refused and tuple(buckets.values()) in self._refused:
             buckets = sizes
         arguments = self._padded_to(tensors, sizes, buckets, lengths)
@@ -237,7 +251,7 @@ class ProgramRunner:
             # For example a table of positions that ends before the bucket.
             self._refused.add(tuple(buckets.values()))
             return self._run(tensors, lengths)
-        for name, along in self._along.items():
+        for name, along in self._along(sizes).items():
             leaves = _without_padding(leaves, along, sizes[name], buckets[name])
         return leaves
 
@@ -262,18 +276,25 @@ class ProgramRunner:
         ]
         return [lengths, *whole]
 
+    def _sizes_of_rows(self, rows: Sequence[Arrays]) -> dict[str, int]:
+        """Return the sizes of the free axes of a batch of such rows."""
+        return {name: rows[0][i].shape[k - 1] if k else len(rows) for name, (i, k) in self._place.items()}
+
     def _row_shapes(self, row: Arrays) -> Shapes:
         """Return the shapes to which a row is padded."""
+        buckets = self._buckets(self._sizes_of_rows([row]))
         return tuple(
-            tuple(self._bucket(free[k], n) if k in free else n for k, n in enumerate(array.shape, 1))
+            tuple(buckets[free[k]] if k in free else n for k, n in enumerate(array.shape, 1))
             for array, free in zip(row, self._free, strict=True)
         )
 
-    def _rows_at_once(self, batch_size: int) -> int:
-        if isinstance(self.batch, int) or not self._independent:
-            return self.smallest_batch
-        high = self.program.graph.size_range(self.batch)[1] or batch_size
-        return max(min(batch_size, high), self.smallest_batch)
+    def _rows_at_once(self, row: Arrays, batch_size: int) -> int:
+        """Return how many rows like this one run together. A larger batch is filled with the last one."""
+        if not self._proof(self._sizes_of_rows([row])).independent:
+            return 1
+        if isinstance(self.batch, int):
+            return self.batch
+        return min(batch_size, self.program.graph.size_range(self.batch)[1] or batch_size)
 
     def _run_rows(self, rows: Sequence[Arrays], shapes: Shapes, most: int) -> Iterator[list[Any]]:
         """Yield the results of at most ``most`` rows, padded to the given shapes, as copies."""
@@ -285,12 +306,12 @@ class ProgramRunner:
         lengths = None
         if self._lengths is not None and self._takes_lengths and self._lengths[1] in sizes[0]:
             lengths = np.array([size[self._lengths[1]] for size in sizes], np.int32)
-        leaves = self._run(tensors, lengths)
+        leaves, along = self._run(tensors, lengths), self._along(self._sizes(tensors))
         for index in range(len(rows)):
             result = [leaf.take([index], axis) for leaf, axis in zip(leaves, self.batch_axes, strict=True)]
-            for name in sizes[index].keys() & self._along.keys():
+            for name in sizes[index].keys() & along.keys():
                 i, k = self._place[name]
-                result = _without_padding(result, self._along[name], sizes[index][name], shapes[i][k - 1])
+                result = _without_padding(result, along[name], sizes[index][name], shapes[i][k - 1])
             # Copies, because a view would keep the whole result alive.
             yield [np.array(leaf.squeeze(axis)) for leaf, axis in zip(result, self.batch_axes, strict=True)]
 
@@ -300,6 +321,10 @@ def _signature(args: Sequence[Any]) -> tuple[Any, ...] | None:
     if any(type(x) is not np.ndarray for x in args):
         return None
     return tuple([(x.shape, x.dtype) for x in args])
+
+
+def _shapes_of(row: Arrays) -> Shapes:
+    return tuple(array.shape for array in row)
 
 
 def _without_padding(leaves: list[Any], along: Sequence[Long], size: int, bucket: int) -> list[Any]:

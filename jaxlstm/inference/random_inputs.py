@@ -28,7 +28,7 @@ def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
     rng = np.random.default_rng(seed)
     program = copy.copy(program)
     program.at_sizes = None  # With another export, a call would run another program.
-    for sizes in (*map(partial(_sizes, program.graph), SIZES), _example(program.graph)):
+    for sizes in (*map(partial(_sizes, program.graph), SIZES), example_sizes(program.graph)):
         arrays = [_random(rng, declared, sizes, program) for declared in program.inputs if declared.type]
         if _accepts(program, arrays):
             return arrays
@@ -52,7 +52,7 @@ def _sizes(graph: Graph, smallest: int) -> dict[str, int]:
     return sizes
 
 
-def _example(graph: Graph) -> dict[str, int]:
+def example_sizes(graph: Graph) -> dict[str, int]:
     """Return the sizes of the free axes in the example of the export, as far as recorded."""
     inputs = [(declared.type, declared.example) for declared in graph.inputs if declared.type]
     pairs = (pair for type_, example in inputs for pair in zip(type_.shape, example, strict=False))

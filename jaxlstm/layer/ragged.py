@@ -22,14 +22,17 @@ from jaxtyping import Array, Bool, Int
 from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.layer.precision import as_float_array
 
+Size = Any
+"""A number, or a symbol for one in a trace."""
 
-def valid_steps(lengths: Int[Array, "batch"], time: int) -> Bool[Array, "time batch"]:
+
+def valid_steps(lengths: Int[Array, "batch"], time: Size) -> Bool[Array, "time batch"]:
     """Return a mask that is True where a time step is within the length of its sequence."""
     return jnp.arange(time)[:, None] < lengths[None, :]
 
 
 def check_lengths(
-    value: Any, batch: int, time: int, *, name: str = "seq_lengths", minimum: int = 1
+    value: Any, batch: Size, time: Size, *, name: str = "seq_lengths", minimum: int = 1
 ) -> np.ndarray | jax.Array:
     """Check lengths as torch's ``pack_padded_sequence`` does, and return them as an array.
 
@@ -48,7 +51,7 @@ def check_lengths(
     return lengths
 
 
-def _check_range(lengths: np.ndarray, minimum: int, maximum: int, name: str) -> None:
+def _check_range(lengths: np.ndarray, minimum: int, maximum: Size, name: str) -> None:
     invalid = np.flatnonzero((lengths < minimum) | (lengths > maximum))
     if not invalid.size:
         return
@@ -59,7 +62,7 @@ def _check_range(lengths: np.ndarray, minimum: int, maximum: int, name: str) -> 
     )
 
 
-def as_lengths(value: Any, batch: int, time: int) -> jax.Array:
+def as_lengths(value: Any, batch: Size, time: Size) -> jax.Array:
     """Return lengths as a JAX array of int32, after :func:`check_lengths`."""
     return jnp.asarray(check_lengths(value, batch, time), jnp.int32)
 

@@ -1,236 +1,195 @@
-"""`Comparison` proves that the start of an axis depends only on the start of an axis of the operands.
+"""`Flow` proves where the elements along an axis of the arguments of a function reach, by a flow of data.
 
-A function is traced at two sizes of the axis. Array axes whose sizes differ between the two traces are the
-*long* ones; other sizes, as behind a convolution, end the comparison.
-Each operation must then keep this invariant: the start of every long axis, up to the size without padding,
-depends only on the start of the long axes of the operands. Sums over a long axis break it, for example.
-Numbers that depend on the size, as the divisor of a mean does, show as different literals. An operation
-without a rule is taken to mix everything.
+A function is traced with a symbol for the size of the axis. The axes of its values whose sizes contain the
+symbol are *long*. Each operation must then keep one of two invariants, or its results are *mixed*:
+
+- The start of every long axis, up to any size, depends only on the start of the long axes of the operands.
+  What follows may be padding.
+- Each element of a row depends on the same row of the arguments, and neither on other rows nor on its place.
+
+A size that becomes a number (``dim_as_value``), any other parameter of an operation that contains the symbol,
+and an operation without a rule mix, too. No example of a size is needed.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from math import prod
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import jax.export
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-Long = dict[int, int]
-"""Long axis of an array -> its size as a multiple of the free axis."""
+from jaxlstm.programs.axis_rules import kept_axes
 
-PRIMES = ((13, 17), (7, 11), (3, 5), (31, 37), (127, 131), (509, 521), (2039, 2053))
-"""Two sizes to try for the axis. Primes, because other sizes may be a multiple by accident."""
+Long = dict[int, Any]
+"""Long axis of an array -> its size as a multiple of the free axis: a number, or an expression of others."""
 
-_SIZES = frozenset({"shape", "new_sizes", "limit_indices", "slice_sizes", "sharding"})
+_SIZES = frozenset({"shape", "new_sizes", "limit_indices", "slice_sizes", "sharding", "out_sharding"})
 """Parameters of operations that follow from the shapes of operands and results, or that a rule checks."""
 
 
-class Comparison:
-    """A function traced at two sizes of an axis.
-
-    Args:
-      sizes: one of `PRIMES`.
-      is_time: the axis is the time of recurrent layers that get lengths. Otherwise it is their batch.
-      rows: also require that the elements of the axis do not depend on each other, and not on their position.
+@dataclass(frozen=True)
+class Axes:
+    """What is known of a value that is not mixed.
 
     Attributes:
-      differs: the two traces have different operations, so that other sizes may have equal ones.
+      row: the axis along which it holds rows, or None if it is the same for all rows.
+      same: other axes along which all elements are equal.
     """
 
-    def __init__(self, sizes: tuple[int, int], *, is_time: bool, rows: bool) -> None:
-        self.sizes, self.is_time, self.rows = sizes, is_time, rows
-        self.differs = False
-        self._other: dict[Any, Any] = {}
+    row: int | None = None
+    same: frozenset[int] = frozenset()
 
-    def long(self, first: Any, second: Any) -> Long | None:
-        """Return the long axes of a value, or None if its shapes do not correspond."""
-        if len(first.aval.shape) != len(second.aval.shape):
-            return None
-        found: Long = {}
-        for place, (n, m) in enumerate(zip(first.aval.shape, second.aval.shape, strict=True)):
-            if n != m:
-                found[place] = n // self.sizes[0]
-                if (n, m) != tuple(found[place] * size for size in self.sizes):
-                    return None
-        return found
+    def is_apart_along(self, axis: int) -> bool:
+        """Return True if the elements along an axis belong to one row each, or to all rows alike."""
+        return axis == self.row or (self.row is None and axis in self.same)
 
-    def closed(self, first: Any, second: Any) -> bool:
-        """Return True if two jaxprs with their constants correspond and keep the invariant."""
-        if isinstance(first, ClosedJaxpr):
-            consts = zip(first.consts, second.consts, strict=False)
-            if len(first.consts) != len(second.consts) or not all(itertools.starmap(self._starts, consts)):
-                return False
-            first, second = first.jaxpr, second.jaxpr
-        if [eqn.primitive for eqn in first.eqns] != [eqn.primitive for eqn in second.eqns]:
-            self.differs = True
-            return False
-        mine = [*first.constvars, *first.invars]
-        self._other.update(zip(mine, [*second.constvars, *second.invars], strict=True))
-        equations = zip(first.eqns, second.eqns, strict=True)
-        return all(itertools.starmap(self._equation, equations)) and all(
-            itertools.starmap(self._corresponds, zip(first.outvars, second.outvars, strict=True))
-        )
+    def moved(self, by: int) -> "State":
+        """Return the state with each axis one further or nearer; None if the rows have no axis then."""
+        row = None if self.row is None else self.row + by
+        same = frozenset(axis + by for axis in self.same if axis + by >= 0)
+        return None if row is not None and row < 0 else Axes(row, same)
 
-    def _starts(self, first: Any, second: Any) -> bool:
-        """Return True if two constants are equal, or the second one goes on where the first one ends."""
-        if np.shape(first) != np.shape(second) and (self.rows or np.ndim(first) != np.ndim(second)):
-            return False
-        return first is second or np.array_equal(first, second[tuple(map(slice, np.shape(first)))])
 
-    def _corresponds(self, first: Any, second: Any) -> bool:
-        if isinstance(first, Literal):
-            return isinstance(second, Literal) and np.array_equal(first.val, second.val, equal_nan=True)
-        return self._other[first] is second
+State = Axes | None
+"""The axes of a value, or None if it is mixed."""
 
-    def _equation(self, first: Any, second: Any) -> bool:
-        counts = [(len(eqn.invars), len(eqn.outvars)) for eqn in (first, second)]
-        if counts[0] != counts[1]:
-            return False
-        if not all(itertools.starmap(self._corresponds, zip(first.invars, second.invars, strict=True))):
-            return False
-        self._other.update(zip(first.outvars, second.outvars, strict=True))
-        longs = [
-            self.long(*pair)
-            for pair in zip([*first.invars, *first.outvars], [*second.invars, *second.outvars], strict=True)
-        ]
-        inner = zip(_jaxprs(first.params), _jaxprs(second.params), strict=True)
-        if None in longs or _plain(first.params) != _plain(second.params):
-            return False
-        ins, outs = longs[: len(first.invars)], longs[len(first.invars) :]
-        name = first.primitive.name
-        if first.params.get("name") == "recurrent_layer":
-            return self._layer(*ins[:2])  # type: ignore[arg-type]
+
+def symbols(ranges: Mapping[str, tuple[int, int | None]]) -> dict[str, Any]:
+    """Return a symbol for the size of each axis, from its smallest to its largest (or None)."""
+    names = {axis: f"free{index}" for index, axis in enumerate(ranges)}
+    bounds = [f"{names[axis]} >= {low}" for axis, (low, _) in ranges.items()]
+    bounds += [f"{names[axis]} <= {high}" for axis, (_, high) in ranges.items() if high is not None]
+    made = jax.export.symbolic_shape(", ".join(names.values()), constraints=bounds) if names else ()
+    return dict(zip(names, made, strict=True))
+
+
+class Flow:
+    """The flow of rows, or of the start of an axis, through a function.
+
+    Args:
+      size: the symbol for the size of the axis, or the number of rows of a batch of a fixed size.
+      rows: each row must depend on itself only, or otherwise, the start of the axis on the start only.
+      is_time: the axis is the time of recurrent layers that get lengths.
+    """
+
+    def __init__(self, size: Any, *, rows: bool = False, is_time: bool = False) -> None:
+        self.size, self.rows, self.is_time = size, rows, is_time
+        self._symbol = re.compile(rf"\b{size}\b") if jax.export.is_symbolic_dim(size) else None
+
+    def contains_size(self, value: Any) -> bool:
+        """Return True if a size, or a parameter of an operation, contains the symbol."""
+        return self._symbol is not None and type(value) is not int and bool(self._symbol.search(str(value)))
+
+    def long(self, shape: Sequence[Any]) -> Long | None:
+        """Return the long axes of a shape, or None if a size is no multiple of the symbol."""
+        found = {axis: divmod(n, self.size) for axis, n in enumerate(shape) if self.contains_size(n)}
+        is_multiple = all(rest == 0 and not self.contains_size(times) for times, rest in found.values())
+        return {axis: times for axis, (times, _) in found.items()} if is_multiple else None
+
+    def run(self, function: Any, given: Sequence[State]) -> list[State]:
+        """Return the states of the results of a jaxpr from the states of its arguments."""
+        jaxpr = function.jaxpr if isinstance(function, ClosedJaxpr) else function
+        states: dict[Any, State] = dict.fromkeys(jaxpr.constvars, Axes())
+        states.update(zip(jaxpr.invars, given, strict=True))
+
+        def state_of(atom: Any) -> State:
+            return Axes() if isinstance(atom, Literal) else states[atom]
+
+        for eqn in jaxpr.eqns:
+            results = self._equation(eqn, [state_of(atom) for atom in eqn.invars])
+            for var, state in zip(eqn.outvars, results, strict=True):
+                states[var] = None if self.long(var.aval.shape) is None else state
+        return [state_of(atom) for atom in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, ins: list[State]) -> list[State]:
+        name = eqn.primitive.name
+        if self.is_time and eqn.params.get("name") == "recurrent_layer":
+            longs = [self.long(atom.aval.shape) for atom in eqn.invars]
+            is_over_time = [*(longs[0] or {}).values()] == [1] and all(long == {} for long in longs[1:])
+            return [Axes() if is_over_time and None not in ins else None] * len(eqn.outvars)
+        if name in _LOOPS:
+            return _LOOPS[name](self, eqn, ins)
         if name in _CALLS:
-            return all(itertools.starmap(self.closed, inner))
-        if not any(longs) or name in _ALONG:
-            return True
-        if name == "iota" or name.startswith("cum"):
-            place = first.params["dimension" if name == "iota" else "axis"]
-            return place not in outs[0] or not (self.rows or first.params.get("reverse"))  # type: ignore[operator]
-        prefixes = (prefix for prefix in ("reduce_window", "reduce", "arg") if name.startswith(prefix))
-        name = next(prefixes, name)
-        return name in _RULES and _RULES[name](first, ins, outs, self.rows)
+            (inner,) = (value for value in eqn.params.values() if isinstance(value, Jaxpr | ClosedJaxpr))
+            return self.run(inner, ins)
+        return [self._result(eqn, ins)] * len(eqn.outvars)
 
-    def _layer(self, x: Long, h: Long) -> bool:
-        """Return True for a recurrent layer over rows, and for one over time that gets lengths."""
-        if self.is_time:
-            return not self.rows and not h and list(x.values()) == [1]
-        return len(x) == len(h) <= 1
+    def _result(self, eqn: Any, ins: list[State]) -> State:
+        """Return the state of the results of an operation without inner functions."""
+        is_sized = any(name not in _SIZES and self.contains_size(value) for name, value in eqn.params.items())
+        if None in ins or is_sized:
+            return None
+        operands = [(atom.aval.shape, state) for atom, state in zip(eqn.invars, ins, strict=True)]
+        kept = kept_axes(eqn, self.size, self.rows)
+        if kept is None:
+            is_apart = all(state.row is None for state in ins) and not any(
+                self.long(atom.aval.shape) for atom in (*eqn.invars, *eqn.outvars)
+            )
+            return Axes() if is_apart else None
+        rows: set[int] = set()
+        varied: set[int] = set()
+        equal: set[int] = set()
+        for (shape, state), axes in zip(operands, kept, strict=True):
+            if not {*self.long(shape), *(() if state.row is None else (state.row,))} <= axes.keys():
+                return None
+            for axis, place in axes.items():
+                is_equal = axis in state.same and shape[axis] == eqn.outvars[0].aval.shape[place]
+                (rows if axis == state.row else equal if is_equal else varied).add(place)
+        if eqn.primitive.name in ("broadcast_in_dim", "iota"):
+            equal |= {*range(len(eqn.outvars[0].aval.shape))} - {eqn.params.get("dimension")}
+        if len(rows) > 1 or rows & varied:
+            return None  # a row meets another one, or numbers that differ from row to row
+        return Axes(next(iter(rows), None), frozenset(equal - varied - rows))
 
+    def _scan(self, eqn: Any, ins: list[State]) -> list[State]:
+        first, count = eqn.params["num_consts"], eqn.params["num_carry"]
+        consts, carry = ins[:first], ins[first : first + count]
+        parts = [state and state.moved(-1) for state in ins[first + count :]]
+        if self.contains_size(eqn.params["length"]):
+            return [None] * len(eqn.outvars)
+        carry, results = self._until_stable(eqn.params["jaxpr"], consts, carry, parts)
+        return [*carry, *(state and state.moved(1) for state in results)]
 
-def _jaxprs(params: Mapping[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        items = value if isinstance(value, tuple | list) else (value,)
-        yield from (item for item in items if isinstance(item, Jaxpr | ClosedJaxpr))
+    def _while(self, eqn: Any, ins: list[State]) -> list[State]:
+        first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        of_condition, of_body, carry = ins[:first], ins[first : first + second], ins[first + second :]
+        carry, _ = self._until_stable(eqn.params["body_jaxpr"], of_body, carry, [])
+        is_mixed = None in self.run(eqn.params["cond_jaxpr"], [*of_condition, *carry])
+        return [None] * len(carry) if is_mixed else carry
 
+    def _until_stable(
+        self, body: Any, consts: Any, carry: Any, parts: Any
+    ) -> tuple[list[State], list[State]]:
+        """Return the states of the values that a loop carries from step to step, and of its other results."""
+        while True:
+            results = self.run(body, [*consts, *carry, *parts])
+            after = [*map(_joined, carry, results)]
+            if after == carry:
+                return carry, results[len(carry) :]
+            carry = after
 
-def _plain(params: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters that must be equal, as text: some hold arrays."""
-    jaxprs = {id(item) for item in _jaxprs(params)}
-    return {
-        name: repr(value)
-        for name, value in params.items()
-        if name not in _SIZES and not callable(value) and id(value) not in jaxprs and name != "branches"
-    }
-
-
-def _dot(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    contracted, _ = eqn.params["dimension_numbers"]
-    return not any(set(axes) & set(long) for axes, long in zip(contracted, ins, strict=True))
-
-
-def _convolution(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    numbers = eqn.params["dimension_numbers"]
-    batch = {numbers.lhs_spec[0]}, {numbers.out_spec[0]}
-    return (set(ins[0]), set(outs[0])) == batch and not ins[1] and eqn.params["batch_group_count"] == 1
-
-
-def _gather(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    """Rows of a table, or parts of arrays that are whole along the long axes or beside their indices."""
-    numbers = eqn.params["dimension_numbers"]
-    sizes = enumerate(zip(eqn.params["slice_sizes"], eqn.invars[0].aval.shape, strict=True))
-    whole = {place for place, (part, size) in sizes if part == size} - {*numbers.start_index_map}
-    return set(ins[0]) <= {*whole, *numbers.operand_batching_dims}
-
-
-def _slice(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    """The start of a long axis, its first element, or the start of a table of the size of the axis."""
-    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
-    strides = eqn.params["strides"] or (1,) * len(starts)
-    if rows:
-        return ins[0] == outs[0]  # whole along the axis, because the starts and strides are equal
-    starting = all(starts[place] == 0 and strides[place] == 1 for place in {*ins[0], *outs[0]})
-    return starting and all(limits[place] == 1 for place in set(ins[0]) - set(outs[0]))
-
-
-def _reshape(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    """The same number of parts, each of which starts with the same elements."""
-    if len(ins[0]) != 1 or len(outs[0]) != 1 or eqn.params.get("dimensions") is not None:
-        return False
-    shapes = (eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape)
-    places = (*ins[0], *outs[0])
-    before, after = (prod(shape[:place]) for shape, place in zip(shapes, places, strict=True))
-    return before == after
+    def _cond(self, eqn: Any, ins: list[State]) -> list[State]:
+        results = [self.run(branch, ins[1:]) for branch in eqn.params["branches"]]
+        if ins[0] is None:
+            return [None] * len(eqn.outvars)
+        return [functools.reduce(_joined, states) for states in zip(*results, strict=True)]
 
 
-def _window(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    names = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
-    steps = [eqn.params[name] for name in names if name in eqn.params]
-    steps += [[1 + low + high for low, high in eqn.params["padding"]]]
-    return all(numbers[place] == 1 for numbers in steps for long in ins for place in long)
+def _joined(first: State, second: State) -> State:
+    """Return the state of a value that has one of two states."""
+    if first is None or second is None:
+        return None
+    rows = {state.row for state in (first, second)} - {None}
+    if len(rows) > 1 or any(state.row is None and not rows <= state.same for state in (first, second)):
+        return None
+    return Axes(next(iter(rows), None), (first.same & second.same) - rows)
 
 
-def _not_along(name: str) -> Callable[..., bool]:
-    """Return the rule of an operation along the axes in a parameter."""
-
-    def rule(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-        axes = eqn.params.get(name)
-        return axes is not None and not any({*np.atleast_1d(axes)} & {*long} for long in ins)
-
-    return rule
-
-
-def _fft(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    transformed = len(eqn.invars[0].aval.shape) - len(eqn.params["fft_lengths"])
-    return all(place < transformed for place in ins[0])
-
-
-def _pad(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    return all(eqn.params["padding_config"][place] == (0, 0, 0) for place in ins[0])
-
-
-def _whole(eqn: Any, ins: Any, outs: Any, rows: bool) -> bool:
-    return ins[0] == outs[0]
-
-
-_RULES: dict[str, Callable[..., bool]] = {
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    "gather": _gather,
-    "slice": _slice,
-    "dynamic_slice": _whole,
-    "tile": _whole,
-    "reshape": _reshape,
-    "pad": _pad,
-    "fft": _fft,
-    "reduce_window": _window,
-    "reduce": _not_along("axes"),
-    "arg": _not_along("axes"),
-    "concatenate": _not_along("dimension"),
-    "sort": _not_along("dimension"),
-    "rev": _not_along("dimensions"),
-    "split": _not_along("axis"),
+_CALLS = {"jit", "pjit", "closed_call", "remat", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
+_LOOPS: dict[str, Callable[[Flow, Any, list[State]], list[State]]] = {
+    "scan": Flow._scan,
+    "while": Flow._while,
+    "cond": Flow._cond,
 }
-_CALLS = {"jit", "pjit", "closed_call", "remat", "checkpoint", "scan", "while", "cond"}
-_CALLS |= {"custom_jvp_call", "custom_vjp_call"}
-_NAMES = """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type broadcast_in_dim
-    cbrt ceil clamp complex conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp
-    exp2 expand_dims expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max
-    min mul ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n shift_left
-    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square squeeze stack stop_gradient sub
-    tan tanh transpose xor
-"""
-_ALONG = frozenset(_NAMES.split())
-"""Operations whose results have each element from the same place along a long axis."""

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.programs.long_axes import PRIMES, Comparison
+from jaxlstm.programs.guards import UNDECIDED
+from jaxlstm.programs.long_axes import Axes, Flow
 from jaxlstm.programs.operators.indexing import take
 
 Apply = Callable[..., Any]
@@ -142,28 +144,31 @@ def _run_at_sizes(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     counts = [leaf.count if isinstance(leaf, Prefix) else leaf for leaf in leaves if is_unknown(leaf)]
     if len({count.size for count in counts}) > 1:
         raise UnprovenError
-    for sizes in PRIMES:
-        try:
-            first, second = (_trace(apply, leaves, structure, size) for size in sizes)
-        except (TypeError, ValueError) as error:  # The size of another array equals count.size.
-            raise UnprovenError from error
-        comparison = Comparison(sizes, is_time=False, rows=False)
-        if comparison.closed(first, second):
-            break
-        if not comparison.differs:
-            raise UnprovenError
-    else:
+    symbol = _symbol(leaves)
+    try:
+        traced = _trace(apply, leaves, structure, symbol)
+    except (AttributeError, TypeError, ValueError, UNDECIDED) as error:
+        raise UnprovenError from error  # It needs the size, or the size of another array equals count.size.
+    flow = Flow(symbol)
+    if None in flow.run(traced, [Axes()] * len(traced.in_avals)):
         raise UnprovenError
     args, kwargs = jax.tree.unflatten(structure, [_at_size(leaf, counts[0].size) for leaf in leaves])
     results, structure = jax.tree.flatten(apply(*args, **kwargs))
-    pairs = zip(first.jaxpr.outvars, second.jaxpr.outvars, strict=True)
-    longs = [comparison.long(*pair) for pair in pairs]
+    longs = [flow.long(result.shape) for result in traced.out_avals]
     return jax.tree.unflatten(
         structure, [_result(leaf, long, counts[0]) for leaf, long in zip(results, longs, strict=True)]
     )
 
 
-def _trace(apply: Apply, leaves: Sequence[Any], structure: Any, size: int) -> Any:
+def _symbol(leaves: Sequence[Any]) -> Any:
+    """Return a symbol for an unknown size, in the scope of the symbols of an artifact."""
+    shapes = [leaf.shape for leaf in map(array_of, leaves) if isinstance(leaf, Array)]
+    scopes = (n.scope for shape in shapes for n in shape if jax.export.is_symbolic_dim(n))
+    (symbol,) = jax.export.symbolic_shape("unknown", scope=next(scopes, None))
+    return symbol
+
+
+def _trace(apply: Apply, leaves: Sequence[Any], structure: Any, size: Any) -> Any:
     """Return the operator, traced with ``size`` instead of ``count.size`` for the unknown axes."""
 
     def run(*arrays: Array) -> list[Any]:
@@ -190,7 +195,7 @@ def array_of(x: Any) -> Any:
     return x.array if isinstance(x, Prefix) else x
 
 
-def _at_size(leaf: Any, size: int) -> Any:
+def _at_size(leaf: Any, size: Any) -> Any:
     return size * leaf.times if isinstance(leaf, Count) else array_of(leaf)
 
 

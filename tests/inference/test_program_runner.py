@@ -84,6 +84,11 @@ CASES: dict[str, tuple[nn.Module | Callable[[torch.Tensor], Any], tuple[bool, bo
     "places of rows": (lambda x: x + torch.arange(x.shape[0])[:, None, None], (True, True)),
     "first row": (lambda x: x - x[:1], (True, True)),
     "sum of rows": (lambda x: x.cumsum(0), (True, True)),
+    "pairs of rows": (lambda x: x[:, None, 0] - x[None, :, 0], (True, True)),
+    "remainder": (lambda x: x + x.shape[1] % 4, (True, False)),
+    "smaller number": (lambda x: x / min(x.shape[1], 10), (True, False)),
+    "parity of rows": (lambda x: x * (1 + x.shape[0] % 2), (False, True)),
+    "number of elements": (lambda x: x + x.numel() // 20, (False, False)),
 }
 SIZES = ((1, 9), (3, 17), (5, 9), (8, 33))
 
@@ -122,8 +127,8 @@ def test_few_executables() -> None:
     runner, before = compile(program), compilations()
     for n in range(1, 40):
         runner(normal(1 + n % 4, n, 3))
-    # three batch sizes at most in each of four lengths
-    assert compilations() - before == runner.stats().compilations <= 12
+    # three batch sizes at most in each of four lengths, and length 1, at which torch does not export, alone
+    assert compilations() - before == runner.stats().compilations <= 12 + 1
     stats = runner.stats()
     assert stats.calls == 39
     assert 0 < stats.padding_waste < 0.4
@@ -181,12 +186,36 @@ def test_sizes_that_the_program_refuses() -> None:
         x = normal(2, steps, 3)
         np.testing.assert_array_equal(runner(x), 2 * x)
     assert runner.stats().compilations == 2
+    np.testing.assert_array_equal(runner.map([x[0], x[1]]), 2 * x)
     with pytest.raises(ProgramError, match="condition"):
         runner(normal(2, 4, 3))
-    assert not any(compile(program_of(lambda x: x * 2 if x.numel() < 80 else x)).padded.values())
+    scan = compile(runner.program.with_options(backend="scan"))  # another export takes the bucket
+    np.testing.assert_array_equal(scan(x), 2 * x)
+    small = compile(program_of(lambda x: x * 2 if x.numel() < 200 else x))
+    for steps in (3, 30, 33):  # The bucket of 33 has more elements.
+        x = normal(2, steps, 3)
+        np.testing.assert_array_equal(small(x), 2 * x)
+    assert small.stats().padding_waste > 0
     relu = graphs.node("aten.relu.default", shape=("a", None), self=graphs.X)
     tied = compile(graphs.program(relu, shape=("a", None)))
     assert (tied.padded, tied(np.ones((3, 5), np.float32)).shape) == ({"a": False}, (3, 5))
+
+
+@pytest.mark.parametrize(
+    ("module", "calls"),
+    [
+        (outputs_of_lstm(lambda x: x, batch_first=True), 2),
+        (of_x(lambda x: x - x.mean(0)), 6),
+        (of_x(lambda x: x + torch.arange(5)[:, None, None]), 6),
+    ],
+)
+def test_rows_of_a_fixed_batch(module: nn.Module, calls: int) -> None:
+    """They share a batch only if they do not depend on each other, nor on their place."""
+    runner = compile(jaxlstm.from_module(module, (torch.randn(5, 7, 3),), dynamic_shapes=({},)))
+    rows = list(normal(6, 7, 3))
+    for row, result in zip(rows, runner.map(rows), strict=True):
+        assert_same(result, module(torch.from_numpy(np.stack([row] * 5))), 0, [0])
+    assert runner.stats().calls == calls
 
 
 def test_arguments() -> None:

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, dtypes
@@ -70,8 +71,8 @@ def held_without_loss(values: np.ndarray, what: str) -> np.dtype:
 
 
 def is_scalar(operand: Operand) -> bool:
-    """Return True for a Python number, which torch calls a wrapped number."""
-    return isinstance(operand, bool | int | float | complex)
+    """Return True for a Python number, which torch calls a wrapped number, and for a symbolic size."""
+    return isinstance(operand, bool | int | float | complex) or jax.export.is_symbolic_dim(operand)
 
 
 def dtype_of(operand: Operand) -> np.dtype:
@@ -80,7 +81,7 @@ def dtype_of(operand: Operand) -> np.dtype:
         return np.dtype(operand.dtype)
     if isinstance(operand, bool):
         return np.dtype(bool)
-    if isinstance(operand, int):
+    if not isinstance(operand, float | complex):
         return np.dtype(dtypes.canonicalize_dtype(np.int64))
     real = default_float()
     return np.result_type(real, np.complex64) if isinstance(operand, complex) else real
@@ -147,6 +148,8 @@ def as_array(operand: Operand, dtype: Any) -> Array:
 
     As in torch, a negative number wraps in an unsigned dtype: -3 is 253 in uint8.
     """
+    if jax.export.is_symbolic_dim(operand):
+        return jnp.asarray(operand).astype(dtype)
     if is_scalar(operand):
         if np.dtype(dtype).kind == "u" and -np.iinfo(dtype).max <= operand < 0:
             operand += np.iinfo(dtype).max + 1

@@ -10,6 +10,7 @@ from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -33,7 +34,14 @@ def set_part(base: Array, view: Array, place: int, part: Part | np.ndarray) -> A
 def _get_part(x: Array, place: int, part: Part) -> Array:
     if isinstance(part, int):
         return jax.lax.index_in_dim(x, part, place, keepdims=False)
+    if jax.export.is_symbolic_dim(x.shape[place]) and _is_start(part):
+        # JAX would gather, by indices that it computes.
+        return jax.lax.slice_in_dim(x, 0, x.shape[place].min(part.stop), axis=place)
     return x[(slice(None),) * place + (part,)]
+
+
+def _is_start(part: slice) -> bool:
+    return part.start in (None, 0) and part.step in (None, 1) and type(part.stop) is int and part.stop >= 0
 
 
 def _register_parts(*names: str, **declared: Any) -> Callable[[Rule], Rule]:

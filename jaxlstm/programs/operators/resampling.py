@@ -172,7 +172,11 @@ def grid_sampler(
 
 def _require_grid(image: Array, grid: Array, interpolation_mode: int) -> None:
     axes = image.ndim - 2
-    if axes not in (2, 3) or grid.ndim != image.ndim or grid.shape[-1] != axes or len(grid) != len(image):
+    if (
+        axes not in (2, 3)
+        or grid.ndim != image.ndim
+        or (*grid.shape[:1], *grid.shape[-1:]) != (image.shape[0], axes)
+    ):
         raise ValueError(
             "grid_sample needs an image (N, C, H, W) and a grid (N, H, W, 2), or an image (N, C, D, H, W) "
             f"and a grid (N, D, H, W, 3); got shapes {image.shape} and {grid.shape}"
