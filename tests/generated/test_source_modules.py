@@ -71,7 +71,7 @@ def drawn(rng: np.random.Generator, depth: int) -> Function:
         if x.ndim < 2:
             return f(s, h)
         if maps:
-            return torch_map(lambda row: f(s, row) + s.b(row), h)
+            return torch_map(lambda row: f(s, row) + s.b(row), h)  # type: ignore[arg-type]
         carry, rows = scan(lambda c, row: (c + f(s, row).tanh(), g(s, c) * row), torch.zeros(4), h)
         return rows + carry
 
@@ -112,8 +112,8 @@ class Place(nn.Module):
 class OwnDropout(nn.Dropout):
     """A subclass of torch's dropout, with another result."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * 2
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
 
 
 def looped(s: Any, x: Tensor) -> Tensor:

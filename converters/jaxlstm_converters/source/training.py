@@ -84,7 +84,7 @@ class Training:
         nodes: list[Node] = []
         for is_equal, ours, theirs in _aligned(graph.nodes, training.nodes):
             if is_equal:
-                nodes += [self._pair(*pair, is_inner) for pair in zip(ours, theirs, strict=True)]
+                nodes += [self._pair(a, b, is_inner) for a, b in zip(ours, theirs, strict=True)]
                 continue
             nodes += [added for node in theirs for added in self._added(node, graph)]
             nodes += ours
