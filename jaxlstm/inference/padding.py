@@ -93,11 +93,7 @@ class _Trace:
         self._arguments = self.jaxpr.in_avals
         self._results = [next(arrays) if other is ARRAY else other for other in others]
         of_lengths = [Axes(row=0) if lengths[0] == batch else Axes()] if lengths else []
-        self._rows: list[State] = [
-            *(Axes() for _ in program.params),
-            *of_lengths,
-            *(Axes(0) for _ in tensors),
-        ]
+        self._rows: list[Any] = [*(Axes() for _ in program.params), *of_lengths, *(Axes(0) for _ in tensors)]
 
     def along(self, name: str, size: Any, trusted: bool) -> list[Long] | None:
         """Return the long axes of each result if the axis may be padded, or None."""

@@ -116,7 +116,7 @@ class Flow:
             return self.run(inner, ins)
         return [self._result(eqn, ins)] * len(eqn.outvars)
 
-    def _result(self, eqn: Any, ins: list[State]) -> State:
+    def _result(self, eqn: Any, ins: list[Any]) -> State:
         """Return the state of the results of an operation without inner functions."""
         is_sized = any(name not in _SIZES and self.contains_size(value) for name, value in eqn.params.items())
         if None in ins or is_sized:
@@ -132,7 +132,8 @@ class Flow:
         varied: set[int] = set()
         equal: set[int] = set()
         for (shape, state), axes in zip(operands, kept, strict=True):
-            if not {*self.long(shape), *(() if state.row is None else (state.row,))} <= axes.keys():
+            long: Any = self.long(shape)
+            if not {*long, *(() if state.row is None else (state.row,))} <= axes.keys():
                 return None
             for axis, place in axes.items():
                 is_equal = axis in state.same and shape[axis] == eqn.outvars[0].aval.shape[place]

@@ -34,9 +34,11 @@ def set_part(base: Array, view: Array, place: int, part: Part | np.ndarray) -> A
 def _get_part(x: Array, place: int, part: Part) -> Array:
     if isinstance(part, int):
         return jax.lax.index_in_dim(x, part, place, keepdims=False)
-    if jax.export.is_symbolic_dim(x.shape[place]) and _is_start(part):
+    size: Any = x.shape[place]
+    if jax.export.is_symbolic_dim(size) and _is_start(part):
         # JAX would gather, by indices that it computes.
-        return jax.lax.slice_in_dim(x, 0, x.shape[place].min(part.stop), axis=place)
+        stop: Any = size.min(part.stop)
+        return jax.lax.slice_in_dim(x, 0, stop, axis=place)
     return x[(slice(None),) * place + (part,)]
 
 
