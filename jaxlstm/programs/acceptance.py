@@ -40,6 +40,10 @@ class AcceptedGraph:
     subgraphs: Mapping[tuple[int, int], AcceptedGraph]
     loops: Mapping[int, Loop]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the graph alone: operators are functions, which another process may not have."""
+        return accept, (self.graph,)
+
 
 def accept(graph: Graph) -> AcceptedGraph:
     """Check a graph, and plan its in-place writes."""

@@ -14,10 +14,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import jax
 
+from jaxlstm._shared.own_thread import LOCK, replaced
 from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Input, unused_inputs
@@ -98,17 +98,16 @@ def from_module(
                 "of its Python class, filled with module.load_state_dict(script.state_dict())"
             )
     from jaxlstm_converters.pt2.export_patches import own_gradients
-    from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, export_in_steps
+    from jaxlstm_converters.pt2.export_steps import ExportCall, export_in_steps
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
     runs = functools.partial(_runs_under_jit, finish)
     call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes, runs)
-    with LOCK, own_gradients() as functions:
+    with LOCK, own_gradients(torch_module) as dropped:
         step, file = export_in_steps(call, finish)
-    for name in sorted(functions):
-        message = f"from_module: gradients through {name} come from its forward; its backward is not used"
-        warnings.warn(message, UserWarning, stacklevel=2)
+    for sentence in sorted(dropped):
+        warnings.warn(f"from_module: {sentence}", UserWarning, stacklevel=2)
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)
     for sentence in unused_inputs(file.graph):
@@ -179,7 +178,7 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
     # torch reads these operators of sizes from a file, and refuses to write them.
     operators = serialize._SYM_OPS | {math.ceil, math.floor}
     try:
-        with warnings.catch_warnings(), mock.patch.object(serialize, "_SYM_OPS", operators):
+        with warnings.catch_warnings(), replaced(serialize, "_SYM_OPS", operators):
             warnings.simplefilter("ignore")
             torch.export.save(exported, buffer)
     except NotImplementedError as error:

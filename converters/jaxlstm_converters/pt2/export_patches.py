@@ -7,8 +7,11 @@ import functools
 import inspect
 import io
 import logging
+import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -20,33 +23,74 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
+from torch.utils.hooks import RemovableHandle
+
+from jaxlstm._shared.own_thread import ByThread, replaced
+from jaxlstm_converters.pt2.model_lines import is_of_model, line_of_model
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings and output of torch that a user cannot act on."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    """Silence warnings and output of this thread that come from torch, which a user cannot act on."""
+    # Python takes the text of a filter for a regular expression. This one matches all texts.
+    text = SimpleNamespace(match=ByThread(lambda message: True, lambda message: False))
+    ignored: Any = ("ignore", text, Warning, None, 0)
+    warnings.filters.insert(0, ignored)  # type: ignore[attr-defined]
+    logs = replaced(logging.Logger, "handle", lambda self, record: None)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with logs, replaced(sys, "stderr", io.StringIO()):
             yield
     finally:
-        logging.disable(level)
+        text.match.end()
+        with contextlib.suppress(ValueError):  # Another thread may have restored its filters.
+            warnings.filters.remove(ignored)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
-def own_gradients() -> Iterator[set[str]]:
-    """Yield the user's classes of ``torch.autograd.Function`` that run. An export drops their backward."""
-    original: Any = torch.autograd.Function.apply
+def own_gradients(module: torch.nn.Module) -> Iterator[set[str]]:
+    """Yield sentences on the functions of the user that would change gradients: an export drops them."""
     found: set[str] = set()
+    for name, part in module.named_modules():
+        if part._backward_hooks or part._backward_pre_hooks:
+            found.add(f"the backward hook of {name or 'the module'} is not run")
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            found.add(f"the hook of {name} is not run")
+    run: Any = torch.autograd.Function.apply
+    function_of_node: Any = torch._C.TensorBase.grad_fn
+    saved_tensors_hooks: Any = torch.autograd.graph.saved_tensors_hooks
+    enter, register = saved_tensors_hooks.__enter__, torch.Tensor.register_hook
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if not cls.__module__.startswith("torch."):
-            found.add(cls.__name__)
-        return original.__func__(cls, *args, **kwargs)
+        if cls is torch.nn.modules._functions.BackwardHookFunction:
+            found.add("the backward hook of a module is not run")
+        elif not cls.__module__.startswith("torch."):
+            found.add(f"gradients through {cls.__name__} come from its forward; its backward is not used")
+        return run.__func__(cls, *args, **kwargs)
 
-    with mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)):
+    def register_hook(tensor: torch.Tensor, hook: Any) -> Any:
+        if not is_of_model(sys._getframe(1).f_code.co_filename):
+            return register(tensor, hook)
+        found.add(f"the hook at {line_of_model()} is not run")
+        return RemovableHandle(OrderedDict())
+
+    def grad_fn(tensor: torch.Tensor) -> Any:
+        if is_of_model(sys._getframe(2).f_code.co_filename):  # 1 is the stand-in.
+            found.add(f"a hook of the node at {line_of_model()} is not run")
+        return function_of_node.__get__(tensor)
+
+    def save(hooks: Any) -> None:
+        if not (getattr(hooks.pack_hook, "__module__", None) or "").startswith("torch."):
+            found.add(f"the hooks of saved tensors at {line_of_model()} are not run")
+        enter(hooks)
+
+    with (
+        replaced(torch.autograd.Function, "apply", classmethod(apply)),
+        replaced(torch.Tensor, "register_hook", register_hook),
+        replaced(torch.Tensor, "register_post_accumulate_grad_hook", register_hook),
+        replaced(torch.Tensor, "grad_fn", property(grad_fn)),
+        replaced(saved_tensors_hooks, "__enter__", save),
+    ):
         yield found
 
 
@@ -62,16 +106,20 @@ def kept_regions() -> Iterator[None]:
     def first_of(is_start: Callable[[torch.fx.Node], Any]) -> Any:
         return lambda nodes, _: next(filter(is_start, nodes), None)
 
-    no_grad = mock.patch.object(
-        set_grad_pass, "nodes_first", first_of(set_grad_pass._is_set_grad_enabled_node)
-    )
-    autocast = mock.patch.object(
+    no_grad = replaced(set_grad_pass, "nodes_first", first_of(set_grad_pass._is_set_grad_enabled_node))
+    autocast = replaced(
         autocast_pass, "nodes_first", first_of(lambda node: node.op not in ("placeholder", "get_attr"))
     )
-    functions = mock.patch.object(torch.fx.GraphModule, "delete_all_unused_submodules", _delete_unused)
-    inference = mock.patch.object(torch._C, "_InferenceMode", _inference_mode)
-    with torch.inference_mode(False), torch.enable_grad(), no_grad, autocast, functions, inference:
+    functions = replaced(torch.fx.GraphModule, "delete_all_unused_submodules", _delete_unused)
+    inference = replaced(torch._C, "_InferenceMode", _inference_mode)
+    # torch itself replaces methods of all modules, and would trace the modules of other threads.
+    methods = replaced(torch.fx._symbolic_trace._PatchedFnSetAttr, "patch", _set_by_thread)
+    with torch.inference_mode(False), torch.enable_grad(), no_grad, autocast, functions, inference, methods:
         yield
+
+
+def _set_by_thread(patch: Any) -> None:
+    setattr(patch.frame_dict, patch.fn_name, ByThread(patch.new_fn, patch.orig_fn))
 
 
 def _delete_unused(graph: torch.fx.GraphModule) -> None:
@@ -104,8 +152,11 @@ def free_time() -> Iterator[None]:
     kernels = {op: functools.partial(_shapes, op.py_kernels[key]) for op in layers}
     with contextlib.ExitStack() as stack:
         for op, kernel in {**kernels, aten.max_pool1d.default: _max_pool1d}.items():
+            others = op.py_kernels.get(key, functools.partial(op._op_dk, key))
+            by_thread = ByThread(kernel, others)
+            stack.callback(by_thread.end)
             stack.callback(op._dispatch_cache.clear)
-            stack.enter_context(mock.patch.dict(op.py_kernels, {key: kernel}))
+            stack.enter_context(mock.patch.dict(op.py_kernels, {key: by_thread}))
             op._dispatch_cache.clear()  # It would undo the change.
         yield
 
@@ -211,7 +262,15 @@ def keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iter
 @contextlib.contextmanager
 def plain_results(module: torch.nn.Module) -> Iterator[None]:
     """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples."""
-    handle = module.register_forward_hook(lambda module, args, results: _plain(results))
+    with results_hook(module, _plain):
+        yield
+
+
+@contextlib.contextmanager
+def results_hook(module: torch.nn.Module, convert: Callable[[Any], Any]) -> Iterator[None]:
+    """Convert the results of a module in this thread."""
+    hook = ByThread(lambda module, args, results: convert(results), lambda *args: None)
+    handle = module.register_forward_hook(hook)
     try:
         yield
     finally:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
 
+from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.export_patches import (
     copied,
@@ -38,9 +38,6 @@ from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, Traced
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_calls, recorded_lines
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
-
-LOCK = threading.RLock()
-"""Held during an export, which replaces attributes of torch's classes and restores them."""
 
 
 class ExportCall(NamedTuple):
@@ -271,7 +268,7 @@ def _recorded_decisions(decided: list[str]) -> Iterator[None]:
         decided.append(f"{expression} is {value} at {line_of_model() or 'an unknown line'}")
         original(self, expression, value)
 
-    with mock.patch.object(ShapeEnv, "_log_real_tensor_propagation", log):
+    with replaced(ShapeEnv, "_log_real_tensor_propagation", log):
         yield
 
 
@@ -320,7 +317,7 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
     with (
         free_time(),
         recorded_lines(lambda: sizes.line),
-        mock.patch.object(type(module), "__call__", torch.nn.Module.__call__),  # its own is in the trace
+        replaced(type(module), "__call__", torch.nn.Module.__call__),  # its own is in the trace
         mock.patch.object(module, "forward", forward),
     ):
         program = torch.export.export(module, fresh.args, fresh.kwargs, strict=False)

@@ -1,5 +1,6 @@
 """Values that a module reads while it is traced: they are fixed, and asserted in the trace."""
 
+import contextlib
 import itertools
 import math
 import operator
@@ -11,7 +12,7 @@ from torch._subclasses import FakeTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from jaxlstm_converters.pt2.model_lines import asserted_truth, line_of_model
 
@@ -181,14 +182,25 @@ class KnownValues(TorchFunctionMode):
         ]
         if not all(are_known) or "empty" in getattr(func, "__name__", ""):
             return
-        with _disable_current_modes(), torch._C.DisableTorchFunction():
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), contextlib.suppress(_RandomError):
             args, kwargs = _pytree.tree_unflatten(known, structure)
-            before = torch.get_rng_state()
-            values = _pytree.tree_leaves(func(*args, **kwargs))
-            is_random = before.tolist() != torch.get_rng_state().tolist()
-            torch.set_rng_state(before)
-        if not is_random:
+            with _NotRandom():
+                values = _pytree.tree_leaves(func(*args, **kwargs))
             self._known.update((id(a), (a, b)) for a, b in zip(results, values, strict=True))
+
+
+class _RandomError(Exception):
+    """A function draws random numbers."""
+
+
+class _NotRandom(TorchDispatchMode):
+    """A mode in which random functions fail, before they change torch's state of all threads."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise _RandomError
+        return func(*args, **kwargs or {})
 
 
 _CONSTANTS = (int, float, bool, str, type(None), type(...), torch.dtype, torch.device, torch.layout)

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from traceback import FrameSummary, StackSummary
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-from unittest import mock
+
+from jaxlstm._shared import own_thread
+from jaxlstm._shared.own_thread import replaced
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +43,8 @@ def recorded_lines(line: Callable[[], str | None] | None = None) -> Iterator[Non
         return StackSummary.from_list(_lines_of_forwards(shown))
 
     with (
-        mock.patch.object(ShapeEnv, "_get_sloc", get_sloc),
-        mock.patch.object(TracerBase, "_filter_traceback_frames", user_frames, create=True),
+        replaced(ShapeEnv, "_get_sloc", get_sloc),
+        replaced(TracerBase, "_filter_traceback_frames", user_frames),
     ):
         yield
 
@@ -179,7 +181,8 @@ def is_of_model(path: str) -> bool:
     import torch
 
     # Generated code has names such as "<eval_with_key>.1".
-    libraries = (os.path.dirname(torch.__file__), os.path.dirname(_FROM_MODULE), "<")
+    ours = (os.path.dirname(_FROM_MODULE), own_thread.__file__)
+    libraries = (os.path.dirname(torch.__file__), *ours, "<")
     is_standard = path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
     return not path.startswith(libraries) and not is_standard
 

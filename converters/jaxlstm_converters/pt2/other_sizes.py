@@ -12,13 +12,14 @@ from jax.core import Tracer
 from jax.lax import stop_gradient
 from torch.utils import _pytree
 
+from jaxlstm._shared.own_thread import LOCK
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.pt2.export_patches import copied, own_gradients
-from jaxlstm_converters.pt2.export_steps import LOCK, ExportCall, ExportStep, export_at_sizes, export_in_steps
+from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_at_sizes, export_in_steps
 
 
 class OtherSizes:

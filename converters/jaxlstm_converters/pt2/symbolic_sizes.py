@@ -12,13 +12,13 @@ import math
 import re
 from types import FunctionType
 from typing import Any, ClassVar
-from unittest import mock
 
 import numpy as np
 import torch
 from torch._numpy._ndarray import ndarray
 from torch.overrides import TorchFunctionMode
 
+from jaxlstm._shared.own_thread import replaced
 from jaxlstm_converters.pt2.fixed_values import with_bounds
 from jaxlstm_converters.pt2.model_lines import calling_frame, frame_of_model, is_of_model
 from jaxlstm_converters.pt2.trace_packed import HostLengths
@@ -115,7 +115,7 @@ class SymbolicSizes(TorchFunctionMode):
 
     def __enter__(self) -> SymbolicSizes:
         """Start to replace."""
-        self._replaced.enter_context(mock.patch.object(torch.SymFloat, "__round__", _rounded))
+        self._replaced.enter_context(replaced(torch.SymFloat, "__round__", _rounded))
         for kind in self._kinds:
             if isinstance(forward := vars(kind).get("forward"), FunctionType):
                 for function in (forward, *forward.__globals__.values()):

@@ -10,7 +10,6 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -20,7 +19,9 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules.rnn import RNNBase
 from torch.overrides import TorchFunctionMode
 
+from jaxlstm._shared.own_thread import replaced
 from jaxlstm_converters.pt2 import packed
+from jaxlstm_converters.pt2.export_patches import results_hook
 from jaxlstm_converters.pt2.packed_rows import Batch, BatchSizes, PackedRows, as_tensors, on_rows, refusal
 
 _OPERATORS = torch.ops.jaxlstm
@@ -185,9 +186,9 @@ def packed_sequences(module: torch.nn.Module, tracing: PackedSequences) -> Itera
     """Trace packed sequences of a module inside the block as padded batches with lengths."""
     with contextlib.ExitStack() as stack:
         for kind in (FakeTensor, FunctionalTensor):
-            stack.enter_context(mock.patch.object(kind, "tolist", lambda *args: tracing.tolist(*args)))
-        stack.enter_context(mock.patch.object(RNNBase, "get_expected_hidden_size", _expected_hidden_size))
-        stack.callback(module.register_forward_hook(lambda module, args, results: as_tensors(results)).remove)
+            stack.enter_context(replaced(kind, "tolist", lambda *args: tracing.tolist(*args)))
+        stack.enter_context(replaced(RNNBase, "get_expected_hidden_size", _expected_hidden_size))
+        stack.enter_context(results_hook(module, as_tensors))
         stack.enter_context(tracing)
         yield
 
