@@ -118,6 +118,12 @@ class Program:
         changed |= {name for value, name in self.graph.buffers.items() if value in self._accepted.mutated}
         return tuple(name for name in self.buffers if name in changed)
 
+    @property
+    def dropped_changes(self) -> tuple[str, ...]:
+        """The parameters and constants that the module changes in place, and a call for itself only."""
+        names = {**self.graph.parameters, **self.graph.constants}
+        return tuple(name for value, name in names.items() if value in self._accepted.mutated)
+
     def __call__(
         self,
         params: Mapping[str, Any],

@@ -18,18 +18,22 @@ NAMES = """
     argmin argsort asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bfloat16
     block_diag bmm bmm.triton_optimized bool broadcast_tensors broadcast_to bucketize byte cat cdist ceil
     cfloat char chunk clamp clamp_max clamp_min clone column_stack complex conj conj_physical
-    constant_pad_nd contiguous copysign cos cosh count_nonzero cross cummax cummin cumprod cumsum deg2rad
+    constant_pad_nd contiguous copysign cos cosh count_nonzero cross cummax cummin cumprod cumsum
+    deg2rad digamma
     diag diag_embed diagflat diagonal diagonal_scatter diff dist div.floor_rounding div.no_rounding_mode
-    div.trunc_rounding dot double dsplit dstack einsum eq erf erfc exp exp2 expand expand_as expm1 eye
+    div.trunc_rounding dot double dsplit dstack einsum eq erf erfc erfinv exp exp2 expand expand_as
+    expm1 eye
     fft.fft fft.ifft fft.irfft fft.rfft fill flatten flip fliplr flipud float floor floor_divide fmax fmin
     fmod frac full full_like gather ge grid_sampler_2d grid_sampler_3d gt half heaviside hsplit hstack
     hypot index_add index_copy index_fill index_put index_select inner int isclose isfinite isinf isnan
-    kron le lerp linalg.cross linalg.matrix_norm linalg.norm linalg.norm.subgradients_at_zero linalg.vecdot
+    kron le lerp lgamma linalg.cross linalg.matrix_norm linalg.norm linalg.norm.subgradients_at_zero
+    linalg.vecdot
     linalg.vector_norm linspace log log10 log1p log2 log_softmax log_softmax.with_dtype logaddexp
     logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logsumexp long lt mH mT
     masked.amax masked.amin masked.argmax masked.argmin masked.cumsum masked.log_softmax masked.logsumexp
     masked.mean masked.norm masked.prod masked.softmax masked.softmin masked.sum masked_fill
-    masked_scatter masked_select matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum mean
+    masked_scatter masked_select matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum
+    mean median nanmedian
     cartesian_prod meshgrid.list_of_tensors meshgrid.variadic_tensors min.binary min.reduction_no_dim
     min.reduction_with_dim minimum mm movedim mul mv nan_to_num nanmean nansum narrow native_group_norm
     native_layer_norm ne neg new_full new_ones new_zeros nonzero nn.functional.adaptive_avg_pool1d
@@ -67,7 +71,8 @@ NAMES = """
     split.list_args split_with_sizes sqrt square squeeze squeeze.multiple stack std std.unbiased std_mean
     std_mean.unbiased stft sub sum t take take_along_dim tan tanh tensor_split tensordot tile trace
     transpose tril triu true_divide trunc unbind unflatten unfold unique unique_consecutive unsqueeze var
-    var.unbiased var_mean var_mean.unbiased vdot view view_as view_as_complex vsplit vstack where xlogy zero_
+    var.unbiased var_mean var_mean.unbiased vdot view view_as view_as_complex vsplit vstack where xlogy
+    zero_
     zeros zeros_like
 """.split()  # noqa: SIM905
 # Operators to run with integers, bools and half precision, too.

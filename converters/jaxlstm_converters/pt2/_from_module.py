@@ -11,7 +11,7 @@ import io
 import math
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def from_module(
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
     runs = functools.partial(_runs_under_jit, finish)
-    call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes, runs)
+    call = ExportCall(torch_module, args, dict(kwargs), dynamic_shapes, runs, {})
     with LOCK, own_gradients(torch_module) as dropped:
         step, file = export_in_steps(call, finish)
     for sentence in sorted(dropped):
@@ -115,6 +115,8 @@ def from_module(
     inputs = tuple(_with_reason(declared, step) for declared in file.graph.inputs)
     graph = replace(file.graph, lines=condition_lines(step.program), inputs=inputs)
     program = program_of(file._replace(graph=graph))
+    if changed := _changed_state(call, program.dropped_changes):
+        warnings.warn(changed, UserWarning, stacklevel=2)
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
             program.at_sizes = OtherSizes(call, step, finish)
@@ -158,6 +160,27 @@ def _warning(step: ExportStep) -> str:
     return (
         f"from_module fixed parts of the model to the example, because {step.reason}. Fixed: {shown}. A call "
         "with other values exports the module again outside of jax.jit, and gives NaN under jax.jit"
+    )
+
+
+def _changed_state(call: ExportCall, in_place: Iterable[str]) -> str:
+    """Return a warning about the values of the module that forward changes for a later call, or ""."""
+    from jaxlstm_converters.pt2.export_patches import copied
+    from jaxlstm_converters.pt2.state import line_of, read_first
+
+    changed = {name: line_of(call.module, name.rpartition(".")[2]) for name in in_place}
+    paths = {*call.changed}
+    with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
+        module = copied(call.module)
+        paths = read_first(module, lambda: module(*call.args, **call.kwargs), paths) if paths else paths
+    changed |= {path: line for path, line in call.changed.items() if path in paths}
+    if not changed:
+        return ""
+    shown = (f"{path} at {line}" if line else path for path, line in changed.items())
+    return (
+        f"from_module: forward changes {'; '.join(shown)}. A call of the program does not, and begins with "
+        "the values from before the export. If a call needs what the one before left, make it an argument "
+        "and a result of forward"
     )
 
 

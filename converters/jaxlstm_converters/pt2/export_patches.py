@@ -114,7 +114,11 @@ def kept_regions() -> Iterator[None]:
     inference = replaced(torch._C, "_InferenceMode", _inference_mode)
     # torch itself replaces methods of all modules, and would trace the modules of other threads.
     methods = replaced(torch.fx._symbolic_trace._PatchedFnSetAttr, "patch", _set_by_thread)
-    with torch.inference_mode(False), torch.enable_grad(), no_grad, autocast, functions, inference, methods:
+    arrays = replaced(torch, "from_numpy", torch.as_tensor)  # No mode sees from_numpy.
+    replacements = (no_grad, autocast, functions, inference, methods, arrays)
+    with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
+        for replacement in replacements:
+            stack.enter_context(replacement)
         yield
 
 

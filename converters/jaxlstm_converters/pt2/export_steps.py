@@ -36,6 +36,8 @@ from jaxlstm_converters.pt2.export_patches import (
 )
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_calls, recorded_lines
+from jaxlstm_converters.pt2.shared_arrays import SharedArrays
+from jaxlstm_converters.pt2.state import kept_state
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
@@ -46,6 +48,7 @@ class ExportCall(NamedTuple):
     Attributes:
         shapes: the dynamic shapes that the caller gave, or None.
         runs: whether an exported program of a call runs under ``jax.jit`` on its arguments.
+        changed: gets the values that the module changes, see `kept_state`.
     """
 
     module: torch.nn.Module
@@ -53,6 +56,7 @@ class ExportCall(NamedTuple):
     kwargs: dict[str, Any]
     shapes: Any
     runs: Callable[[ExportCall, torch.export.ExportedProgram], bool]
+    changed: dict[str, str]
 
 
 class ExportStep(NamedTuple):
@@ -102,9 +106,9 @@ def export_in_steps(
             return step, finish(step.program)
     # Later steps run the module, which may change its buffers.
     call = call._replace(module=copied(call.module))
-    with torch.no_grad():
-        fresh = _fresh(call)
-        copied(call.module)(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
+    fresh, module = _fresh(call), copied(call.module)
+    with torch.no_grad(), kept_state(module, {}):
+        module(*fresh.args, **fresh.kwargs)  # An error of the module is its own.
     with keywords_by_name(call.module, call.kwargs), quiet():
         for attempt in (_with_fewer_axes, _as_draft, _with_values):
             try:
@@ -154,12 +158,14 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
         with (
             free_time(),
             recorded_lines(),
+            kept_state(call.module, call.changed),
             plain_results(call.module),
             SymbolicSizes(call.module, values=settings.values)
             if settings.sizes
             else contextlib.nullcontext(),
             KnownValues(call.module),
             packed_sequences(call.module, tracing),
+            SharedArrays(),
         ):
             export = getattr(torch.export, exporter)
             program = export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
@@ -293,7 +299,13 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
         )
         return [leaf for leaf in constants if isinstance(leaf, torch.Tensor)]
 
-    with FixedValues() as values, packed_sequences(module, PackedSequences(cut=True)), plain_results(module):
+    with (
+        kept_state(module, call.changed),
+        FixedValues() as values,
+        packed_sequences(module, PackedSequences(cut=True)),
+        plain_results(module),
+        SharedArrays(),
+    ):
         examples = {name: tensor.detach().clone() for name, tensor in state.items()}
         known = inspect.signature(make_fx).parameters.keys() & {"record_stack_traces"}  # torch 2.6 lacks it
         lines: Any = dict.fromkeys(known, True)

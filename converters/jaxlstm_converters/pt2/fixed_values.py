@@ -46,7 +46,7 @@ class FixedValues(TorchFunctionMode):
             given = _pytree.tree_map_only(torch.Tensor, self._number, (args[len(own) :], kwargs or {}))
             args, kwargs = (*own, *given[0]), given[1]
         result = _traced(func, *args, **kwargs or {})
-        if name == "from_numpy":
+        if name == "as_tensor":
             self.constants.append(result)
         return result
 

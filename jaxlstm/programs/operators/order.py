@@ -79,6 +79,48 @@ register_family(_index, {"argmax": jnp.argmax, "argmin": jnp.argmin}, layout="ov
 register_family(_extremum, {"max": jnp.argmax, "min": jnp.argmin}, "dim", layout="over")
 
 
+def _middle(skips_nan: bool, x: Array) -> Array:
+    """Return the index of the lower median along the last axis, which keeps size 1; the first of equal ones.
+
+    NaN counts as the median, or is skipped.
+    """
+    order = jnp.argsort(x)  # NaN last
+    numbers = (x == x).sum(-1, keepdims=True)
+    place = jnp.maximum(numbers - 1, 0) // 2
+    if not skips_nan:
+        place = jnp.where(numbers < x.shape[-1], jnp.minimum(numbers, x.shape[-1] - 1), place)
+    return jnp.take_along_axis(order, place, -1)
+
+
+def _median_along(skips_nan: bool, self: Array, dim: int, keepdim: bool = False) -> tuple[Array, Array]:
+    """Return the lower medians along an axis and their indices. Only the elements there have a gradient."""
+    moved = jnp.moveaxis(self, axis(self, dim), -1) if self.ndim else self[None]
+    indices = _middle(skips_nan, moved)
+    both = jnp.take_along_axis(moved, indices, -1), indices.astype(held("int64"))
+    shaped = (jnp.moveaxis(x, -1, axis(self, dim)) if keepdim and self.ndim else x.squeeze(-1) for x in both)
+    values, indices = shaped
+    return values, indices
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _median_of_all(skips_nan: bool, self: Array) -> Array:
+    """Return the lower median of all elements. Equal elements share the gradient, as in torch."""
+    elements = self.reshape(-1)
+    return elements[_middle(skips_nan, elements)[0]] if self.size else jnp.full((), jnp.nan, self.dtype)
+
+
+@_median_of_all.defjvp
+def _median_jvp(skips_nan: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (change,) = primals, tangents
+    value = _median_of_all(skips_nan, x)
+    chosen = (x == value) | ((x != x) & (value != value))
+    return value, jnp.where(chosen, change, 0).sum() / chosen.sum().astype(change.dtype)
+
+
+register_family(_median_of_all, {"median": False, "nanmedian": True})
+register_family(_median_along, {"median": False, "nanmedian": True}, "dim")
+
+
 @register_operator("aten.topk.default")
 def topk(
     self: Array, k: int, dim: int = -1, largest: bool = True, sorted: bool = True

@@ -31,6 +31,29 @@ def signum(x: Array) -> Array:
     return jnp.where(is_zero, 0, x / jnp.where(is_zero, 1, jnp.abs(x)))
 
 
+@jax.custom_jvp
+def lgamma(x: Array) -> Array:
+    """Return the logarithm of the absolute gamma function, with the gradient `digamma`."""
+    return jax.lax.lgamma(x)
+
+
+@jax.custom_jvp
+def digamma(x: Array) -> Array:
+    """Return the derivative of `lgamma`: at 0 an infinity, as in torch. JAX's gradient is wrong below 0."""
+    return jnp.where(x == 0, jnp.copysign(jnp.inf, -x), jax.lax.digamma(x))
+
+
+def _trigamma(x: Array) -> Array:
+    reflects = x < 0.5
+    of_positive = jax.scipy.special.polygamma(1, jnp.where(reflects, 1 - x, x))
+    of_positive = jnp.where(jnp.isposinf(x), 0, of_positive)
+    return jnp.where(reflects, (jnp.pi / jnp.sin(jnp.pi * x)) ** 2 - of_positive, of_positive)
+
+
+lgamma.defjvps(lambda change, result, x: change * digamma(x))
+digamma.defjvps(lambda change, result, x: change * _trigamma(x))
+
+
 _SAME_DTYPE: dict[str, Any] = {
     "abs absolute": magnitude,
     "bitwise_not": jnp.bitwise_not,
@@ -59,11 +82,14 @@ _OF_FLOATS: dict[str, Any] = {
     "cos": jnp.cos,
     "cosh": jnp.cosh,
     "deg2rad": jnp.deg2rad,
+    "digamma special_digamma special_psi": in_float32(digamma),
     "erf special_erf": jax.lax.erf,
     "erfc special_erfc": jax.lax.erfc,
+    "erfinv special_erfinv": in_float32(jax.lax.erf_inv),
     "exp": jnp.exp,
     "exp2 special_exp2": jnp.exp2,
     "expm1 special_expm1": jnp.expm1,
+    "lgamma special_gammaln": in_float32(lgamma),
     "log": jnp.log,
     "log10": jnp.log10,
     "log1p special_log1p": jnp.log1p,

@@ -140,6 +140,7 @@ _OF_FLOATS: dict[str, Rule] = {
     "softplus": _softplus,
     **dict.fromkeys(("prelu", "_prelu_kernel"), _prelu),
     **{name: f"lax.{name}(self)" for name in ("erf", "erfc")},
+    "erfinv": "lax.erf_inv(self)",
     "lerp": "self + weight * (end - self)",
     **{name: f"jnp.{name}(self)" for name in ("ceil", "floor", "trunc")},
     "round.default": "jnp.round(self)",
