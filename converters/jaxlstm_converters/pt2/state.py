@@ -122,8 +122,8 @@ def kept_state(module: torch.nn.Module, changed: dict[str, str]) -> Iterator[Non
     each value that a forward changed -> the line; "" if there is none.
     """
     begin, before = _holders(module), list[_Holder]()
-    tensors = [x for holder in begin for x in holder.items.values() if isinstance(x, torch.Tensor)]
-    leaves = [tensor for tensor in tensors if tensor.is_leaf]
+    values = [x for holder in begin for x in holder.items.values() if type(x) is torch.Tensor]
+    leaves = [(x, x._version, x.clone()) for x in values if x.is_leaf and not x.is_inference()]
     lines: dict[tuple[int, str], str | None] = {}
     set_attribute = torch.nn.Module.__setattr__
 
@@ -158,9 +158,9 @@ def kept_state(module: torch.nn.Module, changed: dict[str, str]) -> Iterator[Non
             hook.remove()
         for holder in begin:
             holder.restore()
-        for tensor in leaves:
-            if not tensor.is_leaf:  # A trace does not write to it, and leaves its part of the graph.
-                tensor.detach_()
+        for tensor, version, value in leaves:
+            if tensor._version != version:
+                tensor.detach_().copy_(value).requires_grad_(value.requires_grad)
 
 
 def line_of(owner: Any, attribute: str) -> str | None:
