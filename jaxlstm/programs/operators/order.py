@@ -117,7 +117,7 @@ def _median_jvp(skips_nan: bool, primals: Any, tangents: Any) -> tuple[Array, Ar
     return value, jnp.where(chosen, change, 0).sum() / chosen.sum().astype(change.dtype)
 
 
-register_family(_median_of_all, {"median": False, "nanmedian": True})
+register_family(lambda skips_nan, self: _median_of_all(skips_nan, self), {"median": False, "nanmedian": True})
 register_family(_median_along, {"median": False, "nanmedian": True}, "dim")
 
 
