@@ -69,7 +69,9 @@ def random_module(rng: random.Random) -> tuple[nn.Module, list[str]]:
     text = "def forward(s, x):\n    " + "\n    ".join(body)
     linecache.cache["a_model.py"] = len(text), None, text.splitlines(keepends=True), "a_model.py"
     exec(compile(text, "a_model.py", "exec"), names)
-    module = module_of(names["forward"], linear=nn.Linear(3, 3), rnn=nn.GRU(3, 3), hooked=nn.Linear(3, 3))
+    module: Any = module_of(
+        names["forward"], linear=nn.Linear(3, 3), rnn=nn.GRU(3, 3), hooked=nn.Linear(3, 3)
+    )
     for n, (_, value, _) in enumerate(chosen):
         object.__setattr__(module, f"a{n}", copy.deepcopy(value))
     if any("hooked" in code for code, _, _ in chosen):

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,69 +22,48 @@ from jaxlstm._shared.own_thread import ByThread
 from testing.modules import module_of
 from testing.seeds import seeds
 
-KINDS: list[Callable[..., nn.Module]] = [nn.LSTM, nn.GRU, nn.RNN]
-CELLS: list[Callable[..., nn.Module]] = [nn.LSTMCell, nn.GRUCell, nn.RNNCell]
 
-
-def random_model(rng: random.Random) -> nn.Module:
-    """Return layers over a packed batch, a cell in a loop, or both, with sizes in the code."""
-    layers = nn.ModuleList(
-        rng.choice(KINDS)(3, 3, batch_first=True, bidirectional=rng.random() < 0.3)
-        for _ in range(rng.randint(1, 2))
-    )
-    cell, packs, loops, doubled = (
-        rng.choice(CELLS)(3, 3),
-        rng.random() < 0.7,
-        rng.random() < 0.5,
-        rng.random() < 0.5,
+def random_model(rng: random.Random) -> Any:
+    """Return a module of a packed or plain layer, and a cell in a loop, with sizes in its code."""
+    layer = rng.choice([nn.LSTM, nn.GRU, nn.RNN])(3, 3, batch_first=True, bidirectional=rng.random() < 0.3)
+    cell, packs = (
+        rng.choice([nn.LSTMCell, nn.GRUCell, nn.RNNCell])(6 if layer.bidirectional else 3, 3),
+        rng.random(),
     )
 
     def forward(self: Any, x: Tensor, lengths: Tensor) -> Any:
-        for layer in self.layers:
-            if packs:
-                packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-                x = rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=x.shape[1])[0]
-            else:
-                x = layer(x)[0]
-            x = x[..., :3].tanh()
-        state = None
-        for step in range(int(loops) * min(2, x.shape[1])):
-            state = self.cell(x[:, step], state)
-        if state is not None:
-            x = x + (state[0] if isinstance(state, tuple) else state)[:, None]
-        return x * 2 if doubled and x.shape[0] > max(1, int(1.5)) else x
+        if packs < 0.7:
+            packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            x = rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        else:
+            x = self.layer(x)[0]
+        state: Any = None
+        for step in range(min(2, x.shape[1])):
+            state = self.cell(x[:, step].tanh(), state)
+        return x.sum(2) + (state[0] if isinstance(state, tuple) else state)[:, : max(1, int(1.5))]
 
-    return module_of(forward, layers=layers, cell=cell)
-
-
-def random_batch(rng: random.Random) -> tuple[Tensor, Tensor]:
-    batch, time_steps = rng.randint(2, 4), rng.randint(2, 6)
-    lengths = [time_steps, *(rng.randint(1, time_steps) for _ in range(batch - 1))]
-    rng.shuffle(lengths)
-    return torch.randn(batch, time_steps, 3), torch.tensor(lengths)
+    return module_of(forward, layer=layer, cell=cell)
 
 
 def tasks_of(seed: int) -> list[Callable[[], list[np.ndarray]]]:
-    """Return random calls, each of which returns arrays."""
+    """Return an export with calls of the program and of its pickle, and calls of torch in two models."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
+    model, others = random_model(rng), [random_model(rng), random_model(rng)]
+    batches = [(torch.randn(3, 5, 3), torch.tensor(rng.sample([5, *rng.sample(range(1, 6), 2)], 3)))]
+    batches.append((torch.randn(2, 6, 3), torch.tensor([6, 4])))
 
-    def eager(model: nn.Module, batches: list[Any]) -> list[np.ndarray]:
+    def exported() -> list[np.ndarray]:
+        program = jaxlstm.from_module(model, batches[0])
+        calls = [program, pickle.loads(pickle.dumps(program))]
+        return [np.asarray(call(call.params, *map(np.asarray, batches[0]))) for call in calls]
+
+    def eager(model: Any) -> list[np.ndarray]:
         outputs = [model(*batch) for batch in batches]
-        gradients = torch.autograd.grad(sum(y.sum() for y in outputs), list(model.layers.parameters()))
+        gradients = torch.autograd.grad([y.sum() for y in outputs], list(model.parameters()))
         return [tensor.detach().numpy() for tensor in (*outputs, *gradients)]
 
-    def exported(model: nn.Module, batch: Any) -> list[np.ndarray]:
-        program = jaxlstm.from_module(model, batch)
-        calls = [program, pickle.loads(pickle.dumps(program))]
-        return [np.asarray(call(call.params, *map(np.asarray, batch))) for call in calls]
-
-    tasks: list[Callable[[], list[np.ndarray]]] = []
-    for other in (random_model(rng), random_model(rng)):
-        batches = [random_batch(rng) for _ in range(3)]
-        tasks.append(lambda m=other, b=batches: eager(m, b))
-    model = random_model(rng)
-    return [lambda: exported(model, batches[0]), *tasks]
+    return [exported, *(partial(eager, other) for other in others)]
 
 
 @pytest.mark.filterwarnings("ignore:from_module. input lengths has no effect")

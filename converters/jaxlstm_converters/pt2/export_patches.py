@@ -20,7 +20,9 @@ from torch._export.passes import replace_autocast_with_hop_pass as autocast_pass
 from torch._export.passes import replace_set_grad_with_hop_pass as set_grad_pass
 from torch._subclasses.fake_tensor import is_fake
 from torch.export.graph_signature import InputKind
+from torch.fx import _symbolic_trace
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.nn.modules._functions import BackwardHookFunction
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
@@ -62,7 +64,7 @@ def own_gradients(module: torch.nn.Module) -> Iterator[set[str]]:
     enter, register = saved_tensors_hooks.__enter__, torch.Tensor.register_hook
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if cls is torch.nn.modules._functions.BackwardHookFunction:
+        if cls is BackwardHookFunction:
             found.add("the backward hook of a module is not run")
         elif not cls.__module__.startswith("torch."):
             found.add(f"gradients through {cls.__name__} come from its forward; its backward is not used")
@@ -113,7 +115,7 @@ def kept_regions() -> Iterator[None]:
     functions = replaced(torch.fx.GraphModule, "delete_all_unused_submodules", _delete_unused)
     inference = replaced(torch._C, "_InferenceMode", _inference_mode)
     # torch itself replaces methods of all modules, and would trace the modules of other threads.
-    methods = replaced(torch.fx._symbolic_trace._PatchedFnSetAttr, "patch", _set_by_thread)
+    methods = replaced(_symbolic_trace._PatchedFnSetAttr, "patch", _set_by_thread)
     arrays = replaced(torch, "from_numpy", torch.as_tensor)  # No mode sees from_numpy.
     replacements = (no_grad, autocast, functions, inference, methods, arrays)
     with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
