@@ -89,7 +89,7 @@ class OtherSizes:
         modes = {part: part.training for part in module.modules()}
         states = random.getstate(), np.random.get_state()
         call = self._call._replace(runs=lambda call, exported: True)
-        with LOCK, own_gradients():
+        with LOCK, own_gradients(module):
             try:
                 module.train()
                 _, file = export_in_steps(call, self._finish)
