@@ -7,16 +7,17 @@ The oracle is the module or program in float64. The criteria are the same as in 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.check.cases.case import Case, Results, is_floating
-from jaxlstm.check.cases.inputs import model_cases
+from jaxlstm.check.cases.sizes import other_sizes
+from jaxlstm.check.cases.variations import variations
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
+from jaxlstm.check.diagnosis.search import Diagnosis
 from jaxlstm.check.notes import report_on
 from jaxlstm.check.reference.program import ProgramReference
 from jaxlstm.check.reference.torch_model import TorchModel
@@ -88,14 +89,16 @@ def verify_model(
     programs = [] if call else [ours]  # ``call`` may rearrange the arguments.
     program = next((model for model in (*programs, theirs) if isinstance(model, Program)), None)
     notes = _try_cases(verification, example, module, program, progress or no_progress)
-    notes += unused_inputs(program.graph) if program else []
+    moved, lines = _try_moved(verification, subject, example, module)
+    notes += [*moved, *(unused_inputs(program.graph) if program else [])]
     return report_on(
         verification,
-        partial(diagnose_model, verification, subject, module, seconds=seconds),
+        lambda failures: lines or diagnose_model(verification, subject, module, failures, seconds),
         {
             "ours": model.name,
             "theirs": module.module_name,
             "names": dict(names) if names else None,
+            "varied": ", ".join(c.name for c in verification.tried[1:] if c.name not in verification.refused),
             "sizes": len({repr(c.shapes) for c in verification.tried if c.name not in verification.refused}),
         },
         name=model.name,
@@ -111,19 +114,37 @@ def _try_cases(
     progress: Progress,
 ) -> list[str]:
     """Try the example and the cases made from it. Return notes about skipped cases."""
-    example = example.astype(theirs.dtype)
-    theirs.run(example, theirs.dtype)  # The module must take the example: let its exception pass.
+    example = replace(example.astype(theirs.dtype), differentiate=True)
+    finite = theirs.run(example, theirs.dtype).is_finite  # Let an exception of the module pass.
     rng = np.random.default_rng(verification.seed)
     free = free_axes(program, example) if program else None
-    cases, notes = model_cases(example, theirs.refusal, rng, free)
+
+    def refusal(case: Case) -> str:
+        reason = theirs.refusal(case)
+        if reason or not finite or case.compared == "NaN" or case.shapes != example.shapes:
+            return reason
+        runs = (theirs.run(case, dtype) for dtype in (theirs.dtype, np.float64))
+        return "" if all(run.is_finite for run in runs) else "its results are not finite"
+
+    plain = replace(example, differentiate=False)
+    cases, notes = variations(plain, refusal, rng, widen=isinstance(theirs, TorchModel))
+    resized, refused = other_sizes(
+        plain,
+        refusal,
+        free,
+        sum(a.size for a in theirs.params().values()),
+        lambda case: verification.subject.takes(case, example),
+    )
+    cases, notes = [example, *cases, *resized], [*notes, *refused]
+    if verification.tolerance is not None:  # The caller's tolerance may not fit other magnitudes.
+        cases = [case for case in cases if case.compared != "values"]
     for done, case in enumerate(cases):
         failed, alike = verification.first_failure is not None, case.shapes == example.shapes
         if failed and (not verification.evidence["working"] or not alike):
             notes.append(f"{case.name}: not tried after the failure")
             continue
         progress(done, len(cases), case.name)
-        # Compiling the gradients for other sizes would take most of the time of a check.
-        if verification.gradients and alike:
+        if verification.gradients and case.differentiate:
             case = _with_cotangents(case, theirs.run(case), verification)
         verification.try_case(case)
     progress(len(cases), len(cases), "done")
@@ -131,6 +152,45 @@ def _try_cases(
     if any(example.shapes) and all(case.name in verification.refused for case in others):
         verification.sizes = "every axis is fixed" if free == [] else "none was accepted"
     return notes
+
+
+def _try_moved(
+    verification: Verification, subject: ModelSubject, example: Case, theirs: TorchModel | ProgramReference
+) -> tuple[list[str], Diagnosis | None]:
+    """Try the example with other parameters in both models. Return notes, and the diagnosis of a failure."""
+    if verification.first_failure is not None:
+        return [], None
+    evidence = [*verification.evidence["float64"], *verification.evidence["working"]][0]
+    found = (evidence.results, evidence.truth) if evidence.results.gradients else None
+    moves = subject.moves(found, np.random.default_rng([verification.seed, 2]))
+    if moves is None or not moves.theirs:
+        return ["other parameters were not tried: it is not known which arrays correspond"], None
+    notes = []
+    if moves.fixed:
+        more = f" and {len(moves.fixed) - 3} more" * (len(moves.fixed) > 3)
+        names = ", ".join(moves.fixed[:3]) + more
+        notes.append(f"{names} kept the given values: it is not known what corresponds to them in the model")
+    other = theirs.moved(moves.theirs)
+    case = replace(example.astype(theirs.dtype), name="other parameters", optional=True, compared="results")
+    if reason := other.refusal(case):
+        return [*notes, f"{case.name}: skipped, torch refuses them: {reason}"], None
+    truth = other.run(case)
+    if theirs.run(case).is_finite and not (truth.is_finite and other.run(case, theirs.dtype).is_finite):
+        return [*notes, f"{case.name}: skipped, the results are not finite"], None
+    if verification.gradients:
+        case = _with_cotangents(case, truth, verification)
+    moved = replace(
+        verification,
+        subject=subject.moved(moves),
+        references=[other],
+        evidence={which: [] for which in verification.evidence},
+    )
+    moved.try_case(case)
+    if moved.first_failure is None:
+        return notes, None
+    which = f"has nothing that corresponds to {', '.join(moves.missing[:3])}" if moves.missing else "differs"
+    line = f"the model equals {theirs.module_name} with the given parameters; with other ones it {which}"
+    return notes, Diagnosis((line,))
 
 
 def _with_cotangents(case: Case, truth: Results, verification: Verification) -> Case:

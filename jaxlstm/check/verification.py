@@ -85,7 +85,8 @@ class Verification:
         self._judge("on calls", trial, case.name)
         if trial.error is None:
             self._judge("on results", trial, case.name)
-            self.evidence["working"].append(Evidence(trial.rounded, trial.ours, trial.truth, trial.position))
+            evidence = self.evidence["working"] if case.compared != "NaN" else []
+            evidence.append(Evidence(trial.rounded, trial.ours, trial.truth, trial.position))
         if self.first_failure is None and self.findings.failed:
             self.first_failure = trial.position
         return trial
@@ -131,14 +132,21 @@ class Trial:
         self.position = len(check.tried) - 1
         self._computed: dict[Callable[[Trial], Any], Any] = {}
         self.case = check.subject.adapt(case)
+        in_float64 = check.run_float64 and not check.float64_refusal and check.tolerance is None
+        # The numbers are judged in float64 alone.
+        self.only_float64 = in_float64 and case.compared == "values"
+        self.with_gradients = check.gradients and case.differentiate
+        in_working_dtype = case.compared == "all" or not in_float64
         self.rounded = self.case.astype(check.dtype)
         try:
-            self.ours = self._run(self.rounded, check.dtype)
+            self.ours = self._run(self.rounded, check.dtype, in_working_dtype)
         except PortError:
             raise
         except PORT_EXCEPTIONS as error:
             self.error = error
             return
+        if in_working_dtype:
+            self.with_gradients = self.ours.gradients is not None
         self.ours = check.subject.comparable(self.ours, self.rounded, lambda: self.truth)
         missing = self.case.cotangents.keys() & check.subject.optional_outputs - self.ours.outputs.keys()
         zeros = {name: np.zeros_like(self.case.cotangents[name]) for name in missing}
@@ -146,9 +154,8 @@ class Trial:
             dataclasses.replace(c, cotangents={**c.cotangents, **zeros}) for c in (self.case, self.rounded)
         )
 
-    def _run(self, case: Case, dtype: Any) -> Results:
-        gradients = self.check.gradients and case.differentiate
-        return self.check.subject.run(case, dtype, gradients=gradients)
+    def _run(self, case: Case, dtype: Any, gradients: bool = True) -> Results:
+        return self.check.subject.run(case, dtype, gradients=gradients and self.with_gradients)
 
     def again(self) -> Results:
         """Run the subject once more."""
@@ -157,8 +164,7 @@ class Trial:
     @cached_property
     def truth(self) -> Results:
         """The float64 results of the reference for arguments in the working dtype."""
-        gradients = self.ours.gradients is not None
-        return self.check.rounded.run(self.rounded, np.float64, gradients=gradients)
+        return self.check.rounded.run(self.rounded, np.float64, gradients=self.with_gradients)
 
     @cached_property
     def references(self) -> list[Reference]:
@@ -172,7 +178,7 @@ class Trial:
         """Right results in the working dtype: the run of a module or program, or else the rounded truth."""
         reference = self.check.rounded
         if not isinstance(reference, OracleLSTM):
-            return reference.run(self.rounded, self.check.dtype, gradients=self.truth.gradients is not None)
+            return reference.run(self.rounded, self.check.dtype, gradients=self.ours.gradients is not None)
         with np.errstate(over="ignore"):
             return self.truth.astype(self.check.dtype)
 
@@ -188,7 +194,7 @@ class Trial:
         if reference is self.check.rounded and np.dtype(dtype) == self.check.dtype:
             return self.expected  # The run of a torch module in its own dtype is the expected result.
         case = self.case if np.dtype(dtype) == np.float64 else self.rounded
-        return reference.run(case, dtype, gradients=self.ours.gradients is not None)
+        return reference.run(case, dtype, gradients=self.with_gradients)
 
     @cached_property
     def aligned(self) -> Results:
@@ -207,7 +213,7 @@ class Trial:
         ours = self.ours
         if check.dtype != np.float64 or check.subject.has_float64_copy:
             try:
-                ours = check.subject.run_float64(self.case, gradients=ours.gradients is not None)
+                ours = check.subject.run_float64(self.case, gradients=self.with_gradients)
             except PORT_EXCEPTIONS as error:
                 problem = f"raised for float64 inputs: {describe(error)}"
             else:
@@ -217,7 +223,8 @@ class Trial:
                 check.float64_refusal = f"the {check.subject.noun} {problem}"
                 return None
         ours = check.subject.comparable(ours, self.case, lambda: self.truth64)
-        check.evidence["float64"].append(Evidence(self.case, ours, self.truth64, self.position))
+        evidence = check.evidence["float64"] if self.case.compared != "NaN" else []
+        evidence.append(Evidence(self.case, ours, self.truth64, self.position))
         return ours
 
     def _form(self, ours: Results, expected: Results, *, dtypes: bool = True) -> str:
@@ -233,12 +240,12 @@ class Trial:
     @cached_property
     def mask(self) -> str:
         """The NaN and infinities that are not where they should be, in words."""
-        return accuracy.nan_mask(self.ours, self.expected)
+        return accuracy.nan_mask(self.ours, self.expected, whole=self.case.compared == "NaN")
 
     @cached_property
     def is_usable(self) -> bool:
         """True if the numbers can be compared: shapes, NaN and infinities are right."""
-        return self.has_shapes and not self.mask
+        return self.has_shapes and not self.mask and self.case.compared != "NaN"
 
     @cached_property
     def has_shapes(self) -> bool:
@@ -258,12 +265,14 @@ class Trial:
     @cached_property
     def mask64(self) -> str:
         """The same in float64."""
-        return "" if self.ours64 is None or self.form64 else accuracy.nan_mask(self.ours64, self.truth64)
+        if self.ours64 is None or self.form64:
+            return ""
+        return accuracy.nan_mask(self.ours64, self.truth64, whole=self.case.compared == "NaN")
 
     @cached_property
     def aligned64(self) -> Results | None:
         """Our float64 results like :attr:`aligned`, or None without comparable ones."""
-        if self.ours64 is None or self.form64 or self.mask64:
+        if self.ours64 is None or self.form64 or self.mask64 or self.case.compared == "NaN":
             return None
         return self.check.subject.aligned(self.ours64, self.truth64, resolve=True)
 

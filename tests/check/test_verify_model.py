@@ -47,7 +47,7 @@ def test_right_model_holds():
     assert report.ok, str(report)
     assert status(report) == STATUS
     cases = report.items[0].detail
-    assert cases == "6 cases"
+    assert cases == "10 cases"
     assert [name for _, _, name in steps][:4] == ["example", "other values", "small values", "large values"]
     assert report.notes[0] == "sizes that torch refuses to change: axis 1 of args[0]"
     assert any("training mode" in note for note in report.notes)
@@ -236,3 +236,50 @@ def test_two_biases_of_zeros_are_told_apart_by_their_names():
     jaxlstm.load_state_dict(ours, theirs)
     report = verify_model(ours, theirs, (torch.randn(2, 3),), call=lambda model, x: model(x))
     assert report.ok, str(report)
+
+
+def test_a_mask_is_not_moved_to_measure_rounding():
+    """After an ulp, ``mask == 1`` is false, and the limit in float64 would hide any error."""
+    theirs = module_of(lambda m, x, mask: m.fc(x * (mask == 1)), fc=nn.Linear(3, 2))
+    weight, bias = (p.detach().numpy() for p in theirs.parameters())
+    args = torch.randn(5, 3), (torch.rand(5, 3) > 0.5).float()
+    assert verify_model(lambda x, mask: linear(x * (mask == 1), weight, bias), theirs, args).ok
+    report = verify_model(lambda x, mask: linear(x * (mask == 1), weight, bias) + 1e-3, theirs, args)
+    assert status(report)["float64 semantics against torch"] == "FAILED"
+
+
+def test_what_torch_refuses_is_not_tried():
+    """A right port may give anything for an index out of range and for a negative number."""
+    theirs = module_of(lambda m, i, x: m.e(i) + x.log(), e=nn.Embedding(6, 3))
+    table = arrays(theirs)["e.weight"]
+
+    def ours(params, i, x):
+        return jnp.where(i[:, None] < 6, params["table"][i % 6], 0) + jnp.log(jnp.maximum(x, 1e-30))
+
+    args = torch.tensor([0, 1, 2, 1]), torch.rand(4, 3) + 0.1
+    report = verify_model(ours, theirs, args, params={"table": table})
+    assert report.ok, str(report)
+    varied = report.settings["varied"]
+    assert {"large values", "other masks and integers", "other parameters"} <= {*varied.split(", ")}
+    held = verify_model(lambda i, x: ours({"table": table}, i, x), theirs, args)
+    assert any("other parameters were not tried" in note for note in held.notes)
+
+
+@pytest.mark.parametrize("forgotten", ["0.bias", "1.weight", "1.running_var"])
+def test_parameters_that_a_port_forgot(forgotten):
+    theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+    nn.init.zeros_(theirs[0].bias)
+    params = {name: a for name, a in arrays(theirs).items() if name != forgotten and a.ndim}
+    default = {"0.bias": 0.0, "1.weight": 1.0, "1.running_var": 1.0}
+
+    def ours(params, x):
+        p = {**default, **params}
+        y = x @ p["0.weight"].T + p["0.bias"] - p["1.running_mean"]
+        return y / jnp.sqrt(p["1.running_var"] + 1e-5) * p["1.weight"] + p["1.bias"]
+
+    assert verify_model(
+        ours, theirs, (torch.randn(5, 3),), params={**params, forgotten: arrays(theirs)[forgotten]}
+    ).ok
+    report = verify_model(ours, theirs, (torch.randn(5, 3),), params=params)
+    assert not report.ok
+    assert report.diagnosis[0].endswith(f"nothing that corresponds to {forgotten}")

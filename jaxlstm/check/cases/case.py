@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,11 @@ def is_array(leaf: Any) -> bool:
 def is_floating(array: Any) -> bool:
     """Return True if an array has a floating-point dtype, bfloat16 included."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def is_discrete(array: Any) -> bool:
+    """Return True for numbers such as a mask's or counts, on which a model may decide: whole 256ths."""
+    return bool((np.rint(np.asarray(array, np.float64) * 256) == np.asarray(array, np.float64) * 256).all())
 
 
 def named_outputs(returned: Any, name: str = "outputs") -> dict[str, Any]:
@@ -134,6 +139,8 @@ class Case:
       scale: the factor of the absolute limits, such as the largest c of an LSTM, which multiplies a rounding
         error of the forget gate.
       arguments: the args and kwargs of a model, with the names of its arrays in their places.
+      compared: "all" of the results and gradients; of "results", the rounding of gradients in the working
+        dtype is not; of "values", the rounding of both is not; of "NaN", only which arrays have it.
     """
 
     name: str
@@ -144,6 +151,7 @@ class Case:
     optional: bool = False
     scale: float = 1.0
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]] = ((), {})
+    compared: Literal["all", "results", "values", "NaN"] = "all"
 
     @classmethod
     def of_model(cls, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Case:
@@ -191,6 +199,12 @@ class Case:
     def without(self, *names: str) -> Case:
         """Return the case without some of its arrays."""
         return replace(self, arrays={n: a for n, a in self.arrays.items() if n not in names})
+
+    @property
+    def contents(self) -> int:
+        """A hash of all the numbers of the case, for the results of references."""
+        arrays = (*self.arrays.items(), *self.cotangents.items())
+        return hash(tuple((name, a.dtype.str, a.shape, a.tobytes()) for name, a in arrays))
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

@@ -32,7 +32,8 @@ class Measurement(NamedTuple):
 class RmsRatio(NamedTuple):
     """The RMS error of one array of one case, of the subject and of right implementations.
 
-    ``in_mean`` is False for a case with large cell states, where right implementations differ widely.
+    ``in_mean`` is False for a case with large cell states, where right implementations differ widely, and for
+    cases that are not compared in every respect.
     """
 
     where: str

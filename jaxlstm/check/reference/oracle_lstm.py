@@ -58,11 +58,14 @@ class OracleLSTM:
             self, params={n: np.asarray(a).astype(dtype) for n, a in self.params.items()}
         )
 
-    def perturbed(self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool) -> Results:
+    def perturbed(
+        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, hold: bool = False
+    ) -> Results:
         """Return the results after every number of the call has changed by a relative ``size``.
 
         Every sigmoid changes by half of it: if ``size`` is an ulp, by the spacing of the numbers below 1.
         Many libraries compute sigmoid through tanh, so a gate near 0 has an absolute error of that size.
+        An LSTM decides nothing, so that ``hold`` has no effect.
         """
 
         def signs(a: Array) -> Array:

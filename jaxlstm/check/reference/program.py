@@ -9,7 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_floating, named_outputs
+from jaxlstm.check.cases.case import (
+    Array,
+    Case,
+    LayerRecord,
+    Results,
+    is_discrete,
+    is_floating,
+    named_outputs,
+)
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.jax_runs import (
     depends_on_values,
@@ -28,7 +36,7 @@ from jaxlstm.programs.program import Program
 
 Tensors = Mapping[str, Array]
 _PRECISION = "highest"
-_STATISTICS = ("running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
 
 
 def with_exact_sizes(program: Program) -> Program:
@@ -64,6 +72,19 @@ class ProgramReference:
         """Return the parameters by name. A tied parameter appears once."""
         return to_numpy(self._program.params)
 
+    def statistics(self) -> dict[str, Array]:
+        """Return the running statistics by name."""
+        return {n: a for n, a in to_numpy(self._program.buffers).items() if n.endswith(STATISTICS)}
+
+    def moved(self, values: Tensors) -> "ProgramReference":
+        """Return the reference with other values of some parameters and statistics."""
+        other = copy.copy(self)
+        other._program, other._in_float64 = (
+            _with_values(program, values) for program in (self._program, self._in_float64)
+        )
+        other._with_tanh = self._with_tanh.moved(values) if self._with_tanh else None
+        return other
+
     def run(self, case: Case, dtype: Any = np.float64, *, gradients: bool = False) -> Results:
         """Run the program on a case in ``dtype``, its own or float64."""
         program = self._of(dtype)
@@ -90,11 +111,18 @@ class ProgramReference:
         others = self._with_tanh.right_runs(case, dtype, gradients=gradients) if self._with_tanh else []
         return [self.run(case, dtype, gradients=gradients), *others]
 
-    def perturbed(self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool) -> Results:
-        """Return the float64 results after every number of the call has changed by a relative ``size``."""
+    def perturbed(
+        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, hold: bool = False
+    ) -> Results:
+        """Return the float64 results after every number of the call has changed by a relative ``size``.
+
+        With ``hold``, arrays of whole numbers, such as masks, do not change.
+        """
 
         def changed(array: Array) -> Array:
-            return array * (1 + size * rng.choice([-1.0, 1.0], array.shape)) if is_floating(array) else array
+            if not is_floating(array) or (hold and is_discrete(array)):
+                return array
+            return array * (1 + size * rng.choice([-1.0, 1.0], array.shape))
 
         params, buffers = (
             {name: changed(a) for name, a in to_numpy(group).items()}
@@ -106,7 +134,7 @@ class ProgramReference:
         """Change every number of the tables by rounding; return their names and the float64 results."""
         program = self._in_float64
         buffers = to_numpy(program.buffers)
-        tables = [name for name, a in buffers.items() if is_floating(a) and not name.endswith(_STATISTICS)]
+        tables = [name for name, a in buffers.items() if is_floating(a) and not name.endswith(STATISTICS)]
         if not tables:
             return None
         size = float(np.finfo(self.dtype).eps) if self.dtype.kind == "f" else 0.0
@@ -147,6 +175,15 @@ class ProgramReference:
                 return Results(to_numpy(self._forward[dtype](params, floating, others)))
             found = self._forward_and_back[dtype](params, floating, others, dict(case.cotangents))
             return Results(*map(to_numpy, found))
+
+
+def _with_values(program: Program, values: Tensors) -> Program:
+    other: Any = copy.copy(program)
+    other.params, other.buffers = (
+        {name: values[name].astype(a.dtype) if name in values else a for name, a in arrays.items()}
+        for arrays in (program.params, program.buffers)
+    )
+    return other
 
 
 def _with_tanh_of_xla(program: Program) -> Program | None:

@@ -18,12 +18,16 @@ from unittest import mock
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.cases.case import Array, Case, Results, named_outputs
+from jaxlstm.check.cases.case import Array, Case, Results, is_discrete, named_outputs
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.reference import torch_precision
 
 if TYPE_CHECKING:
     import torch
+
+
+REMEMBERED = 8
+"""Results that are kept: whether the module takes a case is tried before the case is."""
 
 
 class TorchModel:
@@ -50,6 +54,7 @@ class TorchModel:
         dtypes = [p.dtype for p in self._copy.parameters() if p.is_floating_point()]
         self.dtype = np.dtype(tensor_to_numpy(torch.empty(0, dtype=dtypes[0] if dtypes else None)).dtype)
         self._in_float64 = _deep_copy(self._copy).double()
+        self._results: dict[Any, Results] = {}
         if isinstance(self._in_float64, torch.fx.GraphModule):
             _replace_dtypes(self._in_float64)
 
@@ -61,12 +66,34 @@ class TorchModel:
         """Return the parameters in the module's own dtype by name. A tied parameter appears once."""
         return {name: tensor_to_numpy(p) for name, p in self._copy.named_parameters()}
 
+    def statistics(self) -> dict[str, Array]:
+        """Return the running statistics by name."""
+        buffers = self._copy.named_buffers()
+        return {n: tensor_to_numpy(a) for n, a in buffers if n.endswith(("running_mean", "running_var"))}
+
+    def moved(self, values: Mapping[str, Array]) -> TorchModel:
+        """Return the module with other values of some parameters and statistics."""
+        other, self_modules = copy.copy(self), (self._copy, self._in_float64)
+        other._results = {}
+        other._copy, other._in_float64 = map(_deep_copy, self_modules)
+        for module in (other._copy, other._in_float64):
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                if name in values:
+                    tensor.data.copy_(numpy_to_tensor(values[name]))
+        return other
+
     def run(
         self, case: Case, dtype: Any = np.float64, *, gradients: bool = False, onednn: bool = True
     ) -> Results:
         """Run the module on a case in its own dtype or float64. Without oneDNN, sums have another order."""
-        with pinned(dtype, onednn=onednn):
-            return run_module(self.module(dtype), case.astype(dtype), gradients)
+        case = case.astype(dtype)
+        key = (case.contents, np.dtype(dtype), gradients, onednn)
+        if key not in self._results:
+            with pinned(dtype, onednn=onednn):
+                self._results[key] = run_module(self.module(dtype), case, gradients)
+            for old in list(self._results)[:-REMEMBERED]:
+                del self._results[old]
+        return self._results[key]
 
     def refusal(self, case: Case) -> str:
         """Return the exception that the module raises for a case, or an empty string."""
@@ -82,19 +109,25 @@ class TorchModel:
         """Return the results of a run without oneDNN."""
         return [self.run(case, dtype, gradients=gradients, onednn=False)]
 
-    def perturbed(self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool) -> Results:
-        """Return the float64 results after every number of the call has changed by a relative ``size``."""
+    def perturbed(
+        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, hold: bool = False
+    ) -> Results:
+        """Return the float64 results after every number of the call has changed by a relative ``size``.
+
+        With ``hold``, arrays of whole numbers, such as masks, do not change.
+        """
         import torch
 
-        def factor(shape: tuple[int, ...]) -> Array:
-            return 1 + size * rng.choice([-1.0, 1.0], shape)
+        def factor(array: Any) -> Array:
+            held = hold and is_discrete(array)
+            return 1 + (not held) * size * rng.choice([-1.0, 1.0], tuple(array.shape))
 
-        case = case.astype(np.float64).map_numbers(lambda a: a * factor(a.shape))
+        case = case.astype(np.float64).map_numbers(lambda a: a * factor(a))
         module = _deep_copy(self._in_float64)
         with torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
                 if tensor.is_floating_point():
-                    tensor.mul_(torch.as_tensor(factor(tuple(tensor.shape))))
+                    tensor.mul_(torch.as_tensor(factor(tensor)))
         with pinned(np.float64):
             return run_module(module, case, gradients)
 

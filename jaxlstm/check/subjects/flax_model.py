@@ -31,15 +31,22 @@ class FlaxModel(CheckedModel):
 
     def call_in(self, dtype: Any) -> Call:
         """Return the module with its floating-point variables and its dtype attributes in ``dtype``."""
-        graph, params, rest = nnx.split(self.copy(dtype), _is_parameter, ...)
-        leaves, treedef = jax.tree.flatten(params)
-        names = [".".join(map(_step, path)) for path, _ in nnx.to_flat_state(params)]
+        graph, *states, rest = nnx.split(self.copy(dtype), _is_parameter, _is_number, ...)
+        flat = [jax.tree.flatten(state) for state in states]
+        names = [[".".join(map(_step, path)) for path, _ in nnx.to_flat_state(state)] for state in states]
 
-        def function(params: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            state = jax.tree.unflatten(treedef, [params[name] for name in names])
-            return self._call(nnx.merge(graph, state, rest, copy=True), *args, **kwargs)
+        def function(arrays: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            given = (
+                jax.tree.unflatten(treedef, [arrays[name] for name in part])
+                for part, (_, treedef) in zip(names, flat, strict=True)
+            )
+            return self._call(nnx.merge(graph, *given, rest, copy=True), *args, **kwargs)
 
-        return Call(function, dict(zip(names, map(np.asarray, leaves), strict=True)))
+        params, buffers = (
+            dict(zip(part, map(np.asarray, leaves), strict=True))
+            for part, (leaves, _) in zip(names, flat, strict=True)
+        )
+        return Call(function, params, buffers)
 
     def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Run a copy eagerly and return every call of a submodule, in the order in which they return.
@@ -100,7 +107,7 @@ class LinenFunction(FunctionModel):
             except FlaxError as error:
                 raise ValueError(_flax_message(error)) from error
 
-        return Call(function, call.params)
+        return Call(function, call.params, call.buffers)
 
     def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Run the function and return every call of a Linen module, in the order in which they return."""
@@ -118,7 +125,7 @@ class LinenFunction(FunctionModel):
             call = self.call_in(dtype if dtype == np.float64 else None)
             args, kwargs = case.call(jax.device_put(dict(case.astype(dtype).arrays)))
             with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.
-                call.function(jax.device_put(dict(call.params)), args, kwargs)
+                call.function(jax.device_put({**call.buffers, **call.params}), args, kwargs)
         return records
 
 
@@ -136,6 +143,11 @@ def _is_parameter(path: Any, leaf: Any) -> bool:
     return isinstance(leaf, nnx.Param) or (
         not isinstance(leaf, nnx.Variable) and hasattr(leaf, "dtype") and is_floating(leaf)
     )
+
+
+def _is_number(path: Any, leaf: Any) -> bool:
+    """Return True for the other variables of floating-point numbers, such as running statistics."""
+    return hasattr(leaf, "dtype") and is_floating(leaf)
 
 
 def _step(key: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_array
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_numpy, with_gradients
 
+_BUFFERS = "buffers"
+
 
 @dataclass(frozen=True)
 class Call:
-    """A model in one dtype: ``function(params, args, kwargs)`` and its parameters by name."""
+    """A model in one dtype: ``function(arrays, args, kwargs)``, its parameters and its statistics by name."""
 
     function: Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], Any]
     params: Mapping[str, Array]
+    buffers: Mapping[str, Array] = field(default_factory=dict)
 
 
 class CheckedModel:
@@ -67,8 +71,9 @@ class FunctionModel(CheckedModel):
             tree = [params.get(name.removeprefix(prefix), arrays[name]) for name in names]
             return self._function(jax.tree.unflatten(treedef, tree), *args, **kwargs)
 
-        params = {n: a for n, a in arrays.items() if n.startswith(prefix) and is_floating(a)}
-        return Call(function, {name.removeprefix(prefix): a for name, a in params.items()})
+        floating = {n: a for n, a in arrays.items() if is_floating(a)}
+        params = {n.removeprefix(prefix): a for n, a in floating.items() if n.startswith(prefix)}
+        return Call(function, params, {n: a for n, a in floating.items() if not n.startswith(prefix)})
 
 
 def cast(array: Any, dtype: Any) -> Any:
@@ -93,6 +98,8 @@ class ModelRunner:
         with jax_settings(dtype, precision):
             self.call = model.call_in(dtype if cast_model else None)
             self._params = jax.device_put(dict(self.call.params))
+            self._buffers = jax.device_put(dict(self.call.buffers))
+        self._compiled: dict[str, Mapping[str, Array]] = {}
         self._forward = jitted(self._outputs)
         self._forward_and_back = jitted(with_gradients(self._outputs))
 
@@ -101,31 +108,67 @@ class ModelRunner:
         with jax_settings(self.dtype, self.precision):
             self._params[name] = jax.device_put(value.astype(self._params[name].dtype))
 
+    def moved(self, values: Mapping[str, Array]) -> ModelRunner:
+        """Return the runner with other values of some parameters and buffers; it shares what is compiled."""
+        other = copy.copy(self)
+        with jax_settings(self.dtype, self.precision):
+            for name in ("_params", "_buffers"):
+                arrays = getattr(self, name)
+                changed = {n: values[n].astype(a.dtype) for n, a in arrays.items() if n in values}
+                setattr(other, name, {**arrays, **jax.device_put(changed)})
+        return other
+
     def run(self, case: Case, *, gradients: bool = False) -> Results:
         """Run the model on a case, with its floating-point arrays rounded to the dtype.
 
         With ``gradients``, compute the gradients of inputs and parameters for the cotangents of the case.
         """
         with jax_settings(self.dtype, self.precision):
-            floating, others = split(case, self.dtype)
-            if not gradients:
+            floating, others = self._arrays(case)
+            shapes = str(case.shapes)
+            if not gradients and shapes not in self._compiled:
                 return Results(to_numpy(self._forward(self._params, floating, others)))
-            found = self._forward_and_back(self._params, floating, others, dict(case.cotangents))
-            return Results(*map(to_numpy, found))
+            # What was compiled with gradients is not compiled again without them.
+            cotangents = case.cotangents if gradients else self._compiled[shapes]
+            found = self._forward_and_back(self._params, floating, others, dict(cotangents))
+            self._compiled[shapes] = cotangents
+            outputs, derived = map(to_numpy, found)
+            return Results(outputs, derived if gradients else None)
+
+    def size_of_trace(self, case: Case) -> float:
+        """Return the number of operations that JAX traces for a case, infinite if it cannot trace them."""
+        try:
+            return _count(self._traced(case).jaxpr)
+        except PORT_EXCEPTIONS:
+            return np.inf
+
+    def constants(self, case: Case) -> list[Array]:
+        """Return the floating-point arrays that a call takes from elsewhere, or raise an exception of it."""
+        return [np.asarray(a) for a in self._traced(case).consts if is_array(a) and is_floating(a) and a.ndim]
+
+    def _traced(self, case: Case) -> Any:
+        with jax_settings(self.dtype, self.precision):
+            return jax.make_jaxpr(self._outputs)(self._params, *self._arrays(case))
+
+    def _arrays(self, case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+        floating, others = split(case, self.dtype)
+        return floating, {**others, _BUFFERS: self._buffers}
 
     def casts_to_float32(self, case: Case) -> list[str]:
         """Return the lines of code at which a float64 run converts numbers to float32."""
-        with jax_settings(self.dtype, self.precision):
-            floating, others = split(case, self.dtype)
-            try:
-                jaxpr = jax.make_jaxpr(self._outputs)(self._params, floating, others)
-            except PORT_EXCEPTIONS:  # Control flow that depends on values.
-                return []
-        return list(dict.fromkeys(_casts(jaxpr.jaxpr)))
+        try:
+            return list(dict.fromkeys(_casts(self._traced(case).jaxpr)))
+        except PORT_EXCEPTIONS:  # Control flow that depends on values.
+            return []
 
     def _outputs(self, params: Any, floating: Any, others: Any) -> dict[str, Any]:
         args, kwargs = self._example.call({**floating, **others})
-        return named_outputs(self.call.function(params, args, kwargs))
+        return named_outputs(self.call.function({**others[_BUFFERS], **params}, args, kwargs))
+
+
+def _count(jaxpr: Any) -> int:
+    inner = (_count(part) for equation in jaxpr.eqns for part in jaxprs_in_params(equation.params))
+    return len(jaxpr.eqns) + sum(inner)
 
 
 def _casts(jaxpr: Any) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Subjects of a verification, and a model as one of them."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -8,11 +9,13 @@ import numpy as np
 
 from jaxlstm.check.cases.case import Case, Results, is_floating
 from jaxlstm.check.criteria.difference import without_padding
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.program import ProgramReference
 from jaxlstm.check.reference.torch_layers import longest_packed
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
-from jaxlstm.check.subjects.pairing import ModuleNames, pair_parameters
+from jaxlstm.check.subjects.moves import Moves, moved_arrays
+from jaxlstm.check.subjects.pairing import ModuleNames, Pairing, pair_parameters
 from jaxlstm.check.subjects.port import Port
 
 
@@ -46,7 +49,14 @@ class ModelSubject:
         self.working = ModelRunner(model, example, theirs.dtype, cast_model=False, precision=precision)
         self.float64 = ModelRunner(model, example, np.float64, cast_model=True, precision=precision)
         params = theirs.params()
-        self.pairing = pair_parameters(self.working.call.params, params, names.same_module)
+        tensors = {**params, **theirs.statistics()}
+        self.pairing = pair_parameters(self.working.call.params, tensors, names.same_module)
+        self._every_pair = Pairing(
+            {
+                **self.pairing.choices,
+                **pair_parameters(self.working.call.buffers, theirs.statistics(), names.same_module).choices,
+            }
+        )
         for name, (a, b) in self.pairing.summed().items():
             index = self.pairing.choices[name][0][0].index
             total = params[a].astype(np.float64) + params[b].astype(np.float64)
@@ -64,6 +74,29 @@ class ModelSubject:
     def run_float64(self, case: Case, *, gradients: bool) -> Results:
         """Run the copy of the model in float64, also if the module is in float64."""
         return self.float64.run(case, gradients=gradients)
+
+    def moves(self, gradients: tuple[Results, Results] | None, rng: np.random.Generator) -> Moves | None:
+        """Return other values of the parameters and statistics of both models; None if nothing is known."""
+        call = self.working.call
+        try:
+            constants = self.working.constants(self.example)
+        except PORT_EXCEPTIONS:  # Control flow that depends on values.
+            return None
+        if not self.pairing.choices:
+            return None
+        ours = {**call.params, **call.buffers}
+        theirs = {**self._theirs.params(), **self._theirs.statistics()}
+        return moved_arrays(ours, theirs, self._every_pair, gradients, constants, rng)
+
+    def moved(self, moves: Moves) -> "ModelSubject":
+        """Return the subject with other values of the parameters."""
+        other = copy.copy(self)
+        other.working, other.float64 = (runner.moved(moves.ours) for runner in (self.working, self.float64))
+        return other
+
+    def takes(self, case: Case, example: Case) -> bool:
+        """Return True if the model takes a case, traced into about as many operations as the example."""
+        return self.working.size_of_trace(case) <= 1.1 * self.working.size_of_trace(example) + 40
 
     def comparable(self, results: Results, case: Case, truth: Callable[[], Results]) -> Results:
         """Return the results without the steps after the longest sequence, where torch's arrays end."""

@@ -54,16 +54,23 @@ class Pairing:
         Equal values, such as a bias of zeros, leave several choices, each of which makes the same model.
         """
 
-        def distance(name: str, choice: Choice) -> float:
-            errors = [
-                ours[name] - np.where(p.index < 0, ours[name], theirs[p.theirs].flat[p.index]) for p in choice
-            ]
-            return float(max(np.max(np.abs(error), initial=0.0) for error in errors))
-
         def best(name: str, choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
-            return (min(choices, key=lambda c: distance(name, c)),) if len(choices) > 1 else choices
+            if len(choices) < 2:
+                return choices
+            return (min(choices, key=lambda c: self.distance(name, c, ours, theirs)),)
 
         return Pairing({name: best(name, choices) for name, choices in self.choices.items()})
+
+    def distance(
+        self, name: str, choice: Choice, ours: Mapping[str, Array], theirs: Mapping[str, Array]
+    ) -> float:
+        """Return the largest difference of the gradients; statistics, which have none, are not far off."""
+        if not all(p.theirs in theirs for p in choice):
+            return 1e-3 * float(np.max(np.abs(ours[name]), initial=0.0))
+        errors = [
+            ours[name] - np.where(p.index < 0, ours[name], theirs[p.theirs].flat[p.index]) for p in choice
+        ]
+        return float(max(np.max(np.abs(error), initial=0.0) for error in errors))
 
     def gradients(self, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> dict[str, Array]:
         """Return our gradients under torch's names and in torch's order.
@@ -74,6 +81,8 @@ class Pairing:
         covered: dict[str, Array] = {}
         for name, choices in self.choices.items():
             for layout in choices[0] if choices else ():
+                if layout.theirs not in theirs:  # Statistics, which have no gradient in torch.
+                    continue
                 size, known = theirs[layout.theirs].size, layout.index >= 0
                 total = totals.setdefault(layout.theirs, np.zeros(size, ours[name].dtype))
                 np.add.at(total, layout.index[known], ours[name][known])

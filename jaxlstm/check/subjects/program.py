@@ -10,7 +10,7 @@ import numpy as np
 from jaxlstm.check.cases.case import Case, is_floating
 from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of
 from jaxlstm.check.reference.jax_runs import jax_settings
-from jaxlstm.check.reference.program import with_exact_sizes
+from jaxlstm.check.reference.program import STATISTICS, with_exact_sizes
 from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import Call, CheckedModel
@@ -34,12 +34,16 @@ class ProgramModel(CheckedModel):
         program = self.program_in(dtype)
         params = {name: np.asarray(a) for name, a in program.params.items()}
         floating = {name: a for name, a in params.items() if is_floating(a)}
+        buffers = {name: np.asarray(a) for name, a in program.buffers.items()}
+        statistics = {name: a for name, a in buffers.items() if name.endswith(STATISTICS)}
 
         def function(given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            model = functools.partial(program, {**params, **given})
+            own = {name: a for name, a in given.items() if name not in statistics}
+            buffers = {name: given.get(name, a) for name, a in program.buffers.items()}
+            model = functools.partial(program, {**params, **own}, buffers=buffers)
             return self._call(model, *args, **kwargs) if self._call else model(*args, **kwargs)
 
-        return Call(function, floating)
+        return Call(function, floating, statistics)
 
     def program_in(self, dtype: Any) -> Program:
         """Return the program in float64, or as it is for any other ``dtype``."""

@@ -1,0 +1,146 @@
+"""The example of a model at other sizes: one smaller and one larger, of every axis that torch lets change."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.variations import Refusal, is_mask
+
+Axis = tuple[str, int]
+"""The name of an array and one of its axes."""
+
+Changes = dict[tuple[Axis, ...], int]
+"""The new size of each group of axes."""
+
+LARGE = (131, 67, 35)
+"""Large sizes, of which the largest within the two limits is tried."""
+
+ELEMENTS, WORK = 2**18, 2**30
+"""The most elements of the arguments, and the most products of an element and a parameter."""
+
+
+def other_sizes(
+    example: Case,
+    refusal: Refusal,
+    free: Sequence[tuple[Axis, ...]] | None,
+    parameters: int,
+    takes: Callable[[Case], bool],
+) -> tuple[list[Case], list[str]]:
+    """Return the example at smaller and at larger sizes, which a subject may refuse, and notes.
+
+    Of a program, ``free`` holds the axes that share each free size; these sizes are changed one by one and
+    together. Otherwise axes of equal size are resized together. ``takes`` tells whether the subject takes a
+    case of large sizes without much more work than the example; ``parameters`` is the number of parameters.
+    """
+    rng, cases, notes = np.random.default_rng(1), [], []
+    groups = _equal_axes(example) if free is None else [[axes] for axes in free]
+    resized, refused = _free_sizes(example, groups, refusal)
+    if refused:
+        declared = "" if free is None else ", although the program has them free"
+        notes.append(f"sizes that torch refuses to change{declared}: {'; '.join(refused)}")
+    alone = [(axes, sizes[-1]) for axes, sizes in resized.items() if free and len(resized) > 1]
+    smallest, largest = ({axes: sizes[k] for axes, sizes in resized.items()} for k in (0, -1))
+    for changes in [smallest, *([largest] if largest != smallest else [])] if resized else []:
+        case = resize(example, changes, rng)
+        if refusal(case):  # Sizes that torch takes one by one, but not together.
+            alone += changes.items()
+        elif changes is largest:
+            # The gradients at one other size than the example's: compiling more of them would take long.
+            large = _large(example, largest, parameters, lambda c: not refusal(c) and takes(c), rng)
+            cases.append(replace(large or case, compared="results", differentiate=True))
+        else:
+            cases.append(case)
+    return cases + [resize(example, dict([change]), rng) for change in dict.fromkeys(alone)], notes
+
+
+def _equal_axes(example: Case) -> list[list[tuple[Axis, ...]]]:
+    """Return for each size the group of all axes that have it, and then each of them."""
+    axes: dict[int, list[Axis]] = {}
+    for name, array in example.arrays.items():
+        for axis, size in enumerate(array.shape):
+            axes.setdefault(size, []).append((name, axis))
+    return [[tuple(group)] + [(axis,) for axis in group if len(group) > 1] for group in axes.values()]
+
+
+def _free_sizes(
+    example: Case, groups: list[list[tuple[Axis, ...]]], refusal: Refusal
+) -> tuple[dict[tuple[Axis, ...], list[int]], list[str]]:
+    """Return the sizes that torch takes for each group of axes, and in words the axes that it keeps."""
+    free: dict[tuple[Axis, ...], list[int]] = {}
+    refused = []
+    for whole, *parts in groups:
+        (name, axis), *_ = whole
+        size = example.arrays[name].shape[axis]
+        for subset in [whole, *parts]:
+            if sizes := _accepted(example, subset, size, refusal):
+                free[subset] = sizes
+            if whole in free:
+                break
+        if not free.keys() & {whole, *parts}:
+            refused += [f"axis {axis} of {name}" for name, axis in whole]
+    return free, refused
+
+
+def _accepted(example: Case, axes: tuple[Axis, ...], size: int, refusal: Refusal) -> list[int]:
+    """Return at most one smaller and one larger size that torch takes."""
+
+    def first(sizes: tuple[int, ...]) -> list[int]:
+        fits = (n for n in dict.fromkeys(sizes) if 0 < n != size)
+        rng = np.random.default_rng(0)
+        return list(itertools.islice((n for n in fits if not refusal(resize(example, {axes: n}, rng))), 1))
+
+    # Five more elements remain visible after pooling, and change an even size into an odd one.
+    return first((1, size // 2, size - 1)) + first((size + 5, 2 * size, size + 1))
+
+
+def _large(
+    example: Case, largest: Changes, parameters: int, takes: Callable[[Case], bool], rng: np.random.Generator
+) -> Case | None:
+    """Return a case with much larger sizes that is within the limits and is taken, or None.
+
+    An even size becomes odd and the reverse, or a multiple where only the double was taken.
+    """
+
+    def enlarged(axes: tuple[Axis, ...], taken: int, goal: int) -> int:
+        (name, axis), *_ = axes
+        size = example.arrays[name].shape[axis]
+        return size * -(-goal // size) if taken == 2 * size else goal + size % 2
+
+    def allowed(changes: Changes) -> Case | None:
+        case = resize(example, changes, rng)
+        elements = sum(a.size for a in case.arrays.values())
+        fits = elements <= ELEMENTS and elements * parameters <= WORK
+        return case if fits and takes(case) else None
+
+    for goal in LARGE:
+        every = {axes: max(taken, enlarged(axes, taken, goal)) for axes, taken in largest.items()}
+        if found := allowed(every):
+            return found
+    changes, found = largest, None
+    for axes, size in every.items():  # One after the other, where torch does not take all together.
+        if size > changes[axes] and (case := allowed({**changes, axes: size})):
+            changes, found = {**changes, axes: size}, case
+    return found
+
+
+def resize(example: Case, changes: Changes, rng: np.random.Generator) -> Case:
+    """Return the example with other sizes of some axes. Integers up to a size stay within the new size.
+
+    The name of the case names an axis only if another one has the same size.
+    """
+    arrays, parts = dict(example.arrays), []
+    for axes, size in changes.items():
+        (name, axis), *_ = axes
+        old = example.arrays[name].shape[axis]
+        alike = sum(array.shape.count(old) for array in example.arrays.values())
+        parts.append(f"{old} -> {size}" + f" on axis {axis} of {name}" * (alike > len(axes)))
+        for name, axis in axes:
+            arrays[name] = np.take(arrays[name], np.arange(size) % old, axis)
+        for name, a in arrays.items():
+            if a.dtype.kind in "iu" and size < a.max(initial=0) <= old:
+                arrays[name] = np.minimum(a, np.asarray(size, a.dtype))
+    resized = replace(example, name=f"sizes {', '.join(parts)}", arrays=arrays, optional=True)
+    return resized.map(lambda a: a if is_mask(a) else rng.permutation(a.ravel()).reshape(a.shape))
