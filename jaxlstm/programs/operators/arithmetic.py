@@ -1,12 +1,15 @@
 """Arithmetic, comparison and logic, element by element, with torch's type promotion and integer division."""
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.programs.operators.dtypes import (
     Operand,
@@ -36,6 +39,23 @@ def _floor_divide(x: Array, y: Array) -> Array:
     return jnp.where(y == 0, x / y, jnp.floor_divide(x, y)) if is_float(x) else jnp.floor_divide(x, y)
 
 
+def _flat(function: _Binary, is_flat: _Binary) -> _Binary:
+    """Return a function whose gradient is 0 where ``is_flat`` holds for its arguments."""
+
+    def flat(x: Array, y: Array) -> Array:
+        at = is_flat(x, y)
+        return jnp.where(
+            at, lax.stop_gradient(function(x, y)), function(jnp.where(at, 1, x), jnp.where(at, 1, y))
+        )
+
+    return flat
+
+
+def _beside_infinity(function: _Binary, x: Array, y: Array) -> Array:
+    """Return a function of two numbers; beside an infinite number, the other has the gradient 0."""
+    return function(*(jnp.where(jnp.isposinf(b), lax.stop_gradient(a), a) for a, b in ((x, y), (y, x))))
+
+
 _COMPARISONS = {
     "eq": jnp.equal,
     "ge greater_equal": jnp.greater_equal,
@@ -63,10 +83,10 @@ _TENSORS = {
     "minimum": jnp.minimum,
 }
 _TENSORS_OF_FLOATS = {
-    "atan2 arctan2": jnp.arctan2,
-    "hypot": jnp.hypot,
-    "logaddexp": jnp.logaddexp,
-    "logaddexp2": jnp.logaddexp2,
+    "atan2 arctan2": _flat(jnp.arctan2, lambda x, y: (x == 0) & (y == 0)),
+    "hypot": lambda x, y: _beside_infinity(jnp.hypot, jnp.abs(x), jnp.abs(y)),
+    "logaddexp": functools.partial(_beside_infinity, jnp.logaddexp),
+    "logaddexp2": functools.partial(_beside_infinity, jnp.logaddexp2),
 }
 register_family(_of_promoted, _COMPARISONS | _NUMBERS, TENSOR_OR_SCALAR, layout="elementwise")
 register_family(_of_promoted, _TENSORS, layout="elementwise")
@@ -82,7 +102,7 @@ register_family(_of_promoted, {"floor_divide": _floor_divide}, "default Scalar T
 register_family(_of_promoted_floats, _TENSORS_OF_FLOATS, layout="elementwise")
 register_family(
     _of_promoted_floats,
-    {"copysign": jnp.copysign, "div divide true_divide": operator.truediv},
+    {"copysign": _flat(jnp.copysign, lambda x, y: x == 0), "div divide true_divide": operator.truediv},
     TENSOR_OR_SCALAR,
     layout="elementwise",
 )
@@ -137,7 +157,30 @@ def pow(self: Operand, exponent: Operand) -> Array:
     if isinstance(exponent, int) or (isinstance(exponent, float) and exponent.is_integer()):
         # A static exponent has a gradient at zero and negative numbers.
         return lax.integer_pow(as_array(self, dtype), int(exponent))
-    return jnp.power(as_array(self, dtype), as_array(exponent, dtype))
+    return _power(as_array(self, dtype), as_array(exponent, dtype))
+
+
+@jax.custom_jvp
+def _power(x: Array, exponent: Array) -> Array:
+    """Return ``x ** exponent`` with torch's gradients, also where the number, the exponent or both are 0."""
+    return jnp.power(x, exponent)
+
+
+def _power_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    x, exponent = primals
+    result = _power(x, exponent)
+    tangent = jnp.zeros_like(result)
+    if not isinstance(tangents[0], SymbolicZero):
+        slope = exponent * _power(x, jnp.where(exponent == 0, 1, exponent - 1))
+        tangent += jnp.where(exponent == 0, 0, slope) * tangents[0]
+    if not isinstance(tangents[1], SymbolicZero):
+        is_flat = (x == 0) & (exponent.real >= 0)
+        slope = result * jnp.log(jnp.where(is_flat, 1, x))
+        tangent += jnp.where(is_flat, 0, slope) * tangents[1]
+    return result, tangent
+
+
+_power.defjvp(_power_jvp, symbolic_zeros=True)
 
 
 @register_operator(

@@ -158,9 +158,18 @@ def as_array(operand: Operand, dtype: Any) -> Array:
 
 
 def converted(x: Array, dtype: Any) -> Array:
-    """Return an array in a dtype. As in torch, complex numbers lose their imaginary part."""
+    """Return an array in a dtype.
+
+    As in torch, complex numbers lose their imaginary part, and floats wrap in integers of 8 and 16 bits.
+    """
     loses_it = jnp.iscomplexobj(x) and not (jnp.issubdtype(dtype, jnp.complexfloating) or dtype == np.bool_)
-    return (x.real if loses_it else x).astype(dtype)
+    x = x.real if loses_it else x
+    if is_float(x) and is_integer(dtype) and (size := np.dtype(dtype).itemsize) < 4:
+        # torch goes through int64 for uint8 and int32 for others; beyond them all bits are 0.
+        whole = jnp.trunc(x.astype(gate_dtype(x.dtype)))
+        fits = jnp.abs(whole) < 2.0 ** (63 if dtype == np.uint8 else 31)
+        x = jnp.where(fits, jnp.fmod(whole, 2 ** (8 * size)), 0).astype(np.int32)
+    return x.astype(dtype)
 
 
 def is_float(x: Any) -> bool:

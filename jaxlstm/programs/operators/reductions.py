@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
 from jaxlstm.programs.operators.axes import axes, axis
-from jaxlstm.programs.operators.dtypes import Operand, as_float, held, in_float32, sum_type
+from jaxlstm.programs.operators.dtypes import Operand, as_float, converted, held, in_float32, sum_type
 from jaxlstm.programs.operators.registry import register_family, register_operator
 from jaxlstm.programs.operators.unary import power
 
@@ -23,7 +23,7 @@ def sum_(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None)
     """Return the sum over axes; over all axes for None or an empty list."""
     result = sum_type(self, dtype)
     wide = gate_dtype(result) if jnp.issubdtype(result, jnp.inexact) else result
-    return jnp.sum(self.astype(wide), axes(self, dim), keepdims=keepdim).astype(result)
+    return jnp.sum(converted(self, wide), axes(self, dim), keepdims=keepdim).astype(result)
 
 
 @register_operator("aten.mean.default", "aten.mean.dim", layout="over")
@@ -38,7 +38,7 @@ def mean(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None)
 @register_operator("aten.prod.default", "aten.prod.dim_int")
 def prod(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the product over an axis, or over all."""
-    return jnp.prod(self.astype(sum_type(self, dtype)), axes(self, dim), keepdims=keepdim)
+    return jnp.prod(converted(self, sum_type(self, dtype)), axes(self, dim), keepdims=keepdim)
 
 
 def over_axes(function: Callable[..., Array], self: Array, dim: Any = None, keepdim: bool = False) -> Array:
@@ -110,7 +110,7 @@ register_family(_moment, _MOMENTS, "default dim correction", layout="over")
 
 
 def _running(function: Callable[..., Array], self: Array, dim: int, dtype: Any = None) -> Array:
-    x = self.astype(sum_type(self, dtype))
+    x = converted(self, sum_type(self, dtype))
     return function(x, axis(self, dim)) if self.ndim else x
 
 

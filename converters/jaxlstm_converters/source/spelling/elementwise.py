@@ -45,7 +45,9 @@ def _floor_divided(operation: TypedNode) -> str | None:
 
 def _power(operation: TypedNode) -> str | None:
     exponent = operation["exponent"]
-    if not operation.promotes("self", "exponent"):
+    # JAX's gradient is NaN where the number and an exponent that is an array are 0.
+    is_array = not isinstance(exponent, int | float) and any(map(operation.is_float, ("self", "exponent")))
+    if is_array or not operation.promotes("self", "exponent"):
         return None
     if isinstance(exponent, float) and exponent.is_integer():
         # JAX multiplies for integers only, and has then a gradient at 0.
@@ -112,7 +114,6 @@ _OF_TWO = {
     "self >= other": "ge greater_equal",
     "jnp.maximum(self, other)": "maximum max.other",
     "jnp.minimum(self, other)": "minimum min.other",
-    "jnp.arctan2(self, other)": "atan2 arctan2",
 }
 _OF_NUMBERS = {
     **{f"a{name}": f"arc{name}" for name in ("cos", "cosh", "sin", "sinh", "tan", "tanh")},

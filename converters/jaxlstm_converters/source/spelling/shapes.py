@@ -222,9 +222,12 @@ def converted(operation: TypedNode) -> str | None:
         return None
     if own.dtype == result.dtype:
         return "self"
+    operation.extra["to"] = result.dtype
+    if result.dtype.kind in "iu" and result.dtype.itemsize < 4 and own.dtype.kind not in "biu":
+        # torch wraps numbers that are out of range.
+        return "(jnp.trunc(self) % 256).astype(to)" if result.dtype == np.uint8 else None
     if own.dtype.kind == "c":
         return None
-    operation.extra["to"] = result.dtype
     return "self.astype(to)"
 
 
