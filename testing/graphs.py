@@ -5,7 +5,7 @@
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,21 @@ def program(
     **fields: Any,
 ) -> Program:
     """Return the program of nodes that map an input "x" to one result; parameters are named "p_" + name."""
-    params = params or {}
-    graph = Graph(
+    return Program(
+        graph(*nodes, shape=shape, dtype=dtype, output=output, params=params or (), **fields), params or {}
+    )
+
+
+def graph(
+    *nodes: Node,
+    shape: Sequence[Size] = ("n", 3),
+    dtype: str = "float32",
+    output: str = "y",
+    params: Iterable[str] = (),
+    **fields: Any,
+) -> Graph:
+    """Return the graph of such a program, as a file may have it."""
+    return Graph(
         parameters={f"p_{name}": name for name in params},
         inputs=(Input("x", TensorType(np.dtype(dtype), tuple(shape))),),
         nodes=nodes,
@@ -52,7 +65,6 @@ def program(
         out_tree=Tree("leaf"),
         **fields,
     )
-    return Program(graph, params)
 
 
 X = Value("x")

@@ -7,36 +7,33 @@ it is used, and the model must have been exported in evaluation mode.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # Imported to register the operators.
 from jaxlstm.programs import operators as operators
-from jaxlstm.programs.aliases import InPlaceWrite, plan_writes
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, Node, Value, place_of, results_of, uses_of, values_in
+from jaxlstm.programs.functionalize import functionalize
+from jaxlstm.programs.graph import Graph, Node, TensorType, Value, place_of, results_of, uses_of, values_in
 from jaxlstm.programs.loop_copies import Loop
 from jaxlstm.programs.loops import find_loops
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
+from jaxlstm.programs.views import without_out
 
 
 @dataclass(frozen=True)
 class AcceptedGraph:
-    """An accepted graph: its nodes with their operators and the writes of in-place nodes.
+    """An accepted graph, without in-place operators, and the operators of its nodes.
 
     Attributes:
       graph: the graph.
       operators: the operator of each node.
-      writes: index of an in-place node -> its effect on other values.
-      mutated: the placeholders that the program changes.
       subgraphs: the graphs among the arguments of each node, by index of the node and place of the argument.
       loops: index of the first node of a loop -> the loop.
     """
 
     graph: Graph
     operators: tuple[Operator, ...]
-    writes: Mapping[int, InPlaceWrite]
-    mutated: frozenset[str]
     subgraphs: Mapping[tuple[int, int], AcceptedGraph]
     loops: Mapping[int, Loop]
 
@@ -45,33 +42,48 @@ class AcceptedGraph:
         return accept, (self.graph,)
 
 
-def accept(graph: Graph) -> AcceptedGraph:
-    """Check a graph, and plan its in-place writes."""
+def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> AcceptedGraph:
+    """Check a graph, and replace its in-place operators.
+
+    ``held`` has the types of parameters, buffers and constants by name of value, as far as they are known.
+    """
+    accepted, written = _accept(graph, held or {})
+    _require_unshared(graph, written)
+    return accepted
+
+
+def _accept(graph: Graph, held: Mapping[str, TensorType]) -> tuple[AcceptedGraph, frozenset[str]]:
+    """Return an accepted graph, and the placeholders that the given graph writes to."""
+    graph = without_out(graph)
     _require_defined_values(graph)
     found = _operators_of(graph)
     _require_evaluation_mode(graph, found)
     for node, operator in zip(graph.nodes, found, strict=True):
         _require_known_arguments(node, operator)
-    writes = plan_writes(graph, found)
-    mutated = frozenset(write.owner for write in writes.values()) & _placeholders(graph)
-    _require_unshared(graph, mutated)
-    loops = find_loops(graph, writes)
-    return AcceptedGraph(graph, found, writes, mutated, _accept_subgraphs(graph), loops)
+    pure, written = functionalize(graph, held)
+    if pure is not graph:
+        graph, found = pure, _operators_of(pure)
+    graph, subgraphs = _accept_subgraphs(graph)
+    return AcceptedGraph(graph, found, subgraphs, find_loops(graph)), written
 
 
-def _accept_subgraphs(graph: Graph) -> dict[tuple[int, int], AcceptedGraph]:
-    accepted = {}
+def _accept_subgraphs(graph: Graph) -> tuple[Graph, dict[tuple[int, int], AcceptedGraph]]:
+    """Return the graph with accepted subgraphs, and these by node and place."""
+    accepted, nodes = {}, [*graph.nodes]
     for index, node in enumerate(graph.nodes):
         for place, argument in enumerate(node.args):
             if isinstance(argument, Graph):
-                accepted[index, place] = inner = accept(argument)
-                if inner.mutated:
+                accepted[index, place], written = _accept(argument, {})
+                args = nodes[index].args
+                args = (*args[:place], accepted[index, place].graph, *args[place + 1 :])
+                nodes[index] = replace(nodes[index], args=args)
+                if written:
                     raise ProgramError(
                         "unsupported-alias",
                         f"a function of node {node.name} ({node.op}, {place_of(node)}) changes its argument "
                         "in place. Replace the in-place operator by its functional form, and export again",
                     )
-    return accepted
+    return (replace(graph, nodes=tuple(nodes)) if accepted else graph), accepted
 
 
 def _require_unshared(graph: Graph, mutated: Iterable[str]) -> None:

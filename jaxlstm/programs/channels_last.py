@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.aliases import functional_form
 from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value, results_of
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, Operator
 from jaxlstm.programs.orders import (
@@ -46,8 +45,7 @@ def channels_last(graph: Graph, tensors: Mapping[str, Any]) -> Graph:
     held = {value: tensors[name] for value, name in names.items()}
     types = {value: TensorType(np.dtype(a.dtype), tuple(a.shape)) for value, a in held.items()}
     types |= graph.types
-    graph, written = functional_form(graph, types)
-    return Rewriter(graph, types, written).rewritten(_RULES)
+    return Rewriter(graph, types).rewritten(_RULES)
 
 
 def _without(order: Order, axes: Iterable[int]) -> Order:
@@ -182,6 +180,17 @@ def _single(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, Ord
     return None if order is None else (value, order, rank)
 
 
+def _writes(state: Rewriter, node: Node, operator: Operator) -> bool:
+    """Write a part of an axis, or of one place of it, in any order."""
+    found, src, dim = _single(state, node, operator), node.kwargs.get("src"), node.kwargs.get("dim", 0)
+    if not found or not isinstance(src, Value) or src.name not in state.types or type(dim) is not int:
+        return False
+    value, order, rank = found
+    part = order if state.rank(src) == rank else _without(order, (dim % rank,))
+    arrays: dict[str, Any] = {"self": state.array(value, order), "src": state.array(src, part)}
+    return state.emit(node, order, **arrays, dim=order.index(dim % rank))
+
+
 def _squeezes(state: Rewriter, node: Node, operator: Operator) -> bool:
     found = _single(state, node, operator)
     dims = found and _dims(node, operator, state.rank(found[0]))
@@ -289,6 +298,7 @@ _RULES: dict[str, Rule] = {
     "channels": _channels,
     "along": partial(_by_axes, lambda order, dims: order),
     "over": _over,
+    "writes": _writes,
     "without": partial(_by_axes, _without),
     "squeezes": _squeezes,
     "inserts": _inserts,

@@ -22,7 +22,7 @@ from jaxlstm.programs.operators.inference import (
 )
 from jaxlstm.programs.operators.linear_algebra import linear
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, run_cell, run_layer
-from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator, is_in_place
+from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
 _LAYERS = {"aten.linear.default": LINEAR, "aten.lstm_cell.default": CELL, "aten.lstm.input": LSTM}
@@ -48,8 +48,6 @@ def fused(graph: Graph) -> Graph:
     last: dict[str, Node] = {}  # a result that is used once -> the convolution or product
     images: set[str] = set()  # the results of convolutions
     for node in graph.nodes:
-        if is_in_place(node.op):
-            last.clear()  # it may change the input of an earlier node
         if node.op in _CONVOLUTIONS:
             node = replace(node, op=CONVOLUTION)
         elif mean := _mean(node, images):
@@ -134,8 +132,8 @@ def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str,
     added: dict[str, np.ndarray] = {}
     found: dict[Any, Argument] = {}  # the steps of a loop share their weights
     names = {**graph.parameters, **graph.buffers, **graph.constants}
-    if library().handle is None or any(is_in_place(node.op) for node in graph.nodes):
-        return graph, added  # the values may change during a call
+    if library().handle is None:
+        return graph, added
 
     def known(argument: Argument) -> Any:
         if isinstance(argument, tuple):

@@ -11,16 +11,15 @@ import jax.export
 import numpy as np
 
 from jaxlstm.programs.acceptance import AcceptedGraph
-from jaxlstm.programs.aliases import InPlaceWrite, View
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of, results_of, uses_of
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import doubles_by_default, held
-from jaxlstm.programs.operators.registry import Operator, Options, is_in_place, with_values
+from jaxlstm.programs.operators.registry import Operator, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.scanned import Row, RunNode, join_rows, run_scan
 from jaxlstm.programs.size_rules import run_unknown, selected
-from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among, written, written_back
+from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among
 
 Values = dict[str, Any]
 
@@ -64,8 +63,8 @@ def run_nodes(
 def _body_runner(accepted: AcceptedGraph, start: int, options: Options) -> RunNode:
     """Return the function that runs a node of the loop at an index."""
 
-    def run(offset: int, node: Node, write: InPlaceWrite | None, values: Values) -> None:
-        _run(node, accepted.operators[start + offset], write, values, {}, options)
+    def run(offset: int, node: Node, values: Values) -> None:
+        _run(node, accepted.operators[start + offset], values, {}, options)
         _require_no_size_assertions(values)
 
     return run
@@ -88,7 +87,7 @@ def _run_node(accepted: AcceptedGraph, index: int, values: Values, options: Opti
         if (subgraph := accepted.subgraphs.get((index, place)))
     }
     try:
-        return _run(node, operator, accepted.writes.get(index), values, functions, options)
+        return _run(node, operator, values, functions, options)
     except ProgramError as error:
         if node.op not in ASSERTIONS:
             raise
@@ -107,7 +106,6 @@ def _asserted(accepted: AcceptedGraph, assertion: Node, values: Values) -> str:
 def _run(
     node: Node,
     operator: Operator,
-    write: InPlaceWrite | None,
     values: Values,
     functions: Mapping[int, Callable[..., Any]],
     options: Options,
@@ -117,9 +115,6 @@ def _run(
         result = _call(node, operator, values, functions, options)
     if not node.with_gradient:
         result = jax.tree.map(_without_gradient, result)
-    if write is not None:
-        with _naming(node):
-            result = _write(write, node, result, values, options)
     values.update(named_results(node, result))
     for name, type_ in node.types.items():
         if name in values:
@@ -168,8 +163,6 @@ def _call(
     if not node.with_gradient:
         # Some operators have no derivative, such as while_loop.
         args, kwargs = jax.tree.map(_without_gradient, (args, kwargs))
-    if is_in_place(node.op):
-        args, kwargs = [kwargs.pop("self")], kwargs
     try:
         with _naming(node):
             return _apply_at_sizes(node, operator, args, kwargs, options)
@@ -227,45 +220,6 @@ def _apply(node: Node, operator: Operator, args: list, kwargs: dict[str, Any], o
     if operator.takes_options:
         kwargs["options"] = options.of_module(node.module_path)
     return operator.function(*args, **kwargs)
-
-
-def _write(write: InPlaceWrite, node: Node, result: Any, values: Values, options: Options) -> Any:
-    """Store the result of an in-place operator in its argument and in all values that share its memory."""
-    target = values[write.target]
-    if is_among((target, result)):
-        result = written(target, result)
-    else:
-        # An in-place operator keeps the shape and dtype of its argument.
-        result = jax.numpy.broadcast_to(result.astype(target.dtype), target.shape)
-    # Inside of no_grad, torch replaces the contents of a tensor and keeps its gradient.
-    replaced = (lambda old, new: new) if node.with_gradient else with_values
-    result = values[write.target] = replaced(target, result)
-    for view in write.back:
-        values[view.base] = replaced(values[view.base], _written_back(view, values))
-    for view in write.again:
-        values[view.name] = _viewed_again(view, values, options)
-    return result
-
-
-def _written_back(view: View, values: Values) -> jax.Array:
-    """Return the base of a view with the view written into it."""
-    if is_in_place(view.node.op):
-        return values[view.name]
-    if is_among(values[view.name]):
-        return written_back(view.node.op, values[view.base], values[view.name])
-    kwargs = view.operator.arguments({n: resolve(a, values) for n, a in view.node.kwargs.items()})
-    del kwargs[view.operator.first_parameter]
-    assert view.operator.write_back is not None
-    return view.operator.write_back(values[view.base], values[view.name], view.index, kwargs)
-
-
-def _viewed_again(view: View, values: Values, options: Options) -> jax.Array:
-    """Return a view of the present contents of its base."""
-    if is_in_place(view.node.op):
-        return values[view.base]
-    kwargs = {name: resolve(argument, values) for name, argument in view.node.kwargs.items()}
-    result = _apply_at_sizes(view.node, view.operator, [], kwargs, options)
-    return result[view.index] if isinstance(result, list | tuple) else result
 
 
 def _require_type(

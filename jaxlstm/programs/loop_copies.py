@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from jaxlstm.programs.aliases import InPlaceWrite, View
 from jaxlstm.programs.graph import Argument, Graph, Node, Value, uses_of, values_in
 
 SELECT, SLICE, _UNBIND = "aten.select.int", "aten.slice.Tensor", "aten.unbind.int"
+SELECT_SCATTER = "aten.select_scatter.default"
+_MOVING = (SELECT, SLICE, SELECT_SCATTER)
 
 # Name of a value -> the values that stand for it in the copies, in order.
 Names = Mapping[str, tuple[str, ...]]
@@ -31,7 +32,6 @@ class Loop:
       start: index of the first node of the copies.
       count: number of the copies.
       nodes: the nodes of one copy; None for a node whose result is in ``rows``.
-      writes: offset of an in-place node -> its effect.
       state: name at the start of an iteration -> name at its end.
       rows: name -> rows of an array.
       lists: name -> values of the iterations.
@@ -44,7 +44,6 @@ class Loop:
     start: int
     count: int
     nodes: tuple[Node | None, ...]
-    writes: Mapping[int, InPlaceWrite]
     state: Mapping[str, str]
     rows: Mapping[str, Rows]
     lists: Names
@@ -87,10 +86,8 @@ def _refuse_if(condition: object) -> None:
 class LoopCopies:
     """Copies of nodes that may be the iterations of a loop, without the first and the last."""
 
-    def __init__(
-        self, graph: Graph, writes: Mapping[int, InPlaceWrite], start: int, period: int, count: int
-    ) -> None:
-        self.graph, self.writes = graph, writes
+    def __init__(self, graph: Graph, start: int, period: int, count: int) -> None:
+        self.graph = graph
         self.start, self.period, self.count = start + period, period, count - 2
         self.end = self.start + period * self.count
         copies = [graph.nodes[at : at + period] for at in range(start, self.end, period)]
@@ -102,10 +99,6 @@ class LoopCopies:
             for copy, names in enumerate(self.names)
             for place, name in enumerate(names)
             if name is not None
-        }
-        # Values that in-place nodes change in any copy, and values that share their memory.
-        self.written = {
-            name for at in range(start, self.end) if at in writes for name in _names_of(writes[at])
         }
         self.placeholders = {*graph.parameters, *graph.buffers, *graph.constants}
         self.parts = {name: part for node in graph.nodes[:start] for name, part in _parts_of(node)}
@@ -120,34 +113,30 @@ class LoopCopies:
     def loop(self) -> Loop:
         """Return the loop; raise if the copies are not its iterations."""
         nodes: list[Node | None] = []
-        own_writes = {
-            offset: self._write(offset) for offset in range(self.period) if self.start + offset in self.writes
-        }
         for offset in range(self.period):
             nodes.append(self._node(offset, [copy[offset] for copy in self.copies]))
-        writes = {offset: self._moved(write, nodes) for offset, write in own_writes.items()}
         collected, last = self._used_outside()
         roles = [*self.state, *self.rows, *self.lists, *self.invariants]
         changed = {rows.base for rows in self.rows.values()} & self.state.keys()
         moves = self.state or self.rows or self.lists
         _refuse_if(not (moves and any(nodes)) or len(roles) != len(set(roles)) or changed)
         fields = (self.state, self.rows, self.lists, self.indices, frozenset(self.invariants))
-        return Loop(self.start, self.count, tuple(nodes), writes, *fields, collected, last)
+        return Loop(self.start, self.count, tuple(nodes), *fields, collected, last)
 
     def _node(self, offset: int, nodes: Sequence[Node]) -> Node | None:
         """Settle the roles of the arguments of a node; None if its results are rows of a sequence."""
         node = nodes[0]
-        if node.op in (SELECT, SLICE) and len({str(_moving(other)) for other in nodes}) > 1:
+        if node.op in _MOVING and len({str(_moving(other)) for other in nodes}) > 1:
             return self._part(offset, nodes)
         arguments = [list(uses_of(other)) for other in nodes]
         constant = [self._settle(names) for names in zip(*arguments, strict=True)]
         first = self.first[offset]
         same = [self.constant.get(name, name) for name in arguments[0]]
         same_before = list(uses_of(first)) == same
-        if node.op in (SELECT, SLICE):
+        if node.op in _MOVING:
             same_before &= _moving(first) == _moving(node)
         results, before = _outputs([node]), _outputs([first])
-        if all(constant) and same_before and self.written.isdisjoint([*same, *results, *before]):
+        if all(constant) and same_before:
             self.constant.update((a, b) for a, b in zip(results, before, strict=True) if a and b)
         return node
 
@@ -163,9 +152,11 @@ class LoopCopies:
         names = [list(values_in(tuple(node.kwargs.values()))) for node in nodes]
         (output,) = _outputs([nodes[0]])
         _refuse_if(not nodes[0].with_gradient)
-        if not isinstance(base, Value) or not isinstance(dim, int) or len(names[0]) != 1 or output is None:
+        if not isinstance(base, Value) or not isinstance(dim, int) or output is None:
             raise NotALoop
-        if self._settle([name for (name,) in names]):
+        _refuse_if(len(names[0]) != 1 + (nodes[0].op == SELECT_SCATTER))
+        is_constant = [self._settle(values) for values in zip(*names, strict=True)]
+        if all(is_constant) and nodes[0].op != SELECT_SCATTER:
             self.rows[output] = Rows(self.constant.get(base.name, base.name), dim, tuple(index), keep)
             return None
         _refuse_if(keep)
@@ -179,11 +170,9 @@ class LoopCopies:
             self._require(names, place, first=1)
             return name in self.constant
         if len(set(names)) == 1:
-            if name not in self.state:
-                self.invariants.add(name)
-            elif self.state[name] != name:
-                raise NotALoop
-            return name not in self.state
+            _refuse_if(name in self.state)
+            self.invariants.add(name)
+            return True
         if copy == 0:
             self._require(names, place, first=0)
             end = self.names[1][place]
@@ -214,41 +203,12 @@ class LoopCopies:
             return
         _refuse_if(self.lists.setdefault(names[0], tuple(names)) != tuple(names))
 
-    def _write(self, offset: int) -> InPlaceWrite:
-        """Return the write of the first copy, after a check that the others are copies of it."""
-        writes = [self.writes[self.start + offset + k * self.period] for k in range(self.count)]
-        for names in zip(*map(_names_of, writes), strict=False):
-            if self.homes.get(names[0], (-1, -1))[0] == 1:
-                self._require(names, self.homes[names[0]][1], first=1)
-            elif len(set(names)) > 1:
-                raise NotALoop
-        write = writes[0]
-        inside = {name for name in self.names[1] if name is not None}
-        _refuse_if(len({len(_names_of(other)) for other in writes}) > 1 or write.target not in inside)
-        _refuse_if(not inside.issuperset(view.name for view in (*write.back, *write.again)))
-        if write.owner not in inside:
-            _refuse_if(write.owner in self.homes)
-            self.state[write.owner] = write.owner
-        return write
-
-    def _moved(self, write: InPlaceWrite, nodes: Sequence[Node | None]) -> InPlaceWrite:
-        """Return a write with the views of the nodes of the loop."""
-        by_name = {node.name: node for node in nodes if node is not None}
-
-        def moved(view: View) -> View:
-            _refuse_if(view.node.name not in by_name)
-            return replace(view, node=by_name[view.node.name])
-
-        return replace(write, back=tuple(map(moved, write.back)), again=tuple(map(moved, write.again)))
-
     def _used_outside(self) -> tuple[Names, dict[str, str]]:
         """Return the results that are used after the loop, and the names of its last state."""
         used: set[str] = set(values_in((*self.graph.outputs, *self.graph.mutations.values())))
         for index, node in enumerate(self.graph.nodes):
             if not self.start <= index < self.end:
                 used.update(uses_of(node))
-                if index in self.writes and not self.homes.keys().isdisjoint(_names_of(self.writes[index])):
-                    self._require_own(index)
         ends = set(self.state.values())
         collected: dict[str, tuple[str, ...]] = {}
         last: dict[str, str] = {}
@@ -260,11 +220,6 @@ class LoopCopies:
                 _refuse_if(None in names)
                 collected[names[0]] = names
         return collected, last
-
-    def _require_own(self, index: int) -> None:
-        """Raise if a write outside of the loop changes a value in it, or has a view of one."""
-        for name in _names_of(self.writes[index]):
-            _refuse_if(self.homes.get(name, (0, 0))[0] > 0)
 
 
 def _parts_of(node: Node) -> Iterator[tuple[str, tuple[str, int, int]]]:
@@ -278,14 +233,7 @@ def _parts_of(node: Node) -> Iterator[tuple[str, tuple[str, int, int]]]:
 
 
 def _moving(node: Node) -> tuple[Argument, Argument]:
-    """Return the arguments of a select or slice that may differ between iterations."""
-    if node.op == SELECT:
+    """Return the arguments of a node of _MOVING that may differ between iterations."""
+    if node.op in (SELECT, SELECT_SCATTER):
         return node.kwargs.get("index"), None
     return node.kwargs.get("start"), node.kwargs.get("end")
-
-
-def _names_of(write: InPlaceWrite) -> list[str]:
-    """Return the names of the values that a write changes or reads."""
-    views = (*write.back, *write.again)
-    of_views = (name for view in views for name in (view.name, view.base, *uses_of(view.node)))
-    return [write.target, write.owner, *of_views]

@@ -9,14 +9,13 @@ The first and the last copy run as ordinary nodes. :mod:`jaxlstm.programs.scanne
 ``jax.lax.scan``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.aliases import InPlaceWrite
 from jaxlstm.programs.graph import Argument, Graph, Node, Value
-from jaxlstm.programs.loop_copies import SELECT, SLICE, Loop, LoopCopies, NotALoop
+from jaxlstm.programs.loop_copies import SELECT, SELECT_SCATTER, SLICE, Loop, LoopCopies, NotALoop
 
 FEWEST_COPIES = 16
 """Number of copies from which a loop is worth a scan."""
@@ -26,13 +25,8 @@ MOST_FAILURES = 50
 MOST_FAILURES_AT_A_NODE = 4
 
 
-def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Loop]:
-    """Return the loops of a graph by the index of their first node.
-
-    Args:
-      graph: the graph.
-      writes: index of an in-place node -> its effect.
-    """
+def find_loops(graph: Graph) -> dict[int, Loop]:
+    """Return the loops of a graph by the index of their first node."""
     if len(graph.nodes) < FEWEST_COPIES:
         return {}
     loops: dict[int, Loop] = {}
@@ -46,7 +40,7 @@ def find_loops(graph: Graph, writes: Mapping[int, InPlaceWrite]) -> dict[int, Lo
         if count < FEWEST_COPIES or taken[copies].any() or refused[copies].min() >= MOST_FAILURES_AT_A_NODE:
             continue
         try:
-            loop = LoopCopies(graph, writes, start, period, count).loop()
+            loop = LoopCopies(graph, start, period, count).loop()
         except NotALoop:
             refused[copies] += 1
             failures += 1
@@ -76,7 +70,7 @@ def token_of(node: Node, *, with_types: bool = True) -> Any:
     """Return a value that is equal for nodes that may be copies of each other."""
     if any(isinstance(argument, Graph) for argument in node.args):
         return node.name
-    moving = {SELECT: ("index",), SLICE: ("start", "end")}.get(node.op, ())
+    moving = {SELECT: ("index",), SELECT_SCATTER: ("index",), SLICE: ("start", "end")}.get(node.op, ())
     arguments = tuple(
         (name, "moving" if name in moving and type(argument) is int else _without_names(argument))
         for name, argument in (*enumerate(node.args), *node.kwargs.items())

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxlstm.programs.graph import Argument, Graph, ModuleCall, Node, TensorType, Value, results_of, values_in
-from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place
+from jaxlstm.programs.operators.registry import Operator, find_operator
 
 Order = tuple[int, ...]
 """The axis of torch at each axis of an array: (0, 2, 3, 1) for images with channels last."""
@@ -82,10 +82,9 @@ def _wanted_orders(
 class Rewriter:
     """The state of the pass, at one node after the other."""
 
-    def __init__(self, graph: Graph, types: Mapping[str, TensorType], written: frozenset[str]) -> None:
+    def __init__(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
         self.graph = graph
         self.types = types
-        self.written = written
         self.operators = tuple(found for node in graph.nodes if (found := find_operator(node.op)))
         self.index = 0
         self.wanted = _wanted_orders(graph, types, self.operators)
@@ -110,8 +109,8 @@ class Rewriter:
         for index, node in enumerate(self.graph.nodes):
             self.index = index
             operator = self.operators[index]
-            rule = None if is_in_place(node.op) else rules.get(operator.layout)
-            if rule is None or self.written & {*results_of(node)} or not rule(self, node, operator):
+            rule = rules.get(operator.layout)
+            if rule is None or not rule(self, node, operator):
                 self._keep(node)
         self.index = len(self.graph.nodes)
         outputs = tuple(map(self.plain, self.graph.outputs))
@@ -138,11 +137,7 @@ class Rewriter:
             if order == own_order(len(order)) and self._emit_waiting(value.name):
                 return value
             source = min(stored, key=lambda source: self._cost(value.name, source, order))
-            name = self._permute(value.name, stored[source], source, order)
-            if value.name in self.written:
-                # A later write changes the value, and not this copy of it.
-                return Value(name)
-            stored[order] = name
+            stored[order] = self._permute(value.name, stored[source], source, order)
         return Value(stored[order])
 
     def _emit_waiting(self, name: str) -> bool:
@@ -189,7 +184,7 @@ class Rewriter:
         if value in self.weights:
             return index, end
         depth = 1 if made is None else _common_depth(nodes[made].calls, end)
-        first = index if value in self.written else 0 if made is None else made + 1
+        first = 0 if made is None else made + 1
         while index > first and _common_depth(nodes[index - 1].calls, end) > depth:
             index -= 1
         return index, end[:depth]

@@ -18,12 +18,11 @@ from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.validate import require_backend
 from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
-from jaxlstm.programs.aliases import without_out
 from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.free_axes import settle_axes
 from jaxlstm.programs.fused import fused, prepared
-from jaxlstm.programs.graph import Graph, Input, Node, Value
+from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import resolve, run_nodes
@@ -55,7 +54,7 @@ class Program:
     lists the operators.
 
     Attributes:
-      graph: the exported graph.
+      graph: the exported graph, without in-place operators.
       params: name in torch -> parameter. A tied parameter has its first name only, as in
         ``named_parameters`` of torch.
       tied: other name of a tied parameter -> first name.
@@ -93,9 +92,10 @@ class Program:
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
         graph = with_known_sizes(settle_axes(replace(graph, parameters=first_names)))
         self.options = Options()
-        graph = without_out(graph)
-        self._accepted = accept(graph)
-        self.graph = graph
+        names = {**graph.parameters, **graph.buffers, **graph.constants}
+        found = {value: np.asarray(tensors[name]) for value, name in names.items() if name in tensors}
+        self._accepted = accept(graph, {v: TensorType(a.dtype, a.shape) for v, a in found.items()})
+        self.graph = graph = self._accepted.graph
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self.constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
@@ -114,9 +114,7 @@ class Program:
     @property
     def mutated_buffers(self) -> tuple[str, ...]:
         """The buffers that a call changes, see :meth:`call_with_buffers`."""
-        changed = {*self.graph.mutations}
-        changed |= {name for value, name in self.graph.buffers.items() if value in self._accepted.mutated}
-        return tuple(name for name in self.buffers if name in changed)
+        return tuple(name for name in self.buffers if name in self.graph.mutations)
 
     @property
     def dropped_changes(self) -> tuple[str, ...]:
@@ -211,9 +209,8 @@ class Program:
     ) -> dict[str, Any]:
         """Run the program and return the values of the graph by name.
 
-        A value that an in-place operator changes has the contents of its last use. ``record`` is called with
-        each node and its result, in order; without it, values inside of loops and between convolutions may be
-        missing, and values with the channels last have other names.
+        ``record`` is called with each node and its result, in order; without it, values inside of loops and
+        between convolutions may be missing, and values with the channels last have other names.
         """
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)

@@ -13,14 +13,13 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxlstm.programs.aliases import InPlaceWrite
 from jaxlstm.programs.graph import Node, Value
 from jaxlstm.programs.loop_copies import Loop, Rows
 from jaxlstm.programs.unknown_sizes import is_among
 
 Values = dict[str, Any]
-RunNode = Callable[[int, Node, InPlaceWrite | None, Values], None]
-"""``(offset, node, write, values)``: run a node of the body of a loop."""
+RunNode = Callable[[int, Node, Values], None]
+"""``(offset, node, values)``: run a node of the body of a loop."""
 
 _JOINS = {"aten.stack.default": True, "aten.cat.default": False}
 
@@ -52,7 +51,7 @@ def run_scan(loop: Loop, values: Values, run: RunNode) -> bool:
         for offset, node in enumerate(loop.nodes):
             if node is not None:
                 _require_places(node, loop, inner)
-                run(offset, node, loop.writes.get(offset), inner)
+                run(offset, node, inner)
         after = {name: _require_array(inner[end]) for name, end in loop.state.items()}
         return after, {name: _require_array(inner[name]) for name in loop.collected}
 
@@ -66,9 +65,7 @@ def run_scan(loop: Loop, values: Values, run: RunNode) -> bool:
         return False
     state, collected = jax.lax.scan(body, state, inputs, length=loop.count)
     for name, end in loop.state.items():
-        if name == end:
-            values[name] = state[name]
-        elif end in loop.last:
+        if end in loop.last:
             values[loop.last[end]] = state[name]
     for name, stacked in collected.items():
         values.update((own, Row(stacked, index)) for index, own in enumerate(loop.collected[name]))

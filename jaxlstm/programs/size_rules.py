@@ -84,6 +84,16 @@ def _slice(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: in
     return Prefix(array, place, count).repeated()
 
 
+def _slice_scatter(
+    apply: Apply, self: Any, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Array | None:
+    """Write a slice whose end is unknown."""
+    if is_unknown(self) or not isinstance(src, Prefix) or not isinstance(end, Tracer | Count):
+        return None
+    fits = src.axis == axis(self, dim) and src.array.shape == self.shape
+    return jnp.where(src.valid(), src.array.astype(self.dtype), self) if fits else None
+
+
 def _unique(
     self: Array, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
 ) -> Groups:
@@ -320,6 +330,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "aten.cat.default": _cat,
     "aten.index_select.default": _index_select,
     "aten.select.int": _select,
+    "aten.slice_scatter.default": _slice_scatter,
     "aten.index.Tensor": _index,
     "aten.gather.default": _gather,
     "aten.flip.default": _flip,

@@ -101,25 +101,6 @@ def as_result(value: Any) -> Any:
     return value.filled() if isinstance(value, Prefix) else value
 
 
-def written(target: Any, result: Any) -> Prefix:
-    """Return what an in-place operator with this result writes.
-
-    Raises:
-      UnprovenError: the sizes of the target and the result differ.
-    """
-    are_prefixes = isinstance(target, Prefix) and isinstance(result, Prefix)
-    if not are_prefixes or (target.axis, target.array.shape) != (result.axis, result.array.shape):
-        raise UnprovenError
-    return replace(result, array=result.array.astype(target.array.dtype))
-
-
-def written_back(op: str, base: Any, view: Prefix) -> Array:
-    """Return the base of a slice, whose end is unknown, with the slice written into it."""
-    if op != "aten.slice.Tensor" or is_unknown(base):
-        raise UnprovenError
-    return jnp.where(view.valid(), view.array, base)
-
-
 def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run an operator on all elements, after a proof that the start of its results is right.
 

@@ -19,13 +19,14 @@ _DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float16", "bool"]
 _EXPRESSIONS = """{a} + {b}; {a} * {b}; {a} & {b}; {a} | {b}; {a} < {b}; {a} - {b}; {a} // {n};
 {a} + {n}; {a} * {n}; {a} / {b}; {a} >= {n}; {a} ** 2; -{a}; {a}.abs(); {a}.sum(); {a}.cumsum(0); {a}.amax(0);
 {a}[2] + {b}; torch.maximum({a}, {b}); torch.minimum({a}, {b}); torch.fmod({a}, {b});
-torch.remainder({a}, {b}); torch.logical_xor({a}, {b}); torch.where({a} > {n}, {a}, {b}); torch.full_like({a}, {p});
-{a}.new_zeros(4) + {b}; {a}.mul({b}).sum(dtype={dtype}); {a}.clamp(-3, 9); torch.cat([{a}, {b}])[:4];
-{a}.type_as({b}); {a}.to({dtype}); ({a} * {f}).to({dtype}); ({a} * {f}).to({dtype})"""
-_WRITES = """{v}.add_({b}); {v}.sub_({b}); {v}.mul_({b}); {v}.copy_({b}); {v}.bitwise_and_({b}); {v} += {b}[3];
-{v}.floor_divide_({b}); {v}.remainder_({b}); {v}.add_({n}); {v}.mul_({n}); {v}.fill_({p}); {v}[0] = {b}[1];
-{v}.masked_fill_({b} > 1, {p}); {v}[1:3] = {b}[1:3]; {v}.clamp_(max={p}); {v}.copy_({b} * {f});
-{v}[{b} > 0] = {p}"""
+torch.remainder({a}, {b}); torch.logical_xor({a}, {b}); torch.where({a} > {n}, {a}, {b});
+torch.full_like({a}, {p}); {a}.new_zeros(4) + {b}; {a}.mul({b}).sum(dtype={dtype}); {a}.clamp(-3, 9);
+torch.cat([{a}, {b}])[:4]; {a}.type_as({b}); {a}.to({dtype}); ({a} * {f}).to({dtype});
+({a} * {f}).to({dtype})"""
+_WRITES = """{v}.add_({b}); {v}.sub_({b}); {v}.mul_({b}); {v}.copy_({b}); {v}.bitwise_and_({b});
+{v} += {b}[3]; {v}.floor_divide_({b}); {v}.remainder_({b}); {v}.add_({n}); {v}.mul_({n}); {v}.fill_({p});
+{v}[0] = {b}[1]; {v}.masked_fill_({b} > 1, {p}); {v}[1:3] = {b}[1:3]; {v}.clamp_(max={p});
+{v}.copy_({b} * {f}); {v}[{b} > 0] = {p}"""
 
 
 def _program(chosen: random.Random) -> str:

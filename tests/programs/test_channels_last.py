@@ -98,7 +98,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "both results": (lambda x: (y := _conv(x), y.relu(), _conv(y)), 4),
     "sizes": (lambda x: _conv(x).reshape(2, 2, 2, 6, 5).transpose(1, 2).reshape(2, 4, 6, 5).relu(), 2),
     "in place": (_in_place, 2),
-    "written to": (_written, 3),
+    "written to": (_written, 2),
     "squeeze and excite": (_squeeze_excite, 2),
     "norms of channels last": (_convnext, 2),
 }

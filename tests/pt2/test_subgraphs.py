@@ -19,7 +19,7 @@ import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, Value
 from testing.gradients import require_equal
-from testing.graphs import X, node, program
+from testing.graphs import X, graph, node, program
 from testing.modules import module_of
 
 
@@ -147,7 +147,7 @@ def test_autocast_is_refused(reason: str) -> None:
 
 def a_map(*inner: Node) -> jaxlstm.Program:
     """Return the program that maps nodes with the input "x" and the result "z" over its input."""
-    function = program(*inner, output="z", shape=(3,)).graph
+    function = graph(*inner, output="z", shape=(3,))
     return program(node("higher_order.map_impl", "y", function, (X,), ()))
 
 

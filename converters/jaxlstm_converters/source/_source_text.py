@@ -38,7 +38,7 @@ from jaxlstm_converters.source.calls import (
 from jaxlstm_converters.source.chains import Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.closures import Closures
-from jaxlstm_converters.source.functional import functional_graph, without_copies
+from jaxlstm_converters.source.copies import without_copies
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.gradients import with_few_stops
 from jaxlstm_converters.source.host_arrays import with_updates
@@ -375,7 +375,7 @@ def _with_loops(
 
     ``held`` has the types of parameters, buffers and constants, ``rates`` the dropout of attention by node.
     """
-    graph = functional_graph(accept(graph), {**held, **graph.types})
+    graph = accept(graph, held).graph
     dropped = {name: {"dropout_p": rate} for name, rate in rates.items()}
     nodes = (replace(node, kwargs={**node.kwargs, **dropped.get(node.name, {})}) for node in graph.nodes)
     graph = replace(graph, nodes=tuple(nodes))

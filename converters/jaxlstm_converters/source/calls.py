@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxlstm.programs.aliases import with_names
 from jaxlstm.programs.graph import (
     Graph,
     ModuleCall,
@@ -20,6 +19,7 @@ from jaxlstm.programs.graph import (
     uses_of,
     values_in,
 )
+from jaxlstm.programs.renaming import with_names
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
 

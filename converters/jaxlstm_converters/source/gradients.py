@@ -6,8 +6,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.aliases import graph_with_nodes, with_names
 from jaxlstm.programs.graph import Graph, Node, TensorType, Value, results_of, uses_of
+from jaxlstm.programs.renaming import graph_with_nodes, with_names
 from jaxlstm_converters.source.calls import users_of
 
 WITH_VALUES = "jaxlstm.with_values.default"
@@ -40,7 +40,7 @@ def with_few_stops(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
         if is_pure:
             pure.update(results_of(node))
             node = replace(node, with_gradient=True)
-        if is_pure or not node.with_gradient or node.op == _DETACH:
+        if not node.with_gradient or node.op == _DETACH or stopped.issuperset(uses_of(node)):
             stopped.update(results_of(node))
         nodes.append(node)
     return _with_last_stops(graph_with_nodes(graph, nodes, names))

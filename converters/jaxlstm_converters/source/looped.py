@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.aliases import with_names
 from jaxlstm.programs.graph import (
     Argument,
     Graph,
@@ -25,6 +24,7 @@ from jaxlstm.programs.graph import (
 )
 from jaxlstm.programs.loop_copies import SELECT, LoopCopies, NotALoop
 from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE, repetitions
+from jaxlstm.programs.renaming import with_names
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph, renamed
 from jaxlstm_converters.source.completed import completed
@@ -110,7 +110,7 @@ class _Unrolled:
         self._is_plain = any(map(changes_in_training, copies[0]))
         self._graph, self._initial = _with_copy_before(graph, start, period)
         self._types = {**types, **self._graph.types}
-        self.loop = loop = LoopCopies(self._graph, {}, start, period, count + 2).loop()
+        self.loop = loop = LoopCopies(self._graph, start, period, count + 2).loop()
         self._calls = _calls_around([node.calls for copy in copies for node in copy if node.calls])
         self._order = _order([rows.places for rows in loop.rows.values()])
         # Equal rows have the name of the last of them.

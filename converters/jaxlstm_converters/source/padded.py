@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from jaxlstm.programs.aliases import graph_with_nodes, with_names
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
+from jaxlstm.programs.renaming import graph_with_nodes, with_names
 from jaxlstm_converters.source.calls import live_graph, renamed
-from jaxlstm_converters.source.functional import sizes_of
+from jaxlstm_converters.source.sizes import sizes_of
 from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.typed_node import ZEROS, same_size, same_sizes
 

@@ -104,3 +104,10 @@ class Sizes:
         if node.op not in _OPERATORS:
             return None
         return node if all(map(self.is_size, values_in(node.args))) else None
+
+
+def sizes_of(type_: TensorType) -> tuple[Argument, ...]:
+    """Return the shape of a tensor as an argument, in which free sizes are values."""
+    texts = type_.expressions or ("",) * len(type_.shape)
+    sizes = zip(type_.shape, texts, strict=True)
+    return tuple(size if isinstance(size, int) else Value(size_name(size or text)) for size, text in sizes)

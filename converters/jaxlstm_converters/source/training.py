@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.aliases import renamed_argument
 from jaxlstm.programs.graph import (
     Argument,
     Graph,
@@ -25,6 +24,7 @@ from jaxlstm.programs.graph import (
     uses_of,
     values_in,
 )
+from jaxlstm.programs.renaming import renamed_argument
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source.spelling.layers import TORCH, drop_rate
 from jaxlstm_converters.source.spelling.typed_node import places_of

@@ -5,7 +5,7 @@ throughout a program; values that do not fit are refused where they are known. f
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -93,9 +93,14 @@ def result_type(*operands: Operand) -> np.dtype:
     Arrays with axes decide; arrays without axes count only if they are of a higher category (bool, integer,
     float, complex), and Python numbers only if theirs is higher again.
     """
+    return promoted_type(operands)
+
+
+def promoted_type(operands: Iterable[Any]) -> np.dtype:
+    """Return torch's result dtype of arrays, numbers, or types of tensors."""
     by_priority: tuple[list[np.dtype], ...] = [], [], []
     for operand in operands:
-        by_priority[0 if is_scalar(operand) else 1 + (operand.ndim > 0)].append(dtype_of(operand))
+        by_priority[0 if is_scalar(operand) else 1 + bool(operand.shape)].append(dtype_of(operand))
     result, *higher = (functools.reduce(jnp.promote_types, dtypes) for dtypes in by_priority if dtypes)
     for dtype in higher:
         result = dtype if category(dtype) >= category(result) else jnp.promote_types(dtype, result)

@@ -177,13 +177,13 @@ for _name, _dim_of in {
     _register_parts(f"aten.{_name}.int", f"aten.{_name}.array")(functools.partial(_split_axis, _dim_of))
 
 
-@register_operator("aten.select_scatter.default")
+@register_operator("aten.select_scatter.default", layout="writes")
 def select_scatter(self: Array, src: Array, dim: int, index: int) -> Array:
     """Write one slice of an axis."""
     return set_part(self, src.astype(self.dtype), *select(self, dim, index))
 
 
-@register_operator("aten.slice_scatter.default")
+@register_operator("aten.slice_scatter.default", layout="writes")
 def slice_scatter(
     self: Array, src: Array, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Array:

@@ -193,7 +193,30 @@ def register_operator(
     return register
 
 
-register_operator("jaxlstm.with_values.default")(with_values)  # for written source
+register_operator("jaxlstm.with_values.default")(with_values)
+
+
+@register_operator("jaxlstm.put_back.default")
+def put_back(base: Array, view: Array, of: str, place: int, **kwargs: Any) -> Array:
+    """Return ``base`` with result number ``place`` of the operator ``of`` written into it."""
+    operator = _operator_of_views(of)
+    assert operator.write_back is not None
+    return operator.write_back(base, view, place, operator.arguments(kwargs))
+
+
+@register_operator("jaxlstm.view.default")
+def view(of: str, place: int, **kwargs: Any) -> Array:
+    """Return result number ``place`` of the operator ``of``."""
+    operator = _operator_of_views(of)
+    return operator.function(**operator.arguments(kwargs))[place]
+
+
+def _operator_of_views(name: str) -> Operator:
+    operator = find_operator(name)
+    if operator is None or operator.write_back is None:
+        raise ValueError(f"of must be the name of an operator that returns views, got {name!r}")
+    return operator
+
 
 CHANNELS_LAST, INFERENCE = "channels_last.", "inference."
 """Namespaces of operators that only rewritten graphs have."""

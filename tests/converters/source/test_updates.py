@@ -81,3 +81,22 @@ def test_a_changed_buffer_keeps_its_value() -> None:
     _, buffers = written.program.call_with_buffers({}, x.numpy())
     written.model(x.numpy())
     assert written.model.calls[...] == pytest.approx(buffers["calls"])
+
+
+def viewed(_: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Writes through views, after a write to their base, and to a detached tensor."""
+    y = x * 2
+    flat = y.view(-1)
+    y.sigmoid_()
+    flat.neg_()
+    z = y.detach()
+    z[0] = x[1]
+    y.diagonal().mul_(x[0])
+    return y, z
+
+
+def test_an_operator_in_place_runs_once_if_a_view_is_written_later() -> None:
+    x = torch.randn(4, 4)
+    written = write(module_of(viewed), x)
+    assert_holds(written, x)
+    assert written.text.count("sigmoid") == 1

@@ -44,10 +44,11 @@ def _floor_divided(operation: TypedNode) -> str | None:
 
 
 def _power(operation: TypedNode) -> str | None:
-    exponent = operation["exponent"]
-    # JAX's gradient is NaN where the number and an exponent that is an array are 0.
-    is_array = not isinstance(exponent, int | float) and any(map(operation.is_float, ("self", "exponent")))
-    if is_array or not operation.promotes("self", "exponent"):
+    base, exponent = operation["self"], operation["exponent"]
+    # JAX's gradient is NaN where a number and an exponent that is an array are 0.
+    is_constant = isinstance(exponent, int | float) or (isinstance(base, int | float) and base != 0)
+    has_floats = any(map(operation.is_float, ("self", "exponent")))
+    if (has_floats and not is_constant) or not operation.promotes("self", "exponent"):
         return None
     if isinstance(exponent, float) and exponent.is_integer():
         # JAX multiplies for integers only, and has then a gradient at 0.

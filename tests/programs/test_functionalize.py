@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from jaxlstm.programs.errors import ProgramError
-from testing.graphs import program_of_function
+from jaxlstm.programs.graph import Value
+from testing.graphs import X, node, program, program_of_function
 from testing.op_samples import require_equal_gradients, require_equal_results
 
 Tensor = torch.Tensor
@@ -99,6 +100,32 @@ def test_write_to_one_of_several_copies_is_refused(statements: str) -> None:
         ran({}, np.ones((3, 4), np.float32))
 
 
+@pytest.mark.parametrize("count", [10, 1000])
+def test_a_write_adds_as_many_nodes_for_many_views(count: int) -> None:
+    """Writes to many views of one tensor, and rows that are computed from the row before."""
+    base = node("aten.mul.Tensor", "y", self=X, other=2)
+    places = [node("aten.select.int", f"v{k}", self=Value("y"), dim=0, index=k % 3) for k in range(count)]
+    writes = [node("aten.add_.Tensor", f"w{k}", self=Value(f"v{k}"), other=k) for k in range(count)]
+    apart = program(base, *places, *writes, shape=(3,))
+    assert len(apart.graph.nodes) <= 5 * count + 1
+    rows = [step for pair in zip(places, writes, strict=True) for step in pair]
+    together = program(base, *rows, shape=(3,))
+    assert len(together.graph.nodes) <= 4 * count + 1
+    expected = np.zeros(3)
+    np.add.at(expected, np.arange(count) % 3, np.arange(count))
+    if count == 10:
+        for ran in (apart, together):
+            np.testing.assert_array_equal(ran({}, np.zeros(3, np.float32)), expected)
+
+
+def test_views_of_views_without_end_are_refused() -> None:
+    views = [node("aten.view.default", f"v{k + 1}", self=Value(f"v{k}"), size=(-1, 3)) for k in range(200)]
+    writes = [node("aten.add_.Tensor", f"w{k}", self=Value("v200"), other=1) for k in range(200)]
+    with pytest.raises(ProgramError, match="more than 16 times the nodes") as caught:
+        program(node("aten.relu.default", "v0", self=X), *views, *writes, output="v0")
+    assert caught.value.code == "unsupported-alias"
+
+
 def test_input_is_not_changed() -> None:
     x = np.ones((2, 2), np.float32)
     ran = program_of_function(lambda x: (x.mul_(2),), [torch.ones(2, 2)])
@@ -111,7 +138,11 @@ def test_input_is_not_changed() -> None:
     [
         ("pass", "x * x.detach(), x + (x.round() - x).detach()"),
         ("y = x * 2; z = y.detach(); z[0].mul_(3)", "y * x, z"),
-        ("y = x * 2; y.detach_()", "y * x,"),
+        ("y = x * 2; row = y[0]; y.detach_()", "y * x, row * x"),
+        # A detached tensor has the gradient of what is written to it, and its source keeps its own.
+        ("y = x * 2; z = y.detach(); z[0] = x[1]; y[1] = x[2]; row = z[0]; z[2].mul_(x[0])", "y * x, z, row"),
+        ("z = x.detach().t(); part = z[1:]; part[0] = x[1, :3]; same = z.detach(); same += x.t()", "z, part"),
+        ("h = x * 1\n for t in range(3):\n  h = h.detach(); h[:, t] = x[:, 0].sin()\n h = h.sin()", "h,"),
     ],
 )
 def test_detach_stops_the_gradient(statements: str, results: str) -> None:
