@@ -102,7 +102,7 @@ class Training:
     def _argument(self, ours: Any, theirs: Any, place: str) -> Any:
         """Return an argument with the values that it has in training."""
         used = [*values_in(theirs)]
-        values = [self._names.get(name, name) for name in used]
+        values = [self._names.get(name, "") for name in used]
         if [self._same.get(name, name) for name in values] == [*values_in(ours)]:
             return renamed_argument(theirs, self._names)
         if self._only.isdisjoint(used):  # Others are remarks already.
