@@ -22,6 +22,8 @@ import numpy as np
 
 from jaxlstm.inference.artifact import check_arguments, write_artifact
 from jaxlstm.programs import tree
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.guards import UNBOUNDED, sizes_allowed
 from jaxlstm.programs.program import Program
 
 
@@ -35,15 +37,24 @@ def export_program(
 ) -> jax.export.Exported:
     """Write a program as a ``jax.export`` artifact, atomically.
 
+    Its free axes have the sizes that keep the program's conditions, on the side of the example of the export
+    where a condition excludes some. They start at 1, or at 2 if operators treat 1 in another way.
+
     Returns:
       The artifact.
+
+    Raises:
+      ProgramError: a condition holds for some of these sizes only.
     """
     path = Path(path)
     check_arguments(path, platforms, weights)
     function = positional(program.with_options(backend="scan"))
     params = {name: np.asarray(array) for name, array in program.params.items()}
     options: Any = {"platforms": platforms, "weights": weights, "overwrite": overwrite}
-    return write_artifact(path, function, params, _shapes(program), metadata={}, **options)
+    try:
+        return write_artifact(path, function, params, _shapes(program, least=1), metadata={}, **options)
+    except ProgramError:
+        return write_artifact(path, function, params, _shapes(program, least=2), metadata={}, **options)
 
 
 def positional(program: Program) -> Callable[..., Any]:
@@ -86,15 +97,25 @@ def _plain(results: Any) -> Any:
     return results if results is None else jnp.asarray(results)
 
 
-def _shapes(program: Program) -> list[jax.ShapeDtypeStruct]:
-    """Return the shape of each tensor among the inputs, with symbolic sizes."""
-    names, constraints = program.graph.free_axes, []
+def _shapes(program: Program, *, least: int) -> list[jax.ShapeDtypeStruct]:
+    """Return the shape of each tensor among the inputs, with symbolic sizes from ``least`` on."""
+    graph, types = program.graph, program.graph.input_types
+    names, constraints = graph.free_axes, []
     for name in names:
-        low, high = program.graph.size_range(name)
-        constraints.append(f"{name} >= {max(low, 1)}")
+        low, high = graph.size_range(name)
+        is_low = not program.options.guards and graph.is_taken_as_positive(name)
+        constraints.append(f"{name} >= {max(0 if is_low else low, least)}")
         constraints += [f"{name} <= {high}"] if high is not None else []
+    examples = {declared.name: declared.example for declared in graph.inputs if declared.example}
+    for guard in graph.guards if program.options.guards else ():
+        if (found := sizes_allowed(guard, examples)) and isinstance(
+            axis := types[found[0]].shape[found[1]], str
+        ):
+            start, stop = found[2].start, found[2].stop
+            constraints.append(f"{axis} >= {start}")
+            constraints += [f"{axis} <= {stop - 1}"] if stop < UNBOUNDED else []
     symbols = jax.export.symbolic_shape(", ".join(names), constraints=constraints)
-    for name, type_ in program.graph.input_types.items():
+    for name, type_ in types.items():
         if None in type_.shape:
             raise ValueError(
                 f"input {name} has an axis whose size is an expression of other axes; export the model "

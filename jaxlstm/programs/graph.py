@@ -205,14 +205,18 @@ class Graph:
         return list(dict.fromkeys(size for size in sizes if isinstance(size, str)))
 
     def size_range(self, axis: str) -> tuple[int, int | None]:
-        """Return the smallest and the largest size of a free axis; None where unbounded.
-
-        torch records 2 as the smallest size of every dynamic axis and accepts 0 and 1 too.
-        """
+        """Return the smallest and the largest size of a free axis; None where unbounded."""
         if axis in self.narrowed:
             return self.narrowed[axis][:2]
         low, high = self.ranges.get(axis, (None, None))
-        return (0 if low is None or low <= 2 else low), high
+        return low or 0, high
+
+    def is_taken_as_positive(self, axis: str) -> bool:
+        """Return True for an axis that the export took to be at least 1 or 2, without a condition of the model.
+
+        Then the graph lacks the conditions that only smaller sizes break, such as ``x.shape[0] != 1``.
+        """
+        return axis not in self.narrowed and self.size_range(axis)[0] in (1, 2)
 
 
 def values_in(argument: Argument) -> Iterator[str]:

@@ -12,6 +12,7 @@ import operator
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -44,9 +45,22 @@ _FUNCTIONS: dict[str, Any] = {
     "torch.sym_float": float,
     "torch._sym_sqrt": math.sqrt,
 }
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Return whether two sizes are equal. JAX takes an undecided ``==`` of symbolic sizes as false.
+
+    Raises:
+      UNDECIDED: they are equal for some sizes of the free axes only.
+    """
+    if first == second or not any(map(jax.export.is_symbolic_dim, (first, second))):
+        return bool(first == second)
+    return not (first > second or first < second)
+
+
 _COMPARE: dict[type, Any] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
+    ast.Eq: equal,
+    ast.NotEq: lambda first, second: not equal(first, second),
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -83,9 +97,6 @@ def require_guards(
 ) -> None:
     """Raise unless every guard holds.
 
-    torch takes each free axis to have at least two elements. Its conclusions about strides, such as
-    ``x % (n * x) != 0``, would then exclude a batch of one for no reason. They may hold for n = 2 instead.
-
     Args:
       guards: the conditions.
       shapes: name of an input -> shape.
@@ -98,9 +109,6 @@ def require_guards(
             if _is_between_tensors(condition):
                 continue
             holds = _evaluate(condition, {**shapes, **constants})
-            if not holds and _is_about_strides(condition):
-                at_least_two = {name: tuple(max(size, 2) for size in shape) for name, shape in shapes.items()}
-                holds = _evaluate(condition, {**at_least_two, **constants})
         except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
             problem = "cannot be checked"
         except UNDECIDED:
@@ -127,8 +135,13 @@ def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
     return f"{shown[:200]!r}" + (f" ({line}{loop if is_loop else ''})" if line else "")
 
 
-def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
+def sizes_allowed(
+    guard: str, examples: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+) -> tuple[str, int, range] | None:
     """Return the sizes that a comparison about one axis of one input allows: (input, axis, sizes).
+
+    Sizes without a gap are left by ``!=`` too: those on the side of the size in ``examples``, shapes of the
+    inputs. Without an example, they are the larger ones if the others are not more than size 0.
 
     The sizes end at `UNBOUNDED` if the comparison allows all large ones. None if the guard does not bound the
     axis, or is not such a comparison, or long, or may not be monotonic, such as ``n % 2 == 0``.
@@ -163,11 +176,19 @@ def sizes_allowed(guard: str) -> tuple[str, int, range] | None:
             ast.Gt: (above, UNBOUNDED),
             ast.LtE: (0, above),
             ast.Lt: (0, zero),
+            ast.NotEq: _side(zero, above, dict(enumerate(examples.get(name, ()))).get(place)),
         }
         first, last = bounds[_MIRRORED.get(type(op), type(op)) if sign < 0 else type(op)]
     except (_UnknownError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
         return None
     return (name, place, range(first, last)) if first or last < UNBOUNDED else None
+
+
+def _side(zero: int, above: int, example: int | None) -> tuple[int, int]:
+    """Return the start and the end of the sizes on one side of those from ``zero`` to ``above``."""
+    if example is None:
+        return (above if zero < above and zero <= 1 else 0), UNBOUNDED
+    return (0, zero) if example < zero < above else (above if zero < above else 0, UNBOUNDED)
 
 
 def _is_monotonic(node: ast.expr) -> bool:
@@ -235,24 +256,6 @@ def _is_between_tensors(condition: ast.expr) -> bool:
     )
 
 
-def _is_about_strides(condition: ast.expr) -> bool:
-    """Return True for an inequality with remainders of divisions by sizes.
-
-    A model's own conditions have no remainder, or divide by a number.
-    """
-    divisors = [
-        node.right
-        for node in ast.walk(condition)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod)
-    ]
-    return (
-        isinstance(condition, ast.Compare)
-        and [type(op) for op in condition.ops] == [ast.NotEq]
-        and bool(divisors)
-        and not any(isinstance(divisor, ast.Constant) for divisor in divisors)
-    )
-
-
 def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
     match node:
         case ast.Constant(value=int() | float() | bool() as value):
@@ -264,10 +267,16 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand, inputs)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return not _evaluate(operand, inputs)
+            return equal(_evaluate(operand, inputs), 0)
         case ast.BoolOp(op=op, values=values):
-            results = [bool(_evaluate(value, inputs)) for value in values]
+            results = [not equal(_evaluate(value, inputs), 0) for value in values]
             return all(results) if isinstance(op, ast.And) else any(results)
+        case ast.Compare(
+            left=ast.BinOp(left=left, op=ast.Mult(), right=right),
+            ops=[ast.NotEq()],
+            comparators=[ast.Constant(value=0)],
+        ):  # JAX multiplies symbolic sizes out, and loses their bounds.
+            return all(_evaluate(ast.Compare(factor, node.ops, node.comparators), inputs) for factor in (left, right))
         case ast.Compare(left=left, ops=ops, comparators=rights):
             values = [_evaluate(value, inputs) for value in (left, *rights)]
             pairs = zip(ops, values[:-1], values[1:], strict=True)

@@ -21,11 +21,11 @@ Array = jax.Array
 
 
 def bind_inputs(
-    graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]
+    graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any], *, guards: bool
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """Return the user's inputs by name of value, and the sizes of the free axes.
 
-    For a constant that is unknown under ``jit``, the value is whether it equals the constant of the export.
+    Without ``guards``, sizes below 2 are accepted where the export recorded no condition about them. For a constant that is unknown under ``jit``, the value is whether it equals the constant of the export.
     """
     arguments = flatten_arguments(graph, args, kwargs)
     values: dict[str, Array] = {}
@@ -40,7 +40,7 @@ def bind_inputs(
                 require_constant(declared, argument)
             continue
         array = _as_array(declared.name, declared.type, argument)
-        _bind_sizes(graph, declared, array.shape, sizes, axis_of)
+        _bind_sizes(graph, declared, array.shape, sizes, axis_of, guards=guards)
         values[declared.name] = array
     return values, sizes
 
@@ -99,6 +99,8 @@ def _bind_sizes(
     shape: tuple[int, ...],
     sizes: dict[str, int],
     axis_of: dict[str, tuple[str, int]],
+    *,
+    guards: bool,
 ) -> None:
     assert declared.type is not None
     expected = declared.type.shape
@@ -126,7 +128,8 @@ def _bind_sizes(
                     f"{here} must have the size of axis {other_place} of input {other}, {sizes[size]}, got "
                     f"{actual}{reason}",
                 )
-            _require_range(graph, size, actual, here)
+            if guards or actual >= 2 or not graph.is_taken_as_positive(size):
+                _require_range(graph, size, actual, here)
 
 
 def _require_range(graph: Graph, name: str, actual: int, where: str) -> None:
@@ -134,7 +137,16 @@ def _require_range(graph: Graph, name: str, actual: int, where: str) -> None:
     if actual < low or (high is not None and actual > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         why = f" because of {graph.narrowed[name].reason}" if name in graph.narrowed else ""
+        if actual < 2 and graph.is_taken_as_positive(name):
+            why = f". {_TAKEN_AS_POSITIVE}"
         raise ProgramError("input-shape", f"{where} must be {bounds}, got {actual}{why}")
+
+
+_TAKEN_AS_POSITIVE = (
+    "The export recorded no condition of the model about smaller sizes, such as 'if x.shape[0] == 1'. A program "
+    "of jaxlstm.from_module exports the model again at such sizes, and its file takes size 1 if the model does. "
+    "For a model without such conditions, program.with_options(guards=False) skips this check"
+)
 
 
 def require_tensors(what: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -231,7 +231,7 @@ class Program:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[dict[str, jax.Array], dict[str, int]]:
         """Return the tensors among the arguments and the sizes of the free axes by name, after all checks."""
-        inputs, sizes = bind_inputs(self.graph, args, kwargs)
+        inputs, sizes = bind_inputs(self.graph, args, kwargs, guards=self.options.guards)
         if self.options.guards:
             constants = {item.name: item.constant for item in self.inputs if item.type is None}
             shapes = {name: array.shape for name, array in inputs.items()}
@@ -247,8 +247,9 @@ class Program:
             - ``precision``: precision of matrix products and convolutions, see
               :mod:`jaxlstm.layer.precision`.
             - ``backend``: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
-            - ``guards``: check the conditions on sizes that the export recorded. Without the check, inputs
-              that would take another branch of the model give wrong numbers.
+            - ``guards``: check the conditions on sizes that the export recorded, and refuse sizes below 2
+              where it recorded none about them. Without the check, inputs that would take another branch of
+              the model give wrong numbers.
 
         Raises:
           ValueError: the name of the precision or backend is unknown.

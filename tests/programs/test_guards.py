@@ -72,8 +72,8 @@ def test_unknown_conditions(guard: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_batch_of_one() -> None:
     shapes = {"x": (1, 8)}
-    require_guards(("(L['x'].size()[1] % (L['x'].size()[0]*L['x'].size()[1])) != 0",), shapes, {})
     for guard in (
+        "(L['x'].size()[1] % (L['x'].size()[0]*L['x'].size()[1])) != 0",
         "(L['x'].size()[0] % 2) == 0",
         "L['x'].size()[0] != 1",
         "L['x'].size()[1] != (8*L['x'].size()[0])",
@@ -99,7 +99,10 @@ def test_a_batch_of_one() -> None:
         ("max(" + "0, " * 200 + "L['x'].size()[0]) == 5", FREE, "s0: 0 to any size\n"),
         # torch has applied the first and the second condition to its ranges.
         ("L['x'].size()[0] >= 5", (5, None), "s0: 5 to any size (the condition"),
-        ("L['x'].size()[0] < 30", (2, 29), "s0: 0 to 29 (the condition"),
+        ("L['x'].size()[0] < 30", (2, 29), "s0: 2 to 29 (the condition"),
+        ("L['x'].size()[0] != 1", (1, None), "s0: 2 to any size (the condition"),
+        ("L['x'].size()[0] // 2 != 0", (1, None), "s0: 2 to any size (the condition"),
+        ("2*L['x'].size()[0] != 1", (0, None), "s0: 0 to any size\n"),
         ("L['x'].size()[0] >= 4", (5, None), "s0: 5 to any size\n"),
     ],
 )

@@ -26,12 +26,21 @@ from testing.modules import module_of
 
 
 def test_an_axis_says_why_it_is_fixed() -> None:
-    def forward(self: Any, x: Tensor, n: Tensor) -> Tensor:
-        return x[:, : int(n)] * torch.arange(5)[:, None]
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return x * torch.arange(5)[:, None]
 
-    program = jaxlstm.from_module(module_of(forward), (torch.ones(2, 5, 1), torch.tensor(5)))
+    program = jaxlstm.from_module(module_of(forward), (torch.ones(2, 5, 1),))
     assert re.search(r"axis 1 of x is fixed: .* == 5' \(test_export_steps.py:\d+: return x", str(program))
     assert "axis 2 of x is fixed: torch.export fixes an axis that has the size 0 or 1" in str(program)
+
+
+def test_a_slice_fixes_no_axis() -> None:
+    module = module_of(lambda _, x, n: x[:, : int(n)] * torch.arange(5)[:, None])
+    program = jaxlstm.from_module(module, (torch.ones(2, 5, 1), torch.tensor(5)))
+    assert "s27: 5 to any size" in str(program)
+    x = torch.randn(2, 7, 1)
+    y = program(program.params, x.numpy(), np.int32(-2))
+    np.testing.assert_array_equal(y, module(x, torch.tensor(-2)).numpy())
 
 
 def test_fewer_axes_are_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from jaxlstm_converters.pt2.export_patches import (
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_calls, recorded_lines
 from jaxlstm_converters.pt2.shared_arrays import SharedArrays
+from jaxlstm_converters.pt2.sizes_from_one import sizes_from_one
 from jaxlstm_converters.pt2.state import kept_state
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
@@ -139,12 +140,20 @@ class _Settings(NamedTuple):
     host: bool = True
     sizes: bool = True
     values: bool = False
+    one: bool = True
 
 
-_FIRST = _Settings()
+def _export(call: ExportCall, shapes: Any, exporter: str = "export") -> Any:
+    """Return the program of an export function of torch, right from size 1 on or if torch fails, from 2."""
+    try:
+        return _export_with(call, shapes, exporter, _Settings())
+    except ProgramError:
+        raise
+    except Exception:
+        return _export_with(call, shapes, exporter, _Settings(one=False))
 
 
-def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _Settings = _FIRST) -> Any:
+def _export_with(call: ExportCall, shapes: Any, exporter: str, settings: _Settings) -> Any:
     """Return the program of an export function of torch.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
@@ -157,6 +166,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
     try:
         with (
             free_time(),
+            sizes_from_one() if settings.one else contextlib.nullcontext(),
             recorded_lines(),
             kept_state(call.module, call.changed),
             plain_results(call.module),
@@ -177,16 +187,16 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _
         if is_unknown and not settings.values:
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
-                program = _export(call, shapes, exporter, settings._replace(values=True))
+                program = _export_with(call, shapes, exporter, settings._replace(values=True))
                 is_packed = any("jaxlstm" in str(node.target) for node in program.graph.nodes)
                 if is_packed or call.runs(call, program):
                     return program
         if settings.cut and tracing.batches and is_unknown:
-            return _export(call, shapes, exporter, settings._replace(cut=False))
+            return _export_with(call, shapes, exporter, settings._replace(cut=False))
         if settings.host and tracing.lists:
-            return _export(call, shapes, exporter, settings._replace(cut=True, host=False))
+            return _export_with(call, shapes, exporter, settings._replace(cut=True, host=False))
         if settings.sizes and not is_unknown:
-            return _export(call, shapes, exporter, settings._replace(sizes=False))
+            return _export_with(call, shapes, exporter, settings._replace(sizes=False))
         raise
 
 

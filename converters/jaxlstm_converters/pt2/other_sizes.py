@@ -1,7 +1,6 @@
 """`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
 import random
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +19,9 @@ from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.pt2.export_patches import copied, own_gradients
 from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_at_sizes, export_in_steps
+
+_MOST = 64
+"""Number of programs that are kept."""
 
 
 class OtherSizes:
@@ -43,7 +45,7 @@ class OtherSizes:
         }
         self._call = call._replace(module=copied(call.module, shared))
         self._finish, self._has_values = finish, bool(first.fixed)
-        self._programs: deque[Program] = deque(maxlen=64)
+        self._programs: tuple[Program, ...] = ()  # replaced as a whole: other threads may read it
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Leave the module out of a pickled program."""
@@ -64,7 +66,7 @@ class OtherSizes:
                 return run(program)
             except ProgramError as refused:  # Its values differ.
                 error = refused
-        fits = bool(fitting) or _takes(first, args, kwargs)
+        fits = bool(fitting) or (self._has_values and _takes(first, args, kwargs))
         # Under jax.grad outside of jit, the values are known.
         leaves, structure = jax.tree.flatten((args, kwargs))
         leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
@@ -79,7 +81,7 @@ class OtherSizes:
                 error = ProgramError(error.code, message)
                 error.__cause__ = cause
             else:
-                self._programs.append(program)
+                self._programs = (*self._programs, program)[-_MOST:]
                 return run(program)
         raise error
 

@@ -49,8 +49,14 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
     types = recorded_types(document)
     signature = _read_signature(module, types)
     in_tree, out_tree = _trees(module, len(signature.inputs), len(signature.outputs))
-    axes = {size for item in signature.inputs if item.type for size in item.type.shape if type(size) is str}
-    types.free_axes = axes
+    texts = {
+        size: text
+        for item in signature.inputs
+        if item.type
+        for size, text in zip(item.type.shape, item.type.expressions, strict=True)
+        if type(size) is str
+    }
+    types.free_axes = texts.keys()
     types.sizes = typed(graph.get("sym_int_values", {}), dict, "the sizes")
     defined = _placeholders(graph, signature.placeholders)
     return Graph(
@@ -63,7 +69,7 @@ def read_graph(document: Mapping[str, Any]) -> Graph:
         in_tree=in_tree,
         out_tree=out_tree,
         mutations={name: read_argument(v, defined, "a mutation") for name, v in signature.mutations.items()},
-        ranges=_ranges(document, axes),
+        ranges=_ranges(document, texts),
         guards=_guards(document),
     )
 
@@ -177,8 +183,11 @@ def _guards(document: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(typed(text, str, "a guard") for text in texts))
 
 
-def _ranges(document: Any, axes: Set[str]) -> dict[str, tuple[int | None, int | None]]:
-    """Return the smallest and largest size of each free axis."""
+def _ranges(document: Any, axes: Mapping[str, str]) -> dict[str, tuple[int | None, int | None]]:
+    """Return the smallest and largest size of each free axis, given torch's texts of the axes.
+
+    Unless we marked a symbol, its graph lacks the conditions that hold from size 2 on, whatever its range.
+    """
     ranges: dict[str, tuple[int | None, int | None]] = {}
     for name, bounds in field(document, "range_constraints", dict, "the program").items():
         if name not in axes:
@@ -188,5 +197,6 @@ def _ranges(document: Any, axes: Set[str]) -> dict[str, tuple[int | None, int | 
             None if (bound := typed(bounds, dict, context).get(key)) is None else typed(bound, int, context)
             for key in ("min_val", "max_val")
         )
+        low = max(low or 0, 1 if "nonzero=True" in axes[name] else 2)
         ranges[name] = (low, None if high is not None and high >= _UNBOUNDED else high)
     return ranges

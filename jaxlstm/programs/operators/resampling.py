@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
+from jaxlstm.programs.guards import equal
 from jaxlstm.programs.operators.linear_algebra import product
 from jaxlstm.programs.operators.registry import Options, register_layouts, register_operator
 
@@ -220,7 +221,7 @@ def _padded(place: Array, size: int, padding_mode: int, align_corners: bool) -> 
 def _reflected(place: Array, low: float, high: float) -> Array:
     """Return places reflected at two borders until they are between them."""
     span = high - low
-    if span == 0:
+    if equal(span, 0):
         return jnp.zeros_like(place)
     distance = jnp.where(place < low, low - place, place - low)
     rest = jnp.fmod(distance, span)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm.programs.guards import equal
 from jaxlstm.programs.operators.axes import axes, axis, axis_of
 from jaxlstm.programs.operators.registry import Kwargs, register_family, register_operator, shares_elements
 from jaxlstm.programs.operators.unary import of_tensor
@@ -81,7 +82,7 @@ def squeeze(self: Array, dim: Any = None) -> Array:
     """Remove axes of size 1, all of them or only among ``dim``."""
     # An empty list of axes removes none.
     candidates = () if dim == () else axes(self, dim)
-    return jnp.squeeze(self, tuple(place for place in candidates if self.shape[place] == 1))
+    return jnp.squeeze(self, tuple(place for place in candidates if equal(self.shape[place], 1)))
 
 
 def _each(function: Any, tensors: Sequence[Array]) -> list[Array]:

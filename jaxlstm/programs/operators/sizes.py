@@ -1,17 +1,21 @@
 """Sizes, arithmetic on them, and assertions. Shapes are static under ``jit``, so sizes are integers."""
 
+import contextlib
 import functools
 import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.guards import UNDECIDED, equal
 from jaxlstm.programs.operators.axes import axis
+from jaxlstm.programs.operators.dtypes import default_float
 from jaxlstm.programs.operators.registry import register_operator
 
 
@@ -27,9 +31,21 @@ def sym_numel(self: Array) -> int:
     return self.size
 
 
-def _extreme(of_numbers: Callable[..., Any], of_arrays: Callable[..., Any], *numbers: Any) -> Any:
-    are_known = not any(isinstance(number, Tracer) for number in numbers)
-    return of_numbers(numbers) if are_known else functools.reduce(of_arrays, numbers)
+def _is_symbolic(value: Any) -> bool:
+    """Return True for an array of a trace or a symbolic size of an artifact."""
+    return isinstance(value, Tracer) or jax.export.is_symbolic_dim(value)
+
+
+def _extreme(
+    of_numbers: Callable[..., Any],
+    of_sizes: Callable[..., Any],
+    of_arrays: Callable[..., Any],
+    *numbers: Any,
+) -> Any:
+    if not any(map(_is_symbolic, numbers)):
+        return of_numbers(numbers)
+    are_sizes = not any(isinstance(number, Tracer | float) for number in numbers)
+    return functools.reduce(of_sizes if are_sizes else of_arrays, numbers)
 
 
 _LARGEST_EXPONENT = 64
@@ -45,19 +61,29 @@ _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     "math.floor": math.floor,
     "math.ceil": math.ceil,
     "torch.sym_int": int,
-    "torch.sym_float": float,
-    "torch.sym_max": functools.partial(_extreme, max, jnp.maximum),
-    "torch.sym_min": functools.partial(_extreme, min, jnp.minimum),
+    "torch.sym_float": lambda value: (
+        jnp.asarray(value, default_float()) if _is_symbolic(value) else float(value)
+    ),
+    "torch.sym_max": functools.partial(_extreme, max, jax.core.max_dim, jnp.maximum),
+    "torch.sym_min": functools.partial(_extreme, min, jax.core.min_dim, jnp.minimum),
     "torch.sym_not": lambda value: jnp.logical_not(value) if isinstance(value, Tracer) else not value,
-    "torch.sym_sqrt": math.sqrt,
-    "torch._sym_sqrt": math.sqrt,
+    **dict.fromkeys(
+        ("torch.sym_sqrt", "torch._sym_sqrt"),
+        lambda value: jnp.sqrt(jnp.asarray(value)) if _is_symbolic(value) else math.sqrt(value),
+    ),
 }
+_OF_SYMBOLIC = {operator.eq: equal, operator.ne: lambda first, second: not equal(first, second)}
 
 
 def _on_sizes(function: Callable[..., Any], *operands: Any) -> Any:
     # A size fits into 64 bits. Without a bound, a file could ask for integers without end.
     if function is operator.pow and isinstance(operands[1], int) and abs(operands[1]) > _LARGEST_EXPONENT:
         raise OverflowError(f"the exponent of a size is {operands[1]}")
+    if any(map(jax.export.is_symbolic_dim, operands)):
+        # A condition that some sizes meet is an array of the artifact.
+        with contextlib.suppress(UNDECIDED):
+            return _OF_SYMBOLIC.get(function, function)(*operands)
+        operands = tuple(map(jnp.asarray, operands))
     if any(isinstance(operand, Tracer) for operand in operands):
         # A number of a tensor has 32 bits. torch compares it with larger ones.
         operands = tuple(min(max(n, -(2**31)), 2**31 - 1) if type(n) is int else n for n in operands)

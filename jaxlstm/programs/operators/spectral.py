@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxlstm.programs.guards import equal
 from jaxlstm.programs.operators.dtypes import as_float
 from jaxlstm.programs.operators.patches import overlap_add
 from jaxlstm.programs.operators.registry import Kwargs, register_family, register_operator
@@ -67,7 +68,7 @@ def istft(
 ) -> Array:
     """Return the signal whose frames have the Fourier transforms (batch, frequencies, frames)."""
     hop = n_fft // 4 if hop_length is None else hop_length
-    one_sided = self.shape[-2] != n_fft if onesided is None else onesided
+    one_sided = not equal(self.shape[-2], n_fft) if onesided is None else onesided
     _require_spectrum(self, n_fft, hop, one_sided, return_complex)
     spectrum, norm = jnp.swapaxes(self, -2, -1), "ortho" if normalized else "backward"
     if return_complex:

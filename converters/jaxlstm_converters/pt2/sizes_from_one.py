@@ -1,0 +1,58 @@
+"""Exports in which a free axis may have any size from 1 on.
+
+torch takes each free axis to have at least two elements. It records no condition that all such sizes meet, so
+that a graph may be wrong at 1: ``if x.shape[0] == 1`` leaves no trace in it. Here torch knows only that sizes
+are positive, and records every condition that Python code has on them. C++ code, which compares sizes for
+strides and contiguity, still takes them to be at least 2: nodes record the user's arguments.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+from torch.fx.experimental import _config, symbolic_shapes
+from torch.fx.experimental.sym_node import SymNode
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
+
+_SYMBOL = symbolic_shapes.make_symbol
+_RANGE: Any = symbolic_shapes.ShapeEnv._default_value_range
+_DECIDE: Any = SymNode.guard_bool
+
+
+@contextlib.contextmanager
+def sizes_from_one() -> Iterator[None]:
+    """Mark the symbols of sizes in exports of this thread as "nonzero", which follows from "positive".
+
+    A file shows the mark, beside the conditions.
+
+    Raises:
+      AttributeError: this version of torch has no such exports.
+    """
+    with (
+        _config.patch(backed_size_oblivious=True),  # of this thread
+        mock.patch.object(symbolic_shapes, "make_symbol", _symbol),
+        mock.patch.object(symbolic_shapes.ShapeEnv, "_default_value_range", _range),
+        mock.patch.object(SymNode, "guard_bool", _decide),
+    ):
+        yield
+
+
+def _symbol(prefix: Any, number: int, **assumptions: Any) -> Any:
+    if _config.backed_size_oblivious and assumptions.get("positive"):
+        assumptions["nonzero"] = True
+    return _SYMBOL(prefix, number, **assumptions)
+
+
+def _range(self: Any, *settings: Any, **options: Any) -> Any:
+    return ValueRanges(1, int_oo) if _config.backed_size_oblivious else _RANGE(self, *settings, **options)
+
+
+@functools.wraps(_DECIDE)
+def _decide(self: Any, file: str, line: int) -> bool:
+    """Return the truth of a condition, which becomes a condition of the graph if it is Python's."""
+    if _config.backed_size_oblivious and file.endswith((".h", ".cpp")):
+        return self.guard_size_oblivious(file, line)
+    return _DECIDE(self, file, line)
