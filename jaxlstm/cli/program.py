@@ -43,7 +43,7 @@ def program_lines(described: dict[str, Any]) -> list[str]:
     """Return the lines of ``jaxlstm inspect`` about a program."""
     lines = [f"input {entry['name']}: {shape_text(entry)}" for entry in described["inputs"]]
     for axis, (low, high) in described["free_axes"].items():
-        bounds = f"{low or 1} to {high}" if high is not None else f"at least {low}" if low else "any size"
+        bounds = f"{low or 1} to {high}" if high is not None else f"at least {low}" if low > 1 else "any size"
         lines.append(f"free axis {axis}: {bounds}")
     lines += [f"result {entry['name']}: {shape_text(entry)}" for entry in described["results"]]
     counts: Counter[str] = Counter()

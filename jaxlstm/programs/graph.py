@@ -212,7 +212,7 @@ class Graph:
         return low or 0, high
 
     def is_taken_as_positive(self, axis: str) -> bool:
-        """Return True for an axis that the export took to be at least 1 or 2, without a condition of the model.
+        """Return True for an axis that the export took to be at least 1 or 2 for no condition of the model.
 
         Then the graph lacks the conditions that only smaller sizes break, such as ``x.shape[0] != 1``.
         """

@@ -276,7 +276,9 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
             ops=[ast.NotEq()],
             comparators=[ast.Constant(value=0)],
         ):  # JAX multiplies symbolic sizes out, and loses their bounds.
-            return all(_evaluate(ast.Compare(factor, node.ops, node.comparators), inputs) for factor in (left, right))
+            return all(
+                _evaluate(ast.Compare(factor, node.ops, node.comparators), inputs) for factor in (left, right)
+            )
         case ast.Compare(left=left, ops=ops, comparators=rights):
             values = [_evaluate(value, inputs) for value in (left, *rights)]
             pairs = zip(ops, values[:-1], values[1:], strict=True)

@@ -25,7 +25,8 @@ def bind_inputs(
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """Return the user's inputs by name of value, and the sizes of the free axes.
 
-    Without ``guards``, sizes below 2 are accepted where the export recorded no condition about them. For a constant that is unknown under ``jit``, the value is whether it equals the constant of the export.
+    Without ``guards``, sizes below 2 are accepted where the export recorded no condition about them. For a
+    constant that is unknown under ``jit``, the value is whether it equals the constant of the export.
     """
     arguments = flatten_arguments(graph, args, kwargs)
     values: dict[str, Array] = {}
@@ -143,9 +144,9 @@ def _require_range(graph: Graph, name: str, actual: int, where: str) -> None:
 
 
 _TAKEN_AS_POSITIVE = (
-    "The export recorded no condition of the model about smaller sizes, such as 'if x.shape[0] == 1'. A program "
-    "of jaxlstm.from_module exports the model again at such sizes, and its file takes size 1 if the model does. "
-    "For a model without such conditions, program.with_options(guards=False) skips this check"
+    "The export recorded no condition of the model about smaller sizes, such as 'if x.shape[0] == 1'. A "
+    "program of jaxlstm.from_module exports the model again at such sizes, and its file takes size 1 if the "
+    "model does. For a model without such conditions, program.with_options(guards=False) skips this check"
 )
 
 

@@ -222,11 +222,10 @@ def test_a_fixed_batch_that_another_axis_equals(tmp_path: Path) -> None:
 
 def test_program_with_several_inputs(tmp_path: Path) -> None:
     x, scale = torch.randn(2, 4, 3), torch.randn(2, 3)
-    shapes = {"x": DYNAMIC, "scale": {0: exported.AUTO}}
     residual = module_of(
         lambda _, x, scale: {"sum": x + scale[:, None], "first": x[:, 0], "double": 2 * x}  # not sorted
     )
-    exported.save(tmp_path / "m.pt2", residual, x, scale, dynamic_shapes=shapes)
+    jaxlstm.from_module(residual, (x, scale)).save(tmp_path / "m.pt2")
     rows = [row[:, :3] for row in ROWS]
     batch = {"scale": [row[0] for row in rows], "x": nested(rows)}
     renamed = {"a": batch["x"], "b": batch["scale"]}

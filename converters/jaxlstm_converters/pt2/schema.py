@@ -5,7 +5,7 @@ result, and the structures of both.
 """
 
 import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

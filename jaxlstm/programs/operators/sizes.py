@@ -37,10 +37,7 @@ def _is_symbolic(value: Any) -> bool:
 
 
 def _extreme(
-    of_numbers: Callable[..., Any],
-    of_sizes: Callable[..., Any],
-    of_arrays: Callable[..., Any],
-    *numbers: Any,
+    of_numbers: Callable[..., Any], of_sizes: Callable[..., Any], of_arrays: Callable[..., Any], *numbers: Any
 ) -> Any:
     if not any(map(_is_symbolic, numbers)):
         return of_numbers(numbers)
