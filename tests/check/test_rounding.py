@@ -97,7 +97,8 @@ def opinion(ours: float, own: float, *, kink: float = 0.0) -> float:
 
 
 def test_luck_of_torch():
-    assert opinion(2 * U, U / 100) == pytest.approx(2, rel=0.2)
+    # The unit is the rounding of the arguments, U, and of the results, U * 1.5.
+    assert opinion(5 * U, U / 100) == pytest.approx(2, rel=0.2)
     assert opinion(U / 2, U / 100) == 1, "an error below rounding must not lower the mean of the others"
 
 
@@ -109,7 +110,7 @@ def test_kink_excuses_only_the_error_that_it_causes():
 
 def test_imprecision_is_not_excused():
     assert opinion(2.0**-11, U) > 1e3  # TF32
-    assert opinion(20 * U, 2 * U) == pytest.approx(10, rel=0.2)
+    assert opinion(20 * U, 3 * U) == pytest.approx(20 / 3, rel=0.2)
     assert opinion(2 * U, 1.5 * U) == pytest.approx(2 / 1.5), "below the limit, torch's error is the unit"
 
 

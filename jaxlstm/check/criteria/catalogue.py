@@ -102,11 +102,8 @@ def _excuse(trial: Trial, ours: Results) -> str:
     truth = trial.truth64.outputs
     errors = worst_errors(Results(ours.outputs), trial.truth64)
     error = max((error / largest(truth[name]) for name, error in errors.items()), default=0.0)
-    if error <= SINGLE and (casts := trial.check.subject.casts_to_float32(trial.case)):
-        return (
-            f"the model converts float64 to float32 in {', '.join(casts[:3])}; its error in float64, "
-            f"{format_number(error)}, is no larger than float32 rounding"
-        )
+    if error <= SINGLE and (reason := _casts(trial, f"error in float64, {format_number(error)},")):
+        return reason
     rng = np.random.default_rng([trial.check.seed, 101])
     if (other := trial.check.truth.with_other_tables(trial.case, rng)) is None:
         return ""
@@ -124,14 +121,31 @@ def _gradients(trial: Trial) -> Iterator[Outcome]:
     ours = trial.aligned64
     if ours is None or not ours.gradients or trial.check.float64_refusal:
         return
-    for against, theirs in trial.once(_theirs64).items():
-        if theirs.gradients:
-            condition = dict.fromkeys(ours.arrays(), 0.0)
-            found = accuracy.gradient_semantics(ours.gradients, theirs.gradients, condition)
-            if not found.ok:
-                condition, _ = trial.once(_condition)
-                found = accuracy.gradient_semantics(ours.gradients, theirs.gradients, condition)
-            yield Outcome(found, against)
+    def measured(condition: Mapping[str, float]) -> dict[str, Measurement]:
+        return {
+            against: accuracy.gradient_semantics(ours.gradients or {}, theirs.gradients, condition)
+            for against, theirs in trial.once(_theirs64).items()
+            if theirs.gradients
+        }
+
+    found = measured(dict.fromkeys(ours.arrays(), 0.0))
+    if not all(number.ok for number in found.values()):
+        found = measured(trial.once(_condition)[0])
+    # Results may be exact where their gradients are rounded to float32.
+    single = all(number.value <= SINGLE for number in found.values())
+    if not all(n.ok for n in found.values()) and single and (reason := _casts(trial, "gradients' error")):
+        trial.check.float64_refusal = reason
+        return
+    yield from (Outcome(number, against) for against, number in found.items())
+
+
+def _casts(trial: Trial, error: str) -> str:
+    """Return where the model converts to float32, as the reason of an error; empty if it does not."""
+    casts = trial.check.subject.casts_to_float32(trial.case)
+    return casts and (
+        f"the model converts float64 to float32 in {', '.join(casts[:3])}; its {error} is no larger than "
+        "float32 rounding"
+    )
 
 
 def _ratios(trial: Trial) -> dict[str, RmsRatio]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
+from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.check.cases.case import Array, Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
@@ -101,10 +101,12 @@ def run_graph(
     """
     import torch
 
+    from jaxlstm.check.reference.torch_double import to_tensor
+
     values: dict[str, Any] = {}
     for names in (graph.parameters, graph.buffers, graph.constants):
-        values |= {value: _tensor(tensors[name]) for value, name in names.items()}
-    values |= {name: _tensor(a) for name, a in inputs.items()}
+        values |= {value: to_tensor(tensors[name]) for value, name in names.items()}
+    values |= {name: to_tensor(a) for name, a in inputs.items()}
     found: dict[str, list[Array]] = {}
     with pinned(np.float64), torch.no_grad():
         for node in graph.nodes:
@@ -120,10 +122,6 @@ def run_graph(
             # Copies, because a later operator may work in place.
             found[node.name] = [np.array(tensor_to_numpy(a)) for a in leaves if hasattr(a, "detach")]
     return found
-
-
-def _tensor(array: Array) -> Any:
-    return numpy_to_tensor(np.array(array, order="C"))
 
 
 def _function(name: str) -> Any:

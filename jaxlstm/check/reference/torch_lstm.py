@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlstm._shared.torch_tensors import numpy_to_tensor
 from jaxlstm.check.cases.case import ArrayName, Case, Results
 from jaxlstm.check.reference import torch_precision
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
@@ -64,6 +63,8 @@ def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.
     import torch
     from torch.nn.utils import rnn
 
+    from jaxlstm.check.reference.torch_double import to_tensor
+
     class OfCases(torch.nn.LSTM):
         @torch.enable_grad()  # With and without gradients, the results come from the same kernel.
         def forward(  # type: ignore[override]
@@ -82,6 +83,6 @@ def _module(params: Mapping[str, Any], config: LSTMConfig, dtype: Any) -> torch.
     # Initial values would draw from the caller's random state.
     module = OfCases(**options, device="meta", dtype=getattr(torch, np.dtype(dtype).name))
     module = module.to_empty(device="cpu")
-    rounded = {name: np.array(value, order="C").astype(dtype) for name, value in params.items()}
-    module.load_state_dict({name: numpy_to_tensor(a) for name, a in rounded.items()}, strict=True)
+    rounded = {name: to_tensor(np.asarray(value).astype(dtype)) for name, value in params.items()}
+    module.load_state_dict(rounded, strict=True)
     return module.eval()

@@ -55,8 +55,6 @@ class TorchModel:
         self.dtype = np.dtype(tensor_to_numpy(torch.empty(0, dtype=dtypes[0] if dtypes else None)).dtype)
         self._in_float64 = _deep_copy(self._copy).double()
         self._results: dict[Any, Results] = {}
-        if isinstance(self._in_float64, torch.fx.GraphModule):
-            _replace_dtypes(self._in_float64)
 
     def module(self, dtype: Any) -> torch.nn.Module:
         """Return the copy in float64, or the copy in the module's own dtype."""
@@ -106,8 +104,11 @@ class TorchModel:
         return ""
 
     def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
-        """Return the results of a run without oneDNN."""
-        return [self.run(case, dtype, gradients=gradients, onednn=False)]
+        """Return the results of a run without oneDNN, with XLA's functions where those are less precise."""
+        from jaxlstm.check.reference.torch_double import FunctionsOfXLA
+
+        with FunctionsOfXLA():
+            return [self.run(case, dtype, gradients=gradients, onednn=False)]
 
     def perturbed(
         self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, hold: bool = False
@@ -152,28 +153,33 @@ class TorchModel:
     def with_other_tables(self, case: Case, rng: np.random.Generator) -> tuple[list[str], Results] | None:
         """Change every number of the tables by rounding; return their names and the float64 results.
 
-        Tables are the floating-point buffers that are not statistics, such as encodings.
+        Tables are the floating-point buffers that are not statistics, such as encodings, and the tensors
+        that the module makes of numbers in its code.
         """
         import torch
 
-        module = _deep_copy(self._in_float64)
-        statistics = ("running_mean", "running_var")
-        buffers = {name: a for name, a in module.named_buffers() if not name.endswith(statistics)}
-        tables = {name: a for name, a in buffers.items() if a.is_floating_point()}
-        if not tables:
-            return None
         size = float(np.finfo(self.dtype).eps) if self.dtype.kind == "f" else 0.0
-        with torch.no_grad():
-            for table in tables.values():
-                signs = torch.from_numpy(rng.choice([-1.0, 1.0], tuple(table.shape)))
-                table.add_(size * table.abs().max() * signs)
-        with pinned(np.float64):
-            return list(tables), run_module(module, case.astype(np.float64), False)
+        names: list[str] = []
+
+        def changed(table: torch.Tensor, name: str = "a tensor in its code") -> torch.Tensor:
+            names.append(name)
+            signs = torch.from_numpy(rng.choice([-1.0, 1.0], tuple(table.shape)))
+            return table.add_(size * table.abs().max() * signs) if table.numel() else table
+
+        module = _deep_copy(self._in_float64)
+        for name, table in module.named_buffers():
+            if table.is_floating_point() and not name.endswith(("running_mean", "running_var")):
+                changed(table, name)
+        with pinned(np.float64, literal=changed):
+            results = run_module(module, case.astype(np.float64), False)
+        return (list(dict.fromkeys(names)), results) if names else None
 
 
 def tensors_of(case: Case) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, torch.Tensor]]:
     """Return the arguments with their arrays as tensors, and the floating-point tensors by name."""
-    tensors = {name: numpy_to_tensor(np.array(a, order="C")) for name, a in case.arrays.items()}
+    from jaxlstm.check.reference.torch_double import to_tensor
+
+    tensors = {name: to_tensor(a) for name, a in case.arrays.items()}
     args, kwargs = case.call(tensors)
     return args, kwargs, {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
@@ -188,12 +194,18 @@ def _arrays(leaves: Mapping[str, Any]) -> dict[str, Array]:
 
 
 @contextlib.contextmanager
-def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
+def pinned(
+    dtype: Any, *, onednn: bool = True, literal: Callable[[Any], Any] = lambda tensor: tensor
+) -> Iterator[None]:
     """Compute in full precision on one thread, without the fused attention that zeroes padded rows.
 
-    ``dtype`` is the default dtype of tensors that a module creates.
+    ``dtype`` is the default dtype of tensors that a module creates. In float64, everything is computed in
+    float64; only numbers in the code of the module are rounded as they are outside of the context, and then
+    changed by ``literal``.
     """
     import torch
+
+    from jaxlstm.check.reference.torch_double import DoublePrecision
 
     default, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -203,7 +215,11 @@ def pinned(dtype: Any, *, onednn: bool = True) -> Iterator[None]:
     # The public setter raises in a process that has imported torch's own test helpers.
     torch._C._set_mkldnn_enabled(onednn and with_onednn)
     try:
-        with torch_precision.pinned(), torch.random.fork_rng(devices=[]):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch_precision.pinned())
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            if np.dtype(dtype) == np.float64:
+                stack.enter_context(DoublePrecision(lambda a: literal(a.to(default).double())))
             yield
     finally:
         torch.set_num_threads(threads)
@@ -221,6 +237,8 @@ def run_module(
     """Run a module on a case, whose cotangents have the names that ``named`` gives its results."""
     import torch
 
+    from jaxlstm.check.reference.torch_double import to_tensor
+
     args, kwargs, sources = tensors_of(case)
     if not gradients:
         with torch.no_grad():
@@ -235,7 +253,7 @@ def run_module(
             results = Results(_arrays(returned))
             if not outputs:
                 return results
-            given = [numpy_to_tensor(case.cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
+            given = [to_tensor(case.cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
             found = torch.autograd.grad(
                 list(outputs.values()), list(sources.values()), grad_outputs=given, allow_unused=True
             )
@@ -274,17 +292,3 @@ def _deep_copy(module: torch.nn.Module) -> torch.nn.Module:
         # The copy of an exported module touches deprecated classes of torch.
         warnings.simplefilter("ignore", FutureWarning)
         return copy.deepcopy(module)
-
-
-def _replace_dtypes(module: torch.fx.GraphModule) -> None:
-    """Replace the floating-point dtypes that an export wrote into a graph by float64."""
-    import torch
-    from torch.fx.node import map_aggregate
-
-    def replaced(value: Any) -> Any:
-        is_float = isinstance(value, torch.dtype) and value.is_floating_point
-        return torch.float64 if is_float else value
-
-    for node in module.graph.nodes:
-        node.args, node.kwargs = (map_aggregate(tree, replaced) for tree in (node.args, node.kwargs))
-    module.recompile()

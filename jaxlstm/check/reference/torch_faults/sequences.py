@@ -101,6 +101,8 @@ def _config(arguments: Mapping[str, Any]) -> LSTMConfig:
 
 def _run_oracle(operation: Operation, *, fault: Fault) -> Any:
     """Return the outputs and states of the oracle with a fault."""
+    from jaxlstm.check.reference.torch_double import to_tensor
+
     arguments = operation.arguments
     config, first = _config(arguments), arguments.get("batch_first")
     x, h, c = map(tensor_to_numpy, (arguments["input"], *arguments["hx"]))
@@ -115,4 +117,4 @@ def _run_oracle(operation: Operation, *, fault: Fault) -> Any:
     outputs, h_n, c_n, _ = call.finished(call.run())
     outputs = outputs[valid] if packed else outputs
     arrays = (outputs.swapaxes(0, 1) if first else outputs, h_n, c_n)
-    return tuple(numpy_to_tensor(np.array(a, x.dtype, order="C")) for a in arrays)
+    return tuple(to_tensor(a.astype(x.dtype)) for a in arrays)

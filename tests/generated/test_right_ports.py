@@ -1,0 +1,134 @@
+"""No false alarms: random right formulas in JAX hold, and programs equal their own modules, casts and all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.scipy import special
+from torch import nn
+from torch.nn import functional
+
+import jaxlstm
+from jaxlstm.check import verify_model
+from testing.modules import arrays, module_of
+from testing.seeds import seeds
+
+Step = tuple[Callable[[Any], Any], Callable[[Any], Any]]
+FORMULAS: tuple[Step, ...] = (
+    (functional.hardsigmoid, jax.nn.hard_sigmoid),
+    (functional.hardswish, jax.nn.hard_swish),
+    (torch.erf, special.erf),
+    (torch.atan, jnp.arctan),
+    (lambda x: torch.sqrt(torch.relu(x)), lambda x: jnp.sqrt(jax.nn.relu(x))),
+    (lambda x: x.topk(4).values, lambda x: jax.lax.top_k(x, 4)[0]),
+    (lambda x: functional.glu(x, 0), lambda x: jax.nn.glu(x, 0)),
+    (lambda x: x - x.logsumexp(-1, keepdim=True), lambda x: x - special.logsumexp(x, -1, keepdims=True)),
+)
+"""Formulas that torch and XLA round differently."""
+
+
+def _rms(x: torch.Tensor) -> torch.Tensor:
+    wide = x.to(torch.float32)
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+CASTS: tuple[Step, ...] = (
+    (
+        lambda x: torch.softmax(x, -1, dtype=torch.float32).type_as(x),
+        lambda x: jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype),
+    ),
+    (_rms, lambda x: x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)),
+    (
+        lambda x: x.float() * torch.tensor([0.1, 0.7, 1.3, 0.2]).repeat(x.shape[-1] // 4),
+        lambda x: x * jnp.tile(jnp.array([0.1, 0.7, 1.3, 0.2]), x.shape[-1] // 4),
+    ),
+    (
+        lambda x: x + functional.one_hot(x.argmax(-1), x.shape[-1]).float(),
+        lambda x: x + jax.nn.one_hot(x.argmax(-1), x.shape[-1]),
+    ),
+    (
+        lambda x: x * torch.linspace(0, 1, x.shape[-1], dtype=torch.float32),
+        lambda x: x * jnp.linspace(0, 1, x.shape[-1]),
+    ),
+)
+"""Formulas with float32 in the code."""
+
+
+def random_steps(seed: int) -> list[Step]:
+    """Return two formulas and a cast, in random order."""
+    rng = np.random.default_rng(seed)
+    chosen = [FORMULAS[k] for k in rng.permutation(len(FORMULAS))[:2]] + [CASTS[seed % len(CASTS)]]
+    return [chosen[k] for k in rng.permutation(3)]
+
+
+@pytest.mark.parametrize("seed", seeds(fast=3, slow=100))
+def test_right_formulas_hold(seed):
+    torch.manual_seed(seed)
+    steps, theirs = random_steps(seed), nn.Linear(8, 8)
+
+    def forward(m, x):
+        for step, _ in steps:
+            x = step(m.layer(x) if x.shape[-1] == 8 else x)
+        return x
+
+    def ours(params, x):
+        for _, step in steps:
+            x = step(x @ params["weight"].T + params["bias"] if x.shape[-1] == 8 else x)
+        return x
+
+    module, x = module_of(forward, layer=theirs), torch.randn(32, 8)
+    report = verify_model(ours, module, (x,), params=arrays(theirs))
+    assert report.ok, str(report)
+    program = jaxlstm.from_module(module, (x,))
+    report = verify_model(program, module, (x,))
+    assert report.ok, str(report)
+    assert not any(item.id == "float64" for item in report.items), "a program computes in float64 throughout"
+
+
+def test_a_function_that_xla_computes_less_precisely():
+    """XLA's lgamma is off by many ulp near its roots."""
+    theirs, x = module_of(lambda _, x: torch.lgamma(x.abs() + 1).sum(1)), torch.randn(32, 8)
+    report = verify_model(lambda x: special.gammaln(jnp.abs(x) + 1).sum(1), theirs, (x,))
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_integers_become_floats(dtype):
+    """The truth of a module with casts alone is float64 too."""
+    forward = module_of(
+        lambda m, i: (m.layer(i.float()), i / 255, (i - i.flip(0)).float().mean(-1)), layer=nn.Linear(6, 3)
+    )
+    weights, i = arrays(forward.layer), torch.randint(0, 256, (40, 6), dtype=dtype)
+
+    def ours(params, i):
+        x = i.astype(jnp.float32)
+        return x @ params["weight"].T + params["bias"], i / 255, (i - i[::-1]).astype(jnp.float32).mean(-1)
+
+    assert verify_model(ours, forward, (i,), params=weights).ok
+    assert not verify_model(
+        lambda p, i: ours({**p, "bias": p["bias"] * 1.001}, i), forward, (i,), params=weights
+    ).ok
+    program = jaxlstm.from_module(forward, (i,))
+    report = verify_model(program, forward, (i,))
+    assert report.ok, str(report)
+
+
+def test_the_truth_follows_dtypes_everywhere():
+    """Tensors outside of the module, factories, writes in place, a state of zeros, and control flow."""
+    outside = torch.randn(8, 8)
+
+    def forward(m, x):
+        state = torch.zeros(1, x.shape[0], 5, dtype=torch.float32)
+        y = torch.zeros(x.shape, dtype=torch.float32)
+        y[:, ::2] = (x @ outside)[:, ::2]
+        y.add_(torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x * 3, (x,)))
+        return m.lstm(y[:, None], (state, state))[0].half().float()
+
+    module = module_of(forward, lstm=nn.LSTM(8, 5, batch_first=True))
+    x = torch.randn(6, 8)
+    report = verify_model(jaxlstm.from_module(module, (x,)), module, (x,))
+    assert report.ok, str(report)
