@@ -52,7 +52,8 @@ X = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
 
 
 def last_operation(module, x):
-    return run_planted(TorchModel(module), Case.of_model("x", (x,), {}), np.float32, {}).operations[-1]
+    run = run_planted(TorchModel(module), Case.of_model("x", (x,), {}), np.float32, {}, traced=True)
+    return list(run.operations.values())[-1]
 
 
 def with_fault(module, x, cause):

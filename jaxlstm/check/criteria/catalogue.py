@@ -121,6 +121,7 @@ def _gradients(trial: Trial) -> Iterator[Outcome]:
     ours = trial.aligned64
     if ours is None or not ours.gradients or trial.check.float64_refusal:
         return
+
     def measured(condition: Mapping[str, float]) -> dict[str, Measurement]:
         return {
             against: accuracy.gradient_semantics(ours.gradients or {}, theirs.gradients, condition)

@@ -7,6 +7,7 @@ of them moves the first layer that differs further down.
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,14 @@ from jaxlstm.check.cases.case import Array, Case, LayerRecord
 from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of, without_padding
 from jaxlstm.check.diagnosis.search import Deadline, Explanation, FaultedReference
 from jaxlstm.check.reference.torch_faults.operation import Replacement
-from jaxlstm.check.reference.torch_faults.planted import PlantedFault, PlantedRun, planted_faults, run_planted
+from jaxlstm.check.reference.torch_faults.planted import (
+    PlantedFault,
+    PlantedRun,
+    Site,
+    confused,
+    planted_faults,
+    run_planted,
+)
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
@@ -36,18 +44,19 @@ def compare_layers(
     without a counterpart are left out. ``limits`` holds the largest distance of equal outputs by position in
     ``theirs``; the default is ``EQUAL``.
     """
-    by_path: dict[str, list[LayerRecord]] = {}
-    for record in ours:
-        by_path.setdefault(record.path, []).append(record)
+    by_path, wanted = _by_path(ours), _by_path(theirs)
     partners, calls = _partners(pairing), dict[str, int]()
     found = []
     for position, record in enumerate(theirs):
         calls[record.path] = call = calls.get(record.path, -1) + 1
         candidates = [path for path in by_path if names.match(path, record.path)] if record.path else [""]
         candidates += partners.get(record.path, ())
-        records = [by_path[p][call] for p in candidates if p in by_path and len(by_path[p]) > call]
+        same = wanted[record.path]
+        pairs = [_corresponding(by_path[p], same, call) for p in candidates if p in by_path]
+        records = [pair[0] for pair in pairs if pair]
         if not records:
             continue
+        record = next(pair[1] for pair in pairs if pair)
         compared = [(distance(r.outputs, record.outputs, bool(record.ragged)), r) for r in records]
         outputs, ours_record = min(compared, key=lambda pair: pair[0])
         found.append(
@@ -63,6 +72,33 @@ def compare_layers(
             )
         )
     return found
+
+
+def _by_path(records: Sequence[LayerRecord]) -> dict[str, list[LayerRecord]]:
+    by_path: dict[str, list[LayerRecord]] = {}
+    for record in records:
+        by_path.setdefault(record.path, []).append(record)
+    return by_path
+
+
+def _corresponding(
+    ours: Sequence[LayerRecord], theirs: Sequence[LayerRecord], call: int
+) -> tuple[LayerRecord, LayerRecord] | None:
+    """Return the calls to compare: one on a whole sequence corresponds to all calls in a loop over it."""
+    if len(ours) != len(theirs) and 1 in (len(ours), len(theirs)):
+        return (_stacked(ours), _stacked(theirs)) if call == 0 else None
+    return (ours[call], theirs[call]) if len(ours) > call else None
+
+
+def _stacked(records: Sequence[LayerRecord]) -> LayerRecord:
+    """Return the calls of one layer as one, if their arrays have the same shapes; else the first."""
+    first = records[0]
+    shapes = {tuple(a.shape for a in (*r.inputs, *r.outputs)) for r in records}
+    if len(records) == 1 or len(shapes) > 1:
+        return first
+    inputs = zip(*(r.inputs for r in records), strict=True)
+    outputs = zip(*(r.outputs for r in records), strict=True)
+    return replace(first, inputs=tuple(map(np.stack, inputs)), outputs=tuple(map(np.stack, outputs)))
 
 
 def _partners(pairing: Pairing) -> Mapping[str, Sequence[str]]:
@@ -100,10 +136,14 @@ class FaultedModule(FaultedReference):
         *,
         dtype: Any,
         tolerance: float,
+        whole: Case,
+        located: str,
     ) -> None:
         """Take the evidence, and the layers of the model on a case, which is used first.
 
         ``position`` is its position among the cases tried. It may lack evidence, if the model raised.
+        ``whole`` is the case before it was shortened, whose operations have faults, and ``located`` the path
+        of the module that is searched first.
         """
         self.theirs, self.subject, self.dtype = theirs, subject, dtype
         self.tolerance = tolerance
@@ -112,8 +152,9 @@ class FaultedModule(FaultedReference):
         finite = [entry for entry in evidence if entry.results.is_finite]
         self.evidence = sorted(finite, key=lambda entry: entry.position != position)
         self.raised = not self.evidence or self.evidence[0].position != position
-        planted = self._run((), case, record=True)
-        self.operations, self.compared = planted.operations, len(self._compare(planted))
+        self.located = located
+        self.right = run_planted(theirs, whole, dtype, {}, traced=True)
+        self.compared = len(self._compare(self._run((), case, record=True)))
 
     def explain(self, deadline: Deadline) -> list[Explanation]:
         """Return the explanations, except for faults at more operations than another explanation needs."""
@@ -126,16 +167,18 @@ class FaultedModule(FaultedReference):
     def single(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield each single fault, unless the model raised after layers that are right."""
         if not self.raised or max(self.distances(())) > EQUAL:
-            yield from ((fault,) for fault in deadline.before(planted_faults(self.operations)))
+            yield from ((fault,) for fault in deadline.before(planted_faults(self.right, self.located)))
 
     def combined(self, deadline: Deadline) -> Iterator[Faults]:
-        """Yield chains of faults, each of which moves the first difference further down."""
+        """Yield confused values, then chains of faults, each moving the first difference further down."""
+        if not self.raised:
+            yield from ((fault,) for fault in deadline.before(confused(self.right, self.located)))
         chain: Faults = ()
         progress = self._progress(chain)
         while len(chain) < MAX_FAULTS:
             best = None
             sites = {site for fault in chain for site in fault.replacements}
-            for fault in deadline.before(planted_faults(self.operations)):
+            for fault in deadline.before(planted_faults(self.right, self.located)):
                 if not fault.replacements.keys() & sites:
                     reached = self._progress((*chain, fault))
                     if reached > progress:
@@ -161,10 +204,11 @@ class FaultedModule(FaultedReference):
             yield output_distance(ours, outputs | cut)
 
     def _run(self, faults: Faults, case: Case, record: bool = False) -> PlantedRun:
-        replacements: dict[int, Replacement] = {}
+        replacements: dict[Site, Replacement] = {}
         for fault in faults:
             replacements |= fault.replacements
-        return run_planted(self.theirs, case, self.dtype, replacements, record=record)
+        traced = any(fault.traced for fault in faults)
+        return run_planted(self.theirs, case, self.dtype, replacements, record=record, traced=traced)
 
     def _layer_distance(self, faults: Faults) -> float:
         """Return the largest distance of the layers that a model recorded before it raised."""

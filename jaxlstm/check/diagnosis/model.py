@@ -24,6 +24,9 @@ from jaxlstm.check.verification import Evidence, Verification
 OWN_ERRORS = 16.0
 """A layer is imprecise if its error exceeds torch's error in the same dtype by this factor."""
 
+SHORT = 3
+"""Steps of a sequence that show the faults of a loop."""
+
 ROUNDED_SUMS = 1e-6
 """The distance of right layers whose biases are float32 sums of torch's."""
 
@@ -76,10 +79,35 @@ class _ModelDiagnosis:
     ) -> None:
         self.check, self.subject, self.theirs, self.wrong = verification, subject, theirs, wrong
         self.position = (verification.first_failure if wrong else None) or 0
-        self.case = verification.tried[self.position]
+        self.case = self.whole = verification.tried[self.position]
         in_float64 = wrong and not verification.float64_refusal
         self.dtype = np.dtype(np.float64) if in_float64 else theirs.dtype
         self.agreement = AGREEMENT["float32" if subject.casts else self.dtype.name]
+        self.evidence = verification.evidence["float64" if self.dtype == np.float64 else "working"]
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Take the first three elements of the axes that torch lets change as the case, if it fails too.
+
+        The search of causes runs torch for each fault, and loops over time steps take most of its time.
+        """
+        case = self.case
+        for size in sorted({n for shape in case.shapes for n in shape if n > SHORT}):
+            cut = {
+                k: a[tuple(slice(SHORT if n == size else n) for n in a.shape)] for k, a in case.arrays.items()
+            }
+            shorter = case.with_arrays(**cut)
+            case = case if self.theirs.refusal(shorter) else shorter
+        if not self.wrong or not self.evidence or case is self.case:
+            return
+        try:
+            truth = self.theirs.run(case, self.dtype)
+            ours = self.subject.comparable(self.subject.run(case, self.dtype), case, lambda: truth)
+        except PORT_EXCEPTIONS:
+            return
+        if self.agreement < output_distance(ours.outputs, truth.outputs) < np.inf:
+            self.case, self.position = case, -1
+            self.evidence = [Evidence(case, ours, truth, -1), *self.evidence]
 
     def diagnosis(self, failures: Failures, seconds: float) -> Diagnosis:
         """Return the explanations, and the layers or nodes of both models."""
@@ -93,7 +121,7 @@ class _ModelDiagnosis:
         limits = self._limits(theirs)
         layers = compare_layers(ours, theirs, self.subject.names, self.subject.pairing, limits)
         raised = "runs" in failures.ids
-        causes = list(self._settings(raised)) or list(self._causes(ours, seconds))
+        causes = list(self._settings(raised)) or list(self._causes(ours, seconds, _located(layers)))
         causes += self._foreign_weights()
         if not causes and raised:
             causes = ["the model raised an exception: see the item runs"]
@@ -194,7 +222,7 @@ class _ModelDiagnosis:
             names = ", ".join(unpaired[:3]) + (f" and {len(unpaired) - 3} more" if len(unpaired) > 3 else "")
             yield f"the values of {names} are not a re-layout of any parameter of torch"
 
-    def _causes(self, layers: Sequence[LayerRecord], seconds: float) -> Iterator[str]:
+    def _causes(self, layers: Sequence[LayerRecord], seconds: float, located: str) -> Iterator[str]:
         """Search for the faults that explain the results. A program has no faults to plant."""
         if not self.wrong and self.check.evidence["float64"]:
             yield f"the model is right in float64; its layers lose accuracy in {self.check.dtype}"
@@ -207,9 +235,11 @@ class _ModelDiagnosis:
             self.case,
             self.position,
             layers,
-            self.check.evidence["float64" if self.dtype == np.float64 else "working"],
+            self.evidence,
             dtype=self.dtype,
             tolerance=self.agreement,
+            whole=self.whole,
+            located=located,
         )
         deadline = Deadline(seconds)
         found = faulted.explain(deadline)
@@ -232,6 +262,14 @@ def _reference_layers(theirs: TorchModel | ProgramReference, case: Case, dtype: 
 
 def _size(layer: LayerDifference) -> str:
     return layer.difference + (" times the largest element" if np.isfinite(layer.outputs) else "")
+
+
+def _located(layers: Sequence[LayerDifference]) -> str:
+    """Return the path of torch's module in which the first difference arises."""
+    first = next((layer for layer in layers if not layer.ok), None)
+    if first is None:
+        return ""
+    return first.theirs if first.inputs <= first.limit else first.theirs.rpartition(".")[0]
 
 
 def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:

@@ -19,6 +19,9 @@ from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.jax_runs import jax_settings
 from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast
 
+_PATH = "_jaxlstm_path"
+"""The attribute that holds the path of a module whose calls are recorded."""
+
 
 class FlaxModel(CheckedModel):
     """An NNX module under test. Nothing changes the caller's module."""
@@ -51,23 +54,24 @@ class FlaxModel(CheckedModel):
     def layers(self, case: Case, dtype: Any, precision: str | None) -> list[LayerRecord]:
         """Run a copy eagerly and return every call of a submodule, in the order in which they return.
 
-        Calls that JAX traces, such as those inside ``nnx.scan``, are left out.
+        Without ``jit``, scans run as loops. Calls that JAX traces all the same, as in ``vmap``, are left out.
         """
         records = list[LayerRecord]()
-        with jax_settings(dtype, precision):
+        with jax_settings(dtype, precision), jax.disable_jit():
             module = self.copy(dtype if dtype == np.float64 else None)
-            paths = {id(m): ".".join(map(str, path)) for path, m in nnx.iter_modules(module)}
 
             def keep(layer: Any, args: Any, kwargs: Any, returned: Any) -> None:
                 inputs, outputs = _concrete_arrays((args, kwargs)), _concrete_arrays(returned)
-                path = paths.get(id(layer))
+                path = vars(layer).get(_PATH)
                 if path is not None and inputs is not None and outputs is not None:
                     records.append(LayerRecord(path, type(layer).__name__, inputs, outputs))
 
             classes = {type(m) for _, m in nnx.iter_modules(module) if callable(m)}
             recording = {cls: _recording_class(cls, keep) for cls in classes}
-            for _, submodule in list(nnx.iter_modules(module)):
+            for path, submodule in list(nnx.iter_modules(module)):
                 if callable(submodule):
+                    # Transformations of NNX call copies, which keep static attributes.
+                    object.__setattr__(submodule, _PATH, ".".join(map(str, path)))
                     object.__setattr__(submodule, "__class__", recording[type(submodule)])
             args, kwargs = case.call(jax.device_put(dict(case.astype(dtype).arrays)))
             with contextlib.suppress(*PORT_EXCEPTIONS):  # The item "runs" reports them.

@@ -45,6 +45,11 @@ def activation(operation: Operation) -> Iterator[Variant]:
     if operation.name == "leaky_relu":
         words = "the slope of {where} is {new} instead of {old}"
         yield from other_values(operation, "negative_slope", _SLOPES, words, 0.01)
+    if operation.name == "sigmoid":
+        yield Variant("{where} is 1 - sigmoid, as a gate used the other way round", lambda op: 1 - op.run())
+        for shift in (1, -1):
+            cause = f"{{where}} has {shift} added to its input, as a forget bias"
+            yield Variant(cause, lambda op, by=shift: op.run(input=op.get("input") + by))
     for name in _OTHERS:
         if name != operation.name:
             yield _instead(f"{{where}} is {name} instead of {operation.name}", name)
@@ -71,9 +76,17 @@ def indexing(operation: Operation) -> Iterator[Variant]:
     index = operation.get("index")
     parts = index if isinstance(index, tuple) else (index,)
     for position, part in enumerate(parts):
-        if type(part) is int and part in (0, -1):
+        if type(part) is int:
             other = (*parts[:position], -1 - part, *parts[position + 1 :])
-            yield changed(f"{{where}} is {_index(other)} instead of {_index(parts)}", index=other)
+            cause = f"{{where}} is {_index(other)} instead of {_index(parts)}"
+            yield Variant(cause, partial(_from_other_end, position=position))
+
+
+def _from_other_end(operation: Operation, *, position: int) -> Any:
+    index = operation.get("index")
+    parts = list(index) if isinstance(index, tuple) else [index]
+    parts[position] = -1 - parts[position]
+    return operation.run(index=tuple(parts))
 
 
 def _index(parts: tuple[Any, ...]) -> str:
@@ -155,6 +168,8 @@ def weighted(operation: Operation) -> Iterator[Variant]:
     """Yield faults of the weight and the bias of a linear layer or a convolution."""
     outputs, inputs, *sizes = operation.get("weight").shape
     yield changed("{where} has no bias", bias=None)
+    if operation.get("bias") is not None:
+        yield changed("{where} has its bias twice", bias=2 * operation.get("bias"))
     if outputs == inputs and not sizes:
         yield _with_weight("the weight of {where} is transposed", lambda w: w.mT)
     if any(size > 1 for size in sizes):

@@ -1,9 +1,11 @@
 """Operations of a torch module, and the variants that a wrong port may compute."""
 
+from __future__ import annotations
+
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _WINDOW = ("input", "kernel_size", "stride", "padding")
@@ -30,6 +32,18 @@ ARGUMENT_NAMES = {
     "log_softmax": ("input", "dim"),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), ("input", *_RECURRENT, "batch_first")),
     "pack_padded_sequence": ("input", "lengths", "batch_first"),
+    **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "rdiv", "matmul", "mm", "bmm"), ("input", "other")),
+    **dict.fromkeys(("gt", "ge", "lt", "le"), ("input", "other")),
+    **dict.fromkeys(("mean", "sum", "amax"), ("input", "dim", "keepdim")),
+    **dict.fromkeys(("exp", "sqrt", "rsqrt", "neg", "abs", "square"), ("input",)),
+    "clamp": ("input", "min", "max"),
+    "pow": ("input", "exponent"),
+    "chunk": ("input", "chunks", "dim"),
+    "split": ("input", "split_size", "dim"),
+    "unbind": ("input", "dim"),
+    "stack": ("tensors", "dim"),
+    "where": ("condition", "input", "other"),
+    "lerp": ("input", "end", "weight"),
 }
 """The arguments of builtin functions, which have no signature."""
 
@@ -41,6 +55,8 @@ RENAMED = {
     "concatenate": "cat",
     "relu_": "relu",
     "__getitem__": "indexing",
+    "__rsub__": "rsub",
+    "__rdiv__": "rdiv",
     "_pack_padded_sequence": "pack_padded_sequence",
 }
 """Names of one operation under its usual name."""
@@ -56,6 +72,8 @@ class Operation:
       arguments: its arguments by name; ``input`` is the tensor of a method.
       order: the names of the arguments that a builtin takes by position.
       positional: the positional arguments of a function whose arguments have no names here.
+      line: the line of the user's code that calls it, such as "cell.py:12".
+      latest: by site, the last operation there and its result, if the run is traced.
     """
 
     name: str
@@ -64,6 +82,17 @@ class Operation:
     arguments: Mapping[str, Any]
     order: tuple[str, ...] = ()
     positional: tuple[Any, ...] = ()
+    line: str = ""
+    latest: Mapping[Any, tuple[Operation, Any]] = field(default_factory=dict)
+
+    def origin(self, tensor: Any) -> tuple[Operation, int] | None:
+        """Return the operation that made a tensor, and its position among several results."""
+        for operation, result in self.latest.values():
+            results = result if isinstance(result, (tuple, list)) else (result,)
+            for position, part in enumerate(results):
+                if part is tensor:
+                    return operation, position
+        return None
 
     @property
     def where(self) -> str:
@@ -93,10 +122,12 @@ class Variant:
     Attributes:
       cause: completes the sentence "the model matches torch's in which ..."; ``{where}`` is the place.
       apply: computes the wrong result, or the right one if the operation cannot have the fault.
+      traced: ``apply`` reads ``latest``.
     """
 
     cause: str
     apply: Replacement
+    traced: bool = False
 
 
 Variants = Callable[[Operation], Iterator[Variant]]

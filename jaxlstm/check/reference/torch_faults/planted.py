@@ -1,22 +1,25 @@
 """Runs of a torch module in which some operations are replaced, and the faults that can be planted in it.
 
 The modules imported here register the faults of their operations. ``torch.overrides.TorchFunctionMode`` sees
-every call of a torch function, whether a module or the user's ``forward`` makes it. A run counts the calls of
-known operations. A site is the number of such a call.
+every call of a torch function, whether a module or the user's ``forward`` makes it. A site is a place in the
+code that calls a known operation, with the path of the module: a loop over time steps is at one site.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxlstm.check.cases.case import Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.torch_faults import layers, sequences
+from jaxlstm.check.reference.torch_faults import arithmetic, layers, sequences
 from jaxlstm.check.reference.torch_faults.operation import (
     FAULTS,
     Operation,
@@ -32,7 +35,10 @@ if TYPE_CHECKING:
     import torch
 
 
-_MODULES = (layers, sequences)
+_MODULES = (arithmetic, layers, sequences)
+
+Site = tuple[Any, ...]
+"""The path of a module, the name of an operation, and the instructions that are running, outwards."""
 
 
 def variants(operation: Operation) -> Iterator[Variant]:
@@ -42,23 +48,106 @@ def variants(operation: Operation) -> Iterator[Variant]:
 
 @dataclass(frozen=True)
 class PlantedFault:
-    """Replacements of operations by site, and the fault in words."""
+    """Replacements of operations by site, and the fault in words; ``traced`` ones read earlier results."""
 
     cause: str
-    replacements: Mapping[int, Replacement]
+    replacements: Mapping[Site, Replacement]
+    traced: bool = False
     rounding = False
 
 
-def planted_faults(operations: Sequence[Operation]) -> Iterator[PlantedFault]:
-    """Yield every fault of one operation, then the same fault at every operation of a kind."""
-    alike: dict[tuple[str, str], dict[int, Replacement]] = {}
-    for site, operation in enumerate(operations):
+def planted_faults(run: PlantedRun, first: str = "") -> Iterator[PlantedFault]:
+    """Yield every fault of one site, then the same fault at every site of a kind.
+
+    Sites in the module ``first`` come first, then those below it.
+    """
+    sites = sorted(run.operations.items(), key=lambda item: _rank(item[1].path, first))
+    alike: dict[tuple[str, str], dict[Site, Replacement]] = {}
+    where = _places(run)
+    for site, operation in sites:
         for variant in variants(operation):
-            yield PlantedFault(variant.cause.format(where=operation.where), {site: variant.apply})
-            alike.setdefault((operation.name, variant.cause), {})[site] = variant.apply
-    for (name, cause), sites in alike.items():
-        if len(sites) > 1:
-            yield PlantedFault(cause.format(where=f"every {name}"), sites)
+            cause = variant.cause.format(where=where[site])
+            yield PlantedFault(cause, {site: variant.apply}, variant.traced)
+            if not variant.traced:
+                alike.setdefault((operation.name, variant.cause), {})[site] = variant.apply
+    for (name, cause), found in alike.items():
+        if len(found) > 1:
+            yield PlantedFault(cause.format(where=f"every {name}"), found)
+
+
+def confused(run: PlantedRun, first: str = "") -> Iterator[PlantedFault]:
+    """Yield the faults of weights and values that are taken for others."""
+    yield from _confused_weights(run, _places(run))
+    yield from _confused_values(run, _places(run), first)
+
+
+def _places(run: PlantedRun) -> dict[Site, str]:
+    """Return the sites in words, with the line where the path and the name do not tell."""
+    wheres = Counter(op.where for op in run.operations.values())
+    return {
+        s: op.where + (f", {op.line}" if wheres[op.where] > 1 else "") for s, op in run.operations.items()
+    }
+
+
+def _rank(path: str, first: str) -> int:
+    return 0 if path == first else 1 if path.startswith(f"{first}.") else 2
+
+
+def _confused_weights(run: PlantedRun, where: Mapping[Site, str]) -> Iterator[PlantedFault]:
+    """Yield the faults of a linear layer with the weights of another one of the same shape."""
+    linear = [(site, op) for site, op in run.operations.items() if op.name == "linear"]
+    for k, (site, ours) in enumerate(linear):
+        for other, theirs in linear[k + 1 :]:
+            if ours.get("weight").shape == theirs.get("weight").shape and ours.path != theirs.path:
+                both = {site: _with_weights_of(theirs), other: _with_weights_of(ours)}
+                for sites in ({site}, {other}, {site, other}):
+                    words = " and ".join(where[s] for s in both if s in sites)
+                    taken = (
+                        "those of each other" if len(sites) > 1 else where[other if site in sites else site]
+                    )
+                    cause = f"the weights of {words} are {taken}"
+                    yield PlantedFault(cause, {s: both[s] for s in sites})
+
+
+def _with_weights_of(other: Operation) -> Replacement:
+    return lambda op: op.run(weight=other.get("weight"), bias=other.get("bias"))
+
+
+def _confused_values(run: PlantedRun, where: Mapping[Site, str], first: str) -> Iterator[PlantedFault]:
+    """Yield the faults of an operand that is another value of the same shape in the same module or around it.
+
+    The value is the latest one: of the step before, if the step has not computed it yet.
+    """
+    values: dict[tuple[Site, str], Any] = {(site, ""): result for site, (_, result) in run.latest.items()}
+    uses: dict[int, list[tuple[Site, str]]] = {}
+    for site, (operation, _) in run.latest.items():
+        for name, value in operation.arguments.items():
+            if name in ("input", "other", "end") and hasattr(value, "shape") and value.ndim:
+                values[site, name] = value
+                uses.setdefault(id(value), []).append((site, name))
+    for consumers in sorted(uses.values(), key=lambda found: _rank(found[0][0][0], first)):
+        used = values[consumers[0]]
+        for (source, name), value in values.items():
+            if (
+                not consumers[0][0][0].startswith(source[0])
+                or getattr(value, "shape", None) != used.shape
+                or value is used
+            ):
+                continue
+            for part in ([consumers] if len(consumers) > 1 else []) + [[each] for each in consumers]:
+                taken = f"the {name} of {where[source]}" if name else f"the result of {where[source]}"
+                places = " and ".join(f"the {argument} of {where[site]}" for site, argument in part)
+                replaced = {site: _with_value(argument, source, name) for site, argument in part}
+                yield PlantedFault(f"{places} is {taken}", replaced, traced=True)
+
+
+def _with_value(argument: str, source: Site, name: str) -> Replacement:
+    def apply(operation: Operation) -> Any:
+        made, result = operation.latest.get(source, (None, None))
+        value = made.get(name) if made is not None and name else result
+        return operation.run() if value is None else operation.run(**{argument: value})
+
+    return apply
 
 
 @dataclass
@@ -67,12 +156,14 @@ class PlantedRun:
 
     Attributes:
       outputs: the outputs by name, or None if the module raised.
-      operations: the operations before their replacement, by site.
+      operations: the first operation at each site, before its replacement.
+      latest: the last one and its result.
       layers: the calls of submodules, if they were recorded.
     """
 
     outputs: dict[str, np.ndarray] | None = None
-    operations: list[Operation] = field(default_factory=list)
+    operations: dict[Site, Operation] = field(default_factory=dict)
+    latest: dict[Site, tuple[Operation, Any]] = field(default_factory=dict)
     layers: list[LayerRecord] = field(default_factory=list)
 
 
@@ -80,13 +171,15 @@ def run_planted(
     model: TorchModel,
     case: Case,
     dtype: Any,
-    replacements: Mapping[int, Replacement],
+    replacements: Mapping[Site, Replacement],
     *,
     record: bool = False,
+    traced: bool = False,
 ) -> PlantedRun:
     """Run a module with the operations at some sites replaced.
 
-    A replacement may not fit, so that the module raises. The run then ends there.
+    ``record`` keeps the layers, and ``traced`` the operations. A replacement may not fit, so that the module
+    raises. The run then ends there.
     """
     import torch
 
@@ -94,7 +187,7 @@ def run_planted(
     args, kwargs, _ = tensors_of(case.astype(dtype))
     recorded = recording(module, planted.layers) if record else contextlib.nullcontext()
     with recorded, _module_paths(module) as stack, pinned(dtype), torch.no_grad():
-        with _mode(stack, replacements, planted.operations):
+        with _mode(stack, replacements, planted, traced):
             try:
                 returned = module(*args, **kwargs)
             except PORT_EXCEPTIONS:
@@ -103,24 +196,55 @@ def run_planted(
     return planted
 
 
-def _mode(stack: list[str], replacements: Mapping[int, Replacement], operations: list[Operation]) -> Any:
-    """Return a context that replaces operations and lists them."""
+def _mode(
+    stack: list[str], replacements: Mapping[Site, Replacement], planted: PlantedRun, traced: bool
+) -> Any:
+    """Return a context that replaces operations and, if ``traced``, keeps them."""
     from torch.overrides import TorchFunctionMode
+
+    watched = FAULTS if traced else {site[1] for site in replacements}
 
     class Mode(TorchFunctionMode):
         def __torch_function__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:
             name, kwargs = name_of(func), kwargs or {}
-            if name not in FAULTS:
+            if name not in watched:
                 return func(*args, **kwargs)
-            site = len(operations)
-            operations.append(operation_of(name, stack[-1], func, args, kwargs))
-            if site in replacements:
-                return replacements[site](operations[site])
-            return func(*args, **kwargs)
+            site = (stack[-1], name, *_instructions())
+            if not traced and site not in replacements:
+                return func(*args, **kwargs)
+            operation = operation_of(name, stack[-1], func, args, kwargs)
+            operation = replace(operation, latest=planted.latest)
+            result = replacements[site](operation) if site in replacements else func(*args, **kwargs)
+            if traced:
+                planted.latest[site] = operation, result
+                if site not in planted.operations:
+                    planted.operations[site] = replace(operation, line=_line())
+            return result
 
     return Mode()
+
+
+def _instructions() -> Iterator[int]:
+    """Yield the code and the instruction of each frame from a torch function to the run.
+
+    The frames between two modules depend on hooks.
+    """
+    frame, calls = sys._getframe(2), sys.modules["torch.nn.modules.module"].__file__
+    while frame is not None and frame.f_code is not run_planted.__code__:
+        if frame.f_code.co_filename != calls:
+            yield id(frame.f_code)
+            yield frame.f_lasti
+        frame = frame.f_back
+
+
+def _line() -> str:
+    """Return the file and line that calls a torch function, outside of torch."""
+    frame, inside = sys._getframe(2), str(Path(str(sys.modules["torch"].__file__)).parent)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 @contextlib.contextmanager

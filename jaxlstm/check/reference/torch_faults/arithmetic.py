@@ -1,0 +1,139 @@
+"""Faults of formulas in ``forward``: arithmetic, products, parts of a tensor, comparisons, dropout."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
+
+_SIGNS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "rsub": lambda a, b: b - a,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "rdiv": lambda a, b: b / a,
+}
+_CONFUSED = {
+    "add": ("sub",),
+    "sub": ("add", "rsub"),
+    "rsub": ("sub",),
+    "mul": ("div",),
+    "div": ("mul", "rdiv"),
+}
+
+
+@faults_of(*_SIGNS)
+def arithmetic(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of an operand that is left out, another operator, and another number."""
+    for which, kept in (("first", "other"), ("second", "input")):
+        cause = f"the {which} operand of {{where}} is missing"
+        yield Variant(cause, lambda op, kept=kept: op.run() * 0 + op.get(kept))
+    for other in _CONFUSED.get(operation.name, ()):
+        sign = _SIGNS[other]
+        yield Variant(f"{{where}} is {other}", lambda op, sign=sign: sign(op.get("input"), op.get("other")))
+    number = operation.get("other")
+    if isinstance(number, (int, float)) and number > 0:
+        for new in (1 - number, number**2, math.sqrt(number), 1 / number):
+            yield changed(f"{{where}} has {new:g} instead of {number:g}", other=new)
+    if operation.name == "mul":
+        yield Variant("the product {where} is taken before the linear layer", _before_linear, traced=True)
+
+
+@faults_of("linear")
+def scaled_input(operation: Operation) -> Iterator[Variant]:
+    """Yield the fault of a product that is taken after a linear layer instead of before it."""
+    for factor, other in (("input", "other"), ("other", "input")):
+        apply = partial(_after_linear, factor=factor, other=other)
+        yield Variant("the product before {where} is taken after it", apply, traced=True)
+
+
+def _before_linear(operation: Operation) -> Any:
+    """Multiply the input of the linear layer that made a factor, of which it may be a part."""
+    for y, factor in (("input", "other"), ("other", "input")):
+        made, parts = operation.origin(operation.get(y)), []
+        while made is not None and made[0].name in ("chunk", "split"):
+            parts.append(made)
+            made = operation.origin(made[0].get("input"))
+        scale = operation.get(factor)
+        if made is None or made[0].name != "linear" or made[0].get("input").shape != scale.shape:
+            continue
+        result = made[0].run(input=made[0].get("input") * scale)
+        for part, position in reversed(parts):
+            result = part.run(input=result)[position]
+        return result
+    return operation.run()
+
+
+def _after_linear(operation: Operation, *, factor: str, other: str) -> Any:
+    made = operation.origin(operation.get("input"))
+    if made is None or made[0].name != "mul":
+        return operation.run()
+    return made[0].get(factor) * operation.run(input=made[0].get(other))
+
+
+@faults_of("chunk", "split", "unbind")
+def parts(operation: Operation) -> Iterator[Variant]:
+    """Yield the other orders of up to four parts, such as gates, and the reverse order of more."""
+    pieces = operation.run()
+    orders = list(itertools.permutations(range(len(pieces)))) if len(pieces) <= 4 else []
+    for order in (*orders[1:], tuple(range(len(pieces)))[::-1] if not orders else ()):
+        if order and len({piece.shape for piece in pieces}) == 1:
+            words = ", ".join(map(str, order)) if orders else "reverse"
+            cause = f"the parts of {{where}} are read in the order {words}"
+            yield Variant(cause, lambda op, order=order: tuple(op.run()[k] for k in order))
+
+
+@faults_of("matmul", "mm", "bmm")
+def product(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of a transposed matrix."""
+    for name, which in (("input", "first"), ("other", "second")):
+        if operation.get(name).ndim > 1 and len(set(operation.get(name).shape[-2:])) == 1:
+            cause = f"the {which} matrix of {{where}} is transposed"
+            yield Variant(cause, lambda op, name=name: op.run(**{name: op.get(name).mT}))
+
+
+@faults_of("dropout")
+def dropout(operation: Operation) -> Iterator[Variant]:
+    """Yield the scales of dropouts that do not scale while training, or scale in both modes."""
+    keep = 1 - operation.get("p", 0.5)
+    for words, scale in (("multiplied", keep), ("divided", 1 / keep if keep else 1.0)):
+        cause = f"{{where}} is {words} by {keep:g} in evaluation mode"
+        yield Variant(cause, lambda op, scale=scale: op.get("input") * scale)
+
+
+_INSTEAD = {"mean": "sum", "sum": "mean", "gt": "ge", "ge": "gt", "lt": "le", "le": "lt", "amax": "mean"}
+
+
+@faults_of(*_INSTEAD)
+def other_function(operation: Operation) -> Iterator[Variant]:
+    """Yield the function that is taken for another."""
+    import torch
+
+    function = getattr(torch.Tensor, _INSTEAD[operation.name])
+    cause = f"{{where}} is {_INSTEAD[operation.name]} instead of {operation.name}"
+    yield Variant(cause, lambda op: replace(op, function=function).run())
+
+
+@faults_of("exp", "sqrt", "rsqrt", "neg", "clamp", "abs", "square", "pow")
+def omitted(operation: Operation) -> Iterator[Variant]:
+    """Yield the fault of a function that is left out."""
+    yield missing()
+
+
+@faults_of("where", "lerp", "stack")
+def exchanged(operation: Operation) -> Iterator[Variant]:
+    """Yield the faults of exchanged arguments."""
+    if operation.name == "stack":
+        cause = "{where} has its parts in the reverse order"
+        yield Variant(cause, lambda op: op.run(tensors=list(op.get("tensors"))[::-1]))
+        return
+    a, b = ("input", "end") if operation.name == "lerp" else ("input", "other")
+    cause = f"{a} and {b} of {{where}} are exchanged"
+    yield Variant(cause, lambda op: op.run(**{a: op.get(b), b: op.get(a)}))
