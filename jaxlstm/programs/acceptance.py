@@ -28,12 +28,14 @@ class AcceptedGraph:
     Attributes:
       graph: the graph.
       operators: the operator of each node.
+      mutated: the placeholders that the given graph, which may have in-place operators, writes to.
       subgraphs: the graphs among the arguments of each node, by index of the node and place of the argument.
       loops: index of the first node of a loop -> the loop.
     """
 
     graph: Graph
     operators: tuple[Operator, ...]
+    mutated: frozenset[str]
     subgraphs: Mapping[tuple[int, int], AcceptedGraph]
     loops: Mapping[int, Loop]
 
@@ -47,24 +49,18 @@ def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> Accept
 
     ``held`` has the types of parameters, buffers and constants by name of value, as far as they are known.
     """
-    accepted, written = _accept(graph, held or {})
-    _require_unshared(graph, written)
-    return accepted
-
-
-def _accept(graph: Graph, held: Mapping[str, TensorType]) -> tuple[AcceptedGraph, frozenset[str]]:
-    """Return an accepted graph, and the placeholders that the given graph writes to."""
     graph = without_out(graph)
     _require_defined_values(graph)
     found = _operators_of(graph)
     _require_evaluation_mode(graph, found)
     for node, operator in zip(graph.nodes, found, strict=True):
         _require_known_arguments(node, operator)
-    pure, written = functionalize(graph, held)
+    pure, mutated = functionalize(graph, held or {})
+    _require_unshared(graph, mutated)
     if pure is not graph:
         graph, found = pure, _operators_of(pure)
     graph, subgraphs = _accept_subgraphs(graph)
-    return AcceptedGraph(graph, found, subgraphs, find_loops(graph)), written
+    return AcceptedGraph(graph, found, mutated, subgraphs, find_loops(graph))
 
 
 def _accept_subgraphs(graph: Graph) -> tuple[Graph, dict[tuple[int, int], AcceptedGraph]]:
@@ -73,11 +69,11 @@ def _accept_subgraphs(graph: Graph) -> tuple[Graph, dict[tuple[int, int], Accept
     for index, node in enumerate(graph.nodes):
         for place, argument in enumerate(node.args):
             if isinstance(argument, Graph):
-                accepted[index, place], written = _accept(argument, {})
+                accepted[index, place] = inner = accept(argument)
                 args = nodes[index].args
-                args = (*args[:place], accepted[index, place].graph, *args[place + 1 :])
+                args = (*args[:place], inner.graph, *args[place + 1 :])
                 nodes[index] = replace(nodes[index], args=args)
-                if written:
+                if inner.mutated:
                     raise ProgramError(
                         "unsupported-alias",
                         f"a function of node {node.name} ({node.op}, {place_of(node)}) changes its argument "
