@@ -18,17 +18,19 @@ SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
 BATCH = 3
 
 
-def random_inputs(program: Program, seed: int = 0) -> list[np.ndarray] | None:
+def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np.ndarray] | None:
     """Return the tensors among the inputs of a program, or None if it refuses all sizes that were tried.
 
-    The free axes have sizes from ``SIZES`` on, or if the program refuses them, the sizes of the example.
-    Floating-point numbers are normal. An input of an embedding holds indices of its rows, lengths of packed
-    sequences decrease from the number of steps, and any other input of integers holds 0 and 1.
+    The free axes have sizes from ``SIZES`` on, at least ``smallest``, or if the program refuses them, the
+    sizes of the example. Floating-point numbers are normal. An input of an embedding holds indices of its
+    rows, lengths of packed sequences decrease from the number of steps, and any other input of integers holds
+    0 and 1.
     """
     rng = np.random.default_rng(seed)
     program = copy.copy(program)
     program.at_sizes = None  # With another export, a call would run another program.
-    for sizes in (*map(partial(_sizes, program.graph), SIZES), example_sizes(program.graph)):
+    tried = [max(size, smallest) for size in SIZES]
+    for sizes in (*map(partial(_sizes, program.graph), tried), example_sizes(program.graph)):
         arrays = [_random(rng, declared, sizes, program) for declared in program.inputs if declared.type]
         if _accepts(program, arrays):
             return arrays

@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -322,3 +322,37 @@ def _of_input(inputs: Mapping[str, Any], name: str) -> Any:
         # torch names the arguments X and x "x" and "x_1", in the order of the arguments.
         raise _UnknownError
     return inputs[name]
+
+
+_IN_PYTHON = {name: name for name in ("max", "min", *_FUNCTIONS)}
+_IN_PYTHON |= {"torch.sym_float": "float", "torch._sym_sqrt": "math.sqrt"}
+
+
+def python_of(guard: str, size: Callable[[str, int | None], ast.expr]) -> ast.expr:
+    """Return a guard as Python; a guard that cannot be checked, which a program refuses, is ``False``.
+
+    ``size`` gives the expression of an axis by input and place, or of an input that is no tensor, by its name
+    and None.
+    """
+
+    def written(node: ast.AST) -> Any:
+        match node:
+            case ast.Subscript():
+                return size(*(axis_of(node) or (_name(node), None)))
+            case ast.Call(func=func, args=args, keywords=[]) if (name := ast.unparse(func)) in _IN_PYTHON:
+                return ast.Call(_parse(_IN_PYTHON[name]), [written(arg) for arg in args], [])
+            case ast.Constant(value=int() | float() | bool()) | ast.operator() | ast.unaryop() | ast.cmpop():
+                return node
+            case ast.BinOp() | ast.UnaryOp() | ast.Compare() | ast.BoolOp() | ast.boolop():
+                fields = dict(ast.iter_fields(node))
+                return type(node)(**{k: _each(written, part) for k, part in fields.items()})
+        raise _UnknownError
+
+    try:
+        return written(_parse(guard))
+    except (_UnknownError, LookupError):
+        return ast.Constant(False)
+
+
+def _each(function: Callable[[ast.AST], Any], part: Any) -> Any:
+    return [*map(function, part)] if isinstance(part, list) else function(part)
