@@ -38,7 +38,9 @@ from jaxlstm_converters.source.calls import (
 from jaxlstm_converters.source.chains import Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.closures import Closures
+from jaxlstm_converters.source.conditions import size_conditions
 from jaxlstm_converters.source.copies import without_copies
+from jaxlstm_converters.source.float_dtype import SINGLE, with_dtype
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.gradients import with_few_stops
 from jaxlstm_converters.source.host_arrays import with_updates
@@ -46,18 +48,22 @@ from jaxlstm_converters.source.layers import Layers, without_gradient
 from jaxlstm_converters.source.listed import listed
 from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, returned
-from jaxlstm_converters.source.modules import Part, access, initialized
+from jaxlstm_converters.source.modules import SELF, Part, access, initialized
 from jaxlstm_converters.source.own_sizes import with_own_sizes
 from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import checked_axes, fixed_by_export, signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
-from jaxlstm_converters.source.spelling.layers import TORCH, changes_in_training, drop_rate
+from jaxlstm_converters.source.spelling.layers import TORCH, attributes_of, changes_in_training, drop_rate
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.training import Training
 from jaxlstm_converters.source.transposed import transposed_once
+
+_LENGTH = (
+    "loops have the length of the example, and other numbers may depend on it: assertions of sizes must stay"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class WrittenSource:
         text: the source.
         class_names: its classes; the last is the model's.
         tensors: name that the model expects -> tensor.
-        remarks: one line for each operator without a counterpart in Flax or JAX.
+        remarks: one line for each operator without a counterpart in Flax or JAX, for each other name, and
+            for the length of loops.
     """
 
     text: str
@@ -103,7 +110,7 @@ def source_text(
     others = {name: written[first] for name, first in tied.items() if first in written}
     classes = writer.classes(others)
     text = file_text(classes, comments=comments)
-    arrays = {written[name]: np.asarray(tensors[name]) for name in written}
+    arrays = {written[name]: np.asarray(writer.tensors[name]) for name in written}
     arrays |= {name: arrays[first] for name, first in others.items()}
     return WrittenSource(text, tuple(c.name for c in classes), arrays, tuple(writer.remarks))
 
@@ -120,7 +127,7 @@ class _Writer:
         self._checked = checked_axes(graph)
         self._owners = {**graph.parameters, **graph.buffers, **graph.constants}
         self._parameters = frozenset(graph.parameters.values())
-        self._tensors = tensors
+        self.tensors = tensors
         held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in self._owners.items()}
         self._graph = graph = _with_loops(graph, tensors, held, trained.rates)
         self._types = held | graph.types
@@ -134,7 +141,10 @@ class _Writer:
         connect(self._root, self._sizes, self._owners, tuple(results))
         self._calls = [call for call in walk(self._root) if not call.is_loop]
         self.remarks = dict.fromkeys(trained.remarks)
+        if any(call.is_loop for call in walk(self._root)):
+            self.remarks[_LENGTH] = None
         self._layers = Layers(graph, self._calls, self._types, self._owners)
+        self._move_out_of_layers()
         self._context = Context(
             self._types, self._sizes, self._spell, self._called, self._tensor, self._owners
         )
@@ -146,6 +156,18 @@ class _Writer:
         self._classes = {call.path: call.class_name for call in self._calls if self._is_class(call)}
         self._layers.write_out_defaults(self._classes)
         self._find_parts()
+
+    def _move_out_of_layers(self) -> None:
+        """Let the module around a layer hold its constants, for which Flax's layer has no place."""
+        for value, name in self._graph.constants.items():
+            owner, _, last = name.rpartition(".")
+            if owner in self._layers:
+                parent, _, layer = owner.rpartition(".")
+                moved = names.unique(f"{parent}.{layer}_{last}".lstrip("."), self.tensors)
+                self._owners[value] = moved
+                self.tensors = {**self.tensors, moved: self.tensors[name]}
+        constants = {value: self._owners[value] for value in self._graph.constants}
+        self._graph = replace(self._graph, constants=constants)
 
     def held_tensors(self) -> list[str]:
         """Return the names of the tensors that the modules hold."""
@@ -238,14 +260,14 @@ class _Writer:
         _, is_inside, last = name.rpartition(".")
         # A module may also hold a tensor that is neither a parameter nor a buffer.
         is_forward = not is_inside or last.startswith("lifted_tensor_")
-        return is_forward and name in self._graph.constants.values() and self._tensors[name].size <= 16
+        return is_forward and name in self._graph.constants.values() and self.tensors[name].size <= 16
 
     def _made_tensor(self, name: str) -> ast.expr:
-        array = self._tensors[name]
-        template = "jnp.zeros(shape)" if array.dtype == np.float32 else "jnp.zeros(shape, dtype)"
-        template = f"{'nnx.Param' if name in self._parameters else 'Buffer'}({template})"
+        array = self.tensors[name]
+        template = f"{'nnx.Param' if name in self._parameters else 'Buffer'}(jnp.zeros(shape, dtype))"
         shape = trees.hinted(tree_of(array.shape), f"{name.rpartition('.')[2]}_shape")
-        return filled(template, {"shape": shape, "dtype": array.dtype})
+        dtype = SINGLE if array.dtype == np.float32 else array.dtype
+        return filled(template, {"shape": shape, "dtype": dtype})
 
     # Calls
 
@@ -264,7 +286,14 @@ class _Writer:
             self.remarks[f"{place_of(node)}: {node.op} is written without what it does in training"] = None
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
-        return spelling
+        return with_dtype(spelling, node, self._types, self._dtype(scope))
+
+    def _dtype(self, scope: str) -> ast.expr:
+        """Return the attribute of the class at a path that holds the dtype of new floats."""
+        path = self._class_of(scope)
+        layer = self._layers.bases.get(path)
+        taken = {*self._parts.at(path).parts, *(attributes_of(layer.constructor) if layer else ())}
+        return trees.attribute(SELF, names.unique("dtype", taken))
 
     def _called(self, call: Invocation, scope: str) -> Called | None:
         if call.path in self._layers:
@@ -288,7 +317,7 @@ class _Writer:
             return None
         torch_name = self._owners[name]
         if self._is_literal(torch_name):
-            return _literal(self._tensors[torch_name])
+            return _literal(self.tensors[torch_name], self._dtype(scope))
         if not is_under(torch_name, scope):
             return None
         owner, _, last = torch_name.rpartition(".")
@@ -334,6 +363,10 @@ class _Writer:
         init = initialized(part)
         if (layer := self._layers.bases.get(path)) is not None:
             base, init = layer.constructor, [self._layers.made_base(path), *init]
+        dtype = self._dtype(path)
+        statements = (statement.tree for method in methods.values() for statement in method.body)
+        if any(trees.shown(node) == trees.shown(dtype) for tree in statements for node in ast.walk(tree)):
+            init = [*init, trees.assign(dtype, SINGLE)]
         class_name = calls[0].class_name.rpartition(".")[2]
         return Draft(path, class_name, base, init, methods)
 
@@ -361,7 +394,8 @@ class _Writer:
         buffers = [trees.item(access(self._parts, "", name), ...) for name in self._graph.mutations]
         changed = [*zip(buffers, self._graph.mutations.values(), strict=True)]
         method = writer.outermost(parameters, bound, self._graph.outputs, result, changed)
-        method.body[:0] = map(Statement, fixed_by_export(self._graph, bound, self._checked))
+        fixed = fixed_by_export(self._graph, bound, self._checked)
+        method.body[:0] = map(Statement, [*fixed, *size_conditions(self._graph, bound, self._checked)])
         return method
 
 
@@ -387,8 +421,9 @@ def _with_loops(
     return live_graph(graph)
 
 
-def _literal(array: np.ndarray) -> ast.expr:
+def _literal(array: np.ndarray, single: ast.expr) -> ast.expr:
     """Return a small constant as an array of its dtype. JAX has held 64-bit integers in 32 bits."""
-    usual = array.dtype in (np.float32, np.int64, np.int32, np.bool_)
+    usual = array.dtype in (np.int64, np.int32, np.bool_)
     template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
-    return filled(template, {"values": array.tolist(), "dtype": array.dtype})
+    dtype = single if array.dtype == np.float32 else array.dtype
+    return filled(template, {"values": array.tolist(), "dtype": dtype})

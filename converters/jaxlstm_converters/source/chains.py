@@ -62,6 +62,7 @@ class Chains:
                 trees.shown(value) == f"{trees.shown(function)}({parameter.arg})"
             ):
                 return function
-            case [parameter], [ast.Return(ast.expr() as value)]:
+            # A copy of the model would keep the attributes of the original in the function.
+            case [parameter], [ast.Return(ast.expr() as value)] if "self" not in trees.variables(value):
                 return ast.Lambda(ast.arguments([], [parameter], None, [], [], None, []), value)
         return None

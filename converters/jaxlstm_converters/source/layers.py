@@ -143,7 +143,10 @@ class Layers:
                 explained.setdefault(value, set()).update(nodes)
         for path, layer in self._of_paths.items():
             others = any(users[value] - explained[value] for value in layer.tensors.values())
-            if others and layer.constructor not in _READABLE:
+            # A parameter or buffer that the user added to the module.
+            added = (value for value, name in self._owners.items() if name.rpartition(".")[0] == path)
+            is_added = not users.keys().isdisjoint({*added} - {*layer.tensors.values(), *graph.constants})
+            if is_added or (others and layer.constructor not in _READABLE):
                 rejected.add(path)
         self._of_paths = {path: layer for path, layer in self._of_paths.items() if path not in rejected}
         for path in self._dropouts.keys() & self._of_paths.keys():

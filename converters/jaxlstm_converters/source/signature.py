@@ -41,7 +41,7 @@ def _bind(tree: Tree, inputs: Iterator[Input], expression: ast.expr, bound: dict
     keys = tree.keys if tree.kind == "dict" else range(len(tree.children))
     for key, child in zip(keys, tree.children, strict=True):
         part = trees.item(expression, key)
-        part.siblings = len(tree.children)  # type: ignore[attr-defined]
+        part.siblings = len(tree.children) if tree.kind != "dict" else 0  # type: ignore[attr-defined]
         _bind(child, inputs, part, bound)
 
 

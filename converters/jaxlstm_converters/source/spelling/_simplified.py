@@ -59,10 +59,11 @@ class _Simplifier(ast.NodeTransformer):
         return node
 
     def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
-        """Write a tuple of all items of an argument as the argument."""
+        """Write a tuple of all items of an argument as the argument; an array of all rows is no tuple."""
         self.generic_visit(node)
         owners = {ast.unparse(item.value) for item in node.elts if isinstance(item, ast.Subscript)}
-        if len(owners) != 1 or any(getattr(item, "siblings", 0) != len(node.elts) for item in node.elts):
+        siblings = {0 if hasattr(item, "is_row") else getattr(item, "siblings", 0) for item in node.elts}
+        if len(owners) != 1 or siblings != {len(node.elts)}:
             return node
         places = [ast.unparse(item.slice) for item in node.elts]  # type: ignore[attr-defined]
         in_order = places == [str(place) for place in range(len(node.elts))]

@@ -49,7 +49,7 @@ def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -
     tree = filled(template, {**operation.arguments, **operation.extra}, expression)
     own = operation.type("self")
     if node.op == "aten.select.int" and own is not None and isinstance(tree, ast.Subscript):
-        tree.siblings = own.shape[0]  # type: ignore[attr-defined]
+        tree.siblings, tree.is_row = own.shape[0], True  # type: ignore[attr-defined]
     dtypes = [result.dtype for result in operation.results if result is not None]
     is_constant = template.startswith(("jnp.zeros", "jnp.ones", "jnp.arange"))
     is_float = any(jnp.issubdtype(dtype, np.inexact) for dtype in dtypes)

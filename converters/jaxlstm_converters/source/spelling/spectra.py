@@ -27,7 +27,10 @@ def _restored(operation: TypedNode) -> str | None:
     if own is None or not _is_usual(operation) or not operation["center"] or operation["return_complex"]:
         return None
     frames = own.shape[-1]
-    size = (frames - 1) * hop if isinstance(frames, int) else 0
+    # JAX's result of fewer frames has another size.
+    if not isinstance(frames, int) or frames * hop < n_fft:
+        return None
+    size = (frames - 1) * hop
     if length is not None and (not isinstance(length, int) or length > size):
         return None
     operation.extra["overlap"] = n_fft - hop

@@ -1,0 +1,87 @@
+"""The assertions that free sizes of the inputs are those for which the program is right."""
+
+import ast
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+import jax.export
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Graph, TensorType
+from jaxlstm.programs.guards import axes_in, python_of, require_guards, shown_guard
+from jaxlstm_converters.source import trees
+
+Axis = tuple[str, int]
+
+
+def size_conditions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) -> Iterator[ast.stmt]:
+    """Yield an assertion for each line of the model's code with conditions on free sizes.
+
+    ``bound`` has the expression of each input, and ``checked`` the axes that a layer checks. A condition that
+    holds for all sizes in the ranges of the axes is left out.
+    """
+
+    def size(name: str, place: int | None) -> ast.expr:
+        is_axis = place is not None
+        return trees.item(trees.attribute(bound[name], "shape"), place) if is_axis else bound[name]
+
+    axes: dict[str, list[Axis]] = {}
+    for name, type_ in graph.input_types.items():
+        for place, symbol in enumerate(type_.shape):
+            if isinstance(symbol, str):
+                axes.setdefault(symbol, []).append((name, place))
+    filled = [name for name, type_ in graph.input_types.items() if _has_elements(graph, type_)]
+    found = {"": [trees.attribute(bound[name], "size") for name in filled]}
+    for symbol, group in axes.items():
+        first, *others = sorted(group, key=checked.__contains__)
+        reason = graph.narrowed[symbol].reason if symbol in graph.narrowed else ""
+        lines = (line for guard, line in graph.lines.items() if shown_guard(guard, graph.lines) in reason)
+        low, high = graph.size_range(symbol)
+        low = 0 if low == 1 and not reason and first[0] in filled else low
+        if (test := _in_range(size(*first), low, high)) is not None:
+            found.setdefault(next(lines, ""), []).append(test)
+        if equal := [size(*axis) for axis in others if axis not in checked]:
+            lines = (line for guard, line in graph.lines.items() if {first} < axes_in(guard) <= {*group})
+            test = ast.Compare(size(*first), [ast.Eq()] * len(equal), [*equal])
+            found.setdefault(next(lines, ""), []).append(test)
+    for guard in _undecided(graph):
+        found.setdefault(graph.lines.get(guard, ""), []).append(python_of(guard, size))
+    for line, tests in found.items():
+        place = "".join(char for char in ":".join(line.split(":")[:2]) if char.isprintable())[:80]
+        why = f"a condition at {place}" if place else "not covered by the export"
+        message = ast.Constant(f"{why}; export an example with others")
+        if tests:
+            yield ast.Assert(ast.BoolOp(ast.And(), tests), message)
+
+
+def _has_elements(graph: Graph, type_: TensorType) -> bool:
+    """Return True for an input of which the sizes of 1 or more axes start at 1, and all others are larger."""
+    lows = [graph.size_range(size)[0] if isinstance(size, str) else size or 0 for size in type_.shape]
+    is_free = any(isinstance(size, str) and low == 1 for size, low in zip(type_.shape, lows, strict=True))
+    return is_free and min(lows) > 0
+
+
+def _in_range(size: ast.expr, low: int, high: int | None) -> ast.expr | None:
+    """Return the condition that a size is in a range; None if all sizes are."""
+    if high is None:
+        return ast.Compare(size, [ast.GtE()], [ast.Constant(low)]) if low else None
+    if not low:
+        return ast.Compare(size, [ast.LtE()], [ast.Constant(high)])
+    return ast.Compare(ast.Constant(low), [ast.LtE(), ast.LtE()], [size, ast.Constant(high)])
+
+
+def _undecided(graph: Graph) -> Iterator[str]:
+    """Yield the guards that do not hold for all sizes in the ranges of the axes."""
+    ranges = {f"n{k}": graph.size_range(name) for k, name in enumerate(graph.free_axes)}
+    limits = [f"{n} <= {high - low + 1}" for n, (low, high) in ranges.items() if high is not None]
+    # JAX's symbols are at least 1.
+    symbols = jax.export.symbolic_shape(", ".join(ranges), constraints=limits) if ranges else ()
+    free = (symbol + (low - 1) for symbol, (low, _) in zip(symbols, ranges.values(), strict=True))
+    sizes: dict[Any, Any] = dict(zip(graph.free_axes, free, strict=True))
+    shapes = {name: tuple(sizes.get(n, n) for n in t.shape) for name, t in graph.input_types.items()}
+    constants = {item.name: item.constant for item in graph.inputs if item.type is None}
+    for guard in dict.fromkeys(graph.guards):
+        try:
+            require_guards((guard,), shapes, constants)
+        except (ProgramError, NotImplementedError):  # JAX does not know the fraction of a symbol.
+            yield guard
