@@ -125,7 +125,8 @@ def run_source(args: argparse.Namespace) -> int:
     if args.test:
         relative = os.path.relpath(args.checkpoint, files.source.parent)
         test = files.source.with_name(f"test_{files.source.name}")
-        others[test] = pytest_text(files, Path(relative).as_posix(), example_of(program))
+        relative = Path(relative).as_posix()
+        others[test] = pytest_text(files, relative, example_of(program), program.graph)
     files.write(overwrite=args.overwrite, others=others)
     with progress_bar() as progress:
         proof = prove(files, program, progress)

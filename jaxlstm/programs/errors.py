@@ -7,6 +7,8 @@ CODES: dict[str, str] = {
     "unsupported-alias": "an in-place operator writes to a tensor that may or may not be shared with another",
     "malformed-graph": "the graph uses undefined values or calls an operator with wrong arguments",
     "tensor-dtype": "a parameter, buffer or constant has a dtype that JAX does not hold at present",
+    # while its source is written
+    "unproven-source": "the written source differs from the program",
     # at call time
     "params": "parameters or buffers with other names, shapes or dtypes than the program's",
     "input-structure": "arguments that do not have the structure of the program's inputs",

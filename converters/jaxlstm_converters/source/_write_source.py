@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +39,26 @@ def write_source(
       comments: write the lines of the torch module's code as comments.
 
     Returns:
-      The files: their paths, the classes, and remarks about lines that no Flax user would have written.
+      The files: their paths, the classes, and remarks about lines that no Flax user would have written, and
+      about a comparison that was not possible.
 
     Raises:
       ValueError: ``path`` is not a file that Python can import, such as ``crnn.py``, or the program has
         hundreds of modules inside one another.
       FileExistsError: one of the files exists. Nothing is written.
-      CheckpointError, ProgramError: as for ``load_program``.
+      CheckpointError, ProgramError: as for ``load_program``, or the source differs from the program.
       ModuleNotFoundError: ruff, which formats the source, is not installed.
 
     >>> jaxlstm.write_source("crnn.pt2", "crnn.py")  # doctest: +SKIP
     """
     program = program_or_path if isinstance(program_or_path, Program) else load_program(program_or_path)
+    from jaxlstm_converters.source.proof import unproven
+
     files = SourceFiles.of(program, path, comments=comments)
+    files.require_free(overwrite=overwrite)
+    if reason := unproven(files, program):
+        remark = f"not compared with the program, since {reason}"
+        files = replace(files, remarks=(*files.remarks, remark))
     files.write(overwrite=overwrite)
     return files
 
@@ -92,6 +99,15 @@ class SourceFiles(WrittenSource):
         """The name of the class of the model."""
         return self.class_names[-1]
 
+    def require_free(self, *others: Path, overwrite: bool) -> None:
+        """Raise unless both files and others can be written."""
+        for path in (self.source, self.weights, *others):
+            if not overwrite and os.path.lexists(path):
+                raise FileExistsError(
+                    f"{path} exists; choose another path, or pass overwrite=True to replace it"
+                )
+            require_replaceable(path, overwrite=True, is_ours=bool)
+
     def write(self, *, overwrite: bool, others: Mapping[Path, str] | None = None) -> None:
         """Write both files and other texts, all of them or none.
 
@@ -99,12 +115,7 @@ class SourceFiles(WrittenSource):
           FileExistsError: one of them exists and must not be replaced.
         """
         others = others or {}
-        for path in (self.source, self.weights, *others):
-            if not overwrite and os.path.lexists(path):
-                raise FileExistsError(
-                    f"{path} exists; choose another path, or pass overwrite=True to replace it"
-                )
-            require_replaceable(path, overwrite=True, is_ours=bool)
+        self.require_free(*others, overwrite=overwrite)
         metadata = {"format": "pt", SETTINGS_KEY: self.settings}
         texts = {self.source: self.text, **others}
         write_together(

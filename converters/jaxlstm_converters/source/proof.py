@@ -1,8 +1,11 @@
 """The proof of a written model: it runs, and is compared with the program from which it was written."""
 
+import contextlib
 import json
+import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +18,18 @@ from jaxlstm.check import Report, verify_model
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.inference.random_inputs import random_inputs
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Graph
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.flax._load_state_dict import load_state_dict
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.source._write_source import SourceFiles
+from jaxlstm_converters.source.values import difference, lacks_reverse
+
+_NOT_MADE = (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning)
+_LARGEST = 100_000_000
+_SIZES = (0, 7)
+"""The smallest sizes of the comparisons of values."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -32,18 +43,20 @@ class Proof:
       problem: the reason why it could not.
       sizes: the number of sizes of the inputs.
       arguments: the example, as (args, kwargs).
+      compared: what was compared at the example, beside values.
     """
 
     report: Report | None
     problem: str
     sizes: int
     arguments: Arguments
+    compared: str = "gradients"
 
     @property
     def holds(self) -> bool:
         """True if the model equals the program on every case that the program takes."""
         # A model may refuse the cases of a module. A written model must take them, at all sizes.
-        return self.report is not None and self.report.ok and not self.refused
+        return self.report is not None and self.report.ok and not self.refused and not self.problem
 
     @property
     def refused(self) -> list[str]:
@@ -56,16 +69,17 @@ class Proof:
         """The verdict in words, for a model that holds."""
         untested = {item.id for item in self.report.items if item.ok is None} if self.report else set()
         dtypes = "float32" if "float64" in untested else "float64 and float32"
-        compared = "values" if "untested" in untested else "values and gradients"
+        compared = "values" if "untested" in untested else f"values and {self.compared}"
         return f"equal to the program in {dtypes}, {compared}, at {self.sizes} size{'s' * (self.sizes != 1)}"
 
     @property
     def lines(self) -> list[str]:
         """The reasons why the model does not hold."""
+        problem = [self.problem] if self.problem else []
         if self.report is None:
-            return [self.problem]
+            return problem
         failures = [f"{item.name}: {item.detail}" for item in self.report.failures]
-        return [*failures, *self.refused, *self.report.diagnosis]
+        return [*failures, *self.refused, *problem, *self.report.diagnosis]
 
 
 def example_of(program: Program, seed: int = 0) -> Arguments:
@@ -89,11 +103,47 @@ def prove(
     arguments = arguments or example_of(program)
     try:
         model = load_written(files)
-    except (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning) as error:
+    except _NOT_MADE as error:
         return Proof(None, f"the model cannot be made: {type(error).__name__}: {error}", 0, arguments)
     args, kwargs = arguments
-    report = verify_model(model, program, args, kwargs, progress=progress)
-    return Proof(report, "", report.settings["sizes"], arguments)
+    forward = lacks_reverse(program.graph)
+    report = verify_model(model, program, args, kwargs, gradients=not forward, progress=progress)
+    problem = difference(model, program, arguments, forward=True) if forward and report.ok else ""
+    compared = "forward derivatives" if forward else "gradients"
+    return Proof(report, problem, report.settings["sizes"], arguments, compared)
+
+
+def unproven(files: SourceFiles, program: Program) -> str:
+    """Return the reason why source could not be compared with its program; "" if the values are equal.
+
+    Values in float64 are compared twice, at two sizes if there are others. A difference may be rounding: then
+    the whole proof decides.
+
+    Raises:
+      ProgramError: the source differs from the program.
+    """
+    if sum(array.size for array in files.tensors.values()) > _LARGEST:
+        return f"it has more than {_LARGEST:,} parameters"
+    inputs = [random_inputs(program, seed=seed, smallest=size) for seed, size in enumerate(_SIZES)]
+    given = [as_arguments(program, tensors) for tensors in inputs if tensors is not None]
+    if len(given) < len(_SIZES):
+        return "the program refuses random inputs"
+    with tempfile.TemporaryDirectory() as folder:
+        names = {"source": files.source.name, "weights": files.weights.name}
+        trial = replace(files, **{key: Path(folder, name) for key, name in names.items()})
+        trial.write(overwrite=True)
+        for arguments in given:
+            with contextlib.suppress(*_NOT_MADE):
+                if not difference(load_written(trial), program, arguments):
+                    continue
+            try:
+                proof = prove(trial, program, arguments=arguments)
+            except ProgramError as error:
+                return f"the program refuses random inputs: {error}"
+            if not proof.holds:
+                text = f"the source differs from the program: {'; '.join(proof.lines)}"
+                raise ProgramError("unproven-source", f"{text}. 'jaxlstm convert' writes it nevertheless")
+    return ""
 
 
 def load_written(files: SourceFiles) -> nnx.Module:
@@ -113,11 +163,12 @@ def make_written(files: SourceFiles) -> nnx.Module:
     return getattr(module, files.model)(rngs=nnx.Rngs(0))
 
 
-def pytest_text(files: SourceFiles, program_path: str, arguments: Arguments) -> str:
+def pytest_text(files: SourceFiles, program_path: str, arguments: Arguments, graph: Graph) -> str:
     """Return a pytest file that repeats the proof, and compares with torch if it is installed.
 
-    ``program_path`` is the path of the program, relative to the folder of the source.
+    ``program_path`` is the path of the program with this graph, relative to the folder of the source.
     """
+    options = ", gradients=False" if lacks_reverse(graph) else ""
     args, kwargs = jax.tree.map(_with_text, arguments)
     name = files.source.stem
     return f'''"""{name}.py equals the program from which it was written, and torch if it is installed."""
@@ -141,7 +192,7 @@ def verify(reference):
     model = {name}.{files.model}(rngs=nnx.Rngs(0))
     model.eval()
     jaxlstm.load_state_dict(model, FOLDER / {_quoted(files.weights.name)})
-    report = jaxlstm.check.verify_model(model, reference, ARGS, KWARGS)
+    report = jaxlstm.check.verify_model(model, reference, ARGS, KWARGS{options})
     report.raise_if_failed()
     assert not [item for item in report.items if item.id == "refused"], report
 

@@ -1,0 +1,118 @@
+"""Written source at the edges: sizes, states of layers, layers in place, new floats, and the proof."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
+
+import jaxlstm
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm_converters.source._write_source import SourceFiles
+from jaxlstm_converters.source.proof import load_written, prove
+from testing.modules import module_of
+from testing.written import assert_equal, write
+from tests.converters.source.test_write_source import altered
+
+
+@pytest.mark.parametrize(
+    ("forward", "shapes", "others", "assertion"),
+    [
+        (lambda self, x: x * 2 if x.shape[0] % 2 else x * 3, [(4, 3)], [(5, 3)], "x.shape[0] % 2 == 0"),
+        (lambda self, x: x * 2 if x.shape[0] % 2 else x * 3, [(5, 3)], [(4, 3)], "x.shape[0] % 2 != 0"),
+        (lambda self, x: x * 2 if 8 <= x.shape[1] < 12 else x, [(2, 9)], [(2, 12)], "8 <= x.shape[1] <= 11"),
+        (lambda self, x, y: x.sum() + y[:, 0], [(3, 2), (4, 2)], [(3, 2), (0, 3)], "x.size and y.size"),
+        (lambda self, x, y: x + y, [(3, 2), (3, 2)], [(3, 2), (1, 2)], "x.shape[0] == y.shape[0]"),
+        (
+            lambda self, x, y: x * len(y) if sorted([len(x), len(y)])[0] == len(x) else x,
+            *([(3, 2), (4, 2)], [(4, 2), (3, 2)], "y.shape[0] >= x.shape[0]"),
+        ),
+    ],
+)
+def test_conditions_on_sizes(forward: Any, shapes: Any, others: Any, assertion: str) -> None:
+    inputs = [torch.randn(shape) for shape in shapes]
+    written = write(module_of(forward), *inputs)
+    assert_equal(written, *inputs)
+    assert assertion in written.text
+    assert written.text.count(" assert ") <= 2, written.text
+    with pytest.raises(AssertionError, match="export an example with others"):
+        written.model(*(np.zeros(shape, np.float32) for shape in others))
+
+
+def states(self: Any, x: Tensor) -> Tensor:
+    """Constants, buffers and parameters beside a layer's own, and a pair of rows."""
+    stacked = torch.stack([self.start[0][0], self.cell.scale * x[:, 0]])
+    y, _ = self.layer(self.drop(x + self.linear.offset), (self.layer.h, self.start[1]))
+    return y + self.linear(self.cell(x[:, 1], (stacked[0], stacked[1]))[1][:, None])
+
+
+def test_states_of_layers() -> None:
+    parts: Any = {"cell": nn.LSTMCell(5, 5), "linear": nn.Linear(5, 5), "drop": nn.Dropout(0.5, inplace=True)}
+    model: Any = module_of(states, layer=nn.LSTM(5, 5, batch_first=True), **parts)
+    model.start = (torch.randn(1, 4, 5), torch.zeros(1, 4, 5))
+    model.linear.offset = nn.Parameter(torch.randn(5))
+    model.cell.register_buffer("scale", torch.randn(5))
+    model.layer.h = torch.randn(1, 4, 5)
+    x = torch.randn(4, 3, 5)
+    written = write(model, x)
+    assert_equal(written, x)
+    assert "self.drop(" in written.text
+
+
+def floats(self: Any, x: Tensor) -> list[Tensor]:
+    n = x.shape[0]
+    numbers = [torch.arange(n, dtype=torch.float32), torch.tensor(x.shape) / 2, x.int() * 0.5, torch.ones(n)]
+    numbers += [torch.linspace(0, 1, 3), (x > 0).float(), torch.full((n,), 0.5), torch.where(x > 0, 0.1, 2.0)]
+    return [*numbers, torch.tensor([0.1, 0.2]), x * self.weight, torch.arange(n), x.new_zeros(n)]
+
+
+def test_floats_are_torchs_in_both_modes(tmp_path: Path) -> None:
+    model, x = module_of(floats, weight=nn.Parameter(torch.randn(3))), torch.randn(2, 3)
+    files = jaxlstm.write_source(jaxlstm.from_module(model, (x,)), tmp_path / "model.py")
+    assert not files.remarks
+    with jax.enable_x64(True):
+        written: Any = load_written(files)
+        for ours, theirs in zip(written(x.numpy()), model(x), strict=True):
+            np.testing.assert_array_equal(ours, theirs.detach())
+            assert np.asarray(ours).dtype == theirs.detach().numpy().dtype
+
+
+def repeated(self: Any, x: Tensor) -> Tensor:
+    steps = while_loop(
+        lambda i, y: i < 3, lambda i, y: (i + 1, y * self.weight + y.detach()), (x.new_zeros(()), x)
+    )
+    return steps[1]
+
+
+def test_a_loop_has_forward_derivatives(tmp_path: Path) -> None:
+    model = module_of(repeated, weight=nn.Parameter(torch.randn(3)))
+    program = jaxlstm.from_module(model, (torch.randn(2, 3),))
+    files = SourceFiles.of(program, tmp_path / "model.py")
+    files.write(overwrite=False)
+    proof = prove(files, program)
+    assert proof.holds
+    assert "values and forward derivatives" in proof.verdict
+    files.source.write_text(files.text.replace("lax.stop_gradient", ""))
+    assert "forward derivative of outputs: other values" in prove(files, program).lines
+
+
+def test_wrong_source_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = jaxlstm.from_module(module_of(lambda self, x: x.tanh()), (torch.randn(2, 3),))
+    altered(monkeypatch, "jnp.tanh", "jnp.arctan")
+    with pytest.raises(ProgramError, match=r"the source differs from the program: .*outputs"):
+        jaxlstm.write_source(program, tmp_path / "model.py")
+    assert not list(tmp_path.iterdir())
+
+
+def test_source_that_cannot_be_compared_says_so(tmp_path: Path) -> None:
+    def chosen(self: Any, table: Tensor, places: Tensor) -> Tensor:
+        torch._check(places[0].item() > 100)
+        return table * places
+
+    inputs = torch.randn(3), torch.tensor([200, 1, 2])
+    files = jaxlstm.write_source(jaxlstm.from_module(module_of(chosen), inputs), tmp_path / "model.py")
+    assert any(remark.startswith("not compared with the program, since") for remark in files.remarks)
