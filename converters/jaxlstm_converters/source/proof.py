@@ -23,7 +23,7 @@ from jaxlstm.programs.graph import Graph
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.flax._load_state_dict import load_state_dict
 from jaxlstm_converters.porting_warning import PortingWarning
-from jaxlstm_converters.source._write_source import SourceFiles
+from jaxlstm_converters.source.files import SourceFiles
 from jaxlstm_converters.source.values import difference, lacks_reverse
 
 _NOT_MADE = (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning)

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxlstm.check.cases.case import Array, Case, is_floating, named_outputs
 from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_numpy
@@ -19,9 +18,7 @@ _EQUAL = 1e-6
 """A difference in float64, relative to the largest number of a result, that rounding rarely causes."""
 
 
-def difference(
-    model: nnx.Module, program: Program, arguments: tuple[Any, Any], *, forward: bool = False
-) -> str:
+def difference(model: Any, program: Program, arguments: tuple[Any, Any], *, forward: bool = False) -> str:
     """Return the result that differs between a model and a program, in words; "" if all are equal.
 
     ``forward`` compares the derivatives of the results, in the direction of other numbers for all parameters
