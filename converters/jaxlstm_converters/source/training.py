@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm.programs.functionalize import functionalize
 from jaxlstm.programs.graph import (
     Argument,
     Graph,
     Node,
+    TensorType,
     Value,
     all_nodes,
     functions_of,
@@ -25,6 +27,7 @@ from jaxlstm.programs.graph import (
     values_in,
 )
 from jaxlstm.programs.renaming import renamed_argument
+from jaxlstm.programs.views import without_out
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source.spelling.layers import TORCH, drop_rate
 from jaxlstm_converters.source.spelling.typed_node import places_of
@@ -61,6 +64,10 @@ class Training:
 
     def _compare(self, training: ProgramFile, tensors: Mapping[str, np.ndarray]) -> None:
         graph, other = self.graph, training.graph
+        names = {**other.parameters, **other.buffers, **other.constants}
+        arrays = {value: np.asarray(training.tensors[name]) for value, name in names.items()}
+        types = {value: TensorType(array.dtype, array.shape) for value, array in arrays.items()}
+        other, _ = functionalize(without_out(other), types)
         held = {name: v for v, name in (*graph.parameters.items(), *graph.buffers.items())}
         for value, name in graph.constants.items():
             if np.array_equal(tensors[name], np.asarray(training.tensors.get(name))):
