@@ -16,6 +16,8 @@ from jaxlstm.programs.program import Program
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
 """Sizes to try for the free axes. A program may refuse small ones, for example after several poolings."""
 BATCH = 3
+LARGEST = 2**28
+"""The most elements of all values of a call. Larger sizes are not tried."""
 
 
 def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np.ndarray] | None:
@@ -30,10 +32,11 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
     program = copy.copy(program)
     program.at_sizes = None  # With another export, a call would run another program.
     tried = [max(size, smallest) for size in SIZES]
+    tensors = [declared for declared in program.inputs if declared.type]
     for sizes in (*map(partial(_sizes, program.graph), tried), example_sizes(program.graph)):
-        arrays = [_random(rng, declared, sizes, program) for declared in program.inputs if declared.type]
-        if _accepts(program, arrays):
-            return arrays
+        shapes = [_shape(declared, sizes) for declared in tensors]
+        if _accepts(program, shapes):
+            return [_random(rng, declared, sizes, program) for declared in tensors]
     return None
 
 
@@ -67,10 +70,9 @@ def clipped(graph: Graph, axis: str, size: int) -> int:
     return max(low, size if high is None else min(size, high))
 
 
-def _random(
-    rng: np.random.Generator, declared: Input, sizes: Mapping[str, int], program: Program
-) -> np.ndarray:
-    name, type_ = declared.name, declared.type
+def _shape(declared: Input, sizes: Mapping[str, int]) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype of an input at some sizes of the free axes."""
+    type_ = declared.type
     assert type_ is not None
     # The example also has the axes whose size is computed from others.
     computed = declared.example or (1,) * len(type_.shape)
@@ -78,6 +80,14 @@ def _random(
         sizes.get(size, known) if isinstance(size, str) else known if size is None else size
         for size, known in zip(type_.shape, computed, strict=True)
     ]
+    return jax.ShapeDtypeStruct(shape, type_.dtype)
+
+
+def _random(
+    rng: np.random.Generator, declared: Input, sizes: Mapping[str, int], program: Program
+) -> np.ndarray:
+    name, type_ = declared.name, _shape(declared, sizes)
+    shape = type_.shape
     steps, _ = _steps(program.graph, name)
     longest = sizes.get(steps) if isinstance(steps, str) else steps
     if longest and len(shape) == 1:
@@ -123,9 +133,10 @@ def _rows(program: Program, name: str) -> int:
     return min(rows, default=2)
 
 
-def _accepts(program: Program, tensors: Sequence[np.ndarray]) -> bool:
+def _accepts(program: Program, tensors: Sequence[jax.ShapeDtypeStruct]) -> bool:
+    """Return True if a program takes arguments of these shapes, and its values fit into the limit."""
     try:
-        jax.eval_shape(positional(program), program.params, *tensors)
+        closed = jax.make_jaxpr(positional(program))(program.params, *tensors)
     except ProgramError:
         return False
-    return True
+    return sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars) <= LARGEST

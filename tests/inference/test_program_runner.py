@@ -13,6 +13,7 @@ from torch import nn
 import jaxlstm
 from jaxlstm import ProgramError
 from jaxlstm.inference import compile, compiled_program
+from jaxlstm.inference.random_inputs import random_inputs
 from testing import graphs
 from testing.exported import AUTO
 from testing.inference import compilations, normal
@@ -314,3 +315,13 @@ def test_a_state_that_grows() -> None:
         assert stream.state["seen"].shape == (1, 1 + 2 * step)
     with pytest.raises(ProgramError, match="holds values outside of int32"):
         stream.step(np.full((1, 2), 2**40))
+
+
+def test_random_inputs_are_within_a_budget_of_memory() -> None:
+    """A program that takes very large sizes only gets no inputs, and they are not made to find out."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[0] > 20_000
+        return x[:, None] + x
+
+    assert random_inputs(jaxlstm.from_module(module_of(forward), (torch.ones(20_001),))) is None
