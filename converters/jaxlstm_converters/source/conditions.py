@@ -4,11 +4,10 @@ import ast
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-import jax.export
-
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, TensorType
 from jaxlstm.programs.guards import axes_in, python_of, require_guards, shown_guard
+from jaxlstm.programs.long_axes import symbols
 from jaxlstm_converters.source import trees
 
 Axis = tuple[str, int]
@@ -22,8 +21,7 @@ def size_conditions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Ax
     """
 
     def size(name: str, place: int | None) -> ast.expr:
-        is_axis = place is not None
-        return trees.item(trees.attribute(bound[name], "shape"), place) if is_axis else bound[name]
+        return bound[name] if place is None else trees.item(trees.attribute(bound[name], "shape"), place)
 
     axes: dict[str, list[Axis]] = {}
     for name, type_ in graph.input_types.items():
@@ -72,12 +70,10 @@ def _in_range(size: ast.expr, low: int, high: int | None) -> ast.expr | None:
 
 def _undecided(graph: Graph) -> Iterator[str]:
     """Yield the guards that do not hold for all sizes in the ranges of the axes."""
-    ranges = {f"n{k}": graph.size_range(name) for k, name in enumerate(graph.free_axes)}
-    limits = [f"{n} <= {high - low + 1}" for n, (low, high) in ranges.items() if high is not None]
+    ranges = {axis: graph.size_range(axis) for axis in graph.free_axes}
     # JAX's symbols are at least 1.
-    symbols = jax.export.symbolic_shape(", ".join(ranges), constraints=limits) if ranges else ()
-    free = (symbol + (low - 1) for symbol, (low, _) in zip(symbols, ranges.values(), strict=True))
-    sizes: dict[Any, Any] = dict(zip(graph.free_axes, free, strict=True))
+    counts = {axis: (1, None if high is None else high - low + 1) for axis, (low, high) in ranges.items()}
+    sizes: dict[Any, Any] = {axis: n + ranges[axis][0] - 1 for axis, n in symbols(counts).items()}
     shapes = {name: tuple(sizes.get(n, n) for n in t.shape) for name, t in graph.input_types.items()}
     constants = {item.name: item.constant for item in graph.inputs if item.type is None}
     for guard in dict.fromkeys(graph.guards):
