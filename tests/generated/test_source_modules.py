@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,13 @@ s.a(x); s.b(x); s.p(x); s.q(x); s.p.b(x); s.q.b(x); s.items[0](x); s.items[1](x)
 s.shared(x); s.norm(x); x @ s.w; F.linear(x, s.v, s.a.bias); x * (x.sum() / x.shape[-1]).sin()
 """
 FORMS = """
-f(torch.tanh(g(x))) + h
-torch.cond(x.sum() > 0, lambda y: f(y) + h, lambda y: g(y).sin(), (x,))
-while_loop(lambda i, y: i.sum() < 4, lambda i, y: (i + 1, f(y).tanh() + h), (torch.zeros(2), x.sin()))[1]
+f(s, torch.tanh(g(s, x))) + h
+torch.cond(x.sum() > 0, lambda y: f(s, y) + h, lambda y: g(s, y).sin(), (x,))
+while_loop(lambda i, y: i.sum() < 4, lambda i, y: (i + 1, f(s, y).tanh() + h), (torch.zeros(2), x.sin()))[1]
 """
 FORMS_OF_ROWS = """
-torch_map(lambda row: f(row) + s.b(row), h)
-torch.add(*scan(lambda c, row: (c + f(row).tanh(), g(c) * row), torch.zeros(4), h))
+torch_map(lambda row: f(s, row) + s.b(row), h)
+torch.add(*scan(lambda c, row: (c + f(s, row).tanh(), g(s, c) * row), torch.zeros(4), h))
 """
 SCOPE = {"F": functional, "nn": nn, "torch": torch}
 SCOPE |= {"scan": scan, "torch_map": torch_map, "while_loop": while_loop}
@@ -69,7 +68,7 @@ def drawn(rng: np.random.Generator, depth: int, has_rows: bool) -> Function:
     is_of_rows = form in split(FORMS_OF_ROWS)
     f, g = (drawn(rng, depth - 1, has_rows and not is_of_rows) for _ in range(2))
     around, run = drawn(rng, depth - 1, has_rows), eval(f"lambda s, x, f, g, h: {form}", SCOPE)
-    return lambda s, x: run(s, x, partial(f, s), partial(g, s), around(s, x))
+    return lambda s, x: run(s, x, f, g, around(s, x))
 
 
 @pytest.mark.parametrize("seed", seeds(fast=2, slow=100))

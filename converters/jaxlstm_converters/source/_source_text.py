@@ -38,7 +38,7 @@ from jaxlstm_converters.source.calls import (
 from jaxlstm_converters.source.chains import Chains
 from jaxlstm_converters.source.classes import Draft, WrittenClass, drop_defaults, unite
 from jaxlstm_converters.source.closures import Closures
-from jaxlstm_converters.source.conditions import size_conditions
+from jaxlstm_converters.source.conditions import assertions
 from jaxlstm_converters.source.copies import without_copies
 from jaxlstm_converters.source.float_dtype import SINGLE, with_dtype
 from jaxlstm_converters.source.functions import MethodWriter
@@ -52,7 +52,7 @@ from jaxlstm_converters.source.modules import SELF, Part, access, initialized
 from jaxlstm_converters.source.own_sizes import with_own_sizes
 from jaxlstm_converters.source.padded import padded_graph
 from jaxlstm_converters.source.rolled import rolled
-from jaxlstm_converters.source.signature import checked_axes, fixed_by_export, signature, structure
+from jaxlstm_converters.source.signature import checked_axes, signature, structure
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import TORCH, attributes_of, changes_in_training, drop_rate
@@ -394,8 +394,7 @@ class _Writer:
         buffers = [trees.item(access(self._parts, "", name), ...) for name in self._graph.mutations]
         changed = [*zip(buffers, self._graph.mutations.values(), strict=True)]
         method = writer.outermost(parameters, bound, self._graph.outputs, result, changed)
-        fixed = fixed_by_export(self._graph, bound, self._checked)
-        method.body[:0] = map(Statement, [*fixed, *size_conditions(self._graph, bound, self._checked)])
+        method.body[:0] = map(Statement, assertions(self._graph, bound, self._checked))
         return method
 
 

@@ -1,4 +1,4 @@
-"""The assertions that free sizes of the inputs are those for which the program is right."""
+"""The assertions that the inputs are those for which the program is right."""
 
 import ast
 from collections.abc import Iterator, Mapping, Set
@@ -9,12 +9,11 @@ from jaxlstm.programs.graph import Graph, TensorType
 from jaxlstm.programs.guards import axes_in, python_of, require_guards, shown_guard
 from jaxlstm.programs.long_axes import symbols
 from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.signature import Axis, fixed_by_export
 
-Axis = tuple[str, int]
 
-
-def size_conditions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) -> Iterator[ast.stmt]:
-    """Yield an assertion for each line of the model's code with conditions on free sizes.
+def assertions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) -> Iterator[ast.stmt]:
+    """Yield an assertion of what the export fixed, and one for each line of the model with such conditions.
 
     ``bound`` has the expression of each input, and ``checked`` the axes that a layer checks. A condition that
     holds for all sizes in the ranges of the axes is left out.
@@ -23,13 +22,20 @@ def size_conditions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Ax
     def size(name: str, place: int | None) -> ast.expr:
         return bound[name] if place is None else trees.item(trees.attribute(bound[name], "shape"), place)
 
+    def add(line: str, *tests: ast.expr) -> None:
+        place = "".join(char for char in ":".join(line.split(":")[:2]) if char.isprintable())[:80]
+        found.setdefault(f"a condition at {place}" if place else "not covered by the export", []).extend(
+            tests
+        )
+
+    found = {"fixed by the export": fixed_by_export(graph, bound, checked)}
     axes: dict[str, list[Axis]] = {}
     for name, type_ in graph.input_types.items():
         for place, symbol in enumerate(type_.shape):
             if isinstance(symbol, str):
                 axes.setdefault(symbol, []).append((name, place))
     filled = [name for name, type_ in graph.input_types.items() if _has_elements(graph, type_)]
-    found = {"": [trees.attribute(bound[name], "size") for name in filled]}
+    add("", *(trees.attribute(bound[name], "size") for name in filled))
     for symbol, group in axes.items():
         first, *others = sorted(group, key=checked.__contains__)
         reason = graph.narrowed[symbol].reason if symbol in graph.narrowed else ""
@@ -37,19 +43,17 @@ def size_conditions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Ax
         low, high = graph.size_range(symbol)
         low = 0 if low == 1 and not reason and first[0] in filled else low
         if (test := _in_range(size(*first), low, high)) is not None:
-            found.setdefault(next(lines, ""), []).append(test)
+            add(next(lines, ""), test)
         if equal := [size(*axis) for axis in others if axis not in checked]:
             lines = (line for guard, line in graph.lines.items() if {first} < axes_in(guard) <= {*group})
-            test = ast.Compare(size(*first), [ast.Eq()] * len(equal), [*equal])
-            found.setdefault(next(lines, ""), []).append(test)
+            add(next(lines, ""), ast.Compare(size(*first), [ast.Eq()] * len(equal), [*equal]))
     for guard in _undecided(graph):
-        found.setdefault(graph.lines.get(guard, ""), []).append(python_of(guard, size))
-    for line, tests in found.items():
-        place = "".join(char for char in ":".join(line.split(":")[:2]) if char.isprintable())[:80]
-        why = f"a condition at {place}" if place else "not covered by the export"
-        message = ast.Constant(f"{why}; export an example with others")
+        add(graph.lines.get(guard, ""), python_of(guard, size))
+    for why, tests in found.items():
         if tests:
-            yield ast.Assert(ast.BoolOp(ast.And(), tests), message)
+            yield ast.Assert(
+                ast.BoolOp(ast.And(), tests), ast.Constant(f"{why}; export an example with others")
+            )
 
 
 def _has_elements(graph: Graph, type_: TensorType) -> bool:
