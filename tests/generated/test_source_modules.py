@@ -1,6 +1,5 @@
 """Written source of random models: which module a function calls, and where dropout is."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,34 +10,12 @@ from torch import Tensor, nn
 from torch._higher_order_ops.map import map as torch_map
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
-from torch.nn import functional
 
 from testing.modules import module_of
 from testing.seeds import seeds
 from testing.written import assert_equal, write
 
 Function = Callable[[Any, Tensor], Tensor]
-
-# Functions of a tensor x of shape (4,) or (rows, 4); f and g are others, and h is the result of one.
-LEAVES = """
-s.a(x); s.b(x); s.p(x); s.q(x); s.p.b(x); s.q.b(x); s.items[0](x); s.items[1](x); s.items[2](x); s.alias(x)
-s.shared(x); s.norm(x); x @ s.w; F.linear(x, s.v, s.a.bias); x * (x.sum() / x.shape[-1]).sin()
-"""
-FORMS = """
-f(s, torch.tanh(g(s, x))) + h
-torch.cond(x.sum() > 0, lambda y: f(s, y) + h, lambda y: g(s, y).sin(), (x,))
-while_loop(lambda i, y: i.sum() < 4, lambda i, y: (i + 1, f(s, y).tanh() + h), (torch.zeros(2), x.sin()))[1]
-"""
-FORMS_OF_ROWS = """
-torch_map(lambda row: f(s, row) + s.b(row), h)
-torch.add(*scan(lambda c, row: (c + f(s, row).tanh(), g(s, c) * row), torch.zeros(4), h))
-"""
-SCOPE = {"F": functional, "nn": nn, "torch": torch}
-SCOPE |= {"scan": scan, "torch_map": torch_map, "while_loop": while_loop}
-
-
-def split(texts: str) -> list[str]:
-    return re.split(r"; |\n", texts.strip())
 
 
 class Pair(nn.Module):
@@ -53,34 +30,83 @@ class Pair(nn.Module):
 
 
 def equal_modules() -> dict[str, Any]:
-    """Return modules that differ only in their names and values; two have two names."""
-    parts: dict[str, Any] = {name: nn.Linear(4, 4) for name in ("a", "b", "shared")}
-    parts |= {"p": Pair(), "q": Pair(), "norm": nn.LayerNorm(4)}
-    parts["items"] = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), parts["shared"]])
-    return {**parts, "alias": parts["p"].a, **{n: nn.Parameter(torch.randn(4, 4)) for n in "wv"}}
+    """Return modules that differ only in their names and values; one has two names."""
+    pair, shared = Pair(), nn.Linear(4, 4)
+    parts = {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "p": pair, "q": Pair(), "shared": shared}
+    parts |= {"items": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), shared]), "norm": nn.LayerNorm(4)}
+    return {
+        **parts,
+        "alias": pair.a,
+        "w": nn.Parameter(torch.randn(4, 4)),
+        "v": nn.Parameter(torch.randn(4, 4)),
+    }
 
 
-def drawn(rng: np.random.Generator, depth: int, has_rows: bool) -> Function:
-    """Return a random function of x, which at ``depth`` 1 or more has functions of its own."""
-    if not depth or rng.random() < 0.4:
-        return eval(f"lambda s, x: {rng.choice(split(LEAVES))}", SCOPE)
-    form = rng.choice(split(FORMS) + split(FORMS_OF_ROWS) * has_rows)
-    is_of_rows = form in split(FORMS_OF_ROWS)
-    f, g = (drawn(rng, depth - 1, has_rows and not is_of_rows) for _ in range(2))
-    around, run = drawn(rng, depth - 1, has_rows), eval(f"lambda s, x, f, g, h: {form}", SCOPE)
-    return lambda s, x: run(s, x, f, g, around(s, x))
+LEAVES: list[Function] = [
+    *(lambda s, x, n=n: getattr(s, n)(x) for n in ("a", "b", "p", "q", "shared", "alias", "norm")),
+    *(lambda s, x, n=n: s.items[n](x) for n in range(3)),
+    *(lambda s, x, n=n: getattr(s, n).b(x) for n in ("p", "q")),
+    lambda s, x: x @ s.w,
+    lambda s, x: nn.functional.linear(x, s.v, s.a.bias),
+    lambda s, x: x * (x.sum() / x.shape[-1]).sin(),
+]
+
+
+def drawn(rng: np.random.Generator, depth: int) -> Function:
+    """Return a random function of (..., 4), which at ``depth`` 1 or more has functions of its own."""
+    kind, maps = int(rng.integers(7 if depth else 3)), bool(rng.integers(2))
+    if kind < 3:
+        return LEAVES[rng.integers(len(LEAVES))]
+    f, g, around = (drawn(rng, depth - 1) for _ in range(3))
+    if kind == 3:
+        return lambda s, x: f(s, torch.tanh(g(s, x))) + around(s, x)
+
+    def called(s: Any, x: Tensor) -> Tensor:
+        h = around(s, x)
+        if kind == 4:
+            return torch.cond(x.sum() > 0, lambda y: f(s, y) + h, lambda y: g(s, y).sin(), (x,))
+        if kind == 5:
+            start = torch.zeros(2), x.sin()
+            return while_loop(lambda i, y: i.sum() < 4, lambda i, y: (i + 1, f(s, y).tanh() + h), start)[1]
+        if x.ndim < 2:
+            return f(s, h)
+        if maps:
+            return torch_map(lambda row: f(s, row) + s.b(row), h)  # type: ignore[arg-type]
+        carry, rows = scan(lambda c, row: (c + f(s, row).tanh(), g(s, c) * row), torch.zeros(4), h)
+        return rows + carry
+
+    return called
 
 
 @pytest.mark.parametrize("seed", seeds(fast=2, slow=100))
 def test_functions_call_their_own_modules(seed: int) -> None:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    first, second = (drawn(rng, 2, has_rows=True) for _ in range(2))
+    steps = [drawn(rng, 2) for _ in range(2)]
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(s, x).tanh()
+        return x
+
     x = torch.randn(3, 4)
-    written = write(module_of(lambda s, x: second(s, first(s, x).tanh()).tanh(), **equal_modules()), x)
+    written = write(module_of(forward, **equal_modules()), x)
     assert not written.remarks
     assert_equal(written, x)
     assert_equal(written, torch.randn(5, 4))
+
+
+class Place(nn.Module):
+    """A place with dropout, whose rate no other place has."""
+
+    def __init__(self, rate: float, run: Function, **parts: nn.Module) -> None:
+        super().__init__()
+        self.p, self.run, self.weight = rate, run, nn.Parameter(torch.randn(8, 8))
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
 
 
 class OwnDropout(nn.Dropout):
@@ -93,49 +119,40 @@ class OwnDropout(nn.Dropout):
 def looped(s: Any, x: Tensor) -> Tensor:
     h, rows = torch.zeros_like(x[:, 0]), []
     for t in range(5):
-        h = functional.dropout(torch.tanh(x[:, t] @ s.weight + h), s.p, s.training)
+        h = drop(torch.tanh(x[:, t] @ s.weight + h), s.p, s.training)
         rows.append(h)
     return torch.stack(rows, 1)
 
 
-LAYERS = """
-nn.Dropout(p); OwnDropout(p); nn.Dropout1d(p); nn.AlphaDropout(p); nn.FeatureAlphaDropout(p)
-nn.TransformerEncoderLayer(8, 2, 8, p, batch_first=True)
-nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(p))
-"""
-RUNS = """
-F.dropout(s.layer(F.dropout(x, s.p, s.training)).sin(), s.p, s.training)
-x @ F.dropout(s.weight, s.p, s.training)
-F.dropout2d(x[..., None], s.p, s.training)[..., 0]
-F.scaled_dot_product_attention(x, x, x, dropout_p=s.p if s.training else 0.0)
-(F.dropout(x, s.p) if s.training else x) @ s.weight
-looped(s, x)
-x + torch.randn_like(x) * s.p if s.training else x
-x * torch.tensor(2.0 if s.training else 3.0)
-x * (s.layer.p if s.training else 1.0)
-"""
-PLACES = [
-    *((layer, "s.layer(x)") for layer in split(LAYERS)),
-    *((f"nn.{c}(8, 8, 2, batch_first=True, dropout=p)", "s.layer(x)[0]") for c in ("LSTM", "GRU", "RNN")),
+def place(run: Function, layer: Callable[[float], nn.Module] = nn.Dropout) -> Callable[[float], nn.Module]:
+    return lambda p: Place(p, run, layer=layer(p))
+
+
+drop, attend = nn.functional.dropout, nn.functional.scaled_dot_product_attention
+RECURRENT = [lambda p, c=c: c(8, 8, 2, batch_first=True, dropout=p) for c in (nn.LSTM, nn.GRU, nn.RNN)]
+LAYERS = [nn.Dropout, OwnDropout, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout]
+PLACES: list[Callable[[float], nn.Module]] = [
+    *LAYERS,
+    lambda p: nn.TransformerEncoderLayer(8, 2, 8, p, batch_first=True),
+    lambda p: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(p)),
+    *(place(lambda s, x: s.layer(x)[0], layer) for layer in RECURRENT),
     *(
-        ("nn.MultiheadAttention(8, 2, p, batch_first=True)", f"s.layer(x, x, x, need_weights={weights})[0]")
+        place(
+            lambda s, x, w=weights: s.layer(x, x, x, need_weights=w)[0],
+            lambda p: nn.MultiheadAttention(8, 2, p, batch_first=True),
+        )
         for weights in (True, False)
     ),
-    *(("nn.Dropout(p)", run) for run in split(RUNS)),
+    place(lambda s, x: drop(s.layer(drop(x, s.p, s.training)).sin(), s.p, s.training)),
+    place(lambda s, x: x @ drop(s.weight, s.p, s.training)),
+    place(lambda s, x: nn.functional.dropout2d(x[..., None], s.p, s.training)[..., 0]),
+    place(lambda s, x: attend(x, x, x, dropout_p=s.p if s.training else 0.0)),
+    place(lambda s, x: (drop(x, s.p) if s.training else x) @ s.weight),
+    place(looped),
+    place(lambda s, x: x + torch.randn_like(x) * s.p if s.training else x),
+    place(lambda s, x: x * torch.tensor(2.0 if s.training else 3.0)),
+    place(lambda s, x: x * (s.layer.p if s.training else 1.0)),
 ]
-
-
-class Place(nn.Module):
-    """A place with dropout, whose rate no other place has; ``layer`` and ``run`` are code."""
-
-    def __init__(self, rate: float, layer: str, run: str) -> None:
-        super().__init__()
-        self.p, self.weight = rate, nn.Parameter(torch.randn(8, 8))
-        self.layer = eval(layer, {**SCOPE, "OwnDropout": OwnDropout, "p": rate})
-        self.run = eval(f"lambda s, x: {run}", {**SCOPE, "looped": looped})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
 
 
 @pytest.mark.parametrize("seed", seeds(fast=2, slow=100))
@@ -143,8 +160,10 @@ def test_dropout_is_written_or_listed(seed: int) -> None:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     rates = [round(float(rate), 4) for rate in rng.uniform(0.1, 0.6, 5)]
-    chosen = rng.choice(len(PLACES), 5, replace=False)
-    places = {f"place{i}": Place(rates[i], *PLACES[k]) for i, k in enumerate(chosen)}
+    makers = rng.choice(len(PLACES), 5, replace=False)
+    places = {
+        f"place{i}": PLACES[made](rate) for i, (made, rate) in enumerate(zip(makers, rates, strict=True))
+    }
     order = rng.permutation([*places, "place0"])
 
     def forward(s: Any, x: Tensor) -> Tensor:

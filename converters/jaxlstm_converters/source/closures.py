@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.graph import Graph, Node, TensorType, Tree, Value, functions_of, results_of, used_values
 from jaxlstm_converters.source.calls import live_graph, renamed
 from jaxlstm_converters.source.spelling.typed_node import places_of
@@ -66,7 +67,7 @@ class Closures:
         self, graph: Graph, prefix: str, node: Node, operands: Sequence[Any], groups: Sequence[Sequence[int]]
     ) -> Graph:
         """Return a function with new names, of which only the operands of the groups are arguments."""
-        graph = live_graph(graph)
+        graph = live_graph(accept(graph).graph)
         own = [graph.inputs[place] for group in groups for place in group]
         made = [name for inner in graph.nodes for name in results_of(inner)]
         new = {name: prefix + name for name in (*(declared.name for declared in own), *made)}

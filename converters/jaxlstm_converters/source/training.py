@@ -65,13 +65,16 @@ class Training:
     def _compare(self, training: ProgramFile, tensors: Mapping[str, np.ndarray]) -> None:
         graph, other = self.graph, training.graph
         names = {**other.parameters, **other.buffers, **other.constants}
-        arrays = {name: np.asarray(tensor) for name, tensor in training.tensors.items()}
-        types = {v: TensorType(arrays[name].dtype, arrays[name].shape) for v, name in names.items()}
+        arrays = {value: np.asarray(training.tensors[name]) for value, name in names.items()}
+        types = {value: TensorType(array.dtype, array.shape) for value, array in arrays.items()}
         other, _ = functionalize(without_out(other), types)
         held = {name: v for v, name in (*graph.parameters.items(), *graph.buffers.items())}
-        constants = graph.constants.items()
-        held |= {name: v for v, name in constants if np.array_equal(tensors[name], arrays.get(name))}
-        self._names |= {value: held[name] for value, name in names.items() if name in held}
+        for value, name in graph.constants.items():
+            if np.array_equal(tensors[name], np.asarray(training.tensors.get(name))):
+                held[name] = value
+        for value, name in {**other.parameters, **other.buffers, **other.constants}.items():
+            if name in held:
+                self._names[value] = held[name]
         self._counters = {v for v, name in other.buffers.items() if name.endswith("num_batches_tracked")}
         merged = self._function(graph, other)
         changed = graph.mutations.items()
