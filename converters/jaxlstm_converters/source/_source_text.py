@@ -102,7 +102,7 @@ def source_text(
         comments: write the lines of the user's code as comments.
     """
     tied = with_tied_buffers(graph, tied or {}, tensors)
-    trained = Training(graph, tensors, training)
+    trained = Training(graph, tensors, training, tied)
     graph = trained.graph
     graph = replace(graph, buffers={value: tied.get(name, name) for value, name in graph.buffers.items()})
     writer = _Writer(graph, tensors, first_paths(graph, tied), trained)

@@ -45,13 +45,21 @@ class Training:
     """
 
     def __init__(
-        self, graph: Graph, tensors: Mapping[str, np.ndarray], training: ProgramFile | str | None
+        self,
+        graph: Graph,
+        tensors: Mapping[str, np.ndarray],
+        training: ProgramFile | str | None,
+        tied: Mapping[str, str],
     ) -> None:
-        """Compare a graph with its export in training, or a text why there is none; a file has none."""
+        """Compare a graph with its export in training, or a text why there is none; a file has none.
+
+        ``tied`` has the first name of tensors with several.
+        """
+        self._tied = tied
         self.graph, self.rates = graph, dict[str, float]()
         self._found: dict[str, dict[str, None]] = {}
         self._names: dict[str, str] = {}  # value of the export in training -> value of the graph
-        self._same: dict[str, str] = {}  # result of an added node -> the value that it equals in evaluation
+        self._same: dict[str, str] = {}  # added node or tied tensor -> the value that it equals in evaluation
         self._only = set[str]()  # values that only training has
         self._counters = set[str]()
         if isinstance(training, ProgramFile):
@@ -68,13 +76,16 @@ class Training:
         arrays = {value: np.asarray(training.tensors[name]) for value, name in names.items()}
         types = {value: TensorType(array.dtype, array.shape) for value, array in arrays.items()}
         other, _ = functionalize(without_out(other), types)
-        held = {name: v for v, name in (*graph.parameters.items(), *graph.buffers.items())}
+        held: dict[str, str] = {}
+        for value, name in (*graph.parameters.items(), *graph.buffers.items()):
+            first = held.setdefault(self._tied.get(name, name), value)
+            self._same[value] = first
         for value, name in graph.constants.items():
             if np.array_equal(tensors[name], np.asarray(training.tensors.get(name))):
                 held[name] = value
         for value, name in {**other.parameters, **other.buffers, **other.constants}.items():
-            if name in held:
-                self._names[value] = held[name]
+            if (first := self._tied.get(name, name)) in held:
+                self._names[value] = held[first]
         self._counters = {v for v, name in other.buffers.items() if name.endswith("num_batches_tracked")}
         merged = self._function(graph, other)
         changed = graph.mutations.items()
@@ -110,7 +121,8 @@ class Training:
         """Return an argument with the values that it has in training."""
         used = [*values_in(theirs)]
         values = [self._names.get(name, "") for name in used]
-        if [self._same.get(name, name) for name in values] == [*values_in(ours)]:
+        equal, own = ([self._same.get(name, name) for name in given] for given in (values, values_in(ours)))
+        if equal == own:
             return renamed_argument(theirs, self._names)
         if self._only.isdisjoint(used):  # Others are remarks already.
             self._found.setdefault("other values in training", {})[place] = None
