@@ -1,4 +1,4 @@
-"""The source of every model of the tests holds and reads well; the page of the docs shows a written file."""
+"""The source of every model of the tests holds and reads well; the page of the docs shows written files."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ def test_goals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["voice detector", "translator with attention"])
 @pytest.mark.slow
-def test_example_of_the_page() -> None:
+def test_example_of_the_page(name: str) -> None:
     """Otherwise copy it: ``python -m tools.written_source --folder FOLDER NAME``."""
-    shape = SHAPES["translator with attention"]
-    program = from_module(shape.build(), shape.arguments(shape.exported_at))
+    program = from_module(SHAPES[name].build(), SHAPES[name].arguments(SHAPES[name].exported_at))
     assert SourceFiles.of(program, "model.py").text in PAGE.read_text()
 
 
