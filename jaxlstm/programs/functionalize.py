@@ -38,7 +38,7 @@ from jaxlstm.programs.operators.registry import (
     same,
     same_values,
 )
-from jaxlstm.programs.renaming import renamed_argument, with_names
+from jaxlstm.programs.renaming import graph_with_nodes, with_names
 from jaxlstm.programs.views import bases_of, put_back_node, single_view, target_of
 
 WITH_VALUES = "jaxlstm.with_values.default"
@@ -97,6 +97,12 @@ def functionalize(graph: Graph, held: Mapping[str, TensorType]) -> tuple[Graph, 
     return memory.result()
 
 
+def _items(node: Node) -> int:
+    """Return the length of a node: it may have long lists, such as the places where a tensor is split."""
+    arguments = (*node.args, *node.kwargs.values())
+    return 1 + sum(len(argument) for argument in arguments if isinstance(argument, tuple))
+
+
 class _Memory:
     """The values that the nodes of a graph have made so far, and which of them share memory.
 
@@ -108,6 +114,7 @@ class _Memory:
     def __init__(self, graph: Graph, types: dict[str, TensorType]) -> None:
         self._graph, self._types = graph, types
         self._nodes: list[Node] = []
+        self._room = _MOST_ADDED * (sum(map(_items, graph.nodes)) + 16)
         self._calls: tuple[ModuleCall, ...] = ()  # of the node that uses a view
         self._added: set[str] = set()  # nodes that are left out if nothing uses them
         self._taken = {*types, *(name for node in graph.nodes for name in (node.name, *results_of(node)))}
@@ -148,11 +155,8 @@ class _Memory:
             if value in self._written:
                 changed[name] = Value(present)
         names = {name: self._present(name) for name in values_in((*graph.outputs, *graph.mutations.values()))}
-        graph = replace(
-            graph,
-            outputs=tuple(renamed_argument(output, names) for output in graph.outputs),
-            mutations=changed | {n: renamed_argument(v, names) for n, v in graph.mutations.items()},
-        )
+        graph = graph_with_nodes(graph, (), names)
+        graph = replace(graph, mutations=changed | {**graph.mutations})
         used, nodes = {*values_in((*graph.outputs, *graph.mutations.values()))}, []
         for node in reversed(self._nodes):
             if node.name not in self._added or not used.isdisjoint(results_of(node)):
@@ -214,7 +218,8 @@ class _Memory:
         self._nodes.append(replace(node, outputs=(name,), types=types, size=""))
         if not may_fail:
             self._added.add(name)
-        if len(self._nodes) > _MOST_ADDED * (len(self._graph.nodes) + 16):
+        self._room -= _items(node)
+        if self._room < 0:
             raise ProgramError(
                 "unsupported-alias",
                 f"node {node.name}: in-place operators on views of views need more than {_MOST_ADDED} times "

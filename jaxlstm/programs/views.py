@@ -125,7 +125,7 @@ def _part_of(node: Node, index: int, types: Mapping[str, TensorType]) -> dict[st
             first, length = (part.shape[dim] if part else None for part in parts)
             sizes = kwargs.get("split_sizes", kwargs.get("split_size"))
             if isinstance(sizes, tuple):
-                start = sum(sizes[:index]) if all(type(size) is int for size in sizes) else None
+                start = sum(sizes[:index]) if {*map(type, sizes)} == {int} else None
             else:  # all parts but the last are equal
                 start = index * first if isinstance(first, int) else None
         case _:

@@ -26,7 +26,7 @@ torch.cat([{a}, {b}])[:4]; {a}.type_as({b}); {a}.to({dtype}); ({a} * {f}).to({dt
 _WRITES = """{v}.add_({b}); {v}.sub_({b}); {v}.mul_({b}); {v}.copy_({b}); {v}.bitwise_and_({b});
 {v} += {b}[3]; {v}.floor_divide_({b}); {v}.remainder_({b}); {v}.add_({n}); {v}.mul_({n}); {v}.fill_({p});
 {v}[0] = {b}[1]; {v}.masked_fill_({b} > 1, {p}); {v}[1:3] = {b}[1:3]; {v}.clamp_(max={p});
-{v}.copy_({b} * {f}); {v}[{b} > 0] = {p}"""
+{v}.copy_({b} * {f}); {v}[{b}.expand(4) > 0] = {p}"""
 
 
 def _program(chosen: random.Random) -> str:

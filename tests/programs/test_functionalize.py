@@ -1,6 +1,7 @@
 """In-place operators: values that share memory in torch change together; unknown sharing is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -124,6 +125,17 @@ def test_views_of_views_without_end_are_refused() -> None:
     with pytest.raises(ProgramError, match="more than 16 times the nodes") as caught:
         program(node("aten.relu.default", "v0", self=X), *views, *writes, output="v0")
     assert caught.value.code == "unsupported-alias"
+
+
+def test_writes_to_all_parts_of_a_long_list_are_refused() -> None:
+    """Each of them would need a node with the whole list."""
+    parts = tuple(f"v{k}" for k in range(2001))
+    places = tuple(range(2000))
+    split = node("aten.tensor_split.indices", self=Value("y"), indices=places, dim=0)
+    split = replace(split, outputs=(parts,))
+    writes = [node("aten.add_.Tensor", f"w{k}", self=Value(f"v{k}"), other=1) for k in range(2001)]
+    with pytest.raises(ProgramError, match="more than 16 times the nodes"):
+        program(node("aten.relu.default", "y", self=X), split, *writes)
 
 
 def test_input_is_not_changed() -> None:
