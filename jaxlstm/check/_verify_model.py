@@ -88,7 +88,7 @@ def verify_model(
     )
     programs = [] if call else [ours]  # ``call`` may rearrange the arguments.
     program = next((model for model in (*programs, theirs) if isinstance(model, Program)), None)
-    notes = _try_cases(verification, example, module, program, progress or no_progress)
+    notes = _try_cases(verification, subject, example, module, program, progress or no_progress)
     moved, lines = _try_moved(verification, subject, example, module)
     notes += [*moved, *(unused_inputs(program.graph) if program else [])]
     return report_on(
@@ -108,6 +108,7 @@ def verify_model(
 
 def _try_cases(
     verification: Verification,
+    subject: ModelSubject,
     example: Case,
     theirs: TorchModel | ProgramReference,
     program: Program | None,
@@ -133,7 +134,7 @@ def _try_cases(
         refusal,
         free,
         sum(a.size for a in theirs.params().values()),
-        lambda case: verification.subject.takes(case, example),
+        lambda case: subject.takes(case, example),
     )
     cases, notes = [example, *cases, *resized], [*notes, *refused]
     if verification.tolerance is not None:  # The caller's tolerance may not fit other magnitudes.

@@ -96,6 +96,22 @@ def test_a_function_that_xla_computes_less_precisely():
     assert report.ok, str(report)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "right"),
+    [
+        (lambda _, x: x.topk(2).values, lambda x: jax.lax.top_k(x, 2)[0], True),
+        (lambda _, x: x.reshape(-1, 2).amax(1), lambda x: jnp.maximum(*x.reshape(-1, 2).T), True),
+        (lambda _, x: x.relu(), lambda x: jnp.where(x > 0, x, 0.01 * x), False),
+        (lambda _, x: torch.where(x == 1, x, x.detach()), lambda x: x, False),
+    ],
+)
+def test_equal_numbers_share_a_gradient_in_any_way(theirs, ours, right):
+    """At a kink and at a decision, there is one right gradient."""
+    x = (torch.arange(24).reshape(6, 4) % 3 == 0).float()
+    report = verify_model(ours, module_of(theirs), (x,), seconds=0)
+    assert report.ok == right, str(report)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_integers_become_floats(dtype):
     """The truth of a module with casts alone is float64 too."""
@@ -106,7 +122,7 @@ def test_integers_become_floats(dtype):
 
     def ours(params, i):
         x = i.astype(jnp.float32)
-        return x @ params["weight"].T + params["bias"], i / 255, (i - i[::-1]).astype(jnp.float32).mean(-1)
+        return x @ params["weight"].T + params["bias"], x / 255, (i - i[::-1]).astype(jnp.float32).mean(-1)
 
     assert verify_model(ours, forward, (i,), params=weights).ok
     assert not verify_model(

@@ -39,65 +39,51 @@ def batch_norm(x, p, *, statistics=True):
     return (x - mean) / jnp.sqrt(variance + 1e-5) * p["weight"] + p["bias"]
 
 
-# A layer or None, torch's function (layer, x, ids, mask), the right port (params, x, ids, mask), and faults.
-FIRST: dict[str, tuple[Any, ...]] = {
-    "relu": (None, lambda m, x, i, k: x.relu(), lambda p, x, i, k: jax.nn.relu(x), [lambda p, x, i, k: x]),
-    "relu6": (
-        None,
-        lambda m, x, i, k: nn.functional.relu6(x),
-        lambda p, x, i, k: jnp.clip(x, 0, 6),
-        [lambda p, x, i, k: jax.nn.relu(x)],
-    ),
+# By name: a layer, the formula of torch with the layer m, the right one in JAX with its arrays p, and faults.
+FIRST: dict[str, tuple[Any, str, str, tuple[str, ...]]] = {
+    "relu": (None, "x.relu()", "jax.nn.relu(x)", ("x",)),
+    "relu6": (None, "nn.functional.relu6(x)", "jnp.clip(x, 0, 6)", ("jax.nn.relu(x)",)),
     "double": (
         None,
-        lambda m, x, i, k: 2 * x,
-        lambda p, x, i, k: 2 * x,
-        [
-            lambda p, x, i, k: jnp.clip(2 * x, -100, 100),
-            lambda p, x, i, k: jnp.abs(2 * x),
-            lambda p, x, i, k: jnp.nan_to_num(2 * x),
-            lambda p, x, i, k: 2 * x.at[20:].multiply(1.01),
-            lambda p, x, i, k: 2 * x.at[:, 9:].set(0.5),
-            lambda p, x, i, k: 2 * identity(x),
-        ],
+        "2 * x",
+        "2 * x",
+        (
+            *("jnp.clip(2 * x, -100, 100)", "jnp.abs(2 * x)", "jnp.nan_to_num(2 * x)"),
+            *("2 * x.at[20:].multiply(1.01)", "2 * x.at[:, 9:].set(0.5)", "2 * identity(x)"),
+        ),
     ),
 }
-LATER: dict[str, tuple[Any, ...]] = {
+LATER: dict[str, tuple[Any, str, str, tuple[str, ...]]] = {
     "linear": (
         lambda: nn.Linear(WIDTH, WIDTH),
-        lambda m, x, i, k: m(x),
-        lambda p, x, i, k: x @ p["weight"].T + p["bias"],
-        [lambda p, x, i, k: x @ p["weight"].T],
+        "m(x)",
+        'x @ p["weight"].T + p["bias"]',
+        ('x @ p["weight"].T',),
     ),
     "norm": (
         lambda: nn.LayerNorm(WIDTH),
-        lambda m, x, i, k: m(x),
-        lambda p, x, i, k: norm(x, p),
-        [lambda p, x, i, k: norm(x, p, gain=False), lambda p, x, i, k: norm(x, p, mean=False)],
+        "m(x)",
+        "norm(x, p)",
+        ("norm(x, p, gain=False)", "norm(x, p, mean=False)"),
     ),
     "batch norm": (
         lambda: nn.BatchNorm1d(WIDTH),
-        lambda m, x, i, k: m(x.mT).mT,
-        lambda p, x, i, k: batch_norm(x, p),
-        [lambda p, x, i, k: batch_norm(x, p, statistics=False)],
+        "m(x.mT).mT",
+        "batch_norm(x, p)",
+        ("batch_norm(x, p, statistics=False)",),
     ),
-    "mask": (
-        None,
-        lambda m, x, i, k: x.masked_fill(k[..., None], 0.5),
-        lambda p, x, i, k: jnp.where(k[..., None], 0.5, x),
-        [lambda p, x, i, k: x],
-    ),
+    "mask": (None, "x.masked_fill(mask[..., None], 0.5)", "jnp.where(mask[..., None], 0.5, x)", ("x",)),
     "ids": (
         lambda: nn.Embedding(20, WIDTH),
-        lambda m, x, i, k: x + m(i),
-        lambda p, x, i, k: x + p["weight"][i],
-        [lambda p, x, i, k: x + p["weight"][i % 5], lambda p, x, i, k: x + p["weight"][jnp.clip(i, 0, 4)]],
+        "x + m(ids)",
+        'x + p["weight"][ids]',
+        ('x + p["weight"][ids % 5]', 'x + p["weight"][jnp.clip(ids, 0, 4)]'),
     ),
     "counts": (
         None,
-        lambda m, x, i, k: x * i[..., None],
-        lambda p, x, i, k: x * i[..., None],
-        [lambda p, x, i, k: x * jnp.clip(i, 0, 4)[..., None], lambda p, x, i, k: x * (i % 5)[..., None]],
+        "x * ids[..., None]",
+        "x * ids[..., None]",
+        ("x * jnp.clip(ids, 0, 4)[..., None]", "x * (ids % 5)[..., None]"),
     ),
 }
 
@@ -113,9 +99,10 @@ def test_a_right_port_holds_and_a_fault_is_found(seed):
         if isinstance(part, nn.Linear):
             nn.init.zeros_(part.bias)
 
-    def forward(m, x, ids, mask):
-        for n, (_, theirs, _, _) in enumerate(stages):
-            x = theirs(getattr(m, f"part{n}", None), x, ids, mask)
+    def forward(module, x, ids, mask):
+        for n, (_, formula, _, _) in enumerate(stages):
+            given = {"m": getattr(module, f"part{n}", None), "x": x, "ids": ids, "mask": mask}
+            x = eval(formula, globals(), given)
         return x
 
     theirs = module_of(forward, **parts)
@@ -126,7 +113,8 @@ def test_a_right_port_holds_and_a_fault_is_found(seed):
         for n, (_, _, right, faults) in enumerate(stages):
             start = f"part{n}."
             own = {name.removeprefix(start): a for name, a in params.items() if name.startswith(start)}
-            x = (faults[fault] if wrong and n == place else right)(own, x, ids, mask)
+            formula = faults[fault] if wrong and n == place else right
+            x = eval(formula, globals(), {"p": own, "x": x, "ids": ids, "mask": mask})
         return x
 
     ids = torch.randint(1, 5, (3, 5))

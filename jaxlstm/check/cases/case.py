@@ -72,6 +72,25 @@ def is_discrete(array: Any) -> bool:
     return bool((np.rint(np.asarray(array, np.float64) * 256) == np.asarray(array, np.float64) * 256).all())
 
 
+Whole = Literal["not", "except zeros", "apart", "alike"]
+"""How whole numbers, such as those of a mask, move: each for itself, or all in the direction of the size."""
+
+
+def moved_by_rounding(array: Any, size: float, rng: np.random.Generator, whole: Whole) -> Array:
+    """Return an array of which every floating-point number has changed by a relative ``size``."""
+    array = np.asarray(array)
+    discrete = is_discrete(array)
+    if not is_floating(array) or (discrete and whole == "not"):
+        return array
+    steps = (
+        np.full(array.shape, size)
+        if discrete and whole == "alike"
+        else size * rng.choice([-1.0, 1.0], array.shape)
+    )
+    zeros = (array == 0) if discrete and whole in ("apart", "alike") else 0
+    return array * (1 + steps) + steps * zeros
+
+
 def named_outputs(returned: Any, name: str = "outputs") -> dict[str, Any]:
     """Return the leaves of dicts, tuples and lists by name, such as ``outputs[1][0]``; None is dropped.
 

@@ -115,12 +115,13 @@ def _large(
         fits = elements <= ELEMENTS and elements * parameters <= WORK
         return case if fits and takes(case) else None
 
-    for goal in LARGE:
-        every = {axes: max(taken, enlarged(axes, taken, goal)) for axes, taken in largest.items()}
-        if found := allowed(every):
-            return found
-    changes, found = largest, None
-    for axes, size in every.items():  # One after the other, where torch does not take all together.
+    every = [
+        {axes: max(taken, enlarged(axes, taken, goal)) for axes, taken in largest.items()} for goal in LARGE
+    ]
+    if found := next(filter(None, map(allowed, every)), None):
+        return found
+    changes = largest
+    for axes, size in every[-1].items():  # One after the other, where torch does not take all together.
         if size > changes[axes] and (case := allowed({**changes, axes: size})):
             changes, found = {**changes, axes: size}, case
     return found

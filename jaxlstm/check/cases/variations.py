@@ -108,7 +108,7 @@ def _discrete_forms(array: Array, rng: np.random.Generator) -> Iterator[Array]:
         yield np.where(one, 1 - array.astype(np.int8), array).astype(array.dtype)
     elif array.size and array.dtype.kind in "iu":
         limits, low, high = np.iinfo(array.dtype), int(array.min()), int(array.max())
-        far = high + min(max(abs(low), abs(high)), FAR) + 8
+        drawn, far = array, high + min(max(abs(low), abs(high)), FAR) + 8
         ranges = [
             (-far, far),
             *((min(low, 0), end) for end in (far, high + 4, high + 1)),

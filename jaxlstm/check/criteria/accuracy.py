@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, Results, largest, worst_error, worst_errors
+from jaxlstm.check.cases.case import Array, Case, Results, Whole, largest, worst_error, worst_errors
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.program import Reference
 
@@ -138,29 +138,39 @@ def largest_error(name: str, actual: Array, expected: Array, limit: float) -> Me
 
 def condition_of(
     reference: Reference, case: Case, truth: Results, seed: int
-) -> tuple[dict[str, float], bool]:
+) -> tuple[dict[str, float], Whole]:
     """Return the change of each array that rounding may cause in a right float64 run.
 
     It is the largest change when every number changes by one ulp. A mask of 0 and 1 has no rounding error,
-    and ``mask == 1`` is false after an ulp: if the change is large, whole numbers stay as they are. If the
-    parameters of the reference are in float32, it is at least the error of the reference in float32, in
-    proportion. Also return whether whole numbers stayed.
+    and ``mask == 1`` is false after an ulp: if the results change much, whole numbers stay as they are. They
+    also stay if a gradient changes much although equal numbers stay equal, as at a kink. If it does not,
+    equal numbers compete, as in ``topk``, and either of them may have the gradient. If the parameters of the
+    reference are in float32, the change is at least the error of the reference in float32, in proportion.
+    Also return how whole numbers move to measure rounding.
     """
-    rng, gradients = np.random.default_rng([seed, 99]), truth.gradients is not None
+    rng, gradients, exact = np.random.default_rng([seed, 99]), truth.gradients is not None, truth.arrays()
     ulp = float(np.finfo(np.float64).eps)
 
-    def change(*, hold: bool) -> dict[str, float]:
-        return worst_errors(reference.perturbed(case, ulp, rng, gradients=gradients, hold=hold), truth)
+    def change(size: float, whole: Whole) -> dict[str, float]:
+        return worst_errors(reference.perturbed(case, size, rng, gradients=gradients, whole=whole), truth)
 
-    changes, exact = [change(hold=False) for _ in range(PERTURBATIONS)], truth.arrays()
-    held = any(error > DECISION * largest(exact[name]) for c in changes for name, error in c.items())
-    if held:
-        changes = [change(hold=True) for _ in range(PERTURBATIONS)]
+    def jumps(changes: Sequence[dict[str, float]]) -> set[str]:
+        return {name for c in changes for name, error in c.items() if error > DECISION * largest(exact[name])}
+
+    whole: Whole = "except zeros"
+    changes = [change(ulp, "apart") for _ in range(PERTURBATIONS)]
+    if jumped := jumps(changes):
+        decides = jumped & truth.outputs.keys() or jumps([change(size, "alike") for size in (ulp, -ulp)])
+        whole = "not" if decides else "apart"
+        if decides:
+            changes = [change(ulp, whole) for _ in range(PERTURBATIONS)]
+        else:
+            changes.append({name: largest(a) if name in jumped else 0.0 for name, a in exact.items()})
     if reference.dtype == np.float32:
         in_proportion = ulp / float(np.finfo(np.float32).eps)
         errors = worst_errors(reference.run(case, np.float32, gradients=gradients), truth)
         changes.append({name: in_proportion * error for name, error in errors.items()})
-    return {name: max(change[name] for change in changes) for name in changes[0]}, held
+    return {name: max(change[name] for change in changes) for name in changes[0]}, whole
 
 
 def amplification(condition: Mapping[str, float], truth: Results) -> float:

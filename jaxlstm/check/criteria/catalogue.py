@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Results, is_floating, largest, worst_errors
+from jaxlstm.check.cases.case import Results, Whole, is_floating, largest, worst_errors
 from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Measurement, Outcome, RmsRatio, Untested, place
 from jaxlstm.check.criteria.difference import array_difference
@@ -60,7 +60,7 @@ def _tolerance(trial: Trial) -> Iterator[Outcome]:
         yield Outcome(f"{name}: {difference}" if difference.mismatched else "")
 
 
-def _condition(trial: Trial) -> tuple[dict[str, float], bool]:
+def _condition(trial: Trial) -> tuple[dict[str, float], Whole]:
     check = trial.check
     if trial.aligned64 is None:
         return accuracy.condition_of(check.rounded, trial.rounded, trial.truth, check.seed)
@@ -141,12 +141,9 @@ def _gradients(trial: Trial) -> Iterator[Outcome]:
 
 
 def _casts(trial: Trial, error: str) -> str:
-    """Return where the model converts to float32, as the reason of an error; empty if it does not."""
-    casts = trial.check.subject.casts_to_float32(trial.case)
-    return casts and (
-        f"the model converts float64 to float32 in {', '.join(casts[:3])}; its {error} is no larger than "
-        "float32 rounding"
-    )
+    """Return where the model has float32 inside, as the reason of an error; empty if it has not."""
+    casts = trial.check.subject.float32_inside(trial.case)
+    return casts and f"the model {casts}; its {error} is no larger than float32 rounding"
 
 
 def _ratios(trial: Trial) -> dict[str, RmsRatio]:
@@ -181,8 +178,8 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     rng = np.random.default_rng([check.seed, 100])
 
     def perturbed(size: float) -> Results:
-        _, hold = trial.once(_condition)
-        return check.truth.perturbed(case, size, rng, gradients=gradients, hold=hold)
+        _, whole = trial.once(_condition)
+        return check.truth.perturbed(case, size, rng, gradients=gradients, whole=whole)
 
     return accuracy.with_rounding_as_unit(ratios, trial.truth, check.dtype, perturbed)
 

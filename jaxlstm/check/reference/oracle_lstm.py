@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, Results
+from jaxlstm.check.cases.case import Array, Case, Results, Whole
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle import (
     DirectionRun,
@@ -59,13 +59,13 @@ class OracleLSTM:
         )
 
     def perturbed(
-        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, hold: bool = False
+        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, whole: Whole = "apart"
     ) -> Results:
         """Return the results after every number of the call has changed by a relative ``size``.
 
         Every sigmoid changes by half of it: if ``size`` is an ulp, by the spacing of the numbers below 1.
         Many libraries compute sigmoid through tanh, so a gate near 0 has an absolute error of that size.
-        An LSTM decides nothing, so that ``hold`` has no effect.
+        An LSTM decides nothing, so that ``whole`` has no effect.
         """
 
         def signs(a: Array) -> Array:

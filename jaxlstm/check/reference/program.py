@@ -14,8 +14,9 @@ from jaxlstm.check.cases.case import (
     Case,
     LayerRecord,
     Results,
-    is_discrete,
+    Whole,
     is_floating,
+    moved_by_rounding,
     named_outputs,
 )
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
@@ -112,23 +113,15 @@ class ProgramReference:
         return [self.run(case, dtype, gradients=gradients), *others]
 
     def perturbed(
-        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, hold: bool = False
+        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, whole: Whole = "apart"
     ) -> Results:
-        """Return the float64 results after every number of the call has changed by a relative ``size``.
+        """Return the float64 results after every number of the call has changed by a relative ``size``."""
 
-        With ``hold``, arrays of whole numbers, such as masks, do not change.
-        """
-
-        def changed(array: Array) -> Array:
-            if not is_floating(array) or (hold and is_discrete(array)):
-                return array
-            return array * (1 + size * rng.choice([-1.0, 1.0], array.shape))
-
-        params, buffers = (
-            {name: changed(a) for name, a in to_numpy(group).items()}
-            for group in (self._in_float64.params, self._in_float64.buffers)
-        )
-        return self._run(case.astype(np.float64).map_numbers(changed), np.float64, gradients, params, buffers)
+        weights: Whole = "not" if whole == "not" else "except zeros"
+        arrays = {**self._in_float64.params, **self._in_float64.buffers}
+        moved = {name: moved_by_rounding(a, size, rng, weights) for name, a in arrays.items()}
+        case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
+        return self.moved(moved).run(case, gradients=gradients)
 
     def with_other_tables(self, case: Case, rng: np.random.Generator) -> tuple[list[str], Results] | None:
         """Change every number of the tables by rounding; return their names and the float64 results."""

@@ -59,7 +59,8 @@ class DoublePrecision(_Mode):
         names, shared = _arguments(func)
         args = tuple(v if name in shared else in_double(v) for name, v in zip(names, args, strict=False))
         kwargs = {name: v if name in shared else in_double(v) for name, v in kwargs.items()}
-        return EXACT.get(func, func)(*args, **kwargs)
+        function: Any = EXACT.get(func, func)
+        return function(*args, **kwargs)
 
 
 class FunctionsOfXLA(_Mode):

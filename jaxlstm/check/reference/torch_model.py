@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.cases.case import Array, Case, Results, is_discrete, named_outputs
+from jaxlstm.check.cases.case import Array, Case, Results, Whole, moved_by_rounding, named_outputs
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.reference import torch_precision
 
@@ -111,24 +111,15 @@ class TorchModel:
             return [self.run(case, dtype, gradients=gradients, onednn=False)]
 
     def perturbed(
-        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, hold: bool = False
+        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, whole: Whole = "apart"
     ) -> Results:
-        """Return the float64 results after every number of the call has changed by a relative ``size``.
-
-        With ``hold``, arrays of whole numbers, such as masks, do not change.
-        """
-        import torch
-
-        def factor(array: Any) -> Array:
-            held = hold and is_discrete(array)
-            return 1 + (not held) * size * rng.choice([-1.0, 1.0], tuple(array.shape))
-
-        case = case.astype(np.float64).map_numbers(lambda a: a * factor(a))
+        """Return the float64 results after every number of the call has changed by a relative ``size``."""
+        case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
+        weights: Whole = "not" if whole == "not" else "except zeros"
         module = _deep_copy(self._in_float64)
-        with torch.no_grad():
-            for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.is_floating_point():
-                    tensor.mul_(torch.as_tensor(factor(tensor)))
+        for tensor in (*module.parameters(), *module.buffers()):
+            moved = moved_by_rounding(tensor_to_numpy(tensor), size, rng, weights)
+            tensor.data.copy_(numpy_to_tensor(moved))
         with pinned(np.float64):
             return run_module(module, case, gradients)
 

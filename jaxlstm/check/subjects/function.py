@@ -18,6 +18,11 @@ from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_numpy, with_gradients
 
 _BUFFERS = "buffers"
+_ROUNDING = {
+    *("add", "sub", "mul", "div", "dot_general", "reduce_sum"),
+    *("exp", "log", "tanh", "logistic", "sqrt", "rsqrt", "pow"),
+}
+"""Operations whose results are rounded. Integers that a model converts to float32 are exact before them."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,16 @@ class ModelRunner:
         floating, others = split(case, self.dtype)
         return floating, {**others, _BUFFERS: self._buffers}
 
-    def casts_to_float32(self, case: Case) -> list[str]:
-        """Return the lines of code at which a float64 run converts numbers to float32."""
+    def float32_inside(self, case: Case) -> str:
+        """Return in words where a float64 run converts numbers to float32 or computes in it, if it does."""
         try:
-            return list(dict.fromkeys(_casts(self._traced(case).jaxpr)))
+            found = list(dict.fromkeys(_in_float32(self._traced(case).jaxpr)))
         except PORT_EXCEPTIONS:  # Control flow that depends on values.
-            return []
+            return ""
+        for verb in ("converts float64 to float32", "computes in float32"):
+            if places := [place for what, place in found if what == verb]:
+                return f"{verb} in {', '.join(places[:3])}"
+        return ""
 
     def _outputs(self, params: Any, floating: Any, others: Any) -> dict[str, Any]:
         args, kwargs = self._example.call({**floating, **others})
@@ -171,15 +180,18 @@ def _count(jaxpr: Any) -> int:
     return len(jaxpr.eqns) + sum(inner)
 
 
-def _casts(jaxpr: Any) -> Iterator[str]:
-    """Yield the place of each conversion from float64 to a shorter floating-point dtype."""
+def _in_float32(jaxpr: Any) -> Iterator[tuple[str, str]]:
+    """Yield each conversion from float64 to a shorter dtype and each operation in one, and its place."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "convert_element_type":
-            old, new = equation.invars[0].aval.dtype, np.dtype(equation.params["new_dtype"])
-            if old == np.float64 and jnp.issubdtype(new, jnp.floating) and new != np.float64:
-                yield _place(equation)
         for inner in jaxprs_in_params(equation.params):
-            yield from _casts(inner)
+            yield from _in_float32(inner)
+        dtypes = [getattr(v.aval, "dtype", np.dtype(bool)) for v in (*equation.invars, *equation.outvars)]
+        if not jnp.issubdtype(dtypes[-1], jnp.floating) or dtypes[-1] == np.float64:
+            continue
+        if equation.primitive.name == "convert_element_type" and dtypes[0] == np.float64:
+            yield "converts float64 to float32", _place(equation)
+        elif equation.primitive.name in _ROUNDING:
+            yield "computes in float32", _place(equation)
 
 
 def _place(equation: Any) -> str:

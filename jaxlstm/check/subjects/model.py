@@ -26,7 +26,7 @@ class ModelSubject:
       names: the paths of its modules in torch.
       pairing: the layout of each of its parameters.
       padded: the outputs that go on after torch's longest sequence.
-      casts: the lines at which it converts float64 to float32; None if not determined.
+      casts: in words, where it converts float64 to float32 or computes in it; None if not determined.
     """
 
     noun = "model"
@@ -43,7 +43,7 @@ class ModelSubject:
     ) -> None:
         """Pair the parameters and prepare the model in both dtypes."""
         self.model, self.example, self.names, self.precision = model, example, names, precision
-        self.casts: list[str] | None = None
+        self.casts: str | None = None
         self.padded: set[str] = set()
         self._theirs = theirs
         self.working = ModelRunner(model, example, theirs.dtype, cast_model=False, precision=precision)
@@ -132,10 +132,10 @@ class ModelSubject:
         inputs = {name: a for name, a in results.gradients.items() if name in self.example.arrays}
         return Results(results.outputs, inputs | self.pairing.gradients(results.gradients, truth.gradients))
 
-    def casts_to_float32(self, case: Case) -> list[str]:
-        """Return the lines of code at which a float64 run converts numbers to float32."""
+    def float32_inside(self, case: Case) -> str:
+        """Return in words where a float64 run converts numbers to float32 or computes in it, if it does."""
         if self.casts is None:
-            self.casts = self.float64.casts_to_float32(case)
+            self.casts = self.float64.float32_inside(case)
         return self.casts
 
     def untested(self, gradients: bool) -> Iterator[tuple[str, str]]:

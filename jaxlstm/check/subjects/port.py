@@ -142,9 +142,9 @@ class Port:
         """Return the results: a port names its gradients as torch does."""
         return results
 
-    def casts_to_float32(self, case: Case) -> list[str]:
+    def float32_inside(self, case: Case) -> str:
         """Return nothing: a port must compute in the dtype of its inputs."""
-        return []
+        return ""
 
     def untested(self, gradients: bool) -> Iterator[tuple[str, str]]:
         """Yield each property that the port does not allow to test, and why."""
