@@ -4,7 +4,8 @@ A port of an LSTM and a model are judged by the same list. Modules beside this o
 functions of arrays.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import ml_dtypes
@@ -67,6 +68,14 @@ def _condition(trial: Trial) -> tuple[dict[str, float], Whole]:
     return accuracy.condition_of(check.truth, trial.case, trial.truth64, check.seed)
 
 
+def _with_condition(
+    trial: Trial, measured: Callable[[Mapping[str, float]], dict[str, Measurement]]
+) -> dict[str, Measurement]:
+    """Measure; the condition takes several runs, which an error within the least limit saves."""
+    found = measured(defaultdict(float))
+    return found if all(number.ok for number in found.values()) else measured(trial.once(_condition)[0])
+
+
 def _theirs64(trial: Trial) -> dict[str, Results]:
     """Return the float64 results of each reference."""
     check = trial.check
@@ -87,10 +96,7 @@ def _semantics(trial: Trial) -> Iterator[Outcome]:
             for against, theirs in trial.once(_theirs64).items()
         }
 
-    found = measured(dict.fromkeys(ours.arrays(), 0.0))
-    # The condition takes several runs, which an error within the least limit saves.
-    if not all(number.ok for number in found.values()):
-        found = measured(trial.once(_condition)[0])
+    found = _with_condition(trial, measured)
     if not all(number.ok for number in found.values()) and (reason := _excuse(trial, ours)):
         trial.check.float64_refusal = reason
         return
@@ -129,9 +135,7 @@ def _gradients(trial: Trial) -> Iterator[Outcome]:
             if theirs.gradients
         }
 
-    found = measured(dict.fromkeys(ours.arrays(), 0.0))
-    if not all(number.ok for number in found.values()):
-        found = measured(trial.once(_condition)[0])
+    found = _with_condition(trial, measured)
     # Results may be exact where their gradients are rounded to float32.
     single = all(number.value <= SINGLE for number in found.values())
     if not all(n.ok for n in found.values()) and single and (reason := _casts(trial, "gradients' error")):

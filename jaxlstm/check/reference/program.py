@@ -29,7 +29,7 @@ from jaxlstm.check.reference.jax_runs import (
     with_gradients,
 )
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.reference.torch_model import TorchModel
+from jaxlstm.check.reference.torch_model import STATISTICS, TorchModel
 from jaxlstm.programs.double_precision import in_double_precision
 from jaxlstm.programs.graph import Graph, results_of, uses_of, values_in
 from jaxlstm.programs.operators.sizes import ASSERTIONS
@@ -37,7 +37,6 @@ from jaxlstm.programs.program import Program
 
 Tensors = Mapping[str, Array]
 _PRECISION = "highest"
-STATISTICS = ("running_mean", "running_var")
 
 
 def with_exact_sizes(program: Program) -> Program:

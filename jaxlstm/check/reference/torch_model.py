@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 
+STATISTICS = ("running_mean", "running_var")
 REMEMBERED = 8
 """Results that are kept: whether the module takes a case is tried before the case is."""
 
@@ -67,7 +68,7 @@ class TorchModel:
     def statistics(self) -> dict[str, Array]:
         """Return the running statistics by name."""
         buffers = self._copy.named_buffers()
-        return {n: tensor_to_numpy(a) for n, a in buffers if n.endswith(("running_mean", "running_var"))}
+        return {n: tensor_to_numpy(a) for n, a in buffers if n.endswith(STATISTICS)}
 
     def moved(self, values: Mapping[str, Array]) -> TorchModel:
         """Return the module with other values of some parameters and statistics."""
@@ -159,7 +160,7 @@ class TorchModel:
 
         module = _deep_copy(self._in_float64)
         for name, table in module.named_buffers():
-            if table.is_floating_point() and not name.endswith(("running_mean", "running_var")):
+            if table.is_floating_point() and not name.endswith(STATISTICS):
                 changed(table, name)
         with pinned(np.float64, literal=changed):
             results = run_module(module, case.astype(np.float64), False)

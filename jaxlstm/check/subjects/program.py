@@ -10,8 +10,9 @@ import numpy as np
 from jaxlstm.check.cases.case import Case, is_floating
 from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of
 from jaxlstm.check.reference.jax_runs import jax_settings
-from jaxlstm.check.reference.program import STATISTICS, with_exact_sizes
+from jaxlstm.check.reference.program import with_exact_sizes
 from jaxlstm.check.reference.torch_layers import run_graph
+from jaxlstm.check.reference.torch_model import STATISTICS
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import Call, CheckedModel
 from jaxlstm.programs.double_precision import in_double_precision

@@ -121,19 +121,23 @@ def other_function(operation: Operation) -> Iterator[Variant]:
     yield Variant(cause, lambda op: replace(op, function=function).run())
 
 
-@faults_of("exp", "sqrt", "rsqrt", "neg", "clamp", "abs", "square", "pow")
-def omitted(operation: Operation) -> Iterator[Variant]:
-    """Yield the fault of a function that is left out."""
-    yield missing()
-
-
-@faults_of("where", "lerp", "stack")
-def exchanged(operation: Operation) -> Iterator[Variant]:
-    """Yield the faults of exchanged arguments."""
-    if operation.name == "stack":
-        cause = "{where} has its parts in the reverse order"
-        yield Variant(cause, lambda op: op.run(tensors=list(op.get("tensors"))[::-1]))
-        return
-    a, b = ("input", "end") if operation.name == "lerp" else ("input", "other")
+def _exchanged(a: str, b: str) -> Variant:
     cause = f"{a} and {b} of {{where}} are exchanged"
-    yield Variant(cause, lambda op: op.run(**{a: op.get(b), b: op.get(a)}))
+    return Variant(cause, lambda op: op.run(**{a: op.get(b), b: op.get(a)}))
+
+
+_REVERSED = Variant(
+    "{where} has its parts in the reverse order", lambda op: op.run(tensors=list(op.get("tensors"))[::-1])
+)
+_ONLY_FAULT = {
+    **dict.fromkeys(("exp", "sqrt", "rsqrt", "neg", "clamp", "abs", "square", "pow"), missing()),
+    **dict.fromkeys(("cat", "stack"), _REVERSED),
+    "where": _exchanged("input", "other"),
+    "lerp": _exchanged("input", "end"),
+}
+
+
+@faults_of(*_ONLY_FAULT)
+def only_fault(operation: Operation) -> Iterator[Variant]:
+    """Yield the fault of an operation that is left out, or takes its arguments in another order."""
+    yield _ONLY_FAULT[operation.name]

@@ -114,16 +114,6 @@ def reshaping(operation: Operation) -> Iterator[Variant]:
                 yield Variant(cause, partial(_merge, axes=axes, order=order))
 
 
-@faults_of("cat")
-def concatenation(operation: Operation) -> Iterator[Variant]:
-    """Yield the fault of a concatenation in the reverse order."""
-    if len(operation.get("tensors", ())) > 1:
-        yield Variant(
-            "{where} has its parts in the reverse order",
-            lambda op: op.run(tensors=list(op.get("tensors"))[::-1]),
-        )
-
-
 def _merged(source: tuple[int, ...], target: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield the axes of a source shape that become one axis of the target shape, several each time."""
     i = 0
