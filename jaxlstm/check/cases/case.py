@@ -79,16 +79,15 @@ Whole = Literal["not", "except zeros", "apart", "alike"]
 def moved_by_rounding(array: Any, size: float, rng: np.random.Generator, whole: Whole) -> Array:
     """Return an array of which every floating-point number has changed by a relative ``size``."""
     array = np.asarray(array)
-    discrete = is_discrete(array)
-    if not is_floating(array) or (discrete and whole == "not"):
+    if not is_floating(array):
         return array
-    steps = (
-        np.full(array.shape, size)
-        if discrete and whole == "alike"
-        else size * rng.choice([-1.0, 1.0], array.shape)
-    )
+    discrete = is_discrete(array)
+    if discrete and whole == "not":
+        return array
+    alike = discrete and whole == "alike"
+    steps = np.full(array.shape, size) if alike else size * rng.choice([-1.0, 1.0], array.shape)
     zeros = (array == 0) if discrete and whole in ("apart", "alike") else 0
-    return array * (1 + steps) + steps * zeros
+    return np.asarray(array * (1 + steps) + steps * zeros)
 
 
 def named_outputs(returned: Any, name: str = "outputs") -> dict[str, Any]:

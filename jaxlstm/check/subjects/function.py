@@ -185,8 +185,9 @@ def _in_float32(jaxpr: Any) -> Iterator[tuple[str, str]]:
     for equation in jaxpr.eqns:
         for inner in jaxprs_in_params(equation.params):
             yield from _in_float32(inner)
-        dtypes = [getattr(v.aval, "dtype", np.dtype(bool)) for v in (*equation.invars, *equation.outvars)]
-        if not jnp.issubdtype(dtypes[-1], jnp.floating) or dtypes[-1] == np.float64:
+        variables = *equation.invars, *equation.outvars
+        dtypes = [getattr(v.aval, "dtype", np.dtype(bool)) for v in variables]
+        if not dtypes or not jnp.issubdtype(dtypes[-1], jnp.floating) or dtypes[-1] == np.float64:
             continue
         if equation.primitive.name == "convert_element_type" and dtypes[0] == np.float64:
             yield "converts float64 to float32", _place(equation)

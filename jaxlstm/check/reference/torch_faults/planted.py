@@ -8,6 +8,7 @@ code that calls a known operation, with the path of the module: a loop over time
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -96,17 +97,13 @@ def _rank(path: str, first: str) -> int:
 def _confused_weights(run: PlantedRun, where: Mapping[Site, str]) -> Iterator[PlantedFault]:
     """Yield the faults of a linear layer with the weights of another one of the same shape."""
     linear = [(site, op) for site, op in run.operations.items() if op.name == "linear"]
-    for k, (site, ours) in enumerate(linear):
-        for other, theirs in linear[k + 1 :]:
-            if ours.get("weight").shape == theirs.get("weight").shape and ours.path != theirs.path:
-                both = {site: _with_weights_of(theirs), other: _with_weights_of(ours)}
-                for sites in ({site}, {other}, {site, other}):
-                    words = " and ".join(where[s] for s in both if s in sites)
-                    taken = (
-                        "those of each other" if len(sites) > 1 else where[other if site in sites else site]
-                    )
-                    cause = f"the weights of {words} are {taken}"
-                    yield PlantedFault(cause, {s: both[s] for s in sites})
+    for (one, ours), (other, theirs) in itertools.combinations(linear, 2):
+        if ours.get("weight").shape == theirs.get("weight").shape and ours.path != theirs.path:
+            taken = {one: _with_weights_of(theirs), other: _with_weights_of(ours)}
+            for site, source in ((one, other), (other, one)):
+                cause = f"the weights of {where[site]} are those of {where[source]}"
+                yield PlantedFault(cause, {site: taken[site]})
+            yield PlantedFault(f"the weights of {where[one]} and {where[other]} are exchanged", taken)
 
 
 def _with_weights_of(other: Operation) -> Replacement:
@@ -128,11 +125,8 @@ def _confused_values(run: PlantedRun, where: Mapping[Site, str], first: str) -> 
     for consumers in sorted(uses.values(), key=lambda found: _rank(found[0][0][0], first)):
         used = values[consumers[0]]
         for (source, name), value in values.items():
-            if (
-                not consumers[0][0][0].startswith(source[0])
-                or getattr(value, "shape", None) != used.shape
-                or value is used
-            ):
+            around = consumers[0][0][0].startswith(source[0])
+            if not around or value is used or getattr(value, "shape", None) != used.shape:
                 continue
             for part in ([consumers] if len(consumers) > 1 else []) + [[each] for each in consumers]:
                 taken = f"the {name} of {where[source]}" if name else f"the result of {where[source]}"
