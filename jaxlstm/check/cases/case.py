@@ -73,7 +73,7 @@ def is_discrete(array: Any) -> bool:
 
 
 Whole = Literal["not", "except zeros", "apart", "alike"]
-"""How whole numbers, such as those of a mask, move: each for itself, or all in the direction of the size."""
+"""How whole numbers, such as those of a mask, move: zeros or none stay; no two, or all, move alike."""
 
 
 def moved_by_rounding(array: Any, size: float, rng: np.random.Generator, whole: Whole) -> Array:
@@ -84,10 +84,10 @@ def moved_by_rounding(array: Any, size: float, rng: np.random.Generator, whole: 
     discrete = is_discrete(array)
     if discrete and whole == "not":
         return array
-    alike = discrete and whole == "alike"
-    steps = np.full(array.shape, size) if alike else size * rng.choice([-1.0, 1.0], array.shape)
-    zeros = (array == 0) if discrete and whole in ("apart", "alike") else 0
-    return np.asarray(array * (1 + steps) + steps * zeros)
+    if not discrete or whole == "except zeros":
+        return np.asarray(array * (1 + size * rng.choice([-1.0, 1.0], array.shape)))
+    steps = size * (1 + np.arange(array.size).reshape(array.shape) * (whole == "apart"))
+    return np.asarray(array * (1 + steps) + steps * (array == 0))
 
 
 def named_outputs(returned: Any, name: str = "outputs") -> dict[str, Any]:

@@ -10,12 +10,22 @@ without oneDNN, and the float64 truth rounded to the working dtype.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, Results, Whole, largest, worst_error, worst_errors
+from jaxlstm.check.cases.case import (
+    Array,
+    Case,
+    Results,
+    Whole,
+    is_discrete,
+    is_floating,
+    largest,
+    worst_error,
+    worst_errors,
+)
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.program import Reference
 
@@ -136,41 +146,53 @@ def largest_error(name: str, actual: Array, expected: Array, limit: float) -> Me
     return Measurement(value, limit, f"{name}{list(index)}" if expected.size else name)
 
 
-def condition_of(
-    reference: Reference, case: Case, truth: Results, seed: int
-) -> tuple[dict[str, float], Whole]:
-    """Return the change of each array that rounding may cause in a right float64 run.
+class Condition(NamedTuple):
+    """The change of each array that rounding may cause in a right float64 run.
 
-    It is the largest change when every number changes by one ulp. A mask of 0 and 1 has no rounding error,
-    and ``mask == 1`` is false after an ulp: if the results change much, whole numbers stay as they are. They
-    also stay if a gradient changes much although equal numbers stay equal, as at a kink. If it does not,
-    equal numbers compete, as in ``topk``, and either of them may have the gradient. If the parameters of the
-    reference are in float32, the change is at least the error of the reference in float32, in proportion.
-    Also return how whole numbers move to measure rounding.
+    Attributes:
+      changes: the change by array, as large as those gradients that equal numbers may share in any way.
+      whole: how whole numbers move to measure rounding.
+      tied: the names of those gradients.
+    """
+
+    changes: dict[str, float]
+    whole: Whole
+    tied: set[str]
+
+
+def condition_of(reference: Reference, case: Case, truth: Results, seed: int) -> Condition:
+    """Measure the largest change of each array when every number changes by one ulp.
+
+    A mask of 0 and 1 has no rounding error, and ``mask == 1`` is false after an ulp: if the results change
+    much, whole numbers stay as they are. They also stay if a gradient changes much although equal numbers
+    stay equal, as at a kink. If it does not, equal numbers compete, as in ``topk``, and any of them may have
+    the gradient. If the parameters of the reference are in float32, the change is at least the error of the
+    reference in float32, in proportion.
     """
     rng, gradients, exact = np.random.default_rng([seed, 99]), truth.gradients is not None, truth.arrays()
     ulp = float(np.finfo(np.float64).eps)
 
-    def change(size: float, whole: Whole) -> dict[str, float]:
-        return worst_errors(reference.perturbed(case, size, rng, gradients=gradients, whole=whole), truth)
+    def changes(whole: Whole, sizes: Sequence[float] = (ulp,) * PERTURBATIONS) -> list[dict[str, float]]:
+        runs = (reference.perturbed(case, size, rng, gradients=gradients, whole=whole) for size in sizes)
+        return [worst_errors(run, truth) for run in runs]
 
-    def jumps(changes: Sequence[dict[str, float]]) -> set[str]:
-        return {name for c in changes for name, error in c.items() if error > DECISION * largest(exact[name])}
+    def jumps(found: Sequence[dict[str, float]]) -> set[str]:
+        return {name for c in found for name, error in c.items() if error > DECISION * largest(exact[name])}
 
-    whole: Whole = "except zeros"
-    changes = [change(ulp, "apart") for _ in range(PERTURBATIONS)]
-    if jumped := jumps(changes):
-        decides = jumped & truth.outputs.keys() or jumps([change(size, "alike") for size in (ulp, -ulp)])
-        whole = "not" if decides else "apart"
-        if decides:
-            changes = [change(ulp, whole) for _ in range(PERTURBATIONS)]
+    found, whole, tied = changes("except zeros"), "except zeros", set[str]()
+    both = (ulp, -ulp)  # Of two equal numbers, each is the larger one in one of the runs.
+    discrete = any(is_floating(a) and is_discrete(a) for a in case.arrays.values())
+    if jumped := jumps(found + (changes("apart", both) if discrete else [])):
+        if jumped & truth.outputs.keys() or jumps(changes("alike", both)):
+            found, whole = changes("not"), "not"
         else:
-            changes.append({name: largest(a) if name in jumped else 0.0 for name, a in exact.items()})
+            tied = jumped
     if reference.dtype == np.float32:
         in_proportion = ulp / float(np.finfo(np.float32).eps)
         errors = worst_errors(reference.run(case, np.float32, gradients=gradients), truth)
-        changes.append({name: in_proportion * error for name, error in errors.items()})
-    return {name: max(change[name] for change in changes) for name in changes[0]}, whole
+        found.append({name: in_proportion * error for name, error in errors.items()})
+    largest_changes = {name: max(change[name] for change in found) for name in found[0]}
+    return Condition(largest_changes | {name: largest(exact[name]) for name in tied}, whole, tied)
 
 
 def amplification(condition: Mapping[str, float], truth: Results) -> float:

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Results, Whole, is_floating, largest, worst_errors
+from jaxlstm.check.cases.case import Results, is_floating, largest, worst_errors
 from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Measurement, Outcome, RmsRatio, Untested, place
 from jaxlstm.check.criteria.difference import array_difference
@@ -61,7 +61,7 @@ def _tolerance(trial: Trial) -> Iterator[Outcome]:
         yield Outcome(f"{name}: {difference}" if difference.mismatched else "")
 
 
-def _condition(trial: Trial) -> tuple[dict[str, float], Whole]:
+def _condition(trial: Trial) -> accuracy.Condition:
     check = trial.check
     if trial.aligned64 is None:
         return accuracy.condition_of(check.rounded, trial.rounded, trial.truth, check.seed)
@@ -73,7 +73,7 @@ def _with_condition(
 ) -> dict[str, Measurement]:
     """Measure; the condition takes several runs, which an error within the least limit saves."""
     found = measured(defaultdict(float))
-    return found if all(number.ok for number in found.values()) else measured(trial.once(_condition)[0])
+    return found if all(number.ok for number in found.values()) else measured(trial.once(_condition).changes)
 
 
 def _theirs64(trial: Trial) -> dict[str, Results]:
@@ -158,7 +158,7 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     if trial.only_float64:
         return {}
     if np.isfinite(check.rounded.chaotic):
-        amplification = accuracy.amplification(trial.once(_condition)[0], trial.truth)
+        amplification = accuracy.amplification(trial.once(_condition).changes, trial.truth)
         if not amplification <= check.rounded.chaotic:
             check.chaotic[case.name] = amplification
             return {}
@@ -182,10 +182,13 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     rng = np.random.default_rng([check.seed, 100])
 
     def perturbed(size: float) -> Results:
-        _, whole = trial.once(_condition)
+        whole = trial.once(_condition).whole
         return check.truth.perturbed(case, size, rng, gradients=gradients, whole=whole)
 
-    return accuracy.with_rounding_as_unit(ratios, trial.truth, check.dtype, perturbed)
+    found = accuracy.with_rounding_as_unit(ratios, trial.truth, check.dtype, perturbed)
+    large = any(ratio.value > accuracy.MEAN_LIMIT for ratio in found.values())
+    tied = trial.once(_condition).tied if large else ()
+    return {name: ratio for name, ratio in found.items() if name not in tied}
 
 
 def _result_ratios(trial: Trial) -> Iterator[Outcome]:

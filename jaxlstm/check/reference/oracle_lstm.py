@@ -59,7 +59,13 @@ class OracleLSTM:
         )
 
     def perturbed(
-        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, whole: Whole = "apart"
+        self,
+        case: Case,
+        size: float,
+        rng: np.random.Generator,
+        *,
+        gradients: bool,
+        whole: Whole = "except zeros",
     ) -> Results:
         """Return the results after every number of the call has changed by a relative ``size``.
 

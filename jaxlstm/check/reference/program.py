@@ -112,7 +112,13 @@ class ProgramReference:
         return [self.run(case, dtype, gradients=gradients), *others]
 
     def perturbed(
-        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, whole: Whole = "apart"
+        self,
+        case: Case,
+        size: float,
+        rng: np.random.Generator,
+        *,
+        gradients: bool,
+        whole: Whole = "except zeros",
     ) -> Results:
         """Return the float64 results after every number of the call has changed by a relative ``size``."""
 

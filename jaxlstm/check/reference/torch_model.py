@@ -112,7 +112,13 @@ class TorchModel:
             return [self.run(case, dtype, gradients=gradients, onednn=False)]
 
     def perturbed(
-        self, case: Case, size: float, rng: np.random.Generator, *, gradients: bool, whole: Whole = "apart"
+        self,
+        case: Case,
+        size: float,
+        rng: np.random.Generator,
+        *,
+        gradients: bool,
+        whole: Whole = "except zeros",
     ) -> Results:
         """Return the float64 results after every number of the call has changed by a relative ``size``."""
         case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
