@@ -183,7 +183,7 @@ def condition_of(reference: Reference, case: Case, truth: Results, seed: int) ->
     both = (ulp, -ulp)  # Of two equal numbers, each is the larger one in one of the runs.
     discrete = any(is_floating(a) and is_discrete(a) for a in case.arrays.values())
     if jumped := jumps(found + (changes("apart", both) if discrete else [])):
-        if jumped & truth.outputs.keys() or jumps(changes("alike", both)):
+        if not discrete or jumped & truth.outputs.keys() or jumps(changes("alike", both)):
             found, whole = changes("not"), "not"
         else:
             tied = jumped
