@@ -182,7 +182,11 @@ FAULTS: dict[tuple[str, str], ModelFault] = {
         {"epsilon=1e-5": "epsilon=1e-6", "approximate=False": "approximate=True"},
     ),
 }
-CHANNELS_LAST = {r"self\.cnn\(x\.transpose\(0, 2, 3, 1\)\)": "self.cnn(x)"}
+CHANNELS_LAST = {
+    r"self\.cnn\(x\.transpose\(0, 2, 3, 1\)\)": "self.cnn(x)",
+    # The assertions are about images with the channels first.
+    r" {8}assert (?:[^\n]*\(\n[^\n]*\n {8}\)|[^\n]*)\n": "",
+}
 """The edit that makes the text recogniser take its channels last."""
 _ARGUMENTS: dict[str, tuple[type[nn.Module], Callable[[], tuple[torch.Tensor, ...]]]] = {
     "crnn": (TorchCRNN, lambda: (torch.randn(3, 1, 16, 12),)),

@@ -44,7 +44,8 @@ def test_port_that_always_raises():
         raise ValueError("not today")
 
     report = check(port)
-    assert status(report) == {"runs": "FAILED", "step residual": "FAILED"}
+    optional = {"no state": "untested", "length 0": "untested"}
+    assert status(report) == {"runs": "FAILED", "step residual": "FAILED", **optional}
     assert report.diagnosis == ()
 
 
@@ -82,7 +83,7 @@ def test_exception_in_one_case(fail, last, message):
     """The report has the error's type and first line, and the last line of the port's own code."""
 
     def port(x, state, lengths, *, params):
-        if x.shape[1] == 1:
+        if x.shape[1] == 1 and len(x) < 100:  # not in the long case
             fail()
         return WrongPort(SMALL)(x, state, lengths, params=params)
 
