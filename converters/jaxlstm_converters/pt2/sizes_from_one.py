@@ -10,16 +10,20 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
+import torch
+from torch._subclasses import fake_impls
 from torch.fx.experimental import _config, symbolic_shapes
 from torch.fx.experimental.sym_node import SymNode
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from jaxlstm._shared.own_thread import replaced
+
 _SYMBOL = symbolic_shapes.make_symbol
 _RANGE: Any = symbolic_shapes.ShapeEnv._default_value_range
 _DECIDE: Any = SymNode.guard_bool
+_SLICE_INDEX: Any = getattr(fake_impls, "_compute_slice_index", None)
 
 
 @contextlib.contextmanager
@@ -33,9 +37,10 @@ def sizes_from_one() -> Iterator[None]:
     """
     with (
         _config.patch(backed_size_oblivious=True),  # of this thread
-        mock.patch.object(symbolic_shapes, "make_symbol", _symbol),
-        mock.patch.object(symbolic_shapes.ShapeEnv, "_default_value_range", _range),
-        mock.patch.object(SymNode, "guard_bool", _decide),
+        replaced(symbolic_shapes, "make_symbol", _symbol),
+        replaced(symbolic_shapes.ShapeEnv, "_default_value_range", _range),
+        replaced(SymNode, "guard_bool", _decide),
+        replaced(fake_impls, "_compute_slice_index", _slice_index),
     ):
         yield
 
@@ -56,3 +61,14 @@ def _decide(self: Any, file: str, line: int) -> bool:
     if _config.backed_size_oblivious and file.endswith((".h", ".cpp")):
         return self.guard_size_oblivious(file, line)
     return _DECIDE(self, file, line)
+
+
+def _slice_index(size: Any, index: Any) -> Any:
+    """Return a start or end of a slice. A table must have as many rows as a free size takes of it.
+
+    Otherwise torch records no condition, and the slice would have the smaller of both sizes.
+    """
+    is_free = type(size) is int and isinstance(index, torch.SymInt)
+    if is_free and not symbolic_shapes.free_unbacked_symbols(index) and 0 <= index <= size:
+        return index
+    return _SLICE_INDEX(size, index)
