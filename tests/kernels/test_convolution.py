@@ -125,7 +125,8 @@ def test_nan_and_infinity() -> None:
     ],
 )
 def test_handler_rejects(change: dict[str, Any], message: str) -> None:
-    shapes: dict[str, Any] = {"x": (1, 4, 5, 3), "weights": (48,), "bias": (5,), "gate": (0,)}
+    weights = np.shape(packed(np.zeros((5, 3, 1, 1), np.float32), 1))  # as wide as the machine's vectors
+    shapes: dict[str, Any] = {"x": (1, 4, 5, 3), "weights": weights, "bias": (5,), "gate": (0,)}
     shapes["residual"] = (0,)
     geometry = np.array(change.get("geometry", [1, 1, 1, 1, 0, 0, 1, 1, 1, 0]), np.int64)
     operands = [np.zeros(change.get(name, shape), np.float32) for name, shape in shapes.items()]
