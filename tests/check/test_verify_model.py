@@ -268,7 +268,7 @@ def test_what_torch_refuses_is_not_tried():
 @pytest.mark.parametrize("forgotten", ["0.bias", "1.weight", "1.running_var"])
 def test_parameters_that_a_port_forgot(forgotten):
     theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
-    nn.init.zeros_(theirs[0].bias)
+    nn.init.zeros_(theirs[0].bias)  # type: ignore[arg-type]
     params = {name: a for name, a in arrays(theirs).items() if name != forgotten and a.ndim}
     default = {"0.bias": 0.0, "1.weight": 1.0, "1.running_var": 1.0}
 

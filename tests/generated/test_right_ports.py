@@ -118,7 +118,7 @@ def test_integers_become_floats(dtype):
     forward = module_of(
         lambda m, i: (m.layer(i.float()), i / 255, (i - i.flip(0)).float().mean(-1)), layer=nn.Linear(6, 3)
     )
-    weights, i = arrays(forward.layer), torch.randint(0, 256, (40, 6), dtype=dtype)
+    weights, i = arrays(forward.get_submodule("layer")), torch.randint(0, 256, (40, 6), dtype=dtype)
 
     def ours(params, i):
         x = i.astype(jnp.float32)

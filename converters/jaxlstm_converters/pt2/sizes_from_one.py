@@ -15,12 +15,13 @@ import torch
 from torch._subclasses import fake_impls
 from torch.fx.experimental import _config, symbolic_shapes
 from torch.fx.experimental.sym_node import SymNode
+from torch.utils._sympy import symbol
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from jaxlstm._shared.own_thread import replaced
 
-_SYMBOL = symbolic_shapes.make_symbol
+_SYMBOL: Any = symbol.make_symbol
 _RANGE: Any = symbolic_shapes.ShapeEnv._default_value_range
 _DECIDE: Any = SymNode.guard_bool
 _SLICE_INDEX: Any = getattr(fake_impls, "_compute_slice_index", None)
@@ -36,7 +37,8 @@ def sizes_from_one() -> Iterator[None]:
       AttributeError: this version of torch has no such exports.
     """
     with (
-        _config.patch(backed_size_oblivious=True),  # of this thread
+        # of this thread
+        _config.patch(backed_size_oblivious=True),  # pyright: ignore[reportAttributeAccessIssue]
         replaced(symbolic_shapes, "make_symbol", _symbol),
         replaced(symbolic_shapes.ShapeEnv, "_default_value_range", _range),
         replaced(SymNode, "guard_bool", _decide),

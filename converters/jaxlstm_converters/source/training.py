@@ -131,8 +131,8 @@ class Training:
     def _pair(self, ours: Node, theirs: Node, is_inner: bool) -> Node:
         """Return a node of both exports, with the values and rates of training."""
         names = [*_operands(ours)]
-        given = [(node.args, *_operands(node).values()) for node in (ours, theirs)]
-        args, *operands = self._argument(*given, f"{ours.op} in {place_of(ours)}")
+        mine, others = ((node.args, *_operands(node).values()) for node in (ours, theirs))
+        args, *operands = self._argument(mine, others, f"{ours.op} in {place_of(ours)}")
         inner = iter(
             self._function(*pair) for pair in zip(functions_of(ours), functions_of(theirs), strict=True)
         )

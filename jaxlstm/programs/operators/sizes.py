@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
+from jax.core import Tracer, max_dim, min_dim
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.guards import UNDECIDED, equal
@@ -61,8 +61,8 @@ _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     "torch.sym_float": lambda value: (
         jnp.asarray(value, default_float()) if _is_symbolic(value) else float(value)
     ),
-    "torch.sym_max": functools.partial(_extreme, max, jax.core.max_dim, jnp.maximum),
-    "torch.sym_min": functools.partial(_extreme, min, jax.core.min_dim, jnp.minimum),
+    "torch.sym_max": functools.partial(_extreme, max, max_dim, jnp.maximum),
+    "torch.sym_min": functools.partial(_extreme, min, min_dim, jnp.minimum),
     "torch.sym_not": lambda value: jnp.logical_not(value) if isinstance(value, Tracer) else not value,
     **dict.fromkeys(
         ("torch.sym_sqrt", "torch._sym_sqrt"),
