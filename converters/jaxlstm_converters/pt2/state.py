@@ -1,4 +1,4 @@
-"""What forward changes of its module's attributes, which a program does not."""
+"""Changes of a module's attributes in ``forward``. A program does not make them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Holder(NamedTuple):
     origin: tuple[Any, Any]
 
     def restore(self) -> list[Any]:
-        """Put the values back, and return the names and indices of those that had changed."""
+        """Restore the values, and return the names and indices of the changed ones."""
         now, was, held = _items(self.held) or {}, self.items, self.held
         others = [key for key in {**was, **now} if was.get(key, now) is not now.get(key, was)]
         changed = [key for key in others if not _is_same(was.get(key, now), now.get(key, was))]

@@ -192,7 +192,7 @@ class _Loop:
 def _arguments(
     groups: Sequence[tuple[str, list[ast.expr]]], taken: set[str]
 ) -> tuple[list[str], list[Statement]]:
-    """Return the arguments of a function, and the statements that unpack those of several values."""
+    """Return the arguments of a function, and the statements that unpack arguments of several values."""
     unpacked, arguments = [], list[str]()
     for name, values in groups:
         if len(values) == 1:
