@@ -139,7 +139,7 @@ def test_batches_of_300(kind: str, checkpoint: Path, tmp_path: Path, monkeypatch
     for k in range(700):
         np.testing.assert_allclose(written[str(k)], expected[: k % 40 + 1, k % 7], rtol=0, atol=1e-6)
     (stats,) = [counter.stats() for counter in counters]
-    expected = 4 if kind == "program" else 3  # lengths of 16, 24, 32 and 48, or chunks of 16
+    expected = 5 if kind == "program" else 3  # lengths of 1, 16, 24, 32 and 48, or chunks of 16
     assert (stats.compilations, stats.calls) == (expected, expected)
 
 

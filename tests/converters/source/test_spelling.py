@@ -87,6 +87,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "InstanceNorm without scale": (lambda: nn.InstanceNorm1d(3), (2, 3, 5)),
     "LayerNorm without scale": (lambda: nn.LayerNorm(4, elementwise_affine=False), (2, 4)),
     "Dropout": (lambda: nn.Dropout(0.3), (2, 4)),
+    "Dropout of channels": (lambda: nn.Dropout1d(0.3), (2, 4, 5)),
 }
 NO_LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "RMSNorm without epsilon": (lambda: nn.RMSNorm(4), (2, 4)),
@@ -96,7 +97,6 @@ NO_LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "InstanceNorm with averages": (lambda: nn.InstanceNorm1d(3, track_running_stats=True), (2, 3, 5)),
     "PReLU of channels": (lambda: nn.PReLU(4), (2, 4)),
     "Dropout of nothing": (lambda: nn.Dropout(0.0), (2, 4)),
-    "Dropout of channels": (lambda: nn.Dropout1d(0.3), (2, 4, 5)),
 }
 
 
