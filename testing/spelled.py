@@ -17,8 +17,8 @@ from torch.nn import functional
 
 import jaxlstm
 from jaxlstm.programs import Program
-from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.graph import Node, TensorType, Value, named_results, uses_of
+from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm_converters.source.spelling import simplified, spell
 from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_close

@@ -13,12 +13,12 @@ from typing import Any
 # Imported to register the operators.
 from jaxlstm.programs import operators as operators
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.functionalize import functionalize
 from jaxlstm.programs.graph import Graph, Node, TensorType, Value, place_of, results_of, uses_of, values_in
 from jaxlstm.programs.loop_copies import Loop
 from jaxlstm.programs.loops import find_loops
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
-from jaxlstm.programs.views import without_out
+from jaxlstm.programs.passes.functionalize import functionalize
+from jaxlstm.programs.passes.views import without_out
 
 
 @dataclass(frozen=True)

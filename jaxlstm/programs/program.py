@@ -18,10 +18,7 @@ from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.validate import require_backend
 from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
-from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.free_axes import settle_axes
-from jaxlstm.programs.fused import fused, prepared
 from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
@@ -30,7 +27,9 @@ from jaxlstm.programs.listing import listing
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
-from jaxlstm.programs.read_sizes import with_known_sizes
+from jaxlstm.programs.passes.channels_last import channels_last
+from jaxlstm.programs.passes.fuse import fuse, prepare_weights
+from jaxlstm.programs.passes.settle_sizes import settle_sizes
 from jaxlstm.programs.unknown_sizes import SIZE_OF, as_result
 
 
@@ -90,7 +89,7 @@ class Program:
         """
         self.tied = _tied_names(graph.parameters, tensors)
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
-        graph = with_known_sizes(settle_axes(replace(graph, parameters=first_names)))
+        graph = settle_sizes(replace(graph, parameters=first_names))
         self.options = Options()
         names = {**graph.parameters, **graph.buffers, **graph.constants}
         found = {value: np.asarray(tensors[name]) for value, name in names.items() if name in tensors}
@@ -264,7 +263,7 @@ class Program:
         """Return the program without derivatives, with weights of the native kernel among its ``params``."""
         other = copy.copy(self)
         tensors = {**self.params, **self.buffers, **self.constants}
-        graph, weights = prepared(fused(self._run.graph), tensors)
+        graph, weights = prepare_weights(fuse(self._run.graph), tensors)
         other._run, other.at_sizes = accept(graph), None
         other.graph = replace(self.graph, parameters=graph.parameters)
         other.params = {**self.params, **jax.device_put(weights)}

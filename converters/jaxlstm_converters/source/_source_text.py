@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from jaxlstm.programs.acceptance import accept
-from jaxlstm.programs.channels_last import channels_last
 from jaxlstm.programs.graph import (
     Argument,
     Graph,
@@ -20,6 +19,7 @@ from jaxlstm.programs.graph import (
     used_values,
     values_in,
 )
+from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import (

@@ -18,8 +18,8 @@ from jaxlstm.programs.graph import (
     used_values,
     uses_of,
     values_in,
+    with_names,
 )
-from jaxlstm.programs.renaming import with_names
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
 

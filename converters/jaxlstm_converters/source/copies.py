@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from jaxlstm.programs.graph import Graph, TensorType, Value
+from jaxlstm.programs.graph import Graph, TensorType, Value, graph_with_nodes, with_names
 from jaxlstm.programs.operators.dtypes import held
-from jaxlstm.programs.renaming import graph_with_nodes, with_names
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
 _TO_THE_END = 2**63 - 1

@@ -6,8 +6,16 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, Node, TensorType, Value, results_of, uses_of
-from jaxlstm.programs.renaming import graph_with_nodes, with_names
+from jaxlstm.programs.graph import (
+    Graph,
+    Node,
+    TensorType,
+    Value,
+    graph_with_nodes,
+    results_of,
+    uses_of,
+    with_names,
+)
 from jaxlstm_converters.source.calls import users_of
 
 WITH_VALUES = "jaxlstm.with_values.default"

@@ -21,10 +21,10 @@ from jaxlstm.programs.graph import (
     used_values,
     uses_of,
     values_in,
+    with_names,
 )
 from jaxlstm.programs.loop_copies import SELECT, LoopCopies, NotALoop
 from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE, repetitions
-from jaxlstm.programs.renaming import with_names
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph, renamed
 from jaxlstm_converters.source.completed import completed

@@ -7,8 +7,7 @@ its own code computes it again.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Graph, Node, results_of, uses_of
-from jaxlstm.programs.renaming import with_names
+from jaxlstm.programs.graph import Graph, Node, results_of, uses_of, with_names
 from jaxlstm_converters.source.calls import is_under
 from jaxlstm_converters.source.sizes import Sizes, size_name
 

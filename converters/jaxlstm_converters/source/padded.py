@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
-from jaxlstm.programs.renaming import graph_with_nodes, with_names
+from jaxlstm.programs.graph import (
+    Argument,
+    Graph,
+    Node,
+    TensorType,
+    Value,
+    graph_with_nodes,
+    results_of,
+    with_names,
+)
 from jaxlstm_converters.source.calls import live_graph, renamed
 from jaxlstm_converters.source.sizes import sizes_of
 from jaxlstm_converters.source.spelling.layers import TORCH

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.functionalize import functionalize
 from jaxlstm.programs.graph import (
     Argument,
     Graph,
@@ -22,12 +21,13 @@ from jaxlstm.programs.graph import (
     all_nodes,
     functions_of,
     place_of,
+    renamed_argument,
     results_of,
     uses_of,
     values_in,
 )
-from jaxlstm.programs.renaming import renamed_argument
-from jaxlstm.programs.views import without_out
+from jaxlstm.programs.passes.functionalize import functionalize
+from jaxlstm.programs.passes.views import without_out
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source.spelling.layers import TORCH, drop_rate
 from jaxlstm_converters.source.spelling.typed_node import places_of

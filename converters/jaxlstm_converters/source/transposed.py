@@ -4,8 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jaxlstm.programs.graph import Graph, Node, TensorType, Value, results_of, uses_of
-from jaxlstm.programs.renaming import graph_with_nodes, with_names
+from jaxlstm.programs.graph import (
+    Graph,
+    Node,
+    TensorType,
+    Value,
+    graph_with_nodes,
+    results_of,
+    uses_of,
+    with_names,
+)
 from jaxlstm_converters.source.spelling.typed_node import ZEROS
 
 

@@ -30,9 +30,9 @@ from jaxlstm.check.reference.jax_runs import (
 )
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_model import STATISTICS, TorchModel
-from jaxlstm.programs.double_precision import in_double_precision
 from jaxlstm.programs.graph import Graph, results_of, uses_of, values_in
 from jaxlstm.programs.operators.sizes import ASSERTIONS
+from jaxlstm.programs.passes.double_precision import in_double_precision
 from jaxlstm.programs.program import Program
 
 Tensors = Mapping[str, Array]

@@ -15,9 +15,9 @@ from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.reference.torch_model import STATISTICS
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.function import Call, CheckedModel
-from jaxlstm.programs.double_precision import in_double_precision
 from jaxlstm.programs.graph import Node
 from jaxlstm.programs.inputs import flatten_arguments
+from jaxlstm.programs.passes.double_precision import in_double_precision
 from jaxlstm.programs.program import Program
 
 

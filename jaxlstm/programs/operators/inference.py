@@ -2,7 +2,7 @@
 
 They have no derivatives. A convolution takes a gate of its input, and the norm, residual and activation after
 it. Arrays that the kernel does not take run as the operators that these replace, see
-:mod:`jaxlstm.programs.fused`.
+:mod:`jaxlstm.programs.passes.fuse`.
 """
 
 from collections.abc import Sequence

@@ -169,7 +169,8 @@ def register_operator(
       in_training: takes the arguments and returns True if they show that the model was exported in training
         mode. Such a program is refused. The default is the rule of an earlier registration of the name.
       schema_names: torch's name of an argument -> name of the parameter, where overloads differ in names.
-      layout: how the operator depends on the order of the axes, for :mod:`jaxlstm.programs.channels_last`:
+      layout: how the operator depends on the order of the axes, for
+        :mod:`jaxlstm.programs.passes.channels_last`:
         "elementwise" if it does not; by default, it needs torch's order.
 
     >>> @jaxlstm.programs.register_operator("mylib.scale.default")  # doctest: +SKIP

@@ -7,9 +7,9 @@ a constant or a user input, and a symbolic size is the size of an axis that was 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -217,70 +217,6 @@ class Graph:
         Then the graph lacks the conditions that only smaller sizes break, such as ``x.shape[0] != 1``.
         """
         return axis not in self.narrowed and self.size_range(axis)[0] in (1, 2)
-
-
-def values_in(argument: Argument) -> Iterator[str]:
-    """Yield the names of the values in an argument; of a function, those that it uses by name."""
-    if isinstance(argument, Value):
-        yield argument.name
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from values_in(item)
-    elif isinstance(argument, Graph):
-        yield from argument.captured
-
-
-def uses_of(node: Node) -> Iterator[str]:
-    """Yield the names of the values that a node takes."""
-    yield from values_in((*node.args, *node.kwargs.values()))
-
-
-def results_of(node: Node) -> list[str]:
-    """Return the names of the values that a node defines; a list of tensors gives several."""
-    listed = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
-    return [name for names in listed for name in names if name]
-
-
-def functions_of(node: Node) -> list[Graph]:
-    """Return the functions that a node calls."""
-    return [argument for argument in node.args if isinstance(argument, Graph)]
-
-
-def all_nodes(graph: Graph) -> Iterator[Node]:
-    """Yield the nodes of a graph, each after the nodes of its functions."""
-    for node in graph.nodes:
-        for function in functions_of(node):
-            yield from all_nodes(function)
-        yield node
-
-
-def named_results(node: Node, result: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of the results of a node that the graph uses."""
-    if not node.outputs:
-        return
-    results = (result,) if len(node.outputs) == 1 else result
-    for output, value in zip(node.outputs, results, strict=False):
-        if isinstance(output, str):
-            yield output, value
-        elif output is not None:
-            yield from zip(output, value, strict=True)
-
-
-def used_values(graph: Graph) -> set[str]:
-    """Return the names of the values that a node or a result uses."""
-    arguments = (*graph.outputs, *graph.mutations.values())
-    return {*values_in(arguments), *(name for node in graph.nodes for name in uses_of(node))}
-
-
-def unused_inputs(graph: Graph) -> list[str]:
-    """Return a sentence about each tensor among the inputs that has no effect on the results."""
-    used = used_values(graph)
-    return [
-        f"input {declared.name} has no effect: no node uses it. If it should have one, note that an export "
-        "merges arguments that are the same tensor; pass each a .clone()"
-        for declared in graph.inputs
-        if declared.type and declared.name not in used
-    ]
 
 
 def place_of(node: Node) -> str:

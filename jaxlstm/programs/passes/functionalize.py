@@ -23,10 +23,12 @@ from jaxlstm.programs.graph import (
     Node,
     TensorType,
     Value,
+    graph_with_nodes,
     place_of,
     results_of,
     uses_of,
     values_in,
+    with_names,
 )
 from jaxlstm.programs.operators.dtypes import promoted_type
 from jaxlstm.programs.operators.registry import (
@@ -38,8 +40,7 @@ from jaxlstm.programs.operators.registry import (
     same,
     same_values,
 )
-from jaxlstm.programs.renaming import graph_with_nodes, with_names
-from jaxlstm.programs.views import bases_of, put_back_node, single_view, target_of
+from jaxlstm.programs.passes.views import bases_of, put_back_node, single_view, target_of
 
 WITH_VALUES = "jaxlstm.with_values.default"
 """The values of one tensor with the gradient of another."""

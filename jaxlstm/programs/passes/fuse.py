@@ -36,7 +36,7 @@ _NORM, _POOL = CHANNELS_LAST + "batch_norm.default", CHANNELS_LAST + "adaptive_a
 _NORM_ARGUMENTS = ("weight", "bias", "running_mean", "running_var", "eps")
 
 
-def fused(graph: Graph) -> Graph:
+def fuse(graph: Graph) -> Graph:
     """Return the graph with the operators of :mod:`jaxlstm.programs.operators.inference`.
 
     A convolution with the channels last takes the product before it, and the norm by running statistics, the
@@ -122,11 +122,11 @@ def _native_layer(node: Node) -> str:
 _CELL_WEIGHTS = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
 
 
-def prepared(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str, np.ndarray]]:
+def prepare_weights(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, dict[str, np.ndarray]]:
     """Return the graph with the weights of the native kernel as further parameters, and these by name.
 
     Args:
-      graph: a graph of :func:`fused`.
+      graph: a graph of :func:`fuse`.
       tensors: name in torch -> parameter, buffer or constant.
     """
     added: dict[str, np.ndarray] = {}

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value, results_of
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, Operator
-from jaxlstm.programs.orders import (
+from jaxlstm.programs.passes.orders import (
     Order,
     Rewriter,
     Rule,
