@@ -179,3 +179,31 @@ def test_a_gradient_of_the_users_own_is_named() -> None:
     module = module_of(lambda self, x: Surrogate.apply(x) * x)
     with pytest.warns(UserWarning, match="gradients through Surrogate come from its forward"):
         jaxlstm.from_module(module, (torch.randn(3),))
+
+
+MISSING = object()
+
+
+class Identities(torch.nn.Module):
+    """Its code tells objects apart by identity, and finds a part of it by a closure."""
+
+    def __init__(self, closes: bool) -> None:
+        super().__init__()
+        self.linear = linear = torch.nn.Linear(3, 3)
+        self.sentinels: list[Any] = [MISSING, EXAMPLE]
+        self.apply_linear = (lambda x: linear(x)) if closes else linear.forward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        same = self.sentinels[0] is MISSING and self.sentinels[1] is EXAMPLE
+        return self.apply_linear(x) * 2 if same else x
+
+
+EXAMPLE = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_identities_and_parameters_in_the_copy_that_is_exported(closes: bool) -> None:
+    module = Identities(closes)
+    program = jaxlstm.from_module(module, (EXAMPLE,))
+    assert set(program.params) == {"linear.weight", "linear.bias"}
+    np.testing.assert_allclose(program(program.params, EXAMPLE.numpy()), module(EXAMPLE).detach(), rtol=1e-6)
