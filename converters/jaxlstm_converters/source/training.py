@@ -53,7 +53,8 @@ class Training:
     ) -> None:
         """Compare a graph with its export in training, or a text why there is none; a file has none.
 
-        ``tied`` has the first name of tensors with several.
+        The text is "" for a module that does the same in training. ``tied`` has the first name of tensors
+        with several.
         """
         self._tied = tied
         self.graph, self.rates = graph, dict[str, float]()
@@ -64,7 +65,7 @@ class Training:
         self._counters = set[str]()
         if isinstance(training, ProgramFile):
             self._compare(training, tensors)
-        else:
+        elif training != "":
             if training:
                 self._found["the module cannot be exported in training"] = {training: None}
             self._found["may do more in training, which a file does not record"] = _unrecorded(graph)
