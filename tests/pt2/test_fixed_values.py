@@ -1,5 +1,6 @@
 """Values that a trace reads, fixes, knows or asserts: they are checked at each call."""
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +247,48 @@ def test_a_number_of_selected_elements_that_is_fixed(count: Any) -> None:
         expected = model(x, mask) if mask is masks[0] else np.full(3, np.nan)
         np.testing.assert_array_equal(actual, expected)
         np.testing.assert_array_equal(program(program.params, x.numpy(), mask.numpy()), model(x, mask))
+
+
+def numbers(self: Any, x: Tensor) -> dict[str, Any]:
+    rows = x[x[:, 0] > 0]
+    n = rows.shape[0]
+    return {
+        "linspace": torch.linspace(0, 1, n)[:, None] * rows,
+        "linspace to n": x * torch.linspace(0, n, 5).sum(),
+        **{
+            f"{window} {periodic}": x * getattr(torch, f"{window}_window")(n, periodic).sum()
+            for window in ("hann", "hamming", "blackman")
+            for periodic in (False, True)
+        },
+        "float": x * float(n) + math.sqrt(n) + float(x.sum()),
+        "xor": x * ((n > 2) ^ (rows[rows[:, 1] > 0].shape[0] > 1)) * (True ^ (n > 3)),
+        "rounded": x * int(n / 2) * (round(n / 2) + abs(n - 5)) + math.ceil(n / 3) - math.floor(n / 3),
+    }
+
+
+def test_numbers_of_selected_elements_are_computed() -> None:
+    model = model_of(numbers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = jaxlstm.from_module(model, (torch.randn(5, 3).abs(),))
+    for count in range(6):
+        x = torch.rand(5, 3) + 0.1
+        x[count:, 0] *= -1
+        for run in (program, jax.jit(program)):
+            results = run(program.params, x.numpy())
+            for name, expected in model(x).items():
+                actual = results[name][: len(expected)]
+                np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+def test_a_whole_number_of_steps_that_is_fixed() -> None:
+    """torch writes no assertion of a rounded number."""
+    model = model_of(lambda self, x: sum(x * k for k in range(int(len(x[x > 0]) / 2) + 2)))
+    program = jaxlstm.from_module(model, (torch.ones(3),))
+    for x in (torch.ones(3), torch.tensor([1.0, 1, -1]), -torch.ones(3)):
+        np.testing.assert_array_equal(program(program.params, x.numpy()), model(x))
+    assert np.isnan(jax.jit(program)(program.params, -np.ones(3, np.float32))).all()
 
 
 def test_a_result_without_tensors() -> None:

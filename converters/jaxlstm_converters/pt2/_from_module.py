@@ -199,7 +199,7 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
         tensors.update((key, _resolved(tensor)) for key, tensor in tensors.items())
     buffer = io.BytesIO()
     # torch reads these operators of sizes from a file, and refuses to write them.
-    operators = serialize._SYM_OPS | {math.ceil, math.floor}
+    operators = serialize._SYM_OPS | {math.ceil, math.floor, operator.abs}
     try:
         with warnings.catch_warnings(), replaced(serialize, "_SYM_OPS", operators):
             warnings.simplefilter("ignore")

@@ -22,6 +22,7 @@ from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
+from torch.utils._sympy import functions
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
@@ -275,12 +276,17 @@ def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
     return ExportStep(program, tuple(dict.fromkeys(decided)), "the model has conditions on values")
 
 
+_NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt
+
+
 @contextlib.contextmanager
 def _recorded_decisions(decided: list[str]) -> Iterator[None]:
     """Record the conditions that a draft decides, with the line of the model's code."""
     original = ShapeEnv._log_real_tensor_propagation
 
     def log(self: Any, expression: Any, value: Any) -> None:
+        if expression.has(*_NOT_ASSERTED):
+            raise ValueError(f"torch writes no assertion that {expression} is {value}")
         decided.append(f"{expression} is {value} at {line_of_model() or 'an unknown line'}")
         original(self, expression, value)
 

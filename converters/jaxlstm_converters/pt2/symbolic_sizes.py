@@ -67,6 +67,20 @@ class _SymbolicInt(_SizeInt):
         return torch.sym_int(value) if is_symbolic else int(value, *args, **kwargs)
 
 
+class _SymbolicFloat(metaclass=_StandIn):
+    """``float``, which returns a symbolic number for a size or a value of the trace."""
+
+    kinds: ClassVar = (float, torch.SymFloat)
+    dtype = np.dtype(float)
+
+    def __new__(cls, value: Any = 0.0) -> Any:
+        """Return the number."""
+        value = value.tensor if isinstance(value, ndarray) else value
+        value = value.item() if isinstance(value, torch.Tensor) else value
+        is_symbolic = isinstance(value, torch.SymInt | torch.SymFloat)
+        return torch.sym_float(value) if is_symbolic else float(value)
+
+
 def _extreme(original: Any, symbolic: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the largest or smallest of sizes or lengths; a list or an array of lengths has their tensor."""
     if kwargs or not args:
@@ -87,8 +101,8 @@ _FUNCTIONS = {
     "max": functools.partial(_extreme, max, torch.sym_max),
     "len": lambda x: x.shape[0] if isinstance(x, torch.Tensor) and x.ndim else len(x),
 }
-# A class that stands for int is another object.
-_IDENTITY = re.compile(r"\bis (not )?int\b")
+# A class that stands for int or float is another object.
+_IDENTITY = re.compile(r"\bis (not )?(int|float)\b")
 
 
 def _rounded(number: Any, digits: int | None = None) -> Any:
@@ -99,23 +113,73 @@ def _rounded(number: Any, digits: int | None = None) -> Any:
     return down + (up - down) * (down % 2)
 
 
+def _xor(one: Any, other: Any) -> Any:
+    return (one & torch.sym_not(other)) | (torch.sym_not(one) & other)
+
+
+def _sqrt(number: Any) -> Any:
+    is_symbolic = isinstance(number, torch.SymInt | torch.SymFloat)
+    return torch.sym_sqrt(number) if is_symbolic else _SQRT(number)
+
+
+_SQRT = math.sqrt
+
+
+def _linspace(start: Any, end: Any, steps: Any, **settings: Any) -> torch.Tensor:
+    """Return evenly spaced numbers, counted from the nearer end as torch does."""
+    dtype = settings.pop("dtype", None) or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise TypeError("torch leaves the rounding of integers to the device")
+    step = (end - start) / torch.sym_max(steps - 1, 1)
+    places = torch.arange(steps, **settings)
+    low, high = start + step * places, end - step * (steps - 1 - places)
+    return torch.where(places < torch.sym_max(steps // 2, 1), low, high).to(dtype)
+
+
+def _window(factors: tuple[float, ...], count: Any, periodic: bool = True, **settings: Any) -> torch.Tensor:
+    """Return a window that is a sum of cosines, with alternating signs."""
+    places = torch.arange(count, **settings | {"dtype": settings.get("dtype") or torch.get_default_dtype()})
+    angles = places * (2 * math.pi / torch.sym_max(count if periodic else count - 1, 1))
+    terms = ((-1) ** k * factor * torch.cos(k * angles) for k, factor in enumerate(factors))
+    return torch.where(torch.scalar_tensor(count, device=places.device) == 1, 1.0, sum(terms))
+
+
+_OF_UNKNOWN_SIZES = {
+    "linspace": _linspace,
+    "hann_window": functools.partial(_window, (0.5, 0.5)),
+    "hamming_window": functools.partial(_window, (0.54, 0.46)),
+    "blackman_window": functools.partial(_window, (0.42, 0.5, 0.08)),
+}
+"""Functions that torch exports at a fixed size only, made of others."""
+
+
+def _is_value(number: Any) -> bool:
+    return isinstance(number, torch.SymInt) and not number.node.has_hint()
+
+
 class SymbolicSizes(TorchFunctionMode):
     """A mode that replaces Python's functions in the files of a module and in others that call torch.
 
-    With ``values``, ``int`` of a tensor is symbolic too.
+    With ``values``, ``int`` and ``float`` of a tensor are symbolic too.
     """
 
     def __init__(self, module: torch.nn.Module, *, values: bool) -> None:
         super().__init__()
         self._values = values
-        self._functions = _FUNCTIONS | ({"int": _SymbolicInt} if values else {})
+        self._functions = _FUNCTIONS | ({"int": _SymbolicInt, "float": _SymbolicFloat} if values else {})
         self._kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         self._seen: set[str] = set()
         self._replaced = contextlib.ExitStack()
 
     def __enter__(self) -> SymbolicSizes:
         """Start to replace."""
-        self._replaced.enter_context(replaced(torch.SymFloat, "__round__", _rounded))
+        for kind, name, function in (
+            (torch.SymFloat, "__round__", _rounded),
+            (torch.SymBool, "__xor__", _xor),
+            (torch.SymBool, "__rxor__", _xor),
+            *([(math, "sqrt", _sqrt)] if self._values else []),
+        ):
+            self._replaced.enter_context(replaced(kind, name, function))
         for kind in self._kinds:
             if isinstance(forward := vars(kind).get("forward"), FunctionType):
                 for function in (forward, *forward.__globals__.values()):
@@ -136,6 +200,9 @@ class SymbolicSizes(TorchFunctionMode):
             self._replace(frame.f_code.co_filename, frame.f_globals)
         if self._values and name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], torch.Tensor.item), *args[2:])
+        if name in _OF_UNKNOWN_SIZES and any(map(_is_value, (*args, *(kwargs or {}).values()))):
+            with contextlib.suppress(TypeError):  # It has settings that are not known here.
+                return _OF_UNKNOWN_SIZES[name](*args, **kwargs or {})
         return func(*args, **kwargs or {})
 
     def _replace(self, path: str, names: dict[str, Any]) -> None:

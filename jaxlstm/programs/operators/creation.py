@@ -9,6 +9,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxlstm.programs.operators.dtypes import Operand, as_array, default_float, dtype_of, held, is_integer
 from jaxlstm.programs.operators.registry import refuse_operators, register_family, register_operator
@@ -90,7 +91,8 @@ def linspace(start: float, end: float, steps: int, dtype: Any = None) -> Array:
     dtype = held(dtype or default_float())
     if is_integer(dtype):
         raise NotImplementedError("linspace of integers, whose rounding torch leaves to the device")
-    return jnp.asarray(np.linspace(start, end, steps).astype(dtype))
+    own = jnp if isinstance(start, Tracer) or isinstance(end, Tracer) else np
+    return jnp.asarray(own.linspace(start, end, steps).astype(dtype))
 
 
 @register_operator("aten.eye.default", "aten.eye.m", creates=True)

@@ -15,7 +15,7 @@ from jax.core import Tracer, max_dim, min_dim
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.guards import UNDECIDED, equal
 from jaxlstm.programs.operators.axes import axis
-from jaxlstm.programs.operators.dtypes import default_float
+from jaxlstm.programs.operators.dtypes import default_float, held
 from jaxlstm.programs.operators.registry import register_operator
 
 
@@ -45,6 +45,10 @@ def _extreme(
     return functools.reduce(of_sizes if are_sizes else of_arrays, numbers)
 
 
+def _whole(of_number: Callable[..., int], of_array: Callable[..., Array], number: Any) -> Any:
+    return of_array(number).astype(held("int64")) if isinstance(number, Tracer) else of_number(number)
+
+
 _LARGEST_EXPONENT = 64
 _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
     **{
@@ -54,10 +58,11 @@ _PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
             *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_"),
         )
     },
-    "math.trunc": math.trunc,
-    "math.floor": math.floor,
-    "math.ceil": math.ceil,
-    "torch.sym_int": int,
+    "_operator.abs": abs,
+    "math.trunc": functools.partial(_whole, math.trunc, jnp.trunc),
+    "math.floor": functools.partial(_whole, math.floor, jnp.floor),
+    "math.ceil": functools.partial(_whole, math.ceil, jnp.ceil),
+    "torch.sym_int": functools.partial(_whole, int, jnp.trunc),
     "torch.sym_float": lambda value: (
         jnp.asarray(value, default_float()) if _is_symbolic(value) else float(value)
     ),
