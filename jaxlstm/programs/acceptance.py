@@ -7,47 +7,40 @@ it is used, and the model must have been exported in evaluation mode.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 # Imported to register the operators.
 from jaxlstm.programs import operators as operators
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, Node, TensorType, Value, place_of, results_of, uses_of, values_in
-from jaxlstm.programs.loop_copies import Loop
-from jaxlstm.programs.loops import find_loops
+from jaxlstm.programs.graph import (
+    Graph,
+    Node,
+    TensorType,
+    Value,
+    functions_of,
+    place_of,
+    results_of,
+    uses_of,
+    values_in,
+)
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.views import without_out
 
 
-@dataclass(frozen=True)
-class AcceptedGraph:
-    """An accepted graph, without in-place operators, and the operators of its nodes.
-
-    Attributes:
-      graph: the graph.
-      operators: the operator of each node.
-      mutated: the placeholders that the given graph, which may have in-place operators, writes to.
-      subgraphs: the graphs among the arguments of each node, by index of the node and place of the argument.
-      loops: index of the first node of a loop -> the loop.
-    """
-
-    graph: Graph
-    operators: tuple[Operator, ...]
-    mutated: frozenset[str]
-    subgraphs: Mapping[tuple[int, int], AcceptedGraph]
-    loops: Mapping[int, Loop]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the graph alone: operators are functions, which another process may not have."""
-        return accept, (self.graph,)
-
-
-def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> AcceptedGraph:
+def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> tuple[Graph, frozenset[str]]:
     """Check a graph, and replace its in-place operators.
 
-    ``held`` has the types of parameters, buffers and constants by name of value, as far as they are known.
+    Args:
+      graph: the graph of a file.
+      held: name of value -> type of the parameter, buffer or constant, as far as they are known.
+
+    Returns:
+      The graph without in-place operators, and the names of the placeholders that the given graph writes to.
+
+    Raises:
+      ProgramError: an operator is not supported, or the graph is malformed.
     """
     graph = without_out(graph)
     _require_defined_values(graph)
@@ -58,28 +51,21 @@ def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> Accept
     pure, mutated = functionalize(graph, held or {})
     _require_unshared(graph, mutated)
     if pure is not graph:
-        graph, found = pure, _operators_of(pure)
-    graph, subgraphs = _accept_subgraphs(graph)
-    return AcceptedGraph(graph, found, mutated, subgraphs, find_loops(graph))
+        _operators_of(pure)
+    return replace(pure, nodes=tuple(map(_with_accepted_functions, pure.nodes))), mutated
 
 
-def _accept_subgraphs(graph: Graph) -> tuple[Graph, dict[tuple[int, int], AcceptedGraph]]:
-    """Return the graph with accepted subgraphs, and these by node and place."""
-    accepted, nodes = {}, [*graph.nodes]
-    for index, node in enumerate(graph.nodes):
-        for place, argument in enumerate(node.args):
-            if isinstance(argument, Graph):
-                accepted[index, place] = inner = accept(argument)
-                args = nodes[index].args
-                args = (*args[:place], inner.graph, *args[place + 1 :])
-                nodes[index] = replace(nodes[index], args=args)
-                if inner.mutated:
-                    raise ProgramError(
-                        "unsupported-alias",
-                        f"a function of node {node.name} ({node.op}, {place_of(node)}) changes its argument "
-                        "in place. Replace the in-place operator by its functional form, and export again",
-                    )
-    return (replace(graph, nodes=tuple(nodes)) if accepted else graph), accepted
+def _with_accepted_functions(node: Node) -> Node:
+    if not functions_of(node):
+        return node
+    accepted = [accept(item) if isinstance(item, Graph) else (item, ()) for item in node.args]
+    if any(mutated for _, mutated in accepted):
+        raise ProgramError(
+            "unsupported-alias",
+            f"a function of node {node.name} ({node.op}, {place_of(node)}) changes its argument "
+            "in place. Replace the in-place operator by its functional form, and export again",
+        )
+    return replace(node, args=tuple(item for item, _ in accepted))
 
 
 def _require_unshared(graph: Graph, mutated: Iterable[str]) -> None:

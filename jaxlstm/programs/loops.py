@@ -5,7 +5,7 @@ accepts a run of copies if each value that a copy uses has one of four roles: it
 copy, it is computed in the copy before (the state of the loop), it is the same value in all copies, or it is
 a row of a sequence that moves with the copies. Any other loop stays as it is.
 
-The first and the last copy run as ordinary nodes. :mod:`jaxlstm.programs.scanned` runs the others as one
+The first and the last copy run as ordinary nodes. :mod:`jaxlstm.programs.loop_step` runs the others as one
 ``jax.lax.scan``.
 """
 

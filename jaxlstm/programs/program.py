@@ -22,7 +22,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
 from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
-from jaxlstm.programs.interpreter import resolve, run_nodes
+from jaxlstm.programs.interpreter import Steps
 from jaxlstm.programs.listing import listing
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
@@ -30,6 +30,7 @@ from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm.programs.passes.fuse import fuse, prepare_weights
 from jaxlstm.programs.passes.settle_sizes import settle_sizes
+from jaxlstm.programs.step import Values, resolve
 from jaxlstm.programs.unknown_sizes import SIZE_OF, as_result
 
 
@@ -93,15 +94,16 @@ class Program:
         self.options = Options()
         names = {**graph.parameters, **graph.buffers, **graph.constants}
         found = {value: np.asarray(tensors[name]) for value, name in names.items() if name in tensors}
-        self._accepted = accept(graph, {v: TensorType(a.dtype, a.shape) for v, a in found.items()})
-        self.graph = graph = self._accepted.graph
+        graph, self._mutated = accept(graph, {v: TensorType(a.dtype, a.shape) for v, a in found.items()})
+        self.graph = graph
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self.constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
         held = {**self.params, **self.buffers, **self.constants}
         self.dtypes = {name: np.asarray(tensors[name]).dtype for name in held}
         run = channels_last(graph, held)
-        self._run = self._accepted if run is graph else accept(run)
+        self._in_order = Steps(graph)
+        self._steps = self._in_order if run is graph else Steps(run)
         self._write = write
         self.at_sizes: Callable[..., Any] | None = None
 
@@ -119,7 +121,7 @@ class Program:
     def dropped_changes(self) -> tuple[str, ...]:
         """The parameters and constants that the module changes in place, and a call for itself only."""
         names = {**self.graph.parameters, **self.graph.constants}
-        return tuple(name for value, name in names.items() if value in self._accepted.mutated)
+        return tuple(name for value, name in names.items() if value in self._mutated)
 
     def __call__(
         self,
@@ -174,7 +176,7 @@ class Program:
 
             return self.at_sizes(self, args, kwargs, error, run)
         valid = self._assertions(values)
-        graph = self._run.graph
+        graph = self._steps.graph
         results = [_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs]
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)}
         if valid is not None and dtypes == {jnp.dtype(bool)}:
@@ -189,7 +191,7 @@ class Program:
 
     def _assertions(self, values: Mapping[str, Any]) -> jax.Array | None:
         """Return whether the assertions hold on values that ``jit`` hides; None if there are none."""
-        nodes = [node for node in self._run.graph.nodes if node.op in ASSERTIONS]
+        nodes = [node for node in self._steps.graph.nodes if node.op in ASSERTIONS]
         arguments = [node.kwargs["self"] for node in nodes]
         asserted = [values.get(argument.name) for argument in arguments if isinstance(argument, Value)]
         asserted += [values.get(item.name) for item in self.inputs if item.type is None]
@@ -216,14 +218,19 @@ class Program:
         require_tensors("buffers", buffers, self.buffers)
         require_lstms(self.graph, seq_lengths)
         inputs, sizes = self.bind(args, kwargs)
-        values: dict[str, Any] = {
-            **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
-            **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
-            **{value: self.constants[name] for value, name in self.graph.constants.items()},
-            **inputs,
-        }
+        values = Values(
+            {
+                **{value: jnp.asarray(params[name]) for value, name in self.graph.parameters.items()},
+                **{value: jnp.asarray(buffers[name]) for value, name in self.graph.buffers.items()},
+                **{value: self.constants[name] for value, name in self.graph.constants.items()},
+                **inputs,
+            }
+        )
         options = replace(self.options, seq_lengths=seq_lengths, sizes=sizes)
-        run_nodes(self._run if record is None else self._accepted, values, options, record)
+        if record is None:
+            self._steps.run(values, options)
+        else:
+            self._in_order.run_each(values, options, record)
         return values
 
     def bind(
@@ -263,8 +270,8 @@ class Program:
         """Return the program without derivatives, with weights of the native kernel among its ``params``."""
         other = copy.copy(self)
         tensors = {**self.params, **self.buffers, **self.constants}
-        graph, weights = prepare_weights(fuse(self._run.graph), tensors)
-        other._run, other.at_sizes = accept(graph), None
+        graph, weights = prepare_weights(fuse(self._steps.graph), tensors)
+        other._steps, other.at_sizes = Steps(graph), None
         other.graph = replace(self.graph, parameters=graph.parameters)
         other.params = {**self.params, **jax.device_put(weights)}
         return other

@@ -107,14 +107,14 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
 def without_pass(program: Program) -> Program:
     """Return a program that runs torch's graph."""
     plain = copy.copy(program)
-    plain._run = program._accepted
+    plain._steps = program._in_order
     return plain
 
 
 def transpositions(program: Program) -> int:
     """Return the number of permutations that the program runs on axes longer than 1."""
     found = 0
-    for part in program._run.graph.nodes:
+    for part in program._steps.graph.nodes:
         if part.op.startswith("aten.permute"):
             (type_,) = part.types.values()
             dims: Any = part.kwargs["dims"]

@@ -50,12 +50,12 @@ def test_values(nd: int) -> None:
     x = torch.randn(2, 3, *(19, 23)[:nd])
     program = jaxlstm.from_module(module, (x,))
     form = program.for_inference()
-    operators = Counter(node.op.split(".")[1] for node in form._run.graph.nodes)
+    operators = Counter(node.op.split(".")[1] for node in form._steps.graph.nodes)
     assert operators["convolution"] == 6
     assert operators["batch_norm"] == 2
     assert {op for op in operators if "conv" not in op} >= {"gelu", "add"}
     assert not {*operators} & {"hardswish", "hardtanh", "silu", "relu"}
-    assert not any(node.op == CONVOLUTION for node in program._run.graph.nodes)
+    assert not any(node.op == CONVOLUTION for node in program._steps.graph.nodes)
     for result in (compile(program)(x.numpy()), form(form.params, x.numpy())):
         assert_equal(result, module, x, atol=2e-6)
 
@@ -86,8 +86,8 @@ def test_gates_sums_and_means(size: tuple[int, int]) -> None:
     x = torch.randn(3, 3, *size)
     program = jaxlstm.from_module(module, (torch.randn(2, 3, 9, 9),))
     form = program.for_inference()
-    joined = Counter(name for node in form._run.graph.nodes if node.op == CONVOLUTION for name in node.kwargs)
-    operators = Counter(node.op for node in form._run.graph.nodes)
+    joined = Counter(name for node in form._steps.graph.nodes if node.op == CONVOLUTION for name in node.kwargs)
+    operators = Counter(node.op for node in form._steps.graph.nodes)
     assert (joined["gate"], joined["residual"], operators[MEAN]) == (4, 3, 3)
     assert_equal(compile(program)(x.numpy()), module, x, atol=5e-6)
 

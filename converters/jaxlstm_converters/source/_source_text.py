@@ -408,7 +408,7 @@ def _with_loops(
 
     ``held`` has the types of parameters, buffers and constants, ``rates`` the dropout of attention by node.
     """
-    graph = accept(graph, held).graph
+    graph, _ = accept(graph, held)
     dropped = {name: {"dropout_p": rate} for name, rate in rates.items()}
     nodes = (replace(node, kwargs={**node.kwargs, **dropped.get(node.name, {})}) for node in graph.nodes)
     graph = replace(graph, nodes=tuple(nodes))

@@ -67,7 +67,7 @@ class Closures:
         self, graph: Graph, prefix: str, node: Node, operands: Sequence[Any], groups: Sequence[Sequence[int]]
     ) -> Graph:
         """Return a function with new names, of which only the operands of the groups are arguments."""
-        graph = live_graph(accept(graph).graph)
+        graph = live_graph(accept(graph)[0])
         own = [graph.inputs[place] for group in groups for place in group]
         made = [name for inner in graph.nodes for name in results_of(inner)]
         new = {name: prefix + name for name in (*(declared.name for declared in own), *made)}

@@ -128,7 +128,7 @@ def assert_true(self: Any, assert_msg: str) -> None:
 def assert_tensor_metadata(
     a: Array, size: Any = None, stride: Any = None, dtype: Any = None, **unused: Any
 ) -> None:
-    """Do nothing: the interpreter checks the shape and dtype of every node."""
+    """Do nothing: each step checks the shape and dtype of every node."""
 
 
 @register_operator("aten.sym_constrain_range.default", "aten.sym_constrain_range_for_size.default")

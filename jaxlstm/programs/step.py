@@ -1,0 +1,252 @@
+"""``Step``: a node of a graph, bound to its operator and to the places of its arguments."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of, values_in
+from jaxlstm.programs.guards import UNDECIDED
+from jaxlstm.programs.operators.dtypes import doubles_by_default, held
+from jaxlstm.programs.operators.registry import Operator, Options
+from jaxlstm.programs.rows import join_rows, plain
+from jaxlstm.programs.size_rules import run_unknown, selected
+from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among, is_unknown
+
+# The exceptions of JAX where Python needs the value of a traced array, such as a size.
+_UNKNOWN = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+    UnprovenError,
+)
+
+# The exceptions of an operator on arguments that it cannot take, or whose result does not fit into memory.
+_FAILURES = (
+    *(TypeError, ValueError, IndexError, ArithmeticError, NotImplementedError),
+    *(MemoryError, jax.errors.JaxRuntimeError, UNDECIDED),
+)
+
+# Given the options of a call, returns the function that runs a graph among the arguments of a node.
+MakeFunction = Callable[[Options], Callable[..., tuple[Any, ...]]]
+
+
+class Values(dict[str, Any]):
+    """The values of a run by name.
+
+    Attributes:
+      irregular: True if there may be rows of a loop, or values with sizes that ``jit`` does not know.
+    """
+
+    irregular = False
+
+
+class Step:
+    """A node, bound to its operator.
+
+    Attributes:
+      node: the node.
+      operator: its operator.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        operator: Operator,
+        functions: Mapping[int, MakeFunction] | None = None,
+        compared: tuple[str, ...] = (),
+    ) -> None:
+        """Bind a node.
+
+        Args:
+          node: the node.
+          operator: its operator.
+          functions: place of an argument that is a graph -> what makes its function.
+          compared: of an assertion, the names of the values that its condition compares.
+        """
+        self.node, self.operator = node, operator
+        self._functions, self._compared = functions or {}, compared
+        self._function: Callable[..., Any] = operator.function
+        if any(type_.dtype.char in "dD" for type_ in node.types.values()):
+            self._function = doubles_by_default(True)(operator.function)
+        kwargs = operator.arguments(node.kwargs)
+        self._constants = {name: item for name, item in kwargs.items() if not any(values_in(item))}
+        self._values = [(name, item.name) for name, item in kwargs.items() if isinstance(item, Value)]
+        self._lists = [
+            (name, item)
+            for name, item in kwargs.items()
+            if name not in self._constants and not isinstance(item, Value)
+        ]
+
+    def run(self, values: Values, options: Options) -> Any:
+        """Run the node, store its results among the values, and return them."""
+        node, irregular = self.node, values.irregular
+        if irregular and (joined := join_rows(node, values)) is not None:
+            self._store(joined if node.with_gradient else _without_gradient(joined), values, options)
+            return joined
+        args, kwargs = self._arguments(values, options)
+        try:
+            if irregular and is_among((args, kwargs)):
+                result = run_unknown(node.op, functools.partial(self._apply, options), args, kwargs)
+            elif self.operator.takes_options:
+                result = self._function(*args, **kwargs, options=options.of_module(node.module_path))
+            else:
+                result = self._function(*args, **kwargs)
+        except (ProgramError, *_UNKNOWN, *_FAILURES) as error:
+            result = self._recovered(error, args, kwargs, values, options)
+        if not node.with_gradient:
+            result = jax.tree.map(_without_gradient, result)
+        self._store(result, values, options)
+        return result
+
+    def _arguments(self, values: Values, options: Options) -> tuple[list[Any], dict[str, Any]]:
+        args = [resolve(item, values) for item in self.node.args]
+        for place, function in self._functions.items():
+            args[place] = function(options)
+        kwargs = {**self._constants}
+        for name, value in self._values:
+            kwargs[name] = values[value]
+        for name, items in self._lists:
+            kwargs[name] = resolve(items, values)
+        if values.irregular:
+            kwargs = {name: plain(item) for name, item in kwargs.items()}
+        if not self.node.with_gradient:
+            # Some operators have no derivative, such as while_loop.
+            args, kwargs = jax.tree.map(_without_gradient, (args, kwargs))
+        return args, kwargs
+
+    def _apply(
+        self, options: Options, *args: Any, opaque: bool = False, seq_lengths: Any = None, **kwargs: Any
+    ) -> Any:
+        """Apply the operator for the proof of a result whose size is unknown."""
+        if not self.operator.takes_options:
+            return self._function(*args, **kwargs)
+        settings = replace(options, opaque_layers=True, backend="scan") if opaque else options
+        if settings.seq_lengths is None:
+            settings = replace(settings, seq_lengths=seq_lengths)
+        return self._function(*args, **kwargs, options=settings.of_module(self.node.module_path))
+
+    def _recovered(
+        self, error: Exception, args: list[Any], kwargs: dict[str, Any], values: Values, options: Options
+    ) -> Any:
+        """Return a result whose size is unknown, for which the operator failed, or raise the error of the node."""
+        is_unknown_value = isinstance(error, _UNKNOWN)
+        try:
+            if is_unknown_value and not options.exact_sizes and not is_among((args, kwargs)):
+                result = selected(self.node.op, kwargs)
+                if result is not None:
+                    return result
+        except (ProgramError, *_FAILURES) as other:
+            error, is_unknown_value = other, isinstance(other, _UNKNOWN)
+        title = title_of(self.node)
+        if isinstance(error, ProgramError):
+            compared = (str(np.asarray(values[name]).tolist())[:100] for name in self._compared)
+            got = f"; got {' and '.join(compared)}" if self._compared else ""
+            raise ProgramError(error.code, f"node {title}: {error.message}{got}") from error
+        if is_unknown_value or (
+            isinstance(error, TypeError) and "concrete values" in str(error)
+        ):  # of a shape
+            raise ProgramError(
+                "node-failed",
+                f"node {title} depends on the value of a tensor, which is unknown under jax.jit. Call the "
+                "program outside of jit",
+            ) from error
+        shapes = ", ".join(f"{name} {_shown(value)}" for name, value in kwargs.items() if value is not None)
+        raise ProgramError(
+            "node-failed",
+            f"node {title} with {shapes} failed: {error}. Do the inputs have other sizes than at "
+            f"export? {_free_axes(options)}",
+        ) from error
+
+    def _store(self, result: Any, values: Values, options: Options) -> None:
+        """Store results under their names, with the sizes that the graph asserts."""
+        for name, value in named_results(self.node, result):
+            values[name] = value
+            values.irregular |= is_unknown(value)
+        for name, type_ in self.node.types.items():
+            if name in values:
+                shape = tuple(options.sizes.get(n) if isinstance(n, str) else n for n in type_.shape)
+                value = values[name]
+                if isinstance(value, Prefix) and (size := shape[value.axis]) is not None:
+                    values[SIZE_OF + name] = value.count.number() == size
+                    values[name] = value = value.at_size(size)
+                if isinstance(value, jax.Array):
+                    self._require_type(value, type_.dtype, shape, options)
+
+    def _require_type(
+        self, value: jax.Array, dtype: np.dtype, shape: tuple[Any, ...], options: Options
+    ) -> None:
+        """Raise if a result contradicts the file: its static sizes would give wrong numbers downstream."""
+        if value.shape != shape:
+            self._require_shape(value.shape, shape, options)
+        if value.dtype != dtype and value.dtype != held(dtype):
+            raise ProgramError(
+                "node-dtype",
+                f"node {title_of(self.node)} has dtype {value.dtype} here, and {dtype} in the file",
+            )
+
+    def _require_shape(self, shape: tuple[Any, ...], expected: tuple[Any, ...], options: Options) -> None:
+        title = title_of(self.node)
+        if len(expected) != len(shape):
+            raise ProgramError(
+                "static-shape", f"node {title} has {len(shape)} axes here, and {len(expected)} in the file"
+            )
+        for place, (size, actual) in enumerate(zip(expected, shape, strict=True)):
+            if size is None or size == actual:
+                continue
+            here = f"node {title}: axis {place} of its result has size"
+            if jax.export.is_symbolic_dim(actual):
+                raise ProgramError(
+                    "static-shape",
+                    f"{here} {size} in the file, and {actual} for the free axes of the artifact, which "
+                    "differ for some sizes. Export the axis with a range in which they are equal, such as "
+                    "dynamic_shapes={'x': {1: torch.export.Dim('time', min=3)}}, or with a fixed size",
+                )
+            raise ProgramError(
+                "static-shape",
+                f"{here} {actual} for these inputs, and {size} in the file. The export fixed a size that "
+                f"these inputs change. {_free_axes(options)}",
+            )
+
+
+def resolve(argument: Argument, values: Mapping[str, Any]) -> Any:
+    """Return an argument in which each name of a value is replaced by the value."""
+    if isinstance(argument, Value):
+        return plain(values[argument.name])
+    if isinstance(argument, tuple):
+        return tuple([resolve(item, values) for item in argument])
+    return argument
+
+
+def title_of(node: Node) -> str:
+    """Return the name, operator, module and line of a node for a message."""
+    line = node.calls[-1].line[:120] if node.calls else ""
+    return f"{node.name} ({node.op}, {place_of(node)}{line and f': {line}'})"
+
+
+def _is_unknown_shape(error: Exception) -> bool:
+    return isinstance(error, TypeError) and "concrete values" in str(error)
+
+
+def _without_gradient(leaf: Any) -> Any:
+    return jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
+
+
+def _free_axes(options: Options) -> str:
+    free = ", ".join(f"{name} = {size}" for name, size in options.sizes.items()) or "none"
+    return f"Free axes of this program: {free}. jaxlstm.from_module frees as many as the model allows"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, jax.Array):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple) and any(isinstance(item, jax.Array) for item in value):
+        return "[" + ", ".join(_shown(item) for item in value[:8]) + (", ...]" if len(value) > 8 else "]")
+    return repr(value)[:80]
