@@ -89,7 +89,7 @@ def require_no_size_assertions(values: Values) -> None:
         )
 
 
-def _inputs(loop: Loop, values: Values) -> Values:
+def _inputs(loop: Loop, values: Values) -> dict[str, Array]:
     """Return the values that move with the iterations, stacked."""
     inputs = {name: _take(plain(values[rows.base]), rows) for name, rows in loop.rows.items()}
     for name, listed in loop.lists.items():

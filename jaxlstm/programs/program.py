@@ -148,8 +148,10 @@ class Program:
         Raises:
           ProgramError: an argument does not fit. ``code`` says which check failed.
         """
-        results, _ = self.call_with_buffers(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
-        return results
+        try:
+            return self._call(params, args, kwargs, buffers, seq_lengths)[0]
+        except ProgramError as error:
+            raise error.with_traceback(None)  # noqa: B904 - without the frames of this package
 
     def call_with_buffers(
         self,
@@ -160,6 +162,19 @@ class Program:
         **kwargs: Any,
     ) -> tuple[Any, dict[str, jax.Array]]:
         """Run a program that changes its buffers and return (results, buffers after the call)."""
+        try:
+            return self._call(params, args, kwargs, buffers, seq_lengths)
+        except ProgramError as error:
+            raise error.with_traceback(None)  # noqa: B904 - without the frames of this package
+
+    def _call(
+        self,
+        params: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        buffers: Mapping[str, Any] | None,
+        seq_lengths: Any,
+    ) -> tuple[Any, dict[str, jax.Array]]:
         buffers = self.buffers if buffers is None else buffers
         try:
             values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
@@ -170,9 +185,7 @@ class Program:
             def run(other: Program) -> Any:
                 other = copy.copy(other)
                 other.options = self.options
-                return other.call_with_buffers(
-                    params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs
-                )
+                return other._call(params, args, kwargs, buffers, seq_lengths)
 
             return self.at_sizes(self, args, kwargs, error, run)
         valid = self._assertions(values)

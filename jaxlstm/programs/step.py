@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.export
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of, values_in
@@ -84,6 +85,9 @@ class Step:
             for name, item in kwargs.items()
             if name not in self._constants and not isinstance(item, Value)
         ]
+        is_compiled = operator.layout == "elementwise" and not self._lists
+        is_compiled &= self._function is operator.function and not operator.takes_options
+        self._compiled = operator.compiled(self._constants) if is_compiled else None
 
     def run(self, values: Values, options: Options) -> Any:
         """Run the node, store its results among the values, and return them."""
@@ -97,10 +101,13 @@ class Step:
                 result = run_unknown(node.op, functools.partial(self._apply, options), args, kwargs)
             elif self.operator.takes_options:
                 result = self._function(*args, **kwargs, options=options.of_module(node.module_path))
+            elif self._compiled and all(_is_plain(kwargs[name]) for name, _ in self._values):
+                result = self._compiled(**{name: kwargs[name] for name, _ in self._values})
             else:
                 result = self._function(*args, **kwargs)
         except (ProgramError, *_UNKNOWN, *_FAILURES) as error:
-            result = self._recovered(error, args, kwargs, values, options)
+            below = error.__traceback__ and error.__traceback__.tb_next
+            result = self._recovered(error.with_traceback(below), args, kwargs, values, options)
         if not node.with_gradient:
             result = jax.tree.map(_without_gradient, result)
         self._store(result, values, options)
@@ -136,7 +143,7 @@ class Step:
     def _recovered(
         self, error: Exception, args: list[Any], kwargs: dict[str, Any], values: Values, options: Options
     ) -> Any:
-        """Return a result whose size is unknown, for which the operator failed, or raise the error of the node."""
+        """Return a result of unknown size, for which the operator failed, or raise the error of the node."""
         is_unknown_value = isinstance(error, _UNKNOWN)
         try:
             if is_unknown_value and not options.exact_sizes and not is_among((args, kwargs)):
@@ -149,7 +156,7 @@ class Step:
         if isinstance(error, ProgramError):
             compared = (str(np.asarray(values[name]).tolist())[:100] for name in self._compared)
             got = f"; got {' and '.join(compared)}" if self._compared else ""
-            raise ProgramError(error.code, f"node {title}: {error.message}{got}") from error
+            raise ProgramError(error.code, f"node {title}: {error.message}{got}") from None
         if is_unknown_value or (
             isinstance(error, TypeError) and "concrete values" in str(error)
         ):  # of a shape
@@ -229,6 +236,10 @@ def title_of(node: Node) -> str:
     """Return the name, operator, module and line of a node for a message."""
     line = node.calls[-1].line[:120] if node.calls else ""
     return f"{node.name} ({node.op}, {place_of(node)}{line and f': {line}'})"
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, jax.Array) and not isinstance(value, Tracer)
 
 
 def _is_unknown_shape(error: Exception) -> bool:

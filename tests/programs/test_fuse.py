@@ -86,7 +86,9 @@ def test_gates_sums_and_means(size: tuple[int, int]) -> None:
     x = torch.randn(3, 3, *size)
     program = jaxlstm.from_module(module, (torch.randn(2, 3, 9, 9),))
     form = program.for_inference()
-    joined = Counter(name for node in form._steps.graph.nodes if node.op == CONVOLUTION for name in node.kwargs)
+    joined = Counter(
+        name for node in form._steps.graph.nodes if node.op == CONVOLUTION for name in node.kwargs
+    )
     operators = Counter(node.op for node in form._steps.graph.nodes)
     assert (joined["gate"], joined["residual"], operators[MEAN]) == (4, 3, 3)
     assert_equal(compile(program)(x.numpy()), module, x, atol=5e-6)

@@ -84,6 +84,7 @@ class Operator:
     in_training: Callable[[Kwargs], bool] | None = None
     schema_names: Mapping[str, str] = field(default_factory=dict)
     layout: str = ""
+    _compiled: dict[Any, Callable[..., Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -107,6 +108,14 @@ class Operator:
             for name, value in kwargs.items()
             if name not in IGNORED or name in self.signature.parameters
         }
+
+    def compiled(self, constants: Kwargs) -> Callable[..., Any]:
+        """Return the function with some of its arguments, compiled, for plain arrays as the others."""
+        # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
+        key = tuple((name, type(item), repr(item)) for name, item in constants.items())
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(functools.partial(self.function, **constants))
+        return self._compiled[key]
 
 
 _OPERATORS: dict[str, Operator] = {}
