@@ -126,3 +126,25 @@ def test_results_equal_torch(path: Path) -> None:
 
 def test_there_are_samples() -> None:
     assert len(SAMPLES) == 20
+
+
+def test_an_error_shows_one_frame_of_this_package() -> None:
+    program = program_of_nodes(node("aten.view.default", self=X, size=(5,)), shape=("n", 3))
+    with pytest.raises(ProgramError, match="node y") as error:
+        program({}, np.ones((2, 3), np.float32))
+    ours = [entry for entry in error.traceback if "jaxlstm" in Path(entry.path).parts]
+    assert [entry.name for entry in ours] == ["__call__"]
+    assert error.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("op, numbers", [("add", (1, 1.0, True)), ("copysign", (0.0, -0.0))])
+def test_numbers_that_are_equal_but_not_the_same_argument(op: str, numbers: tuple[float, ...]) -> None:
+    x = torch.tensor([-2, 0, 3], dtype=torch.int32)
+    function = getattr(torch, op)
+    for other in numbers:
+        program = program_of_nodes(
+            node(f"aten.{op}.Scalar", self=X, other=other), shape=("n",), dtype="int32"
+        )
+        ours, theirs = np.asarray(program({}, x.numpy())), function(x, other).numpy()
+        np.testing.assert_array_equal(ours, theirs, strict=True)
+        np.testing.assert_array_equal(np.signbit(ours), np.signbit(theirs))
