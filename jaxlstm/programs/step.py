@@ -130,7 +130,7 @@ class Step:
         return args, kwargs
 
     def _apply(
-        self, options: Options, *args: Any, opaque: bool = False, seq_lengths: Any = None, **kwargs: Any
+        self, options: Options, /, *args: Any, opaque: bool = False, seq_lengths: Any = None, **kwargs: Any
     ) -> Any:
         """Apply the operator for the proof of a result whose size is unknown."""
         if not self.operator.takes_options:

@@ -137,7 +137,7 @@ def test_an_error_shows_one_frame_of_this_package() -> None:
     assert error.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("op, numbers", [("add", (1, 1.0, True)), ("copysign", (0.0, -0.0))])
+@pytest.mark.parametrize(("op", "numbers"), [("add", (1, 1.0, True)), ("copysign", (0.0, -0.0))])
 def test_numbers_that_are_equal_but_not_the_same_argument(op: str, numbers: tuple[float, ...]) -> None:
     x = torch.tensor([-2, 0, 3], dtype=torch.int32)
     function = getattr(torch, op)
