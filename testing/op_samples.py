@@ -47,8 +47,8 @@ def has_gradient(name: str) -> bool:
     """Return True if an operator is differentiable in torch, and its gradient there exact."""
     # torch ignores the gradients of the statistics of native norms, and multiplies by a sixth in float32
     # in the gradient of hardsigmoid.
-    # Exponentials in the gradient of logcumsumexp round numbers of 10,000, and the series in that of digamma
-    # ends at 1e-10.
+    # Exponentials in the gradient of logcumsumexp round numbers of 10,000, and the series in the gradient of
+    # digamma ends at 1e-10.
     statistics = ("native_layer_norm", "_native_batch_norm_legit")
     differs = (*statistics, "nn.functional.hardsigmoid", "logcumsumexp", "digamma")
     return op_infos()[name].supports_autograd and name not in differs

@@ -133,7 +133,7 @@ class Trial:
         self._computed: dict[Callable[[Trial], Any], Any] = {}
         self.case = check.subject.adapt(case)
         in_float64 = check.run_float64 and not check.float64_refusal and check.tolerance is None
-        # The numbers are judged in float64 alone.
+        # The numbers are judged in float64 only.
         self.only_float64 = in_float64 and case.compared == "values"
         self.with_gradients = check.gradients and case.differentiate
         in_working_dtype = case.compared == "all" or not in_float64

@@ -30,7 +30,7 @@ _NOT_SYMBOLIC = (ProgramError, UNDECIDED, ArithmeticError, AttributeError, Looku
 
 @dataclass(frozen=True)
 class Padding:
-    """What is proven of a program.
+    """The proven properties of a program.
 
     Attributes:
       along: free axis that may be padded -> long axes of each result.

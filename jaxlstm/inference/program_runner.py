@@ -192,7 +192,7 @@ class ProgramRunner:
         ]
 
     def _proof(self, sizes: Mapping[str, int]) -> Padding:
-        """Return what is proven for a call with these sizes of the free axes."""
+        """Return the proven padding for a call with these sizes of the free axes."""
         if self._proven is not None:
             return self._proven
         # An operator needs the value of a size. The batch may be proven for each value.

@@ -331,8 +331,8 @@ _IN_PYTHON |= {"torch.sym_float": "float", "torch._sym_sqrt": "math.sqrt"}
 def python_of(guard: str, size: Callable[[str, int | None], ast.expr]) -> ast.expr:
     """Return a guard as Python; a guard that cannot be checked, which a program refuses, is ``False``.
 
-    ``size`` gives the expression of an axis by input and place, or of an input that is no tensor, by its name
-    and None.
+    ``size`` gives the expression of an axis by input and place, or of an input without axes, by its name and
+    None.
     """
 
     def written(node: ast.AST) -> Any:

@@ -37,7 +37,7 @@ class Steps:
             index = end
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the graph alone: operators are functions, which another process may not have."""
+        """Pickle the graph only: operators are functions, which another process may not have."""
         return Steps, (self.graph,)
 
     def run(self, values: Values, options: Options) -> None:

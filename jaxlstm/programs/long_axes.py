@@ -4,7 +4,7 @@ A function is traced with a symbol for the size of the axis. The axes of its val
 symbol are *long*. Each operation must then keep one of two invariants, or its results are *mixed*:
 
 - The start of every long axis, up to any size, depends only on the start of the long axes of the operands.
-  What follows may be padding.
+  Later elements may be padding.
 - Each element of a row depends on the same row of the arguments, and neither on other rows nor on its place.
 
 A size that becomes a number (``dim_as_value``), any other parameter of an operation that contains the symbol,
@@ -31,7 +31,7 @@ _SIZES = frozenset({"shape", "new_sizes", "limit_indices", "slice_sizes", "shard
 
 @dataclass(frozen=True)
 class Axes:
-    """What is known of a value that is not mixed.
+    """The axes of a value that is not mixed.
 
     Attributes:
       row: the axis along which it holds rows, or None if it is the same for all rows.
@@ -83,7 +83,7 @@ class Flow:
         return self._symbol is not None and type(value) is not int and bool(self._symbol.search(str(value)))
 
     def long(self, shape: Sequence[Any]) -> Long | None:
-        """Return the long axes of a shape, or None if a size is no multiple of the symbol."""
+        """Return the long axes of a shape, or None if a size is not a multiple of the symbol."""
         found = {axis: divmod(n, self.size) for axis, n in enumerate(shape) if self.contains_size(n)}
         is_multiple = all(rest == 0 and not self.contains_size(times) for times, rest in found.values())
         return {axis: times for axis, (times, _) in found.items()} if is_multiple else None

@@ -114,7 +114,7 @@ def test_equal_numbers_share_a_gradient_in_any_way(theirs, ours, right):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_integers_become_floats(dtype):
-    """The truth of a module with casts alone is float64 too."""
+    """The truth of a module with casts only is float64 too."""
     forward = module_of(
         lambda m, i: (m.layer(i.float()), i / 255, (i - i.flip(0)).float().mean(-1)), layer=nn.Linear(6, 3)
     )

@@ -19,7 +19,7 @@ Function = Callable[[Any, Tensor], Tensor]
 
 
 class Pair(nn.Module):
-    """Two equal layers, of which functions may call one alone."""
+    """Two equal layers, of which a function may call only one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ LEAVES: list[Function] = [
 
 
 def drawn(rng: np.random.Generator, depth: int) -> Function:
-    """Return a random function of (..., 4), which at ``depth`` 1 or more has functions of its own."""
+    """Return a random function of (..., 4), which at ``depth`` 1 or more has inner functions."""
     kind, maps = int(rng.integers(7 if depth else 3)), bool(rng.integers(2))
     if kind < 3:
         return LEAVES[rng.integers(len(LEAVES))]

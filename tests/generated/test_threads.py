@@ -1,4 +1,4 @@
-"""Exports, torch's own calls, programs and pickles in several threads give what they give in one."""
+"""Exports, torch's own calls, programs and pickles in several threads give the results of one thread."""
 
 import logging
 import pickle

@@ -128,7 +128,7 @@ def test_few_executables() -> None:
     runner, before = compile(program), compilations()
     for n in range(1, 40):
         runner(normal(1 + n % 4, n, 3))
-    # three batch sizes at most in each of four lengths, and length 1, at which torch does not export, alone
+    # three batch sizes at most in each of four lengths, and length 1, where torch has no export, separately
     assert compilations() - before == runner.stats().compilations <= 12 + 1
     stats = runner.stats()
     assert stats.calls == 39

@@ -151,7 +151,7 @@ def test_input_is_not_changed() -> None:
         ("pass", "x * x.detach(), x + (x.round() - x).detach()"),
         ("y = x * 2; z = y.detach(); z[0].mul_(3)", "y * x, z"),
         ("y = x * 2; row = y[0]; y.detach_()", "y * x, row * x"),
-        # A detached tensor has the gradient of what is written to it, and its source keeps its own.
+        # A detached tensor has the gradient of a value that is written to it, and its source keeps its own.
         ("y = x * 2; z = y.detach(); z[0] = x[1]; y[1] = x[2]; row = z[0]; z[2].mul_(x[0])", "y * x, z, row"),
         ("z = x.detach().t(); part = z[1:]; part[0] = x[1, :3]; same = z.detach(); same += x.t()", "z, part"),
         ("h = x * 1\n for t in range(3):\n  h = h.detach(); h[:, t] = x[:, 0].sin()\n h = h.sin()", "h,"),

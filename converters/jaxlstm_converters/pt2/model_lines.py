@@ -196,7 +196,7 @@ def condition_lines(exported: torch.export.ExportedProgram) -> dict[str, str]:
         return {}
     sources = shape_env.var_to_sources
     printer = ShapeGuardPythonPrinter(sources, lambda source: source.name, sources)
-    # A value of the model may fix a size. Then there is no condition on sizes.
+    # A value of the model may fix a size. Then no condition on sizes exists.
     lines = {
         f"{source.name} == {size}": shape_env.replacements_slocs[symbol].maybe_user_loc
         for symbol, size in shape_env.replacements.items()

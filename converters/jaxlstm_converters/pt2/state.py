@@ -118,8 +118,8 @@ def _holders(module: torch.nn.Module) -> list[_Holder]:
 def kept_state(module: torch.nn.Module, changed: dict[str, str]) -> Iterator[None]:
     """Restore the attributes of a module, and the objects in them, after each call of it.
 
-    A trace may call the module twice, and would see what the first call left. ``changed`` gets the path of
-    each value that a forward changed -> the line; "" if there is none.
+    A trace may call the module twice, and the second call would see changes of the first. ``changed`` gets
+    the path of each value that a forward changed -> the line; "" if there is none.
     """
     begin, before = _holders(module), list[_Holder]()
     values = [x for holder in begin for x in holder.items.values() if type(x) is torch.Tensor]
@@ -128,7 +128,7 @@ def kept_state(module: torch.nn.Module, changed: dict[str, str]) -> Iterator[Non
     set_attribute = torch.nn.Module.__setattr__
 
     def record(part: Any, name: str, value: Any) -> None:
-        # torch itself sets weights that it computes, such as those of weight_norm, before each use.
+        # torch itself sets computed weights before each use, for example for weight_norm.
         is_torchs = not is_of_model(sys._getframe(1).f_code.co_filename)
         lines[id(part), name] = None if is_torchs else line_of_model()
         set_attribute(part, name, value)

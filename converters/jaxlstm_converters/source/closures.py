@@ -1,7 +1,7 @@
 """Functions of ``cond``, ``while_loop``, ``scan`` and ``map`` as Python has them: closures.
 
 An export passes the parameters and other values that a function takes from the code around it as operands,
-and each function has names of its own. Here functions use these values by name, and a name has one meaning
+and each function has separate names. Here functions use these values by name, and a name has one meaning
 in the whole program, so that a weight is known by the tensor that it is.
 """
 

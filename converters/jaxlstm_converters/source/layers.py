@@ -107,7 +107,7 @@ class Layers:
                 layers[path] = replace(layers[path], kwargs={name: known[name] for name in settings})
 
     def _with_path(self, layer: LayerSpelling, node: Node) -> LayerSpelling:
-        """Return a layer that has a path: dropout that is no module in torch belongs to the module around."""
+        """Return a layer that has a path: functional dropout belongs to the module around it."""
         numbers = itertools.count(1)
         while not layer.path:
             number = next(numbers)

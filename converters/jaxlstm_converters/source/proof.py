@@ -43,7 +43,7 @@ class Proof:
       problem: the reason why it could not.
       sizes: the number of sizes of the inputs.
       arguments: the example, as (args, kwargs).
-      compared: what was compared at the example, beside values.
+      compared: the comparisons at the example besides values.
     """
 
     report: Report | None

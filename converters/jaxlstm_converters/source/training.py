@@ -1,4 +1,4 @@
-"""What a model does in training, which a program does not: dropout above all.
+"""The behaviour of a model in training that its program lacks, above all dropout.
 
 An export in evaluation has no trace of dropout that the code skips then, such as the dropout of attention.
 A live module is therefore exported again, in training. Both exports are compared node by node: dropout goes
@@ -36,7 +36,7 @@ _MODES = frozenset({"train", "training", "dropout_p"})
 
 
 class Training:
-    """The graph of a program with what it does in training.
+    """The graph of a program with its behaviour in training.
 
     Attributes:
       graph: the graph.
@@ -96,7 +96,7 @@ class Training:
     def _function(self, graph: Graph, training: Graph) -> Graph:
         """Return a graph, or a function of a node, with the dropout of the same graph in training."""
         is_inner, outer = graph is not self.graph, (self._names, self._same, self._only)
-        if is_inner:  # A function has names of its own.
+        if is_inner:  # A function has separate names.
             self._names, self._same, self._only = {}, {}, set()
         inputs = zip(training.inputs, graph.inputs, strict=False)
         self._names |= {theirs.name: ours.name for theirs, ours in inputs}
@@ -176,7 +176,7 @@ class Training:
 def _aligned(
     ours: Sequence[Node], theirs: Sequence[Node]
 ) -> Iterator[tuple[bool, Sequence[Node], Sequence[Node]]]:
-    """Yield runs of nodes: True with equal ones of both graphs, False with those of one only."""
+    """Yield runs of nodes: True with equal ones of both graphs, False with the nodes of one graph."""
     keys = [[*map(_key, nodes)] for nodes in (ours, theirs)]
     pairs = enumerate(zip(*keys, strict=False))
     start = next((place for place, (a, b) in pairs if a != b), min(map(len, keys)))
@@ -187,13 +187,13 @@ def _aligned(
 
 
 def _key(node: Node) -> Any:
-    """Return what a node has in common with the same node in training."""
+    """Return the parts of a node that are equal in evaluation and training."""
     kwargs = _operands(node)
     return node.op, node.module_path, _masked(node.args), (*kwargs,), _masked((*kwargs.values(),))
 
 
 def _operands(node: Node) -> dict[str, Argument]:
-    """Return the keyword arguments in the order of their names, except those of the mode and None."""
+    """Return the keyword arguments in the order of their names, except the mode and None."""
     given = {name: node.kwargs[name] for name in sorted(node.kwargs) if name not in _MODES}
     return {name: argument for name, argument in given.items() if argument is not None}
 
@@ -206,7 +206,7 @@ def _masked(argument: Any) -> Any:
 
 
 def _unrecorded(graph: Graph) -> dict[str, None]:
-    """Return the places of attention, and of other code that reads the mode and is no dropout."""
+    """Return the places of attention, and of other code that reads the mode, except dropout."""
     places: dict[str, None] = {}
     for node in all_nodes(graph):
         own = [call for call in node.calls if not call.class_name.startswith(TORCH)]

@@ -73,7 +73,7 @@ def is_discrete(array: Any) -> bool:
 
 
 Whole = Literal["not", "except zeros", "apart", "alike"]
-"""How whole numbers, such as those of a mask, move: zeros or none stay; no two, or all, move alike."""
+"""How the whole numbers of a mask, for example, move: zeros or none stay; no two, or all, move alike."""
 
 
 def moved_by_rounding(array: Any, size: float, rng: np.random.Generator, whole: Whole) -> Array:

@@ -15,7 +15,7 @@ Refusal = Callable[[Case], str]
 """Runs the reference on a case; returns in words why it cannot be compared, or an empty string."""
 
 FAR = 1000
-"""Integers reach at most so far beyond those of the example."""
+"""The largest distance of an integer from the integers of the example."""
 
 
 def variations(

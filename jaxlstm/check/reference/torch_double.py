@@ -38,7 +38,7 @@ class DoublePrecision(_Mode):
     """Computes in float64 where a module names a shorter dtype or holds tensors of one, within a context.
 
     Every operator of torch passes here. A dtype among its arguments becomes float64, and a tensor that it
-    only reads is converted. What it views or writes keeps its memory, and with it its dtype.
+    only reads is converted. A tensor that it views or writes keeps its memory and dtype.
     """
 
     def __init__(self, literal: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -77,7 +77,7 @@ class FunctionsOfXLA(_Mode):
 
 @functools.cache
 def _arguments(func: Any) -> tuple[list[str], set[str]]:
-    """Return the names of the arguments of an operator, and of those that its results share or it writes."""
+    """Return the names of the arguments of an operator, and of each that it writes or its results share."""
     arguments = func._schema.arguments
     return [a.name for a in arguments], {a.name for a in arguments if a.alias_info is not None}
 

@@ -114,7 +114,7 @@ class ModelRunner:
             self._params[name] = jax.device_put(value.astype(self._params[name].dtype))
 
     def moved(self, values: Mapping[str, Array]) -> ModelRunner:
-        """Return the runner with other values of some parameters and buffers; it shares what is compiled."""
+        """Return the runner with other values of some parameters and buffers, and the same functions."""
         other = copy.copy(self)
         with jax_settings(self.dtype, self.precision):
             for name in ("_params", "_buffers"):
@@ -133,7 +133,7 @@ class ModelRunner:
             shapes = str(case.shapes)
             if not gradients and shapes not in self._compiled:
                 return Results(to_numpy(self._forward(self._params, floating, others)))
-            # What was compiled with gradients is not compiled again without them.
+            # A function with gradients is not compiled again without them.
             cotangents = case.cotangents if gradients else self._compiled[shapes]
             found = self._forward_and_back(self._params, floating, others, dict(cotangents))
             self._compiled[shapes] = cotangents

@@ -27,8 +27,8 @@ class Moves:
     """The moved arrays of torch and of the model by name.
 
     Attributes:
-      missing: the names of those of torch that the model lacks.
-      fixed: the names of those of torch that stay, at least in part.
+      missing: names of torch's arrays that the model lacks.
+      fixed: names of torch's arrays that stay, at least in part.
     """
 
     theirs: Mapping[str, Array]
@@ -47,8 +47,8 @@ def moved_arrays(
 ) -> Moves:
     """Return other values for the arrays that correspond, and for constant ones that the model lacks.
 
-    ``pairing`` has every choice for each array of ours, and ``gradients`` those of both models, if they were
-    computed. ``constants`` are arrays that the model holds besides ``ours``.
+    ``pairing`` has every choice for each array of ours, and ``gradients`` the gradients of both models, if
+    they were computed. ``constants`` are arrays that the model holds besides ``ours``.
     """
     theirs = {name: a for name, a in theirs.items() if is_floating(a)}
     choices = {name: choice for name in ours if (choice := _certain(name, pairing, gradients))}

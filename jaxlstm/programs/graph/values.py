@@ -8,7 +8,7 @@ from jaxlstm.programs.graph.graph import Argument, Graph, Node, Value
 
 
 def values_in(argument: Argument) -> Iterator[str]:
-    """Yield the names of the values in an argument; of a function, those that it uses by name."""
+    """Yield the names of the values in an argument; of a function, the values that it uses by name."""
     if isinstance(argument, Value):
         yield argument.name
     elif isinstance(argument, tuple):

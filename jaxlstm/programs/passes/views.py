@@ -1,4 +1,4 @@
-"""Which results are views, nodes that compute a view again, and nodes that put it back into its base."""
+"""Views among results, nodes that compute a view again, and nodes that put it back into its base."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

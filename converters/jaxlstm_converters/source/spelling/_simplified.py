@@ -59,7 +59,7 @@ class _Simplifier(ast.NodeTransformer):
         return node
 
     def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
-        """Write a tuple of all items of an argument as the argument; an array of all rows is no tuple."""
+        """Write a tuple of all items of an argument as the argument; an array of all rows is not a tuple."""
         self.generic_visit(node)
         owners = {ast.unparse(item.value) for item in node.elts if isinstance(item, ast.Subscript)}
         siblings = {0 if hasattr(item, "is_row") else getattr(item, "siblings", 0) for item in node.elts}

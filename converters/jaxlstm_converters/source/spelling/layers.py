@@ -33,8 +33,8 @@ class LayerSpelling:
       call: a template of the call, in which ``layer`` is the module and other names are the arguments of the
         operator. See :func:`spell_call`.
       tensors: name of a tensor in the module, for example ``"weight"`` -> value of the graph.
-      path: path of the module, which may be a child of the module that calls the operator; "" for dropout
-        that is no module in torch.
+      path: path of the module, which may be a child of the module that calls the operator; "" for
+        functional dropout.
       consumed: values that the layer makes itself, such as an initial state of zeros.
       results: the structure that the layer returns, with the numbers of the operator's results:
         ``(0, (1, 2))`` for an LSTM.
@@ -237,7 +237,7 @@ def _dropout(operation: TypedNode) -> LayerSpelling | None:
 
 
 def _attention(operation: TypedNode) -> LayerSpelling | None:
-    """Return the dropout of the weights of attention; without it, attention is no layer."""
+    """Return the dropout of the weights of attention; without it, attention is not a layer."""
     weights, _, value = (attention(operation) or "").rpartition(" @ ")
     rate = operation.node.kwargs.get("dropout_p")
     if not rate or not weights:
