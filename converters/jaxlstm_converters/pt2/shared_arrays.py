@@ -52,7 +52,7 @@ class SharedArrays(TorchFunctionMode):
                 continue
             if array.tobytes() != elements:
                 raise _refusal("forward changes a NumPy array that shares the memory of a tensor")
-            # The list, our variable and the call hold it, three references; the array and its own hold a base.
+            # The list, our variable and the call are three references; the array and its own hold a base.
             is_used = sys.getrefcount(array) > 3
             is_used = is_used or (array.base is not None and sys.getrefcount(array.base) > 2)
             if changes and is_used:
