@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch._higher_order_ops.map import map as torch_map
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
@@ -90,7 +91,13 @@ def test_functions_call_their_own_modules(seed: int) -> None:
         return x
 
     x = torch.randn(3, 4)
-    written = write(module_of(forward, **equal_modules()), x)
+    module = module_of(forward, **equal_modules())
+    try:
+        written = write(module, x)
+    except TorchDynamoException:
+        with pytest.raises(TorchDynamoException):
+            torch.export.export(module, (x,), strict=False)
+        pytest.skip("torch itself cannot export the model")
     assert not written.remarks
     assert_equal(written, x)
     assert_equal(written, torch.randn(5, 4))
