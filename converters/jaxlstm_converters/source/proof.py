@@ -132,9 +132,12 @@ def unproven(files: SourceFiles, program: Program) -> str:
         names = {"source": files.source.name, "weights": files.weights.name}
         trial = replace(files, **{key: Path(folder, name) for key, name in names.items()})
         trial.write(overwrite=True)
+        model = None
+        with contextlib.suppress(*_NOT_MADE):
+            model = load_written(trial)
         for arguments in given:
             with contextlib.suppress(*_NOT_MADE):
-                if not difference(load_written(trial), program, arguments):
+                if model is not None and not difference(model, program, arguments):
                     continue
             try:
                 proof = prove(trial, program, arguments=arguments)

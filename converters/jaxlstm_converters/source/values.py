@@ -47,11 +47,11 @@ def _run(subject: CheckedModel, case: Case, forward: bool) -> dict[str, Array]:
     with jax_settings(np.float64, "highest"):
         call = subject.call_in(np.float64)
         floating, others = split(case, np.float64)
-        given = jax.device_put(dict(call.params)), floating
+        given, buffers = (jax.device_put(dict(call.params)), floating), jax.device_put(dict(call.buffers))
 
         def outputs(params: Any, floating: Any) -> dict[str, Any]:
             args, kwargs = case.call({**floating, **others})
-            found = named_outputs(call.function(params, args, kwargs)).items()
+            found = named_outputs(call.function({**params, **buffers}, args, kwargs)).items()
             return {n: a for n, a in found if not forward or (hasattr(a, "dtype") and is_floating(a))}
 
         if not forward:
