@@ -157,9 +157,7 @@ class Step:
             compared = (str(np.asarray(values[name]).tolist())[:100] for name in self._compared)
             got = f"; got {' and '.join(compared)}" if self._compared else ""
             raise ProgramError(error.code, f"node {title}: {error.message}{got}") from None
-        if is_unknown_value or (
-            isinstance(error, TypeError) and "concrete values" in str(error)
-        ):  # of a shape
+        if is_unknown_value or _is_unknown_shape(error):
             raise ProgramError(
                 "node-failed",
                 f"node {title} depends on the value of a tensor, which is unknown under jax.jit. Call the "
