@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from jaxlstm.programs.operators.dtypes import doubles_by_default
 from jaxlstm.programs.operators.registry import Options, find_operator
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.step import Step, Values, resolve
+
+_MOST_FORMS = 16
+"""Sets of constants with which an operator of one graph is compiled."""
 
 
 class Steps:
@@ -35,6 +39,15 @@ class Steps:
             steps = self._each[index:end]
             self._steps.append(LoopStep(loops[index], steps) if index in loops else steps[0])
             index = end
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compile elementwise operators for calls outside of ``jit``, except with many sets of constants."""
+        forms = [(step, step.operator.name, step.form) for step in self._each]
+        counts = Counter(name for name, form in {(name, form) for _, name, form in forms})
+        for step, name, form in forms:
+            if form is not None and counts[name] <= _MOST_FORMS:
+                step.compile()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the graph only: operators are functions, which another process may not have."""

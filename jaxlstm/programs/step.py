@@ -16,7 +16,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of, values_in
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import doubles_by_default, held
-from jaxlstm.programs.operators.registry import Operator, Options
+from jaxlstm.programs.operators.registry import Form, Operator, Options, form_of
 from jaxlstm.programs.rows import join_rows, plain
 from jaxlstm.programs.size_rules import run_unknown, selected
 from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among, is_unknown
@@ -85,9 +85,18 @@ class Step:
             for name, item in kwargs.items()
             if name not in self._constants and not isinstance(item, Value)
         ]
-        is_compiled = operator.layout == "elementwise" and not self._lists
-        is_compiled &= self._function is operator.function and not operator.takes_options
-        self._compiled = operator.compiled(self._constants) if is_compiled else None
+        self._compiled: Callable[..., Any] | None = None
+
+    @property
+    def form(self) -> Form | None:
+        """The constants with which the operator can be compiled; None if it cannot."""
+        is_plain = self.operator.layout == "elementwise" and not self.operator.takes_options
+        is_plain &= self._function is self.operator.function and not self._lists
+        return form_of(self._constants) if is_plain else None
+
+    def compile(self) -> None:
+        """Run the compiled operator where the node is called outside of ``jit``."""
+        self._compiled = self.operator.compiled(self._constants)
 
     def run(self, values: Values, options: Options) -> Any:
         """Run the node, store its results among the values, and return them."""

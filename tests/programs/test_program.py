@@ -1,5 +1,6 @@
 """Programs: calls, listings and options, and samples of random models that the package nnsmith built."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,14 @@ def test_numbers_that_are_equal_but_not_the_same_argument(op: str, numbers: tupl
         ours, theirs = np.asarray(program({}, x.numpy())), function(x, other).numpy()
         np.testing.assert_array_equal(ours, theirs, strict=True)
         np.testing.assert_array_equal(np.signbit(ours), np.signbit(theirs))
+
+
+def test_an_operator_with_many_constants_is_not_compiled_for_each() -> None:
+    values = ("x", *(f"y{k}" for k in range(20)), "y")
+    scaled = [
+        node("aten.mul.Tensor", new, self=Value(old), other=k)
+        for k, (old, new) in enumerate(itertools.pairwise(values))
+    ]
+    program = program_of_nodes(*scaled, node("aten.relu.default", "z", self=Value("y")), output="z")
+    compiled = [step.node.op for step in program._steps._each if step._compiled]
+    assert compiled == ["aten.relu.default"]

@@ -28,6 +28,8 @@ Kwargs = Mapping[str, Any]
 # (base, view, index of the view among the results, kwargs) -> the base with the view written into it
 WriteBack = Callable[[Array, Array, int, Kwargs], Array]
 
+Form = tuple[tuple[str, type, str], ...]
+
 IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format", "non_blocking"})
 
 
@@ -84,7 +86,7 @@ class Operator:
     in_training: Callable[[Kwargs], bool] | None = None
     schema_names: Mapping[str, str] = field(default_factory=dict)
     layout: str = ""
-    _compiled: dict[Any, Callable[..., Any]] = field(default_factory=dict, compare=False, repr=False)
+    _compiled: dict[Form, Callable[..., Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -111,11 +113,15 @@ class Operator:
 
     def compiled(self, constants: Kwargs) -> Callable[..., Any]:
         """Return the function with some of its arguments, compiled, for plain arrays as the others."""
-        # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
-        key = tuple((name, type(item), repr(item)) for name, item in constants.items())
-        if key not in self._compiled:
-            self._compiled[key] = jax.jit(functools.partial(self.function, **constants))
-        return self._compiled[key]
+        form = form_of(constants)
+        if form not in self._compiled:
+            self._compiled[form] = jax.jit(functools.partial(self.function, **constants))
+        return self._compiled[form]
+
+
+def form_of(constants: Kwargs) -> Form:
+    """Return a key that tells constants apart which are equal, such as 1, 1.0 and True, or 0.0 and -0.0."""
+    return tuple((name, type(item), repr(item)) for name, item in constants.items())
 
 
 _OPERATORS: dict[str, Operator] = {}

@@ -45,7 +45,7 @@ def _extreme(
     return functools.reduce(of_sizes if are_sizes else of_arrays, numbers)
 
 
-def _whole(of_number: Callable[..., int], of_array: Callable[..., Array], number: Any) -> Any:
+def _whole(of_number: Callable[..., Any], of_array: Callable[..., Array], number: Any) -> Any:
     return of_array(number).astype(held("int64")) if isinstance(number, Tracer) else of_number(number)
 
 
