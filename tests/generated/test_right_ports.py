@@ -10,6 +10,8 @@ import pytest
 import torch
 from jax.scipy import special
 from torch import nn
+from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
 from torch.nn import functional
 
 import jaxlstm
@@ -22,6 +24,7 @@ FORMULAS: tuple[Step, ...] = (
     (functional.hardsigmoid, jax.nn.hard_sigmoid),
     (functional.hardswish, jax.nn.hard_swish),
     (torch.erf, special.erf),
+    (lambda x: functional.softplus(x * 30), lambda x: jax.nn.softplus(x * 30)),
     (torch.atan, jnp.arctan),
     (lambda x: torch.sqrt(torch.relu(x)), lambda x: jnp.sqrt(jax.nn.relu(x))),
     (lambda x: x.topk(4).values, lambda x: jax.lax.top_k(x, 4)[0]),
@@ -34,6 +37,12 @@ FORMULAS: tuple[Step, ...] = (
 def _rms(x: torch.Tensor) -> torch.Tensor:
     wide = x.to(torch.float32)
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+def _with_own_dtype(x: torch.Tensor) -> torch.Tensor:
+    if x.dtype != torch.float32 or x.float().dtype != torch.float32:
+        raise TypeError(f"expected float32, got {x.dtype}")
+    return x
 
 
 CASTS: tuple[Step, ...] = (
@@ -54,6 +63,11 @@ CASTS: tuple[Step, ...] = (
         lambda x: x * torch.linspace(0, 1, x.shape[-1], dtype=torch.float32),
         lambda x: x * jnp.linspace(0, 1, x.shape[-1]),
     ),
+    (
+        lambda x: torch.log(torch.relu(x) + torch.finfo(x.dtype).eps),
+        lambda x: jnp.log(jax.nn.relu(x) + jnp.finfo(x.dtype).eps),
+    ),
+    (_with_own_dtype, lambda x: x),
 )
 """Formulas with float32 in the code."""
 
@@ -148,3 +162,48 @@ def test_the_truth_follows_dtypes_everywhere():
     x = torch.randn(6, 8)
     report = verify_model(jaxlstm.from_module(module, (x,)), module, (x,))
     assert report.ok, str(report)
+
+
+def _loops(m, x):
+    x = torch.cond(x.sum() > 0, lambda x: m.layer(x.float()), lambda x: m.layer(x).float() * 3, (x,))
+
+    def step(carry, x):
+        carry = torch.tanh(m.layer(carry.to(torch.float32)) + x.float())
+        return carry, carry * 2
+
+    last, rows = scan(step, torch.zeros(8), x)
+    return rows, while_loop(lambda k, y: k < 3, lambda k, y: (k + 1, m.layer(y.float())), (torch.zeros(()), last))
+
+
+def _loops_in_jax(params, x):
+    def layer(x):
+        return x @ params["weight"].T + params["bias"]
+
+    def step(carry, x):
+        carry = jnp.tanh(layer(carry) + x)
+        return carry, carry * 2
+
+    last, rows = jax.lax.scan(step, jnp.zeros(8), jnp.where(x.sum() > 0, layer(x), layer(x) * 3))
+    return rows, (jnp.full((), 3.0), layer(layer(layer(last))))
+
+
+@pytest.mark.parametrize("factor", [1, 1.0001])
+def test_casts_inside_of_control_flow(factor):
+    layer, x = nn.Linear(8, 8), torch.randn(6, 8)
+    params = {**arrays(layer), "bias": arrays(layer)["bias"] * factor}
+    module = module_of(_loops, layer=layer)
+    report = verify_model(_loops_in_jax, module, (x,), params=params, seconds=0)
+    assert report.ok == (factor == 1), str(report)
+
+
+@pytest.mark.parametrize("factor", [1, 1.0001])
+def test_a_normalization_that_is_folded_in_float32(factor):
+    layer, norm, x = nn.Linear(8, 8), nn.BatchNorm1d(8).eval(), torch.randn(6, 8)
+    for statistic in (norm.running_mean, norm.running_var):
+        statistic.uniform_(0.5, 2)
+    gain = (norm.weight / (norm.running_var + norm.eps).sqrt() * factor).detach()
+    weight, bias = layer.weight.T.detach() * gain, (layer.bias.detach() - norm.running_mean) * gain
+    params = {"w": weight.numpy(), "b": bias.numpy()}
+    module = nn.Sequential(layer, norm).eval()
+    report = verify_model(lambda p, x: x @ p["w"] + p["b"], module, (x,), params=params, seconds=0)
+    assert report.ok == (factor == 1), str(report)

@@ -111,12 +111,16 @@ def _excuse(trial: Trial, ours: Results) -> str:
     if error <= SINGLE and (reason := _casts(trial, f"error in float64, {format_number(error)},")):
         return reason
     rng = np.random.default_rng([trial.check.seed, 101])
-    if (other := trial.check.truth.with_other_tables(trial.case, rng)) is None:
+    derived = trial.check.subject.derived
+    other = trial.check.truth.with_other_tables(trial.case, rng, weights=bool(derived))
+    if other is None:
         return ""
     names, results = other
     effect = worst_errors(results, Results(truth))
     if any(error > TABLE_FACTOR * effect[name] for name, error in errors.items()):
         return ""
+    if derived:
+        names = [f"what {', '.join(derived[:3])} was computed from"]
     return (
         f"torch rounded {', '.join(names[:3])} to {trial.check.dtype}; the model's error in float64, "
         f"{format_number(error)}, is no larger than the effect of that"

@@ -105,7 +105,7 @@ class OracleLSTM:
         ways = [OracleLSTM(self.params, self.config, way) for way in (oracle.CORRECT, reordered)]
         return [way.run(case, compute, gradients=gradients).astype(dtype) for way in ways]
 
-    def with_other_tables(self, case: Case, rng: np.random.Generator) -> None:
+    def with_other_tables(self, case: Case, rng: np.random.Generator, *, weights: bool = False) -> None:
         """Return None: an LSTM has no tables."""
 
 

@@ -128,18 +128,20 @@ class ProgramReference:
         case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
         return self.moved(moved).run(case, gradients=gradients)
 
-    def with_other_tables(self, case: Case, rng: np.random.Generator) -> tuple[list[str], Results] | None:
+    def with_other_tables(
+        self, case: Case, rng: np.random.Generator, *, weights: bool = False
+    ) -> tuple[list[str], Results] | None:
         """Change every number of the tables by rounding; return their names and the float64 results."""
-        program = self._in_float64
-        buffers = to_numpy(program.buffers)
-        tables = [name for name, a in buffers.items() if is_floating(a) and not name.endswith(STATISTICS)]
-        if not tables:
-            return None
+        arrays = [to_numpy(self._in_float64.params), to_numpy(self._in_float64.buffers)]
         size = float(np.finfo(self.dtype).eps) if self.dtype.kind == "f" else 0.0
-        for name in tables:
-            largest = np.max(np.abs(buffers[name]), initial=0.0)
-            buffers[name] = buffers[name] + size * largest * rng.choice([-1.0, 1.0], buffers[name].shape)
-        return tables, self._run(case, np.float64, False, to_numpy(program.params), buffers)
+        names = []
+        for group, is_buffers in zip(arrays, (False, True), strict=True):
+            for name, a in group.items():
+                if is_floating(a) and (weights or (is_buffers and not name.endswith(STATISTICS))):
+                    names.append(name)
+                    largest = np.max(np.abs(a), initial=0.0)
+                    group[name] = a + size * largest * rng.choice([-1.0, 1.0], a.shape)
+        return (names, self._run(case, np.float64, False, *arrays)) if names else None
 
     def layers(self, case: Case, dtype: Any) -> list[LayerRecord]:
         """Return every call of a module below the outermost, in the order in which they return.

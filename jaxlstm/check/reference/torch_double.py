@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+from unittest import mock
 
 import jax
 import numpy as np
@@ -63,16 +66,105 @@ class DoublePrecision(_Mode):
         return function(*args, **kwargs)
 
 
-class FunctionsOfXLA(_Mode):
-    """Computes functions with XLA that XLA computes less precisely than torch, within a context."""
+def _softplus(x: torch.Tensor, beta: float = 1, threshold: float = 20) -> torch.Tensor:
+    if threshold < _SAME_SOFTPLUS:
+        return _aten.softplus(x, beta, threshold)
+    return torch.logaddexp(x * beta, torch.zeros_like(x)) / beta
+
+
+def _softplus_backward(
+    gradient: torch.Tensor, x: torch.Tensor, beta: float, threshold: float
+) -> torch.Tensor:
+    if threshold < _SAME_SOFTPLUS:
+        return _aten.softplus_backward(gradient, x, beta, threshold)
+    return gradient * torch.sigmoid(x * beta)
+
+
+_SAME_SOFTPLUS = 17
+"""Above it, softplus differs from its argument by less than the rounding of float32."""
+
+OF_XLA: dict[Any, Callable[..., Any]] = {
+    _aten.lgamma.default: lambda x: to_tensor(np.asarray(jax.lax.lgamma(tensor_to_numpy(x)))),
+}
+"""Functions that XLA computes less precisely than torch."""
+
+SMOOTH: dict[Any, Callable[..., Any]] = {
+    _aten.softplus.default: _softplus,
+    _aten.softplus_backward.default: _softplus_backward,
+}
+"""Functions that torch cuts where float32 does not show it, uncut."""
+
+
+def _cond(pred: torch.Tensor, then: Any, otherwise: Any, operands: Any) -> Any:
+    return (then if pred else otherwise)(*operands)
+
+
+def _while_loop(cond: Any, body: Any, carried: Any, others: Any) -> tuple[Any, ...]:
+    for _ in range(_MOST_STEPS):
+        if not cond(*carried, *others):
+            return tuple(carried)
+        carried = body(*carried, *others)
+    raise RuntimeError(f"a while_loop takes more than {_MOST_STEPS} steps")
+
+
+_MOST_STEPS = 10_000
+"""A limit for loops with a planted fault, which may never end."""
+
+
+def _scan(combine: Any, init: Any, xs: Any, others: Any) -> tuple[Any, ...]:
+    carry, steps = init, []
+    for parts in zip(*xs, strict=True):
+        results = combine(*carry, *parts, *others)
+        carry, out = results[: len(init)], results[len(init) :]
+        steps.append(out)
+    return *carry, *(None if out[0] is None else torch.stack(out) for out in zip(*steps, strict=True))
+
+
+_CONTROL_FLOW = {"cond": _cond, "while_loop": _while_loop, "scan": _scan}
+
+
+@contextlib.contextmanager
+def plain_control_flow() -> Iterator[None]:
+    """Run the functions of control flow in Python, so that each of their operators passes the modes."""
+    operator = torch._ops.HigherOrderOperator
+    call = operator.__call__
+
+    def run(op: Any, *args: Any, **kwargs: Any) -> Any:
+        return (_CONTROL_FLOW.get(op.name()) or functools.partial(call, op))(*args, **kwargs)
+
+    with (
+        mock.patch.object(operator, "__call__", run),
+        mock.patch.object(torch, "compile", lambda function, **settings: function),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def dtypes_as_in(working: torch.dtype) -> Iterator[None]:
+    """Show the code of a module its own dtype where a tensor has float64, for its conditions and finfo."""
+    shown, true_dtype = {torch.float64: working}, cast(Any, torch._C.TensorBase.dtype)
+
+    def dtype(tensor: torch.Tensor) -> torch.dtype:
+        found = true_dtype.__get__(tensor)
+        is_ours = sys._getframe(1).f_globals.get("__name__", "").startswith(("torch.", "jaxlstm."))
+        return found if is_ours else shown.get(found, found)
+
+    with mock.patch.object(torch.Tensor, "dtype", property(dtype)):
+        yield
+
+
+class OtherFunctions(_Mode):
+    """Computes some operators of torch by other functions, within a context."""
+
+    def __init__(self, functions: dict[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._functions = functions
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call an operator of torch, or XLA's."""
-        if func is not _aten.lgamma.default:
-            return func(*args, **(kwargs or {}))
-        return to_tensor(np.asarray(jax.lax.lgamma(tensor_to_numpy(args[0]))))
+        """Call an operator of torch, or the other function."""
+        return self._functions.get(func, func)(*args, **(kwargs or {}))
 
 
 @functools.cache

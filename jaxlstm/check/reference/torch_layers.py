@@ -13,7 +13,7 @@ import numpy as np
 from jaxlstm._shared.torch_tensors import tensor_to_numpy
 from jaxlstm.check.cases.case import Array, Case, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
+from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, call_module, pinned, tensors_of
 from jaxlstm.programs.graph import Argument, Graph, Node, Value, named_results
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def record_torch_layers(model: TorchModel, case: Case, dtype: Any) -> list[Layer
     module, records = model.module(dtype), list[LayerRecord]()
     args, kwargs, _ = tensors_of(case.astype(dtype))
     with recording(module, records), pinned(dtype), torch.no_grad():
-        module(*args, **kwargs)
+        call_module(module, args, kwargs)
     return records
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 
 STATISTICS = ("running_mean", "running_var")
+_OWN_DTYPE = "_dtype_of_the_original"
+"""Attribute of a float64 copy of a module, kept by copies of it."""
+
 REMEMBERED = 8
 """Results that are kept: whether the module takes a case is tried before the case is."""
 
@@ -55,6 +58,8 @@ class TorchModel:
         dtypes = [p.dtype for p in self._copy.parameters() if p.is_floating_point()]
         self.dtype = np.dtype(tensor_to_numpy(torch.empty(0, dtype=dtypes[0] if dtypes else None)).dtype)
         self._in_float64 = _deep_copy(self._copy).double()
+        if self.dtype != np.float64:
+            setattr(self._in_float64, _OWN_DTYPE, getattr(torch, self.dtype.name))
         self._results: dict[Any, Results] = {}
 
     def module(self, dtype: Any) -> torch.nn.Module:
@@ -106,9 +111,9 @@ class TorchModel:
 
     def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
         """Return the results of a run without oneDNN, with XLA's functions where those are less precise."""
-        from jaxlstm.check.reference.torch_double import FunctionsOfXLA
+        from jaxlstm.check.reference.torch_double import OF_XLA, OtherFunctions
 
-        with FunctionsOfXLA():
+        with OtherFunctions(OF_XLA):
             return [self.run(case, dtype, gradients=gradients, onednn=False)]
 
     def perturbed(
@@ -120,14 +125,19 @@ class TorchModel:
         gradients: bool,
         whole: Whole = "except zeros",
     ) -> Results:
-        """Return the float64 results after every number of the call has changed by a relative ``size``."""
+        """Return the float64 results after every number of the call has changed by a relative ``size``.
+
+        Functions that torch cuts where float32 does not show it are not cut.
+        """
+        from jaxlstm.check.reference.torch_double import SMOOTH, OtherFunctions
+
         case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
         weights: Whole = "not" if whole == "not" else "except zeros"
         module = _deep_copy(self._in_float64)
         for tensor in (*module.parameters(), *module.buffers()):
             moved = moved_by_rounding(tensor_to_numpy(tensor), size, rng, weights)
             tensor.data.copy_(numpy_to_tensor(moved))
-        with pinned(np.float64):
+        with OtherFunctions(SMOOTH), pinned(np.float64):
             return run_module(module, case, gradients)
 
     def run_attached(self, case: Case) -> Results:
@@ -148,11 +158,13 @@ class TorchModel:
         with pinned(np.float64):
             return run_module(module, case.astype(np.float64), True)
 
-    def with_other_tables(self, case: Case, rng: np.random.Generator) -> tuple[list[str], Results] | None:
+    def with_other_tables(
+        self, case: Case, rng: np.random.Generator, *, weights: bool = False
+    ) -> tuple[list[str], Results] | None:
         """Change every number of the tables by rounding; return their names and the float64 results.
 
         Tables are the floating-point buffers that are not statistics, such as encodings, and the tensors
-        that the module makes of numbers in its code.
+        that the module makes of numbers in its code; with ``weights``, parameters and statistics too.
         """
         import torch
 
@@ -165,8 +177,9 @@ class TorchModel:
             return table.add_(size * table.abs().max() * signs) if table.numel() else table
 
         module = _deep_copy(self._in_float64)
-        for name, table in module.named_buffers():
-            if table.is_floating_point() and not name.endswith(STATISTICS):
+        for name, table in (*module.named_buffers(), *module.named_parameters()):
+            is_table = not name.endswith(STATISTICS) and not isinstance(table, torch.nn.Parameter)
+            if table.is_floating_point() and (weights or is_table):
                 changed(table, name)
         with pinned(np.float64, literal=changed):
             results = run_module(module, case.astype(np.float64), False)
@@ -203,7 +216,7 @@ def pinned(
     """
     import torch
 
-    from jaxlstm.check.reference.torch_double import DoublePrecision
+    from jaxlstm.check.reference.torch_double import DoublePrecision, plain_control_flow
 
     default, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -216,6 +229,7 @@ def pinned(
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch_precision.pinned())
             stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(plain_control_flow())
             if np.dtype(dtype) == np.float64:
                 stack.enter_context(DoublePrecision(lambda a: literal(a.to(default).double())))
             yield
@@ -240,13 +254,13 @@ def run_module(
     args, kwargs, sources = tensors_of(case)
     if not gradients:
         with torch.no_grad():
-            return Results(_arrays(named(module(*args, **kwargs))))
+            return Results(_arrays(named(call_module(module, args, kwargs))))
     sources |= {name: p for name, p in module.named_parameters() if p.is_floating_point()}
     for tensor in sources.values():
         tensor.requires_grad_()
     try:
         with torch.enable_grad():
-            returned = named(module(*args, **kwargs))
+            returned = named(call_module(module, args, kwargs))
             outputs = {n: a for n, a in returned.items() if hasattr(a, "detach") and a.requires_grad}
             results = Results(_arrays(returned))
             if not outputs:
@@ -260,6 +274,15 @@ def run_module(
     by_name = zip(sources.items(), found, strict=True)
     gradients_or_zeros = {name: torch.zeros_like(source) if g is None else g for (name, source), g in by_name}
     return Results(results.outputs, _arrays(gradients_or_zeros))
+
+
+def call_module(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a module, whose float64 copy sees its own dtype."""
+    from jaxlstm.check.reference.torch_double import dtypes_as_in
+
+    own = vars(module).get(_OWN_DTYPE)
+    with dtypes_as_in(own) if own else contextlib.nullcontext():
+        return module(*args, **kwargs)
 
 
 def _exported_module(program: torch.export.ExportedProgram) -> torch.nn.Module:

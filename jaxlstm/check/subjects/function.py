@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +102,7 @@ class ModelRunner:
         Cases may differ from ``example`` only in their arrays.
         """
         self.dtype, self.precision = np.dtype(dtype), precision
+        self.finfo_dtype = self.dtype
         self._example = example
         with jax_settings(dtype, precision):
             self.call = model.call_in(dtype if cast_model else None)
@@ -172,7 +176,21 @@ class ModelRunner:
 
     def _outputs(self, params: Any, floating: Any, others: Any) -> dict[str, Any]:
         args, kwargs = self._example.call({**floating, **others})
-        return named_outputs(self.call.function({**others[_BUFFERS], **params}, args, kwargs))
+        with _finfo_of(self.finfo_dtype, self.dtype):
+            return named_outputs(self.call.function({**others[_BUFFERS], **params}, args, kwargs))
+
+
+@contextlib.contextmanager
+def _finfo_of(own: np.dtype, dtype: np.dtype) -> Iterator[None]:
+    """Let ``jnp.finfo`` tell a model about its own dtype where it runs in another."""
+    finfo = jnp.finfo
+
+    def replaced(asked: Any) -> Any:
+        is_jax = sys._getframe(1).f_globals.get("__name__", "").startswith("jax.")
+        return finfo(own if asked == dtype and not is_jax else asked)
+
+    with mock.patch.object(jnp, "finfo", replaced) if own != dtype else contextlib.nullcontext():
+        yield
 
 
 def _count(jaxpr: Any) -> int:

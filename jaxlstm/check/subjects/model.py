@@ -48,6 +48,7 @@ class ModelSubject:
         self._theirs = theirs
         self.working = ModelRunner(model, example, theirs.dtype, cast_model=False, precision=precision)
         self.float64 = ModelRunner(model, example, np.float64, cast_model=True, precision=precision)
+        self.float64.finfo_dtype = theirs.dtype
         params = theirs.params()
         tensors = {**params, **theirs.statistics()}
         self.pairing = pair_parameters(self.working.call.params, tensors, names.same_module)
@@ -131,6 +132,11 @@ class ModelSubject:
             self.pairing = self.pairing.resolve(results.gradients, truth.gradients)
         inputs = {name: a for name, a in results.gradients.items() if name in self.example.arrays}
         return Results(results.outputs, inputs | self.pairing.gradients(results.gradients, truth.gradients))
+
+    @property
+    def derived(self) -> list[str]:
+        """The parameters with values that torch's model has not, such as a folded normalization."""
+        return self.pairing.unpaired
 
     def float32_inside(self, case: Case) -> str:
         """Return in words where a float64 run converts numbers to float32 or computes in it, if it does."""

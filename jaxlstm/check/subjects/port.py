@@ -53,6 +53,7 @@ class Port:
     noun = "port"
     has_float64_copy = False
     optional_outputs = frozenset({"h_n", "c_n"})
+    derived = ()
 
     @classmethod
     def of(

@@ -30,7 +30,7 @@ from jaxlstm.check.reference.torch_faults.operation import (
     operation_of,
 )
 from jaxlstm.check.reference.torch_layers import recording
-from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, pinned, tensors_of
+from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, call_module, pinned, tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +183,7 @@ def run_planted(
     with recorded, _module_paths(module) as stack, pinned(dtype), torch.no_grad():
         with _mode(stack, replacements, planted, traced):
             try:
-                returned = module(*args, **kwargs)
+                returned = call_module(module, args, kwargs)
             except PORT_EXCEPTIONS:
                 return planted
         planted.outputs = arrays_of(returned)
