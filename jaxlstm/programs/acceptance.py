@@ -13,17 +13,9 @@ from typing import Any
 # Imported to register the operators.
 from jaxlstm.programs import operators as operators
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import (
-    Graph,
-    Node,
-    TensorType,
-    Value,
-    functions_of,
-    place_of,
-    results_of,
-    uses_of,
-    values_in,
-)
+from jaxlstm.programs.graph.graph import Graph, Node, TensorType, Value, place_of
+from jaxlstm.programs.graph.rewrite import Site, rewrite
+from jaxlstm.programs.graph.values import functions_of, results_of, uses_of, values_in
 from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.views import without_out
@@ -42,7 +34,7 @@ def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> tuple[
     Raises:
       ProgramError: an operator is not supported, or the graph is malformed.
     """
-    graph = without_out(graph)
+    graph = rewrite(graph, without_out)
     _require_defined_values(graph)
     found = _operators_of(graph)
     _require_evaluation_mode(graph, found)
@@ -52,12 +44,12 @@ def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> tuple[
     _require_unshared(graph, mutated)
     if pure is not graph:
         _operators_of(pure)
-    return replace(pure, nodes=tuple(map(_with_accepted_functions, pure.nodes))), mutated
+    return rewrite(pure, _with_accepted_functions), mutated
 
 
-def _with_accepted_functions(node: Node) -> Node:
+def _with_accepted_functions(node: Node, site: Site) -> Node | None:
     if not functions_of(node):
-        return node
+        return None
     accepted = [accept(item) if isinstance(item, Graph) else (item, ()) for item in node.args]
     if any(mutated for _, mutated in accepted):
         raise ProgramError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, Value, places_of, uses_of, values_in
 
 SELECT, SLICE, _UNBIND = "aten.select.int", "aten.slice.Tensor", "aten.unbind.int"
 SELECT_SCATTER = "aten.select_scatter.default"
@@ -69,15 +69,6 @@ class NotALoop(Exception):  # noqa: N818
     """The copies are not iterations of a loop."""
 
 
-def _outputs(nodes: Sequence[Node]) -> list[str | None]:
-    """Return the names of all results of nodes."""
-    names: list[str | None] = []
-    for node in nodes:
-        for output in node.outputs:
-            names.extend(output if isinstance(output, tuple) else (output,))
-    return names
-
-
 def _refuse_if(condition: object) -> None:
     if condition:
         raise NotALoop
@@ -92,7 +83,7 @@ class LoopCopies:
         self.end = self.start + period * self.count
         copies = [graph.nodes[at : at + period] for at in range(start, self.end, period)]
         self.first, *self.copies = copies
-        self.names = [_outputs(copy) for copy in copies]
+        self.names = [[name for node in copy for name in places_of(node)] for copy in copies]
         # Name -> copy and place among its results; copy 0 runs before the loop.
         self.homes = {
             name: (copy, place)
@@ -135,7 +126,7 @@ class LoopCopies:
         same_before = list(uses_of(first)) == same
         if node.op in _MOVING:
             same_before &= _moving(first) == _moving(node)
-        results, before = _outputs([node]), _outputs([first])
+        results, before = places_of(node), places_of(first)
         if all(constant) and same_before:
             self.constant.update((a, b) for a, b in zip(results, before, strict=True) if a and b)
         return node
@@ -150,7 +141,7 @@ class LoopCopies:
                 raise NotALoop
             index.append(start)
         names = [list(values_in(tuple(node.kwargs.values()))) for node in nodes]
-        (output,) = _outputs([nodes[0]])
+        (output,) = places_of(nodes[0])
         _refuse_if(not nodes[0].with_gradient)
         if not isinstance(base, Value) or not isinstance(dim, int) or output is None:
             raise NotALoop
@@ -227,7 +218,7 @@ def _parts_of(node: Node) -> Iterator[tuple[str, tuple[str, int, int]]]:
     base, axis, index = node.kwargs.get("self"), node.kwargs.get("dim", 0), node.kwargs.get("index")
     if isinstance(base, Value) and isinstance(axis, int) and node.with_gradient:
         if node.op == _UNBIND:
-            yield from ((name, (base.name, axis, at)) for at, name in enumerate(_outputs([node])) if name)
+            yield from ((name, (base.name, axis, at)) for at, name in enumerate(places_of(node)) if name)
         elif node.op == SELECT and isinstance(index, int):
             yield node.name, (base.name, axis, index)
 

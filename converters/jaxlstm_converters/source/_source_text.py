@@ -9,16 +9,9 @@ from functools import partial
 import numpy as np
 
 from jaxlstm.programs.acceptance import accept
-from jaxlstm.programs.graph import (
-    Argument,
-    Graph,
-    Node,
-    TensorType,
-    all_nodes,
-    place_of,
-    used_values,
-    values_in,
-)
+from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, place_of
+from jaxlstm.programs.graph.rewrite import Site, rewrite
+from jaxlstm.programs.graph.values import all_nodes, live_graph, used_values, values_in
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source import names, trees
@@ -30,7 +23,6 @@ from jaxlstm_converters.source.calls import (
     connect,
     first_paths,
     is_under,
-    live_graph,
     nodes_of,
     walk,
     with_tied_buffers,
@@ -50,7 +42,7 @@ from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.method import Called, Context, Method, Pattern, Statement, returned
 from jaxlstm_converters.source.modules import SELF, Part, access, initialized
 from jaxlstm_converters.source.own_sizes import with_own_sizes
-from jaxlstm_converters.source.padded import padded_graph
+from jaxlstm_converters.source.padding import padded_graph
 from jaxlstm_converters.source.rolled import rolled
 from jaxlstm_converters.source.signature import checked_axes, signature, structure
 from jaxlstm_converters.source.sizes import Sizes
@@ -59,7 +51,7 @@ from jaxlstm_converters.source.spelling.layers import TORCH, attributes_of, chan
 from jaxlstm_converters.source.spelling.template import filled, tree_of
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.training import Training
-from jaxlstm_converters.source.transposed import transposed_once
+from jaxlstm_converters.source.transpositions import transposed_once
 
 _LENGTH = (
     "loops have the length of the example, and other numbers may depend on it: assertions of sizes must stay"
@@ -409,15 +401,16 @@ def _with_loops(
     ``held`` has the types of parameters, buffers and constants, ``rates`` the dropout of attention by node.
     """
     graph, _ = accept(graph, held)
-    dropped = {name: {"dropout_p": rate} for name, rate in rates.items()}
-    nodes = (replace(node, kwargs={**node.kwargs, **dropped.get(node.name, {})}) for node in graph.nodes)
-    graph = replace(graph, nodes=tuple(nodes))
-    for rewritten in (with_few_stops, without_copies, transposed_once, padded_graph):
-        graph = rewritten(graph, {**held, **graph.types})
-    graph = live_graph(channels_last(graph, tensors))
-    for rewritten in (transposed_once, looped_graph, transposed_once):
-        graph = rewritten(graph, {**held, **graph.types})
-    return live_graph(graph)
+    graph = with_few_stops(graph, held)
+
+    def with_dropout(node: Node, site: Site) -> Node | None:
+        rate = rates.get(node.name)
+        return replace(node, kwargs={**node.kwargs, "dropout_p": rate}) if rate else None
+
+    graph = rewrite(graph, with_dropout, without_copies, transposed_once, types=held)
+    graph = live_graph(channels_last(padded_graph(graph, held), tensors))
+    graph = looped_graph(rewrite(graph, transposed_once, types=held), held)
+    return live_graph(rewrite(graph, transposed_once, types=held))
 
 
 def _literal(array: np.ndarray, single: ast.expr) -> ast.expr:

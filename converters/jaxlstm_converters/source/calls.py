@@ -9,17 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxlstm.programs.graph import (
-    Graph,
-    ModuleCall,
-    Node,
-    functions_of,
-    results_of,
-    used_values,
-    uses_of,
-    values_in,
-    with_names,
-)
+from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, rewrite, used_values, uses_of
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
 
@@ -106,51 +96,11 @@ def first_paths(graph: Graph, tied: Mapping[str, str]) -> dict[str, str]:
 def at_first_paths(graph: Graph, paths: Mapping[str, str]) -> Graph:
     """Return a graph in which modules are called by the paths of their tensors, see `first_paths`."""
 
-    def renamed(call: ModuleCall) -> ModuleCall:
+    def at_first_path(call: ModuleCall) -> ModuleCall:
         old = max((old for old in paths if is_under(call.path, old)), key=len, default="")
         return call._replace(path=paths[old] + call.path[len(old) :]) if old else call
 
-    nodes = tuple(replace(node, calls=tuple(map(renamed, node.calls))) for node in graph.nodes)
-    return replace(graph, nodes=nodes)
-
-
-def live_graph(graph: Graph) -> Graph:
-    """Return a graph without nodes whose results nobody uses."""
-    used = {*values_in((*graph.outputs, *graph.mutations.values()))}
-    live = []
-    for node in reversed(graph.nodes):
-        if used.intersection(results_of(node)):
-            live.append(node)
-            used.update(uses_of(node))
-    return replace(graph, nodes=tuple(live[::-1]))
-
-
-def renamed(node: Node, new: Mapping[str, str]) -> Node:
-    """Return a node whose arguments and results have other names."""
-    outputs = tuple(
-        tuple(new.get(name, name) for name in output)
-        if isinstance(output, tuple)
-        else new.get(output or "", output)
-        for output in node.outputs
-    )
-    types = {new.get(name, name): type_ for name, type_ in node.types.items()}
-    name = new.get(next(iter(results_of(node)), ""), node.name)
-    return replace(with_names(node, new), name=name, outputs=outputs, types=types)
-
-
-def users_of(graph: Graph) -> dict[str, set[str]]:
-    """Return the names of the nodes that use each value, also in functions; "" for results of a graph."""
-    users: dict[str, set[str]] = {}
-    for name in values_in((*graph.outputs, *graph.mutations.values())):
-        users.setdefault(name, set()).add("")
-    for node in graph.nodes:
-        given = (argument for argument in node.args if not isinstance(argument, Graph))
-        for name in values_in((*given, *node.kwargs.values())):
-            users.setdefault(name, set()).add(node.name)
-        for function in functions_of(node):
-            for name, found in users_of(function).items():
-                users.setdefault(name, set()).update(found)
-    return users
+    return rewrite(graph, lambda node, site: replace(node, calls=tuple(map(at_first_path, node.calls))))
 
 
 def nodes_of(item: Item) -> Iterator[Node]:

@@ -10,9 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from jaxlstm.programs.acceptance import accept
-from jaxlstm.programs.graph import Graph, Node, TensorType, Tree, Value, functions_of, results_of, used_values
-from jaxlstm_converters.source.calls import live_graph, renamed
-from jaxlstm_converters.source.spelling.typed_node import places_of
+from jaxlstm.programs.graph.graph import Graph, Node, TensorType, Tree, Value
+from jaxlstm.programs.graph.rewrite import Site, rewrite
+from jaxlstm.programs.graph.values import (
+    functions_of,
+    live_graph,
+    places_of,
+    results_of,
+    used_values,
+    with_arguments,
+    with_results,
+)
 
 _FUNCTIONS = {"cond": ("branch", "branch"), "while_loop": ("condition", "body")}
 
@@ -34,10 +42,11 @@ class Closures:
         self.graph = self._opened(graph)
 
     def _opened(self, graph: Graph) -> Graph:
-        nodes = (self._with_closures(node) if functions_of(node) else node for node in graph.nodes)
-        return replace(graph, nodes=tuple(nodes))
+        return rewrite(graph, self._with_closures)
 
-    def _with_closures(self, node: Node) -> Node:
+    def _with_closures(self, node: Node, site: Site) -> Node | None:
+        if not functions_of(node):
+            return None
         kind, results = node.op.removeprefix("higher_order."), places_of(node)
         lists: Any = [part for part in node.args if isinstance(part, tuple)]
         operands = [operand for part in lists for operand in part]
@@ -74,26 +83,16 @@ class Closures:
         around = {i.name: x for i, x in zip(graph.inputs, operands, strict=True) if i.name not in new}
         calls = tuple(call._replace(line="") for call in node.calls)
 
-        def bound(argument: Any) -> Any:
-            if isinstance(argument, tuple):
-                return tuple(map(bound, argument))
-            if not isinstance(argument, Value):
-                return argument
-            name = argument.name  # A size belongs to no graph.
-            return around[name] if name in around else Value(new.get(name, name))
+        def bound(value: Value) -> Any:
+            # A size belongs to no graph.
+            return around.get(value.name, Value(new.get(value.name, value.name)))
 
-        nodes = [
-            replace(
-                renamed(inner, new),
-                name=prefix + inner.name,
-                args=bound(inner.args),
-                kwargs={name: bound(argument) for name, argument in inner.kwargs.items()},
-                calls=calls,
-            )
-            for inner in graph.nodes
-        ]
+        def inside(inner: Node, site: Site) -> Node:
+            name = prefix + inner.name
+            return replace(with_results(with_arguments(inner, bound), new), name=name, calls=calls)
+
         inputs = tuple(replace(declared, name=new[declared.name]) for declared in own)
-        graph = replace(graph, inputs=inputs, nodes=tuple(nodes), outputs=bound(graph.outputs))
+        graph = replace(rewrite(graph, inside), inputs=inputs)
         self.types |= graph.types
         graph = self._opened(graph)
         return replace(graph, captured=tuple(sorted(used_values(graph) - {*new.values()})))

@@ -1,12 +1,13 @@
-"""The last step of a loop with all its nodes: an export drops nodes of it whose results nobody uses."""
+"""The last step of a loop with all its nodes: an export drops nodes of it whose results nobody uses.
+
+Not a rule of ``rewrite``: nodes are added by comparing two steps, and only if all of them fit.
+"""
 
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Graph, Node, results_of
+from jaxlstm.programs.graph import Graph, Node, places_of, renamed, results_of
 from jaxlstm.programs.loop_copies import SELECT, SLICE
 from jaxlstm.programs.loops import token_of
-from jaxlstm_converters.source.calls import renamed
-from jaxlstm_converters.source.spelling.typed_node import places_of
 
 
 def completed(graph: Graph, first: int, end: int, period: int) -> tuple[Graph, int]:
@@ -32,7 +33,7 @@ def completed(graph: Graph, first: int, end: int, period: int) -> tuple[Graph, i
         else:
             step.add(None)
             inserted += 1
-    return (replace(graph, nodes=(*step.nodes, *nodes)), count + 1) if rest else (graph, count)
+    return (graph.with_nodes((*step.nodes, *nodes)), count + 1) if rest else (graph, count)
 
 
 class _LastStep:

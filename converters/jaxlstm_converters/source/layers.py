@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Graph, Node, TensorType, all_nodes, results_of
+from jaxlstm.programs.graph import Graph, Node, TensorType, all_nodes, results_of, users_of
 from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of, users_of
+from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
 from jaxlstm_converters.source.method import Called, Pattern
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, defaults_of
@@ -121,7 +121,7 @@ class Layers:
 
     def _find(self, graph: Graph, calls: Sequence[Invocation]) -> None:
         """Keep the modules of which every use is the same layer."""
-        users = users_of(graph)
+        users = {value: {node.name for node in found} for value, found in users_of(graph).items()}
         explained: dict[str, set[str]] = {}
         rejected: set[str] = set()
         found: list[tuple[str, LayerSpelling, set[str]]] = []

@@ -2,7 +2,8 @@
 
 The nodes of a loop have one more call around them, of the class ``LOOP``. The first of them, ``ENTER``, gives
 the state and the rows of a step. The last, ``LEAVE``, takes the state and the results after the step, and
-gives the last state and the stacked results.
+gives the last state and the stacked results. This is no rule of ``rewrite``, which sees one node: a loop
+replaces many nodes at once, and where it starts and ends depends on all of them.
 """
 
 import contextlib
@@ -10,37 +11,36 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.graph import (
-    Argument,
-    Graph,
-    ModuleCall,
-    Node,
-    TensorType,
-    Value,
+from jaxlstm.programs.graph.graph import Graph, ModuleCall, Node, TensorType, Value
+from jaxlstm.programs.graph.rewrite import rewrite
+from jaxlstm.programs.graph.values import (
+    live_graph,
+    renamed,
     results_of,
     used_values,
     uses_of,
     values_in,
+    with_arguments,
     with_names,
 )
 from jaxlstm.programs.loop_copies import SELECT, LoopCopies, NotALoop
 from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE, repetitions
 from jaxlstm_converters.source import names
-from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of, live_graph, renamed
+from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of
 from jaxlstm_converters.source.completed import completed
 from jaxlstm_converters.source.spelling.layers import changes_in_training
 from jaxlstm_converters.source.spelling.typed_node import same_sizes
-from jaxlstm_converters.source.stacked import FEWEST, stacked_graph
+from jaxlstm_converters.source.stacks import FEWEST, stacked
 
 _MADE = ("aten.sym_size", "aten.zeros", "aten.new_zeros", "aten.full")
 _JOINS = ("aten.stack.default", "aten.cat.default")
 
 
-def looped_graph(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
+def looped_graph(graph: Graph, held: Mapping[str, TensorType]) -> Graph:
     """Return the graph with loops."""
-    stacked = stacked_graph(graph, types)
-    current = replace(stacked, nodes=tuple(_with_zeros_first(stacked.nodes)))
-    while (found := _with_loop(current, {**types, **current.types})) is not None:
+    current = live_graph(rewrite(graph, stacked, types=held))
+    current = current.with_nodes(_with_zeros_first(current.nodes))
+    while (found := _with_loop(current, {**held, **current.types})) is not None:
         graph = current = live_graph(found)
     return graph
 
@@ -131,7 +131,7 @@ class _Unrolled:
         """Return the graph with a loop in their place."""
         loop, graph = self.loop, self._graph
         after = [self._joined(node) for node in graph.nodes[loop.end :]]
-        used = used_values(replace(graph, nodes=tuple(after)))
+        used = used_values(graph.with_nodes(after))
         lasts, parts = dict(loop.last), []
         for first, items in loop.collected.items():
             if items[-1] in used and used.isdisjoint(items[:-1]) and first in loop.state.values():
@@ -147,7 +147,7 @@ class _Unrolled:
         steps = [enter, *(renamed(node, inner) for node in body), with_names(leave, inner)]
         inside = [self._inside(node, enter.name) for node in steps]
         before = [self._without_cell(node) for node in graph.nodes[: loop.start]]
-        return replace(graph, nodes=(*before, *inside, *parts, *after))
+        return graph.with_nodes((*before, *inside, *parts, *after))
 
     def _enter(self) -> Node:
         """Return the first node of the loop."""
@@ -270,15 +270,6 @@ def _with_copy_before(graph: Graph, start: int, period: int) -> tuple[Graph, Map
             if is_state and (name in own or initial.setdefault(used[-1], name) != name):
                 raise NotALoop
         values = iter(used)
-        args = tuple(_with_values(argument, values) for argument in node.args)
-        kwargs = {key: _with_values(argument, values) for key, argument in node.kwargs.items()}
-        steps.append(replace(node, args=args, kwargs=kwargs))
+        steps.append(with_arguments(node, lambda _, values=values: Value(next(values))))
     before = [renamed(node, {name: f"{name} before" for name in own}) for node in first]
-    return replace(graph, nodes=(*nodes[:start], *before, *steps, *nodes[start + period :])), initial
-
-
-def _with_values(argument: Argument, values: Iterator[str]) -> Argument:
-    """Return an argument with the next names for its values."""
-    if isinstance(argument, tuple):
-        return tuple(_with_values(item, values) for item in argument)
-    return Value(next(values)) if isinstance(argument, Value) else argument
+    return graph.with_nodes((*nodes[:start], *before, *steps, *nodes[start + period :])), initial

@@ -7,7 +7,7 @@ its own code computes it again.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from jaxlstm.programs.graph import Graph, Node, results_of, uses_of, with_names
+from jaxlstm.programs.graph import Graph, Node, Site, results_of, rewrite, uses_of, with_names
 from jaxlstm_converters.source.calls import is_under
 from jaxlstm_converters.source.sizes import Sizes, size_name
 
@@ -20,11 +20,12 @@ def with_own_sizes(graph: Graph, sizes: Sizes, owners: Mapping[str, str]) -> Gra
     ``owners`` maps placeholders to names of tensors. The operators of another module may be written by its
     caller, which has the computation.
     """
-    owner = _OwnSizes(graph, sizes, owners)
-    return replace(graph, nodes=tuple(copy for node in graph.nodes for copy in owner.with_copies(node)))
+    return rewrite(graph, _OwnSizes(graph, sizes, owners))
 
 
 class _OwnSizes:
+    """A rule that puts the copies of the computations of sizes that a node uses in front of it."""
+
     def __init__(self, graph: Graph, sizes: Sizes, owners: Mapping[str, str]) -> None:
         paths = {node.module_path for node in graph.nodes}
         self._classes = {path for path in paths if any(is_under(name, path) for name in owners.values())}
@@ -35,8 +36,7 @@ class _OwnSizes:
             shown = self._shown.setdefault(_key(node), set())
             shown.update(size for name in self._inputs(node) for size in sizes.symbols_of(name))
 
-    def with_copies(self, node: Node) -> list[Node]:
-        """Return a node after the copies of the computations of sizes that it uses."""
+    def __call__(self, node: Node, site: Site) -> list[Node]:
         added: list[Node] = []
         inputs = self._inputs(node) if node.module_path in self._classes else []
         own = {name: self._own(name, node, added) for name in inputs}

@@ -2,7 +2,8 @@
 
 An export in evaluation has no trace of dropout that the code skips then, such as the dropout of attention.
 A live module is therefore exported again, in training. Both exports are compared node by node: dropout goes
-into the graph, where it has no effect in evaluation, and everything else that differs becomes a remark.
+into the graph, where it has no effect in evaluation, and everything else that differs becomes a remark. This
+is no rule of ``rewrite``, which sees one graph.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.graph import (
-    Argument,
-    Graph,
-    Node,
-    TensorType,
-    Value,
+from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value, place_of
+from jaxlstm.programs.graph.rewrite import rewrite
+from jaxlstm.programs.graph.values import (
     all_nodes,
     functions_of,
-    place_of,
-    renamed_argument,
+    places_of,
+    replaced,
     results_of,
     uses_of,
     values_in,
@@ -30,7 +28,6 @@ from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.views import without_out
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source.spelling.layers import TORCH, drop_rate
-from jaxlstm_converters.source.spelling.typed_node import places_of
 
 _MODES = frozenset({"train", "training", "dropout_p"})
 
@@ -76,7 +73,7 @@ class Training:
         names = {**other.parameters, **other.buffers, **other.constants}
         arrays = {value: np.asarray(training.tensors[name]) for value, name in names.items()}
         types = {value: TensorType(array.dtype, array.shape) for value, array in arrays.items()}
-        other, _ = functionalize(without_out(other), types)
+        other, _ = functionalize(rewrite(other, without_out), types)
         held: dict[str, str] = {}
         for value, name in (*graph.parameters.items(), *graph.buffers.items()):
             first = held.setdefault(self._tied.get(name, name), value)
@@ -124,7 +121,7 @@ class Training:
         values = [self._names.get(name, "") for name in used]
         equal, own = ([self._same.get(name, name) for name in given] for given in (values, values_in(ours)))
         if equal == own:
-            return renamed_argument(theirs, self._names)
+            return replaced(theirs, lambda value: Value(self._names.get(value.name, value.name)))
         if self._only.isdisjoint(used):  # Others are remarks already.
             self._found.setdefault("other values in training", {})[place] = None
         return ours

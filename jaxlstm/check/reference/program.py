@@ -30,7 +30,7 @@ from jaxlstm.check.reference.jax_runs import (
 )
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_model import STATISTICS, TorchModel
-from jaxlstm.programs.graph import Graph, results_of, uses_of, values_in
+from jaxlstm.programs.graph import Graph, Node, Site, results_of, rewrite, uses_of, values_in
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.double_precision import in_double_precision
 from jaxlstm.programs.program import Program
@@ -188,17 +188,18 @@ def _with_values(program: Program, values: Tensors) -> Program:
 
 def _with_tanh_of_xla(program: Program) -> Program | None:
     """Return a program that computes tanh as ``jnp.tanh``; None if it has no tanh."""
-    nodes = tuple(
-        replace(node, op="jaxlstm.tanh.default") if node.op == "aten.tanh.default" else node
-        for node in program.graph.nodes
-    )
-    if nodes == program.graph.nodes:
+    graph = rewrite(program.graph, _tanh_of_xla)
+    if graph == program.graph:
         return None
     tensors = {**program.params, **program.buffers, **program.constants}
     arrays = {name: np.asarray(a, program.dtypes[name]) for name, a in tensors.items()}
-    other = Program(replace(program.graph, nodes=nodes), arrays)
+    other = Program(graph, arrays)
     other.options = program.options
     return other
+
+
+def _tanh_of_xla(node: Node, site: Site) -> Node | None:
+    return replace(node, op="jaxlstm.tanh.default") if node.op == "aten.tanh.default" else None
 
 
 def _try(function: Any, arguments: tuple[Any, ...], *, eagerly: bool) -> None:

@@ -1,5 +1,6 @@
-"""The graph of a program as plain data, and its values."""
+"""The graph of a program as plain data, its values, and rewriting."""
 
+from jaxlstm.programs.graph.graph import RESULT as RESULT
 from jaxlstm.programs.graph.graph import Argument as Argument
 from jaxlstm.programs.graph.graph import AxisRange as AxisRange
 from jaxlstm.programs.graph.graph import Graph as Graph
@@ -12,14 +13,22 @@ from jaxlstm.programs.graph.graph import Tree as Tree
 from jaxlstm.programs.graph.graph import Value as Value
 from jaxlstm.programs.graph.graph import place_of as place_of
 from jaxlstm.programs.graph.graph import shown_shape as shown_shape
+from jaxlstm.programs.graph.rewrite import Rule as Rule
+from jaxlstm.programs.graph.rewrite import Site as Site
+from jaxlstm.programs.graph.rewrite import rewrite as rewrite
 from jaxlstm.programs.graph.values import all_nodes as all_nodes
 from jaxlstm.programs.graph.values import functions_of as functions_of
-from jaxlstm.programs.graph.values import graph_with_nodes as graph_with_nodes
+from jaxlstm.programs.graph.values import live_graph as live_graph
 from jaxlstm.programs.graph.values import named_results as named_results
-from jaxlstm.programs.graph.values import renamed_argument as renamed_argument
+from jaxlstm.programs.graph.values import places_of as places_of
+from jaxlstm.programs.graph.values import renamed as renamed
+from jaxlstm.programs.graph.values import replaced as replaced
 from jaxlstm.programs.graph.values import results_of as results_of
 from jaxlstm.programs.graph.values import unused_inputs as unused_inputs
 from jaxlstm.programs.graph.values import used_values as used_values
+from jaxlstm.programs.graph.values import users_of as users_of
 from jaxlstm.programs.graph.values import uses_of as uses_of
 from jaxlstm.programs.graph.values import values_in as values_in
+from jaxlstm.programs.graph.values import with_arguments as with_arguments
 from jaxlstm.programs.graph.values import with_names as with_names
+from jaxlstm.programs.graph.values import with_results as with_results

@@ -7,8 +7,8 @@ a constant or a user input, and a symbolic size is the size of an axis that was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,6 +29,9 @@ Argument: TypeAlias = (
 
 # The size of an axis: an integer, the name of a free axis ("s77"), or None for an expression of free axes.
 Size: TypeAlias = int | str | None
+
+RESULT = "graph.result"
+"""The operator of :attr:`Graph.result`."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,17 @@ class Graph:
         """Name -> recorded type of each tensor among the inputs and the results of nodes."""
         made = {name: type_ for node in self.nodes for name, type_ in node.types.items()}
         return {**self.input_types, **made}
+
+    @property
+    def result(self) -> Node:
+        """A node that takes the results and the mutations, as if it were the last."""
+        calls = self.nodes[-1].calls[:1] if self.nodes else ()
+        return Node("", RESULT, self.outputs, self.mutations, (), calls)
+
+    def with_nodes(self, nodes: Iterable[Node], result: Node | None = None) -> Graph:
+        """Return the graph with other nodes, and with the arguments of ``result`` as its results."""
+        last = result or self.result
+        return replace(self, nodes=tuple(nodes), outputs=last.args, mutations=last.kwargs)
 
     @property
     def free_axes(self) -> list[str]:

@@ -1,6 +1,6 @@
 """The values of a graph: which ones an argument, a node and a graph have, and other names for them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +23,17 @@ def uses_of(node: Node) -> Iterator[str]:
     yield from values_in((*node.args, *node.kwargs.values()))
 
 
+def places_of(node: Node) -> list[str | None]:
+    """Return the name of each result of a node, None for an unused one; a list of tensors gives several."""
+    names: list[str | None] = []
+    for output in node.outputs:
+        names += output if isinstance(output, tuple) else (output,)
+    return names
+
+
 def results_of(node: Node) -> list[str]:
-    """Return the names of the values that a node defines; a list of tensors gives several."""
-    listed = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
-    return [name for names in listed for name in names if name]
+    """Return the names of the values that a node defines."""
+    return [name for name in places_of(node) if name]
 
 
 def functions_of(node: Node) -> list[Graph]:
@@ -56,8 +63,7 @@ def named_results(node: Node, result: Any) -> Iterator[tuple[str, Any]]:
 
 def used_values(graph: Graph) -> set[str]:
     """Return the names of the values that a node or a result uses."""
-    arguments = (*graph.outputs, *graph.mutations.values())
-    return {*values_in(arguments), *(name for node in graph.nodes for name in uses_of(node))}
+    return {name for node in (*graph.nodes, graph.result) for name in uses_of(node)}
 
 
 def unused_inputs(graph: Graph) -> list[str]:
@@ -71,27 +77,79 @@ def unused_inputs(graph: Graph) -> list[str]:
     ]
 
 
-def graph_with_nodes(graph: Graph, nodes: Sequence[Node], renamed: Mapping[str, str]) -> Graph:
-    """Return a graph with other nodes and other names in its results: old name of a value -> new name."""
-    return replace(
-        graph,
-        nodes=tuple(nodes),
-        outputs=tuple(renamed_argument(output, renamed) for output in graph.outputs),
-        mutations={name: renamed_argument(value, renamed) for name, value in graph.mutations.items()},
-    )
+def users_of(graph: Graph) -> dict[str, list[Node]]:
+    """Return value -> the nodes that use it, also inside of functions, once for each use.
+
+    The node of a result is :attr:`Graph.result`.
+    """
+    users: dict[str, list[Node]] = {}
+    for node in (*graph.nodes, graph.result):
+        for argument in (*node.args, *node.kwargs.values()):
+            inner = users_of(argument) if isinstance(argument, Graph) else {}
+            for name in values_in(argument):
+                users.setdefault(name, []).extend(inner.get(name, [node]))
+    return users
 
 
-def with_names(node: Node, renamed: Mapping[str, str]) -> Node:
-    """Return a node whose arguments have other names: old name of a value -> new name."""
-    args = tuple(renamed_argument(argument, renamed) for argument in node.args)
-    kwargs = {name: renamed_argument(argument, renamed) for name, argument in node.kwargs.items()}
+def live_graph(graph: Graph, is_needed: Callable[[Node], bool] = lambda node: False) -> Graph:
+    """Return a graph without nodes whose results nobody uses, except those that are needed.
+
+    This is no rule of ``rewrite``, since it goes from the results backward.
+    """
+    used, live = {*uses_of(graph.result)}, []
+    for node in reversed(graph.nodes):
+        if is_needed(node) or not used.isdisjoint(results_of(node)):
+            live.append(node)
+            used.update(uses_of(node))
+    return replace(graph, nodes=tuple(reversed(live)))
+
+
+def with_arguments(node: Node, argument_of: Callable[[Value], Argument]) -> Node:
+    """Return a node with other arguments in the place of values."""
+    args = tuple(replaced(argument, argument_of) for argument in node.args)
+    kwargs = {name: replaced(argument, argument_of) for name, argument in node.kwargs.items()}
     return replace(node, args=args, kwargs=kwargs)
 
 
-def renamed_argument(argument: Argument, renamed: Mapping[str, str]) -> Argument:
-    """Return an argument with other names of its values."""
+def replaced(argument: Argument, argument_of: Callable[[Value], Argument]) -> Argument:
+    """Return an argument with other arguments in the place of values, also in functions that capture them."""
     if isinstance(argument, Value):
-        return Value(renamed.get(argument.name, argument.name))
+        return argument_of(argument)
     if isinstance(argument, tuple):
-        return tuple(renamed_argument(item, renamed) for item in argument)
+        return tuple(replaced(item, argument_of) for item in argument)
+    if isinstance(argument, Graph) and argument.captured:
+        return _bound(argument, {name: argument_of(Value(name)) for name in argument.captured})
     return argument
+
+
+def _bound(function: Graph, given: Mapping[str, Argument]) -> Graph:
+    """Return a function that uses other values by name."""
+    *nodes, result = (
+        with_arguments(node, lambda value: given.get(value.name, value))
+        for node in (*function.nodes, function.result)
+    )
+    captured = tuple(sorted({*values_in(tuple(given.values()))}))
+    return replace(function.with_nodes(nodes, result), captured=captured)
+
+
+def with_names(node: Node, names: Mapping[str, str]) -> Node:
+    """Return a node whose arguments have other names: old name of a value -> new name."""
+    return with_arguments(node, lambda value: Value(names.get(value.name, value.name)))
+
+
+def with_results(node: Node, names: Mapping[str, str]) -> Node:
+    """Return a node whose results have other names."""
+    outputs = tuple(
+        tuple(names.get(name, name) for name in output)
+        if isinstance(output, tuple)
+        else names.get(output or "", output)
+        for output in node.outputs
+    )
+    types = {names.get(name, name): type_ for name, type_ in node.types.items()}
+    name = names.get(next(iter(results_of(node)), ""), node.name)
+    return replace(node, name=name, outputs=outputs, types=types)
+
+
+def renamed(node: Node, names: Mapping[str, str]) -> Node:
+    """Return a node whose arguments and results have other names."""
+    return with_results(with_names(node, names), names)

@@ -1,1 +1,1 @@
-"""Passes: functions from graph to graph."""
+"""Passes: functions from graph to graph, made of rules of `jaxlstm.programs.graph.rewrite`."""

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value, results_of
+from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value, results_of, rewrite
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, Operator
 from jaxlstm.programs.passes.orders import (
+    Layout,
     Order,
-    Rewriter,
-    Rule,
+    Orders,
     channel_order,
     first_tensor,
     is_convolution,
@@ -45,7 +45,7 @@ def channels_last(graph: Graph, tensors: Mapping[str, Any]) -> Graph:
     held = {value: tensors[name] for value, name in names.items()}
     types = {value: TensorType(np.dtype(a.dtype), tuple(a.shape)) for value, a in held.items()}
     types |= graph.types
-    return Rewriter(graph, types).rewritten(_RULES)
+    return rewrite(graph, Orders(graph, types, _LAYOUTS))
 
 
 def _without(order: Order, axes: Iterable[int]) -> Order:
@@ -54,11 +54,11 @@ def _without(order: Order, axes: Iterable[int]) -> Order:
     return tuple(sorted(kept).index(axis) for axis in kept)
 
 
-def _elementwise(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _elementwise(state: Orders, node: Node, operator: Operator) -> Node | None:
     outputs, given = results_of(node), tuple(node.kwargs.values())
     tensors = [value for value in given if isinstance(value, Value) and value.name in state.types]
     if len(outputs) != 1 or outputs[0] not in node.types or any(isinstance(value, tuple) for value in given):
-        return False
+        return None
     rank = len(node.types[outputs[0]].shape)
 
     def part(value: Value, order: Order) -> Order | None:
@@ -75,7 +75,7 @@ def _elementwise(state: Rewriter, node: Node, operator: Operator) -> bool:
     full = [value for value in tensors if state.rank(value) == rank]
     order = state.best(full, outputs[0], [own_order(rank)], cost)
     if order is None:
-        return False
+        return None
     changed = {}
     for name, value in node.kwargs.items():
         if isinstance(value, Value) and value.name in state.types and state.rank(value):
@@ -83,22 +83,22 @@ def _elementwise(state: Rewriter, node: Node, operator: Operator) -> bool:
     return state.emit(node, order, **changed)
 
 
-def _channels(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _channels(state: Orders, node: Node, operator: Operator) -> Node | None:
     found = _tensor_and_rank(state, node, operator)
     if found is None:
-        return False
+        return None
     value, rank = found
     last = channel_order(node, rank, state.types)
     order: Order | None = last
     if not is_convolution(node):
         order = state.best([value], results_of(node)[0], [last, own_order(rank)])
     if order != last or last == own_order(rank):
-        return False
+        return None
     op = CHANNELS_LAST + node.op.removeprefix("aten.")
     return state.emit(node, last, op=op, **{operator.first_parameter: state.array(value, last)})
 
 
-def _tensors(state: Rewriter, node: Node, operator: Operator) -> list[Value]:
+def _tensors(state: Orders, node: Node, operator: Operator) -> list[Value]:
     """Return the first argument as a list of tensors of one rank; empty if it is anything else."""
     argument = node.kwargs.get(operator.first_parameter)
     values = [v for v in (argument if isinstance(argument, tuple) else (argument,)) if isinstance(v, Value)]
@@ -119,7 +119,7 @@ def _dims(node: Node, operator: Operator, rank: int) -> tuple[str, Any, tuple[in
 
 
 def _arrays(
-    state: Rewriter, node: Node, operator: Operator, tensors: Sequence[Value], order: Order
+    state: Orders, node: Node, operator: Operator, tensors: Sequence[Value], order: Order
 ) -> dict[str, Any]:
     """Return the first argument of a node, a tensor or a list of tensors, in an order."""
     arrays = tuple(state.array(tensor, order) for tensor in tensors)
@@ -128,22 +128,22 @@ def _arrays(
 
 
 def _by_axes(
-    after: Callable[[Order, tuple[int, ...]], Order], state: Rewriter, node: Node, operator: Operator
-) -> bool:
+    after: Callable[[Order, tuple[int, ...]], Order], state: Orders, node: Node, operator: Operator
+) -> Node | None:
     """Emit a node with its axes renamed; ``after`` returns the order of the results."""
     tensors = _tensors(state, node, operator)
     found = _dims(node, operator, state.rank(tensors[0])) if tensors else None
     if found is None:
-        return False
+        return None
     name, value, dims = found
     outputs = [output for output in results_of(node) if output in node.types]
     follows = outputs[0] if outputs and len(node.types[outputs[0]].shape) == state.rank(tensors[0]) else None
     order = state.best(tensors, follows)
     if order is None:
-        return False
+        return None
     result = after(order, dims)
     if any(len(node.types[output].shape) != len(result) for output in outputs):
-        return False
+        return None
     places = tuple(order.index(dim) for dim in dims)
     changed = _arrays(state, node, operator, tensors, order)
     if value is not None and value != ():
@@ -151,9 +151,9 @@ def _by_axes(
     return state.emit(node, result, **changed)
 
 
-def _over(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _over(state: Orders, node: Node, operator: Operator) -> Node | None:
     if node.op.startswith("aten.arg") and node.kwargs.get("dim") is None:
-        return False  # The index of the flattened tensor.
+        return None  # The index of the flattened tensor.
 
     def after(order: Order, dims: tuple[int, ...]) -> Order:
         return order if node.kwargs.get("keepdim") else _without(order, dims or order)
@@ -161,7 +161,7 @@ def _over(state: Rewriter, node: Node, operator: Operator) -> bool:
     return _by_axes(after, state, node, operator)
 
 
-def _tensor_and_rank(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, int] | None:
+def _tensor_and_rank(state: Orders, node: Node, operator: Operator) -> tuple[Value, int] | None:
     """Return the tensor of a node and the rank of its only result."""
     value, outputs = first_tensor(node, operator), results_of(node)
     if value is None or value.name not in state.types or len(outputs) != 1 or outputs[0] not in node.types:
@@ -169,7 +169,7 @@ def _tensor_and_rank(state: Rewriter, node: Node, operator: Operator) -> tuple[V
     return value, len(node.types[outputs[0]].shape)
 
 
-def _single(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, Order, int] | None:
+def _single(state: Orders, node: Node, operator: Operator) -> tuple[Value, Order, int] | None:
     """Return the tensor of a node, the order to take it in, and the rank of the result; None for torch's."""
     found = _tensor_and_rank(state, node, operator)
     if found is None:
@@ -180,36 +180,36 @@ def _single(state: Rewriter, node: Node, operator: Operator) -> tuple[Value, Ord
     return None if order is None else (value, order, rank)
 
 
-def _writes(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _writes(state: Orders, node: Node, operator: Operator) -> Node | None:
     """Write a part of an axis, or of one place of it, in any order."""
     found, src, dim = _single(state, node, operator), node.kwargs.get("src"), node.kwargs.get("dim", 0)
     if not found or not isinstance(src, Value) or src.name not in state.types or type(dim) is not int:
-        return False
+        return None
     value, order, rank = found
     part = order if state.rank(src) == rank else _without(order, (dim % rank,))
     arrays: dict[str, Any] = {"self": state.array(value, order), "src": state.array(src, part)}
     return state.emit(node, order, **arrays, dim=order.index(dim % rank))
 
 
-def _squeezes(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _squeezes(state: Orders, node: Node, operator: Operator) -> Node | None:
     found = _single(state, node, operator)
     dims = found and _dims(node, operator, state.rank(found[0]))
     if not found or not dims:
-        return False
+        return None
     value, order, rank = found
     candidates = order if dims[1] is None else dims[2]
     removed = [axis for axis in candidates if state.types[value.name].shape[axis] == 1]
     if len(order) - len(removed) != rank:
-        return False
+        return None
     places = tuple(sorted(order.index(axis) for axis in removed))
     array = state.array(value, order)
     return state.emit(node, _without(order, removed), op="aten.squeeze.dims", self=array, dim=places)
 
 
-def _inserts(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _inserts(state: Orders, node: Node, operator: Operator) -> Node | None:
     tensors, outputs, dim = _tensors(state, node, operator), results_of(node), node.kwargs.get("dim", 0)
     if not tensors or type(dim) is not int or len(outputs) != 1 or outputs[0] not in node.types:
-        return False
+        return None
     rank = state.rank(tensors[0]) + 1
     order = state.best(tensors, None) or own_order(rank - 1)
     new = dim % rank
@@ -221,12 +221,12 @@ def _inserts(state: Rewriter, node: Node, operator: Operator) -> bool:
     return state.emit(node, result, **_arrays(state, node, operator, tensors, order), dim=result.index(new))
 
 
-def _pads(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _pads(state: Orders, node: Node, operator: Operator) -> Node | None:
     found = _single(state, node, operator)
     name = "padding" if "padding" in node.kwargs else "pad"
     given: Any = node.kwargs.get(name)
     if found is None or not isinstance(given, tuple) or len(given) % 2 or len(given) > 2 * found[2]:
-        return False
+        return None
     value, order, rank = found
     pairs = [(0, 0)] * (rank - len(given) // 2) + list(zip(given[::2], given[1::2], strict=True))[::-1]
     moved = [number for axis in reversed(order) for number in pairs[axis]]
@@ -235,19 +235,19 @@ def _pads(state: Rewriter, node: Node, operator: Operator) -> bool:
     return state.emit(node, order, **{"self": state.array(value, order), name: tuple(moved)})
 
 
-def _merges(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _merges(state: Orders, node: Node, operator: Operator) -> Node | None:
     """Merge axes that stand next to each other in the order, too."""
     found = _single(state, node, operator)
     merged = found and _merged(state.types[found[0].name].shape, node.types[results_of(node)[0]].shape)
     if not found or not merged:
-        return False
+        return None
     value, order, _ = found
     start, end = merged
     places = sorted(order.index(axis) for axis in range(start, end + 1))
     first = places[0]
     long = [axis for axis in order if start <= axis <= end and state.types[value.name].shape[axis] != 1]
     if places != list(range(first, first + len(places))) or long != sorted(long):
-        return False
+        return None
     result = _without(order, range(start + 1, end + 1))
     kwargs = {"self": state.array(value, order), "start_dim": first, "end_dim": first + end - start}
     dropped = replace(node, kwargs={"self": value})
@@ -271,11 +271,11 @@ _PERMUTATIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _permutes(state: Rewriter, node: Node, operator: Operator) -> bool:
+def _permutes(state: Orders, node: Node, operator: Operator) -> Sequence[Node] | None:
     found = _tensor_and_rank(state, node, operator)
     # A permutation inside of no_grad stops the gradient, so it cannot be left out.
     if found is None or not node.with_gradient:
-        return False
+        return None
     value, (output,) = found[0], results_of(node)
     kwargs: dict[str, Any] = {n: a for n, a in operator.arguments(node.kwargs).items() if a != value}
     permute = next((function for name, function in _PERMUTATIONS.items() if name in kwargs), None)
@@ -285,15 +285,15 @@ def _permutes(state: Rewriter, node: Node, operator: Operator) -> bool:
     except (TypeError, ValueError, IndexError):
         order = ()
     if len(order) != found[1] or len(order) != state.rank(value):
-        return False  # If the file is malformed, running the program raises, and names the node.
+        return None  # If the file is malformed, running the program raises, and names the node.
     state.stored[output] = {
         tuple(order.index(axis) for axis in stored): name for stored, name in state.stored[value.name].items()
     }
-    state.waiting[output] = state.index, node
-    return True
+    state.waiting[output] = state.site.place, node
+    return ()
 
 
-_RULES: dict[str, Rule] = {
+_LAYOUTS: dict[str, Layout] = {
     "elementwise": _elementwise,
     "channels": _channels,
     "along": partial(_by_axes, lambda order, dims: order),

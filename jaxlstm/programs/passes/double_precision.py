@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, Node, TensorType
+from jaxlstm.programs.graph import Graph, Node, Site, TensorType, rewrite
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.program import Program
 
@@ -26,14 +26,11 @@ def in_double_precision(program: Program) -> Program:
 
 
 def _graph(graph: Graph) -> Graph:
-    return replace(
-        graph,
-        inputs=tuple(replace(i, type=i.type and _type(i.type)) for i in graph.inputs),
-        nodes=tuple(_node(node) for node in graph.nodes),
-    )
+    inputs = tuple(replace(i, type=i.type and _type(i.type)) for i in graph.inputs)
+    return rewrite(replace(graph, inputs=inputs), _in_double_precision)
 
 
-def _node(node: Node) -> Node:
+def _in_double_precision(node: Node, site: Site) -> Node:
     kwargs = {name: _argument(value) for name, value in node.kwargs.items()}
     types = {name: _type(type_) for name, type_ in node.types.items()}
     operator = find_operator(node.op)

@@ -9,27 +9,25 @@ The results of ``reshape`` and ``contiguous`` share memory or not depending on s
 have. A program whose result depends on this is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import (
+from jaxlstm.programs.graph.graph import (
+    RESULT,
     Argument,
     Graph,
     ModuleCall,
     Node,
     TensorType,
     Value,
-    graph_with_nodes,
     place_of,
-    results_of,
-    uses_of,
-    values_in,
-    with_names,
 )
+from jaxlstm.programs.graph.rewrite import Site, rewrite
+from jaxlstm.programs.graph.values import live_graph, values_in, with_arguments, with_names
 from jaxlstm.programs.operators.dtypes import promoted_type
 from jaxlstm.programs.operators.registry import (
     Operator,
@@ -92,10 +90,10 @@ def functionalize(graph: Graph, held: Mapping[str, TensorType]) -> tuple[Graph, 
     """
     if not any(is_in_place(node.op) or changes_shape(node.op) for node in graph.nodes):
         return graph, frozenset()
-    memory = _Memory(graph, {**held, **graph.types})
-    for node in graph.nodes:
-        memory.add(node)
-    return memory.result()
+    memory = _Memory(graph)
+    pure = live_graph(rewrite(graph, memory, types=held), lambda node: node.name not in memory.added)
+    placeholders = {*graph.parameters, *graph.buffers, *graph.constants, *(i.name for i in graph.inputs)}
+    return pure, frozenset(placeholders & memory.written.keys())
 
 
 def _items(node: Node) -> int:
@@ -105,20 +103,19 @@ def _items(node: Node) -> int:
 
 
 class _Memory:
-    """The values that the nodes of a graph have made so far, and which of them share memory.
+    """A rule that remembers the values that nodes have made so far, and which of them share memory.
 
     Values have the names of the given graph; the result of an in-place operator is its argument. Values that
     surely share memory have one *root*, which owns the memory. The roots that share memory or not, depending
     on strides, have one *owner*.
     """
 
-    def __init__(self, graph: Graph, types: dict[str, TensorType]) -> None:
-        self._graph, self._types = graph, types
-        self._nodes: list[Node] = []
+    def __init__(self, graph: Graph) -> None:
+        self._site: Site
+        self._nodes: list[Node] = []  # that replace the present one
         self._room = _MOST_ADDED * (sum(map(_items, graph.nodes)) + 16)
         self._calls: tuple[ModuleCall, ...] = ()  # of the node that uses a view
-        self._added: set[str] = set()  # nodes that are left out if nothing uses them
-        self._taken = {*types, *(name for node in graph.nodes for name in (node.name, *results_of(node)))}
+        self.added: set[str] = set()  # nodes that are left out if nothing uses them
         self._names: dict[str, str] = {}  # value -> its present name
         self._arguments: dict[str, str] = {}  # result of an in-place operator -> its argument
         self._views: dict[str, View] = {}
@@ -126,45 +123,37 @@ class _Memory:
         self._owners: dict[str, str] = {}
         self._links: dict[str, Node] = {}  # owner -> the first node that may give a view
         self._writes: dict[str, list[_Write]] = {}  # owner -> the last write, and the last of another root
-        self._written: dict[str, int] = {}  # root -> the number of its last write
+        self.written: dict[str, int] = {}  # root -> the number of its last write
         self._seen: dict[str, int] = {}  # value -> the last write that its present name has seen
         self._born: dict[str, int] = {}  # value -> the last write of its family before it was made
         self._own_gradient: set[str] = set()  # views without gradient that were written
         self._reshaped: dict[str, Node] = {}  # value -> the node that has changed its shape
 
-    def add(self, node: Node) -> None:
-        """Add a node of the given graph."""
+    def __call__(self, node: Node, site: Site) -> Sequence[Node]:
+        """Return the nodes that replace a node."""
+        self._site, self._calls, self._nodes = site, node.calls, []
+        if node.op == RESULT:
+            self._end(node, site.graph)
+            return self._nodes
         operator = find_operator(node.op)
         assert operator is not None
-        self._calls = node.calls
         if is_in_place(node.op):
             self._write(node, operator)
-            return
-        pure = self._renamed(node)
+            return self._nodes
+        pure = with_arguments(node, self._present)
         if changes_shape(node.op):
             pure = replace(pure, op=functional_name(node.op))
             self._reshaped[self._argument(target_of(node))] = node
         self._nodes.append(pure)
         self._add_views(node, pure, operator)
+        return self._nodes
 
-    def result(self) -> tuple[Graph, frozenset[str]]:
-        """Return the new graph, and the placeholders that the given graph writes to."""
-        graph, changed = self._graph, {}
-        self._calls = graph.nodes[-1].calls[:1]
-        for value, name in graph.buffers.items():
-            present = self._present(value)  # buffers keep their contents between calls
-            if value in self._written:
-                changed[name] = Value(present)
-        names = {name: self._present(name) for name in values_in((*graph.outputs, *graph.mutations.values()))}
-        graph = graph_with_nodes(graph, (), names)
-        graph = replace(graph, mutations=changed | {**graph.mutations})
-        used, nodes = {*values_in((*graph.outputs, *graph.mutations.values()))}, []
-        for node in reversed(self._nodes):
-            if node.name not in self._added or not used.isdisjoint(results_of(node)):
-                used.update(uses_of(node))
-                nodes.append(node)
-        placeholders = {*graph.parameters, *graph.buffers, *graph.constants, *(i.name for i in graph.inputs)}
-        return replace(graph, nodes=tuple(reversed(nodes))), frozenset(placeholders & self._written.keys())
+    def _end(self, node: Node, graph: Graph) -> None:
+        """Add the node with the results, in which buffers keep their contents between calls."""
+        present = {name: self._present(Value(value)) for value, name in graph.buffers.items()}
+        changed = {name: present[name] for value, name in graph.buffers.items() if value in self.written}
+        node = with_arguments(node, self._present)
+        self._nodes.append(replace(node, kwargs={**changed, **node.kwargs}))
 
     # Names
 
@@ -175,9 +164,9 @@ class _Memory:
         """Return the present name of a value, which may be out of date."""
         return self._names.get(name, name)
 
-    def _present(self, name: str) -> str:
-        """Return the name of the present contents of a value that is used."""
-        name = self._argument(name)
+    def _present(self, value: Value) -> Value:
+        """Return the present contents of a value that is used."""
+        name = self._argument(value.name)
         if name in self._reshaped:
             node = self._reshaped[name]
             raise ProgramError(
@@ -188,15 +177,12 @@ class _Memory:
             )
         self._require_known_sharing(name)
         stale, root = [name], self._root(name)
-        while self._seen.get(stale[-1], 0) != self._written.get(root, 0):
+        while self._seen.get(stale[-1], 0) != self.written.get(root, 0):
             stale.append(self._views[stale[-1]].base)
-        for value in reversed(stale[:-1]):
-            self._names[value] = self._viewed(value)
-            self._seen[value] = self._written[root]
-        return self._now(name)
-
-    def _renamed(self, node: Node) -> Node:
-        return with_names(node, {name: self._present(name) for name in uses_of(node)})
+        for view in reversed(stale[:-1]):
+            self._names[view] = self._viewed(view)
+            self._seen[view] = self.written[root]
+        return Value(self._now(name))
 
     def _root(self, name: str) -> str:
         return self._roots.get(name, name)
@@ -205,20 +191,12 @@ class _Memory:
         root = self._root(name)
         return self._owners.get(root, root)
 
-    def _fresh(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
-
     def _append(self, node: Node, value: str, *, may_fail: bool = False) -> str:
         """Append a node that makes the present contents of a value, and return their name."""
         name = node.name
-        types = {name: self._types[value]} if value in self._types else {}
-        self._types.update(types)
-        self._nodes.append(replace(node, outputs=(name,), types=types, size=""))
+        self._nodes.append(replace(node, outputs=(name,), types=self._typed(name, value), size=""))
         if not may_fail:
-            self._added.add(name)
+            self.added.add(name)
         self._room -= _items(node)
         if self._room < 0:
             raise ProgramError(
@@ -227,6 +205,13 @@ class _Memory:
                 "the nodes of the graph. Replace them by their functional forms, and export again",
             )
         return name
+
+    def _typed(self, name: str, value: str) -> dict[str, TensorType]:
+        """Return the type of a new value that is equal to another's."""
+        types = self._site.types
+        if value in types:
+            types[name] = types[value]
+        return {name: types[name]} if value in types else {}
 
     # Views
 
@@ -243,13 +228,13 @@ class _Memory:
                     self._links.setdefault(owner, node)
                 continue
             root = self._roots[name] = self._root(base)
-            self._seen[name] = self._written.get(root, 0)
+            self._seen[name] = self.written.get(root, 0)
             has_gradient = pure.with_gradient and operator.write_back is not same_values
             self._views[name] = View(base, pure, self._now(base), operator, index, has_gradient)
 
     def _differ_in_dtype(self, before: str, after: str) -> bool:
         """Return True if a value is known to be a conversion of another, which copies."""
-        types = self._types.get(before), self._types.get(after)
+        types = self._site.types.get(before), self._site.types.get(after)
         return types[0] is not None and types[1] is not None and types[0].dtype != types[1].dtype
 
     def _viewed(self, name: str) -> str:
@@ -258,10 +243,14 @@ class _Memory:
         base, writer = self._now(view.base), self._writes[self._owner(name)][0].node
         if view.operator.write_back is same and view.has_gradient:
             return base
-        node = single_view(with_names(view.node, {view.seen: base}), view.index, self._types)
-        node = replace(node, name=self._fresh(f"{writer.name}_{name}"), calls=self._calls)
+        node = single_view(with_names(view.node, {view.seen: base}), view.index, self._site.types)
+        node = replace(node, name=self._site.fresh(f"{writer.name}_{name}"), calls=self._calls)
         made = self._append(node, name)
-        return self._with_values(name, made, self._fresh(made), node) if name in self._own_gradient else made
+        return (
+            self._with_values(name, made, self._site.fresh(made), node)
+            if name in self._own_gradient
+            else made
+        )
 
     def _with_values(self, name: str, values: str, made: str, node: Node) -> str:
         """Return ``made``, the name of a value with other contents and its own gradient."""
@@ -274,15 +263,14 @@ class _Memory:
     def _write(self, node: Node, operator: Operator) -> None:
         """Add the nodes of an in-place node."""
         target = self._argument(target_of(node))
-        pure = self._renamed(node)
+        pure = with_arguments(node, self._present)
         result = next((output for output in node.outputs if isinstance(output, str)), node.name)
         kwargs = {operator.first_parameter if n == "self" else n: a for n, a in pure.kwargs.items()}
         pure = replace(pure, op=functional_name(node.op), kwargs=kwargs)
         *before, last = self._in_dtype(pure, operator, target, result)
         is_detached = operator.write_back is same_values  # by detach_, which leaves views as they are
-        values = result if last.with_gradient or is_detached else self._fresh(f"{result}_values")
-        types = {values: self._types[target]} if target in self._types else {}
-        self._types.update(types)
+        values = result if last.with_gradient or is_detached else self._site.fresh(f"{result}_values")
+        types = self._typed(values, target)
         self._nodes += [*before, replace(last, name=values, outputs=(values,), types=types)]
         if values != result:
             # Inside of no_grad, torch replaces the contents of a tensor and keeps its gradient.
@@ -293,13 +281,13 @@ class _Memory:
 
     def _in_dtype(self, pure: Node, operator: Operator, target: str, result: str) -> Iterator[Node]:
         """Yield the functional form of an in-place node, and a conversion if it may have another dtype."""
-        own, dtype = self._types.get(target), self._dtype(pure)
+        own, dtype = self._site.types.get(target), self._dtype(pure)
         if own is not None and (pure.op.split(".")[1] in _KEEP_DTYPE or dtype == own.dtype):
             yield pure
             return
-        wide, types = self._fresh(f"{result}_wide"), {}
+        wide, types = self._site.fresh(f"{result}_wide"), {}
         if own is not None and dtype is not None and operator.layout == "elementwise":
-            types[wide] = self._types[wide] = replace(own, dtype=dtype)
+            types[wide] = self._site.types[wide] = replace(own, dtype=dtype)
         yield replace(pure, name=wide, outputs=(wide,), types=types)
         if own is not None:
             yield replace(pure, op="aten.to.dtype", kwargs={"self": Value(wide), "dtype": own.dtype})
@@ -311,7 +299,7 @@ class _Memory:
         """Return the dtype of the result of an operator of tensors, if it is known."""
         function = pure.op.split(".")[1]
         given = [argument for name, argument in pure.kwargs.items() if name not in _PLACES]
-        types = [self._types.get(name) for name in values_in(tuple(given))]
+        types = [self._site.types.get(name) for name in values_in(tuple(given))]
         known = [type_ for type_ in types if type_ is not None]
         if function in _PREDICATES or not known or len(known) < len(types):
             return np.dtype(bool) if function in _PREDICATES else None
@@ -325,18 +313,18 @@ class _Memory:
         number = last[0].number + 1 if last else 1
         others = [write for write in last if write.root != root]
         self._writes[owner] = [_Write(number, root, node, target), *others[:1]]
-        self._written[root] = self._seen[target] = number
+        self.written[root] = self._seen[target] = number
         while (view := self._views.get(target)) is not None:
             base, written = Value(self._now(view.base)), Value(self._now(target))
             name = written.name
             if view.operator.write_back not in (same, same_values):
-                back, may_fail = put_back_node(view.node, view.index, base, written, self._types)
-                made = self._fresh(f"{node.name}_{view.base}")
+                back, may_fail = put_back_node(view.node, view.index, base, written, self._site.types)
+                made = self._site.fresh(f"{node.name}_{view.base}")
                 back = replace(back, name=made, calls=node.calls, with_gradient=view.has_gradient)
                 name = self._append(back, view.base, may_fail=may_fail)
             if not view.has_gradient:
                 self._own_gradient.add(target)
-                name = self._with_values(view.base, name, self._fresh(f"{node.name}_{view.base}"), node)
+                name = self._with_values(view.base, name, self._site.fresh(f"{node.name}_{view.base}"), node)
             self._names[view.base], self._seen[view.base] = name, number
             target = view.base
 

@@ -1,7 +1,6 @@
 """Rewrite the graph of a program that needs no gradient, so that the native kernel runs its operators."""
 
-from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxlstm.kernels.cpu.library import library
 from jaxlstm.kernels.cpu.stack import prepare
 from jaxlstm.layer.params import direction_params, param_shapes
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, results_of, uses_of, values_in
+from jaxlstm.programs.graph import Argument, Graph, Node, Site, Value, results_of, rewrite, values_in
 from jaxlstm.programs.operators.inference import (
     ACTIVATIONS,
     CELL,
@@ -42,34 +41,32 @@ def fuse(graph: Graph) -> Graph:
     A convolution with the channels last takes the product before it, and the norm by running statistics, the
     sum and the activation after it, if nothing else uses the results between.
     """
-    uses = Counter(name for node in graph.nodes for name in uses_of(node))
-    uses.update(values_in((*graph.outputs, *graph.mutations.values())))
-    nodes: dict[str, Node] = {}
-    last: dict[str, Node] = {}  # a result that is used once -> the convolution or product
-    images: set[str] = set()  # the results of convolutions
-    for node in graph.nodes:
-        if node.op in _CONVOLUTIONS:
-            node = replace(node, op=CONVOLUTION)
-        elif mean := _mean(node, images):
-            node = replace(node, op=MEAN, kwargs=mean)
-        elif layer := _native_layer(node):
-            node = replace(node, op=layer)
-        for value in values_in(tuple(node.kwargs.values())):
-            before = last.get(value)
-            if before is not None and (joined := _joined(before, node, Value(value))):
-                node = joined
-                del nodes[before.name]
-                break
-        nodes[node.name] = node
-        results = results_of(node)
-        if node.op == CONVOLUTION and len(node.types[results[0]].shape) == 4:
-            images.update(results)
-        if node.op in (CONVOLUTION, _PRODUCT) and uses[results[0]] == 1:
-            last[results[0]] = node
-    return replace(graph, nodes=tuple(nodes.values()))
+    return rewrite(graph, _native, _joined)
 
 
-def _joined(before: Node, node: Node, value: Value) -> Node | None:
+def _native(node: Node, site: Site) -> Node | None:
+    """Give a node the native operator."""
+    if node.op in _CONVOLUTIONS:
+        return replace(node, op=CONVOLUTION)
+    if mean := _mean(node, site):
+        return replace(node, op=MEAN, kwargs=mean)
+    layer = _native_layer(node)
+    return replace(node, op=layer) if layer else None
+
+
+def _joined(node: Node, site: Site) -> Node | None:
+    """Join a node with the convolution or product before it, if nothing else uses that."""
+    for value in values_in(tuple(node.kwargs.values())):
+        before = site.maker(Value(value))
+        if before is None or before.op not in (CONVOLUTION, _PRODUCT) or len(site.users[value]) > 1:
+            continue
+        if joined := _join(before, node, Value(value)):
+            site.remove(before)
+            return joined
+    return None
+
+
+def _join(before: Node, node: Node, value: Value) -> Node | None:
     """Return the convolution of a node and the node before it, which gives its ``value``, or None."""
     if before.op == _PRODUCT:
         factors = before.kwargs["self"], before.kwargs["other"]
@@ -102,10 +99,11 @@ def _added(node: Node, before: Node, value: Value) -> dict[str, Any]:
     return {}
 
 
-def _mean(node: Node, images: Container[str]) -> dict[str, Any] | None:
+def _mean(node: Node, site: Site) -> dict[str, Any] | None:
     """Return the arguments of MEAN for the mean over the height or width of a convolution's result."""
     value, axes = node.kwargs.get("self"), node.kwargs.get("dim")
-    if not isinstance(value, Value) or value.name not in images:
+    before = site.maker(value)
+    if before is None or before.op != CONVOLUTION or len(before.types[results_of(before)[0]].shape) != 4:
         return None
     if node.op == _POOL and node.kwargs["output_size"] in (1, (1, 1)):
         return {"self": value, "dim": (1, 2), "keepdim": True}
@@ -140,23 +138,20 @@ def prepare_weights(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, di
             return tuple(map(known, argument))
         return np.asarray(tensors[names[argument.name]]) if isinstance(argument, Value) else argument
 
-    def with_weights(node: Node) -> Node:
+    def with_weights(node: Node, site: Site) -> Node | None:
         own = {name: value for name, value in node.kwargs.items() if name not in _COMPUTED}
-        if {*values_in(tuple(own.values()))} - {*names}:
-            return node
+        if node.op not in (CONVOLUTION, LINEAR, CELL, LSTM) or {*values_in(tuple(own.values()))} - {*names}:
+            return None
         key = (node.op, *sorted(own.items(), key=lambda item: item[0]))
         if key not in found:
             arrays = _packed(node.op, {name: known(value) for name, value in own.items()})
             values = tuple(Value(f"<{node.name} {index}>") for index in range(len(arrays)))
             added.update((value.name, array) for value, array in zip(values, arrays, strict=True))
             found[key] = values
-        return replace(node, kwargs={**node.kwargs, "prepared": found[key]}) if found[key] else node
+        return replace(node, kwargs={**node.kwargs, "prepared": found[key]}) if found[key] else None
 
-    nodes = tuple(
-        with_weights(node) if node.op in (CONVOLUTION, LINEAR, CELL, LSTM) else node for node in graph.nodes
-    )
-    parameters = {**graph.parameters, **{name: name for name in added}}
-    return replace(graph, nodes=nodes, parameters=parameters), added
+    graph = rewrite(graph, with_weights)
+    return replace(graph, parameters={**graph.parameters, **dict(zip(added, added, strict=True))}), added
 
 
 def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:

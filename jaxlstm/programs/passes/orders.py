@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jaxlstm.programs.graph import Argument, Graph, ModuleCall, Node, TensorType, Value, results_of, values_in
+from jaxlstm.programs.graph.graph import RESULT, Argument, Graph, ModuleCall, Node, TensorType, Value
+from jaxlstm.programs.graph.rewrite import Site
+from jaxlstm.programs.graph.values import replaced, results_of, values_in, with_results
 from jaxlstm.programs.operators.registry import Operator, find_operator
 
 Order = tuple[int, ...]
 """The axis of torch at each axis of an array: (0, 2, 3, 1) for images with channels last."""
 
-Rule = Callable[["Rewriter", Node, Operator], bool]
+Layout = Callable[["Orders", Node, Operator], Node | Sequence[Node] | None]
+"""Returns what becomes of a node, or None if its arguments must have torch's order."""
 
 _ASSUMED_SIZE = 64
 """The size of a free axis where orders are compared."""
@@ -48,9 +51,7 @@ def first_tensor(node: Node, operator: Operator) -> Value | None:
     return value if isinstance(value, Value) else None
 
 
-def _wanted_orders(
-    graph: Graph, types: Mapping[str, TensorType], operators: Sequence[Operator]
-) -> dict[str, Order]:
+def _wanted_orders(graph: Graph, types: Mapping[str, TensorType]) -> dict[str, Order]:
     """Return the order that all consumers of a value want, because a convolution comes after it."""
     votes: defaultdict[str, set[Order | None]] = defaultdict(set)
 
@@ -63,7 +64,9 @@ def _wanted_orders(
             votes[name].add(order if fits else None)
 
     vote((*graph.outputs, *graph.mutations.values()), None)
-    for node, operator in zip(reversed(graph.nodes), reversed(operators), strict=True):
+    for node in reversed(graph.nodes):
+        operator = find_operator(node.op)
+        assert operator is not None
         # These take any order at no cost.
         if operator.layout in ("over", "without") or node.op == "aten.sym_size.int":
             continue
@@ -79,15 +82,15 @@ def _wanted_orders(
     return {name: order for name in [*votes] if (order := agreed(name))}
 
 
-class Rewriter:
-    """The state of the pass, at one node after the other."""
+class Orders:
+    """A rule that gives nodes their arguments in the best order of axes, and the orders of stored arrays."""
 
-    def __init__(self, graph: Graph, types: Mapping[str, TensorType]) -> None:
-        self.graph = graph
-        self.types = types
-        self.operators = tuple(found for node in graph.nodes if (found := find_operator(node.op)))
-        self.index = 0
-        self.wanted = _wanted_orders(graph, types, self.operators)
+    def __init__(self, graph: Graph, types: Mapping[str, TensorType], layouts: Mapping[str, Layout]) -> None:
+        """Find the order in which each value is wanted; ``layouts`` has a function for layouts."""
+        self.types, self._layouts = types, layouts
+        self._nodes = *graph.nodes, graph.result
+        self.site: Site
+        self.wanted = _wanted_orders(graph, types)
         # value -> order -> name of the array with its axes in this order
         self.stored: dict[str, dict[Order, str]] = {n: {own_order(len(t.shape)): n} for n, t in types.items()}
         for node in graph.nodes:
@@ -96,35 +99,18 @@ class Rewriter:
         # permutations of the model that are emitted if nothing else gives their result
         self.waiting: dict[str, tuple[int, Node]] = {}
         self.made = {name: index for index, node in enumerate(graph.nodes) for name in results_of(node)}
-        self.weights = {*graph.parameters, *graph.buffers, *graph.constants}
-        self.names = {*types, *self.made, *(declared.name for declared in graph.inputs)}
-        self.emitted: list[tuple[tuple[int, int], Node]] = []
+        self._weights = {*graph.parameters, *graph.buffers, *graph.constants}
 
-    def rewritten(self, rules: Mapping[str, Rule]) -> Graph:
-        """Return the graph after a rule has emitted each node; nodes without a rule stay in torch's order.
+    def __call__(self, node: Node, site: Site) -> Node | Sequence[Node]:
+        """Return what becomes of a node."""
+        self.site, operator = site, find_operator(node.op)
+        layout = self._layouts.get(operator.layout) if operator else None
+        new = layout(self, node, operator) if layout and operator else None
+        return self.emit(node, None) if new is None else new
 
-        Args:
-          rules: layout of an operator -> a function that emits a node, or returns False if it must stay.
-        """
-        for index, node in enumerate(self.graph.nodes):
-            self.index = index
-            operator = self.operators[index]
-            rule = rules.get(operator.layout)
-            if rule is None or not rule(self, node, operator):
-                self._keep(node)
-        self.index = len(self.graph.nodes)
-        outputs = tuple(map(self.plain, self.graph.outputs))
-        mutations = {name: self.plain(argument) for name, argument in self.graph.mutations.items()}
-        nodes = tuple(node for _, node in sorted(self.emitted, key=lambda pair: pair[0]))
-        return replace(self.graph, nodes=nodes, outputs=outputs, mutations=mutations)
-
-    def plain(self, argument: Argument) -> Argument:
-        """Return an argument with its tensors in torch's order."""
-        if isinstance(argument, tuple):
-            return tuple(map(self.plain, argument))
-        if isinstance(argument, Value) and argument.name in self.types:
-            return self.array(argument, own_order(self.rank(argument)))
-        return argument
+    def _plain(self, value: Value) -> Value:
+        """Return the array of a value in torch's order."""
+        return self.array(value, own_order(self.rank(value))) if value.name in self.types else value
 
     def rank(self, value: Value) -> int:
         """Return the number of axes of a tensor."""
@@ -150,12 +136,12 @@ class Rewriter:
             return False
         if self.made.get(value.name, -1) > index:
             return False  # The array in torch's order was made later than the permutation stands.
-        self.emitted.append(((index, 1), node))  # type: ignore[arg-type]
+        self.site.insert(node, index + 1)  # type: ignore[arg-type]
         self.stored[name][own_order(len(self.types[name].shape))] = name
         return True
 
     def _permute(self, value: str, source: str, before: Order, after: Order) -> str:
-        name = value if after == own_order(len(after)) else self._fresh(value)
+        name = value if after == own_order(len(after)) else self.site.fresh(f"{value}_last")
         dims = tuple(before.index(axis) for axis in after)
         own, made = self.waiting.get(value), self.made.get(source, -1)
         # The module with the model's own permutation makes it, in this order.
@@ -164,24 +150,15 @@ class Rewriter:
         kwargs: dict[str, Argument] = {"self": Value(source), "dims": dims}
         calls = tuple(call._replace(line="") for call in calls)  # No line of the user's code asks for it.
         node = Node(f"{name}_permute", "aten.permute.default", (), kwargs, (name,), calls, types)
-        self.emitted.append(((position, 0), node))
+        self.site.insert(node, position)
         self.made[name] = position
-        return name
-
-    def _fresh(self, value: str) -> str:
-        name = f"{value}_last"
-        while name in self.names:
-            name += "_"
-        self.names.add(name)
         return name
 
     def _place(self, value: str, source: str) -> tuple[int, tuple[ModuleCall, ...]]:
         """Return the place and the calls of a permutation: before the outermost call that needs it."""
-        nodes, index, made = self.graph.nodes, self.index, self.made.get(source)
-        if index == len(nodes):
-            return index, nodes[-1].calls[:1]
+        nodes, index, made = self._nodes, self.site.place, self.made.get(source)
         end = nodes[index].calls
-        if value in self.weights:
+        if value in self._weights or nodes[index].op == RESULT:
             return index, end
         depth = 1 if made is None else _common_depth(nodes[made].calls, end)
         first = 0 if made is None else made + 1
@@ -233,36 +210,21 @@ class Rewriter:
         order = min(found)[-1] if found else ()
         return None if order == own_order(len(order)) else order
 
-    def emit(
-        self, node: Node, order: Order | Callable[[str], Order], /, *, op: str | None = None, **changed: Any
-    ) -> bool:
-        """Emit a node with changed arguments whose results have an order; return True."""
+    def emit(self, node: Node, order: Order | None, /, *, op: str | None = None, **changed: Any) -> Node:
+        """Return a node with changed arguments whose results have an order; None for torch's."""
+        args: Any = replaced(node.args, self._plain)
+        kwargs = {n: changed[n] if n in changed else replaced(a, self._plain) for n, a in node.kwargs.items()}
+        new = replace(node, op=op or node.op, args=args, kwargs=kwargs | changed)
         names: dict[str, str] = {}
-        types = dict(node.types)
-        for name in results_of(node):
-            if name in types:
-                own = order if isinstance(order, tuple) else order(name)
-                names[name] = name if own == own_order(len(own)) else self._fresh(name)
-                self.stored[name] = {own: names[name]}
-                types[names[name]] = types.pop(name).permuted(own)
-                self.made[names[name]] = self.index
-        kwargs = {n: changed[n] if n in changed else self.plain(a) for n, a in node.kwargs.items()}
-        outputs = tuple(_renamed(output, names) for output in node.outputs)
-        kwargs |= changed
-        new = replace(node, op=op or node.op, kwargs=kwargs, outputs=outputs, types=types)
-        self.emitted.append(((self.index, 1), new))
-        return True
-
-    def _keep(self, node: Node) -> None:
-        """Emit a node on arrays in torch's order."""
-        node = replace(node, args=tuple(map(self.plain, node.args)))
-        self.emit(node, lambda name: own_order(len(self.types[name].shape)))
-
-
-def _renamed(output: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(output, tuple):
-        return tuple(_renamed(name, names) for name in output)
-    return names.get(output, output)
+        for name, type_ in node.types.items():
+            own = order or own_order(len(type_.shape))
+            names[name] = name if own == own_order(len(own)) else self.site.fresh(f"{name}_last")
+            self.stored[name] = {own: names[name]}
+            self.made[names[name]] = self.site.place
+        if order is None or order == own_order(len(order)):
+            return new
+        types = {names[name]: type_.permuted(order) for name, type_ in node.types.items()}
+        return replace(with_results(new, names), name=node.name, types=types)
 
 
 def _common_depth(first: Sequence[ModuleCall], second: Sequence[ModuleCall]) -> int:

@@ -9,17 +9,9 @@ import itertools
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
-from jaxlstm.programs.graph import (
-    Argument,
-    AxisRange,
-    Graph,
-    Input,
-    Node,
-    TensorType,
-    Value,
-    results_of,
-    uses_of,
-)
+from jaxlstm.programs.graph.graph import RESULT, Argument, AxisRange, Graph, Input, Node, TensorType, Value
+from jaxlstm.programs.graph.rewrite import Rule, Site, rewrite
+from jaxlstm.programs.graph.values import results_of, uses_of, with_arguments
 from jaxlstm.programs.guards import UNBOUNDED, shown_guard, sizes_allowed
 
 _MOST_GUARDS = 1_000
@@ -27,13 +19,8 @@ _MOST_GUARDS = 1_000
 
 
 def settle_sizes(graph: Graph) -> Graph:
-    """Return the graph with the sizes that follow from its conditions and assertions."""
-    return _with_known_sizes(_with_settled_axes(graph))
-
-
-def _with_settled_axes(graph: Graph) -> Graph:
-    """Return the graph with the range of each free axis narrowed by its conditions, and an axis fixed if the
-    conditions leave one size.
+    """Return the graph with the range of each free axis narrowed by its conditions, with an axis fixed if the
+    conditions leave one size, and with the size for each number that an assertion equates with it.
     """
     sizes = {
         (declared.name, place): size
@@ -59,8 +46,14 @@ def _with_settled_axes(graph: Graph) -> Graph:
             narrowed[size] = axis
     single = {name: axis for name, axis in narrowed.items() if axis.low == axis.high}
     reasons |= {key: single[size].reason for key, size in sizes.items() if size in single}
-    graph = replace(graph, narrowed={name: axis for name, axis in narrowed.items() if name not in single})
-    return _fix(graph, {name: axis.low for name, axis in single.items()}, reasons)
+    fixed = {name: axis.low for name, axis in single.items()}
+    graph = replace(
+        graph,
+        narrowed={name: axis for name, axis in narrowed.items() if name not in single},
+        inputs=tuple(_fixed_input(declared, fixed, reasons) for declared in graph.inputs),
+        ranges={name: bounds for name, bounds in graph.ranges.items() if name not in single},
+    )
+    return rewrite(graph, *_fixed_axes(fixed), *_known_sizes(graph))
 
 
 def _narrowed(graph: Graph, axis: AxisRange | None, name: str, allowed: range, why: str) -> AxisRange | None:
@@ -74,31 +67,26 @@ def _narrowed(graph: Graph, axis: AxisRange | None, name: str, allowed: range, w
     return axis if first >= stop else AxisRange(first, last, why)
 
 
-def _fix(graph: Graph, single: Mapping[str, int], reasons: Mapping[tuple[str, int], str]) -> Graph:
-    """Return the graph with the sizes of axes that have only one, and with reasons."""
-
-    def fixed(type_: TensorType) -> TensorType:
-        return replace(type_, shape=tuple(single.get(n, n) if isinstance(n, str) else n for n in type_.shape))
-
-    def fix_input(declared: Input) -> Input:
-        new = {place: why for (name, place), why in reasons.items() if name == declared.name}
-        type_ = fixed(declared.type) if declared.type else None
-        return replace(declared, type=type_, fixed={**new, **declared.fixed})
-
-    nodes = [
-        replace(node, types={name: fixed(type_) for name, type_ in node.types.items()})
-        for node in graph.nodes
-    ]
-    return replace(
-        graph,
-        inputs=tuple(map(fix_input, graph.inputs)),
-        nodes=tuple(nodes),
-        ranges={name: bounds for name, bounds in graph.ranges.items() if name not in single},
-    )
+def _fixed_type(type_: TensorType, fixed: Mapping[str, int]) -> TensorType:
+    shape = tuple(fixed.get(size, size) if isinstance(size, str) else size for size in type_.shape)
+    return replace(type_, shape=shape)
 
 
-def _with_known_sizes(graph: Graph) -> Graph:
-    """Return the graph, in which a size replaces each number that an assertion equates with it.
+def _fixed_input(declared: Input, fixed: Mapping[str, int], reasons: Mapping[tuple[str, int], str]) -> Input:
+    new = {place: why for (name, place), why in reasons.items() if name == declared.name}
+    type_ = declared.type and _fixed_type(declared.type, fixed)
+    return replace(declared, type=type_, fixed={**new, **declared.fixed})
+
+
+def _fixed_axes(fixed: Mapping[str, int]) -> list[Rule]:
+    def with_fixed_axes(node: Node, site: Site) -> Node:
+        return replace(node, types={name: _fixed_type(type_, fixed) for name, type_ in node.types.items()})
+
+    return [with_fixed_axes] if fixed else []
+
+
+def _known_sizes(graph: Graph) -> list[Rule]:
+    """Return the rule by which a size replaces each number that an assertion equates with it, if any.
 
     ``jit`` knows the size and not the number: ``torch.arange(lengths.max())`` needs it, and torch asserts
     that it is the size of an axis with which the result is combined. The assertion stays.
@@ -123,22 +111,17 @@ def _with_known_sizes(graph: Graph) -> Graph:
                 start = places.get(others[0].name, -1) if isinstance(others[0], Value) else -1
                 sizes.setdefault(numbers[0].name, (start, others[0]))
 
-    def known(argument: Argument, place: int) -> Argument:
-        if isinstance(argument, tuple):
-            return tuple(known(item, place) for item in argument)
-        if not isinstance(argument, Value) or argument.name not in sizes:
-            return argument
-        start, size = sizes[argument.name]
-        return size if start < place else argument
+    def with_size(node: Node, site: Site) -> Node | None:
+        if node.name in asserted or node.op == RESULT:
+            return None
 
-    def with_sizes(node: Node, place: int) -> Node:
-        kwargs = {name: known(argument, place) for name, argument in node.kwargs.items()}
-        return replace(node, args=tuple(known(argument, place) for argument in node.args), kwargs=kwargs)
+        def size_of(value: Value) -> Argument:
+            start, size = sizes.get(value.name, (-1, value))
+            return size if start < site.place else value
 
-    nodes = (
-        node if node.name in asserted else with_sizes(node, place) for place, node in enumerate(graph.nodes)
-    )
-    return replace(graph, nodes=tuple(nodes)) if sizes else graph
+        return with_arguments(node, size_of)
+
+    return [with_size] if sizes else []
 
 
 def _simplified(nodes: Sequence[Node], asserted: Set[str]) -> dict[str, Argument]:

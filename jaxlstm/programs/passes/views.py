@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, results_of
+from jaxlstm.programs.graph import Argument, Node, Site, TensorType, Value, results_of
 from jaxlstm.programs.operators.registry import Operator, changes_shape, find_operator
 
 # The inverse of these views gives the base its shape again.
@@ -23,26 +23,21 @@ def target_of(node: Node) -> str:
     return value.name
 
 
-def without_out(graph: Graph) -> Graph:
-    """Return the graph in which a function with an argument ``out`` is the function and a copy."""
-    if not any("out" in node.kwargs for node in graph.nodes):
-        return graph
-    types, nodes = dict(graph.types), []
-    for node in graph.nodes:
-        function, _, overload = node.op.rpartition(".")
-        name, out = overload.removesuffix("out").removesuffix("_") or "default", node.kwargs.get("out")
-        op = next((op for op in (f"{function}.{name}", f"{function}.Tensor") if find_operator(op)), "")
-        type_ = types.get(out.name) if isinstance(out, Value) else None
-        # torch resizes a tensor of another shape.
-        if op and type_ is not None and [type_] == [types.get(name) for name in results_of(node)]:
-            result = f"<{node.name} result>"
-            kwargs = {name: argument for name, argument in node.kwargs.items() if name != "out"}
-            nodes.append(
-                replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={result: type_})
-            )
-            node = replace(node, op="aten.copy_.default", kwargs={"self": out, "src": Value(result)})
-        nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
+def without_out(node: Node, site: Site) -> Sequence[Node] | None:
+    """Replace a function with an argument ``out`` by the function and a copy."""
+    if not isinstance(out := node.kwargs.get("out"), Value):
+        return None
+    function, _, overload = node.op.rpartition(".")
+    name = overload.removesuffix("out").removesuffix("_") or "default"
+    op = next((op for op in (f"{function}.{name}", f"{function}.Tensor") if find_operator(op)), "")
+    type_ = site.types.get(out.name)
+    # torch resizes a tensor of another shape.
+    if not op or type_ is None or [type_] != [site.types.get(name) for name in results_of(node)]:
+        return None
+    result = f"<{node.name} result>"
+    kwargs = {name: argument for name, argument in node.kwargs.items() if name != "out"}
+    made = replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={result: type_})
+    return made, replace(node, op="aten.copy_.default", kwargs={"self": out, "src": Value(result)})
 
 
 def bases_of(node: Node, operator: Operator) -> Sequence[tuple[Any, str | None]]:

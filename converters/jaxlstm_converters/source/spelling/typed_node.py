@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Node, TensorType, Value, values_in
+from jaxlstm.programs.graph import Node, TensorType, Value, places_of, values_in
 from jaxlstm.programs.operators.dtypes import category
 from jaxlstm.programs.operators.registry import IGNORED, find_operator, functional_name
 
@@ -126,12 +126,6 @@ class TypedNode:
         numbers = [value for value in values if isinstance(value, bool | int | float)]
         types = self.tensors(*names)
         return all(_fits(number, types) for number in numbers) and _agree(types)
-
-
-def places_of(node: Node) -> list[str | None]:
-    """Return the name of each result of a node, and None for an unused result."""
-    outputs = (output if isinstance(output, tuple) else (output,) for output in node.outputs)
-    return [name for names in outputs for name in names]
 
 
 Rule = str | Callable[[TypedNode], str | None]
