@@ -23,7 +23,7 @@ FROM_SHARED = {
     "onnx.py": "imports",
     "safetensors.py": "safetensors_header",
     "safetensors_header.py": "strict_json",
-    "strict_json.py": "strict_json",
+    "json_objects.py": "strict_json",
     "tensor.py": "aligned",
 }
 # The reader of programs. The other modules of its folder run after it, or export from a live module.

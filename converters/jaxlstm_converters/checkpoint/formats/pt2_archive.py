@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError, describe, printable
-from ..io.strict_json import read_json
+from ..io.json_objects import read_json
 from ..io.zip_archive import Archive, ZipEntry
 
 FORMAT_ENTRY = "archive_format"

@@ -6,8 +6,8 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, printable
 from ..io._make_tensor import Budget, make_array
 from ..io.files import CheckpointFile
+from ..io.json_objects import require_memory
 from ..io.storage import Storage
-from ..io.strict_json import require_memory
 
 CODES = {
     "header": "safetensors-header",

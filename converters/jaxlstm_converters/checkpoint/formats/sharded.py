@@ -11,7 +11,7 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, describe, printable
 from ..io._make_tensor import Budget
 from ..io.files import CheckpointFile, open_beside
-from ..io.strict_json import read_json
+from ..io.json_objects import read_json
 
 # Each shard keeps a file open.
 MAX_SHARDS = 400
