@@ -1,48 +1,26 @@
 """Hostile zip archives: directory, headers, checksums, roots, byte order and code."""
 
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from testing.checkpoints.assemble import (
-    GOOD,
-    WEIGHT,
-    ScriptBox,
-    ZipBox,
-    ZipMember,
+from testing.hostile.formats import Archive, Program, Script, Zip
+from testing.hostile.mutation import Edits, Mutation, Table
+from testing.hostile.opcodes import WEIGHT, Weight, module
+from testing.hostile.zip_archive import (
+    EndRecord,
+    Member,
     archive,
+    descriptor,
     end_record,
     end_record64,
-    mapping,
-    name,
+    zip64,
 )
-from testing.checkpoints.case import FileCase, table
-from testing.hostile import program_files
 
-ZipMembers = list[ZipMember]
-Changes = Mapping[str, dict[str, Any]]
+ZIPS = (Zip, Script, Program)
 
 
-def members(make: type[ZipBox]) -> ZipMembers:
-    """Return the members of a valid file: data.pkl, byteorder, data/0, version and others."""
-    box = make()
-    return box.members(b"\x80\x02" + mapping(w=box.weight()) + b".")
-
-
-SOURCES: dict[str, Callable[[], ZipMembers]] = {
-    "zip": lambda: members(ZipBox),
-    "TorchScript": lambda: members(ScriptBox),
-    "pt2": program_files.members,
-}
-
-
-_FAR = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
-# Wrong end records, written from the number of entries, the size and the offset of the directory.
-END_RECORDS: dict[str, Callable[[int, int, int], bytes]] = {
+END_RECORDS: dict[str, EndRecord] = {
     "count + 1": lambda n, size, start: end_record(n + 1, size, start),
     "count - 1": lambda n, size, start: end_record(n - 1, size, start),
     "offset": lambda n, size, start: end_record(n, size, start - 1),
@@ -56,238 +34,162 @@ END_RECORDS: dict[str, Callable[[int, int, int], bytes]] = {
     "ZIP64 size 2^63": lambda n, size, start: end_record64(n, 1 << 63, start),
     "none": lambda *record: b"",
 }
+"""Wrong end records."""
 
 
-def cases() -> Iterator[FileCase]:
-    for label, source in SOURCES.items():
-        made = source()
-        yield from _valid(label, made, GOOD)
-        yield from _names_and_places(label, made)
-        yield from _compression_and_encryption(label, made)
-        yield from _differences(label, made)
-        yield from _end_records(label, made)
-        yield from _checksums(label, made)
-    for label in ("zip", "TorchScript"):
-        yield from _roots_and_orders(label, SOURCES[label]())
-    yield FileCase(13, "zip without entries", archive([]), ("zip-layout", "unknown-format"))
-    yield FileCase(14, "zip of no entries but bytes", archive([], before=b"PK\3\4"), ("zip-overlap",))
-    yield from _code()
+def streamed(member: Member, **fields: Any) -> Edits:
+    """Return the edits that move the sizes of a member to a data descriptor."""
+    flags = member.flags | 8
+    return Edits(flags=flags, local={"flags": flags, "crc": 0, "size": 0, "compressed": 0}, **fields)
 
 
-def archives(
-    number: int, label: str, made: Mapping[str, ZipMembers], *codes: str, **expected: Any
-) -> Iterator[FileCase]:
-    """Yield a case for each list of members."""
-    return table(number, label, {what: archive(m) for what, m in made.items()}, *codes, **expected)
+_FAR = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
+HeaderEdits = dict[str, Edits | Callable[[Member], Edits]]
+METHODS: HeaderEdits = {f"method {n}": Edits(method=n) for n in (1, 8, 9, 12, 14, 93, 99)}
+FLAGS: HeaderEdits = {f"flag {flag:#x}": Edits(flags=0x800 | flag) for flag in (1, 0x41, 0x2000)}
+LOCAL_HEADERS: HeaderEdits = {
+    "name": lambda m: Edits(local={"name": m.name[:-1] + "x"}),
+    "size": lambda m: Edits(local={"size": len(m.data) ^ 1}),
+    "compressed": lambda m: Edits(local={"compressed": len(m.data) ^ 1}),
+    "crc": lambda m: Edits(local={"crc": m.checksum ^ 1}),
+    "no sizes": Edits(local={"size": 0, "compressed": 0, "crc": 0}),
+    "ZIP64 without values": Edits(local=_FAR),
+}
+"""Local headers that disagree with the directory."""
+EXTRA_FIELDS: HeaderEdits = {
+    "a size": lambda m: Edits(local=_FAR, extra=zip64(len(m.data) + 1, len(m.data))),
+    "one value": lambda m: Edits(local=_FAR, extra=zip64(len(m.data))),
+    "a size that the header has too": lambda m: Edits(extra=zip64(len(m.data) + 1, len(m.data))),
+    "more than the sizes": lambda m: Edits(extra=zip64(len(m.data), len(m.data), 0)),
+    "twice": lambda m: Edits(local=_FAR, extra=zip64(len(m.data), len(m.data)) * 2),
+    "a field that is cut": Edits(extra=b"\x01\0\xff\xff"),
+    "a central size": Edits(_FAR, central_extra=zip64(1 << 62, 1 << 62)),
+    "a central offset": Edits(offset=0xFFFFFFFF, central_extra=zip64(1 << 63)),
+    "a streamed header": lambda m: streamed(m, after=descriptor(m), extra=zip64(12345)),
+    "descriptor missing": streamed,
+    "descriptor of another crc": lambda m: streamed(m, after=descriptor(m, crc=1)),
+    "descriptor of another size": lambda m: streamed(m, after=descriptor(m, more=1)),
+    "descriptor too long": lambda m: streamed(m, after=descriptor(m) + b"x"),
+}
+"""Extra fields and data descriptors that lie."""
+HEADERS = METHODS | FLAGS | LOCAL_HEADERS | EXTRA_FIELDS
 
 
-def first(number: int, label: str, made: ZipMembers, changes: Changes, *codes: str) -> Iterator[FileCase]:
-    """Yield a case for each set of changed fields of the first member."""
-    changed = {what: [replace(made[0], **fields), *made[1:]] for what, fields in changes.items()}
-    return archives(number, label, changed, *codes)
-
-
-def _descriptor(crc: int, size: int, form: str = "III") -> bytes:
-    """Return the data descriptor that follows a streamed entry."""
-    return b"PK\7\x08" + struct.pack("<" + form, crc, size, size)
-
-
-def _zip64(*values: int) -> bytes:
-    """Return a ZIP64 extra field."""
-    return struct.pack(f"<HH{len(values)}Q", 1, 8 * len(values), *values)
-
-
-def _streamed(member: ZipMember) -> dict[str, Any]:
-    """Return the changes that move the sizes of a member to a data descriptor."""
-    local = {"flags": member.flags | 8, "crc": 0, "size": 0, "compressed": 0}
-    return {"flags": member.flags | 8, "local": local}
-
-
-def _valid(label: str, made: ZipMembers, tensors: dict[str, np.ndarray]) -> Iterator[FileCase]:
-    size = len(made[0].data)
-    valid = {
-        "as it should be": archive(made),
-        "as zipfile wrote before Python 3.11.4": archive(
-            [replace(made[0], extra=_zip64(size, size)), *made[1:]]
-        ),
-        "as torch writes 4 GiB": archive(_wide(made)),
-        "with a ZIP64 end record": archive(made, end=end_record64),
-    }
-    yield from table(0, label, valid, tensors=tensors)
-
-
-def _wide(made: ZipMembers) -> ZipMembers:
+def _wide(members: list[Member]) -> list[Member]:
     """Return headers as for an entry of 4 GiB, around a small entry and the entry after it.
 
     torch leaves the local sizes at 0, adds a ZIP64 field, and then stores the offset of each entry beyond
     4 GiB.
     """
-    sizes = [len(member.data) for member in made[:2]]
-    ends = [_descriptor(zlib.crc32(m.data), n, "IQQ") for m, n in zip(made, sizes, strict=False)]
-    large = replace(
-        made[0],
-        **_streamed(made[0]),
-        extra=_zip64(sizes[0], 0) + b"FB\x03\x00ZZZ",
-        after=ends[0],
-        size=0xFFFFFFFF,
-        compressed=0xFFFFFFFF,
-        central_extra=_zip64(sizes[0], sizes[0]),
-    )
-    at = 30 + len(large.name) + len(large.extra) + sizes[0] + len(large.after)
-    far = {"extra": _zip64(at), "after": ends[1], "offset": 0xFFFFFFFF, "central_extra": _zip64(at)}
-    return [large, replace(made[1], **_streamed(made[1]), **far), *made[2:]]
+    first, second, *rest = members
+    size = len(first.data)
+    large = streamed(first, size=0xFFFFFFFF, compressed=0xFFFFFFFF, central_extra=zip64(size, size))
+    large = replace(first, **large, extra=zip64(size, 0) + b"FB\x03\x00ZZZ", after=descriptor(first, "IQQ"))
+    at = 30 + len(large.name) + len(large.extra) + size + len(large.after)
+    far = streamed(second, extra=zip64(at), central_extra=zip64(at), offset=0xFFFFFFFF)
+    return [large, replace(second, **far, after=descriptor(second, "IQQ")), *rest]
 
 
-def _names_and_places(label: str, made: ZipMembers) -> Iterator[FileCase]:
-    """Cases 12 and 14: names of entries, overlaps and gaps."""
-    twice = {
-        "first again": [*made, made[0]],
-        "first again, other bytes": [replace(made[0], data=b"\x80\x02}."), *made],
-    }
-    yield from archives(12, label, twice, "zip-duplicate-name")
-    names = ("../x", "/x", "m//x", "m/./x", "m\\x", "m/x\0", "")
-    named = {f"entry named {bad!r}": [*made, ZipMember(bad, b"x")] for bad in names}
-    yield from archives(12, label, named, "zip-directory")
-    before = {"bytes before": b"hidden", "a header before": b"PK\3\4 hidden"}
-    files = {what: archive(made, before=text) for what, text in before.items()}
-    yield from table(14, label, files, "zip-overlap", "unknown-format")
-    inner = 30 + len(made[0].name) + len(made[0].data) - 20
-    moved = {
-        f"second entry at {what}": [made[0], replace(made[1], offset=offset), *made[2:]]
-        for what, offset in {"the same place": 0, "inside": inner, "beyond": 1 << 31}.items()
-    }
-    yield from archives(14, label, moved, "zip-overlap", "zip-header-mismatch", "truncated")
-    size = len(made[0].data) + 40
-    quoted = ZipMember("m/x", archive(made))
-    overlaps = {
-        "bytes between": [replace(made[0], after=b"hidden"), *made[1:]],
-        "bytes after the last": [*made[:-1], replace(made[-1], after=b"hidden")],
-        "first entry reaches into the second": [replace(made[0], size=size, compressed=size), *made[1:]],
-        "entry within an entry": [quoted, replace(made[0], offset=30 + len(quoted.name)), *made[1:]],
-    }
-    yield from archives(14, label, overlaps, "zip-overlap")
+def _second_at(place: int) -> Any:
+    """Return an edit to the directory's offset of the second entry: within or beyond the first."""
+    return lambda members: [members[0], replace(members[1], offset=place), *members[2:]]
 
 
-def _compression_and_encryption(label: str, made: ZipMembers) -> Iterator[FileCase]:
-    """Cases 15 and 18."""
-    bomb = [*made[:-1], ZipMember(made[-1].name, bytes(30_000_000), method=8)]
-    yield from archives(15, label, {"deflated 30 MB": bomb}, "zip-compressed", "zip-layout")
-    yield from first(15, label, made, _methods(), "zip-compressed")
-    yield from first(18, label, made, _flags(made[0]), "zip-encrypted")
+def _within(members: list[Member]) -> list[Member]:
+    """Return an entry that holds the archive, and the first entry inside of it."""
+    quoted = Member("m/x", archive(members))
+    return [quoted, replace(members[0], offset=30 + len(quoted.name)), *members[1:]]
 
 
-def _differences(label: str, made: ZipMembers) -> Iterator[FileCase]:
-    """Case 16: headers that disagree."""
-    changes = {**_local_headers(made[0]), "two sizes without compression": {"size": 1}}
-    yield from first(16, label, made, changes, "zip-header-mismatch")
-    codes = ("zip-header-mismatch", "zip-directory", "zip-overlap")
-    yield from first(16, label, made, _extra_fields(made[0]), *codes)
+def _reaching(member: Member) -> Edits:
+    return Edits(size=len(member.data) + 40, compressed=len(member.data) + 40)
 
 
-def header_changes(member: ZipMember) -> Changes:
-    """Return fields that make the headers of an entry wrong, by label."""
-    return {**_methods(), **_flags(member), **_local_headers(member), **_extra_fields(member)}
+OBJECT = module("__torch__", "Net", w=Weight(), training=False)
+PROGRAMS = {
+    "that calls": b"import os\nos.system('touch PWNED')\n",
+    "that is garbage": bytes(range(256)) * 100,
+    "that inflates": bytes(30_000_000),
+}
+CODE = {f"{label}, deflated": Member("m/code/x.py", text, method=8) for label, text in PROGRAMS.items()} | {
+    "that calls": Member("m/code/x.py", PROGRAMS["that calls"]),
+    "that is garbage": Member("m/code/x.py", PROGRAMS["that is garbage"]),
+    "of another checksum": Member("m/code/x.py", b"pass", crc=1),
+}
+SWAPPED = WEIGHT.astype(">f4").tobytes()
 
 
-def _methods() -> Changes:
-    return {f"method {n}": {"method": n} for n in (1, 8, 9, 12, 14, 93, 99)}
+CHECKSUMS = {"crc of the first": Edits({"0.crc": 0}), "crc of the second": Edits({"1.crc": 0})}
+UNCHECKED = {f"crc {n} unchecked": Edits({f"{n}.crc": crc}) for n, crc in enumerate((0, 0, 1))}
 
 
-def _flags(member: ZipMember) -> Changes:
-    return {f"flag {flag:#x}": {"flags": member.flags | flag} for flag in (1, 0x41, 0x2000)}
+def added(*members: Member) -> Any:
+    return lambda others: [*others, *members]
 
 
-def _local_headers(member: ZipMember) -> Changes:
-    size = len(member.data)
-    local: Changes = {
-        "name": {"name": member.name[:-1] + "x"},
-        "size": {"size": size ^ 1},
-        "compressed": {"compressed": size ^ 1},
-        "crc": {"crc": zlib.crc32(member.data) ^ 1},
-        "no sizes": {"size": 0, "compressed": 0, "crc": 0},
-        "ZIP64 without values": _FAR,
-    }
-    return {f"local {what}": {"local": fields} for what, fields in local.items()}
-
-
-def _extra_fields(member: ZipMember) -> Changes:
-    crc, size = zlib.crc32(member.data), len(member.data)
-    right, streamed = _descriptor(crc, size), _streamed(member)
-    lies: Changes = {
-        "a size": {"local": _FAR, "extra": _zip64(size + 1, size)},
-        "one value": {"local": _FAR, "extra": _zip64(size)},
-        "a size that the header has too": {"extra": _zip64(size + 1, size)},
-        "more than the sizes": {"extra": _zip64(size, size, 0)},
-        "twice": {"local": _FAR, "extra": _zip64(size, size) * 2},
-        "a field that is cut": {"extra": b"\x01\0\xff\xff"},
-        "a central size": _FAR | {"central_extra": _zip64(1 << 62, 1 << 62)},
-        "a central offset": {"offset": 0xFFFFFFFF, "central_extra": _zip64(1 << 63)},
-        "a streamed header": streamed | {"after": right, "extra": _zip64(12345)},
-    }
-    descriptors = {
-        "missing": b"",
-        "of another crc": _descriptor(crc ^ 1, size),
-        "of another size": right[:-4] + struct.pack("<I", size + 1),
-        "too long": right + b"x",
-    }
-    return {f"ZIP64 lies in {what}": fields for what, fields in lies.items()} | {
-        f"descriptor {what}": streamed | {"after": after} for what, after in descriptors.items()
-    }
-
-
-def _end_records(label: str, made: ZipMembers) -> Iterator[FileCase]:
-    """Case 16 in the end records."""
-    files = {what: archive(made, end=end) for what, end in END_RECORDS.items()}
-    codes = ("zip-directory", "zip-header-mismatch", "trailing-bytes", "truncated")
-    yield from table(16, f"{label} end record:", files, *codes)
-
-
-def _checksums(label: str, made: ZipMembers) -> Iterator[FileCase]:
-    """Case 17."""
-    for index in (2, 0, 1):  # The third is a weight.
-        # A checksum of 0 is wrong too.
-        crc = zlib.crc32(made[index].data) ^ 1 if index == 2 else 0
-        file = archive([*made[:index], replace(made[index], crc=crc), *made[index + 1 :]])
-        what = f"{label} of {'a weight' if index == 2 else made[index].name}"
-        yield FileCase(17, what, file, ("crc-mismatch",), at_read=index == 2)
-        yield FileCase(17, f"{what}, unchecked", file, tensors=GOOD, options={"check_crc": False})
-
-
-def _roots_and_orders(label: str, made: ZipMembers) -> Iterator[FileCase]:
-    """Cases 13 and 28: an ambiguous root directory, and byte orders."""
-    pickle, _, weight, *rest = made
-    roots = {
-        "two roots": [*made, replace(pickle, name="n/data.pkl")],
-        "a root within": [*made, replace(pickle, name="m/n/data.pkl")],
-        "a root without folder": [replace(pickle, name="data.pkl"), *made],
-        "a stray entry": [*made, ZipMember("n/data/0", b"x")],
-        "no root": made[1:],
-    }
-    yield from archives(13, label, roots, "zip-layout")
-    big = [pickle, ZipMember("m/byteorder", b"big"), replace(weight, data=WEIGHT.astype(">f4").tobytes())]
-    yield from archives(28, label, {"big": [*big, *rest]}, tensors=GOOD)
-    orders = (b"middle", b"", b"LITTLE", b"little\n", b"x" * 5000)
-    odd = {f"{order[:9]!r}": [pickle, ZipMember("m/byteorder", order), weight, *rest] for order in orders}
-    yield from archives(28, label, odd, "byteorder")
-
-
-def _code() -> Iterator[FileCase]:
-    """Case 29: the code in a TorchScript archive is never read."""
-    box = ScriptBox()
-    root = name("__torch__", "Net") + b")\x81" + mapping(w=box.weight(), training=b"\x89") + b"b"
-    made = box.members(b"\x80\x02" + root + b".")
-    programs = {
-        "that calls": b"import os\nos.system('touch PWNED')\n",
-        "that is garbage": bytes(range(256)) * 100,
-        "that inflates": bytes(30_000_000),
-    }
-    small = {label: text for label, text in programs.items() if len(text) < 10**7}
-    codes = {f"{label}, stored": ZipMember("m/code/x.py", text) for label, text in small.items()}
-    for label, text in programs.items():
-        codes[f"{label}, deflated"] = ZipMember("m/code/x.py", text, method=8)
-    codes["of another checksum"] = ZipMember("m/code/x.py", b"pass", crc=1)
-    yield from archives(29, "TorchScript", {"an object": made}, tensors=GOOD)
-    hidden = {label: [*made, code] for label, code in codes.items()}
-    yield from archives(29, "TorchScript code", hidden, tensors=GOOD)
-    constants = [replace(m, data=b"\x80\x02}.") if m.name.endswith("constants.pkl") else m for m in made]
-    yield from archives(29, "TorchScript", {"constants are not a tuple": constants}, "zip-layout")
+TABLE: Table = {
+    Mutation(0, ZIPS, ""): {
+        "as zipfile wrote before Python 3.11.4": Edits(
+            {"members.0": lambda m: Edits(extra=zip64(len(m.data), len(m.data)))}
+        ),
+        "as torch writes 4 GiB": Edits(members=_wide),
+        "with a ZIP64 end record": Edits(end=lambda end: end_record64),
+    },
+    Mutation(8, Archive, "", "zip-directory"): {
+        "60,000 entries": Edits(
+            members=[Member(f"m/{i}", b"") for i in range(60_000)], end=lambda end: end_record64
+        )
+    },
+    Mutation(12, ZIPS, "members", "zip-duplicate-name"): {
+        "first again": lambda members: [*members, members[0]],
+        "first again, other bytes": lambda members: [replace(members[0], data=b"\x80\x02}."), *members],
+    },
+    Mutation(12, ZIPS, "members", "zip-directory"): {
+        f"entry named {name!r}": added(Member(name, b"x"))
+        for name in ("../x", "/x", "m//x", "m/./x", "m\\x", "m/x\0", "")
+    },
+    Mutation(13, (Zip, Script), "members", "zip-layout"): {
+        "two roots": lambda members: [*members, replace(members[0], name="n/data.pkl")],
+        "a root within": lambda members: [*members, replace(members[0], name="m/n/data.pkl")],
+        "a root without folder": lambda members: [replace(members[0], name="data.pkl"), *members],
+        "a stray entry": added(Member("n/data/0", b"x")),
+        "no root": lambda members: members[1:],
+    },
+    Mutation(13, Archive, "members", "zip-layout unknown-format"): {"of no entries": []},
+    Mutation(14, Archive, "before", "zip-overlap"): {"of no entries, but bytes": b"PK\3\4"},
+    Mutation(14, ZIPS, "before", "zip-overlap unknown-format"): [b"hidden", b"PK\3\4 hidden"],
+    Mutation(14, ZIPS, "members", "zip-overlap zip-header-mismatch truncated"): {
+        "second entry at the same place": _second_at(0),
+        "second entry inside": lambda m: _second_at(30 + len(m[0].name) + len(m[0].data) - 20)(m),
+        "second entry beyond": _second_at(1 << 31),
+    },
+    Mutation(14, ZIPS, "", "zip-overlap"): {
+        "bytes between": Edits({"members.0.after": b"hidden"}),
+        "bytes after the last": Edits({"members.-1.after": b"hidden"}),
+        "first entry reaches into the second": Edits({"members.0": _reaching}),
+        "entry within an entry": Edits(members=_within),
+    },
+    Mutation(15, ZIPS, "members.-1", "zip-compressed zip-layout"): {
+        "deflated 30 MB": Edits(data=bytes(30_000_000), method=8)
+    },
+    Mutation(15, ZIPS, "members.0", "zip-compressed"): METHODS,
+    Mutation(16, ZIPS, "members.0", "zip-header-mismatch"): LOCAL_HEADERS | {"two sizes": Edits(size=1)},
+    Mutation(16, ZIPS, "members.0", "zip-header-mismatch zip-directory zip-overlap"): EXTRA_FIELDS,
+    Mutation(16, ZIPS, "end", "zip-directory zip-header-mismatch trailing-bytes truncated"): {
+        label: lambda _, end=end: end for label, end in END_RECORDS.items()
+    },
+    Mutation(17, ZIPS, "members.2.crc", "crc-mismatch", at_read=True): {"of a weight": 1},
+    Mutation(17, ZIPS, "members", "crc-mismatch"): CHECKSUMS,
+    Mutation(17, ZIPS, "members", options={"check_crc": False}): UNCHECKED,
+    Mutation(17, Program, "members", "crc-mismatch"): {"3": Edits({"3.crc": 1}), "5": Edits({"5.crc": 1})},
+    Mutation(18, ZIPS, "members.0", "zip-encrypted"): FLAGS,
+    Mutation(28, (Zip, Script), ""): {"big": Edits({"byteorder": b"big", "root.w.data": SWAPPED})},
+    Mutation(28, Program, ""): {"big": Edits(byteorder=b"big", weight=SWAPPED)},
+    Mutation(28, ZIPS, "byteorder", "byteorder"): [b"middle", b"", b"LITTLE", b"little\n", b"x" * 5000],
+    # The code in a TorchScript archive is never read.
+    Mutation(29, Script, "root"): {"an object": OBJECT},
+    Mutation(29, Script, ""): {
+        f"code {label}": Edits(root=OBJECT, members=added(code)) for label, code in CODE.items()
+    },
+    Mutation(29, Script, "", "zip-layout"): {"constants are not a tuple": Edits(root=OBJECT, constants=b"}")},
+}

@@ -4,13 +4,8 @@ Cases 1 to 46 have the numbers of that page; 0 is a valid file. Case 38 (an LSTM
 test_find_lstms.py, and case 40 (a file that changes while it is read) in test_hostile.py.
 """
 
-from collections.abc import Iterator
+from testing.hostile import archives, pickles, plain_files, programs, tensors
+from testing.hostile.mutation import cases
 
-from testing.checkpoints.case import FileCase
-from testing.hostile import archives, formats, found, pickles, programs, tensors
-
-
-def cases() -> Iterator[FileCase]:
-    """Yield all cases; their names are unique."""
-    for part in (pickles, tensors, archives, formats, programs, found):
-        yield from part.cases()
+CASES = [case for part in (pickles, tensors, archives, plain_files, programs) for case in cases(part.TABLE)]
+"""All cases; their names are unique."""

@@ -1,204 +1,313 @@
-"""Hostile safetensors files, shards, NumPy files and nearly empty files, and paths of other kinds."""
+"""A valid file of each format that holds tensors, part by part."""
 
-import io
+import contextlib
 import json
 import os
-import pickle
 import socket
 import struct
-import tarfile
-from collections.abc import Callable, Iterator
+import zipfile
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-
-from testing.checkpoints.assemble import GOOD, WEIGHT, LegacyBox, ZipBox, mapping
-from testing.checkpoints.case import FileCase, table
+from testing.hostile.opcodes import LOAD, WEIGHT, Storage, Weight, binary, call, encode
+from testing.hostile.zip_archive import EndRecord, Member, archive, end_record
 
 
-def cases() -> Iterator[FileCase]:
-    yield from _safetensors()
-    yield from _shards()
-    yield from _numpy()
-    yield from _not_files()
+class File:
+    """A valid file, whose attributes are its parts."""
+
+    label = "file"
+    content = b""
+
+    def create(self, folder: Path) -> Path:
+        """Write the file into an empty folder; return the path to open."""
+        path = folder / "file"
+        path.write_bytes(self.content)
+        return path
 
 
-def safetensors(header: Any, data: bytes = WEIGHT.tobytes(), length: int | None = None) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
+@dataclass(eq=False)
+class Archive(File):
+    """A zip archive of members."""
+
+    label = "zip"
+    # Part -> name of the member that holds it; a part that is None is missing.
+    names: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    before: bytes = b""
+    end: EndRecord = end_record
+
+    @cached_property
+    def members(self) -> list[Member]:
+        parts = [(name, getattr(self, part)) for part, name in self.names]
+        return [Member(name, _raw(part)) for name, part in parts if part is not None]
+
+    @cached_property
+    def content(self) -> bytes:
+        return archive(self.members, before=self.before, end=self.end)
+
+
+def _raw(part: Any) -> bytes:
+    """Return the bytes of a part, which may be a JSON value."""
+    return part if isinstance(part, bytes) else json.dumps(part).encode()
+
+
+@dataclass(eq=False)
+class Pickled(File):
+    """A pickle, and the storages that it mentions."""
+
+    root: Any = field(default_factory=lambda: {"w": Weight()})
+    head: bytes = b"\x80\x02"
+    stop: bytes = b"."
+    storages: dict[str, bytes] = field(default_factory=dict)
+    # Bytes of an element of a storage.
+    width: int = 4
+
+    def storage(self, storage: Storage) -> Any:
+        """Store the bytes of a storage, and return the value that refers to it."""
+        if storage.data is not None:
+            self.storages[storage.key] = storage.data
+        return storage.persistent_id()
+
+    def encoded(self, value: Any) -> bytes:
+        """Return the pickle of a value."""
+        return self.head + encode(value, self.storage) + self.stop
+
+    @cached_property
+    def content(self) -> bytes:
+        return self.encoded(self.root)
+
+
+@dataclass(eq=False)
+class Zip(Pickled, Archive):
+    """The format of torch.save."""
+
+    label = "zip"
+    byteorder: bytes = b"little"
+
+    @cached_property
+    def members(self) -> list[Member]:
+        start = {"data.pkl": self.encoded(self.root), "byteorder": self.byteorder}
+        storages = {f"data/{key}": raw for key, raw in self.storages.items()}
+        return [Member(f"m/{name}", raw) for name, raw in (start | storages | {"version": b"3\n"}).items()]
+
+    content = Archive.content
+
+
+@dataclass(eq=False)
+class Script(Zip):
+    """The format of torch.jit.save."""
+
+    label = "TorchScript"
+    constants: Any = b")"
+
+    @cached_property
+    def members(self) -> list[Member]:
+        code = Member("m/code/__torch__.py", b"import os; os.system('touch PWNED')" * 50, method=8)
+        return [*super().members, code, Member("m/constants.pkl", _two(self.constants))]
+
+
+@dataclass(eq=False)
+class Legacy(Pickled):
+    """The format of torch.save before 1.6."""
+
+    label = "legacy"
+    magic: bytes = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+    version: Any = b"M\xe9\x03"
+    system: Any = b"}(X\r\0\0\0little_endian\x88X\x10\0\0\0protocol_versionM\xe9\x03u"
+    # None for the right value, or the opcodes of the list of keys.
+    keys: bytes | list[str] | None = None
+    numel: int | None = None
+    tail: bytes = b""
+
+    @cached_property
+    def content(self) -> bytes:
+        start = [self.magic, *map(_two, (self.version, self.system)), self.encoded(self.root)]
+        keys = list(self.storages) if self.keys is None else self.keys
+        if isinstance(keys, bytes):
+            return b"".join([*start, _two(keys)])
+        start.append(_two([b"](", *keys, b"e"]))
+        for key in keys:
+            raw = self.storages[key]
+            count = len(raw) // self.width if self.numel is None else self.numel
+            start += [struct.pack("<q", count), raw]
+        return b"".join([*start, self.tail])
+
+
+def _two(value: Any) -> bytes:
+    """Return a pickle of protocol 2."""
+    return Pickled().encoded(value)
+
+
+@dataclass(eq=False)
+class Plain(Pickled):
+    """The format of pickle.dump: each storage consists of the bytes of a whole legacy file."""
+
+    label = "pickle"
+
+    def storage(self, storage: Storage) -> Any:
+        return load(storage)
+
+
+TORCH = (Zip, Script, Legacy, Plain)
+
+
+def load(storage: Any) -> Any:
+    """Return the call that loads a storage from the bytes of a legacy file, or from those bytes."""
+    if isinstance(storage, Storage):
+        held = {} if storage.data is None else {storage.key: storage.data}
+        storage = Legacy(root=storage.persistent_id(), storages=held).content
+    return call(LOAD, binary(storage))
+
+
+@dataclass(eq=False)
+class Safetensors(File):
+    """A header, and the data; `length` is None for the right length of the header."""
+
+    label = "safetensors"
+    header: Any = field(default_factory=lambda: {"w": entry()})
+    data: bytes = WEIGHT.tobytes()
+    length: int | None = None
+
+    @cached_property
+    def content(self) -> bytes:
+        raw = _raw(self.header)
+        return struct.pack("<Q", len(raw) if self.length is None else self.length) + raw + self.data
 
 
 def entry(shape: Any = (2, 2), offsets: Any = (0, 16), dtype: Any = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-def _safetensors() -> Iterator[FileCase]:
-    """Cases 33 to 35 and 39."""
-    good = {"w": entry()}
-    yield FileCase(0, "safetensors as it should be", safetensors(good), tensors=GOOD)
-    nan = np.full((2, 2), np.nan, "<f4")
-    file = safetensors(good, nan.tobytes())
-    yield FileCase(39, "safetensors NaN", file, tensors={"w": nan}, warns=True)
-    once = json.dumps(good).encode()
-    other = once.replace(b"F32", b"I32")
-    inner = once.replace(b'"shape"', b'"dtype": "I32", "shape"')
-    twice = {
-        "same": once[:-1] + b"," + once[1:],
-        "other dtype": once[:-1] + b"," + other[1:],
-        "within an entry": inner,
-    }
-    files = {label: safetensors(header) for label, header in twice.items()}
-    yield from table(33, "safetensors key twice,", files, "duplicate-key")
-    lengths = (1 << 63, (1 << 64) - 1, 1 << 40, 200_000_000)
-    files = {str(length): safetensors(good, length=length) for length in lengths}
-    yield from table(34, "safetensors header of", files, "unknown-format")
-    layout, header = "safetensors-layout", "safetensors-header"
-    many = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(150_000))
-    headers: dict[str, tuple[int, Any, int, str]] = {
-        "overlap": (34, {"w": entry(), "v": entry(offsets=(8, 24))}, 24, layout),
-        "same bytes": (34, {"w": entry(), "v": entry()}, 16, layout),
-        "hole": (34, {"w": entry(), "v": entry(offsets=(20, 36))}, 36, layout),
-        "bytes after": (34, good, 17, "trailing-bytes"),
-        "bytes missing": (34, good, 15, "truncated"),
-        "backwards": (34, {"w": entry(offsets=(16, 0))}, 16, header),
-        "more keys": (34, {"w": entry() | {"x": 1}}, 16, header),
-        "metadata": (34, {"__metadata__": {"a": 1}, "w": entry()}, 16, header),
-        "not JSON": (34, b"{'w': 1}", 0, header),
-        "constant NaN": (34, b'{"w": NaN}', 0, header),
-        "not UTF-8": (34, b'{"\xff": 1}', 0, header),
-        "long number": (34, b'{"w":' + b"9" * 10_000 + b"}", 0, header),
-        "1,000,000 brackets": (34, b'{"w":' + b"[" * 1_000_000, 16, header),
-        "150,000 tensors": (34, b"{" + many + b"}", 0, header),
-        "2^33 x 2^31": (35, {"w": entry((1 << 33, 1 << 31))}, 16, "tensor-bounds"),
-        "0 x 2^60": (35, {"w": entry((0, 1 << 60), (0, 0))}, 0, "tensor-shape"),
-        "65 dimensions": (35, {"w": entry((1,) * 65)}, 16, "tensor-shape"),
-        "more rows": (35, {"w": entry((3, 2))}, 16, "tensor-bounds"),
-        "fewer rows": (35, {"w": entry((1, 2))}, 16, "storage-size"),
-        "size True": (35, {"w": entry((True, 4))}, 16, "tensor-shape"),
-        "dtype F4": (35, {"w": entry(dtype="F4")}, 16, "unsupported-tensor"),
-    }
-    for label, (number, made, size, code) in headers.items():
-        yield FileCase(number, f"safetensors {label}", safetensors(made, bytes(size)), (code,))
+@dataclass(eq=False)
+class Shards(File):
+    """Two shards and their index, a file outside of their folder, and a link."""
+
+    label = "shards"
+    weight_map: Any = field(default_factory=lambda: {"w": "a", "v": "b"})
+    files: dict[str, bytes] = field(default_factory=lambda: SHARDS)
+    link: str | None = None
+
+    def create(self, folder: Path) -> Path:
+        inside = folder / "in"
+        inside.mkdir()
+        for name, raw in self.files.items():
+            (inside / name).write_bytes(raw)
+        if self.link is not None:
+            (inside / "link").symlink_to(self.link)
+        (inside / "index.json").write_text(json.dumps({"weight_map": self.weight_map}))
+        return inside / "index.json"
 
 
-def _shards() -> Iterator[FileCase]:
-    """Cases 36 and 37."""
-
-    def write(weight_map: Any, link: str | None = None) -> Callable[[Path], Path]:
-        def create(folder: Path) -> Path:
-            inside = folder / "in"
-            inside.mkdir()
-            (folder / "outside").write_bytes(safetensors({"w": entry()}))
-            (inside / "a").write_bytes(safetensors({"w": entry()}))
-            (inside / "b").write_bytes(safetensors({"v": entry()}))
-            if link is not None:
-                (inside / "link").symlink_to(link)
-            (inside / "index.json").write_text(json.dumps({"weight_map": weight_map}))
-            return inside / "index.json"
-
-        return create
-
-    good = {"as they should be": write({"w": "a", "v": "b"})}
-    yield from table(0, "shards", good, tensors={"w": WEIGHT, "v": WEIGHT})
-    paths = ("../outside", "/etc/passwd", "x/../../outside", "a\0", "..\\outside", "a/b", "..", ".", "")
-    outside = {repr(path): write({"w": path}) for path in paths}
-    for link in ("../outside", "/etc/passwd", "..", "/dev/zero", "/proc/self/mem"):
-        outside[f"link to {link}"] = write({"w": "link"}, link)
-    outside["no texts"] = write({"w": 1})
-    yield from table(36, "shards", outside, "shard-path")
-    circle = {"link in circles": write({"w": "link"}, "link")}
-    yield from table(36, "shards", circle, "shard-mismatch", "shard-path")
-    maps = {
-        "lacks a tensor": {"w": "a", "v": "b", "u": "b"},
-        "forgets a tensor": {"w": "a", "u": "b"},
-        "swaps shards": {"w": "b", "v": "a"},
-        "names a missing file": {"w": "a", "v": "c"},
-        "names 401 files": {str(n): f"{n}" for n in range(401)},
-    }
-    yield from table(37, "shards: index", {label: write(m) for label, m in maps.items()}, "shard-mismatch")
-    yield from table(37, "shards:", {"no dictionary": write(["a"])}, "unknown-format")
-    twice = b'{"weight_map": {"w": "a", "w": "b"}}'
-    yield FileCase(37, "shards: key twice", twice, ("duplicate-key",))
+SHARDS = {
+    file: Safetensors({name: entry()}).content
+    for file, name in {"../outside": "w", "a": "w", "b": "v"}.items()
+}
 
 
-def _numpy() -> Iterator[FileCase]:
-    """Cases 19, 20 and 35 for NumPy arrays."""
-    dumped = pickle.dumps({"w": WEIGHT}, 4)
-    edits = {
-        "more rows": (b"K\x02K\x02\x86", b"K\x03K\x02\x86"),
-        "fewer rows": (b"K\x02K\x02\x86", b"K\x01K\x02\x86"),
-        "no rows": (b"K\x02K\x02\x86", b"K\x02]\x94\x86"),
-        "another byte order": (b"\x8c\x01<", b"\x8c\x01!"),
-    }
-    assert all(old in dumped for old, _ in edits.values())
-    files = {label: dumped.replace(*edit) for label, edit in edits.items()}
-    codes = ("tensor-bounds", "storage-size", "tensor-shape", "pickle-malformed")
-    yield from table(20, "numpy pickle", files, *codes)
-    data = b"C\x10" + WEIGHT.tobytes()
-    without = pickle.dumps({"w": WEIGHT}, 3).replace(data, b"N")
-    yield FileCase(20, "numpy pickle without data", without, ("pickle-malformed",))
+class Sparse(File):
+    """A file of 1 TB, of which only a start and an end are written."""
+
+    label = "sparse 1 TB"
+    start = end = b""
+
+    def create(self, folder: Path) -> Path:
+        path = folder / "file"
+        path.write_bytes(self.start)
+        os.truncate(path, 1 << 40)
+        with path.open("ab") as file:
+            file.write(self.end)
+        return path
 
 
-def _not_files() -> Iterator[FileCase]:
-    """Case 41."""
+class NotAFile(File):
+    """A path of some other kind than a regular file."""
 
-    def fifo(folder: Path) -> None:
-        os.mkfifo(folder / "file")
+    label = "path"
+    kind = "directory"
 
-    def directory(folder: Path) -> None:
-        (folder / "file").mkdir()
+    def create(self, folder: Path) -> Path:
+        path = folder / "file"
+        match self.kind:
+            case "directory":
+                path.mkdir()
+            case "fifo":
+                os.mkfifo(path)
+            case "link to a fifo":
+                os.mkfifo(folder / "fifo")
+                path.symlink_to("fifo")
+            case "socket":
+                # The path of a socket is limited to 107 bytes.
+                with contextlib.chdir(folder), socket.socket(socket.AF_UNIX) as opened:
+                    opened.bind("file")
+            case device:
+                return Path(device)
+        return path
 
-    def bound(folder: Path) -> None:
-        here = os.getcwd()
-        # The path of a socket is limited to 107 bytes.
-        os.chdir(folder)
-        with socket.socket(socket.AF_UNIX) as opened:
-            opened.bind("file")
-        os.chdir(here)
 
-    def link(folder: Path) -> None:
-        os.mkfifo(folder / "fifo")
-        (folder / "file").symlink_to("fifo")
+with zipfile.ZipFile(Path(__file__).with_name("multiply.pt2")) as opened:
+    MULTIPLY = {name.partition("/")[2]: opened.read(name) for name in opened.namelist()}
+"""The entries of x * w, exported by torch 2.13."""
 
-    for create in (fifo, directory, bound, link):
-        yield FileCase(41, create.__name__, create, ("not-a-file",))
-    yield FileCase(41, "/dev/zero", lambda folder: Path("/dev/zero"), ("not-a-file",))
-    yield FileCase(41, "empty", b"", ("empty-file",))
 
-    def sparse(start: bytes, end: bytes = b"") -> Callable[[Path], None]:
-        def create(folder: Path) -> None:
-            with open(folder / "file", "wb") as file:
-                file.write(start)
-                file.truncate(1 << 40)
-                file.seek(0, 2)
-                file.write(end)
+def _document() -> Any:
+    guards = ["__import__('os').system('touch PWNED')"]
+    return json.loads(MULTIPLY["models/model.json"]) | {"guards_code": guards}
 
-        return create
 
-    zipped = ZipBox()
-    whole = zipped.file(mapping(w=zipped.weight()))
-    legacy = LegacyBox()
-    files = {
-        "of zeros": b"",
-        "starts as zip": whole,
-        "starts as legacy": legacy.file(mapping(w=legacy.weight())),
-        "starts as pickle": b"\x80\x02}.",
-        "starts as safetensors": safetensors({"w": entry()}),
-        "starts as index": b'{"weight_map": {',
-    }
-    codes = ("unknown-format", "truncated", "trailing-bytes")
-    yield from table(41, "sparse 1 TB", {label: sparse(start) for label, start in files.items()}, *codes)
-    yield FileCase(41, "sparse 1 TB ends as zip", sparse(whole, whole[-22:]), ("zip-directory",))
-    announced = safetensors({"w": entry((1 << 38,), (0, 1 << 40))}, b"")
-    yield FileCase(41, "sparse 1 TB header of safetensors", sparse(announced), ("truncated",))
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w:") as tar:
-        link_info = tarfile.TarInfo("../tensors")
-        link_info.type, link_info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link_info)
-    yield FileCase(31, "tar with a link", raw.getvalue(), ("unknown-format",))
-    yield FileCase(41, "one byte", b"P", ("unknown-format", "truncated"))
-    for start in (b"PK", b"PK\3\4", b"\x80", b"\x80\x02", b"{", b"\x93NUMPY"):
-        codes = ("truncated", "pickle-malformed", "unknown-format")
-        yield FileCase(41, f"nothing but {start!r}", start, codes)
+def _config() -> Any:
+    return json.loads(MULTIPLY["data/weights/model_weights_config.json"])
+
+
+@dataclass(eq=False)
+class Program(Archive):
+    """A program of torch 2.9 and later."""
+
+    label = "pt2"
+    # As in the other archives, the third member holds the weight.
+    names = (
+        ("document", "m/models/model.json"),
+        ("byteorder", "m/byteorder"),
+        ("weight", "m/data/weights/weight_0"),
+        ("weights", "m/data/weights/model_weights_config.json"),
+        ("constants", "m/data/constants/model_constants_config.json"),
+        ("archive_format", "m/archive_format"),
+        ("archive_version", "m/archive_version"),
+    )
+
+    document: Any = field(default_factory=_document)
+    byteorder: bytes = b"little"
+    weight: bytes = WEIGHT.tobytes()
+    weights: Any = field(default_factory=_config)
+    constants: Any = field(default_factory=lambda: {"config": {}})
+    archive_format: bytes = b"pt2"
+    archive_version: bytes = b"0"
+    # The files of torch.save that older versions have.
+    tensors: bytes = field(default_factory=lambda: Zip().content)
+    no_tensors: bytes = field(default_factory=lambda: Zip(root={}).content)
+
+
+class FlatProgram(Program):
+    """A program of torch 2.6 and 2.7."""
+
+    label = "pt2 flat"
+    names = (
+        ("document", "serialized_exported_program.json"),
+        ("no_tensors", "serialized_constants.pt"),
+        ("tensors", "serialized_state_dict.pt"),
+    )
+
+
+class FolderProgram(Program):
+    """A program of torch 2.8."""
+
+    label = "pt2 folder"
+    names = (
+        ("document", "m/models/model.json"),
+        ("no_tensors", "m/data/constants/model.pt"),
+        ("tensors", "m/data/weights/model.pt"),
+        ("archive_format", "m/archive_format"),
+        ("archive_version", "m/archive_version"),
+    )

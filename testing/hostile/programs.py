@@ -1,124 +1,181 @@
-"""Hostile `.pt2` files: versions, refused parts, graphs, structures, expressions and entries never opened.
+"""Hostile `.pt2` files: versions, refused parts, configs, graphs, structures, expressions, other entries.
 
 `archives.py` has the cases of the zip format itself.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-from testing.checkpoints.assemble import GOOD, SYSTEM, ZipBox, ZipMember, archive, mapping
-from testing.checkpoints.case import FileCase, table
-from testing.hostile.program_files import (
-    ARGUMENTS,
-    CONSTANTS,
-    DELETED,
-    DOCUMENT,
-    KEYWORDS,
-    LAYOUTS,
-    LEAF,
-    NODE,
-    WEIGHTS,
-    Edits,
-    config_cases,
-    documents,
-    edited,
-    members,
-    pickled,
-    replaced,
-    spec,
-    weights_of,
-    without,
-)
+import numpy as np
+
+from testing.hostile.archives import added
+from testing.hostile.formats import FlatProgram, FolderProgram, Program, Zip
+from testing.hostile.mutation import DELETED, Edits, Mutation, Table
+from testing.hostile.opcodes import SYSTEM, WEIGHT, Weight, encode
+from testing.hostile.tensors import GEOMETRIES
+from testing.hostile.zip_archive import Member
+
+VALID = Program()
+(NODE,) = VALID.document["graph_module"]["graph"]["nodes"]
+PAYLOAD = VALID.weights["config"]["w"]
+BYTES = WEIGHT.tobytes()
+PICKLED = (FlatProgram, FolderProgram)
+GRAPH = "document.graph_module.graph"
+SIGNATURE = "document.graph_module.signature"
+ARGUMENT = f"{GRAPH}.nodes.0.inputs.1.arg"
+CALL = "document.graph_module.module_call_graph.0.signature"
+CONFIG = "weights.config.w"
+META = f"{CONFIG}.tensor_meta"
+DICT = "builtins.dict"
+LEAF = {"type": None, "context": None, "children_spec": []}
 
 
-def cases() -> Iterator[FileCase]:
-    yield from _versions()
-    yield from _refused_parts()
-    yield from config_cases()
-    yield from _graphs()
-    yield from _structures()
-    yield from _expressions()
-    yield from _unopened()
-    yield from _pickled_tensors()
+def _tree(kind: str | None = None, context: str | None = "null", children: int = 1) -> dict[str, Any]:
+    """Return the spec of a structure of some leaves."""
+    return {"type": kind, "context": context, "children_spec": [LEAF] * children}
 
 
-def _versions() -> Iterator[FileCase]:
-    """Case 42."""
-    files = {
-        "format pt3": replaced("archive_format", b"pt3"),
-        "long format": replaced("archive_format", b"pt2" + b" " * 100),
-        "archive version 1": replaced("archive_version", b"1"),
-        "no archive version": without("archive_version"),
-    }
-    yield from table(42, "pt2", files, "pt2-version")
-    majors = {"9": 9, "7": 7, "true": True, "text": "8", "none": None, "a list": [8]}
-    yield from documents(
-        42,
-        {f"schema {what}": {"schema_version.major": value} for what, value in majors.items()},
-        "pt2-version",
-    )
-    yield from documents(42, {"no schema": {"schema_version": DELETED}}, "pt2-version")
-    second = ZipMember("m/models/other.json", json.dumps(DOCUMENT).encode())
-    files = {
-        "two programs": archive(members(DOCUMENT, WEIGHTS, CONSTANTS, second)),
-        "no program": without("models/model.json"),
-    }
-    yield from table(42, "pt2", files, "pt2-unsupported")
-    outside = archive(members(DOCUMENT, WEIGHTS, CONSTANTS, ZipMember("n/archive_format", b"pt2")))
-    yield FileCase(13, "pt2 two roots", outside, ("zip-layout",))
+def _spec(*tree: Any) -> str:
+    """Return the text of a spec, of the arguments of `_tree`."""
+    return json.dumps([1, _tree(*tree)])
 
 
-def _refused_parts() -> Iterator[FileCase]:
-    """Case 43."""
-    argument = "graph_module.graph.nodes.0.inputs.1.arg"
-    graph = {"name": "g", "graph": DOCUMENT["graph_module"]["graph"]}
-    arguments = {
-        "subgraph": {"as_graph": graph},
-        "custom object": {"as_custom_obj": {"name": "o", "class_fqn": "os.system"}},
-        "dictionary": {"as_string_to_argument": {"a": {"as_int": 1}}},
-        "sparse layout": {"as_layout": 1},
-    }
-    files = {f"argument, {what}": {argument: value} for what, value in arguments.items()}
-    inputs = "graph_module.signature.input_specs.0"
-    outputs = "graph_module.signature.output_specs.0"
-    files |= {
-        "custom object as input": {inputs: {"custom_obj": {"arg": {"name": "p_w"}, "custom_obj_name": "w"}}},
-        "integer as input": {
-            "graph_module.signature.input_specs.1": {"user_input": {"arg": {"as_sym_int": {}}}}
-        },
-        "loss": {outputs: {"loss_output": {"arg": {"name": "mul"}}}},
-        "changed input": {outputs: {"user_input_mutation": {"arg": {"name": "mul"}, "user_input_name": "x"}}},
-        "result of an unknown kind": {"graph_module.graph.nodes.0.outputs.0": {"as_int": 1}},
-    }
-    yield from documents(43, files, "pt2-unsupported")
-    region = {"graph_module.graph.nodes.0.target": "torch.ops.higher_order.wrap_with_autocast"}
-    yield from documents(44, {"region without a graph": region}, "pt2-malformed")
-    yield from documents(44, {"deep graphs": {"graph_module.graph.nodes.0": _nested(30)}}, "too-deep")
-    weights: dict[str, Edits] = {
-        "pickled weight": {"use_pickle": True},
-        "weight that is neither pickled nor not": {"use_pickle": None},
-        "custom object": {"path_name": "custom_obj_0"},
-    }
-    yield from weights_of(43, weights, "pt2-unsupported")
-
-
-def _nested(depth: int) -> dict[str, Any]:
+def _deep_graphs() -> Any:
     """Return a node whose graph has such a node, and so on."""
     node: dict[str, Any] = {"target": "torch.ops.higher_order.map_impl", "inputs": [], "outputs": []}
-    for _ in range(depth):
+    for _ in range(30):
         graph = {"inputs": [], "outputs": [], "nodes": [node], "tensor_values": {}}
-        inner = {"name": "", "arg": {"as_graph": {"name": "g", "graph": graph}}}
-        node = {**node, "inputs": [inner]}
+        node = {**node, "inputs": [{"name": "", "arg": {"as_graph": {"name": "g", "graph": graph}}}]}
     return node
 
 
-def _graphs() -> Iterator[FileCase]:
-    """Case 44."""
-    graph, signature = "graph_module.graph", "graph_module.signature"
-    node = f"{graph}.nodes.0"
-    argument = f"{node}.inputs.1.arg"
-    arguments = {
+def _deep_structure() -> str:
+    tree: Any = LEAF
+    for _ in range(200):
+        tree = _tree("builtins.list") | {"children_spec": [tree]}
+    return json.dumps([1, tree])
+
+
+def _ints(*values: int) -> list[dict[str, int]]:
+    return [{"as_int": value} for value in values]
+
+
+def _key_twice(config: Any) -> bytes:
+    """Return the text of the config of one weight, with that weight twice."""
+    good = json.dumps(config).encode()
+    return good[:-2] + b', "w"' + good.partition(b'"w"')[2][:-2] + b"}}"
+
+
+EXPRESSIONS = (
+    "__import__('os').system('touch PWNED')",
+    "Symbol('s0', positive=True, integer=True); __import__('os').system('touch PWNED')",
+    "Pow(Integer(9), Pow(Integer(9), Pow(Integer(9), Integer(9))))",
+    "factorial(10**9)",
+    "(" * 100_000,
+    "",
+)
+UNOPENED = ("data/sample_inputs/model.pt", "extra/x", "data/weights/weight_9", ".data/serialization_id")
+PICKLED_SYSTEM = encode([b"\x80\x02", SYSTEM, b"."])
+NAN = np.full((2, 2), np.nan, "<f4")
+
+TABLE: Table = {
+    Mutation(0, Program, ARGUMENT): {"140,000 references": {"as_tensors": [{"name": "x"}] * 140_000}},
+    Mutation(0, Program, "document.torch_version"): {"text of 8 MB": "x" * 8_000_000},
+    Mutation(1, PICKLED, "tensors", "missing-storage"): {"call as a weight": Zip(root={"w": SYSTEM}).content},
+    Mutation(1, PICKLED, "tensors"): {"call beside a weight": Zip(root={"w": Weight(), "x": SYSTEM}).content},
+    Mutation(8, Program, "document", "pt2-malformed"): {
+        "brackets": b'{"a":' + b"[" * 3_000_000 + b"]" * 3_000_000 + b"}",
+        "lists": b'{"a":[' + b"[]," * 6_000_000 + b"[]]}",
+    },
+    Mutation(10, Program, f"{CALL}.out_spec", "too-deep"): {"200 levels": _deep_structure()},
+    Mutation(11, Program, "weights", "duplicate-key"): {"weight twice": _key_twice},
+    Mutation(11, Program, "document", "duplicate-key"): {
+        "key twice": lambda document: json.dumps(document).encode()[:-1] + b', "guards_code": []}'
+    },
+    Mutation(11, Program, "", "duplicate-name"): {
+        "weight and constant": Edits(
+            {"constants.config.w": PAYLOAD}, members=added(Member("m/data/constants/weight_0", BYTES))
+        )
+    },
+    Mutation(13, Program, "members", "zip-layout"): {"two roots": added(Member("n/archive_format", b"pt2"))},
+    Mutation(13, PICKLED, "tensors", "truncated"): {
+        "no archive": b"\x80\x02}.",
+        "cut off": lambda raw: raw[:-30],
+    },
+    Mutation(19, Program, "weight", "storage-size"): [BYTES[:-1]],
+    Mutation(20, Program, META, "tensor-shape tensor-bounds"): {
+        label: Edits(storage_offset={"as_int": offset}, sizes=_ints(*size), strides=_ints(*stride))
+        for label, (offset, size, stride) in GEOMETRIES.items()
+    },
+    Mutation(20, Program, f"{META}.sizes.0.as_int", "tensor-shape"): [1 << 64, True, "2"],
+    Mutation(20, Program, f"{META}.sizes", "tensor-shape"): {"0 and 2^60": _ints(0, 1 << 60)},
+    Mutation(21, Program, META, "tensor-budget"): {
+        "expanded": Edits(sizes=_ints(1 << 31, 1 << 20), strides=_ints(0, 0))
+    },
+    Mutation(22, Program, "weights.config", "storage-dtype"): {
+        "two dtypes": Edits({"v": PAYLOAD, "w.tensor_meta.dtype": 4})
+    },
+    Mutation(23, Program, "weights.config.v", tensors={"w": WEIGHT, "v": WEIGHT}): {"tied": PAYLOAD},
+    Mutation(24, Program, f"{CONFIG}.path_name", "storage-key"): [
+        *("../x", "weight_0/../../x", "/etc/passwd", "weight_", "weight_٣", "x", "", 0, None)
+    ],
+    Mutation(25, Program, "weight", "tensor-bounds"): {"without bytes": b""},
+    Mutation(25, Program, "weight", "missing-storage"): {"missing": None},
+    Mutation(25, Program, f"{SIGNATURE}.input_specs.0.parameter.parameter_name", "missing-storage"): ["v"],
+    Mutation(25, PICKLED, "tensors", "zip-layout"): {"missing": None},
+    Mutation(26, Program, f"{META}.layout", "unsupported-tensor"): [0, 1, 2, 6, None],
+    Mutation(26, Program, f"{META}.dtype", "unsupported-tensor"): [9, 31],
+    Mutation(39, Program, "weight", tensors={"w": NAN}, warns=True): {"NaN": NAN.tobytes()},
+    Mutation(42, Program, "archive_format", "pt2-version"): [b"pt3", b"pt2" + b" " * 100],
+    Mutation(42, Program, "archive_version", "pt2-version"): [b"1", None],
+    Mutation(42, Program, "document.schema_version.major", "pt2-version"): [9, 7, True, "8", None, [8]],
+    Mutation(42, Program, "document.schema_version", "pt2-version"): {"no schema": DELETED},
+    Mutation(42, Program, "members", "pt2-unsupported"): {
+        "two programs": added(Member("m/models/other.json", b"{}")),
+        "no program": lambda members: members[1:],
+    },
+    Mutation(42, PICKLED, "document.schema_version.major", "pt2-version"): [5],
+    Mutation(43, Program, ARGUMENT, "pt2-unsupported"): {
+        "subgraph": {"as_graph": {"name": "g", "graph": VALID.document["graph_module"]["graph"]}},
+        "custom object": {"as_custom_obj": {"name": "o", "class_fqn": "os.system"}},
+        "dictionary": {"as_string_to_argument": {"a": {"as_int": 1}}},
+        "sparse layout": {"as_layout": 1},
+    },
+    Mutation(43, Program, f"{SIGNATURE}.input_specs", "pt2-unsupported"): {
+        "custom object": Edits({"0": {"custom_obj": {"arg": {"name": "p_w"}, "custom_obj_name": "w"}}}),
+        "integer": Edits({"1": {"user_input": {"arg": {"as_sym_int": {}}}}}),
+    },
+    Mutation(43, Program, f"{SIGNATURE}.output_specs.0", "pt2-unsupported"): {
+        "loss": {"loss_output": {"arg": {"name": "mul"}}},
+        "changed input": {"user_input_mutation": {"arg": {"name": "mul"}, "user_input_name": "x"}},
+    },
+    Mutation(43, Program, f"{GRAPH}.nodes.0.outputs.0", "pt2-unsupported"): {"unknown kind": {"as_int": 1}},
+    Mutation(43, Program, CONFIG, "pt2-unsupported"): {
+        "pickled weight": Edits(use_pickle=True),
+        "weight that is neither pickled nor not": Edits(use_pickle=None),
+        "custom object": Edits(path_name="custom_obj_0"),
+    },
+    Mutation(43, Program, f"{CALL}.out_spec", "pt2-unsupported"): {
+        "unknown class": _spec("my.Class"),
+        "namedtuple without fields": _spec("collections.namedtuple", "os.system"),
+        "enum as a key": _spec(DICT, '[{"__enum__": true, "fqn": "os:x", "name": "y"}]'),
+    },
+    Mutation(44, Program, CONFIG, "pt2-malformed"): {
+        "no meta": Edits(tensor_meta=None),
+        "no path": Edits(path_name=DELETED),
+    },
+    Mutation(44, Program, META, "pt2-malformed"): {
+        "dtype 99": Edits(dtype=99),
+        "dtype as text": Edits(dtype="7"),
+        "sizes as a number": Edits(sizes=4),
+        "size as an expression": Edits({"sizes.0": {"as_expr": {"expr_str": "2"}}}),
+    },
+    Mutation(44, Program, "weights", "pt2-malformed"): [{"config": []}, {}, b'"w"'],
+    Mutation(44, Program, f"{GRAPH}.nodes.0.target", "pt2-malformed"): [
+        "torch.ops.higher_order.wrap_with_autocast"
+    ],
+    Mutation(44, Program, f"{GRAPH}.nodes.0", "too-deep"): {"deep graphs": _deep_graphs()},
+    Mutation(44, Program, ARGUMENT, "pt2-malformed"): {
         "undefined": {"as_tensor": {"name": "y"}},
         "its own result": {"as_tensor": {"name": "mul"}},
         "unknown kind": {"as_nothing": 1},
@@ -130,137 +187,60 @@ def _graphs() -> Iterator[FileCase]:
         "unknown dtype": {"as_scalar_type": 98},
         "optional tensor of another kind": {"as_optional_tensors": [{"as_int": 1}]},
         "symbolic integer of another kind": {"as_sym_int": {"as_float": 1.0}},
-    }
-    files: dict[str, Edits] = {f"argument, {what}": {argument: value} for what, value in arguments.items()}
-    files |= {
-        "node without target": {f"{node}.target": DELETED},
-        "target with a call": {f"{node}.target": "os.system('touch PWNED')"},
-        "argument twice": {f"{node}.inputs.1.name": "self"},
-        "result name with a space": {f"{node}.outputs.0": {"as_tensor": {"name": "a b"}}},
-        "nodes as an object": {f"{graph}.nodes": {}},
-        "output undefined": {f"{signature}.output_specs.0.user_output.arg.as_tensor.name": "y"},
-        "no types": {f"{graph}.tensor_values": {}},
-        "type of size 1.0": {f"{graph}.tensor_values.x.sizes.0": {"as_float": 1.0}},
-        "type of size -1": {f"{graph}.tensor_values.x.sizes.0": {"as_int": -1}},
-        "weight of another shape": {f"{graph}.tensor_values.p_w.sizes.0": {"as_int": 3}},
-        "weight of another dtype": {f"{graph}.tensor_values.p_w.dtype": 8},
-        "placeholder missing": {f"{graph}.inputs": [{"as_tensor": {"name": "x"}}]},
-        "placeholders swapped": {f"{graph}.inputs": DOCUMENT["graph_module"]["graph"]["inputs"][::-1]},
-        "no graph": {"graph_module": {}},
-        "range as text": {"range_constraints": "s0"},
-        "buffer that is no input": {
-            f"{signature}.output_specs.0": {"buffer_mutation": {"arg": {"name": "mul"}, "buffer_name": "b"}}
-        },
-        "list as a constant": {
-            f"{signature}.input_specs.1": {"constant_input": {"name": "x", "value": {"as_ints": [1]}}}
-        },
-    }
-    yield from documents(44, files, "pt2-malformed")
-    again = {f"{graph}.nodes": [NODE, NODE]}
-    same = {f"{graph}.nodes": [NODE, NODE | {"outputs": [{"as_tensor": {"name": "mul_1"}}]}]}
-    shadow = {f"{node}.outputs.0": {"as_tensor": {"name": "x"}}}
-    yield from documents(
-        44, {"node twice": again, "name twice": same, "result named as an input": shadow}, "duplicate-name"
-    )
-    other = {f"{signature}.input_specs.0.parameter.parameter_name": "v"}
-    yield from documents(25, {"weight that is not in the file": other}, "missing-storage")
-    texts = {"not JSON": b"{'a': 1}", "a list": b"[]", "a number of 10^400": b'{"a": 1e400}'}
-    made = {label: archive(members(text)) for label, text in texts.items()}
-    yield from table(44, "pt2 program:", made, "pt2-malformed")
-    good = json.dumps(DOCUMENT).encode()
-    twice = archive(members(good[:-1] + b', "guards_code": []}'))
-    yield FileCase(11, "pt2 key twice", twice, ("duplicate-key",))
-    bomb = archive(members(b'{"a":' + b"[" * 3_000_000 + b"]" * 3_000_000 + b"}"))
-    yield FileCase(8, "pt2 brackets", bomb, ("pt2-malformed",))
-    many = {"as_tensors": [{"name": "x"}] * 140_000}
-    yield FileCase(
-        0, "pt2 140,000 references", archive(members(edited(DOCUMENT, {argument: many}))), tensors=GOOD
-    )
-    long = archive(members(DOCUMENT | {"torch_version": "x" * 8_000_000}))
-    yield FileCase(0, "pt2 text of 8 MB", long, tensors=GOOD)
-    lists = archive(members(b'{"a":[' + b"[]," * 6_000_000 + b"[]]}"))
-    yield FileCase(8, "pt2 lists", lists, ("pt2-malformed",))
-
-
-def _structures() -> Iterator[FileCase]:
-    """Cases 10, 43 and 44 in tree specs."""
-    call = "graph_module.module_call_graph.0.signature"
-    named = {"type": "collections.namedtuple", "context": "os.system", "children_spec": [LEAF]}
-    cyclic = {"type": "my.Class", "context": "null", "children_spec": [LEAF]}
-    enum = {"type": "builtins.dict", "context": '[{"__enum__": true, "fqn": "os:x", "name": "y"}]'}
-    unsupported = {
-        "unknown class": cyclic,
-        "namedtuple without fields": named,
-        "enum as a key": enum | {"children_spec": [LEAF]},
-    }
-    files: dict[str, Edits] = {what: {f"{call}.out_spec": spec(tree)} for what, tree in unsupported.items()}
-    yield from documents(
-        43, {f"structure, {what}": edits for what, edits in files.items()}, "pt2-unsupported"
-    )
-    deep: Any = LEAF
-    for _ in range(200):
-        deep = {"type": "builtins.list", "context": "null", "children_spec": [deep]}
-    yield from documents(10, {"structure of 200 levels": {f"{call}.out_spec": spec(deep)}}, "too-deep")
-    texts = {
+    },
+    Mutation(44, Program, GRAPH, "pt2-malformed"): {
+        "node without target": Edits({"nodes.0.target": DELETED}),
+        "target with a call": Edits({"nodes.0.target": "os.system('touch PWNED')"}),
+        "argument twice": Edits({"nodes.0.inputs.1.name": "self"}),
+        "result name with a space": Edits({"nodes.0.outputs.0": {"as_tensor": {"name": "a b"}}}),
+        "nodes as an object": Edits(nodes={}),
+        "no types": Edits(tensor_values={}),
+        "type of size 1.0": Edits({"tensor_values.x.sizes.0": {"as_float": 1.0}}),
+        "type of size -1": Edits({"tensor_values.x.sizes.0": {"as_int": -1}}),
+        "weight of another shape": Edits({"tensor_values.p_w.sizes.0": {"as_int": 3}}),
+        "weight of another dtype": Edits({"tensor_values.p_w.dtype": 8}),
+        "placeholder missing": Edits(inputs=[{"as_tensor": {"name": "x"}}]),
+        "placeholders swapped": Edits(inputs=lambda inputs: inputs[::-1]),
+    },
+    Mutation(44, Program, SIGNATURE, "pt2-malformed"): {
+        "output undefined": Edits({"output_specs.0.user_output.arg.as_tensor.name": "y"}),
+        "buffer that is no input": Edits(
+            {"output_specs.0": {"buffer_mutation": {"arg": {"name": "mul"}, "buffer_name": "b"}}}
+        ),
+        "list as a constant": Edits(
+            {"input_specs.1": {"constant_input": {"name": "x", "value": {"as_ints": [1]}}}}
+        ),
+    },
+    Mutation(44, Program, "document", "pt2-malformed"): {
+        "no graph": Edits(graph_module={}),
+        "range as text": Edits(range_constraints="s0"),
+        "no call of the root": Edits({"graph_module.module_call_graph": []}),
+        "not JSON": b"{'a': 1}",
+        "a list": b"[]",
+        "a number of 10^400": b'{"a": 1e400}',
+    },
+    Mutation(44, Program, GRAPH, "duplicate-name"): {
+        "node twice": Edits(nodes=[NODE, NODE]),
+        "name twice": Edits(nodes=[NODE, NODE | {"outputs": [{"as_tensor": {"name": "mul_1"}}]}]),
+        "result named as an input": Edits({"nodes.0.outputs.0": {"as_tensor": {"name": "x"}}}),
+    },
+    Mutation(44, Program, f"{CALL}.out_spec", "pt2-malformed"): {
         "brackets": "[" * 100_000,
         "version 2": json.dumps([2, LEAF]),
         "not JSON": "[1, {'type': None}]",
-        "no leaf": spec(KEYWORDS),
-        "leaf with children": spec(LEAF | {"children_spec": [LEAF]}),
-        "key twice": spec(KEYWORDS | {"context": '["a", "a"]', "children_spec": [LEAF, LEAF]}),
-        "more keys than values": spec(KEYWORDS | {"context": '["a", "b"]', "children_spec": [LEAF]}),
-    }
-    files = {f"structure, {what}": {f"{call}.out_spec": text} for what, text in texts.items()}
-    files["arguments that are not a pair"] = {f"{call}.in_spec": spec(ARGUMENTS)}
-    files["no call of the root"] = {"graph_module.module_call_graph": []}
-    yield from documents(44, files, "pt2-malformed")
-
-
-def _expressions() -> Iterator[FileCase]:
-    """Case 45: expressions are never evaluated."""
-    size = "graph_module.graph.tensor_values.x.sizes.0"
-    expressions = (
-        "__import__('os').system('touch PWNED')",
-        "Symbol('s0', positive=True, integer=True); __import__('os').system('touch PWNED')",
-        "Pow(Integer(9), Pow(Integer(9), Pow(Integer(9), Integer(9))))",
-        "factorial(10**9)",
-        "(" * 100_000,
-        "",
-    )
-    files: dict[str, Edits] = {
-        f"expression {number}": {size: {"as_expr": {"expr_str": expression}}}
-        for number, expression in enumerate(expressions)
-    }
-    files["guards"] = {"guards_code": list(expressions)}
-    yield from documents(45, files)
-
-
-def _unopened() -> Iterator[FileCase]:
-    """Case 46: entries that are never opened."""
-    system = b"\x80\x02" + SYSTEM + b"."
-    names = ("data/sample_inputs/model.pt", "extra/x", "data/weights/weight_9", ".data/serialization_id")
-    for name in names:
-        more = ZipMember(f"m/{name}", system)
-        yield FileCase(46, f"pt2 {name}", archive(members(DOCUMENT, WEIGHTS, CONSTANTS, more)), tensors=GOOD)
-        wrong = ZipMember(f"m/{name}", system, crc=1)
-        file = archive(members(DOCUMENT, WEIGHTS, CONSTANTS, wrong))
-        yield FileCase(46, f"pt2 {name} of another checksum", file, tensors=GOOD)
-
-
-def _pickled_tensors() -> Iterator[FileCase]:
-    """Cases 1, 13, 25 and 42 for torch 2.6 to 2.8, where the archive holds a file of torch.save."""
-    box = ZipBox()
-    good = box.file(mapping(w=box.weight()))
-    call = ZipBox().file(mapping(w=SYSTEM))
-    beside = ZipBox()
-    inert = beside.file(mapping(w=beside.weight(), x=SYSTEM))
-    version = edited(DOCUMENT, {"schema_version.major": 5})
-    for layout in LAYOUTS:
-        label = f"pt2 {layout}"
-        yield FileCase(0, f"{label} as it should be", pickled(layout, good), tensors=GOOD)
-        yield FileCase(1, f"{label} call instead of a weight", pickled(layout, call), ("missing-storage",))
-        yield FileCase(1, f"{label} call beside a weight", pickled(layout, inert), tensors=GOOD)
-        yield FileCase(13, f"{label} no archive", pickled(layout, b"\x80\x02}."), ("truncated",))
-        yield FileCase(13, f"{label} archive cut off", pickled(layout, good[:-30]), ("truncated",))
-        yield FileCase(25, f"{label} no tensors", pickled(layout, None), ("zip-layout",))
-        yield FileCase(42, f"{label} schema 5", pickled(layout, good, version), ("pt2-version",))
+        "no leaf": _spec(DICT, "[]", 0),
+        "leaf with children": _spec(None, None),
+        "key twice": _spec(DICT, '["a", "a"]', 2),
+        "more keys than values": _spec(DICT, '["a", "b"]'),
+    },
+    Mutation(44, Program, f"{CALL}.in_spec", "pt2-malformed"): {"no pair": _spec("builtins.tuple")},
+    Mutation(45, Program, f"{GRAPH}.tensor_values.x.sizes.0"): {
+        str(index): {"as_expr": {"expr_str": text}} for index, text in enumerate(EXPRESSIONS)
+    },
+    Mutation(45, Program, "document.guards_code"): {"all": list(EXPRESSIONS)},
+    Mutation(46, Program, "members"): {
+        f"{name} of checksum {crc}": added(Member(f"m/{name}", PICKLED_SYSTEM, crc=crc))
+        for name in UNOPENED
+        for crc in (None, 1)
+    },
+}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from testing.checkpoints.case import FileCase, seeds
+from testing.checkpoints.seed import seeds
+from testing.hostile.mutation import Mutation
 from testing.hostile.reader import digest
 from testing.processes import python_environment
 
@@ -67,15 +68,15 @@ class ReaderProcess:
             self._ask(seed.write(self.folder / seed.name), {})
 
 
-def assert_outcome(result: dict[str, Any], case: FileCase) -> None:
+def assert_outcome(result: dict[str, Any], expected: Mutation) -> None:
     """Assert that a file was refused or read as expected, and that all guarantees hold."""
     assert "finding" not in result, result["finding"]
-    if case.codes:
-        assert result["code"] in case.codes, result
-        assert (result["stage"] == "read") == case.at_read
+    if expected.codes:
+        assert result["code"] in expected.codes.split(), result
+        assert (result["stage"] == "read") == expected.at_read
         return
     assert result["code"] is None, result["line"]
-    assert result["digest"] == digest(case.tensors), (
-        f"expected {list(case.tensors)[:8]}, got {result['names']}"
+    assert result["digest"] == digest(expected.tensors), (
+        f"expected {list(expected.tensors)[:8]}, got {result['names']}"
     )
-    assert (result["warnings"] > 0) == case.warns
+    assert (result["warnings"] > 0) == expected.warns

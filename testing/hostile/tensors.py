@@ -1,32 +1,27 @@
 """Hostile numbers in tensors and storages, unsupported kinds of tensors, and the legacy stream format."""
 
-import struct
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from testing.checkpoints.assemble import (
-    BOXES,
-    GEOMETRY,
-    GOOD,
+from testing.hostile.formats import TORCH, Legacy, Plain, Script, Zip, load
+from testing.hostile.mutation import Edits, Mutation, Table
+from testing.hostile.opcodes import (
     ORDERED,
+    ORDERED_DICT,
+    REBUILD,
+    SYSTEM,
     WEIGHT,
-    Box,
-    LegacyBox,
-    MakeWeight,
-    PlainBox,
+    Storage,
+    Weight,
     call,
-    integer,
-    integers,
-    mapping,
+    module,
     name,
-    sequence,
-    text,
-    view,
 )
-from testing.checkpoints.case import FileCase, table
+from testing.hostile.pickles import WIDE
 
+W = Weight()
+UNTYPED = name("torch.storage", "UntypedStorage")
 GEOMETRIES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
     "offset 1": (1, (2, 2), (2, 1)),
     "offset -1": (-1, (2, 2), (2, 1)),
@@ -42,180 +37,156 @@ GEOMETRIES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
 """Wrong offsets, sizes and strides of the weight, in elements."""
 
 
-def cases() -> Iterator[FileCase]:
-    for box in BOXES:
-        yield from _storages(box)
-        yield from _geometry(box)
-        yield from _sharing(box)
-        yield from _kinds(box)
-        yield from _accepted(box)
-    yield from _legacy()
+def _geometry(size: Any, stride: Any, offset: Any = 0) -> Edits:
+    return Edits(size=size, stride=stride, offset=offset)
 
 
-def _float(value: float) -> bytes:
-    return b"G" + struct.pack(">d", value)
+def _typed(dtype: str) -> Any:
+    """Return two elements of some dtype in an untyped storage."""
+    function = name("torch._utils", "_rebuild_tensor_v3")
+    return call(
+        function, Storage(kind=UNTYPED, numel=16), 0, (2,), (1,), False, ORDERED, name("torch", dtype)
+    )
 
 
-def _storages(make: type[Box]) -> Iterator[FileCase]:
-    """Cases 19, 24, 25 and 27: persistent ids."""
-    numels = {str(n): integer(n) for n in (3, 5, -1)}
-    numels |= {"2^62": integer(1 << 62), "2^100": integer(1 << 100)}
-    numels |= {"True": b"\x88", "None": b"N", "4.0": _float(4.0)}
-    changes = {f"numel {label}": {"numel": numel} for label, numel in numels.items()}
-    yield from make.changed(19, changes, "storage-size", "truncated", "tensor-bounds")
-    yield from make.changed(19, {"bytes cut": {"data": WEIGHT.tobytes()[:12]}}, "storage-size")
-    keys = ("../../x", "/etc/passwd", "", "0/../1", "٣", "0 ", "-1", "x", "1" * 40)
-    yield from make.changed(24, {f"key {k!r}": {"key": k, "data": None} for k in keys}, "storage-key")
-    yield from make.changed(25, {"no bytes": {"data": None}}, "missing-storage")
-    short = sequence(text("storage")) + b"Q"
-    untyped = {"kind": "UntypedStorage", "module": "torch.storage", "numel": 16}
-    ids: dict[str, MakeWeight] = {
-        "short persistent id": lambda box: short,
-        "storage of no type": lambda box: box.weight().replace(name("torch", "FloatStorage"), text("x")),
-        "untyped storage of no dtype": lambda box: box.weight(**untyped),
-    }
+def _subclass(function: Any = REBUILD, kind: Any = b"ctorch.nn.parameter\nParameter\n") -> Any:
+    """Return the call that rebuilds a tensor of a class, by a function."""
+    inner = (Storage(), 0, (2,), (1,), None, ORDERED)
+    return call(name("torch._tensor", "_rebuild_from_type_v2"), function, kind, inner, b"}")
+
+
+# Values whose repr is deeper than Python's stack, or has 268 MB: error messages must not contain them.
+UNPRINTABLE = {"deep": b"]" * 2_000 + b"a" * 1_999, "wide": WIDE}
+UNPRINTABLE_PARTS = {
+    f"{label} {part}": Edits({part: (odd, odd) if part in ("size", "stride") else odd})
+    for label, odd in UNPRINTABLE.items()
+    for part in ("size", "stride", "offset")
+}
+# Values that have no hash, or whose hash is deeper than the C stack.
+UNHASHABLE = {"a list": b"]", "200,000 tuples": b")" + b"\x85" * 200_000}
+MODE = call(name("their_project", "Mode"), 1)
+CONFIG = module("their_project", "Config", mode=MODE)
+WITH_TENSOR = [*CONFIG[:-1], b"(", "t", W, b"ub"]
+LIGHTNING = {
+    "state_dict": {"w": W},
+    "hyper_parameters": [name("lightning.fabric", "AttributeDict"), b")\x81(", "lr", CONFIG, b"u"],
+    "callbacks": [b"}", name("their_project", "Checkpoint"), {"best": CONFIG}, b"s"],
+    "loops": [b"](", CONFIG, MODE, b"e"],
+}
+FIRST_REBUILD = call(name("torch._utils", "_rebuild_tensor"), Storage(), 0, (2, 2), (2, 1))
+QUANTIZED = call(name("torch._utils", "_rebuild_qtensor"))
+ODD = {str(value): np.array([[1, value], [2, value]], "<f4") for value in (np.nan, -np.inf)}
+
+TABLE: Table = {
+    Mutation(19, TORCH, "root.w.numel", "storage-size truncated tensor-bounds"): [
+        *(3, 5, -1, 1 << 62, 1 << 100, True, None, 4.0)
+    ],
+    Mutation(19, TORCH, "root.w.data", "storage-size"): [WEIGHT.tobytes()[:12]],
+    Mutation(20, TORCH, "root.w", "tensor-shape tensor-bounds"): {
+        label: _geometry(size, stride, offset) for label, (offset, size, stride) in GEOMETRIES.items()
+    },
+    Mutation(20, TORCH, "root.w", "tensor-shape"): {
+        "size a list": Edits(size=b"](K\x02K\x02e"),
+        "size of floats": _geometry((4.0,), (1,)),
+        "offset a text": Edits(offset="0"),
+        "size True": Edits(size=(True, 2)),
+    },
+    # The stride of an axis of size one is unused and may be any number.
+    Mutation(20, TORCH, "root.w", tensors={"w": WEIGHT[:, 1:].reshape(1, 2)}): {
+        "a stride of 2^62": _geometry((1, 2), ((1 << 62) - 1, 2), 1)
+    },
+    Mutation(21, TORCH, "root.w", "tensor-budget"): {
+        "stride 0, 2^31 x 2^20": _geometry((1 << 31, 1 << 20), (0, 0)),
+        "stride 0, 2^62": _geometry((1 << 61,), (0,)),
+        "stride 0, 16 MB of 4 bytes, 100 times": _geometry((1 << 22, 100), (0, 0)),
+    },
+    Mutation(21, TORCH, "root", "tensor-budget"): {
+        "stride 0, 200 tensors of 16 MB": [b"](", *[Weight(size=(1 << 22,), stride=(0,))] * 201, b"e"]
+    },
+    Mutation(22, (Zip, Script, Legacy), "root", "storage-dtype storage-size"): {
+        f"as float32 and {kind}": {"a": W, "b": Weight(kind=name("torch", kind), numel=numel)}
+        for kind, numel in {"IntStorage": 4, "DoubleStorage": 2, "FloatStorage": 2}.items()
+    },
+    Mutation(22, (Zip, Script, Legacy), "", "storage-dtype"): {
+        "as two dtypes": Edits(root={"a": _typed("uint16"), "b": _typed("float8_e5m2")}, width=1)
+    },
+    Mutation(23, TORCH, "root", tensors={"a": WEIGHT, "b": WEIGHT}): {
+        "tied": {"a": W, "b": W},
+        "one tensor, two names": {"a": [W, b"q\x00"], "b": b"h\x00"},
+    },
+    Mutation(24, TORCH, "root.w", "storage-key"): {
+        f"key {key!r}": Edits(key=key, data=None)
+        for key in ("../../x", "/etc/passwd", "", "0/../1", "٣", "0 ", "-1", "x", "1" * 40)
+    },
+    Mutation(25, TORCH, "root.w.data", "missing-storage"): [None],
     # In a pickle, a storage is a separate file of a declared length.
-    yield from make.weights(25, ids, "pickle-malformed", "pickle-opcode", "storage-size")
-    devices = {f"on {device[:9]}": {"location": device} for device in ("cuda:7", "meta", "mps", "x" * 500)}
-    yield from make.changed(27, devices, tensors=GOOD)
-
-
-def _geometry(make: type[Box]) -> Iterator[FileCase]:
-    """Cases 20, 21 and 35: sizes, strides and offsets."""
-    numbers = {
-        k: (integer(o), integers(*size), integers(*stride)) for k, (o, size, stride) in GEOMETRIES.items()
-    }
-    types = {
-        "size a list": (integer(0), b"](K\x02K\x02e", integers(2, 1)),
-        "size of floats": (integer(0), sequence(_float(4.0)), integers(1)),
-        "offset a text": (text("0"), *GEOMETRY[1:]),
-        "size True": (integer(0), sequence(b"\x88", integer(2)), integers(2, 1)),
-    }
-    for geometries, codes in ((numbers, ("tensor-shape", "tensor-bounds")), (types, ("tensor-shape",))):
-        made = {label: {"geometry": geometry} for label, geometry in geometries.items()}
-        yield from make.changed(20, made, *codes)
-    for number, label, size, stride, code in (
-        (21, "stride 0, 2^31 x 2^20", (1 << 31, 1 << 20), 0, "tensor-budget"),
-        (21, "stride 0, 2^62", (1 << 61,), 0, "tensor-budget"),
-        (21, "stride 0, 16 MB of 4 bytes, 100 times", (1 << 22, 100), 0, "tensor-budget"),
-        (35, "[0, 2^60]", (0, 1 << 60), 1, "tensor-shape"),
-        (35, "[2^31, 0, 2^31]", (1 << 31, 0, 1 << 31), 1, "tensor-shape"),
-    ):
-        geometry = (integer(0), integers(*size), integers(*(stride,) * len(size)))
-        yield from make.changed(number, {label: {"geometry": geometry}}, code)
-    box = make()
-    one = box.weight((integer(0), integers(1 << 22), integers(0)))
-    many = b"](" + one * 201 + b"e"
-    yield box.case(21, "stride 0, 200 tensors of 16 MB", many, "tensor-budget")
-
-
-def _sharing(make: type[Box]) -> Iterator[FileCase]:
-    """Cases 22 and 23: a storage that is used twice."""
-    box = make()
-    weight = box.weight()
-    roots = {
-        "tied": mapping(a=weight, b=weight),
-        "one tensor, two names": mapping(a=weight + b"q\x00", b=b"h\x00"),
-    }
-    yield from box.table(23, roots, tensors={"a": WEIGHT, "b": WEIGHT})
-    if make is PlainBox:
-        return
-    for kind, numel in {"IntStorage": 4, "DoubleStorage": 2, "FloatStorage": 2}.items():
-        box = make()
-        root = mapping(a=box.weight(), b=box.weight(kind=kind, numel=numel))
-        yield box.case(22, f"as float32 and {kind}", root, "storage-dtype", "storage-size")
-    box = make()
-    untyped = box.storage(kind="UntypedStorage", module="torch.storage", numel=16)
-    v3 = name("torch._utils", "_rebuild_tensor_v3")
-    first, second = (
-        call(v3, untyped, integer(0), integers(2), integers(1), b"\x89", ORDERED, name("torch", d))
-        for d in ("uint16", "float8_e5m2")
-    )
-    if isinstance(box, LegacyBox):
-        box.width = 1
-    yield box.case(22, "as two dtypes", mapping(a=first, b=second), "storage-dtype")
-
-
-def _kinds(make: type[Box]) -> Iterator[FileCase]:
-    """Case 26: unsupported kinds of tensors, each refused by its name in the checkpoint."""
-
-    def rebuilt(function: str) -> MakeWeight:
-        return lambda box: call(name("torch._utils", function), box.weight(), b"N")
-
-    quantized = call(name("torch._utils", "_rebuild_qtensor"))
-    parameter = call(name("torch._utils", "_rebuild_parameter"), quantized, b"\x88", ORDERED)
-    kinds: dict[str, MakeWeight] = {
-        "quantized": rebuilt("_rebuild_qtensor"),
-        "of the future": rebuilt("_rebuild_tensor_v9"),
-        "QInt8Storage": lambda box: box.weight(kind="QInt8Storage", numel=16),
-        "posix.system as storage type": lambda box: box.weight(kind="system", module="posix"),
-        "quantized parameter": lambda box: parameter,
-    }
-    yield from make.weights(26, kinds, "unsupported-tensor")
-    box = make()
-    key = b"}(" + _float(4.0) + box.weight() + b"u"
-    yield box.case(26, "a number as a name", key, "unsupported-tensor")
-    yield box.case(10, "a name of 5,000 letters", mapping(**{"x" * 5_000: box.weight()}), "too-deep")
-
-
-def _accepted(make: type[Box]) -> Iterator[FileCase]:
-    """Cases 32 and 39: unusual but valid files."""
-    enum = call(name("their_project", "Mode"), integer(1))
-    config = name("their_project", "Config") + b")\x81" + mapping(mode=enum) + b"b"
-    attributes = name("lightning.fabric", "AttributeDict") + b")\x81(" + text("lr") + config + b"u"
-    box = make()
-    items = sequence(text("w"), call(name("torch._utils", "_rebuild_tensor"), box.storage(), *GEOMETRY))
-    python2 = call(name("collections", "OrderedDict"), b"](" + items + b"e")
-    yield box.case(32, "a list of pairs and the first rebuild function", python2, tensors=GOOD)
-    state, tensors = mapping(w=box.weight()), {"state_dict.w": WEIGHT}
-    lightning = mapping(
-        state_dict=state,
-        hyper_parameters=attributes,
-        callbacks=b"}" + name("their_project", "Checkpoint") + mapping(best=config) + b"s",
-        loops=b"](" + config + enum + b"e",
-    )
-    yield box.case(32, "Lightning", lightning, tensors=tensors)
-    inside = config[:-1] + b"(" + text("t") + box.weight() + b"ub"
-    held = mapping(state_dict=state, x=inside)
-    yield box.case(32, "tensor in a placeholder", held, tensors=tensors, warns=True)
-    for label, value in {"NaN": np.nan, "infinity": -np.inf}.items():
-        odd = np.array([[1, value], [2, value]], "<f4")
-        yield from make.changed(39, {label: {"data": odd.tobytes()}}, tensors={"w": odd}, warns=True)
-
-
-def _legacy() -> Iterator[FileCase]:
-    """Case 30: the legacy stream format."""
-    for make in (LegacyBox, PlainBox):
-        yield from make.changed(0, {"as it should be": {}}, tensors=GOOD)
-    # Attributes of the file, and the error code.
-    edits: dict[str, tuple[dict[str, Any], str]] = {
-        "magic number": ({"magic": b"\x80\x02\x8a\x01\x07."}, "legacy-header"),
-        "magic text": ({"magic": b"\x80\x02" + text("x") + b"."}, "trailing-bytes"),
-        "protocol 1002": ({"version": b"\x80\x02M\xea\x03."}, "legacy-header"),
-        "protocol a text": ({"version": b"\x80\x02" + text("1") + b"."}, "legacy-header"),
-        "no system": ({"system": b"\x80\x02N."}, "legacy-header"),
-        "system without byte order": ({"system": b"\x80\x02}."}, "legacy-header"),
-        "keys missing": ({"keys": []}, "missing-storage"),
-        "keys twice": ({"keys": ["0", "0"]}, "missing-storage"),
-        "numel 3": ({"numel": 3}, "storage-size"),
-        "numel -1": ({"numel": -1}, "storage-size"),
-        "numel 2^62": ({"numel": 1 << 62}, "storage-size"),
-        "storage cut": ({"data": {"0": WEIGHT.tobytes()[:-1]}}, "storage-size"),
-        "more bytes": ({"tail": bytes(100)}, "trailing-bytes"),
-    }
-    for label, (attributes, code) in edits.items():
-        box = LegacyBox()
-        root = mapping(w=box.weight())
-        vars(box).update(attributes)
-        yield box.case(30, label, root, code)
-    box = LegacyBox()
-    whole = box.file(mapping(w=box.weight()))
-    cuts = {str(cut): whole[:-cut] for cut in (1, 8, 15, 16, 17, 24, 40, 200)}
-    yield from table(30, "legacy cut by", cuts, "truncated", "pickle-malformed")
-    inner = LegacyBox()
-    nested = {"cut": inner.file(inner.storage())[:-4], "of no storage": LegacyBox().file(b"N")}
-    for label, raw in nested.items():
-        load = call(name("torch.storage", "_load_from_bytes"), b"B" + struct.pack("<I", len(raw)) + raw)
-        root = mapping(w=view(load, *GEOMETRY))
-        yield PlainBox().case(30, f"nested file {label}", root, "truncated", "legacy-header")
-    yield from LegacyBox.changed(30, {"4 TB announced": {"numel": 1 << 40}}, "truncated")
+    Mutation(25, TORCH, "root.w", "pickle-malformed pickle-opcode storage-size"): {
+        "short persistent id": [("storage",), b"Q"],
+        "storage of no type": Edits(kind="x"),
+        "untyped storage of no dtype": Edits(kind=UNTYPED, numel=16),
+    },
+    # Storage keys that resemble the expected ones.
+    Mutation(25, Legacy, "keys", "missing-storage"): {"of two types": b"](K\x00X\1\0\0\0000e"},
+    Mutation(26, TORCH, "root.w", "unsupported-tensor"): {
+        "quantized": lambda w: call(name("torch._utils", "_rebuild_qtensor"), w, None),
+        "of the future": lambda w: call(name("torch._utils", "_rebuild_tensor_v9"), w, None),
+        "QInt8Storage": Edits(kind=name("torch", "QInt8Storage"), numel=16),
+        "posix.system as storage type": Edits(kind=name("posix", "system")),
+        "quantized parameter": call(name("torch._utils", "_rebuild_parameter"), QUANTIZED, True, ORDERED),
+    },
+    Mutation(26, TORCH, "root", "unsupported-tensor"): {"a number as a name": {4.0: W}},
+    Mutation(10, TORCH, "root", "too-deep"): {"a name of 5,000 letters": {"x" * 5_000: W}},
+    Mutation(10, TORCH, "root.w", "tensor-shape storage-key storage-size"): UNPRINTABLE_PARTS,
+    Mutation(10, (Zip, Script, Legacy), "root.w.numel", "storage-size"): UNPRINTABLE,
+    Mutation(10, (Zip, Script, Legacy), "root.w", "storage-key"): {
+        f"{label} key": Edits(key=odd, data=None) for label, odd in UNPRINTABLE.items()
+    },
+    Mutation(10, Legacy, "version", "legacy-header"): UNPRINTABLE,
+    Mutation(10, Legacy, "keys", "missing-storage"): UNPRINTABLE,
+    Mutation(26, TORCH, "root.w", "unsupported-tensor pickle-malformed"): {
+        **{f"class {label}": _subclass(kind=odd) for label, odd in UNHASHABLE.items()},
+        **{f"function {label}": _subclass(function=odd) for label, odd in UNHASHABLE.items()},
+    },
+    Mutation(26, Zip, "root", "pickle-malformed foreign-weight"): {
+        "a list as parameters": module("a", "Net", _parameters=b"]", _modules=b"}"),
+        "a call as a parameter": module("a", "Net", _parameters={"w": SYSTEM}, _modules=b"}"),
+    },
+    Mutation(27, TORCH, "root.w.location"): ["cuda:7", "meta", "mps", "x" * 500],
+    Mutation(30, Legacy, "magic", "legacy-header"): {"number": b"\x80\x02\x8a\x01\x07."},
+    Mutation(30, Legacy, "magic", "trailing-bytes"): {"text": b"\x80\x02X\1\0\0\0x."},
+    Mutation(30, Legacy, "version", "legacy-header"): [1002, "1"],
+    Mutation(30, Legacy, "system", "legacy-header"): [None, b"}"],
+    Mutation(30, Legacy, "keys", "missing-storage"): [[], ["0", "0"]],
+    Mutation(30, Legacy, "numel", "storage-size"): [3, -1, 1 << 62],
+    Mutation(30, Legacy, "root.w.data", "storage-size"): [WEIGHT.tobytes()[:-1]],
+    Mutation(30, Legacy, "tail", "trailing-bytes"): [bytes(100)],
+    Mutation(30, Legacy, "root.w.numel", "truncated"): {"4 TB announced": 1 << 40},
+    Mutation(30, Legacy, "content", "truncated pickle-malformed"): {
+        f"cut by {cut}": lambda raw, cut=cut: raw[:-cut] for cut in (1, 8, 15, 16, 17, 24, 40, 200)
+    },
+    Mutation(30, Plain, "root.w", "truncated legacy-header"): {
+        "nested file cut": W.view(load(Legacy(Storage()).content[:-4])),
+        "nested file of no storage": W.view(load(Legacy(None).content)),
+    },
+    Mutation(32, TORCH, "root"): {
+        "a list of pairs and the first rebuild function": call(
+            ORDERED_DICT, [b"](", ("w", FIRST_REBUILD), b"e"]
+        )
+    },
+    Mutation(32, TORCH, "root", tensors={"state_dict.w": WEIGHT}): {"Lightning": LIGHTNING},
+    Mutation(32, TORCH, "root", tensors={"state_dict.w": WEIGHT}, warns=True): {
+        "tensor in a placeholder": {"state_dict": {"w": W}, "x": WITH_TENSOR}
+    },
+    Mutation(32, Zip, "root", warns=True): {
+        label: module("a", "LSTM", _parameters={"w": W}, _modules=b"}", batch_first=True, dropout=rate)
+        for label, rate in {"dropout 2": 2, "dropout 2^2000": 1 << 2000}.items()
+    },
+    Mutation(35, TORCH, "root.w", "tensor-shape"): {
+        "[0, 2^60]": _geometry((0, 1 << 60), (1, 1)),
+        "[2^31, 0, 2^31]": _geometry((1 << 31, 0, 1 << 31), (1, 1, 1)),
+    },
+    **{
+        Mutation(39, TORCH, "root.w.data", tensors={"w": odd}, warns=True): {label: odd.tobytes()}
+        for label, odd in ODD.items()
+    },
+}

@@ -26,10 +26,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxlstm_converters.checkpoint import CODES, read_checkpoint
-from testing.checkpoints.assemble import ZipMember, archive
-from testing.checkpoints.case import Seed, seeds
-from testing.hostile import archives
+from testing.checkpoints.seed import Seed, seeds
+from testing.hostile.archives import END_RECORDS, HEADERS
+from testing.hostile.mutation import mutate
 from testing.hostile.reader_process import ReaderProcess
+from testing.hostile.zip_archive import Member, archive
 
 FILES, SEED = (int(os.environ.get(name, n)) for name, n in (("FUZZ_FILES", "5000"), ("FUZZ_SEED", "0")))
 ONLY = os.environ.get("FUZZ_ONLY", "")
@@ -61,12 +62,12 @@ def mutant(index: int) -> Mutant:
 
 
 @cache
-def entries(raw: bytes) -> tuple[ZipMember, ...]:
+def entries(raw: bytes) -> tuple[Member, ...]:
     """Return the entries of an archive, none for another file."""
     if not raw.startswith(b"PK"):
         return ()
     with zipfile.ZipFile(io.BytesIO(raw)) as opened:
-        return tuple(ZipMember(i.filename, opened.read(i), i.compress_type) for i in opened.infolist())
+        return tuple(Member(i.filename, opened.read(i), i.compress_type) for i in opened.infolist())
 
 
 @cache
@@ -88,11 +89,12 @@ def edit_zip(rng: Random, raw: bytes, edits: int) -> bytes:
     for _ in range(edits):
         at, what = rng.randrange(len(members) or 1), rng.randrange(20)
         if what == 0:
-            options["end"] = rng.choice(list(archives.END_RECORDS.values()))
+            options["end"] = rng.choice(list(END_RECORDS.values()))
         elif what < 3 or not members:
             edit_range(rng, members, list(entries(raw)))
         elif what < 6:
-            members[at] = replace(members[at], **rng.choice([*archives.header_changes(members[at]).values()]))
+            members[at] = replace(members[at])
+            mutate(members, str(at), rng.choice([*HEADERS.values()]))
         else:
             members[at] = replace(members[at], data=edit_bytes(rng, members[at].data, 1))
     return archive(members, before=rng.randbytes(rng.choice((0,) * 20 + (1, 8))), **options)

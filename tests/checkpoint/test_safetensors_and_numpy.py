@@ -1,6 +1,6 @@
 """Files of safetensors, shards with an index, and pickled NumPy arrays.
 
-`testing/hostile/formats.py` has malformed files, and indexes that point outside the folder. The
+`testing/hostile/plain_files.py` has malformed files, and indexes that point outside the folder. The
 reader of whole files in `_shared.safetensors` reads the header with the same code.
 """
 

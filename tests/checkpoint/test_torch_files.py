@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from jaxlstm_converters.checkpoint import CheckpointError, read_checkpoint
-from testing.checkpoints.case import Seed, seeds
 from testing.checkpoints.compare import (
     DTYPES,
     assert_same_bits,
@@ -19,6 +18,7 @@ from testing.checkpoints.compare import (
     flattened,
     random_tensor,
 )
+from testing.checkpoints.seed import Seed, seeds
 from testing.processes import run_python
 
 # Without two seeds: our reader refuses one, and torch 2.13 fails to read an untyped legacy storage.

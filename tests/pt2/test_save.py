@@ -35,7 +35,7 @@ import torch
 import jaxlstm
 from jaxlstm.programs.graph import Graph, ModuleCall
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from testing.checkpoints.case import CORPUS
+from testing.checkpoints.seed import CORPUS
 from testing.exported import save
 from testing.graphs import to_numpy
 from testing.modules import module_of
