@@ -172,7 +172,8 @@ def _loops(m, x):
         return carry, carry * 2
 
     last, rows = scan(step, torch.zeros(8), x)
-    return rows, while_loop(lambda k, y: k < 3, lambda k, y: (k + 1, m.layer(y.float())), (torch.zeros(()), last))
+    start = torch.zeros(()), last
+    return rows, while_loop(lambda k, y: k < 3, lambda k, y: (k + 1, m.layer(y.float())), start)
 
 
 def _loops_in_jax(params, x):

@@ -68,9 +68,15 @@ def _decide(self: Any, file: str, line: int) -> bool:
 def _slice_index(size: Any, index: Any) -> Any:
     """Return a start or end of a slice. A table must have as many rows as a free size takes of it.
 
-    Otherwise torch records no condition, and the slice would have the smaller of both sizes.
+    Otherwise torch records no condition, and the slice would have the smaller of both sizes. Where torch does
+    not know the sign of an index, its sign at the example becomes a condition.
     """
+    is_known = not symbolic_shapes.free_unbacked_symbols([size, index])
     is_free = type(size) is int and isinstance(index, torch.SymInt)
-    if is_free and not symbolic_shapes.free_unbacked_symbols(index) and 0 <= index <= size:
+    if is_free and is_known and 0 <= index <= size:
         return index
-    return _SLICE_INDEX(size, index)
+    found = _SLICE_INDEX(size, index)
+    if found is not None or not is_known:
+        return found
+    from_start = index if index >= 0 else index + size
+    return 0 if from_start < 0 else size if from_start > size else from_start
