@@ -84,7 +84,7 @@ _SAME_SOFTPLUS = 17
 """Above it, softplus differs from its argument by less than the rounding of float32."""
 
 OF_XLA: dict[Any, Callable[..., Any]] = {
-    _aten.lgamma.default: lambda x: to_tensor(np.asarray(jax.lax.lgamma(tensor_to_numpy(x)))),
+    _aten.lgamma.default: lambda x: to_tensor(np.asarray(jax.lax.lgamma(tensor_to_numpy(x))))
 }
 """Functions that XLA computes less precisely than torch."""
 
