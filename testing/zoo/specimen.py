@@ -1,0 +1,57 @@
+"""A small torch model, and what is expected of its program at the sizes of its inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+Sizes = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A model that stands for a behaviour, with its inputs.
+
+    Attributes:
+      make: returns the module.
+      inputs: sizes -> the arguments of ``forward``; tensors that require a gradient get one.
+      example: the sizes of the export.
+      others: the sizes at which the program runs, too.
+      eager: the sizes at which it has torch's shapes only without ``jit``.
+      dynamic_shapes: the axes that are free; None for all that can be.
+      jit: False if the program needs values that ``jit`` does not know.
+      gradients: False if the results have no gradient, or torch's loop has no derivative here.
+      atol: the largest difference from torch, absolutely.
+      scans: the fewest scans in the jitted program; 0 if there must be none, None if it does not matter.
+      padded: whether ``inference.compile`` may pad the free axes, in their order.
+      mapped: True if the results have a row for each row of the inputs, so that ``.map`` takes single rows.
+      lines: lines of the written source, each of which it has once.
+      source: the reason why there is no written source.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[..., tuple[Any, ...]]
+    example: Sizes
+    others: tuple[Sizes, ...] = ()
+    eager: tuple[Sizes, ...] = ()
+    dynamic_shapes: Any = None
+    jit: bool = True
+    gradients: bool = True
+    atol: float = 1e-5
+    scans: int | None = None
+    padded: tuple[bool, ...] | None = None
+    mapped: bool = False
+    lines: tuple[str, ...] = ()
+    source: str = ""
+
+    def build(self) -> nn.Module:
+        """Return the module with the same weights each time, in evaluation mode."""
+        torch.manual_seed(0)
+        return self.make().eval()
+
+    def arguments(self, sizes: Sizes) -> tuple[Any, ...]:
+        """Return random arguments of these sizes, the same each time."""
+        torch.manual_seed(1 + sum(size for size in sizes if isinstance(size, int)))
+        return self.inputs(*sizes)
