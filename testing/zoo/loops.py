@@ -199,11 +199,11 @@ def signed_zero(m: Loop, x: Tensor) -> Any:
 
 
 SCANS: dict[Callable[[Loop, Tensor], Any], int] = {
-    **dict.fromkeys((unbound, backwards, decoder, written, single_steps, first_state), 1),
+    **dict.fromkeys((unbound, backwards, decoder, written, single_steps, first_state, changed_state), 1),
     **dict.fromkeys((changed_constant, other_first_slice), 1),
     two_loops: 2,
     heads: 3,
-    **dict.fromkeys((growing, two_before, changed_state, windows, written_slices, larger_batch, sizes), 0),
+    **dict.fromkeys((growing, two_before, windows, written_slices, larger_batch, sizes), 0),
     **dict.fromkeys((signed_zero, without_gradient), 0),
 }
 """Function -> the fewest scans under ``jit``; 0 if its loop cannot be one."""

@@ -71,6 +71,11 @@ CASES: dict[str, tuple[nn.Module | Callable[[torch.Tensor], Any], tuple[bool, bo
     "places of rows": (lambda x: x + torch.arange(x.shape[0])[:, None, None], (True, True)),
     "first row": (lambda x: x - x[:1], (True, True)),
     "sum of rows": (lambda x: x.cumsum(0), (True, True)),
+    "pairs of rows": (lambda x: x[:, None, 0] - x[None, :, 0], (True, True)),
+    "remainder": (lambda x: x + x.shape[1] % 4, (True, False)),
+    "smaller number": (lambda x: x / min(x.shape[1], 10), (True, False)),
+    "parity of rows": (lambda x: x * (1 + x.shape[0] % 2), (False, True)),
+    "number of elements": (lambda x: x + x.numel() // 20, (False, False)),
 }
 
 

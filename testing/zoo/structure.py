@@ -254,7 +254,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]
 NAMES = ("window_strides", "factor", "pad_width", "start", "offset")
 LINES = {
     "literals": (
-        "self.weight = nnx.Param(jnp.zeros(weight_shape))",
+        "self.weight = nnx.Param(jnp.zeros(weight_shape, jnp.float32))",
         *(f"self.{name} = {name}" for name in NAMES),
     ),
     "chain": ("x = features", "for layer in self.first:", "for layer in self.second:"),
@@ -262,7 +262,10 @@ LINES = {
         "self.net = nnx.Sequential(nnx.relu, self.conv, self.norm, nnx.softmax)",
         "return (self.net(x.transpose(0, 2, 1)) * math.sqrt(8) + 1e-5).transpose(0, 2, 1)",
     ),
-    "parts": ('"0.norm.weight": nnx.Param(jnp.zeros((4,))),', "return y.at[:, 0].set(jnp.zeros_like(z)) * 2"),
+    "parts": (
+        '"0.norm.weight": nnx.Param(jnp.zeros((4,), jnp.float32)),',
+        "return y.at[:, 0].set(jnp.zeros_like(z)) * 2",
+    ),
     "cells": ("    h = self.gru(x_t, self.gru(x_t, h))",),
     "pair": ('y, (h, c) = self.lstm(x, state["h c"])',),
     "smaller": ("for block in self.blocks:", "width = x.shape[2]"),

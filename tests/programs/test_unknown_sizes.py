@@ -1,146 +1,14 @@
-"""Sizes that jit does not know, such as the length of x[mask]: torch's values and gradients, or a refusal."""
-
-from collections.abc import Callable
-from typing import Any
+"""Sizes that jit does not know, such as the length of x[mask], are refused where their elements matter."""
 
 import jax
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
-from testing.gradients import require_equal
 from testing.graphs import to_numpy
-from testing.modules import module_of
-
-Forward = Callable[..., Any]
-
-
-def model_of(forward: Forward) -> nn.Module:
-    torch.manual_seed(0)
-    lstm = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
-    with_mask = lambda self, x, lengths: forward(self, x, lengths, lengths > 0)  # noqa: E731
-    return module_of(with_mask, lstm=lstm, linear=nn.Linear(3, 3), norm=nn.LayerNorm(3))
-
-
-def characters(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
-    """Words without characters are left out of the packed batch."""
-    packed = pack_padded_sequence(self.norm(x[some]), lengths[some].tolist(), True, False)
-    h = torch.cat(torch.unbind(self.lstm(packed)[1][0]), -1)
-    return h.new_zeros(len(x), 8).masked_scatter_(some[:, None], h)
-
-
-def sorted_rows(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
-    """The number of rows is the number of lengths that are not 0."""
-    count, (lengths, order) = int(some.sum()), lengths.sort(descending=True)
-    y, _ = self.lstm(pack_padded_sequence(x[order][:count], lengths[:count], True))
-    y, _ = pad_packed_sequence(y, True, total_length=x.shape[1])
-    return x.new_zeros(*x.shape[:2], 8).index_copy(0, order[:count], y)
-
-
-def reversed_steps(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
-    result = torch.zeros(x.size())
-    for row, length in enumerate(lengths):
-        result[row, :length] = x[row, :length].flip(dims=[0])
-    packed = pack_padded_sequence(self.linear(result), lengths.clamp(min=1), True, False)
-    return self.lstm(packed)[1][0]
-
-
-def put(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
-    results = [torch.zeros(x.shape) for _ in range(4)]
-    results[0][some] = self.linear(x[some])
-    results[1][some.nonzero().squeeze(1)] = self.linear(x[torch.where(some)[0]]) * 2
-    steps = torch.arange(x.shape[1]) < lengths[:, None]
-    results[2] = results[2].masked_scatter(steps[..., None], self.linear(x[steps]).cumsum(0))
-    results[3][some] += self.linear(x[some].flip(0, 1))
-    return torch.stack(results)
-
-
-def last_steps(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
-    y, last = self.lstm(x[some])[0], lengths[some] - 1
-    gathered = y.gather(1, last[:, None, None].expand(-1, 1, 8))[:, 0]
-    indexed = y[torch.arange(len(last)), last].relu_()
-    return x.new_zeros(len(x), 8).masked_scatter(some[:, None], gathered * indexed)
-
-
-def selected(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    rows = torch.masked_select(self.linear(x), some[:, None, None]).view(-1, x.shape[1], 3)
-    lengths = lengths[some]
-    attention = nn.functional.scaled_dot_product_attention(rows, rows, rows)
-    second = torch.masked_select(x, (torch.arange(6) == 1)[:, None]).view(len(x), 3)
-    return attention, rows[lengths > 1], rows[:2].softmax(1), rows[:-1], rows[-1], second, len(rows)
-
-
-def longest(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    """The batch is cut after its longest sequence, and steps are pooled."""
-    steps = lengths.max().item()
-    y, (h, _) = self.lstm(self.linear(x[:, :steps]))
-    weights = y.sum(2).masked_fill(torch.arange(steps) >= lengths[:, None], -9).softmax(1)
-    weighted = weights[:, None] @ y + y[torch.arange(len(x)), lengths - 1][:, None]
-    pooled = torch.cat([y.mean(1), y.max(1)[0], y.amin(dim=(1, 2), keepdim=True)[:, 0]], 1)
-    return pooled, (y.softmax(1) * y).sum(1), h, y.mean() + y.min(), y.transpose(0, 1), weighted
-
-
-def documents(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    """The rows of a packed batch are sentences, which are packed again."""
-    numbers, counts = lengths.clamp(min=1).tolist(), (x[..., 0] > 0.5).long() + 1
-    counts, sentences = (pack_padded_sequence(part, numbers, True, False) for part in (counts, x))
-    words = sentences.data[:, :, None] * torch.ones(3)
-    words = self.lstm(pack_padded_sequence(words, counts.data.tolist(), True, False))[0]
-    scores = words._replace(data=torch.exp(words.data - words.data.max()))
-    rows = (pad_packed_sequence(scores, True)[0] * pad_packed_sequence(words, True)[0]).sum(1)
-    return pad_packed_sequence(sentences._replace(data=rows), True)[0]
-
-
-def numbers(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    rows = self.linear(x[some])
-    return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows)
-
-
-def graph(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    """Edges between the steps of a sequence: some are left out, and each node gets one to itself."""
-    nodes, loops = self.linear(x).reshape(-1, 3), torch.arange(4)
-    edges = torch.stack([lengths.clamp(min=1), lengths + 2])
-    edges = torch.cat([edges[:, some], torch.stack([loops, loops])], dim=1)
-    weights = torch.cat([lengths[some] * 0.5, nodes[:4, 0]])
-    weights[edges[0] == edges[1]] -= 0.7
-    messages, places = nodes[edges[0]] * weights[:, None], edges[1][:, None].expand(-1, 3)
-    return nodes.new_zeros(10, 3).scatter_add(0, places, messages), edges.T
-
-
-def groups(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    values, places, counts = torch.unique(lengths, return_inverse=True, return_counts=True)
-    consecutive = torch.unique_consecutive((x[..., 0] > 0.5).long(), return_counts=True)
-    means = x.new_zeros(len(x), 6, 3).index_add(0, places, self.linear(x))
-    return values, means, counts * 2, consecutive
-
-
-FORWARDS = [
-    graph,
-    groups,
-    numbers,
-    longest,
-    documents,
-    characters,
-    sorted_rows,
-    reversed_steps,
-    put,
-    last_steps,
-    selected,
-]
-LENGTHS = [[4, 0, 6, 0, 2], [0, 5, 0, 1]]
-
-
-@pytest.mark.parametrize("forward", FORWARDS)
-def test_values_and_gradients_under_jit(forward: Forward) -> None:
-    """Where torch has fewer elements, NaN follows them."""
-    model = model_of(forward)
-    program = jaxlstm.from_module(model, (torch.rand(4, 6, 3), torch.tensor([3, 1, 5, 2])))
-    for lengths in LENGTHS:
-        x = torch.rand(len(lengths), 6, 3, requires_grad=True)
-        require_equal(program, model, x, torch.tensor(lengths))
+from testing.zoo.selections import Forward, model_of
 
 
 def in_place(x: Tensor) -> Tensor:

@@ -22,154 +22,12 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import packed as packed_operators
 from testing.gradients import require_equal
 from testing.graphs import to_numpy
-from testing.modules import module_of
 from testing.processes import run_python
-
-Forward = Callable[..., Any]
-
-
-def model_of(forward: Forward) -> Any:
-    torch.manual_seed(0)
-    return module_of(
-        forward,
-        embed=nn.Embedding(9, 3),
-        lstm=nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True),
-        gru=nn.GRU(3, 4, num_layers=2, bidirectional=True),
-        rnns=nn.ModuleList([nn.RNN(8, 4), nn.RNN(8, 4, nonlinearity="relu", bidirectional=True)]),
-        head=nn.Sequential(nn.LayerNorm(8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 5)),
-    )
-
-
-def plain(self: Any, x: Tensor, lengths: Any) -> Any:
-    y, state = self.lstm(pack(x, lengths, batch_first=True, enforce_sorted=False))
-    return *unpack(y, batch_first=True), state
-
-
-def in_order(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    lengths, order = lengths.sort(descending=True)
-    y, (h, _) = self.lstm(pack(x[order], lengths.cpu(), True))
-    return unpack(y)[0], unpack(y, total_length=x.shape[1], padding_value=-2)[0], unpack(y, True, 1.0, 9), h
-
-
-def initial_state(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    state = tuple(x.sum((1, 2))[:, None].expand(4, -1, 4) * scale for scale in (0.1, 0.2))
-    y, state = self.lstm(pack(x, lengths, True, False), state)
-    return unpack(y, True)[0], state
-
-
-def of_mask(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    mask = torch.arange(x.shape[1]) >= lengths[:, None]
-    return plain(self, x, (~mask).sum(1))
-
-
-def several(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    y, n, _ = plain(self, x, lengths)
-    return y, plain(self, y[..., 2:5], n), plain(self, x[:2], lengths[:2])
-
-
-def other_layers(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    """GRU and RNN, with the time first, on one packed batch after the other."""
-    y, h = self.gru(pack(x.transpose(0, 1), lengths, enforce_sorted=False))
-    both = [rnn(y, h[:directions]) for directions, rnn in enumerate(self.rnns, 1)]
-    return h, [(unpack(result)[0], state) for result, state in both]
-
-
-def rows(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    y, _ = self.lstm(pack(x.sqrt(), lengths, True, False))
-    scores = self.head(y.data)
-    gate = 2 * torch.sigmoid(scores[:, :1]) - scores.softmax(-1).amax(dim=1, keepdim=True)
-    assert not y.data.is_cuda
-    assert y.data.requires_grad
-    assert y.data.shape[1:] == (y.data.size(-1),)
-    unsorted = PackedSequence(scores * gate, y.batch_sizes.cpu().to("cpu"))
-    both = torch.cat([scores, y.data.log_softmax(1)], -1)
-    return unpack(unsorted, True)[0], unpack(y._replace(data=both)), unpack(y.to("cpu").float())[0]
-
-
-def embedded(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    tokens = pack((x * 3).long(), lengths, True, False)
-    tokens = PackedSequence(self.embed(tokens.data)[:, 0], *tokens[1:])
-    return self.lstm(tokens)[1]
-
-
-def attention_without_gradient(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    y, _ = self.lstm(pack(x, lengths, True, False))
-    with torch.no_grad():
-        weights = self.head(y.data).softmax(-1)
-    return unpack(y._replace(data=self.head(y.data) * weights), True)
-
-
-def changed_in_place(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    """Change the inputs of a sorted batch, and lengths that were read, afterwards."""
-    x, lengths = x * 1, lengths.sort(descending=True)[0]
-    y, _ = self.lstm(pack(x, lengths.tolist(), True))
-    results = [unpack(y, True)]
-    for changed in (x, lengths, results[0][1]):
-        changed -= 1
-    return *results, unpack(y, True)
-
-
-def tensors_of_numbers(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    """The numbers are sizes, elements and results, and lose their gradient."""
-    sizes = torch.as_tensor([x.shape[0], 2, lengths[0]], dtype=torch.float32)
-    y, n, _ = plain(self, x, lengths)
-    return y * torch.tensor([n[0], y.mean(), 0]).sum(), sizes, torch.tensor([n[0].int(), n[1].short()])
-
-
-def integers(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    """Numbers that torch reads as integers of Python."""
-    packed = pack(x[:, : int(lengths.max())], lengths, True, False)
-    sizes: Any = packed.batch_sizes
-    assert isinstance(lengths.ndim, int)
-    assert np.ones(1, int).dtype == np.int64
-    shown = torch.ones(int(lengths.min().item() / 2 + 1), int("2"))
-    state = x.new_zeros(4, int(sizes[0]), 4), x.new_ones(4, sizes[0].item(), 4)
-    return unpack(packed, True)[0].sum(1) / sizes.size()[0], shown, self.lstm(packed, state)[1]
-
-
-def norms(self: Any, x: Tensor, lengths: Tensor) -> Any:
-    """The gradient of a root is infinite in padding of zeros."""
-    valid = torch.arange(x.shape[1]) < lengths[:, None]
-    packed = pack(x * valid[..., None] * self.lstm.bias_hh_l0[:3], lengths, True, False)
-    return unpack(packed._replace(data=packed.data.square().sum(1, keepdim=True).sqrt()), True)[0]
-
-
-_NAMED = [plain, norms, in_order, initial_state, of_mask, several, other_layers, rows, embedded]
-_NAMED += [attention_without_gradient, changed_in_place, tensors_of_numbers, integers]
-FORWARDS: dict[str, Forward] = {forward.__name__: forward for forward in _NAMED} | {
-    "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
-    "numpy": lambda self, x, lengths: plain(self, x, lengths.cpu().numpy()),
-    "list": lambda self, x, lengths: plain(self, x, list(lengths)),
-    "list of numbers": lambda self, x, lengths: plain(self, x[:2], list(lengths[:2].tolist())),
-    "of integers": lambda self, x, lengths: plain(self, x[:2], [int(n) for n in lengths[:2].numpy() - 1]),
-    "arithmetic": lambda self, x, lengths: plain(self, x, np.clip(lengths.numpy() - 1, 1, 3)),
-    "list of tensors": lambda self, x, lengths: plain(self, x[:2], [lengths[0], lengths[1]]),
-}
-
-
-def batch(lengths: list[int], time: int) -> tuple[Tensor, Tensor]:
-    return torch.rand(len(lengths), time, 3), torch.tensor(lengths)
-
-
-# The last batch has more steps than its longest sequence.
-BATCHES = [([3, 5, 2], 5), ([6, 6, 3, 1], 6), ([3, 4], 7)]
+from testing.zoo.packed import EXAMPLE, LONGER, Forward, batch, changed_in_place, in_order, model_of, plain
 
 
 def total(leaves: Iterable[Tensor]) -> Tensor:
     return torch.stack([leaf.sin().sum() for leaf in leaves if leaf.is_floating_point()]).sum()
-
-
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
-@pytest.mark.parametrize("name", FORWARDS)
-def test_values_and_gradients(name: str) -> None:
-    model = model_of(FORWARDS[name])
-    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
-    ragged, padded = (batch(*made) for made in BATCHES[1:])
-    # jit knows no element of the lengths as a number of Python.
-    require_equal(program, model, *ragged, jit=name != "integers")
-    results = jax.tree.leaves(program(program.params, *map(to_numpy, padded)))
-    for ours, theirs in zip(results, jax.tree.leaves(model(*padded)), strict=True):
-        np.testing.assert_allclose(ours, to_numpy(theirs), atol=1e-5, strict=ours.dtype != np.int32)
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
@@ -192,7 +50,7 @@ def test_pack_sequence(is_sorted: bool) -> None:
 
 def test_under_jit_a_batch_is_as_long_as_its_padding() -> None:
     model = model_of(plain)
-    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
+    program = jaxlstm.from_module(model, batch(*EXAMPLE))
     x, lengths = batch([4, 3, 2], 7)
     y, n, (h, _) = jax.jit(program)(program.params, x.numpy(), lengths.numpy())
     expected = model(x, lengths)
@@ -205,12 +63,12 @@ def test_under_jit_a_batch_is_as_long_as_its_padding() -> None:
 
 def test_sizes_that_must_agree() -> None:
     """The number of features is fixed by the weights, and lengths are as many as sequences."""
-    program = jaxlstm.from_module(model_of(changed_in_place), batch(*BATCHES[0]))
+    program = jaxlstm.from_module(model_of(changed_in_place), batch(*EXAMPLE))
     assert [declared.type and declared.type.shape[2:] for declared in program.inputs] == [(3,), ()]
     with pytest.raises(ProgramError, match="must have the size of axis 0 of input"):
         program(program.params, np.ones((3, 5, 3), np.float32), np.array([5, 3]))
     with pytest.raises(ProgramError, match="packs its sequences by lengths that it takes or computes"):
-        program(program.params, *map(to_numpy, batch(*BATCHES[0])), seq_lengths=np.array([5, 3, 2]))
+        program(program.params, *map(to_numpy, batch(*EXAMPLE)), seq_lengths=np.array([5, 3, 2]))
 
 
 def test_threads() -> None:
@@ -225,14 +83,14 @@ def test_threads() -> None:
         return plain(self, x, lengths)
 
     with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(jaxlstm.from_module, model_of(forward), batch(*BATCHES[0])) for _ in range(2)]
+        calls = [pool.submit(jaxlstm.from_module, model_of(forward), batch(*EXAMPLE)) for _ in range(2)]
     assert all(call.result() for call in calls)
     assert are_alone == [True, True]
 
 
 @pytest.mark.parametrize("lengths", [[8, 2, 1], [3, 0, 1]])
 def test_lengths_that_torch_refuses(lengths: list[int]) -> None:
-    program = jaxlstm.from_module(model_of(plain), batch(*BATCHES[0]))
+    program = jaxlstm.from_module(model_of(plain), batch(*EXAMPLE))
     with pytest.raises(ProgramError, match=r"between 1 and .* 7; got [80].*\[guard"):
         program(program.params, *map(to_numpy, batch(lengths, 7)))
 
@@ -248,7 +106,7 @@ def test_a_condition_on_the_longest_sequence() -> None:
         return unpack(y, True)[0].sum(1) if packed.batch_sizes.size(0) > 2 else x
 
     model = model_of(forward)
-    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
+    program = jaxlstm.from_module(model, batch(*EXAMPLE))
     require_equal(program, model, *batch([4, 7], 7))
     with pytest.raises(ProgramError, match=r"must be as long as its padding: cut the inputs.*\[guard"):
         program(program.params, *map(to_numpy, batch([4, 3], 7)))
@@ -274,8 +132,8 @@ def test_random_inputs_have_lengths(forward: Forward, order: list[int]) -> None:
 
 def test_file(tmp_path: Path) -> None:
     """One node of the graph is the LSTM; the file opens in torch too, and can be trained there."""
-    model, args = model_of(in_order), batch(*BATCHES[1])
-    jaxlstm.from_module(model, batch(*BATCHES[0])).save(tmp_path / "packed.pt2")
+    model, args = model_of(in_order), batch(*LONGER)
+    jaxlstm.from_module(model, batch(*EXAMPLE)).save(tmp_path / "packed.pt2")
     program = jaxlstm.load_program(tmp_path / "packed.pt2")
     require_equal(program, model, *args)
     assert [node.op for node in program.graph.nodes if "lstm." in node.op.partition("jax")[2]] == [
@@ -295,7 +153,7 @@ def test_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_check_of_a_file(tmp_path: Path) -> None:
     """A process that has not exported anything knows the operators of the file."""
-    jaxlstm.from_module(model_of(in_order), batch(*BATCHES[0])).save(tmp_path / "packed.pt2")
+    jaxlstm.from_module(model_of(in_order), batch(*EXAMPLE)).save(tmp_path / "packed.pt2")
     assert "the program HOLDS" in run_python("-m", "jaxlstm", "check", tmp_path / "packed.pt2")
 
 
@@ -319,7 +177,7 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
 def test_fields_are_torchs_tensors(name: str) -> None:
     """Where rows are not only packed and padded, their order is torch's."""
     model = model_of(lambda self, x, lengths: FIELDS[name](pack(x, lengths, True, False)))
-    program = jaxlstm.from_module(model, batch(*BATCHES[0]))
+    program = jaxlstm.from_module(model, batch(*EXAMPLE))
     for lengths in ([6, 6, 3, 1], [4, 5, 1, 2]):
         args = batch(lengths, max(lengths) if name in ("tolist", "sizes") else 6)
         expected, actual = model(*args), program(program.params, *map(to_numpy, args))
@@ -334,7 +192,7 @@ def test_rows_that_change_in_place() -> None:
         lambda self, x, lengths: unpack(self.lstm(relu_in_place(pack(x, lengths, True, False)))[0])
     )
     with pytest.raises(ProgramError, match=r"changed in place.*\[unsupported-operator"):
-        jaxlstm.from_module(model, batch(*BATCHES[0]))
+        jaxlstm.from_module(model, batch(*EXAMPLE))
 
 
 def relu_in_place(packed: PackedSequence) -> PackedSequence:

@@ -2,121 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch._higher_order_ops.map import map as map_slices
-from torch._higher_order_ops.scan import scan
-from torch._higher_order_ops.while_loop import while_loop
+from torch import Tensor
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, Value
 from testing.gradients import require_equal
 from testing.graphs import X, graph, node, program
-from testing.modules import module_of
-
-
-def model_of(function: Callable[..., Any]) -> nn.Module:
-    torch.manual_seed(0)
-    return module_of(function, linear=nn.Linear(3, 3), lstm=nn.LSTM(3, 3))
-
-
-def no_grad(self: Any, x: Tensor) -> Any:
-    with torch.no_grad():
-        y, twice = self.linear(x), x * 2
-        with torch.enable_grad():
-            z = self.linear(y)
-    return y + x, twice, z
-
-
-def in_place(self: Any, x: Tensor) -> Any:
-    """Inside of no_grad, the contents of a tensor change, and its gradient stays."""
-    y = self.linear(x)
-    with torch.no_grad():
-        y[:, 1].mul_(3)
-        same = y
-    return y * same
-
-
-def no_grad_in_regions(self: Any, x: Tensor) -> Any:
-    with torch.autocast("cpu", enabled=False):
-        y = self.linear(x)
-        with torch.no_grad():
-            z = self.linear(y)
-    with torch.inference_mode():
-        w = self.linear(x)
-    return y * z + w
-
-
-def loop_without_gradient(self: Any, x: Tensor) -> Any:
-    with torch.no_grad():
-        y = loop(self, x)[1]
-    return self.linear(y)
-
-
-def autocast(self: Any, x: Tensor) -> Any:
-    with torch.autocast("cpu", torch.bfloat16):
-        y = self.linear(x).relu()
-        both = torch.cat([y, x]) @ x.T
-        with torch.autocast("cpu", enabled=False):
-            z = self.linear(self.lstm(y.float())[0])
-            with torch.autocast("cpu", torch.bfloat16):
-                z = z + self.linear(z)
-    with torch.autocast("cuda", enabled=False):
-        return y * self.linear.bias[0], both.softmax(-1), nn.functional.mse_loss(y, x), z
-
-
-def branches(self: Any, x: Tensor) -> Any:
-    return torch.cond(x.sum() > 0, lambda x: (self.linear(x), x + 1), lambda x: (x - 1, x * 2), (x,))
-
-
-def branch_on_size(self: Any, x: Tensor) -> Any:
-    return torch.cond(x.shape[0] > 4, lambda x: self.linear(x), lambda x: x.sin(), (x,))
-
-
-def loop(self: Any, x: Tensor) -> Any:
-    def body(i: Tensor, y: Tensor) -> Any:
-        return i + 1, self.linear(y) / 2
-
-    return while_loop(lambda i, y: i < x.shape[0], body, (torch.tensor(0), x))
-
-
-def recurrence(self: Any, x: Tensor) -> Any:
-    return scan(lambda carry, a: (self.linear(carry) + a, carry * 2), x[0], x, dim=0)
-
-
-def of_slices(self: Any, x: Tensor) -> Any:
-    return map_slices(lambda a, *args: self.linear(a) + 1, x)
-
-
-WITHOUT_GRADIENT = [no_grad, in_place, no_grad_in_regions, loop_without_gradient]
-FUNCTIONS = [*WITHOUT_GRADIENT, autocast, branches, branch_on_size, loop, recurrence, of_slices]
-
-
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
-def test_values_and_gradients(function: Callable[..., Any], tmp_path: Path) -> None:
-    model = model_of(function)
-    jaxlstm.from_module(model, (torch.randn(4, 3),)).save(tmp_path / "a.pt2")
-    made = jaxlstm.load_program(tmp_path / "a.pt2")
-    for rows, sign in ((5, 1), (2, -1)):
-        x = sign * torch.rand(rows, 3)
-        expected = [leaf for leaf in jax.tree.leaves(model(x)) if torch.is_tensor(leaf)]
-        for run in (made, jax.jit(made)):
-            for ours, theirs in zip(jax.tree.leaves(run(made.params, x.numpy())), expected, strict=True):
-                assert ours.dtype.name == str(theirs.dtype).removeprefix("torch.").replace("int64", "int32")
-                tolerance = 1e-2 if theirs.dtype == torch.bfloat16 or function is autocast else 1e-5
-                np.testing.assert_allclose(
-                    ours.astype(jnp.float32), theirs.detach().float().numpy(), atol=tolerance, rtol=tolerance
-                )
-        if function not in (autocast, loop):
-            require_equal(made, model, x)
+from testing.zoo.regions import model_of, no_grad
 
 
 @pytest.mark.parametrize("region", [torch.no_grad, torch.inference_mode])

@@ -59,6 +59,7 @@ def test_program(name: str, tmp_path: Path) -> None:
     module, live = made(specimen)
     live.save(tmp_path / "a.pt2")
     program = jaxlstm.load_program(tmp_path / "a.pt2")
+    arrays: Any = ()
     for sizes in (specimen.example, *specimen.others, *specimen.eager):
         args = specimen.arguments(sizes)
         arrays = jax.tree.map(to_numpy, args)

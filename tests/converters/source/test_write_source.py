@@ -27,18 +27,7 @@ from jaxlstm_converters.source.proof import Proof, load_written, make_written
 from testing.command import jaxlstm_command
 from testing.modules import module_of
 from testing.processes import run_python
-
-
-class Block(nn.Module):
-    """A convolution and a norm; some blocks have other strides."""
-
-    def __init__(self, features: int, stride: Any = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(features, 4, 3, stride, padding=1)
-        self.norm = nn.BatchNorm2d(4, eps=1e-3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(self.conv(x)))
+from testing.zoo.structure import Block
 
 
 class Reader(nn.Module):
