@@ -6,7 +6,7 @@ import pytest
 
 from jaxlstm import from_module
 from jaxlstm_converters.source._write_source import SourceFiles
-from testing.model_shapes import SHAPES
+from testing.zoo import PRACTICE
 from tools.written_source import main, measure
 
 PAGE = Path(__file__).parents[1] / "docs" / "written_source.md"
@@ -22,7 +22,7 @@ def test_goals(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_example_of_the_page(name: str) -> None:
     """Otherwise copy it: ``python -m tools.written_source --folder FOLDER NAME``."""
-    program = from_module(SHAPES[name].build(), SHAPES[name].arguments(SHAPES[name].exported_at))
+    program = from_module(PRACTICE[name].build(), PRACTICE[name].arguments(PRACTICE[name].example))
     assert SourceFiles.of(program, "model.py").text in PAGE.read_text()
 
 

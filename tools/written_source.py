@@ -23,7 +23,7 @@ from typing import NamedTuple
 from jaxlstm import from_module
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import prove
-from testing.model_shapes import SHAPES
+from testing.zoo import PRACTICE
 
 GOALS = {"holds": 0.95, "named": 0.9, "idiomatic": 0.7}
 """The share of the models for each of these quantities."""
@@ -52,7 +52,7 @@ class Measured(NamedTuple):
 
 def measure(name: str, folder: Path) -> Measured:
     """Return the measurements of one model, whose files are written to a folder."""
-    module, args = SHAPES[name].build(), SHAPES[name].arguments(SHAPES[name].exported_at)
+    module, args = PRACTICE[name].build(), PRACTICE[name].arguments(PRACTICE[name].example)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sizes that torch fixes
         program = from_module(module, args)
@@ -102,7 +102,7 @@ def _variables(source: str) -> Iterator[str]:
 def main(argv: list[str] | None = None) -> int:
     """Print a line for each model, and the shares."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="models to measure", default=[*SHAPES])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models to measure", default=[*PRACTICE])
     parser.add_argument("--folder", type=Path, help="keep the written files there")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:

@@ -212,10 +212,11 @@ SCANS: dict[Callable[[Loop, Tensor], Any], int] = {
 def _specimen(run: Callable[[Loop, Tensor], Any], scans: int) -> Specimen:
     return Specimen(
         lambda: Loop(run),
-        lambda batch: (torch.randn(batch, STEPS, 3, requires_grad=True),),
+        lambda batch: (torch.randn(batch, STEPS, 3),),
         (2,),
         (),
         scans=scans,
+        of_inputs=True,
         atol=2e-6,
     )
 

@@ -117,11 +117,13 @@ FORWARDS += [put, last_steps, selected]
 
 
 def ragged(*lengths: int) -> tuple[Tensor, Tensor]:
-    return torch.rand(len(lengths), 6, 3, requires_grad=True), torch.tensor(lengths)
+    return torch.rand(len(lengths), 6, 3), torch.tensor(lengths)
 
 
 def _specimen(forward: Forward) -> Specimen:
-    return Specimen(lambda: model_of(forward), ragged, (3, 1, 5, 2), ((4, 0, 6, 0, 2), (0, 5, 0, 1)))
+    return Specimen(
+        lambda: model_of(forward), ragged, (3, 1, 5, 2), ((4, 0, 6, 0, 2), (0, 5, 0, 1)), of_inputs=True
+    )
 
 
 SPECIMENS = {forward.__name__: _specimen(forward) for forward in FORWARDS}

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from testing.modules import randomized
 
 Sizes = tuple[Any, ...]
 
@@ -16,9 +19,10 @@ class Specimen:
 
     Attributes:
       make: returns the module.
-      inputs: sizes -> the arguments of ``forward``; tensors that require a gradient get one.
+      inputs: sizes -> the arguments of ``forward``.
       example: the sizes of the export.
       others: the sizes at which the program runs, too.
+      of_inputs: True to compare the gradients of the arguments, too.
       eager: the sizes at which it has torch's shapes only without ``jit``.
       dynamic_shapes: the axes that are free; None for all that can be.
       jit: False if the program needs values that ``jit`` does not know.
@@ -36,6 +40,7 @@ class Specimen:
     example: Sizes
     others: tuple[Sizes, ...] = ()
     eager: tuple[Sizes, ...] = ()
+    of_inputs: bool = False
     dynamic_shapes: Any = None
     jit: bool = True
     gradients: bool = True
@@ -47,11 +52,17 @@ class Specimen:
     source: str = ""
 
     def build(self) -> nn.Module:
-        """Return the module with the same weights each time, in evaluation mode."""
+        """Return the module with the same weights each time, in evaluation mode.
+
+        Running statistics and biases of norms are not trivial.
+        """
         torch.manual_seed(0)
-        return self.make().eval()
+        return randomized(self.make()).eval()
 
     def arguments(self, sizes: Sizes) -> tuple[Any, ...]:
         """Return random arguments of these sizes, the same each time."""
         torch.manual_seed(1 + sum(size for size in sizes if isinstance(size, int)))
-        return self.inputs(*sizes)
+        arguments = self.inputs(*sizes)
+        if not self.of_inputs:
+            return arguments
+        return tree_map_only(Tensor, lambda x: x.requires_grad_(x.is_floating_point()), arguments)

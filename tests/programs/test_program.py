@@ -17,8 +17,8 @@ from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.graphs import X, node
 from testing.graphs import program as program_of_nodes
-from testing.model_shapes import SHAPES
 from testing.modules import module_of
+from testing.zoo import PRACTICE
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt2"
 BATCH = torch.export.Dim("batch", min=2, max=64)
@@ -26,7 +26,7 @@ BATCH = torch.export.Dim("batch", min=2, max=64)
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    module = SHAPES["text recogniser"].build()
+    module = PRACTICE["text recogniser"].build()
     return from_module(module, (torch.randn(2, 1, 16, 12),), dynamic_shapes=({0: BATCH},))
 
 

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fixed parts of the model", "ig
 
 
 def chosen(*fast: str) -> list[Any]:
-    """Return the names of all specimens; those of other themes than ``fast`` are slow."""
+    """Return the names of all specimens; those that are not of ``fast``, names or themes, are slow."""
     slow = pytest.mark.slow
-    return [name if name.split("/")[0] in fast else pytest.param(name, marks=slow) for name in ZOO]
+    return [name if {name, name.split("/")[0]} & {*fast} else pytest.param(name, marks=slow) for name in ZOO]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,11 @@ def assert_close(actual: Any, expected: Any, atol: float) -> None:
         np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), rtol=1e-5, atol=atol)
 
 
-@pytest.mark.parametrize("name", chosen("loops", "packed", "regions", "selections"))
+QUICK = ("forecaster", "text recogniser", "tied language model", "voice detector")
+FAST = ("loops", "packed", "regions", "selections", *(f"practice/{name}" for name in QUICK))
+
+
+@pytest.mark.parametrize("name", chosen(*FAST))
 def test_program(name: str, tmp_path: Path) -> None:
     """The program of the file: eager, jitted and differentiated, at the sizes of the export and others."""
     specimen = ZOO[name]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testing.model_shapes.shape import ModelShape
+from testing.zoo.specimen import Specimen
 
 POINTS = 3  # control points on each of the two edges
 
@@ -110,17 +110,17 @@ class Forecaster(nn.Module):
         return quantiles, quantiles.amax(-1) - quantiles.amin(-1)
 
 
-SHAPES = {
-    "rectified text recogniser": ModelShape(
+SPECIMENS = {
+    "rectified text recogniser": Specimen(
         RectifiedTextRecogniser, smooth_images, (2, 24), ((1, 40), (3, 17))
     ),
-    "text recogniser": ModelShape(
+    "text recogniser": Specimen(
         TextRecogniser,
         lambda batch, length: (torch.randn(batch, 1, 16, length),),
         (2, 24),
         ((1, 40), (3, 17)),
     ),
-    "forecaster": ModelShape(
+    "forecaster": Specimen(
         Forecaster, lambda batch, length: (torch.randn(batch, length, 3),), (2, 8), ((5, 12), (1, 5))
     ),
 }

@@ -1,7 +1,6 @@
-"""Modules on PyTorch's own samples (``module_db``), and eleven models from their files."""
+"""Modules on PyTorch's own samples (``module_db``)."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,10 +10,8 @@ import torch
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
-from jaxlstm import from_module, load_program
-from testing.gradients import require_equal
+from jaxlstm import from_module
 from testing.graphs import to_numpy
-from testing.model_shapes import SHAPES
 
 LAYERS = ["LSTM", "LSTMCell", "GRU", "GRUCell", "RNN", "RNNCell", "MultiheadAttention"]
 LAYERS += ["TransformerEncoderLayer", "TransformerDecoderLayer"]
@@ -55,22 +52,3 @@ def test_samples(name: str, most: int | None) -> None:
     assert len(found) >= FEW
     for sample in found[:most]:
         require_equal_program(*sample)
-
-
-FAST = ("forecaster", "text recogniser", "tied language model", "voice detector")
-MODELS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SHAPES]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_models(name: str, tmp_path: Path) -> None:
-    """Values and gradients, jitted, of a model read from its file, at other sizes than at the export."""
-    shape = SHAPES[name]
-    module = shape.build()
-    from_module(module, shape.arguments(shape.exported_at)).save(tmp_path / "model.pt2")
-    program = load_program(tmp_path / "model.pt2")
-    assert program.params.keys() == dict(module.named_parameters()).keys()
-    # The places of a grid amplify rounding.
-    atol = 5e-6 if name == "rectified text recogniser" else 2e-6
-    for sizes in shape.run_at:
-        arguments = jax.tree.map(lambda x: x.requires_grad_(x.is_floating_point()), shape.arguments(sizes))
-        require_equal(program, module, *arguments, atol=atol)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testing.model_shapes.shape import ModelShape
+from testing.zoo.specimen import Specimen
 
 WORDS = 13
 
@@ -110,21 +110,21 @@ class TransformerAndLSTM(nn.Module):
         return self.out(self.lstm(x)[0]).mean(dim=1)
 
 
-SHAPES = {
-    "tagger": ModelShape(
+SPECIMENS = {
+    "tagger": Specimen(
         Tagger,
         lambda batch, length: (words(batch, length), torch.randint(0, 9, (batch, length, 7))),
         (2, 6),
         ((1, 9), (5, 3)),
     ),
-    "translator with attention": ModelShape(
+    "translator with attention": Specimen(
         Translator,
         lambda batch, length: (words(batch, length), words(batch, length + 2)),
         (2, 6),
         ((4, 9), (1, 4)),
     ),
-    "tied language model": ModelShape(TiedLanguageModel, language_model_inputs, (3, 5), ((2, 9), (1, 4))),
-    "transformer and LSTM": ModelShape(
+    "tied language model": Specimen(TiedLanguageModel, language_model_inputs, (3, 5), ((2, 9), (1, 4))),
+    "transformer and LSTM": Specimen(
         TransformerAndLSTM, lambda batch, length: (words(batch, length),), (2, 6), ((3, 11), (1, 4))
     ),
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testing.model_shapes.shape import ModelShape
+from testing.zoo.specimen import Specimen
 
 
 class VoiceDetector(nn.Module):
@@ -127,20 +127,20 @@ class SpeechEnhancer(nn.Module):
         return torch.istft(enhanced, 16, 4, window=self.window), mask
 
 
-SHAPES = {
-    "speech enhancer": ModelShape(
+SPECIMENS = {
+    "speech enhancer": Specimen(
         SpeechEnhancer, lambda batch, length: (torch.randn(batch, length),), (2, 64), ((3, 103), (1, 48))
     ),
-    "voice detector": ModelShape(
+    "voice detector": Specimen(
         VoiceDetector,
         lambda batch, length: (torch.randn(batch, 128), torch.randn(2, batch, 6)),
         (2, 0),
         ((1, 0), (5, 0)),
     ),
-    "DeepSpeech": ModelShape(
+    "DeepSpeech": Specimen(
         DeepSpeech, lambda batch, length: (torch.rand(batch, 20, length),), (2, 16), ((3, 31), (1, 9))
     ),
-    "Tacotron": ModelShape(
+    "Tacotron": Specimen(
         Tacotron,
         lambda batch, length: (torch.randint(0, 11, (batch, length)), torch.randn(batch, 2, 5)),
         (2, 6),
