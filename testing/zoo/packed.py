@@ -148,7 +148,15 @@ PADDED = ((3, 4), 7)
 def _specimen(name: str) -> Specimen:
     # jit knows no element of the lengths as a number of Python.
     jit = name != "integers"
-    return Specimen(lambda: model_of(FORWARDS[name]), batch, EXAMPLE, (LONGER,), (PADDED,), jit=jit)
+    return Specimen(
+        lambda: model_of(FORWARDS[name]),
+        batch,
+        EXAMPLE,
+        (LONGER,),
+        (PADDED,),
+        exported_again=name == "list",
+        jit=jit,
+    )
 
 
 SPECIMENS = {name: _specimen(name) for name in FORWARDS}

@@ -121,8 +121,10 @@ def ragged(*lengths: int) -> tuple[Tensor, Tensor]:
 
 
 def _specimen(forward: Forward) -> Specimen:
+    others = (4, 0, 6, 0, 2), (0, 5, 0, 1)
+    again = forward is reversed_steps  # a loop over the batch
     return Specimen(
-        lambda: model_of(forward), ragged, (3, 1, 5, 2), ((4, 0, 6, 0, 2), (0, 5, 0, 1)), of_inputs=True
+        lambda: model_of(forward), ragged, (3, 1, 5, 2), others, exported_again=again, of_inputs=True
     )
 
 

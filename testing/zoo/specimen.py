@@ -22,6 +22,7 @@ class Specimen:
       inputs: sizes -> the arguments of ``forward``.
       example: the sizes of the export.
       others: the sizes at which the program runs, too.
+      exported_again: True if other sizes need another export, so that a file refuses them.
       of_inputs: True to compare the gradients of the arguments, too.
       eager: the sizes at which it has torch's shapes only without ``jit``.
       dynamic_shapes: the axes that are free; None for all that can be.
@@ -30,7 +31,7 @@ class Specimen:
       atol: the largest difference from torch, absolutely.
       scans: the fewest scans in the jitted program; 0 if there must be none, None if it does not matter.
       padded: whether ``inference.compile`` may pad the free axes, in their order.
-      mapped: True if the results have a row for each row of the inputs, so that ``.map`` takes single rows.
+      mapped: True if the results have a row for each row of the only input, so that ``.map`` takes rows.
       lines: lines of the written source, each of which it has once.
       source: the reason why there is no written source.
     """
@@ -40,6 +41,7 @@ class Specimen:
     example: Sizes
     others: tuple[Sizes, ...] = ()
     eager: tuple[Sizes, ...] = ()
+    exported_again: bool = False
     of_inputs: bool = False
     dynamic_shapes: Any = None
     jit: bool = True
