@@ -14,6 +14,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm_converters.source._write_source import SourceFiles
+from testing.graphs import to_numpy
 
 
 class Written(NamedTuple):
@@ -66,7 +67,7 @@ def assert_equal(written: Written, *args: Any, eager: bool = False) -> None:
 
     With ``eager``, the model without ``jit`` must agree too, and take NumPy's arrays.
     """
-    host = jax.tree.map(lambda x: x.numpy(), args)
+    host = jax.tree.map(to_numpy, args)
     expected = jax.jit(written.program)(written.program.params, *host)
     actual = jax.jit(lambda *arrays: written.model(*arrays))(*host)
     for results in (actual, written.model(*host)) if eager else (actual,):

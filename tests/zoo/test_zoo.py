@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import jaxlstm
@@ -110,7 +111,7 @@ def test_source(name: str) -> None:
     specimen = ZOO[name]
     _, program = made(specimen)
     written = written_program(program)
-    for sizes in (specimen.example, *specimen.others):
+    for sizes in (specimen.example, *(() if specimen.exported_again else specimen.others)):
         assert_equal(written, *specimen.arguments(sizes), eager=sizes == specimen.example)
     for line in specimen.lines:
         assert written.text.count(f"        {line}\n") == 1
