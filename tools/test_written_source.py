@@ -18,7 +18,7 @@ def test_goals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["voice detector", "translator with attention"])
+@pytest.mark.parametrize("name", ["voice detector", "translator"])
 @pytest.mark.slow
 def test_example_of_the_page(name: str) -> None:
     """Otherwise copy it: ``python -m tools.written_source --folder FOLDER NAME``."""

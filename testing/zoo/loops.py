@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -209,16 +210,11 @@ SCANS: dict[Callable[[Loop, Tensor], Any], int] = {
 """Function -> the fewest scans under ``jit``; 0 if its loop cannot be one."""
 
 
-def _specimen(run: Callable[[Loop, Tensor], Any], scans: int) -> Specimen:
-    return Specimen(
-        lambda: Loop(run),
-        lambda batch: (torch.randn(batch, STEPS, 3),),
-        (2,),
-        (),
-        scans=scans,
-        of_inputs=True,
-        atol=2e-6,
-    )
+def inputs(batch: int) -> tuple[Tensor]:
+    return (torch.randn(batch, STEPS, 3),)
 
 
-SPECIMENS = {run.__name__: _specimen(run, scans) for run, scans in SCANS.items()}
+SPECIMENS = {
+    run.__name__: Specimen(partial(Loop, run), inputs, (2,), of_inputs=True, scans=scans, atol=2e-6)
+    for run, scans in SCANS.items()
+}

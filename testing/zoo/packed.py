@@ -1,6 +1,7 @@
 """Packed sequences: of given, computed and sorted lengths, and operators on their rows."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,18 +146,13 @@ PADDED = ((3, 4), 7)
 """The batch has more steps than its longest sequence."""
 
 
-def _specimen(name: str) -> Specimen:
-    # jit knows no element of the lengths as a number of Python.
-    jit = name != "integers"
-    return Specimen(
-        lambda: model_of(FORWARDS[name]),
-        batch,
-        EXAMPLE,
-        (LONGER,),
-        (PADDED,),
-        exported_again=name == "list",
-        jit=jit,
+# "list" has a loop over the batch, and jit knows no element of the lengths as a number of Python.
+SPECIMENS = {
+    name: Specimen(
+        partial(model_of, forward),
+        *(batch, EXAMPLE, (LONGER,), (PADDED,)),
+        free=name != "list",
+        jit=name != "integers",
     )
-
-
-SPECIMENS = {name: _specimen(name) for name in FORWARDS}
+    for name, forward in FORWARDS.items()
+}

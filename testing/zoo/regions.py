@@ -1,6 +1,5 @@
 """Regions and functions of torch: no_grad, autocast, cond, while_loop, scan and map."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,14 +8,21 @@ from torch._higher_order_ops.map import map as map_slices
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
 
-from testing.modules import module_of
-from testing.zoo.specimen import Specimen
+from testing.zoo.specimen import Specimens
 
 
-def model_of(function: Callable[..., Any]) -> nn.Module:
-    return module_of(function, linear=nn.Linear(3, 3), lstm=nn.LSTM(3, 3))
+def rows(count: int, sign: int) -> tuple[Tensor]:
+    return (sign * torch.rand(count, 3),)
 
 
+SPECIMENS = Specimens(example=(4, 1), others=((5, 1), (2, -1)))
+
+
+def layers() -> dict[str, nn.Module]:
+    return {"linear": nn.Linear(3, 3), "lstm": nn.LSTM(3, 3)}
+
+
+@SPECIMENS.of(rows, layers)
 def no_grad(self: Any, x: Tensor) -> Any:
     with torch.no_grad():
         y, twice = self.linear(x), x * 2
@@ -25,6 +31,7 @@ def no_grad(self: Any, x: Tensor) -> Any:
     return y + x, twice, z
 
 
+@SPECIMENS.of(rows, layers)
 def in_place(self: Any, x: Tensor) -> Any:
     """Inside of no_grad, the contents of a tensor change, and its gradient stays."""
     y = self.linear(x)
@@ -34,6 +41,7 @@ def in_place(self: Any, x: Tensor) -> Any:
     return y * same
 
 
+@SPECIMENS.of(rows, layers)
 def no_grad_in_regions(self: Any, x: Tensor) -> Any:
     with torch.autocast("cpu", enabled=False):
         y = self.linear(x)
@@ -44,12 +52,15 @@ def no_grad_in_regions(self: Any, x: Tensor) -> Any:
     return y * z + w
 
 
+@SPECIMENS.of(rows, layers)
 def loop_without_gradient(self: Any, x: Tensor) -> Any:
     with torch.no_grad():
         y = loop(self, x)[1]
     return self.linear(y)
 
 
+# bfloat16 has three digits.
+@SPECIMENS.of(rows, layers, gradients=False, atol=1e-2)
 def autocast(self: Any, x: Tensor) -> Any:
     with torch.autocast("cpu", torch.bfloat16):
         y = self.linear(x).relu()
@@ -62,14 +73,17 @@ def autocast(self: Any, x: Tensor) -> Any:
         return y * self.linear.bias[0], both.softmax(-1), nn.functional.mse_loss(y, x), z
 
 
+@SPECIMENS.of(rows, layers)
 def branches(self: Any, x: Tensor) -> Any:
     return torch.cond(x.sum() > 0, lambda x: (self.linear(x), x + 1), lambda x: (x - 1, x * 2), (x,))
 
 
+@SPECIMENS.of(rows, layers)
 def branch_on_size(self: Any, x: Tensor) -> Any:
     return torch.cond(x.shape[0] > 4, lambda x: self.linear(x), lambda x: x.sin(), (x,))
 
 
+@SPECIMENS.of(rows, layers, gradients=False)
 def loop(self: Any, x: Tensor) -> Any:
     def body(i: Tensor, y: Tensor) -> Any:
         return i + 1, self.linear(y) / 2
@@ -77,29 +91,11 @@ def loop(self: Any, x: Tensor) -> Any:
     return while_loop(lambda i, y: i < x.shape[0], body, (torch.tensor(0), x))
 
 
+@SPECIMENS.of(rows, layers)
 def recurrence(self: Any, x: Tensor) -> Any:
     return scan(lambda carry, a: (self.linear(carry) + a, carry * 2), x[0], x, dim=0)
 
 
+@SPECIMENS.of(rows, layers)
 def of_slices(self: Any, x: Tensor) -> Any:
     return map_slices(lambda a, *args: self.linear(a) + 1, x)
-
-
-FUNCTIONS = [no_grad, in_place, no_grad_in_regions, loop_without_gradient, autocast, branches, branch_on_size]
-FUNCTIONS += [loop, recurrence, of_slices]
-
-
-def rows(count: int, sign: int) -> tuple[Tensor]:
-    return (sign * torch.rand(count, 3),)
-
-
-def _specimen(function: Callable[..., Any]) -> Specimen:
-    # bfloat16 has three digits.
-    atol = 1e-2 if function is autocast else 1e-5
-    gradients = function not in (autocast, loop)
-    return Specimen(
-        lambda: model_of(function), rows, (4, 1), ((5, 1), (2, -1)), gradients=gradients, atol=atol
-    )
-
-
-SPECIMENS = {function.__name__: _specimen(function) for function in FUNCTIONS}

@@ -1,6 +1,7 @@
 """Sizes that ``jit`` does not know, such as the length of ``x[mask]``."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,12 +121,13 @@ def ragged(*lengths: int) -> tuple[Tensor, Tensor]:
     return torch.rand(len(lengths), 6, 3), torch.tensor(lengths)
 
 
-def _specimen(forward: Forward) -> Specimen:
-    others = (4, 0, 6, 0, 2), (0, 5, 0, 1)
-    again = forward is reversed_steps  # a loop over the batch
-    return Specimen(
-        lambda: model_of(forward), ragged, (3, 1, 5, 2), others, exported_again=again, of_inputs=True
+# reversed_steps has a loop over the batch.
+SPECIMENS = {
+    forward.__name__: Specimen(
+        partial(model_of, forward),
+        *(ragged, (3, 1, 5, 2), ((4, 0, 6, 0, 2), (0, 5, 0, 1))),
+        free=forward is not reversed_steps,
+        of_inputs=True,
     )
-
-
-SPECIMENS = {forward.__name__: _specimen(forward) for forward in FORWARDS}
+    for forward in FORWARDS
+}

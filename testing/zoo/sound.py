@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testing.zoo.specimen import Specimen
+from testing.zoo.specimen import Specimens
+
+SPECIMENS = Specimens(of_inputs=True, atol=2e-6)
 
 
+@SPECIMENS.of(lambda n: (torch.randn(n, 128), torch.randn(2, n, 6)), example=(2,), others=((1,), (5,)))
 class VoiceDetector(nn.Module):
     """A Fourier transform as a convolution, a stack of convolutions, and an LSTMCell over one window."""
 
@@ -36,6 +39,7 @@ class VoiceDetector(nn.Module):
         return speech.squeeze(1).mean(dim=1, keepdim=True), torch.stack([h, c])
 
 
+@SPECIMENS.of(lambda n, length: (torch.rand(n, 20, length),), example=(2, 16), others=((3, 31), (1, 9)))
 class DeepSpeech(nn.Module):
     """Convolutions over time and frequency, LSTMs with summed directions, and scores of characters."""
 
@@ -64,6 +68,11 @@ class DeepSpeech(nn.Module):
         return scores, scores.argmax(-1).transpose(0, 1)
 
 
+@SPECIMENS.of(
+    lambda n, length: (torch.randint(0, 11, (n, length)), torch.randn(n, 2, 5)),
+    example=(2, 6),
+    others=((3, 9), (1, 4)),
+)
 class Tacotron(nn.Module):
     """An encoder of characters, two decoder steps with location-sensitive attention, and a postnet."""
 
@@ -104,6 +113,7 @@ class Tacotron(nn.Module):
         return mel + self.postnet(mel), torch.stack(alignments, dim=1)
 
 
+@SPECIMENS.of(lambda n, length: (torch.randn(n, length),), example=(2, 64), others=((3, 103), (1, 48)))
 class SpeechEnhancer(nn.Module):
     """A short-time Fourier transform, a mask from an LSTM over its frames, and the inverse transform.
 
@@ -125,25 +135,3 @@ class SpeechEnhancer(nn.Module):
         mask = torch.sigmoid(self.mask(y)).transpose(1, 2)
         enhanced = torch.polar(magnitude * mask, spectrum.angle())
         return torch.istft(enhanced, 16, 4, window=self.window), mask
-
-
-SPECIMENS = {
-    "speech enhancer": Specimen(
-        SpeechEnhancer, lambda batch, length: (torch.randn(batch, length),), (2, 64), ((3, 103), (1, 48))
-    ),
-    "voice detector": Specimen(
-        VoiceDetector,
-        lambda batch, length: (torch.randn(batch, 128), torch.randn(2, batch, 6)),
-        (2, 0),
-        ((1, 0), (5, 0)),
-    ),
-    "DeepSpeech": Specimen(
-        DeepSpeech, lambda batch, length: (torch.rand(batch, 20, length),), (2, 16), ((3, 31), (1, 9))
-    ),
-    "Tacotron": Specimen(
-        Tacotron,
-        lambda batch, length: (torch.randint(0, 11, (batch, length)), torch.randn(batch, 2, 5)),
-        (2, 6),
-        ((3, 9), (1, 4)),
-    ),
-}

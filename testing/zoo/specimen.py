@@ -1,16 +1,18 @@
 """A small torch model, and what is expected of its program at the sizes of its inputs."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from testing.modules import randomized
+from testing.modules import module_of, randomized
 
 Sizes = tuple[Any, ...]
+Inputs = Callable[..., tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Specimen:
       inputs: sizes -> the arguments of ``forward``.
       example: the sizes of the export.
       others: the sizes at which the program runs, too.
-      exported_again: True if other sizes need another export, so that a file refuses them.
+      free: False if other sizes need another export, so that a file refuses them.
       of_inputs: True to compare the gradients of the arguments, too.
       eager: the sizes at which it has torch's shapes only without ``jit``.
       dynamic_shapes: the axes that are free; None for all that can be.
@@ -32,16 +34,17 @@ class Specimen:
       scans: the fewest scans in the jitted program; 0 if there must be none, None if it does not matter.
       padded: whether ``inference.compile`` may pad the free axes, in their order.
       mapped: True if the results have a row for each row of the only input, so that ``.map`` takes rows.
-      lines: lines of the written source, each of which it has once.
-      source: the reason why there is no written source.
+      lines: lines of the methods of the written source, each of which it has once.
+      words: texts that the written source has as often as they are given, or as a number says.
+      proven: True to compare the written source as ``jaxlstm convert`` does, with its gradients.
     """
 
     make: Callable[[], nn.Module]
-    inputs: Callable[..., tuple[Any, ...]]
+    inputs: Inputs
     example: Sizes
     others: tuple[Sizes, ...] = ()
     eager: tuple[Sizes, ...] = ()
-    exported_again: bool = False
+    free: bool = True
     of_inputs: bool = False
     dynamic_shapes: Any = None
     jit: bool = True
@@ -50,8 +53,9 @@ class Specimen:
     scans: int | None = None
     padded: tuple[bool, ...] | None = None
     mapped: bool = False
-    lines: tuple[str, ...] = ()
-    source: str = ""
+    lines: Sequence[str] = ()
+    words: Mapping[str, int] | Sequence[str] = ()
+    proven: bool = False
 
     def build(self) -> nn.Module:
         """Return the module with the same weights each time, in evaluation mode.
@@ -68,3 +72,30 @@ class Specimen:
         if not self.of_inputs:
             return arguments
         return tree_map_only(Tensor, lambda x: x.requires_grad_(x.is_floating_point()), arguments)
+
+
+def normal(*shapes: tuple[int, ...]) -> Inputs:
+    """Return a function from a batch size to random inputs."""
+    return lambda batch: tuple(torch.randn(batch, *shape) for shape in shapes)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Specimens(dict[str, Specimen]):
+    """Specimens by name, with expectations in common."""
+
+    def __init__(self, **expected: Any) -> None:
+        self.expected = expected
+
+    def of(self, inputs: Inputs, parts: Callable[[], dict[str, Any]] = dict, **expected: Any) -> Any:
+        """Return a decorator for a ``forward``, or for what makes a module without arguments."""
+
+        def add(function: F) -> F:
+            is_forward = not isinstance(function, type) and function.__code__.co_argcount
+            make = (lambda: module_of(function, **parts())) if is_forward else function
+            name = re.sub(r"_|(?<=[a-z])(?=[A-Z])", " ", function.__name__).strip().lower()
+            self[name] = Specimen(make, inputs, **self.expected | expected)
+            return function
+
+        return add

@@ -1,7 +1,6 @@
 """Models whose structure written source keeps: lists, tied weights, loops, views, names."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from testing.modules import module_of
-from testing.zoo.specimen import Specimen
+from testing.zoo.specimen import Specimens, normal
 
 
 class Block(nn.Module):
@@ -24,12 +23,26 @@ class Block(nn.Module):
         return torch.relu(self.norm(self.conv(x)))
 
 
+SPECIMENS = Specimens(example=(2,), others=((3,), (1,)))
+
+
+def several(kind: Any, *args: int) -> nn.ModuleList:
+    return nn.ModuleList(kind(*args) for _ in range(3))
+
+
+def strided(self: Any, x: Tensor) -> Tensor:
+    x = self.conv(x)
+    return x.flatten(2).tanh().reshape(x.shape) + torch.arange(x.shape[-1])
+
+
+@SPECIMENS.of(lambda n: (torch.randint(0, 7, (n, 3)),))
 def tied() -> nn.Module:
     embedding, out = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
     out.weight = embedding.weight
     return module_of(lambda self, tokens: self.out(self.embedding(tokens)), embedding=embedding, out=out)
 
 
+@SPECIMENS.of(normal((3,)), lambda: {"cell": nn.LSTMCell(3, 3), "mix": nn.Linear(3, 3)})
 def twice(self: Any, x: Tensor) -> Tensor:
     """One module that is called twice, once for one of its results only."""
     h, c = self.cell(x)
@@ -37,6 +50,9 @@ def twice(self: Any, x: Tensor) -> Tensor:
     return self.mix(h)
 
 
+@SPECIMENS.of(
+    normal((12, 3)), lambda: {"gru": nn.GRUCell(3, 3)}, lines=["    h = self.gru(x_t, self.gru(x_t, h))"]
+)
 def cells(self: Any, x: Tensor) -> Tensor:
     """A loop over a cell, which is first called without a state, and twice in a step."""
     h, outputs = self.gru(x[:, 0]), []
@@ -46,6 +62,11 @@ def cells(self: Any, x: Tensor) -> Tensor:
     return torch.stack(outputs, dim=1)
 
 
+@SPECIMENS.of(
+    lambda n: (torch.randn(n, 3, 17, 20 + n),),
+    lambda: {"blocks": several(lambda: module_of(strided, conv=nn.Conv2d(3, 3, 3, 2, 1)))},
+    lines=["for block in self.blocks:", "width = x.shape[2]"],
+)
 def smaller(self: Any, x: Tensor) -> Tensor:
     """Two equal modules whose sizes follow from the size of the input."""
     for block in self.blocks:
@@ -53,11 +74,7 @@ def smaller(self: Any, x: Tensor) -> Tensor:
     return x
 
 
-def strided(self: Any, x: Tensor) -> Tensor:
-    x = self.conv(x)
-    return x.flatten(2).tanh().reshape(x.shape) + torch.arange(x.shape[-1])
-
-
+@SPECIMENS.of(normal((4,)))
 def views(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Writes to views of views, whose shapes are free."""
     y = x.clone()
@@ -69,6 +86,10 @@ def views(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return y, flat, turned
 
 
+@SPECIMENS.of(
+    lambda n: (torch.randn(n, 5, 4), torch.rand(n, 5) > 0.5),
+    lambda: {"convs": several(nn.Conv1d, 4, 4, 3, 1, 1)},
+)
 def masked(self: Any, x: Tensor, mask: Tensor) -> Tensor:
     """A mask that is written through a view, between convolutions."""
     x = x.transpose(1, 2)
@@ -81,10 +102,12 @@ def masked(self: Any, x: Tensor, mask: Tensor) -> Tensor:
     return x + counts
 
 
+@SPECIMENS.of(normal((4,)))
 def branch(self: Any, x: Tensor) -> Tensor:
     return torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos() + 1, (x,))
 
 
+@SPECIMENS.of(normal((4,)))
 def shared() -> nn.Module:
     """A module that belongs to its parent but is called by a sibling."""
     embedding, scale = nn.Linear(4, 4), nn.Parameter(torch.randn(4))
@@ -94,6 +117,13 @@ def shared() -> nn.Module:
     return module_of(lambda self, x: self.decoder(self.embedding(x)), embedding=embedding, decoder=decoder)
 
 
+@SPECIMENS.of(
+    normal((4, 9)),
+    lines=[
+        "self.net = nnx.Sequential(nnx.relu, self.conv, self.norm, nnx.softmax)",
+        "return (self.net(x.transpose(0, 2, 1)) * math.sqrt(8) + 1e-5).transpose(0, 2, 1)",
+    ],
+)
 def aliased() -> nn.Module:
     """Modules that belong to their parent and to a Sequential of it, one with buffers."""
     conv, norm = nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4)
@@ -101,6 +131,14 @@ def aliased() -> nn.Module:
     return module_of(lambda self, x: self.net(x) * math.sqrt(8) + 1e-5, conv=conv, norm=norm, net=net)
 
 
+@SPECIMENS.of(
+    normal((4, 3)),
+    lambda: {"twice": module_of(lambda self, x: x * 2), "unused": nn.ModuleList([Block(3)])},
+    lines=[
+        '"0.norm.weight": nnx.Param(jnp.zeros((4,), jnp.float32)),',
+        "return y.at[:, 0].set(jnp.zeros_like(z)) * 2",
+    ],
+)
 def parts(self: Any, x: Tensor) -> Tensor:
     """Writes to parts of a tensor, and a module of one operator."""
     y = x.clone()
@@ -110,6 +148,7 @@ def parts(self: Any, x: Tensor) -> Tensor:
     return self.twice(y.transpose(1, 2).transpose(2, 1))
 
 
+@SPECIMENS.of(normal((4,)))
 def containers() -> nn.Module:
     """Parts in a ModuleDict, a ParameterList, nested Sequentials, and a list that is read backwards."""
 
@@ -131,21 +170,29 @@ def containers() -> nn.Module:
     )
 
 
+@SPECIMENS.of(normal((3,), (3,)), lambda: {name: nn.Linear(3, 3) for name in ("rngs", "jnp", "sow")})
 def hostile(self: Any, self_: Tensor, nnx: Tensor) -> dict[str, Any]:
     """Attributes with names that mean something else in Flax or Python."""
     jnp = self.rngs(self_)
     return {"list": [self.jnp(jnp), None], "pair": (self.sow(nnx) + jnp,)}
 
 
+@SPECIMENS.of(normal((5, 8), (6, 8)), lambda: {"attention": nn.MultiheadAttention(8, 2, batch_first=True)})
 def attention(self: Any, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     y, weights = self.attention(x, memory, memory)
     return x + y, weights
 
 
+@SPECIMENS.of(
+    lambda n: (torch.randn(5, n, 3), {"h c": (torch.randn(1, n, 4), torch.randn(1, n, 4))}),
+    lambda: {"lstm": nn.LSTM(3, 4)},
+    lines=['y, (h, c) = self.lstm(x, state["h c"])'],
+)
 def pair(self: Any, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     return self.lstm(x, state["h c"])
 
 
+@SPECIMENS.of(normal((4, 8)), lambda: {"weight": nn.Parameter(torch.randn(4, 4, 3))})
 def computed(self: Any, x: Tensor) -> Tensor:
     """Convolutions with computed weights, pools and enlargements, with the channels last."""
     weight, bias = self.weight.tanh(), self.weight[0, :, 0]
@@ -155,6 +202,7 @@ def computed(self: Any, x: Tensor) -> Tensor:
     return functional.adaptive_avg_pool1d(functional.conv1d(x, weight, padding="same"), 1)
 
 
+@SPECIMENS.of(normal((3,), (3,)))
 def odd_order(self: Any, a: Tensor, b: Tensor) -> Tensor:
     """Two values whose names trade places, and an old value that is used after its name is taken."""
     old = a
@@ -163,6 +211,11 @@ def odd_order(self: Any, a: Tensor, b: Tensor) -> Tensor:
     return a * old.cos() + b * (a + old)
 
 
+@SPECIMENS.of(
+    normal((3,)),
+    lambda: {"first": several(nn.Linear, 3, 3), "second": several(nn.Linear, 3, 3)},
+    lines=["x = features", "for layer in self.first:", "for layer in self.second:"],
+)
 def chain(self: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     """Loops whose first round reads another variable, and one whose rounds use their value twice."""
     x = features
@@ -174,6 +227,11 @@ def chain(self: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return x * features, y
 
 
+@SPECIMENS.of(
+    normal((4, 9)),
+    lambda: {"convs": several(nn.Conv1d, 4, 4, 3), "norms": several(nn.BatchNorm1d, 4)},
+    lines=["for conv, norm in zip(self.convs, self.norms):"],
+)
 def zipped(self: Any, x: Tensor) -> tuple[Tensor]:
     """A loop over two lists whose first round reads channels first, and a tuple of one result."""
     for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -181,6 +239,13 @@ def zipped(self: Any, x: Tensor) -> tuple[Tensor]:
     return (x,)
 
 
+@SPECIMENS.of(
+    normal((4, 9)),
+    lines=[
+        "self.weight = nnx.Param(jnp.zeros(weight_shape, jnp.float32))",
+        *(f"self.{name} = {name}" for name in ("window_strides", "factor", "pad_width", "start", "offset")),
+    ],
+)
 def literals() -> nn.Module:
     """Two modules that differ in their literals, for which a class has arguments."""
 
@@ -194,86 +259,68 @@ def literals() -> nn.Module:
     return module_of(lambda self, x: self.second(self.first(x)), first=block(1), second=block(2))
 
 
-def several(kind: Any, *args: int) -> nn.ModuleList:
-    return nn.ModuleList(kind(*args) for _ in range(3))
+class Causal(nn.Conv1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(functional.pad(input, (2 * self.dilation[0], 0)))
 
 
-CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Any, ...]]]] = {
-    "tied": (tied, lambda n: (torch.randint(0, 7, (n, 3)),)),
-    "twice": (
-        lambda: module_of(twice, cell=nn.LSTMCell(3, 3), mix=nn.Linear(3, 3)),
-        lambda n: (torch.randn(n, 3),),
-    ),
-    "cells": (lambda: module_of(cells, gru=nn.GRUCell(3, 3)), lambda n: (torch.randn(n, 12, 3),)),
-    "chain": (
-        lambda: module_of(chain, first=several(nn.Linear, 3, 3), second=several(nn.Linear, 3, 3)),
-        lambda n: (torch.randn(n, 3),),
-    ),
-    "zipped": (
-        lambda: module_of(zipped, convs=several(nn.Conv1d, 4, 4, 3), norms=several(nn.BatchNorm1d, 4)),
-        lambda n: (torch.randn(n, 4, 9),),
-    ),
-    "views": (lambda: module_of(views), lambda n: (torch.randn(n, 4),)),
-    "masked": (
-        lambda: module_of(masked, convs=several(nn.Conv1d, 4, 4, 3, 1, 1)),
-        lambda n: (torch.randn(n, 5, 4), torch.rand(n, 5) > 0.5),
-    ),
-    "cond": (lambda: module_of(branch), lambda n: (torch.randn(n, 4),)),
-    "aliased": (aliased, lambda n: (torch.randn(n, 4, 9),)),
-    "parts": (
-        lambda: module_of(parts, twice=module_of(lambda self, x: x * 2), unused=nn.ModuleList([Block(3)])),
-        lambda n: (torch.randn(n, 4, 3),),
-    ),
-    "shared": (shared, lambda n: (torch.randn(n, 4),)),
-    "containers": (containers, lambda n: (torch.randn(n, 4),)),
-    "hostile": (
-        lambda: module_of(hostile, rngs=nn.Linear(3, 3), jnp=nn.Linear(3, 3), sow=nn.Linear(3, 3)),
-        lambda n: (torch.randn(n, 3), torch.randn(n, 3)),
-    ),
-    "attention": (
-        lambda: module_of(attention, attention=nn.MultiheadAttention(8, 2, batch_first=True)),
-        lambda n: (torch.randn(n, 5, 8), torch.randn(n, 6, 8)),
-    ),
-    "pair": (
-        lambda: module_of(pair, lstm=nn.LSTM(3, 4)),
-        lambda n: (torch.randn(5, n, 3), {"h c": (torch.randn(1, n, 4), torch.randn(1, n, 4))}),
-    ),
-    "computed": (
-        lambda: module_of(computed, weight=nn.Parameter(torch.randn(4, 4, 3))),
-        lambda n: (torch.randn(n, 4, 8),),
-    ),
-    "smaller": (
-        lambda: module_of(smaller, blocks=several(lambda: module_of(strided, conv=nn.Conv2d(3, 3, 3, 2, 1)))),
-        lambda n: (torch.randn(n, 3, 17, 20 + n),),
-    ),
-    "literals": (literals, lambda n: (torch.randn(n, 4, 9),)),
-    "odd order": (lambda: module_of(odd_order), lambda n: (torch.randn(n, 3), torch.randn(n, 3))),
-}
+class Recurrent(nn.Linear):
+    """A layer that runs in its own loop, where it cannot be the base class of a Flax module."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        states = [input[:, 0]]
+        for t in range(1, 4):
+            states.append(torch.tanh(super().forward(input[:, t] + states[-1])))
+        return torch.stack(states, dim=1)
 
 
-NAMES = ("window_strides", "factor", "pad_width", "start", "offset")
-LINES = {
-    "literals": (
-        "self.weight = nnx.Param(jnp.zeros(weight_shape, jnp.float32))",
-        *(f"self.{name} = {name}" for name in NAMES),
-    ),
-    "chain": ("x = features", "for layer in self.first:", "for layer in self.second:"),
-    "aliased": (
-        "self.net = nnx.Sequential(nnx.relu, self.conv, self.norm, nnx.softmax)",
-        "return (self.net(x.transpose(0, 2, 1)) * math.sqrt(8) + 1e-5).transpose(0, 2, 1)",
-    ),
-    "parts": (
-        '"0.norm.weight": nnx.Param(jnp.zeros((4,), jnp.float32)),',
-        "return y.at[:, 0].set(jnp.zeros_like(z)) * 2",
-    ),
-    "cells": ("    h = self.gru(x_t, self.gru(x_t, h))",),
-    "pair": ('y, (h, c) = self.lstm(x, state["h c"])',),
-    "smaller": ("for block in self.blocks:", "width = x.shape[2]"),
-    "zipped": ("for conv, norm in zip(self.convs, self.norms):",),
-}
+class Scaled(nn.Embedding):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
 
 
-SPECIMENS = {
-    name: Specimen(make, inputs, (2,), ((3,), (1,)), lines=LINES.get(name, ()))
-    for name, (make, inputs) in CASES.items()
-}
+def _derived_layers() -> dict[str, nn.Module]:
+    convolutions = {"near": Causal(4, 4, 3), "far": Causal(4, 4, 3, dilation=2)}
+    heads = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])
+    return {
+        "embedding": Scaled(7, 4, padding_idx=0),
+        "recurrent": Recurrent(4, 4),
+        "heads": heads,
+        **convolutions,
+    }
+
+
+@SPECIMENS.of(
+    lambda n: (torch.randint(0, 7, (n, 4)),),
+    _derived_layers,
+    proven=True,
+    words=[
+        *("class Scaled(nnx.Embed):\n", "class Causal(nnx.Conv):\n", "class Recurrent(nnx.Module):\n"),
+        'padding="VALID", kernel_dilation=kernel_dilation, rngs=rngs)',
+        "[head(self.recurrent(x)) for head in self.heads]",
+    ],
+)
+def derived(self: Any, tokens: Tensor) -> list[Tensor]:
+    """Classes that are derived from layers."""
+    x = self.near(self.embedding(tokens).mT) + self.far(self.embedding(tokens).mT)
+    return [head(self.recurrent(x.mT)) for head in self.heads]
+
+
+@SPECIMENS.of(normal((3,)), words=["nnx.List([nnx.Linear(3, 3, rngs=rngs)"])
+def slices_of_lists() -> nn.Module:
+    """torch names their modules by the slice if any module has two names."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        for layer in (*self.layers[1:], *self.layers[:2], *self.layers[-1:]):
+            x = layer(x).tanh()
+        return self.last(x)
+
+    layers = several(nn.Linear, 3, 3)
+    return module_of(forward, layers=layers, last=layers[-1])
+
+
+@SPECIMENS.of(normal((3, 9)), proven=True, words=["self.lstm(x.transpose(1, 0, 2))"])
+def transposed() -> nn.Module:
+    """An LSTM over the columns of a convolution, beside it: a module transposes its own input."""
+    skipped = lambda self, x: self.lstm(x.permute(2, 0, 1))[0].permute(1, 2, 0) + x  # noqa: E731
+    return nn.Sequential(nn.Conv1d(3, 3, 1), module_of(skipped, lstm=nn.LSTM(3, 3)), nn.Conv1d(3, 3, 1))

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testing.zoo.specimen import Specimen
+from testing.zoo.specimen import Specimens
+
+SPECIMENS = Specimens(of_inputs=True, atol=2e-6)
 
 WORDS = 13
 
@@ -15,6 +17,11 @@ def words(batch: int, length: int) -> Tensor:
     return torch.randint(0, WORDS, (batch, length))
 
 
+@SPECIMENS.of(
+    lambda n, length: (words(n, length), torch.randint(0, 9, (n, length, 7))),
+    example=(2, 6),
+    others=((1, 9), (5, 3)),
+)
 class Tagger(nn.Module):
     """Embeddings of words and of their characters, a bidirectional LSTM, and the transitions of a CRF."""
 
@@ -40,6 +47,9 @@ class Tagger(nn.Module):
         return {"emissions": emissions, "pairs": torch.logsumexp(pairs, dim=2), "length": mask.sum(1)}
 
 
+@SPECIMENS.of(
+    lambda n, length: (words(n, length), words(n, length + 2)), example=(2, 6), others=((4, 9), (1, 4))
+)
 class Translator(nn.Module):
     """An encoder, and a decoder with multiplicative attention and teacher forcing."""
 
@@ -64,6 +74,11 @@ class Translator(nn.Module):
         return self.out(torch.tanh(self.combine(torch.cat((context, y), 2)))), weights
 
 
+def language_model_inputs(batch: int, length: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    return words(length, batch), (torch.randn(2, batch, 6), torch.randn(2, batch, 8))
+
+
+@SPECIMENS.of(language_model_inputs, example=(3, 5), others=((2, 9), (1, 4)))
 class TiedLanguageModel(nn.Module):
     """An LSTM with state as argument and result; the output layer shares the weight of the embedding."""
 
@@ -83,10 +98,7 @@ class TiedLanguageModel(nn.Module):
         return scores, state, loss
 
 
-def language_model_inputs(batch: int, length: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    return words(length, batch), (torch.randn(2, batch, 6), torch.randn(2, batch, 8))
-
-
+@SPECIMENS.of(lambda n, length: (words(n, length),), example=(2, 6), others=((3, 11), (1, 4)))
 class TransformerAndLSTM(nn.Module):
     """Sinusoidal positions, an encoder layer with a causal mask, an LSTM, and mean pooling."""
 
@@ -108,23 +120,3 @@ class TransformerAndLSTM(nn.Module):
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
         x = self.encoder(x, mask=future, is_causal=True)
         return self.out(self.lstm(x)[0]).mean(dim=1)
-
-
-SPECIMENS = {
-    "tagger": Specimen(
-        Tagger,
-        lambda batch, length: (words(batch, length), torch.randint(0, 9, (batch, length, 7))),
-        (2, 6),
-        ((1, 9), (5, 3)),
-    ),
-    "translator with attention": Specimen(
-        Translator,
-        lambda batch, length: (words(batch, length), words(batch, length + 2)),
-        (2, 6),
-        ((4, 9), (1, 4)),
-    ),
-    "tied language model": Specimen(TiedLanguageModel, language_model_inputs, (3, 5), ((2, 9), (1, 4))),
-    "transformer and LSTM": Specimen(
-        TransformerAndLSTM, lambda batch, length: (words(batch, length),), (2, 6), ((3, 11), (1, 4))
-    ),
-}

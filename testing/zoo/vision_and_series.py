@@ -4,11 +4,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testing.zoo.specimen import Specimen
+from testing.zoo.specimen import Specimens
+
+SPECIMENS = Specimens(of_inputs=True, atol=2e-6)
 
 POINTS = 3  # control points on each of the two edges
 
 
+def smooth_images(batch: int, length: int) -> tuple[Tensor]:
+    """Return images without noise, in which a rounded place is a rounded value."""
+    noise = torch.randn(batch, 1, 3, 4)
+    return (functional.interpolate(noise, (12, length), mode="bicubic"),)
+
+
+@SPECIMENS.of(smooth_images, example=(2, 24), others=((1, 40), (3, 17)), atol=5e-6)
 class RectifiedTextRecogniser(nn.Module):
     """A thin-plate spline from predicted points, ``grid_sample``, convolutions, a bidirectional LSTM.
 
@@ -57,12 +66,7 @@ def spline(places: Tensor, points: Tensor) -> Tensor:
     return torch.xlogy(distances.square(), distances)
 
 
-def smooth_images(batch: int, length: int) -> tuple[Tensor]:
-    """Return images without noise, in which a rounded place is a rounded value."""
-    noise = torch.randn(batch, 1, 3, 4)
-    return (functional.interpolate(noise, (12, length), mode="bicubic"),)
-
-
+@SPECIMENS.of(lambda n, length: (torch.randn(n, 1, 16, length),), example=(2, 24), others=((1, 40), (3, 17)))
 class TextRecogniser(nn.Module):
     """Convolutions that reduce the height of a line, two bidirectional LSTMs, scores of characters."""
 
@@ -87,6 +91,7 @@ class TextRecogniser(nn.Module):
         return self.out(self.second(x)[0])
 
 
+@SPECIMENS.of(lambda n, length: (torch.randn(n, length, 3),), example=(2, 8), others=((5, 12), (1, 5)))
 class Forecaster(nn.Module):
     """Reversible normalization, an LSTM over the past, a decoder over the horizon, and quantiles."""
 
@@ -108,19 +113,3 @@ class Forecaster(nn.Module):
         quantiles = (quantiles - self.shift.unsqueeze(-1)) / self.scale.unsqueeze(-1)
         quantiles = quantiles * std.unsqueeze(-1) + mean.unsqueeze(-1)
         return quantiles, quantiles.amax(-1) - quantiles.amin(-1)
-
-
-SPECIMENS = {
-    "rectified text recogniser": Specimen(
-        RectifiedTextRecogniser, smooth_images, (2, 24), ((1, 40), (3, 17))
-    ),
-    "text recogniser": Specimen(
-        TextRecogniser,
-        lambda batch, length: (torch.randn(batch, 1, 16, length),),
-        (2, 24),
-        ((1, 40), (3, 17)),
-    ),
-    "forecaster": Specimen(
-        Forecaster, lambda batch, length: (torch.randn(batch, length, 3),), (2, 8), ((5, 12), (1, 5))
-    ),
-}

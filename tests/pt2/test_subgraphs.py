@@ -14,14 +14,15 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, Value
 from testing.gradients import require_equal
 from testing.graphs import X, graph, node, program
-from testing.zoo.regions import model_of, no_grad
+from testing.modules import module_of
+from testing.zoo.regions import layers, no_grad
 
 
 @pytest.mark.parametrize("region", [torch.no_grad, torch.inference_mode])
 def test_an_export_in_a_region(region: Callable[[], Any]) -> None:
-    model, x = model_of(no_grad), torch.rand(4, 3)
+    model, x = module_of(no_grad, **layers()), torch.rand(4, 3)
     with region():
-        made = jaxlstm.from_module(model_of(no_grad), (torch.randn(4, 3),))
+        made = jaxlstm.from_module(model, (torch.randn(4, 3),))
     require_equal(made, model, x)
 
 
@@ -39,7 +40,7 @@ def test_autocast_is_refused(reason: str) -> None:
             return REFUSED[reason](self, x)
 
     with pytest.raises(jaxlstm.CheckpointError, match=reason) as caught:
-        jaxlstm.from_module(model_of(in_autocast), (torch.ones(4, 3, 3),))
+        jaxlstm.from_module(module_of(in_autocast, **layers()), (torch.ones(4, 3, 3),))
     assert caught.value.code == "pt2-unsupported"
 
 

@@ -1,4 +1,4 @@
-"""Written source at the edges: sizes, states of layers, layers in place, new floats, and the proof."""
+"""Written source at the edges: sizes, states of layers, layers in place, loops, new floats, and the proof."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import load_written, prove
 from testing.modules import module_of
-from testing.written import assert_equal, write
+from testing.written import assert_equal, assert_holds, body_of, write
 from tests.converters.source.test_write_source import altered
 
 
@@ -116,3 +116,68 @@ def test_source_that_cannot_be_compared_says_so(tmp_path: Path) -> None:
     inputs = torch.randn(3), torch.tensor([200, 1, 2])
     files = jaxlstm.write_source(jaxlstm.from_module(module_of(chosen), inputs), tmp_path / "model.py")
     assert any(remark.startswith("not compared with the program, since") for remark in files.remarks)
+
+
+def limited(self: Any, x: Tensor, *args: Tensor) -> Tensor:
+    """A layer whose weights are limited in place, in two ways."""
+    (factor,) = args
+    self.out.bias.data.clamp_(max=0.1)
+    with torch.no_grad():
+        self.out.weight.mul_(0.5 / self.out.weight.norm(dim=1, keepdim=True))
+    return self.out(x) * factor
+
+
+def test_weights_that_are_limited_in_place_keep_their_gradient() -> None:
+    x, factor = torch.randn(2, 3), torch.randn(2, 4)
+    with pytest.warns(UserWarning, match=r"forward changes out\.weight"):
+        written = write(module_of(limited, out=nn.Linear(3, 4)), x, factor)
+    assert_holds(written, x, factor)
+    assert "def __call__(self, x, factor):\n" in written.text
+    assert "def __call__(self, x, weight, bias):\n" in written.text
+
+
+def test_a_changed_buffer_keeps_its_value() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return x + self.calls
+
+    x = torch.randn(2, 3)
+    written = write(module_of(forward, calls=torch.zeros(3)), x)
+    _, buffers = written.program.call_with_buffers({}, x.numpy())
+    written.model(x.numpy())
+    assert written.model.calls[...] == pytest.approx(buffers["calls"])
+
+
+def steps(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A loop over time, with or without dropout in it."""
+    h, c = torch.zeros(x.shape[0], 4), x[:, 0, :1].repeat(1, 4)
+    outputs = []
+    for t in range(x.shape[1]):
+        h, c = self.cell(self.drop(x[:, t]), (h, c))
+        outputs.append(h)
+    y = torch.stack(outputs, dim=1)
+    return y, c
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
+    """With dropout it is a plain loop: a function of ``jax.lax`` may not change the counter of its keys."""
+    x = torch.randn(2, 20, 3)
+    written = write(module_of(steps, cell=nn.LSTMCell(3, 4), drop=nn.Dropout(dropout)), x)
+    assert_equal(written, x)
+    body = "\n".join(body_of(written.text, "Model"))
+    step = """
+        def step(carry, x_t):
+            h, c = carry
+            h, c = self.cell(x_t, (h, c))
+            return (h, c), h
+        (_, c), outputs = jax.lax.scan("""
+    plain = """
+        for x_t in x.swapaxes(0, 1):
+            h, c = self.cell(self.drop(x_t), (h, c))
+            outputs.append(h)
+"""
+    assert (step in body, plain in body) == (not dropout, bool(dropout)), body
+    assert ("y = jnp.stack(outputs, 1)" if dropout else "y = outputs.swapaxes(0, 1)") in body
+    written.model.train()
+    written.model(x.numpy())

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import jaxlstm
 from jaxlstm_converters.source.calls import with_tied_buffers
 from testing.modules import module_of
-from testing.written import Written, assert_equal, assert_holds, body_of, write, written_program
-from testing.zoo.structure import several, tied
+from testing.written import Written, body_of, write, written_program
+from testing.zoo.structure import tied
 from tests.converters.source.test_write_source import Reader
 
 
@@ -43,42 +43,6 @@ def test_comments_are_the_lines_of_the_code() -> None:
     text = write(Reader(), torch.randn(2, 1, 8, 12), comments=True).text
     assert "# x = images - self.mean" in text
     assert "# y, _ = self.rnn(x.mean(2).transpose(1, 2))" in text
-
-
-class Causal(nn.Conv1d):
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(nn.functional.pad(input, (2 * self.dilation[0], 0)))
-
-
-class Recurrent(nn.Linear):
-    """A layer that runs in its own loop, where it cannot be the base class of a Flax module."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        states = [input[:, 0]]
-        for t in range(1, 4):
-            states.append(torch.tanh(super().forward(input[:, t] + states[-1])))
-        return torch.stack(states, dim=1)
-
-
-def derived(self: Any, tokens: Tensor) -> list[Tensor]:
-    x = self.near(self.embedding(tokens).mT) + self.far(self.embedding(tokens).mT)
-    return [head(self.recurrent(x.mT)) for head in self.heads]
-
-
-def test_classes_that_are_derived_from_layers() -> None:
-    class Scaled(nn.Embedding):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(input) * 2
-
-    modules = {"near": Causal(4, 4, 3), "far": Causal(4, 4, 3, dilation=2), "recurrent": Recurrent(4, 4)}
-    heads = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])
-    tokens = torch.randint(0, 7, (2, 4))
-    written = write(module_of(derived, embedding=Scaled(7, 4, padding_idx=0), heads=heads, **modules), tokens)
-    assert_holds(written, tokens)
-    for base, class_name in (("Embed", "Scaled"), ("Conv", "Causal"), ("Module", "Recurrent")):
-        assert f"class {class_name}(nnx.{base}):\n" in written.text
-    assert 'padding="VALID", kernel_dilation=kernel_dilation, rngs=rngs)' in written.text
-    assert "[head(self.recurrent(x)) for head in self.heads]" in written.text
 
 
 def test_a_tied_weight_is_read_where_it_is_owned_and_has_all_its_names() -> None:
@@ -131,18 +95,3 @@ def test_batch_norms_with_shared_weights_keep_their_statistics() -> None:
     assert program.tied.keys() == {"second.weight", "second.bias"}
     buffers = {name: np.asarray(buffer) for name, buffer in program.buffers.items()}
     assert with_tied_buffers(program.graph, program.tied, buffers) == program.tied
-
-
-def test_slices_of_lists() -> None:
-    """torch names their modules by the slice if any module has two names."""
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        for layer in (*self.layers[1:], *self.layers[:2], *self.layers[-1:]):
-            x = layer(x).tanh()
-        return self.last(x)
-
-    layers = several(nn.Linear, 3, 3)
-    x = torch.randn(2, 3)
-    written = write(module_of(forward, layers=layers, last=layers[-1]), x)
-    assert_equal(written, x)
-    assert "nnx.List([nnx.Linear(3, 3, rngs=rngs)" in written.text
