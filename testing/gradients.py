@@ -49,6 +49,17 @@ def require_equal(
     return actual
 
 
+def assert_close(actual: Any, expected: Any, atol: float, rtol: float = 1e-5) -> None:
+    """Compare results with torch's: structure, shapes, dtypes and values."""
+    expected = jax.tree.map(lambda leaf: to_numpy(leaf) if torch.is_tensor(leaf) else leaf, expected)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert np.shape(ours) == np.shape(theirs)
+        if isinstance(theirs, np.ndarray):
+            assert ours.dtype.name == theirs.dtype.name.replace("int64", "int32")
+        np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), rtol=rtol, atol=atol)
+
+
 def _torchs_part(ours: Any, theirs: Tensor) -> Any:
     return jnp.asarray(ours)[tuple(map(slice, theirs.shape))]
 

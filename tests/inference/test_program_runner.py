@@ -15,6 +15,7 @@ from jaxlstm.inference import compile, compiled_program
 from jaxlstm.inference.random_inputs import random_inputs
 from testing import graphs
 from testing.exported import AUTO
+from testing.gradients import assert_close
 from testing.inference import compilations, normal
 from testing.modules import module_of
 from testing.zoo.series import of_x, outputs_of_lstm, recurrent_layers
@@ -49,8 +50,7 @@ def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> N
     runner = compile(program)
     x, lengths = normal(3, 9, 3), np.array([9, 2, 5])
     expected = program(program.params, x, seq_lengths=lengths)
-    for ours, theirs in zip(runner(x, seq_lengths=lengths), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert_close(runner(x, seq_lengths=lengths), expected, 1e-5, 0)
     assert bool(runner._compiled.executable(lengths, x).weights) == (constants == 0)
 
 
@@ -117,8 +117,7 @@ def test_rows_of_a_fixed_batch(module: nn.Module, calls: int) -> None:
     runner = compile(jaxlstm.from_module(module, (torch.randn(5, 7, 3),), dynamic_shapes=({},)))
     rows = list(normal(6, 7, 3))
     for row, result in zip(rows, runner.map(rows), strict=True):
-        expected = module(torch.from_numpy(np.stack([row] * 5)))[0]
-        np.testing.assert_allclose(result, expected.detach(), rtol=0, atol=2e-5)
+        assert_close(result, module(torch.from_numpy(np.stack([row] * 5)))[0], 2e-5, 0)
     assert runner.stats().calls == calls
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -12,15 +11,8 @@ from torch import nn
 import jaxlstm
 from jaxlstm.inference import compile
 from jaxlstm.programs.operators.inference import CONVOLUTION, FEW_ROWS, MEAN
+from testing.gradients import assert_close
 from testing.modules import module_of, randomized
-
-
-def assert_equal(result: Any, module: nn.Module, *args: torch.Tensor, atol: float) -> None:
-    """Assert that arrays are the results of a module."""
-    with torch.no_grad():
-        expected = module(*args)
-    for actual, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(actual, theirs.numpy(), rtol=0, atol=atol)
 
 
 class Branches(nn.Module):
@@ -57,7 +49,7 @@ def test_values(nd: int) -> None:
     assert not {*operators} & {"hardswish", "hardtanh", "silu", "relu"}
     assert not any(node.op == CONVOLUTION for node in program._steps.graph.nodes)
     for result in (compile(program)(x.numpy()), form(form.params, x.numpy())):
-        assert_equal(result, module, x, atol=2e-6)
+        assert_close(result, module(x), 2e-6, 0)
 
 
 def gated(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -91,7 +83,7 @@ def test_gates_sums_and_means(size: tuple[int, int]) -> None:
     )
     operators = Counter(node.op for node in form._steps.graph.nodes)
     assert (joined["gate"], joined["residual"], operators[MEAN]) == (4, 3, 3)
-    assert_equal(compile(program)(x.numpy()), module, x, atol=5e-6)
+    assert_close(compile(program)(x.numpy()), module(x), 5e-6, 0)
 
 
 def layers(m: Any, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -114,12 +106,11 @@ def test_layers() -> None:
     runner = compile(program)
     assert len(runner._compiled._weights) == len(program.params) + 3
     for part in (x, x[:, :4]):
-        assert_equal(runner(part.numpy(), h.numpy()), module, part, h, atol=2e-6)
+        assert_close(runner(part.numpy(), h.numpy()), module(part, h), 2e-6, 0)
     x[1, 3:] = torch.nan
     lengths = np.array([7, 3, 5], np.int32)
     plain = program(program.params, x.numpy(), h.numpy(), seq_lengths=lengths)
-    for actual, ours in zip(runner(x.numpy(), h.numpy(), seq_lengths=lengths), plain, strict=True):
-        np.testing.assert_allclose(actual, ours, rtol=0, atol=2e-6)
+    assert_close(runner(x.numpy(), h.numpy(), seq_lengths=lengths), plain, 2e-6, 0)
 
 
 @pytest.mark.parametrize("changes", [{"dtype": torch.bfloat16}, {"computed": True}])
@@ -153,7 +144,7 @@ def test_an_input_that_changes() -> None:
     program = jaxlstm.from_module(module, (x,))
     scanned = compile(program.with_options(backend="scan"))
     for runner in (compile(program), scanned):
-        assert_equal(runner(x.numpy()), module, x, atol=1e-5)
+        assert_close(runner(x.numpy()), module(x), 1e-5, 0)
     assert "jaxlstm_convolve" not in next(iter(scanned._compiled._executables.values())).call.as_text()
 
 
@@ -175,7 +166,7 @@ def test_cells() -> None:
     runner = compile(jaxlstm.from_module(module, (torch.randn(3, 20, 5),)))
     for rows in (1, FEW_ROWS, FEW_ROWS + 1):
         x = torch.randn(rows, 20, 5)
-        assert_equal(runner(x.numpy()), module, x, atol=1e-5)
+        assert_close(runner(x.numpy()), module(x), 1e-5, 0)
         text = next(reversed(runner._compiled._executables.values())).call.as_text()
         assert ("jaxlstm_convolve" in text) == (rows <= FEW_ROWS)
     assert len(runner._compiled._weights) == len(runner.program.params) + 4  # not 4 for each step

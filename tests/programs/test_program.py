@@ -15,6 +15,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Value
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from testing.gradients import assert_close
 from testing.graphs import X, node
 from testing.graphs import program as program_of_nodes
 from testing.modules import module_of
@@ -87,8 +88,7 @@ def test_aliases_and_buffers() -> None:
     for _ in range(2):
         expected = model(x, scale={"by": by})
         result, buffers = program.call_with_buffers({}, x.numpy(), scale={"by": by.numpy()}, buffers=buffers)
-        for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
+        assert_close(result, expected, 0, 1e-6)
         np.testing.assert_allclose(buffers["count"], model.count.numpy())  # type: ignore[arg-type]
 
 

@@ -1,6 +1,7 @@
 """LSTMs inside of programs: variants, sequence lengths, backends, and JAX's transformations."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from jaxlstm import from_module, load_program
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
+from testing.gradients import assert_close
 from testing.graphs import to_numpy
 from testing.modules import module_of
 
@@ -35,9 +37,7 @@ def loss(results: Any) -> Any:
     return sum((leaf**2).sum() for leaf in jax.tree.leaves(results))
 
 
-def require_close(actual: Any, expected: Any) -> None:
-    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, to_numpy(theirs), rtol=1e-6, atol=2e-6)
+require_close = partial(assert_close, rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(("kind", "variant"), VARIANTS, ids=str)

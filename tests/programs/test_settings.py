@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from jaxlstm import load_program
 from jaxlstm.programs.errors import ProgramError
+from testing.gradients import assert_close
 from testing.graphs import operator_function, program_of_function, to_numpy
 from testing.modules import module_of
 from testing.op_samples import require_equal_gradients, require_equal_results
@@ -199,8 +200,7 @@ def test_decomposed_program(tmp_path: Path) -> None:
     assert {f"aten.{name}.default" for name in expected_operators} <= used
     args = arguments(3)
     results = jax.jit(program)(program.params, *map(to_numpy, args))
-    for result, expected in zip(results, module(*args), strict=True):
-        np.testing.assert_allclose(result, to_numpy(expected), rtol=1e-5, atol=1e-5)
+    assert_close(results, module(*args), 1e-5)
 
 
 def test_repeats_by_a_tensor() -> None:

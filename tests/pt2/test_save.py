@@ -37,6 +37,7 @@ from jaxlstm.programs.graph import Graph, ModuleCall
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.checkpoints.seed import CORPUS
 from testing.exported import save
+from testing.gradients import assert_close
 from testing.graphs import to_numpy
 from testing.modules import module_of
 
@@ -85,17 +86,11 @@ def torch_results(path: Path) -> Any:
         return jax.tree.map(to_numpy, torch.export.load(path).module()(torch.from_numpy(X), 2.0))
 
 
-def require_close(actual: Any, expected: Any) -> None:
-    assert actual.keys() == expected.keys()
-    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_results(version: str, tmp_path: Path) -> None:
     """The program gives torch's results at another batch size, and so does torch from the file it writes."""
     program, expected = jaxlstm.load_program(CORPUS / f"pt2-{version}.pt2"), torch_results(NEWEST)
-    require_close(program(program.params, X, 2.0), expected)
+    assert_close(program(program.params, X, 2.0), expected, 1e-6)
     program.save(tmp_path / "saved.pt2")
     jax.tree.map(np.testing.assert_array_equal, torch_results(tmp_path / "saved.pt2"), expected)
 
@@ -107,7 +102,7 @@ def test_new_parameters(tmp_path: Path) -> None:
     again = jaxlstm.load_program(tmp_path / "a.pt2")
     for name, value in params.items():
         np.testing.assert_array_equal(again.params[name], value, strict=True)
-    require_close(again(again.params, X, 2.0), torch_results(tmp_path / "a.pt2"))
+    assert_close(again(again.params, X, 2.0), torch_results(tmp_path / "a.pt2"), 1e-6)
 
 
 def test_tied_parameters_stay_tied(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import jaxlstm
 from jaxlstm.inference import compile
 from jaxlstm.programs import loops
 from jaxlstm_converters.source import looped
-from testing.gradients import require_equal
+from testing.gradients import assert_close, require_equal
 from testing.graphs import to_numpy
 from testing.written import assert_equal, assert_holds, written_program
 from testing.zoo import THEMES, ZOO
@@ -53,17 +53,6 @@ def chosen(*fast: str) -> pytest.MarkDecorator:
     slow = pytest.mark.slow
     names = [name if {name, name.split("/")[0]} & {*fast} else pytest.param(name, marks=slow) for name in ZOO]
     return pytest.mark.parametrize("export", names, indirect=True, scope="module")
-
-
-def assert_close(actual: Any, expected: Any, atol: float) -> None:
-    """Compare results with torch's: structure, shapes, dtypes and values."""
-    expected = jax.tree.map(lambda leaf: to_numpy(leaf) if torch.is_tensor(leaf) else leaf, expected)
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert np.shape(ours) == np.shape(theirs)
-        if isinstance(theirs, np.ndarray):
-            assert ours.dtype.name == theirs.dtype.name.replace("int64", "int32")
-        np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), rtol=1e-5, atol=atol)
 
 
 QUICK = ("vision_and_series/forecaster", "vision_and_series/text recogniser", "text/tied language model")
