@@ -15,7 +15,8 @@ def rows(count: int, sign: int) -> tuple[Tensor]:
     return (sign * torch.rand(count, 3),)
 
 
-SPECIMENS = Specimens(example=(4, 1), others=((5, 1), (2, -1)))
+SIZES = ((5, 1), (2, -1))
+SPECIMENS = Specimens(example=(4, 1), others=SIZES, eager=SIZES)
 
 
 def layers() -> dict[str, nn.Module]:
@@ -37,6 +38,7 @@ def in_place(self: Any, x: Tensor) -> Any:
     y = self.linear(x)
     with torch.no_grad():
         y[:, 1].mul_(3)
+        y.mul_(2)
         same = y
     return y * same
 

@@ -23,10 +23,10 @@ class Specimen:
       make: returns the module.
       inputs: sizes -> the arguments of ``forward``.
       example: the sizes of the export.
-      others: the sizes at which the program runs, too.
+      others: the sizes at which it runs under ``jit`` and is differentiated; none for the example's.
       free: False if other sizes need another export, so that a file refuses them.
       of_inputs: True to compare the gradients of the arguments, too.
-      eager: the sizes at which it has torch's shapes only without ``jit``.
+      eager: the sizes at which it runs without ``jit``; none for the example's.
       dynamic_shapes: the axes that are free; None for all that can be.
       jit: False if the program needs values that ``jit`` does not know.
       gradients: False if the results have no gradient, or torch's loop has no derivative here.
