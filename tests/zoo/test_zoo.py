@@ -49,12 +49,13 @@ def export(request: pytest.FixtureRequest) -> Iterator[Export]:
 
 
 def chosen(*fast: str) -> pytest.MarkDecorator:
-    """Run a test for all specimens; those that are not of ``fast``, names or themes, are slow."""
-    slow = pytest.mark.slow
-    names = [name if {name, name.split("/")[0]} & {*fast} else pytest.param(name, marks=slow) for name in ZOO]
+    """Run a test for all specimens. Those of ``SLOW`` and others than ``fast``, names or themes, are slow."""
+    quick = [name for name in ZOO if {name, name.split("/")[0]} & {*fast} and name not in SLOW]
+    names = [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
     return pytest.mark.parametrize("export", names, indirect=True, scope="module")
 
 
+SLOW = ("selections/documents", "packed/other_layers", "structure/cells")
 QUICK = ("vision_and_series/forecaster", "vision_and_series/text recogniser", "text/tied language model")
 
 
