@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,9 +79,6 @@ def normal(*shapes: tuple[int, ...]) -> Inputs:
     return lambda batch: tuple(torch.randn(batch, *shape) for shape in shapes)
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
 class Specimens(dict[str, Specimen]):
     """Specimens by name, with expectations in common."""
 
@@ -91,7 +88,7 @@ class Specimens(dict[str, Specimen]):
     def of(self, inputs: Inputs, parts: Callable[[], dict[str, Any]] = dict, **expected: Any) -> Any:
         """Return a decorator for a ``forward``, or for what makes a module without arguments."""
 
-        def add(function: F) -> F:
+        def add(function: Any) -> Any:
             is_forward = not isinstance(function, type) and function.__code__.co_argcount
             make = (lambda: module_of(function, **parts())) if is_forward else function
             name = re.sub(r"_|(?<=[a-z])(?=[A-Z])", " ", function.__name__).strip().lower()
