@@ -28,6 +28,7 @@ def program_of(module: nn.Module | Callable[[torch.Tensor], Any]) -> jaxlstm.Pro
 
 def test_few_executables() -> None:
     program = program_of(recurrent_layers())
+    compile(program_of(nn.Linear(3, 4)))(normal(1, 2, 3))  # The first call compiles to learn XLA's options.
     runner, before = compile(program), compilations()
     for n in range(1, 40):
         runner(normal(1 + n % 4, n, 3))
