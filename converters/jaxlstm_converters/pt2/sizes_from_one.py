@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch._decomp import decomposition_table
 from torch._subclasses import fake_impls
 from torch.fx.experimental import _config, symbolic_shapes
 from torch.fx.experimental.sym_node import SymNode
@@ -43,6 +44,7 @@ def sizes_from_one() -> Iterator[None]:
         replaced(symbolic_shapes.ShapeEnv, "_default_value_range", _range),
         replaced(SymNode, "guard_bool", _decide),
         replaced(fake_impls, "_compute_slice_index", _slice_index),
+        _own_unbind(),
     ):
         yield
 
@@ -80,3 +82,18 @@ def _slice_index(size: Any, index: Any) -> Any:
         return found
     from_start = index if index >= 0 else index + size
     return 0 if from_start < 0 else size if from_start > size else from_start
+
+
+@contextlib.contextmanager
+def _own_unbind() -> Iterator[None]:
+    operator: Any = torch.ops.aten.unbind.int
+    before, decomposition_table[operator] = decomposition_table[operator], _unbind
+    try:
+        yield
+    finally:
+        decomposition_table[operator] = before
+
+
+def _unbind(tensor: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """Return the slices of a tensor. torch keeps their axis unless it knows its size."""
+    return tuple(tensor.select(dim, place) for place in range(tensor.shape[dim]))
