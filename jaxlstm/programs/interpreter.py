@@ -11,10 +11,10 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Node, results_of, uses_of
 from jaxlstm.programs.loop_step import LoopStep, require_no_size_assertions
 from jaxlstm.programs.loops import find_loops
+from jaxlstm.programs.node_step import NodeStep, Values, resolve
 from jaxlstm.programs.operators.dtypes import doubles_by_default
 from jaxlstm.programs.operators.registry import Options, find_operator
 from jaxlstm.programs.operators.sizes import ASSERTIONS
-from jaxlstm.programs.step import Step, Values, resolve
 
 _MOST_FORMS = 16
 """Sets of constants with which an operator of one graph is compiled."""
@@ -32,7 +32,7 @@ class Steps:
         self.graph = graph
         makers = {name: node for node in graph.nodes for name in results_of(node)}
         self._each = [_bound(node, graph, makers) for node in graph.nodes]
-        self._steps: list[Step | LoopStep] = []
+        self._steps: list[NodeStep | LoopStep] = []
         loops, index = find_loops(graph), 0
         while index < len(self._each):
             end = loops[index].end if index in loops else index + 1
@@ -64,7 +64,7 @@ class Steps:
             record(step.node, step.run(values, options))
 
 
-def _bound(node: Node, graph: Graph, makers: dict[str, Node]) -> Step:
+def _bound(node: Node, graph: Graph, makers: dict[str, Node]) -> NodeStep:
     operator = find_operator(node.op)
     if operator is None:
         raise ProgramError("unsupported-operator", f"no operator {node.op} is registered in this process")
@@ -73,7 +73,9 @@ def _bound(node: Node, graph: Graph, makers: dict[str, Node]) -> Step:
         place: functools.partial(functools.partial, _run_function, steps)
         for place, steps in subgraphs.items()
     }
-    return Step(node, operator, functions, _compared(node, graph, makers) if node.op in ASSERTIONS else ())
+    return NodeStep(
+        node, operator, functions, _compared(node, graph, makers) if node.op in ASSERTIONS else ()
+    )
 
 
 def _run_function(steps: Steps, options: Options, *operands: Any) -> tuple[Any, ...]:

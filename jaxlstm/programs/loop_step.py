@@ -16,9 +16,9 @@ from jax.core import Tracer
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, Value
 from jaxlstm.programs.loop_copies import Loop, Rows
+from jaxlstm.programs.node_step import NodeStep, Values
 from jaxlstm.programs.operators.registry import Options
 from jaxlstm.programs.rows import Row, join, plain
-from jaxlstm.programs.step import Step, Values
 from jaxlstm.programs.unknown_sizes import SIZE_OF, is_among
 
 
@@ -33,11 +33,11 @@ class LoopStep:
       steps: the steps of all copies, in order.
     """
 
-    def __init__(self, loop: Loop, steps: Sequence[Step]) -> None:
+    def __init__(self, loop: Loop, steps: Sequence[NodeStep]) -> None:
         self.steps = tuple(steps)
         self._loop = loop
         first = zip(loop.nodes, steps[: len(loop.nodes)], strict=True)
-        self._body = [Step(node, step.operator) for node, step in first if node is not None]
+        self._body = [NodeStep(node, step.operator) for node, step in first if node is not None]
 
     def run(self, values: Values, options: Options) -> None:
         """Run all iterations, and store their results among the values."""

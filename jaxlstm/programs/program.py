@@ -24,13 +24,13 @@ from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import Steps
 from jaxlstm.programs.listing import listing
+from jaxlstm.programs.node_step import Values, resolve
 from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm.programs.passes.fuse import fuse, prepare_weights
 from jaxlstm.programs.passes.settle_sizes import settle_sizes
-from jaxlstm.programs.step import Values, resolve
 from jaxlstm.programs.unknown_sizes import SIZE_OF, as_result
 
 

@@ -1,4 +1,4 @@
-"""``Step``: a node of a graph, bound to its operator and to the places of its arguments."""
+"""``NodeStep``: a node of a graph, bound to its operator and to the places of its arguments."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Values(dict[str, Any]):
     irregular = False
 
 
-class Step:
+class NodeStep:
     """A node, bound to its operator.
 
     Attributes:
