@@ -81,13 +81,23 @@ def _padded(cotangent: Any, shape: tuple[int, ...]) -> Any:
     return jnp.pad(cotangent, [(0, max(n - m, 0)) for n, m in zip(shape, cotangent.shape, strict=True)])
 
 
-def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the jitted function, which runs eagerly if its control flow depends on values."""
-    jitted = jax.jit(function)
+SMALL = 10**5
+"""Number of elements of the arguments up to which compiling takes much longer than running."""
+
+
+def jitted(function: Callable[..., Any], *, quickly: bool = False) -> Callable[..., Any]:
+    """Return the jitted function, which runs eagerly if its control flow depends on values.
+
+    ``quickly`` compiles it for small arguments without optimizations, which half of the time goes into.
+    """
+    optimized, quick = (
+        jax.jit(function, compiler_options=o) for o in ({}, {"xla_backend_optimization_level": 0})
+    )
 
     def call(*args: Any) -> Any:
+        is_small = sum(np.size(leaf) for leaf in jax.tree.leaves(args)) <= SMALL
         try:
-            return jitted(*args)
+            return (quick if quickly and is_small else optimized)(*args)
         except (*_UNKNOWN, ProgramError) as error:
             if not depends_on_values(error):
                 raise

@@ -109,8 +109,9 @@ class ModelRunner:
             self._params = jax.device_put(dict(self.call.params))
             self._buffers = jax.device_put(dict(self.call.buffers))
         self._compiled: dict[str, Mapping[str, Array]] = {}
-        self._forward = jitted(self._outputs)
-        self._forward_and_back = jitted(with_gradients(self._outputs))
+        quickly = cast_model  # Float64 results show the formula, whatever the compiler makes of it.
+        self._forward = jitted(self._outputs, quickly=quickly)
+        self._forward_and_back = jitted(with_gradients(self._outputs), quickly=quickly)
 
     def set_param(self, name: str, value: Array) -> None:
         """Replace the value of a parameter."""
