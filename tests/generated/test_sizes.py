@@ -31,6 +31,7 @@ y @ (y.transpose(1, 2) @ y); y - y.mean(0, keepdim=True); torch.cat([y, y[:1]]);
 y[-2:] * 2; y[:, 1:] - y[:, :-1]; y * torch.ones(1, y.shape[1], 1); y.reshape(y.shape[1], y.shape[0], 4)
 y.transpose(0, 1).contiguous(); y + torch.arange(y.shape[1])[:, None]
 y[:, (m - n) // 2 :]; y[: n - m // 2] + 1; y[:, n - m : m - n // 2]
+y * (2 if y.transpose(0, 1).is_contiguous() else 3)
 """
 ENDS = """
 y; y.squeeze(); y.squeeze(0); y.squeeze(1) + 1; y.sum(1); y.flatten(0, 1)

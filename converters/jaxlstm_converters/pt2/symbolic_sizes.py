@@ -157,6 +157,17 @@ def _is_value(number: Any) -> bool:
     return isinstance(number, torch.SymInt) and not number.node.has_hint()
 
 
+def _require_strides(tensor: torch.Tensor, memory_format: torch.memory_format | None = None) -> None:
+    """Let the sizes of 1 that make a tensor contiguous become conditions: C++ takes sizes to be larger."""
+    if memory_format in (torch.channels_last, torch.channels_last_3d):
+        tensor = tensor.movedim(1, -1)
+    elements: Any = 1
+    for size, stride in zip(tensor.shape[::-1], tensor.stride()[::-1], strict=True):
+        if stride != elements and size != 1:
+            return
+        elements = elements * size
+
+
 class SymbolicSizes(TorchFunctionMode):
     """A mode that replaces Python's functions in the files of a module and in others that call torch.
 
@@ -198,6 +209,8 @@ class SymbolicSizes(TorchFunctionMode):
         # Most attributes are read by torch itself, far from the model.
         if frame := calling_frame() if name == "__get__" else frame_of_model():
             self._replace(frame.f_code.co_filename, frame.f_globals)
+        if name == "is_contiguous":
+            _require_strides(*args, **kwargs or {})
         if self._values and name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], torch.Tensor.item), *args[2:])
         if name in _OF_UNKNOWN_SIZES and any(map(_is_value, (*args, *(kwargs or {}).values()))):
