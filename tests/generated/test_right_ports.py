@@ -200,11 +200,12 @@ def test_casts_inside_of_control_flow(factor):
 @pytest.mark.parametrize("factor", [1, 1.0001])
 def test_a_normalization_that_is_folded_in_float32(factor):
     layer, norm, x = nn.Linear(8, 8), nn.BatchNorm1d(8).eval(), torch.randn(6, 8)
-    for statistic in (norm.running_mean, norm.running_var):
-        statistic.uniform_(0.5, 2)
-    gain = (norm.weight / (norm.running_var + norm.eps).sqrt() * factor).detach()
-    weight, bias = layer.weight.T.detach() * gain, (layer.bias.detach() - norm.running_mean) * gain
-    params = {"w": weight.numpy(), "b": bias.numpy()}
+    mean, variance = (buffer.uniform_(0.5, 2) for buffer in list(norm.buffers())[:2])
+    gain = (norm.weight / (variance + norm.eps).sqrt() * factor).detach()
+    params = {
+        "w": (layer.weight.T.detach() * gain).numpy(),
+        "b": ((layer.bias.detach() - mean) * gain).numpy(),
+    }
     module = nn.Sequential(layer, norm).eval()
     report = verify_model(lambda p, x: x @ p["w"] + p["b"], module, (x,), params=params, seconds=0)
     assert report.ok == (factor == 1), str(report)

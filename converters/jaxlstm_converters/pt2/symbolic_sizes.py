@@ -138,7 +138,8 @@ def _linspace(start: Any, end: Any, steps: Any, **settings: Any) -> torch.Tensor
 
 def _window(factors: tuple[float, ...], count: Any, periodic: bool = True, **settings: Any) -> torch.Tensor:
     """Return a window that is a sum of cosines, with alternating signs."""
-    places = torch.arange(count, **settings | {"dtype": settings.get("dtype") or torch.get_default_dtype()})
+    dtype = settings.pop("dtype", None) or torch.get_default_dtype()
+    places = torch.arange(count, dtype=dtype, **settings)
     angles = places * (2 * math.pi / torch.sym_max(count if periodic else count - 1, 1))
     terms = ((-1) ** k * factor * torch.cos(k * angles) for k, factor in enumerate(factors))
     return torch.where(torch.scalar_tensor(count, device=places.device) == 1, 1.0, sum(terms))

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 import jax
@@ -127,7 +127,7 @@ _CONTROL_FLOW = {"cond": _cond, "while_loop": _while_loop, "scan": _scan}
 def plain_control_flow() -> Iterator[None]:
     """Run the functions of control flow in Python, so that each of their operators passes the modes."""
     operator = torch._ops.HigherOrderOperator
-    call = operator.__call__
+    call = vars(operator)["__call__"]
 
     def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         return (_CONTROL_FLOW.get(op.name()) or functools.partial(call, op))(*args, **kwargs)
@@ -142,12 +142,12 @@ def plain_control_flow() -> Iterator[None]:
 @contextlib.contextmanager
 def dtypes_as_in(working: torch.dtype) -> Iterator[None]:
     """Show the code of a module its own dtype where a tensor has float64, for its conditions and finfo."""
-    shown, true_dtype = {torch.float64: working}, cast(Any, torch._C.TensorBase.dtype)
+    true_dtype: Any = torch._C.TensorBase.dtype
 
     def dtype(tensor: torch.Tensor) -> torch.dtype:
         found = true_dtype.__get__(tensor)
         is_ours = sys._getframe(1).f_globals.get("__name__", "").startswith(("torch.", "jaxlstm."))
-        return found if is_ours else shown.get(found, found)
+        return working if found == torch.float64 and not is_ours else found
 
     with mock.patch.object(torch.Tensor, "dtype", property(dtype)):
         yield
@@ -164,7 +164,8 @@ class OtherFunctions(_Mode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call an operator of torch, or the other function."""
-        return self._functions.get(func, func)(*args, **(kwargs or {}))
+        function: Any = self._functions.get(func, func)
+        return function(*args, **(kwargs or {}))
 
 
 @functools.cache
