@@ -57,7 +57,8 @@ def assert_close(actual: Any, expected: Any, atol: float, rtol: float = 1e-5) ->
         assert np.shape(ours) == np.shape(theirs)
         if isinstance(theirs, np.ndarray):
             assert ours.dtype.name == theirs.dtype.name.replace("int64", "int32")
-        np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), rtol=rtol, atol=atol)
+        wide = complex if np.iscomplexobj(theirs) else float
+        np.testing.assert_allclose(np.asarray(ours, wide), np.asarray(theirs, wide), rtol=rtol, atol=atol)
 
 
 def _torchs_part(ours: Any, theirs: Tensor) -> Any:
