@@ -120,11 +120,14 @@ def training_reads() -> Iterator[set[str]]:
 
     # A property of the class comes before the attribute of a module.
     with LOCK:
+        outer = vars(torch.nn.Module).get("training")  # of an export that this one is inside of
         torch.nn.Module.training = property(training, set_training)  # type: ignore[assignment]
         try:
             yield found
         finally:
             del torch.nn.Module.training
+            if outer is not None:
+                torch.nn.Module.training = outer
 
 
 @contextlib.contextmanager

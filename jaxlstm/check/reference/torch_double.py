@@ -23,8 +23,15 @@ def _hardsigmoid_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tens
     return torch.where((x > -3) & (x < 3), gradient / 6, 0.0)
 
 
-EXACT: dict[Any, Callable[..., Any]] = {_aten.hardsigmoid_backward.default: _hardsigmoid_backward}
-"""Operators whose float64 kernels round a constant to float32, without that."""
+def _sort(x: torch.Tensor, dim: int = -1, descending: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    return _aten.sort.stable(x, stable=True, dim=dim, descending=descending)
+
+
+STABLE: dict[Any, Callable[..., Any]] = {_aten.sort.default: _sort}
+"""Operators that may exchange equal elements, and do for many of them, without that."""
+
+EXACT = {**STABLE, _aten.hardsigmoid_backward.default: _hardsigmoid_backward}
+"""Also operators whose float64 kernels round a constant to float32."""
 
 
 class _Mode(TorchDispatchMode):

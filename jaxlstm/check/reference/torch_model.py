@@ -216,7 +216,12 @@ def pinned(
     """
     import torch
 
-    from jaxlstm.check.reference.torch_double import DoublePrecision, plain_control_flow
+    from jaxlstm.check.reference.torch_double import (
+        STABLE,
+        DoublePrecision,
+        OtherFunctions,
+        plain_control_flow,
+    )
 
     default, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -232,6 +237,8 @@ def pinned(
             stack.enter_context(plain_control_flow())
             if np.dtype(dtype) == np.float64:
                 stack.enter_context(DoublePrecision(lambda a: literal(a.to(default).double())))
+            else:
+                stack.enter_context(OtherFunctions(STABLE))
             yield
     finally:
         torch.set_num_threads(threads)
