@@ -26,7 +26,7 @@ def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> tuple[
 
     Args:
       graph: the graph of a file.
-      held: name of value -> type of the parameter, buffer or constant, as far as they are known.
+      held: name of value -> type of the parameter, buffer or constant, if known.
 
     Returns:
       The graph without in-place operators, and the names of the placeholders that the given graph writes to.

@@ -17,7 +17,7 @@ from testing.hostile.opcodes import WEIGHT
 
 GOOD = {"w": WEIGHT}
 DELETED = object()
-"""A value that removes what is at a path."""
+"""A value that removes the part at a path."""
 
 
 class Edits(dict[str, Any]):

@@ -28,7 +28,7 @@ class Storage:
 
 @dataclass
 class Weight(Storage):
-    """A view of a storage of its own."""
+    """A view of a separate storage."""
 
     offset: Any = 0
     size: Any = (2, 2)

@@ -1,4 +1,4 @@
-"""Loops over cells: those that run as a scan under ``jit``, and those that stay as they are."""
+"""Loops over cells, which run as a scan under ``jit`` or stay as they are."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def larger_batch(m: Loop, x: Tensor) -> Any:
 
 
 def larger_mean(m: Loop, x: Tensor) -> Any:
-    """The same, and all steps are alike: only the shape of the state tells that it grows."""
+    """The same, and all steps are alike: only the shape of the state shows that it grows."""
     h = m.first(x[:, 0])
     for _ in range(STEPS):
         h = torch.cat([h, m.gru(h.mean(0, keepdim=True), h.amax(0, keepdim=True))], 0)

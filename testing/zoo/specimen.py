@@ -1,4 +1,4 @@
-"""A small torch model, and what is expected of its program at the sizes of its inputs."""
+"""A small torch model, and the expected behaviour of its program at the sizes of its inputs."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -188,7 +188,7 @@ def test_seeds_are_valid(tmp_path: Path) -> None:
     assert {name for name, result in results.items() if result["code"]} == {"zip-quantized"}
 
 
-# Name -> what a reader does, in Python, and what the process reports.
+# Name -> code of a reader, and the report of the process.
 FAULTS = {
     "raise": ("{}['a']", "KeyError at "),
     "allocate": ("bytearray(80 << 20)", "MemoryError at "),

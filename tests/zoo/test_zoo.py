@@ -49,7 +49,7 @@ def export(request: pytest.FixtureRequest) -> Iterator[Export]:
 
 
 def chosen(*fast: str) -> pytest.MarkDecorator:
-    """Run a test for all specimens. Those of ``SLOW`` and others than ``fast``, names or themes, are slow."""
+    """Run a test for all specimens. Only ``fast`` names and themes run in ``make test``, without ``SLOW``."""
     quick = [name for name in ZOO if {name, name.split("/")[0]} & {*fast} and name not in SLOW]
     names = [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
     return pytest.mark.parametrize("export", names, indirect=True, scope="module")

@@ -123,7 +123,7 @@ class _Unsorted:
             self._twins[values[0]] = _Twin(source, 0, order)
 
     def _selected(self, node: Node, site: Site) -> Sequence[Node] | Value | None:
-        """Return the twin of a tensor that is put in order again, or of one that is sorted."""
+        """Return the twin of a tensor that is put in order again, or of a sorted tensor."""
         indices, (result,) = node.kwargs.get("indices", ()), results_of(node)
         assert isinstance(indices, tuple)
         axis = node.kwargs.get("dim", len(indices) - 1)

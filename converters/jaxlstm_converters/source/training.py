@@ -3,7 +3,7 @@
 An export in evaluation has no trace of dropout that the code skips then, such as the dropout of attention.
 A live module is therefore exported again, in training. Both exports are compared node by node: dropout goes
 into the graph, where it has no effect in evaluation, and everything else that differs becomes a remark. This
-is no rule of ``rewrite``, which sees one graph.
+cannot be a rule of ``rewrite``, which sees one graph.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

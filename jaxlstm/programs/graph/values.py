@@ -92,9 +92,9 @@ def users_of(graph: Graph) -> dict[str, list[Node]]:
 
 
 def live_graph(graph: Graph, is_needed: Callable[[Node], bool] = lambda node: False) -> Graph:
-    """Return a graph without nodes whose results nobody uses, except those that are needed.
+    """Return a graph without nodes whose results nobody uses, except the needed ones.
 
-    This is no rule of ``rewrite``, since it goes from the results backward.
+    This cannot be a rule of ``rewrite``, since it goes from the results backward.
     """
     used, live = {*uses_of(graph.result)}, []
     for node in reversed(graph.nodes):

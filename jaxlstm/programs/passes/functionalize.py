@@ -83,7 +83,7 @@ def functionalize(graph: Graph, held: Mapping[str, TensorType]) -> tuple[Graph, 
 
     Args:
       graph: a graph of registered operators.
-      held: the types of parameters, buffers and constants by name of value, as far as they are known.
+      held: the types of parameters, buffers and constants by name of value, if known.
 
     Raises:
       ProgramError: the result depends on strides, or a value whose shape has changed is used.

@@ -82,7 +82,7 @@ def put_back_node(
       node: the node that made the view.
       index: the number of the view among its results.
       base, view: the values.
-      types: the types of values, as far as they are known.
+      types: the known types of values.
     """
     kind, dims = node.op.split(".")[1].removesuffix("_"), node.kwargs.get("dims")
     if (part := _part_of(node, index, types)) is not None:
