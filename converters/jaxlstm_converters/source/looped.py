@@ -2,8 +2,8 @@
 
 The nodes of a loop have one more call around them, of the class ``LOOP``. The first of them, ``ENTER``, gives
 the state and the rows of a step. The last, ``LEAVE``, takes the state and the results after the step, and
-gives the last state and the stacked results. This cannot be a rule of ``rewrite``, which sees one node: a loop
-replaces many nodes at once, and where it starts and ends depends on all of them.
+gives the last state and the stacked results. This cannot be a rule of ``rewrite``, which sees one node: a
+loop replaces many nodes at once, and where it starts and ends depends on all of them.
 """
 
 import contextlib
