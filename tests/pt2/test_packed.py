@@ -173,7 +173,9 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "two batches")) for n in FIELDS]
+)
 def test_fields_are_torchs_tensors(name: str) -> None:
     """Where rows are not only packed and padded, their order is torch's."""
     model = model_of(lambda self, x, lengths: FIELDS[name](pack(x, lengths, True, False)))

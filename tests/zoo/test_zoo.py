@@ -55,7 +55,7 @@ def chosen(*fast: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("export", names, indirect=True, scope="module")
 
 
-SLOW = ("selections/documents", "packed/other_layers", "structure/cells")
+SLOW = ("selections/documents", "packed/other_layers", "structure/cells", "statements/filled")
 QUICK = ("vision_and_series/forecaster", "vision_and_series/text recogniser", "text/tied language model")
 
 
