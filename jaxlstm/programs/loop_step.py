@@ -110,7 +110,7 @@ def _take(base: Array, rows: Rows) -> Array:
     if first >= 0 and rows.places == tuple(range(first, first + count)):
         taken = moved[first : first + count]
     else:
-        taken = moved[np.array(rows.places)]
+        taken = moved[np.array(rows.places, np.int32)]
     return jnp.expand_dims(taken, rows.axis % base.ndim + 1) if rows.keep else taken
 
 
