@@ -8,6 +8,7 @@ it. Arrays that the kernel does not take run as the operators that these replace
 from collections.abc import Sequence
 from typing import Any
 
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -124,7 +125,8 @@ def prepared_linear(
 ) -> Array:
     """Return ``input @ weight.T + bias``; for few rows as a convolution with windows of one element."""
     rows = input.size // max(1, input.shape[-1])
-    if prepared is None or input.dtype != np.float32 or not 0 < rows <= FEW_ROWS:
+    is_known = not jax.export.is_symbolic_dim(rows)  # A proof has symbols for sizes.
+    if prepared is None or input.dtype != np.float32 or not (is_known and 0 < rows <= FEW_ROWS):
         return _operator("aten.linear.default")(input, weight, bias, options=options)
     x = input.reshape(1, rows, -1)
     y = fused_convolution(x, weight[..., None], bias, prepared=prepared, options=options)
