@@ -322,7 +322,10 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
         plain_results(module),
         SharedArrays(),
     ):
-        examples = {name: tensor.detach().clone() for name, tensor in state.items()}
+        examples = {
+            name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
+            for name, tensor in state.items()
+        }
         known = inspect.signature(make_fx).parameters.keys() & {"record_stack_traces"}  # torch 2.6 lacks it
         lines: Any = dict.fromkeys(known, True)
         trace = make_fx(run, tracing_mode="real", pre_dispatch=True, **lines)
