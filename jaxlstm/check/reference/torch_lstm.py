@@ -32,7 +32,7 @@ class TorchLSTM(OracleLSTM):
         """
         arguments = (), {name: ArrayName(name) for name in case.arrays}
         suffix = "_l0" if isinstance(self.config, LSTMCellConfig) else ""
-        with pinned(dtype), warnings.catch_warnings():
+        with pinned(dtype, is_layer=True), warnings.catch_warnings():
             # The warning is about the choice of torch's CPU implementation.
             warnings.filterwarnings("ignore", message="LSTM with projections is not supported")
             module = _module({name + suffix: a for name, a in self.params.items()}, self.config, dtype)

@@ -206,13 +206,17 @@ def _arrays(leaves: Mapping[str, Any]) -> dict[str, Array]:
 
 @contextlib.contextmanager
 def pinned(
-    dtype: Any, *, onednn: bool = True, literal: Callable[[Any], Any] = lambda tensor: tensor
+    dtype: Any,
+    *,
+    onednn: bool = True,
+    literal: Callable[[Any], Any] = lambda tensor: tensor,
+    is_layer: bool = False,
 ) -> Iterator[None]:
     """Compute in full precision on one thread, without the fused attention that zeroes padded rows.
 
     ``dtype`` is the default dtype of tensors that a module creates. In float64, everything is computed in
     float64; only numbers in the code of the module are rounded as they are outside of the context, and then
-    changed by ``literal``.
+    changed by ``literal``. A layer of torch in this dtype, ``is_layer``, needs no such changes.
     """
     import torch
 
@@ -234,11 +238,11 @@ def pinned(
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch_precision.pinned())
             stack.enter_context(torch.random.fork_rng(devices=[]))
-            stack.enter_context(plain_control_flow())
-            if np.dtype(dtype) == np.float64:
-                stack.enter_context(DoublePrecision(lambda a: literal(a.to(default).double())))
-            else:
-                stack.enter_context(OtherFunctions(STABLE))
+            if not is_layer:
+                stack.enter_context(plain_control_flow())
+                is_double = np.dtype(dtype) == np.float64
+                in_double = DoublePrecision(lambda a: literal(a.to(default).double()))
+                stack.enter_context(in_double if is_double else OtherFunctions(STABLE))
             yield
     finally:
         torch.set_num_threads(threads)
