@@ -73,8 +73,9 @@ selections/graph; selections/groups; selections/last_steps; selections/longest; 
 selections/reversed_steps; selections/selected; """
 # Source needs sizes that jit does not know; or without jit, integers of NumPy stay 64 bits wide.
 NOT_WRITTEN = """\
-packed/attention_without_gradient; packed/embedded; packed/integers; packed/norms; packed/numpy; packed/plain; \
-packed/rows; packed/several; packed/tolist; regions/autocast; selections/characters; selections/documents; \
+packed/attention_without_gradient; packed/embedded; packed/integers; packed/norms; packed/numpy; \
+packed/plain; packed/rows; packed/several; packed/tolist; regions/autocast; selections/characters; \
+selections/documents; \
 selections/graph; selections/groups; selections/last_steps; selections/longest; selections/numbers; \
 selections/put; selections/reversed_steps; selections/selected; selections/sorted_rows; series/argmax; \
 series/number of steps; text/tagger"""
