@@ -123,6 +123,17 @@ class OwnDropout(nn.Dropout):
         return super().forward(input) * 2
 
 
+class OwnGRU(nn.GRU):
+    """A recurrent layer that drops parts of its own input."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(8, 8, batch_first=True)
+        self.rate = rate
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(drop(input, self.rate, self.training))[0]
+
+
 def looped(s: Any, x: Tensor) -> Tensor:
     h, rows = torch.zeros_like(x[:, 0]), []
     for t in range(5):
@@ -137,7 +148,7 @@ def place(run: Function, layer: Callable[[float], nn.Module] = nn.Dropout) -> Ca
 
 drop, attend = nn.functional.dropout, nn.functional.scaled_dot_product_attention
 RECURRENT = [lambda p, c=c: c(8, 8, 2, batch_first=True, dropout=p) for c in (nn.LSTM, nn.GRU, nn.RNN)]
-LAYERS = [nn.Dropout, OwnDropout, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout]
+LAYERS = [nn.Dropout, OwnDropout, OwnGRU, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout]
 PLACES: list[Callable[[float], nn.Module]] = [
     *LAYERS,
     lambda p: nn.TransformerEncoderLayer(8, 2, 8, p, batch_first=True),
@@ -156,6 +167,8 @@ PLACES: list[Callable[[float], nn.Module]] = [
     place(lambda s, x: attend(x, x, x, dropout_p=s.p if s.training else 0.0)),
     place(lambda s, x: (drop(x, s.p) if s.training else x) @ s.weight),
     place(looped),
+    place(lambda s, x: torch.cond(x.sum() > 0, lambda h: s.layer(h).sin(), lambda h: h * 2, (x,))),
+    place(lambda s, x: torch.cond(x.sum() > 0, lambda h: drop(h, s.p, s.training), lambda h: h * 2, (x,))),
     place(lambda s, x: x + torch.randn_like(x) * s.p if s.training else x),
     place(lambda s, x: x * torch.tensor(2.0 if s.training else 3.0)),
     place(lambda s, x: x * (s.layer.p if s.training else 1.0)),

@@ -97,13 +97,13 @@ def from_module(
                 f"{name or 'torch_module'} is a ScriptModule, which torch.export does not take; use a module "
                 "of its Python class, filled with module.load_state_dict(script.state_dict())"
             )
-    from jaxlstm_converters.pt2.export_patches import own_gradients, traced_copy, training_reads
+    from jaxlstm_converters.pt2.export_patches import own_gradients, traced_copy
     from jaxlstm_converters.pt2.export_steps import ExportCall, export_in_steps
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
     runs = functools.partial(_runs_under_jit, finish)
-    with LOCK, own_gradients(torch_module) as dropped, training_reads() as modes:
+    with LOCK, own_gradients(torch_module) as dropped:
         call = ExportCall(traced_copy(torch_module), args, dict(kwargs), dynamic_shapes, runs, {})
         step, file = export_in_steps(call, finish)
     for sentence in sorted(dropped):
@@ -119,7 +119,7 @@ def from_module(
         warnings.warn(changed, UserWarning, stacklevel=2)
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
-            program.at_sizes = OtherSizes(call._replace(module=torch_module), step, finish, modes)
+            program.at_sizes = OtherSizes(call._replace(module=torch_module), step, finish)
     return program
 
 

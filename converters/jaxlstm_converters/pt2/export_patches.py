@@ -8,9 +8,7 @@ import functools
 import inspect
 import io
 import logging
-import os
 import sys
-import threading
 import types
 import warnings
 import weakref
@@ -32,7 +30,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
 
-from jaxlstm._shared.own_thread import LOCK, ByThread, replaced
+from jaxlstm._shared.own_thread import ByThread, replaced
 from jaxlstm_converters.pt2.model_lines import is_of_model, line_of_model
 
 
@@ -99,35 +97,6 @@ def own_gradients(module: torch.nn.Module) -> Iterator[set[str]]:
         replaced(saved_tensors_hooks, "__enter__", save),
     ):
         yield found
-
-
-@contextlib.contextmanager
-def training_reads() -> Iterator[set[str]]:
-    """Yield the classes of the modules that this thread asks whether they are in training."""
-    found: set[str] = set()
-    layers, thread = os.path.dirname(torch.nn.__file__), threading.get_ident()
-
-    def training(module: torch.nn.Module) -> bool:
-        path = sys._getframe(1).f_code.co_filename
-        # Without dropout between its layers, a recurrent layer passes the answer on to no effect.
-        drops = not isinstance(module, torch.nn.RNNBase) or (module.dropout and module.num_layers > 1)
-        if thread == threading.get_ident() and (path.startswith(layers) or is_of_model(path)) and drops:
-            found.add(type(module).__name__)
-        return vars(module)["training"]
-
-    def set_training(module: torch.nn.Module, value: bool) -> None:
-        vars(module)["training"] = value
-
-    # A property of the class comes before the attribute of a module.
-    with LOCK:
-        outer = vars(torch.nn.Module).get("training")  # of an export that this one is inside of
-        torch.nn.Module.training = property(training, set_training)  # type: ignore[assignment]
-        try:
-            yield found
-        finally:
-            del torch.nn.Module.training
-            if outer is not None:
-                torch.nn.Module.training = outer
 
 
 @contextlib.contextmanager
@@ -248,8 +217,7 @@ def traced_copy(module: torch.nn.Module) -> torch.nn.Module:
     """Return a copy of the modules, lists and dicts of a module, with the same tensors and other objects.
 
     Other threads may call the module while an export changes the attributes of the copy. The result is the
-    module itself if it has no copy, or if its code finds a part of the module in other ways: by a closure, a
-    global name, an ``id``.
+    module itself if it has no copy, or if its code finds a part of the module in other ways: by a closure, a global name, an ``id``.
     """
     copied_kinds = torch.nn.Module, torch.fx.Graph, types.MethodType, functools.partial
     kept = {id(x): x for x in _leaves(module) if not issubclass(type(x), copied_kinds)}

@@ -1,7 +1,7 @@
 """`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,12 +36,8 @@ class OtherSizes:
         call: ExportCall,
         first: ExportStep,
         finish: Callable[[torch.export.ExportedProgram], ProgramFile],
-        modes: Collection[str],
     ) -> None:
-        """Copy the module, except the memory of its parameters.
-
-        ``finish`` reads an export, and ``modes`` has the classes that ask whether they are in training.
-        """
+        """Copy the module, except the memory of its parameters; ``finish`` reads an export."""
         shared = {
             id(parameter): torch.nn.Parameter(parameter.detach(), parameter.requires_grad)
             for parameter in call.module.parameters()
@@ -49,8 +45,6 @@ class OtherSizes:
         }
         self._call = call._replace(module=copied(call.module, shared))
         self._finish, self._has_values = finish, bool(first.fixed)
-        changes = any(type(part).train is not torch.nn.Module.train for part in call.module.modules())
-        self._differs_in_training = bool(modes) or changes
         self._programs: tuple[Program, ...] = ()  # replaced as a whole: other threads may read it
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -92,12 +86,7 @@ class OtherSizes:
         raise error
 
     def in_training(self) -> ProgramFile | str:
-        """Return the export of the module in training mode, or the reason why there is none.
-
-        The reason is "" if the module does the same as in evaluation.
-        """
-        if not self._differs_in_training:
-            return ""
+        """Return the export of the module in training mode, or the reason why there is none."""
         module = self._call.module
         modes = {part: part.training for part in module.modules()}
         states = random.getstate(), np.random.get_state()

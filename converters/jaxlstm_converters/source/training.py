@@ -50,8 +50,7 @@ class Training:
     ) -> None:
         """Compare a graph with its export in training, or a text why there is none; a file has none.
 
-        The text is "" for a module that does the same in training. ``tied`` has the first name of tensors
-        with several.
+        ``tied`` has the first name of tensors with several.
         """
         self._tied = tied
         self.graph, self.rates = graph, dict[str, float]()
@@ -62,7 +61,7 @@ class Training:
         self._counters = set[str]()
         if isinstance(training, ProgramFile):
             self._compare(training, tensors)
-        elif training != "":
+        else:
             if training:
                 self._found["the module cannot be exported in training"] = {training: None}
             self._found["may do more in training, which a file does not record"] = _unrecorded(graph)
