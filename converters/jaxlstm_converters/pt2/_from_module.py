@@ -97,8 +97,9 @@ def from_module(
                 f"{name or 'torch_module'} is a ScriptModule, which torch.export does not take; use a module "
                 "of its Python class, filled with module.load_state_dict(script.state_dict())"
             )
-    from jaxlstm_converters.pt2.export_patches import own_gradients, traced_copy
+    from jaxlstm_converters.pt2.export_patches import own_gradients
     from jaxlstm_converters.pt2.export_steps import ExportCall, export_in_steps
+    from jaxlstm_converters.pt2.module_copies import traced_copy
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
@@ -165,7 +166,7 @@ def _warning(step: ExportStep) -> str:
 
 def _changed_state(call: ExportCall, in_place: Iterable[str]) -> str:
     """Return a warning about the values of the module that forward changes for a later call, or ""."""
-    from jaxlstm_converters.pt2.export_patches import copied
+    from jaxlstm_converters.pt2.module_copies import copied
     from jaxlstm_converters.pt2.state import line_of, read_first
 
     changed = {name: line_of(call.module, name.rpartition(".")[2]) for name in in_place}

@@ -27,7 +27,6 @@ from torch.utils._sympy import functions
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.export_patches import (
-    copied,
     free_time,
     kept_regions,
     keywords_by_name,
@@ -37,6 +36,7 @@ from jaxlstm_converters.pt2.export_patches import (
 )
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
 from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_calls, recorded_lines
+from jaxlstm_converters.pt2.module_copies import copied
 from jaxlstm_converters.pt2.shared_arrays import SharedArrays
 from jaxlstm_converters.pt2.sizes_from_one import sizes_from_one
 from jaxlstm_converters.pt2.state import kept_state
