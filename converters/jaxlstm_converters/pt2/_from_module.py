@@ -180,8 +180,8 @@ def _changed_state(call: ExportCall, in_place: Iterable[str]) -> str:
     shown = (f"{path} at {line}" if line else path for path, line in changed.items())
     return (
         f"from_module: forward changes {'; '.join(shown)}. A call of the program does not, and begins with "
-        "the values from before the export. If a call needs what the one before left, make it an argument "
-        "and a result of forward"
+        "the values from before the export. If a call needs the values that the previous one left, make them "
+        "arguments and results of forward"
     )
 
 

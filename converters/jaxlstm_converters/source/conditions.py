@@ -13,7 +13,7 @@ from jaxlstm_converters.source.signature import Axis, fixed_by_export
 
 
 def assertions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) -> Iterator[ast.stmt]:
-    """Yield an assertion of what the export fixed, and one for each line of the model with such conditions.
+    """Yield assertions of the fixed sizes and constants, and of each line of the model with conditions.
 
     ``bound`` has the expression of each input, and ``checked`` the axes that a layer checks. A condition that
     holds for all sizes in the ranges of the axes is left out.

@@ -14,9 +14,9 @@ Rule: TypeAlias = "Callable[[Node, Site], Node | Iterable[Node] | Value | None]"
 def rewrite(graph: Graph, *rules: Rule, types: Mapping[str, TensorType] | None = None) -> Graph:
     """Return a graph after each of its nodes has gone through rules, in time linear in the nodes.
 
-    A rule takes a node, with arguments of the new graph, and the graph around it. It returns the
-    nodes that replace the node, a value that replaces its only result wherever that is used, or None to keep
-    the node. The nodes go through the other rules in turn. The last node is :attr:`Graph.result`, which must
+    A rule takes a node, with arguments of the new graph, and the graph around it. It returns the nodes that
+    replace the node, a value that replaces its only result wherever that is used, or None to keep the node.
+    The nodes go through the other rules in turn. The last node is :attr:`Graph.result`, which must
     stay. A function that a node calls is an argument, which a rule may replace like any other.
 
     Args:

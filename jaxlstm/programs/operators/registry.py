@@ -185,8 +185,8 @@ def register_operator(
         mode. Such a program is refused. The default is the rule of an earlier registration of the name.
       schema_names: torch's name of an argument -> name of the parameter, where overloads differ in names.
       layout: how the operator depends on the order of the axes, for
-        :mod:`jaxlstm.programs.passes.channels_last`:
-        "elementwise" if it does not; by default, it needs torch's order.
+        :mod:`jaxlstm.programs.passes.channels_last`: "elementwise" if it does not; by default, it needs
+        torch's order. An elementwise function may be compiled, so it must not read values in Python.
 
     >>> @jaxlstm.programs.register_operator("mylib.scale.default")  # doctest: +SKIP
     ... def scale(x, factor=2.0):
