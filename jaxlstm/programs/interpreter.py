@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from jax.core import Tracer
+
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Node, results_of, uses_of
-from jaxlstm.programs.loop_step import LoopStep, require_no_size_assertions
-from jaxlstm.programs.loops import find_loops
 from jaxlstm.programs.node_step import NodeStep, Values, resolve
 from jaxlstm.programs.operators.dtypes import doubles_by_default
 from jaxlstm.programs.operators.registry import Options, find_operator
 from jaxlstm.programs.operators.sizes import ASSERTIONS
+from jaxlstm.programs.unknown_sizes import SIZE_OF, is_among
 
 _MOST_FORMS = 16
 """Sets of constants with which an operator of one graph is compiled."""
@@ -31,19 +32,12 @@ class Steps:
         """Bind the nodes of a graph that :func:`jaxlstm.programs.acceptance.accept` returned."""
         self.graph = graph
         makers = {name: node for node in graph.nodes for name in results_of(node)}
-        self._each = [_bound(node, graph, makers) for node in graph.nodes]
-        self._steps: list[NodeStep | LoopStep] = []
-        loops, index = find_loops(graph), 0
-        while index < len(self._each):
-            end = loops[index].end if index in loops else index + 1
-            steps = self._each[index:end]
-            self._steps.append(LoopStep(loops[index], steps) if index in loops else steps[0])
-            index = end
+        self._steps = [_bound(node, graph, makers) for node in graph.nodes]
         self._compile()
 
     def _compile(self) -> None:
         """Compile elementwise operators for calls outside of ``jit``, except with many sets of constants."""
-        forms = [(step, step.operator.name, step.form) for step in self._each]
+        forms = [(step, step.operator.name, step.form) for step in self._steps]
         counts = Counter(name for name, form in {(name, form) for _, name, form in forms})
         for step, name, form in forms:
             if form is not None and counts[name] <= _MOST_FORMS:
@@ -54,13 +48,13 @@ class Steps:
         return Steps, (self.graph,)
 
     def run(self, values: Values, options: Options) -> None:
-        """Run all nodes, loops as scans where values are traced; ``values`` gets all results by name."""
+        """Run all nodes; ``values`` gets their results by name."""
         for step in self._steps:
             step.run(values, options)
 
     def run_each(self, values: Values, options: Options, record: Callable[[Node, Any], None]) -> None:
-        """Run all nodes one by one, and call ``record`` with each node and its result."""
-        for step in self._each:
+        """Run all nodes, and call ``record`` with each node and its result."""
+        for step in self._steps:
             record(step.node, step.run(values, options))
 
 
@@ -82,9 +76,16 @@ def _run_function(steps: Steps, options: Options, *operands: Any) -> tuple[Any, 
     """Run a graph that is the argument of an operator, and return its results."""
     names = [declared.name for declared in steps.graph.inputs]
     values = Values(zip(names, operands, strict=True))
+    values.irregular = is_among(operands)
     with doubles_by_default(False):
         steps.run(values, options)
-    require_no_size_assertions(values)
+    asserted = [values[name] for node in steps.graph.nodes if node.op in ASSERTIONS for name in uses_of(node)]
+    if any(isinstance(x, Tracer) for x in asserted) or any(name.startswith(SIZE_OF) for name in values):
+        raise ProgramError(
+            "node-failed",
+            "jit does not know what a loop or branch asserts, or a size that it fixed. Call the program "
+            "outside of jit",
+        )
     return tuple(resolve(output, values) for output in steps.graph.outputs)
 
 

@@ -17,7 +17,6 @@ from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_o
 from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import doubles_by_default, held
 from jaxlstm.programs.operators.registry import Form, Operator, Options, form_of
-from jaxlstm.programs.rows import join_rows, plain
 from jaxlstm.programs.size_rules import run_unknown, selected
 from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among, is_unknown
 
@@ -43,7 +42,7 @@ class Values(dict[str, Any]):
     """The values of a run by name.
 
     Attributes:
-      irregular: True if there may be rows of a loop, or values with sizes that ``jit`` does not know.
+      irregular: True if there may be values with sizes that ``jit`` does not know.
     """
 
     irregular = False
@@ -101,12 +100,9 @@ class NodeStep:
     def run(self, values: Values, options: Options) -> Any:
         """Run the node, store its results among the values, and return them."""
         node, irregular = self.node, values.irregular
-        if irregular and (joined := join_rows(node, values)) is not None:
-            self._store(joined if node.with_gradient else _without_gradient(joined), values, options)
-            return joined
         args, kwargs = self._arguments(values, options)
         try:
-            if irregular and is_among((args, kwargs)):
+            if irregular and not self._functions and is_among((args, kwargs)):
                 result = run_unknown(node.op, functools.partial(self._apply, options), args, kwargs)
             elif self.operator.takes_options:
                 result = self._function(*args, **kwargs, options=options.of_module(node.module_path))
@@ -131,8 +127,6 @@ class NodeStep:
             kwargs[name] = values[value]
         for name, items in self._lists:
             kwargs[name] = resolve(items, values)
-        if values.irregular:
-            kwargs = {name: plain(item) for name, item in kwargs.items()}
         if not self.node.with_gradient:
             # Some operators have no derivative, such as while_loop.
             args, kwargs = jax.tree.map(_without_gradient, (args, kwargs))
@@ -162,6 +156,8 @@ class NodeStep:
         except (ProgramError, *_FAILURES) as other:
             error, is_unknown_value = other, isinstance(other, _UNKNOWN)
         title = title_of(self.node)
+        if isinstance(error, ProgramError) and self._functions:
+            raise error  # It names the node of a function.
         if isinstance(error, ProgramError):
             compared = (str(np.asarray(values[name]).tolist())[:100] for name in self._compared)
             got = f"; got {' and '.join(compared)}" if self._compared else ""
@@ -233,7 +229,7 @@ class NodeStep:
 def resolve(argument: Argument, values: Mapping[str, Any]) -> Any:
     """Return an argument in which each name of a value is replaced by the value."""
     if isinstance(argument, Value):
-        return plain(values[argument.name])
+        return values[argument.name]
     if isinstance(argument, tuple):
         return tuple([resolve(item, values) for item in argument])
     return argument

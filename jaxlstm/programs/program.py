@@ -30,6 +30,7 @@ from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm.programs.passes.fuse import fuse, prepare_weights
+from jaxlstm.programs.passes.repeat_to_scan import repeat_to_scan
 from jaxlstm.programs.passes.settle_sizes import settle_sizes
 from jaxlstm.programs.unknown_sizes import SIZE_OF, as_result
 
@@ -94,18 +95,24 @@ class Program:
         self.options = Options()
         names = {**graph.parameters, **graph.buffers, **graph.constants}
         found = {value: np.asarray(tensors[name]) for value, name in names.items() if name in tensors}
-        graph, self._mutated = accept(graph, {v: TensorType(a.dtype, a.shape) for v, a in found.items()})
+        self._held = {value: TensorType(array.dtype, array.shape) for value, array in found.items()}
+        graph, self._mutated = accept(graph, self._held)
         self.graph = graph
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self.constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
         held = {**self.params, **self.buffers, **self.constants}
         self.dtypes = {name: np.asarray(tensors[name]).dtype for name in held}
-        run = channels_last(graph, held)
         self._in_order = Steps(graph)
-        self._steps = self._in_order if run is graph else Steps(run)
+        self._fast = channels_last(graph, held)
+        self._steps = self._bound(self._fast)
         self._write = write
         self.at_sizes: Callable[..., Any] | None = None
+
+    def _bound(self, graph: Graph) -> Steps:
+        """Bind a graph for calls, with loops as scans."""
+        with_loops = repeat_to_scan(graph, self._held)
+        return self._in_order if with_loops is self.graph else Steps(with_loops)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -283,8 +290,8 @@ class Program:
         """Return the program without derivatives, with weights of the native kernel among its ``params``."""
         other = copy.copy(self)
         tensors = {**self.params, **self.buffers, **self.constants}
-        graph, weights = prepare_weights(fuse(self._steps.graph), tensors)
-        other._steps, other.at_sizes = Steps(graph), None
+        graph, weights = prepare_weights(fuse(self._fast), tensors)
+        other._steps, other.at_sizes = self._bound(graph), None
         other.graph = replace(self.graph, parameters=graph.parameters)
         other.params = {**self.params, **jax.device_put(weights)}
         return other

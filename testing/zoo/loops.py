@@ -116,7 +116,7 @@ def changed_constant(m: Loop, x: Tensor) -> Any:
 
 def other_first_slice(m: Loop, x: Tensor) -> Any:
     """The first step reads the rows of another slice than the others."""
-    bank = torch.cat([x, x * 3], 1)
+    bank = torch.cat([x, x * 3], 1).reshape(-1, 2 * STEPS, 3)
     slices = (bank[:, :STEPS] if t == 0 else bank[:, STEPS : 2 * STEPS] for t in range(STEPS))
     *_, h = m.states((m.first(y[:, t]) for t, y in enumerate(slices)), m.first(x[:, 0]))
     return h

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from jaxlstm import from_module
-from jaxlstm.programs import loops
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.passes import repeat_to_scan
 from testing.gradients import require_equal
 from testing.seeds import seeds
 from testing.written import assert_equal, written_program
@@ -85,7 +85,7 @@ class _Model(nn.Module):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", seeds(fast=3, slow=400))
 def test_writes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "FEWEST_COPIES", 6)
+    monkeypatch.setattr(repeat_to_scan, "FEWEST_COPIES", 6)
     x = torch.linspace(-2, 2, ROWS * 3).reshape(ROWS, 3).sin()
     model = _Model(seed, x)
     try:

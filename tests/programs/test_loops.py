@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from jaxlstm import from_module
-from jaxlstm.programs import loops
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.passes import repeat_to_scan
 from jaxlstm.programs.program import Program
 from testing.graphs import to_numpy
 from testing.zoo.loops import STEPS, Loop, unbound
@@ -37,7 +37,7 @@ def test_few_steps_stay_as_they_are() -> None:
 
 def test_values_are_checked_outside_of_jit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without jit the nodes run one by one, so that an index out of range is an error."""
-    monkeypatch.setattr(loops, "FEWEST_COPIES", STEPS - 2)
+    monkeypatch.setattr(repeat_to_scan, "FEWEST_COPIES", STEPS - 2)
 
     def embedded(m: Loop, x: Tensor) -> Tensor:
         tokens = x[..., 0].long()
@@ -52,3 +52,38 @@ def test_values_are_checked_outside_of_jit(monkeypatch: pytest.MonkeyPatch) -> N
         program(program.params, x)
     with pytest.raises(ProgramError):
         jax.grad(lambda params: program(params, x).sum())(program.params)
+
+
+class Asserting(torch.nn.Module):
+    """A loop, and a branch, that require small inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x[:, 0]
+        for t in range(20):
+            torch._assert_async((x[:, t] < 100).all(), "too large")
+            h = torch.tanh(h + x[:, t])
+        return h
+
+
+class AssertingBranch(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        def small(x: Tensor) -> Tensor:
+            torch._assert_async((x < 100).all(), "too large")
+            return x * 2
+
+        return torch.cond(x.sum() > 0, small, lambda x: x * 3, (x,))
+
+
+def test_an_assertion_in_a_loop_holds_under_jit() -> None:
+    x = np.ones((2, 20), np.float32)
+    program = from_module(Asserting(), (torch.ones(2, 20),))
+    assert np.isfinite(jax.jit(program)(program.params, x)).all()
+    x[1, 7] = 1000
+    assert np.isnan(jax.jit(program)(program.params, x)).all()
+    with pytest.raises(ProgramError, match="too large"):
+        program(program.params, x)
+    branch = from_module(AssertingBranch(), (torch.ones(2, 20),))
+    with pytest.raises(ProgramError, match="too large"):
+        branch(branch.params, x)
+    with pytest.raises(ProgramError, match="branch asserts"):
+        jax.jit(branch)(branch.params, x)

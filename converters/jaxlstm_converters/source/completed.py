@@ -6,8 +6,8 @@ Not a rule of ``rewrite``: nodes are added by comparing two steps, and only if a
 from dataclasses import replace
 
 from jaxlstm.programs.graph import Graph, Node, places_of, renamed, results_of
-from jaxlstm.programs.loop_copies import SELECT, SLICE
-from jaxlstm.programs.loops import token_of
+from jaxlstm.programs.passes.loop_copies import SELECT, SLICE
+from jaxlstm.programs.passes.repetitions import token_of
 
 
 def completed(graph: Graph, first: int, end: int, period: int) -> tuple[Graph, int]:

@@ -1,8 +1,7 @@
 """Copies of tensors that a graph does not need."""
 
-from jaxlstm.programs.graph import Node, Site, Value
+from jaxlstm.programs.graph import Node, Site, Value, same_sizes
 from jaxlstm.programs.operators.dtypes import held
-from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
 _TO_THE_END = 2**63 - 1
 # The argument that equals the result, where its type does and the node takes or writes all of an axis.

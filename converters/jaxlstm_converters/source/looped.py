@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jaxlstm.programs.graph.graph import Graph, ModuleCall, Node, TensorType, Value
+from jaxlstm.programs.graph.graph import Graph, ModuleCall, Node, TensorType, Value, same_sizes
 from jaxlstm.programs.graph.rewrite import rewrite
 from jaxlstm.programs.graph.values import (
     live_graph,
@@ -23,13 +23,13 @@ from jaxlstm.programs.graph.values import (
     with_arguments,
     with_names,
 )
-from jaxlstm.programs.loop_copies import SELECT, LoopCopies, NotALoop
-from jaxlstm.programs.loops import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE, repetitions
+from jaxlstm.programs.passes.loop_copies import SELECT, LoopCopies, NotALoop
+from jaxlstm.programs.passes.repeat_to_scan import FEWEST_COPIES, MOST_FAILURES, MOST_FAILURES_AT_A_NODE
+from jaxlstm.programs.passes.repetitions import repetitions
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, is_under, line_of
 from jaxlstm_converters.source.completed import completed
 from jaxlstm_converters.source.spelling.layers import changes_in_training
-from jaxlstm_converters.source.spelling.typed_node import same_sizes
 from jaxlstm_converters.source.stacks import FEWEST, stacked
 
 _MADE = ("aten.sym_size", "aten.zeros", "aten.new_zeros", "aten.full")

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value
+from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value, same_size, same_sizes
 from jaxlstm.programs.graph.rewrite import Site, rewrite
 from jaxlstm.programs.graph.values import live_graph, renamed, results_of, with_names
 from jaxlstm_converters.source.sizes import sizes_of
 from jaxlstm_converters.source.spelling.layers import TORCH
-from jaxlstm_converters.source.spelling.typed_node import ZEROS, same_size, same_sizes
+from jaxlstm_converters.source.spelling.typed_node import ZEROS
 
 _PACK, _PAD, _LAYERS = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default", "jaxlstm.packed_"
 _COPIES = frozenset({"clone", "alias", "to", "_to_copy", "contiguous", "lift_fresh_copy", "detach"})

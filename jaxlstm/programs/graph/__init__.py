@@ -12,6 +12,8 @@ from jaxlstm.programs.graph.graph import TensorType as TensorType
 from jaxlstm.programs.graph.graph import Tree as Tree
 from jaxlstm.programs.graph.graph import Value as Value
 from jaxlstm.programs.graph.graph import place_of as place_of
+from jaxlstm.programs.graph.graph import same_size as same_size
+from jaxlstm.programs.graph.graph import same_sizes as same_sizes
 from jaxlstm.programs.graph.graph import shown_shape as shown_shape
 from jaxlstm.programs.graph.rewrite import Rule as Rule
 from jaxlstm.programs.graph.rewrite import Site as Site

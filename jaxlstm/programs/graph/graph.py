@@ -51,6 +51,22 @@ class TensorType:
         return TensorType(self.dtype, tuple(self.shape[axis] for axis in order), expressions)
 
 
+def same_size(first: TensorType, axis: int, second: TensorType, other: int) -> bool:
+    """Return True if the sizes of two axes are known to be equal."""
+    size = first.shape[axis]
+    if size is not None and size == second.shape[other]:
+        return True
+    texts = first.expressions, second.expressions
+    return all(texts) and texts[0][axis] == texts[1][other]
+
+
+def same_sizes(first: TensorType, second: TensorType, without: int | None = None) -> bool:
+    """Return True if two shapes are known to be equal, except for one axis."""
+    axes = [axis for axis in range(len(first.shape)) if axis != without]
+    ranks = len(first.shape) == len(second.shape)
+    return ranks and all(same_size(first, axis, second, axis) for axis in axes)
+
+
 class ModuleCall(NamedTuple):
     """One call of a module, as printable text from the file.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
@@ -60,16 +61,59 @@ def while_loop(
 
 
 @register_operator("higher_order.scan")
-def scan(combine: Function, init: Sequence[Any], xs: Sequence[Any], additional: Sequence[Any] = ()) -> Any:
-    """Run a function over the first axis of arrays with a state. Returns states and stacked results."""
-    _require_arrays((*init, *xs), "scan")
+def scan(
+    combine: Function,
+    init: Sequence[Any],
+    xs: Sequence[Any],
+    additional: Sequence[Any] = (),
+    steps: int | None = None,
+    listed: bool = False,
+) -> Any:
+    """Run a function over the first axis of arrays with a state. Returns states and stacked results.
 
-    def step(state: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[Any, Any]:
+    ``steps`` is the number of steps of a Python loop. On plain arrays they run one by one, so that operators
+    can check values. ``listed`` tells that its rows and results are lists, whose types may differ.
+    """
+
+    def step(state: Sequence[Any], x: Sequence[Any]) -> tuple[Any, Any]:
         results = combine(*state, *x, *additional)
         return results[: len(init)], results[len(init) :]
 
-    state, results = jax.lax.scan(step, tuple(init), tuple(xs))
-    return _one_or_all((*state, *results))
+    if steps is None:
+        _require_arrays((*init, *xs), "scan")
+    is_traced = any(map(_is_traced, jax.tree.leaves((init, xs, additional))))
+    if steps is None or (is_traced and (not listed or _is_regular(step, init, xs))):
+        stacked = [jnp.stack(x) if isinstance(x, tuple) else x for x in xs]
+        state, results = jax.lax.scan(step, tuple(init), tuple(stacked), steps)
+        return _one_or_all((*state, *results))
+    state, rows = init, []
+    for place in range(steps):
+        state, row = step(state, [x[place] for x in xs])
+        rows.append(row)
+    lists = zip(*rows, strict=True)
+    return _one_or_all((*state, *(lists if listed else map(jnp.stack, lists))))
+
+
+def _is_traced(value: Any) -> bool:
+    return isinstance(value, Tracer) and value.to_concrete_value() is None
+
+
+def _is_regular(step: Callable[..., Any], init: Sequence[Any], xs: Sequence[Any]) -> bool:
+    """Return True for arrays of one shape and dtype in each list of rows, and for a state at all steps."""
+    for rows in (*([item] for item in init), *(x for x in xs if isinstance(x, tuple))):
+        if not all(isinstance(row, Array) and _is_alike(row, rows[0]) for row in rows):
+            return False
+
+    def results(state: Sequence[Any], x: Sequence[Any]) -> list[Any]:
+        after, row = step(state, x)
+        return [item if isinstance(item, Array) else None for item in (*after, *row)]
+
+    after = jax.eval_shape(results, init, [x[0] for x in xs])
+    return None not in after and all(map(_is_alike, init, after))
+
+
+def _is_alike(first: Any, second: Any) -> bool:
+    return (first.shape, first.dtype) == (second.shape, second.dtype)
 
 
 @register_operator("higher_order.map_impl")

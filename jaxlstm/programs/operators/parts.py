@@ -72,7 +72,7 @@ def select(self: Array, dim: int, index: int) -> tuple[int, int]:
     """Return one slice of an axis, without the axis."""
     place = axis(self, dim)
     size = self.shape[place]
-    # In a loop, an index moves with the iterations; loop_step.py checks all of its values.
+    # In a loop, an index moves with the iterations; repeat_to_scan.py checks all of its values.
     if not isinstance(index, Tracer) and not -size <= index < size:
         raise IndexError(f"index {index} is out of range for axis {dim} of size {size}")
     return place, index

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from jaxlstm.programs.graph import same_size
 from jaxlstm.programs.operators.axes import repeated
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if, same_size
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if
 
 _AXES = {1: "W", 2: "HW", 3: "DHW"}
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if, same_size, same_sizes
+from jaxlstm.programs.graph import same_size, same_sizes
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if
 
 _TO_THE_END = 2**63 - 1
 _FARTHEST = 3  # axes written as ":" before an index

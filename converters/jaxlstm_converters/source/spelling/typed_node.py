@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Node, TensorType, Value, places_of, values_in
+from jaxlstm.programs.graph import Node, TensorType, Value, places_of, same_sizes, values_in
 from jaxlstm.programs.operators.dtypes import category
 from jaxlstm.programs.operators.registry import IGNORED, find_operator, functional_name
 
@@ -145,22 +145,6 @@ def only_if(condition: Callable[[TypedNode], object], rule: Rule) -> Rule:
 
 of_floats = partial(only_if, TypedNode.is_float)
 with_axes = partial(only_if, TypedNode.ndim)
-
-
-def same_size(first: TensorType, axis: int, second: TensorType, other: int) -> bool:
-    """Return True if the sizes of two axes are known to be equal."""
-    size = first.shape[axis]
-    if size is not None and size == second.shape[other]:
-        return True
-    texts = first.expressions, second.expressions
-    return all(texts) and texts[0][axis] == texts[1][other]
-
-
-def same_sizes(first: TensorType, second: TensorType, without: int | None = None) -> bool:
-    """Return True if two shapes are known to be equal, except for one axis."""
-    axes = [axis for axis in range(len(first.shape)) if axis != without]
-    ranks = len(first.shape) == len(second.shape)
-    return ranks and all(same_size(first, axis, second, axis) for axis in axes)
 
 
 def _fits(number: float, types: list[TensorType]) -> bool:

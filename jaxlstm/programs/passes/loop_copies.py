@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 from jaxlstm.programs.graph import Argument, Graph, Node, Value, places_of, uses_of, values_in
@@ -56,13 +55,6 @@ class Loop:
     def end(self) -> int:
         """Index of the first node after the copies."""
         return self.start + self.count * len(self.nodes)
-
-    @cached_property
-    def inputs(self) -> frozenset[str]:
-        """Names of the values that exist before the loop."""
-        bases = {rows.base for rows in self.rows.values()}
-        listed = {name for names in self.lists.values() for name in names}
-        return frozenset({*self.state, *self.invariants, *bases, *listed})
 
 
 class NotALoop(Exception):  # noqa: N818

@@ -1,0 +1,170 @@
+"""Python loops, whose steps an export repeats, as a scan.
+
+Consecutive copies of the same nodes become one ``higher_order.scan`` if each value that a copy uses has one
+of the roles of :class:`~jaxlstm.programs.passes.loop_copies.Loop`; any other loop stays as it is. The first
+and the last copy stay too: an export leaves out what they do not need. This cannot be a rule of ``rewrite``,
+which sees one node.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from jaxlstm.programs.graph.graph import Argument, Graph, Input, Node, TensorType, Tree, Value, same_sizes
+from jaxlstm.programs.graph.rewrite import rewrite
+from jaxlstm.programs.graph.values import functions_of, live_graph
+from jaxlstm.programs.passes.loop_copies import SELECT, SLICE, Loop, LoopCopies, NotALoop, Rows
+from jaxlstm.programs.passes.repetitions import repetitions
+from jaxlstm.programs.passes.rows_to_slices import STACK, place_in, rows_to_slices
+
+FEWEST_COPIES = 16
+"""Number of copies from which a loop is worth a scan."""
+MOST_FAILURES = 50
+"""The search ends after this number of repetitions that it refuses."""
+MOST_FAILURES_AT_A_NODE = 4
+_INDEX = np.dtype(np.int64)
+
+Types = Mapping[str, TensorType]
+
+
+def repeat_to_scan(graph: Graph, held: Types) -> Graph:
+    """Return a graph with scans in the place of its loops, also in its functions.
+
+    ``held`` has the types of parameters, buffers and constants.
+    """
+    if any(functions_of(node) for node in graph.nodes):
+        graph = rewrite(graph, lambda node, site: _with_scans_inside(node))
+    types = {**held, **graph.types}
+    loops = _loops(graph, types)
+    if not loops:
+        return graph
+    nodes, place, made = [], 0, set[str]()
+    for loop in sorted(loops, key=lambda loop: loop.start):
+        new = [*_with_scan(graph, loop, types)]
+        nodes += [*graph.nodes[place : loop.start], *new]
+        made.update(node.name for node in new)
+        place = loop.end
+    whole = graph.with_nodes((*nodes, *graph.nodes[place:]))
+    return live_graph(rewrite(whole, rows_to_slices, types=held), lambda node: node.name not in made)
+
+
+def _with_scans_inside(node: Node) -> Node | None:
+    if not functions_of(node):
+        return None
+    inner = (repeat_to_scan(item, {}) if isinstance(item, Graph) else item for item in node.args)
+    return replace(node, args=tuple(inner))
+
+
+def _loops(graph: Graph, types: Types) -> list[Loop]:
+    loops: list[Loop] = []
+    taken = np.zeros(len(graph.nodes), bool)
+    refused = np.zeros(len(graph.nodes), int)
+    failures = 0
+    for start, end, period in repetitions(graph.nodes, FEWEST_COPIES):
+        free = start + np.flatnonzero(~taken[start:end])
+        start, count = (int(free[0]), len(free) // period) if free.size else (start, 0)
+        copies = slice(start, start + period * count)
+        if count < FEWEST_COPIES or taken[copies].any() or refused[copies].min() >= MOST_FAILURES_AT_A_NODE:
+            continue
+        try:
+            loop = LoopCopies(graph, start, period, count).loop()
+            _require_places(graph, loop, types)
+        except NotALoop:
+            refused[copies] += 1
+            failures += 1
+            if failures == MOST_FAILURES:
+                break
+            continue
+        loops.append(loop)
+        taken[copies] = True
+    return loops
+
+
+def _require_places(graph: Graph, loop: Loop, types: Types) -> None:
+    """Raise unless an index that moves with the steps is known to lie within its tensor in all of them."""
+    for node in loop.nodes:
+        index = node.kwargs.get("index") if node else None
+        if node and isinstance(index, Value) and index.name in loop.indices:
+            base, axis, places = node.kwargs["self"], node.kwargs.get("dim", 0), loop.indices[index.name]
+            type_ = types.get(base.name) if isinstance(base, Value) else None
+            steps = {after - before for before, after in itertools.pairwise(places)}
+            if len(steps) != 1 or None in {place_in(graph, type_, axis, place) for place in places}:
+                raise NotALoop
+
+
+def _is_regular(graph: Graph, loop: Loop, types: Types) -> bool:
+    """Return True if the values of a loop are known to have the same types in all steps."""
+    for rows in loop.rows.values():
+        base = types.get(rows.base)
+        if None in {place_in(graph, base, rows.axis, place) for place in rows.places}:
+            return False
+    groups: list[Sequence[str]] = [*loop.state.items(), *loop.lists.values(), *loop.collected.values()]
+    for first, *others in ([types.get(name) for name in names] for names in (*groups, *zip(loop.rows))):
+        # A size such as u0 depends on values.
+        if first is None or any(re.search(r"\bu\d", str(x)) for x in (*first.shape, *first.expressions)):
+            return False
+        if any(o is None or first.dtype != o.dtype or not same_sizes(first, o) for o in others):
+            return False
+    return True
+
+
+def _with_scan(graph: Graph, loop: Loop, types: Types) -> Iterator[Node]:
+    """Yield the nodes that take the rows of the steps, the scan, and the nodes that take its results apart.
+
+    The rows and the results are lists where a step may have others types than the one before.
+    """
+    listed = not _is_regular(graph, loop, types)
+    lists = {name: tuple(map(Value, items)) for name, items in loop.lists.items()}
+    for name, rows in loop.rows.items():
+        each = [_row(name, rows, place, types) for place in range(loop.count)]
+        yield from each
+        lists[name] = tuple(Value(node.name) for node in each)
+    xs: dict[str, Argument] = {**lists} if listed else {name: Value(f"{name} rows") for name in lists}
+    for name, items in () if listed else lists.items():
+        yield _node(f"{name} rows", STACK, _stacked(name, loop, types), tensors=items, dim=0)
+    for name, places in loop.indices.items():
+        xs[name], step = Value(f"{name} rows"), places[1] - places[0]
+        bounds = {"start": places[0], "end": places[-1] + step, "step": step}
+        yield _node(f"{name} rows", "aten.arange.start_step", None, **bounds)
+    body = [node for node in loop.nodes if node is not None]
+    invariants = sorted(loop.invariants)
+    function = Graph(
+        inputs=tuple(Input(name, types.get(name)) for name in (*loop.state, *xs, *invariants)),
+        nodes=tuple(body),
+        outputs=tuple(map(Value, (*loop.state.values(), *loop.collected))),
+        in_tree=Tree("tuple"),
+        out_tree=Tree("tuple"),
+    )
+    lasts = [loop.last.get(end) for end in loop.state.values()]
+    results = loop.collected.values() if listed else (f"{name} stacked" for name in loop.collected)
+    yield Node(
+        f"{body[0].name} scan",
+        "higher_order.scan",
+        (function, tuple(map(Value, loop.state)), tuple(xs.values()), tuple(map(Value, invariants))),
+        {"steps": loop.count, "listed": listed},
+        (*lasts, *results),
+        types={f"{name} stacked": _stacked(name, loop, types) for name in loop.collected if not listed},
+    )
+    for name, items in () if listed else loop.collected.items():
+        for place, item in enumerate(items):
+            yield _node(item, SELECT, types[item], self=Value(f"{name} stacked"), dim=0, index=place)
+
+
+def _stacked(name: str, loop: Loop, types: Types) -> TensorType:
+    return TensorType(types[name].dtype, (loop.count, *types[name].shape))
+
+
+def _row(name: str, rows: Rows, place: int, types: Types) -> Node:
+    """Return the node that takes the row of a step."""
+    index, type_, name = rows.places[place], types.get(name), f"{name} row {place}"
+    if rows.keep:
+        bounds = {"start": index, "end": index + 1}
+        return _node(name, SLICE, type_, self=Value(rows.base), dim=rows.axis, **bounds)
+    return _node(name, SELECT, type_, self=Value(rows.base), dim=rows.axis, index=index)
+
+
+def _node(name: str, op: str, type_: TensorType | None, **kwargs: Argument) -> Node:
+    return Node(name, op, (), kwargs, (name,), types={name: type_} if type_ else {})
