@@ -87,8 +87,8 @@ def scan(
         state, results = jax.lax.scan(step, tuple(init), tuple(stacked), steps)
         return _one_or_all((*state, *results))
     state, rows = init, []
-    for place in range(steps):
-        state, row = step(state, [x[place] for x in xs])
+    for x in zip(*xs, strict=True) if xs else ((),) * steps:
+        state, row = step(state, x)
         rows.append(row)
     lists = zip(*rows, strict=True)
     return _one_or_all((*state, *(lists if listed else map(jnp.stack, lists))))

@@ -25,7 +25,6 @@ FEWEST_COPIES = 16
 MOST_FAILURES = 50
 """The search ends after this number of repetitions that it refuses."""
 MOST_FAILURES_AT_A_NODE = 4
-_INDEX = np.dtype(np.int64)
 
 Types = Mapping[str, TensorType]
 
@@ -101,8 +100,8 @@ def _is_regular(graph: Graph, loop: Loop, types: Types) -> bool:
         base = types.get(rows.base)
         if None in {place_in(graph, base, rows.axis, place) for place in rows.places}:
             return False
-    groups: list[Sequence[str]] = [*loop.state.items(), *loop.lists.values(), *loop.collected.values()]
-    for first, *others in ([types.get(name) for name in names] for names in (*groups, *zip(loop.rows))):
+    groups = [*loop.state.items(), *loop.lists.values(), *loop.collected.values(), *zip(loop.rows)]
+    for first, *others in ([types.get(name) for name in names] for names in groups):
         # A size such as u0 depends on values.
         if first is None or any(re.search(r"\bu\d", str(x)) for x in (*first.shape, *first.expressions)):
             return False
@@ -116,54 +115,54 @@ def _with_scan(graph: Graph, loop: Loop, types: Types) -> Iterator[Node]:
 
     The rows and the results are lists where a step may have others types than the one before.
     """
-    listed = not _is_regular(graph, loop, types)
-    lists = {name: tuple(map(Value, items)) for name, items in loop.lists.items()}
+    xs: dict[str, Argument] = {name: tuple(map(Value, items)) for name, items in loop.lists.items()}
     for name, rows in loop.rows.items():
-        each = [_row(name, rows, place, types) for place in range(loop.count)]
+        each = [_row(name, rows, place, types.get(name)) for place in range(loop.count)]
         yield from each
-        lists[name] = tuple(Value(node.name) for node in each)
-    xs: dict[str, Argument] = {**lists} if listed else {name: Value(f"{name} rows") for name in lists}
-    for name, items in () if listed else lists.items():
-        yield _node(f"{name} rows", STACK, _stacked(name, loop, types), tensors=items, dim=0)
+        xs[name] = tuple(Value(node.name) for node in each)
+    is_regular = _is_regular(graph, loop, types)
+    if is_regular:
+        for name, items in xs.items():
+            yield _node(f"{name} rows", STACK, _stacked(name, loop, types), tensors=items, dim=0)
+        xs = {name: Value(f"{name} rows") for name in xs}
     for name, places in loop.indices.items():
         xs[name], step = Value(f"{name} rows"), places[1] - places[0]
         bounds = {"start": places[0], "end": places[-1] + step, "step": step}
         yield _node(f"{name} rows", "aten.arange.start_step", None, **bounds)
-    body = [node for node in loop.nodes if node is not None]
+    stacked = {f"{name} stacked": _stacked(name, loop, types) for name in loop.collected if is_regular}
+    lasts = (loop.last.get(end) for end in loop.state.values())
+    outputs = (*lasts, *(stacked or loop.collected.values()))
     invariants = sorted(loop.invariants)
-    function = Graph(
-        inputs=tuple(Input(name, types.get(name)) for name in (*loop.state, *xs, *invariants)),
-        nodes=tuple(body),
+    states, values = (tuple(map(Value, names)) for names in (loop.state, invariants))
+    args = (_step(loop, (*loop.state, *xs, *invariants), types), states, tuple(xs.values()), values)
+    kwargs = {"steps": loop.count, "listed": not is_regular}
+    yield Node(f"{args[0].nodes[0].name} scan", "higher_order.scan", args, kwargs, outputs, types=stacked)
+    for name, items in loop.collected.items():
+        for place, item in enumerate(items if is_regular else ()):
+            yield _node(item, SELECT, types[item], self=Value(f"{name} stacked"), dim=0, index=place)
+
+
+def _step(loop: Loop, inputs: Sequence[str], types: Types) -> Graph:
+    """Return the function of a step, of states, rows and the values that are the same in all steps."""
+    return Graph(
+        inputs=tuple(Input(name, types.get(name)) for name in inputs),
+        nodes=tuple(node for node in loop.nodes if node is not None),
         outputs=tuple(map(Value, (*loop.state.values(), *loop.collected))),
         in_tree=Tree("tuple"),
         out_tree=Tree("tuple"),
     )
-    lasts = [loop.last.get(end) for end in loop.state.values()]
-    results = loop.collected.values() if listed else (f"{name} stacked" for name in loop.collected)
-    yield Node(
-        f"{body[0].name} scan",
-        "higher_order.scan",
-        (function, tuple(map(Value, loop.state)), tuple(xs.values()), tuple(map(Value, invariants))),
-        {"steps": loop.count, "listed": listed},
-        (*lasts, *results),
-        types={f"{name} stacked": _stacked(name, loop, types) for name in loop.collected if not listed},
-    )
-    for name, items in () if listed else loop.collected.items():
-        for place, item in enumerate(items):
-            yield _node(item, SELECT, types[item], self=Value(f"{name} stacked"), dim=0, index=place)
 
 
 def _stacked(name: str, loop: Loop, types: Types) -> TensorType:
     return TensorType(types[name].dtype, (loop.count, *types[name].shape))
 
 
-def _row(name: str, rows: Rows, place: int, types: Types) -> Node:
+def _row(name: str, rows: Rows, place: int, type_: TensorType | None) -> Node:
     """Return the node that takes the row of a step."""
-    index, type_, name = rows.places[place], types.get(name), f"{name} row {place}"
+    index, part = rows.places[place], {"self": Value(rows.base), "dim": rows.axis}
     if rows.keep:
-        bounds = {"start": index, "end": index + 1}
-        return _node(name, SLICE, type_, self=Value(rows.base), dim=rows.axis, **bounds)
-    return _node(name, SELECT, type_, self=Value(rows.base), dim=rows.axis, index=index)
+        return _node(f"{name} row {place}", SLICE, type_, **part, start=index, end=index + 1)
+    return _node(f"{name} row {place}", SELECT, type_, **part, index=index)
 
 
 def _node(name: str, op: str, type_: TensorType | None, **kwargs: Argument) -> Node:

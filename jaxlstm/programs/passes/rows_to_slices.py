@@ -35,7 +35,7 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
     is_stack, made = node.op == STACK, list[Node]()
 
     def add(op: str, **kwargs: Argument) -> Value:
-        name = site.fresh(f"{node.name} part")
+        name = site.fresh(f"{node.name} part {len(made)}")
         made.append(replace(node, name=name, op=f"aten.{op}", kwargs=kwargs, outputs=(name,), types={}))
         return Value(name)
 
