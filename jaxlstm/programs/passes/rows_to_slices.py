@@ -39,8 +39,10 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
         made.append(replace(node, name=name, op=f"aten.{op}", kwargs=kwargs, outputs=(name,), types={}))
         return Value(name)
 
-    assert types[0] is not None
-    dim %= len(types[0].shape) + is_stack
+    rank = max(len(type_.shape) for type_ in types if type_) + is_stack
+    if not -rank <= dim < rank:
+        return None
+    dim %= rank
     pieces: list[Argument] = []
     for run, rows in runs:
         if len(run) < _FEWEST:
@@ -67,6 +69,8 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
 def place_in(graph: Graph, type_: TensorType | None, axis: Argument, index: Argument) -> int | None:
     """Return an index along an axis of a tensor, counted from its start; None unless it is in range."""
     if type_ is None or not isinstance(axis, int) or not isinstance(index, int):
+        return None
+    if not -len(type_.shape) <= axis < len(type_.shape):
         return None
     size = type_.shape[axis]
     if isinstance(size, int):
