@@ -158,5 +158,5 @@ def test_an_operator_with_many_constants_is_not_compiled_for_each() -> None:
         for k, (old, new) in enumerate(itertools.pairwise(values))
     ]
     program = program_of_nodes(*scaled, node("aten.relu.default", "z", self=Value("y")), output="z")
-    compiled = [step.node.op for step in program._steps._each if step._compiled]
+    compiled = [step.node.op for step in program._steps._steps if step._compiled]
     assert compiled == ["aten.relu.default"]
