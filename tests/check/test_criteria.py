@@ -46,6 +46,12 @@ def test_a_second_call_repeats_the_first():
     assert accuracy.repeatability(first, other) == "a second call returned different values of h_n, d inputs"
 
 
+def test_numbers_that_xla_flushes_to_zero():
+    zero, truth = np.zeros(2, np.float32), np.array([1e-42, 0.0])
+    assert accuracy.rms_ratio("", zero, truth, [truth.astype(np.float32)], None).value == 1
+    assert accuracy.rms_ratio("", zero, truth * 1e6, [(truth * 1e6).astype(np.float32)], None).value > 16
+
+
 def test_semantics_allow_amplified_rounding():
     truth = results([1.0, 2.0], [INF])
     at = {"outputs": 0.0, "h_n": 0.0}

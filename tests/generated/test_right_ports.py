@@ -126,6 +126,21 @@ def test_equal_numbers_share_a_gradient_in_any_way(theirs, ours, right):
     assert report.ok == right, str(report)
 
 
+@pytest.mark.parametrize("fault", [0, 1e-3])
+@pytest.mark.parametrize("seed", seeds(fast=1, slow=20))
+def test_two_equal_numbers_among_many(seed, fault):
+    """The gradient of a maximum may go to either of them; elsewhere, and at other values, it is known."""
+    torch.manual_seed(seed)
+    x = torch.randn(8, 4)
+    x[seed % 5, 2] = x[6, 2] = x.max() + 1
+
+    def ours(x):
+        return x.max(0) + fault * (x - jax.lax.stop_gradient(x))[0]
+
+    report = verify_model(ours, module_of(lambda _, x: x.max(0).values), (x,), seconds=0)
+    assert report.ok == (not fault), str(report)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_integers_become_floats(dtype):
     """The truth of a module with casts only is float64 too."""

@@ -81,13 +81,22 @@ def moved_by_rounding(array: Any, size: float, rng: np.random.Generator, whole: 
     array = np.asarray(array)
     if not is_floating(array):
         return array
-    discrete = is_discrete(array)
-    if discrete and whole == "not":
+    if whole == "not" and is_discrete(array):
         return array
-    if not discrete or whole == "except zeros":
+    if whole in ("not", "except zeros"):
         return np.asarray(array * (1 + size * rng.choice([-1.0, 1.0], array.shape)))
-    steps = size * (1 + np.arange(array.size).reshape(array.shape) * (whole == "apart"))
+    steps = size * (1 + (_rank_among_equals(array) if whole == "apart" else 0))
     return np.asarray(array * (1 + steps) + steps * (array == 0))
+
+
+def _rank_among_equals(array: Array) -> Array:
+    """Return the number of equal elements before each element of an array."""
+    order = np.argsort(array, axis=None, kind="stable")
+    counts = np.unique(array, return_counts=True)[1]
+    ranks = np.empty(array.size, np.int64)
+    starts = np.cumsum(counts) - counts
+    ranks[order] = np.arange(array.size) - np.repeat(starts, counts)
+    return ranks.reshape(array.shape)
 
 
 def named_outputs(returned: Any, name: str = "outputs") -> dict[str, Any]:

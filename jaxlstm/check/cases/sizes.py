@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.variations import Refusal, is_mask
+from jaxlstm.check.cases.case import Case, is_floating
+from jaxlstm.check.cases.variations import Refusal, drawn, is_mask
 
 Axis = tuple[str, int]
 """The name of an array and one of its axes."""
@@ -143,5 +143,7 @@ def resize(example: Case, changes: Changes, rng: np.random.Generator) -> Case:
         for name, a in arrays.items():
             if a.dtype.kind in "iu" and size < a.max(initial=0) <= old:
                 arrays[name] = np.minimum(a, np.asarray(size, a.dtype))
-    resized = replace(example, name=f"sizes {', '.join(parts)}", arrays=arrays, optional=True)
-    return resized.map(lambda a: a if is_mask(a) else rng.permutation(a.ravel()).reshape(a.shape))
+    for name, a in example.arrays.items():
+        if is_floating(a) and not is_mask(a):
+            arrays[name] = drawn(a, arrays[name].shape, rng)
+    return replace(example, name=f"sizes {', '.join(parts)}", arrays=arrays, optional=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, is_floating
+from jaxlstm.check.cases.case import Array, Case, is_discrete, is_floating
 
 Refusal = Callable[[Case], str]
 """Runs the reference on a case; returns in words why it cannot be compared, or an empty string."""
@@ -92,8 +92,20 @@ def _redraw(array: Array, rng: np.random.Generator) -> Array:
     if is_floating(array) or array.dtype.kind == "c":
         if array.min() == array.max():
             return (array + rng.normal(size=array.shape)).astype(array.dtype)
-        return rng.choice(array.ravel(), array.shape)
+        return drawn(array, array.shape, rng)
     return rng.integers(array.min(), array.max(), array.shape, array.dtype, endpoint=True)
+
+
+def drawn(array: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Draw numbers from the values of an array. Numbers on which no model decides lie between its values.
+
+    Equal numbers would compete in ``topk``, and any of them may have the gradient.
+    """
+    if array.dtype.kind == "c" or not array.size or is_discrete(array) or not np.isfinite(array).all():
+        return rng.choice(array.ravel(), shape) if array.size else np.empty(shape, array.dtype)
+    ordered = np.sort(np.asarray(array, np.float64), axis=None)
+    places = rng.uniform(0, array.size - 1, shape)
+    return np.asarray(np.interp(places, np.arange(array.size), ordered)).astype(array.dtype)
 
 
 def _discrete_forms(array: Array, rng: np.random.Generator) -> Iterator[Array]:
