@@ -42,8 +42,10 @@ def other_sizes(
         declared = "" if free is None else ", although the program has them free"
         notes.append(f"sizes that torch refuses to change{declared}: {'; '.join(refused)}")
     alone = [(axes, sizes[-1]) for axes, sizes in resized.items() if free and len(resized) > 1]
-    smallest, largest = ({axes: sizes[k] for axes, sizes in resized.items()} for k in (0, -1))
-    for changes in [smallest, *([largest] if largest != smallest else [])] if resized else []:
+    # An axis without a larger size stays: in a short one, a fault far along another one may cancel out.
+    smallest = {axes: sizes[0] for axes, sizes in resized.items() if sizes[0] < _size(example, axes)}
+    largest = {axes: sizes[-1] for axes, sizes in resized.items() if sizes[-1] > _size(example, axes)}
+    for changes in filter(None, (smallest, largest)):
         case = resize(example, changes, rng)
         if refusal(case):  # Sizes that torch takes one by one, but not together.
             alone += changes.items()
@@ -72,10 +74,8 @@ def _free_sizes(
     free: dict[tuple[Axis, ...], list[int]] = {}
     refused = []
     for whole, *parts in groups:
-        (name, axis), *_ = whole
-        size = example.arrays[name].shape[axis]
         for subset in [whole, *parts]:
-            if sizes := _accepted(example, subset, size, refusal):
+            if sizes := _accepted(example, subset, refusal):
                 free[subset] = sizes
             if whole in free:
                 break
@@ -84,8 +84,14 @@ def _free_sizes(
     return free, refused
 
 
-def _accepted(example: Case, axes: tuple[Axis, ...], size: int, refusal: Refusal) -> list[int]:
+def _size(example: Case, axes: tuple[Axis, ...]) -> int:
+    (name, axis), *_ = axes
+    return example.arrays[name].shape[axis]
+
+
+def _accepted(example: Case, axes: tuple[Axis, ...], refusal: Refusal) -> list[int]:
     """Return at most one smaller and one larger size that torch takes."""
+    size = _size(example, axes)
 
     def first(sizes: tuple[int, ...]) -> list[int]:
         fits = (n for n in dict.fromkeys(sizes) if 0 < n != size)
@@ -105,8 +111,7 @@ def _large(
     """
 
     def enlarged(axes: tuple[Axis, ...], taken: int, goal: int) -> int:
-        (name, axis), *_ = axes
-        size = example.arrays[name].shape[axis]
+        size = _size(example, axes)
         return size * -(-goal // size) if taken == 2 * size else goal + size % 2
 
     def allowed(changes: Changes) -> Case | None:
@@ -135,7 +140,7 @@ def resize(example: Case, changes: Changes, rng: np.random.Generator) -> Case:
     arrays, parts = dict(example.arrays), []
     for axes, size in changes.items():
         (name, axis), *_ = axes
-        old = example.arrays[name].shape[axis]
+        old = _size(example, axes)
         alike = sum(array.shape.count(old) for array in example.arrays.values())
         parts.append(f"{old} -> {size}" + f" on axis {axis} of {name}" * (alike > len(axes)))
         for name, axis in axes:

@@ -224,6 +224,7 @@ def pinned(
         STABLE,
         DoublePrecision,
         OtherFunctions,
+        layers_in_one_piece,
         plain_control_flow,
     )
 
@@ -240,6 +241,7 @@ def pinned(
             stack.enter_context(torch.random.fork_rng(devices=[]))
             if not is_layer:
                 stack.enter_context(plain_control_flow())
+                stack.enter_context(layers_in_one_piece())
                 is_double = np.dtype(dtype) == np.float64
                 in_double = DoublePrecision(lambda a: literal(a.to(default).double()))
                 stack.enter_context(in_double if is_double else OtherFunctions(STABLE))
