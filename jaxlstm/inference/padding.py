@@ -1,7 +1,7 @@
 """``find_padding``: the free axes of a program whose padding its results hide.
 
 The program is traced once, with symbols for the sizes of its free axes. The proof is for all sizes, by the
-rules of :mod:`jaxlstm.programs.long_axes`.
+rules of :mod:`jaxlstm.programs.sizes.flow`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxlstm.inference.program_artifact import as_arguments, shapes_at
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.guards import UNDECIDED
-from jaxlstm.programs.long_axes import Axes, Flow, Long, State, symbols
 from jaxlstm.programs.program import Program
+from jaxlstm.programs.sizes.flow import Axes, Flow, Long, State, symbols
+from jaxlstm.programs.sizes.guards import UNDECIDED
 
 ARRAY: Any = object()
 """Stands for an array among the leaves of the results, some of which may be None."""

@@ -23,8 +23,8 @@ import numpy as np
 from jaxlstm.inference.artifact import check_arguments, write_artifact
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.guards import UNBOUNDED, sizes_allowed
 from jaxlstm.programs.program import Program
+from jaxlstm.programs.sizes.guards import UNBOUNDED, sizes_allowed
 
 
 def export_program(

@@ -20,9 +20,9 @@ from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Size, TensorType, shown_shape
 from jaxlstm.programs.inputs import flatten_arguments, require_constant
-from jaxlstm.programs.long_axes import Long
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm.programs.program import Program
+from jaxlstm.programs.sizes.flow import Long
 
 Arrays = tuple[np.ndarray, ...]
 Shapes = tuple[tuple[int, ...], ...]

@@ -13,9 +13,9 @@ from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, TensorType, shown_shape
-from jaxlstm.programs.guards import axes_in, shown_guard
 from jaxlstm.programs.operators.dtypes import held, is_integer, to_held
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
+from jaxlstm.programs.sizes.guards import axes_in, shown_guard
 
 Array = jax.Array
 

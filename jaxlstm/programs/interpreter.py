@@ -15,7 +15,7 @@ from jaxlstm.programs.node_step import NodeStep, Values, resolve
 from jaxlstm.programs.operators.dtypes import doubles_by_default
 from jaxlstm.programs.operators.registry import Options, find_operator
 from jaxlstm.programs.operators.sizes import ASSERTIONS
-from jaxlstm.programs.unknown_sizes import SIZE_OF, is_among
+from jaxlstm.programs.sizes.prefix import SIZE_OF, is_among
 
 _MOST_FORMS = 16
 """Sets of constants with which an operator of one graph is compiled."""

@@ -14,11 +14,11 @@ from jax.core import Tracer
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_of, values_in
-from jaxlstm.programs.guards import UNDECIDED
 from jaxlstm.programs.operators.dtypes import doubles_by_default, held
 from jaxlstm.programs.operators.registry import Form, Operator, Options, form_of
-from jaxlstm.programs.size_rules import run_unknown, selected
-from jaxlstm.programs.unknown_sizes import SIZE_OF, Prefix, UnprovenError, is_among, is_unknown
+from jaxlstm.programs.sizes.guards import UNDECIDED
+from jaxlstm.programs.sizes.prefix import SIZE_OF, Prefix, UnprovenError, is_among, is_unknown
+from jaxlstm.programs.sizes.prefix_rules import run_unknown, selected
 
 # The exceptions of JAX where Python needs the value of a traced array, such as a size.
 _UNKNOWN = (

@@ -20,7 +20,6 @@ from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
-from jaxlstm.programs.guards import require_guards
 from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import Steps
 from jaxlstm.programs.listing import listing
@@ -32,7 +31,8 @@ from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm.programs.passes.fuse import fuse, prepare_weights
 from jaxlstm.programs.passes.repeat_to_scan import repeat_to_scan
 from jaxlstm.programs.passes.settle_sizes import settle_sizes
-from jaxlstm.programs.unknown_sizes import SIZE_OF, as_result
+from jaxlstm.programs.sizes.guards import require_guards
+from jaxlstm.programs.sizes.prefix import SIZE_OF, as_result
 
 
 class FileWriter(Protocol):

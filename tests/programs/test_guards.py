@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.guards import require_guards
+from jaxlstm.programs.sizes.guards import require_guards
 from testing.graphs import X, node, program
 
 SHAPES = {"x": (6, 3), "d_k_0": (4,)}

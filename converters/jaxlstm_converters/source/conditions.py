@@ -6,8 +6,8 @@ from typing import Any
 
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, TensorType
-from jaxlstm.programs.guards import axes_in, python_of, require_guards, shown_guard
-from jaxlstm.programs.long_axes import symbols
+from jaxlstm.programs.sizes.flow import symbols
+from jaxlstm.programs.sizes.guards import axes_in, python_of, require_guards, shown_guard
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.signature import Axis, fixed_by_export
 

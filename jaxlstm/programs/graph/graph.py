@@ -183,7 +183,7 @@ class Graph:
       ranges: name of a free axis -> (smallest, largest) size as recorded; None where unbounded. See
         :meth:`size_range`.
       guards: conditions on the sizes of the inputs under which the graph is valid, see
-        :mod:`jaxlstm.programs.guards`.
+        :mod:`jaxlstm.programs.sizes.guards`.
       lines: guard -> line of the model's code that made it, for example ``"model.py:12: if n > 4:"``.
       narrowed: name of a free axis -> the sizes that the guards leave of its range.
       shared: groups of names in torch whose tensors share memory.

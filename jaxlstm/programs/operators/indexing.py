@@ -85,7 +85,7 @@ def places_along(x: Array, dim: int, index: Array) -> tuple[Array, ...]:
 def index(self: Array, indices: Sequence[Array | None]) -> Array:
     """Index with integer arrays, as NumPy; None keeps an axis.
 
-    The shape of the result depends on the values of a bool array; under ``jax.jit`` see `unknown_sizes`.
+    The shape of the result depends on the values of a bool array; under ``jax.jit`` see `prefix`.
     """
     return self.at[_index(self, indices)].get(mode="fill")
 

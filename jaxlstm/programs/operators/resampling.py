@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.layer.precision import gate_dtype
-from jaxlstm.programs.guards import equal
 from jaxlstm.programs.operators.linear_algebra import product
 from jaxlstm.programs.operators.registry import Options, register_layouts, register_operator
+from jaxlstm.programs.sizes.guards import equal
 
 Scales = Sequence[float | None]
 # (array, axis, places of the outputs on the axis) -> the array with the outputs on the axis

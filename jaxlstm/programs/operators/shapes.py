@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxlstm.programs.guards import equal
 from jaxlstm.programs.operators.axes import axes, axis, axis_of
 from jaxlstm.programs.operators.registry import Kwargs, register_family, register_operator, shares_elements
 from jaxlstm.programs.operators.unary import of_tensor
+from jaxlstm.programs.sizes.guards import equal
 
 
 def _reshape_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:

@@ -13,10 +13,10 @@ from jax import Array
 from jax.core import Tracer, max_dim, min_dim
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.guards import UNDECIDED, equal
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import default_float, held
 from jaxlstm.programs.operators.registry import register_operator
+from jaxlstm.programs.sizes.guards import UNDECIDED, equal
 
 
 @register_operator("aten.sym_size.int", layout="along")

@@ -10,11 +10,11 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxlstm.programs.guards import equal
 from jaxlstm.programs.operators.dtypes import as_float
 from jaxlstm.programs.operators.patches import overlap_add
 from jaxlstm.programs.operators.registry import Kwargs, register_family, register_operator
 from jaxlstm.programs.operators.unary import of_tensor
+from jaxlstm.programs.sizes.guards import equal
 
 # torch's normalizations: none, by the root of the size, by the size. NumPy's names differ by direction.
 _FORWARD = ("backward", "ortho", "forward")

@@ -1,4 +1,4 @@
-"""Distinct elements, and how often each occurs. Under ``jax.jit`` see `size_rules`."""
+"""Distinct elements, and how often each occurs. Under ``jax.jit`` see `prefix_rules`."""
 
 from typing import Any
 

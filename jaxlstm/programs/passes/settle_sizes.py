@@ -12,7 +12,7 @@ from dataclasses import replace
 from jaxlstm.programs.graph.graph import RESULT, Argument, AxisRange, Graph, Input, Node, TensorType, Value
 from jaxlstm.programs.graph.rewrite import Rule, Site, rewrite
 from jaxlstm.programs.graph.values import results_of, uses_of, with_arguments
-from jaxlstm.programs.guards import UNBOUNDED, shown_guard, sizes_allowed
+from jaxlstm.programs.sizes.guards import UNBOUNDED, shown_guard, sizes_allowed
 
 _MOST_GUARDS = 1_000
 """More conditions narrow no axis, so that a file with many of them loads in a short time."""

@@ -1,6 +1,6 @@
 """Operators whose results have sizes that depend on values, and operators that can leave elements out.
 
-Others run by `unknown_sizes.run_proven`.
+Others run by `prefix.run_proven`.
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.indexing import masked_scatter, take
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
-from jaxlstm.programs.unknown_sizes import Apply, Count, Prefix, array_of, is_among, is_unknown, run_proven
+from jaxlstm.programs.sizes.prefix import Apply, Count, Prefix, array_of, is_among, is_unknown, run_proven
 
 
 def selected(op: str, kwargs: Mapping[str, Any]) -> Any:

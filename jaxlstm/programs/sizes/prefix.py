@@ -2,7 +2,7 @@
 
 The array is as long as the mask: its first elements along the axis are torch's, and the others repeat the
 first one, so that functions are defined for them. An operator runs on all elements if the start of its
-results provably depends on the start of its arguments only, by the rules of `long_axes`.
+results provably depends on the start of its arguments only, by the rules of `flow`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import jax.export
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.programs.guards import UNDECIDED
-from jaxlstm.programs.long_axes import Axes, Flow
 from jaxlstm.programs.operators.indexing import take
+from jaxlstm.programs.sizes.flow import Axes, Flow
+from jaxlstm.programs.sizes.guards import UNDECIDED
 
 Apply = Callable[..., Any]
 """The function of a node, with the arguments of its operator.

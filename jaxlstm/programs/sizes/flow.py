@@ -20,7 +20,7 @@ from typing import Any
 import jax.export
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxlstm.programs.axis_rules import kept_axes
+from jaxlstm.programs.sizes.kept_axes import kept_axes
 
 Long = dict[int, Any]
 """Long axis of an array -> its size as a multiple of the free axis: a number, or an expression of others."""
