@@ -7,8 +7,8 @@
   ``x[x > 0]`` under ``jit``.
 
 An array is longer than torch's for three reasons, and no one of them can express the others. A `Prefix` has
-a count that is a traced number, on one axis, and the same for all rows: each operator follows by a rule, or by
-a proof of `flow`. The buckets of ``jaxlstm.inference.compile`` pad several axes at once, whose sizes the host
-knows: one proof of `flow` for the whole program, which then runs as if nothing had happened. The lengths of a
-batch of sequences, ``seq_lengths`` or packed, differ from row to row: only recurrent layers know them.
+a count that is a traced number, on one axis, and the same for all rows: each operator follows by a rule, or
+by a proof of `flow`. The buckets of ``jaxlstm.inference.compile`` pad several axes at once, whose sizes the
+host knows: one proof of `flow` for the whole program, which then runs as if nothing had happened. The lengths
+of a batch of sequences, ``seq_lengths`` or packed, differ from row to row: only recurrent layers know them.
 """
