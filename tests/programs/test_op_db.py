@@ -52,7 +52,8 @@ NAMES = """
     nn.functional.interpolate.nearest-exact nn.functional.interpolate.trilinear nn.functional.kl_div
     nn.functional.l1_loss nn.functional.layer_norm nn.functional.leaky_relu nn.functional.linear
     nn.functional.local_response_norm nn.functional.logsigmoid nn.functional.max_pool1d
-    nn.functional.max_pool2d nn.functional.max_pool3d nn.functional.mish nn.functional.mse_loss
+    nn.functional.max_pool2d nn.functional.max_pool3d nn.functional.max_unpool1d nn.functional.max_unpool2d
+    nn.functional.max_unpool3d nn.functional.mish nn.functional.mse_loss
     nn.functional.nll_loss nn.functional.normalize nn.functional.pad.circular nn.functional.pad.constant
     nn.functional.pad.reflect nn.functional.pad.replicate nn.functional.pad.replicate_negative
     nn.functional.pairwise_distance nn.functional.pixel_shuffle nn.functional.pixel_unshuffle

@@ -4,6 +4,8 @@ An index that is out of range raises an error when its value is known, as in :mo
 ``jax.jit`` the element is dropped.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -157,3 +159,29 @@ def _multiplied_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
         source, *(array.at[where].get(mode="fill") for array in (zeros, product))
     )
     return _multiplied(x, where, source), by_x.at[where].add(by_source, mode="drop")
+
+
+@register_operator("aten.max_unpool2d.default", "aten.max_unpool3d.default")
+def max_unpool(
+    self: Array,
+    indices: Array,
+    output_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (),
+) -> Array:
+    """Write the elements of a pool to their places in arrays of zeros; torch needs no stride and padding."""
+    lead = self.shape[: self.ndim - len(output_size)]
+    zeros = jnp.zeros((*lead, math.prod(output_size)), self.dtype)
+    result = _put(zeros, indices.reshape(*lead, -1), self.reshape(*lead, -1))
+    return result.reshape(*lead, *output_size)
+
+
+@jax.custom_jvp
+def _put(zeros: Array, index: Array, values: Array) -> Array:
+    """Write values along the last axis, where equal indices have equal values, each with its gradient."""
+    return scatter(zeros, -1, index, values)
+
+
+@_put.defjvp
+def _put_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    return _put(*primals), scatter_add(jnp.zeros_like(primals[0]), -1, primals[1], tangents[2])
