@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from testing.modules import module_of
@@ -95,6 +96,13 @@ def numbers(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows)
 
 
+def losses(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    """Losses of the rows that a mask selects, with targets of their number."""
+    scores, target = self.linear(x)[some], torch.ones(x[some].shape)
+    functions = (functional.mse_loss, functional.smooth_l1_loss, functional.binary_cross_entropy_with_logits)
+    return *(loss(scores, target) for loss in functions), functional.l1_loss(scores, x[some], reduction="sum")
+
+
 def graph(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     """Edges between the steps of a sequence: some are left out, and each node gets one to itself."""
     nodes, loops = self.linear(x).reshape(-1, 3), torch.arange(4)
@@ -114,7 +122,7 @@ def groups(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
 
 
 FORWARDS = [graph, groups, numbers, longest, documents, characters, sorted_rows, reversed_steps]
-FORWARDS += [put, last_steps, selected]
+FORWARDS += [put, last_steps, selected, losses]
 
 
 def ragged(*lengths: int) -> tuple[Tensor, Tensor]:

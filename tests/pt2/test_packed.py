@@ -119,6 +119,15 @@ def test_a_sequence_longer_than_the_total_length() -> None:
         program(program.params, np.ones((10, 3, 2), np.float32), np.array([5, 10, 4]))
 
 
+def test_a_total_length_that_jit_does_not_know() -> None:
+    forward = lambda self, x, n: unpack(pack(x * 1, n), total_length=int(n.max()))[0]  # noqa: E731
+    model, args = model_of(forward), (torch.rand(5, 3, 2), torch.tensor([5, 4, 3]))
+    program = jaxlstm.from_module(model, args)
+    require_equal(program, model, *args, jit=False)
+    with pytest.raises(ProgramError, match="depends on the value of a tensor, which is unknown under jax"):
+        jax.jit(program)(program.params, *map(to_numpy, args))
+
+
 @pytest.mark.parametrize(("forward", "order"), [(plain, [3, 5, 2]), (changed_in_place, [5, 3, 2])])
 def test_random_inputs_have_lengths(forward: Forward, order: list[int]) -> None:
     """One length for each sequence, from the number of steps downwards."""

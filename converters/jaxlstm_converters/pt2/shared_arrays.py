@@ -13,6 +13,7 @@ from jaxlstm_converters.pt2.fixed_values import changes_in_place
 from jaxlstm_converters.pt2.model_lines import line_of_model
 
 _SHARE = ("as_tensor", "asarray")
+_ARRAYS = ("numpy", "__array__")
 
 
 class SharedArrays(TorchFunctionMode):
@@ -37,8 +38,14 @@ class SharedArrays(TorchFunctionMode):
             if name in _SHARE and str(result.dtype) == f"torch.{array.dtype}":
                 self._shared.append((result, array, array.tobytes()))
             return result
-        result = func(*args, **kwargs)
-        if name in ("numpy", "__array__") and type(result) is np.ndarray:
+        try:
+            result = func(*args, **kwargs)
+        except RuntimeError as error:
+            if name not in _ARRAYS:
+                raise
+            problem = "forward makes a NumPy array of a tensor that depends on its inputs"
+            raise _refusal(problem, "Return the tensor itself, or use functions of torch") from error
+        if name in _ARRAYS and type(result) is np.ndarray:
             array = np.array(result)
             self._shared.append((args[0], array, array.tobytes()))
             return array[...]  # The references to the array tell whether it is in use.
@@ -63,6 +70,6 @@ def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _refusal(problem: str) -> ProgramError:
-    message = f"{problem}, at {line_of_model()}. Change a copy of it, or use functions of torch"
+def _refusal(problem: str, fix: str = "Change a copy of it, or use functions of torch") -> ProgramError:
+    message = f"{problem}, at {line_of_model()}. {fix}"
     return ProgramError("unsupported-operator", message)

@@ -4,6 +4,7 @@ Under ``jit`` the lengths are unknown. A batch then stays as long as its padding
 its longest sequence.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,7 +53,7 @@ def pad_packed(
 ) -> Array:
     """Set the steps after the end of each sequence, and the number of steps if ``total_length`` is given."""
     axis = 1 if batch_first else 0
-    steps = data.shape[axis] if total_length is None else total_length
+    steps = data.shape[axis] if total_length is None else operator.index(total_length)
     _known_lengths(lengths, data.shape[1 - axis], steps)
     missing = steps - data.shape[axis]
     padding = [(0, missing if place == axis else 0, 0) for place in range(data.ndim)]

@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.indexing import masked_scatter, take
+from jaxlstm.programs.operators.reductions import mean, sum_
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
 from jaxlstm.programs.sizes.prefix import Apply, Count, Prefix, array_of, is_among, is_unknown, run_proven
@@ -309,6 +310,14 @@ def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
     return None if result is None else result * (self.array.shape[self.axis] / self.count.number())
 
 
+def _loss(apply: Apply, reduction: int = 1, **kwargs: Any) -> Any:
+    """Reduce the losses of the elements that torch has."""
+    losses = run_proven(apply, (), {**kwargs, "reduction": 0})
+    if not isinstance(losses, Prefix) or reduction == 0:
+        return losses
+    return _mean(mean, losses) if reduction == 1 else _reduce(0.0, sum_, losses)
+
+
 def _product(apply: Apply, self: Any, other: Any) -> Any:
     """Multiply matrices, if the sums of products are over the axis."""
     if array_of(other).ndim < 2 or not _along(self, -1) or not _along(other, -2):
@@ -321,6 +330,15 @@ def _softmax(apply: Apply, self: Any, dim: int, **settings: Any) -> Any:
     return None if result is None else replace(self, array=result).repeated()
 
 
+_LOSSES = [
+    "mse_loss",
+    "l1_loss",
+    "huber_loss",
+    "smooth_l1_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "kl_div",
+]
 _RULES: dict[str, Callable[..., Any]] = {
     "aten.sym_size.int": _size,
     "aten.sym_numel.default": _number_of_elements,
@@ -348,6 +366,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
     **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_reduce, -math.inf)),
     **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_reduce, math.inf)),
+    **dict.fromkeys((f"aten.{name}.default" for name in _LOSSES), _loss),
     **dict.fromkeys(("aten.bmm.default", "aten.matmul.default"), _product),
     **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
     "aten.slice.Tensor": lambda apply, *args, **kwargs: _slice(*args, **kwargs),
