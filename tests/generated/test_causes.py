@@ -46,6 +46,21 @@ class LikeGRU(nn.Module):
         return h + torch.relu(c), c
 
 
+class Coupled(nn.Module):
+    """A cell with one gate for both, a peephole, a bound and a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.out = nn.Linear(2 * HIDDEN, 3 * HIDDEN), nn.Linear(HIDDEN, HIDDEN, bias=False)
+        self.norm, self.peep = nn.LayerNorm(HIDDEN), nn.Parameter(torch.ones(HIDDEN))
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        f, u, o = self.w(torch.cat([x, h], -1)).split(HIDDEN, -1)
+        f = torch.sigmoid(f + self.peep * c)
+        c = torch.clamp(f * c + (1 - f) * nn.functional.silu(self.norm(u)), -3, 3)
+        return torch.sigmoid(o) * torch.tanh(self.out(c)) + 0.1 * x, c
+
+
 class Loop(nn.Module):
     """A cell in a loop over the time steps, and a head."""
 
@@ -77,6 +92,12 @@ STEPS = {
         c = 0.9 * c + linear("mix", h)
         h = h + jax.nn.relu(c)
 """,
+    Coupled: """
+        f, u, o = jnp.split(linear("w", jnp.concatenate([x, h], -1)), 3, -1)
+        f = sigmoid(f + params["cell.peep"] * c)
+        c = jnp.clip(f * c + (1 - f) * jax.nn.silu(norm(u, 1e-5)), -3, 3)
+        h = sigmoid(o) * jnp.tanh(linear("out", c, bias=False)) + 0.1 * x
+""",
 }
 FAULTS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     LikeLSTM: (
@@ -100,6 +121,15 @@ FAULTS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
         ("jax.nn.relu(c)", "jax.nn.gelu(c)"),
         ("h_r, h_z, h_n", "h_z, h_r, h_n"),
     ),
+    Coupled: (
+        ("0.1 * x", "0.1 * h"),
+        ('params["cell.peep"] * c', 'params["cell.peep"] * h'),
+        ("[x, h]", "[h, x]"),
+        (' + params["cell.peep"] * c', ""),
+        ("(1 - f) * jax", "jax"),
+        ("f, u, o =", "f, o, u ="),
+        ("sigmoid(o)", "jax.nn.hard_sigmoid(o)"),
+    ),
 }
 
 
@@ -111,7 +141,7 @@ def port(kind: type[nn.Module], fault: tuple[str, str], scanned: bool):
 def model(params, x):
     def linear(name, x, bias=True, transposed=False):
         weight = params[f"cell.{{name}}.weight"]
-        return x @ (weight if transposed else weight.T) + bias * params[f"cell.{{name}}.bias"]
+        return x @ (weight if transposed else weight.T) + (params[f"cell.{{name}}.bias"] if bias else 0)
 
     def norm(x, eps):
         x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + eps)
@@ -149,7 +179,7 @@ def check(kind: type[nn.Module], fault: tuple[str, str], steps: int, *, scanned:
 @pytest.mark.parametrize("seed", seeds(fast=1, slow=60))
 def test_planted_fault(seed):
     rng = np.random.default_rng(seed)
-    kind = list(FAULTS)[seed % 2]
+    kind = list(FAULTS)[seed % 3]
     assert check(kind, ("", ""), 4, seed=seed).ok
     fault = FAULTS[kind][rng.integers(len(FAULTS[kind]))]
     report = check(kind, fault, int(rng.choice([4, 20])), scanned=bool(rng.integers(2)), seed=seed)

@@ -118,16 +118,20 @@ def _confused_values(run: PlantedRun, where: Mapping[Site, str], first: str) -> 
     values: dict[tuple[Site, str], Any] = {(site, ""): result for site, (_, result) in run.latest.items()}
     uses: dict[int, list[tuple[Site, str]]] = {}
     for site, (operation, _) in run.latest.items():
-        for name, value in operation.arguments.items():
-            if name in ("input", "other", "end") and hasattr(value, "shape") and value.ndim:
-                values[site, name] = value
+        for name, value in _operands(operation).items():
+            values[site, name] = value
+            if name in operation.arguments:
                 uses.setdefault(id(value), []).append((site, name))
+    order = {site: position for position, site in enumerate(run.operations)}
     for consumers in sorted(uses.values(), key=lambda found: _rank(found[0][0][0], first)):
-        used = values[consumers[0]]
+        used, (consumer, _) = values[consumers[0]], consumers[0]
+        tried = {(id(used), True), (id(used), False)}
         for (source, name), value in values.items():
-            around = consumers[0][0][0].startswith(source[0])
-            if not around or value is used or getattr(value, "shape", None) != used.shape:
+            same = id(value), order[source] < order[consumer]  # Of this step, or of the one before.
+            around = consumer[0].startswith(source[0])
+            if not around or same in tried or getattr(value, "shape", None) != used.shape:
                 continue
+            tried.add(same)
             for part in ([consumers] if len(consumers) > 1 else []) + [[each] for each in consumers]:
                 taken = f"the {name} of {where[source]}" if name else f"the result of {where[source]}"
                 places = " and ".join(f"the {argument} of {where[site]}" for site, argument in part)
@@ -135,10 +139,17 @@ def _confused_values(run: PlantedRun, where: Mapping[Site, str], first: str) -> 
                 yield PlantedFault(f"{places} is {taken}", replaced, traced=True)
 
 
+def _operands(operation: Operation) -> dict[str, Any]:
+    """Return the tensors that an operation takes, but for weights; the parts of ``cat`` by number."""
+    named = {name: operation.get(name) for name in ("input", "other", "end")}
+    parts = {f"part {number}": part for number, part in enumerate(operation.get("tensors", ()))}
+    return {name: value for name, value in (named | parts).items() if getattr(value, "ndim", 0)}
+
+
 def _with_value(argument: str, source: Site, name: str) -> Replacement:
     def apply(operation: Operation) -> Any:
         made, result = operation.latest.get(source, (None, None))
-        value = made.get(name) if made is not None and name else result
+        value = _operands(made).get(name) if made is not None and name else result
         return operation.run() if value is None else operation.run(**{argument: value})
 
     return apply
