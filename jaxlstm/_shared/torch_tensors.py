@@ -44,3 +44,11 @@ def kind_of(value: Any) -> str:
         return "a torch tensor; convert it with .detach().cpu().numpy()"
     name = type(value).__name__
     return {"ArrayImpl": "a JAX array", "DynamicJaxprTracer": "a traced array"}.get(name, name)
+
+
+def with_attributes_of(module: Any, copied: Any) -> Any:
+    """Return a copy of a torch module, whose tensors get the Python attributes that torch did not copy."""
+    for kind in ("parameters", "buffers"):
+        for old, new in zip(getattr(module, kind)(), getattr(copied, kind)(), strict=True):
+            vars(new).update({name: value for name, value in vars(old).items() if name not in vars(new)})
+    return copied

@@ -46,6 +46,8 @@ STATEMENTS: list[tuple[str, Any, str]] = [
     ("type(s).{0} = 2; x = x * type(s).{0}", None, "Model.{0} at"),
     ("s.{0} = x.shape[0]; x = x * s.{0}", 0, ""),
     ("s.{0} = x.tanh(); x = s.{0} + 1", None, ""),
+    ("x = x * getattr(s.linear.bias, 'scale', 1.0)", 0, ""),
+    ("x = x + s.offset.by if hasattr(s.offset, 'by') else x", 0, ""),
     ("x.register_hook(lambda g: -g) if x.requires_grad else None", 0, "the hook at .* is not run"),
     ("x = Reverse.apply(x)", 0, "gradients through Reverse"),
     ("x = s.hooked(x)", 0, "backward hook of hooked is not run"),
@@ -72,6 +74,9 @@ def random_module(rng: random.Random) -> tuple[nn.Module, list[str]]:
     module: Any = module_of(
         names["forward"], linear=nn.Linear(3, 3), rnn=nn.GRU(3, 3), hooked=nn.Linear(3, 3)
     )
+    module.linear.bias.scale = 3.0
+    module.register_buffer("offset", torch.zeros(3))
+    module.offset.by = torch.ones(3)
     for n, (_, value, _) in enumerate(chosen):
         object.__setattr__(module, f"a{n}", copy.deepcopy(value))
     if any("hooked" in code for code, _, _ in chosen):

@@ -41,6 +41,7 @@ from jaxlstm_converters.pt2.shared_arrays import SharedArrays
 from jaxlstm_converters.pt2.sizes_from_one import sizes_from_one
 from jaxlstm_converters.pt2.state import kept_state
 from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
+from jaxlstm_converters.pt2.tensor_attributes import tensor_attributes
 from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
 
 
@@ -170,6 +171,7 @@ def _export_with(call: ExportCall, shapes: Any, exporter: str, settings: _Settin
             sizes_from_one() if settings.one else contextlib.nullcontext(),
             recorded_lines(),
             kept_state(call.module, call.changed),
+            tensor_attributes(call.module),
             plain_results(call.module),
             SymbolicSizes(call.module, values=settings.values)
             if settings.sizes
@@ -317,6 +319,7 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
 
     with (
         kept_state(module, call.changed),
+        tensor_attributes(module),
         FixedValues() as values,
         packed_sequences(module, PackedSequences(cut=True)),
         plain_results(module),

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
+from jaxlstm._shared.torch_tensors import with_attributes_of
+
 
 def copied(module: torch.nn.Module, memo: Mapping[int, Any] | None = None) -> torch.nn.Module:
     """Return a deep copy; ``memo`` has the copies of some objects. Computed weights lose their gradient."""
@@ -21,7 +23,7 @@ def copied(module: torch.nn.Module, memo: Mapping[int, Any] | None = None) -> to
     # An object without attributes is there for its identity: ``if self.state is MISSING``.
     plain = (x for x in leaves if type(x).__new__ is object.__new__ and not hasattr(x, "__slots__"))
     same = {id(x): x for x in plain if not getattr(x, "__dict__", None)}
-    return copy.deepcopy(module, {**same, **computed, **(memo or {})})
+    return with_attributes_of(module, copy.deepcopy(module, {**same, **computed, **(memo or {})}))
 
 
 def traced_copy(module: torch.nn.Module) -> torch.nn.Module:

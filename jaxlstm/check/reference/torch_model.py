@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 
-from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
+from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy, with_attributes_of
 from jaxlstm.check.cases.case import Array, Case, Results, Whole, moved_by_rounding, named_outputs
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.reference import torch_precision
@@ -57,7 +57,7 @@ class TorchModel:
             self._copy.eval()
         dtypes = [p.dtype for p in self._copy.parameters() if p.is_floating_point()]
         self.dtype = np.dtype(tensor_to_numpy(torch.empty(0, dtype=dtypes[0] if dtypes else None)).dtype)
-        self._in_float64 = _deep_copy(self._copy).double()
+        self._in_float64 = with_attributes_of(self._copy, _deep_copy(self._copy).double())
         if self.dtype != np.float64:
             setattr(self._in_float64, _OWN_DTYPE, getattr(torch, self.dtype.name))
         self._results: dict[Any, Results] = {}
@@ -325,4 +325,4 @@ def _deep_copy(module: torch.nn.Module) -> torch.nn.Module:
     with warnings.catch_warnings():
         # The copy of an exported module touches deprecated classes of torch.
         warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module)
+        return with_attributes_of(module, copy.deepcopy(module))
