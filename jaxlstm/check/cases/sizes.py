@@ -98,8 +98,8 @@ def _accepted(example: Case, axes: tuple[Axis, ...], refusal: Refusal) -> list[i
         rng = np.random.default_rng(0)
         return list(itertools.islice((n for n in fits if not refusal(resize(example, {axes: n}, rng))), 1))
 
-    # Five more elements remain visible after pooling, and change an even size into an odd one.
-    return first((1, size // 2, size - 1)) + first((size + 5, 2 * size, size + 1))
+    # Five more remain visible after pooling, and change an even size into an odd one. 10 would be twice 5.
+    return first((1, size // 2, size - 1)) + first((size + 5 + 2 * (size == 5), 2 * size, size + 1))
 
 
 def _large(
@@ -144,7 +144,9 @@ def resize(example: Case, changes: Changes, rng: np.random.Generator) -> Case:
         alike = sum(array.shape.count(old) for array in example.arrays.values())
         parts.append(f"{old} -> {size}" + f" on axis {axis} of {name}" * (alike > len(axes)))
         for name, axis in axes:
-            arrays[name] = np.take(arrays[name], np.arange(size) % old, axis)
+            padding = [(0, max(size - old, 0) * (k == axis)) for k in range(arrays[name].ndim)]
+            wrapped = np.pad(arrays[name], padding, "wrap" if old else "constant")
+            arrays[name] = np.take(wrapped, np.arange(size), axis)
         for name, a in arrays.items():
             if a.dtype.kind in "iu" and size < a.max(initial=0) <= old:
                 arrays[name] = np.minimum(a, np.asarray(size, a.dtype))

@@ -101,8 +101,10 @@ def drawn(array: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Arr
 
     Equal numbers would compete in ``topk``, and any of them may have the gradient.
     """
-    if array.dtype.kind == "c" or not array.size or is_discrete(array) or not np.isfinite(array).all():
-        return rng.choice(array.ravel(), shape) if array.size else np.empty(shape, array.dtype)
+    if not array.size:
+        return rng.standard_normal(shape).astype(array.dtype)
+    if array.dtype.kind == "c" or is_discrete(array) or not np.isfinite(array).all():
+        return rng.choice(array.ravel(), shape)
     ordered = np.sort(np.asarray(array, np.float64), axis=None)
     places = rng.uniform(0, array.size - 1, shape)
     return np.asarray(np.interp(places, np.arange(array.size), ordered)).astype(array.dtype)

@@ -113,6 +113,10 @@ DECISION = 1e-6
 """Relative effect of an ulp above which a mask or a count that moved may have changed a decision."""
 
 
+APART = 2.0**-40
+"""Relative distance of equal numbers that are moved apart: ``exp`` of small ones would absorb an ulp."""
+
+
 def result_semantics(
     actual: Results, expected: Results, condition: Mapping[str, float], scale: float = 1.0
 ) -> Measurement:
@@ -180,7 +184,7 @@ def condition_of(reference: Reference, case: Case, truth: Results, seed: int) ->
         return {name for c in found for name, error in c.items() if error > DECISION * largest(exact[name])}
 
     found, whole, tied = changes("except zeros"), "except zeros", set[str]()
-    both = (ulp, -ulp)  # Of two equal numbers, each is the larger one in one of the runs.
+    both = (APART, -APART)  # Of two equal numbers, each is the larger one in one of the runs.
     floats = [a for a in case.arrays.values() if is_floating(a)]
     may_tie = any(is_discrete(a) or np.unique(a).size < a.size for a in floats)
     if jumped := jumps(found + (changes("apart", both) if may_tie else [])):

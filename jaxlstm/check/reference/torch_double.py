@@ -211,7 +211,7 @@ def in_double(value: Any) -> Any:
     if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
         return value
     wanted = torch.float64 if dtype.is_floating_point else torch.complex128
-    return wanted if value is dtype else value.to(wanted)
+    return value if dtype is wanted else wanted if value is dtype else value.to(wanted)
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:
