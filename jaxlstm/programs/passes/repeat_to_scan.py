@@ -115,20 +115,24 @@ def _with_scan(graph: Graph, loop: Loop, types: Types) -> Iterator[Node]:
 
     The rows and the results are lists where a step may have others types than the one before.
     """
+
+    def rows_of(name: str) -> str:  # Several loops may take the rows of one tensor.
+        return f"{name} in loop {loop.start}"
+
     xs: dict[str, Argument] = {name: tuple(map(Value, items)) for name, items in loop.lists.items()}
     for name, rows in loop.rows.items():
-        each = [_row(name, rows, place, types.get(name)) for place in range(loop.count)]
+        each = [_row(f"{rows_of(name)} {k}", rows, k, types.get(name)) for k in range(loop.count)]
         yield from each
         xs[name] = tuple(Value(node.name) for node in each)
     is_regular = _is_regular(graph, loop, types)
     if is_regular:
         for name, items in xs.items():
-            yield _node(f"{name} rows", STACK, _stacked(name, loop, types), tensors=items, dim=0)
-        xs = {name: Value(f"{name} rows") for name in xs}
+            yield _node(rows_of(name), STACK, _stacked(name, loop, types), tensors=items, dim=0)
+        xs = {name: Value(rows_of(name)) for name in xs}
     for name, places in loop.indices.items():
-        xs[name], step = Value(f"{name} rows"), places[1] - places[0]
+        xs[name], step = Value(rows_of(name)), places[1] - places[0]
         bounds = {"start": places[0], "end": places[-1] + step, "step": step}
-        yield _node(f"{name} rows", "aten.arange.start_step", None, **bounds)
+        yield _node(rows_of(name), "aten.arange.start_step", None, **bounds)
     stacked = {f"{name} stacked": _stacked(name, loop, types) for name in loop.collected if is_regular}
     lasts = (loop.last.get(end) for end in loop.state.values())
     outputs = (*lasts, *(stacked or loop.collected.values()))
@@ -161,8 +165,8 @@ def _row(name: str, rows: Rows, place: int, type_: TensorType | None) -> Node:
     """Return the node that takes the row of a step."""
     index, part = rows.places[place], {"self": Value(rows.base), "dim": rows.axis}
     if rows.keep:
-        return _node(f"{name} row {place}", SLICE, type_, **part, start=index, end=index + 1)
-    return _node(f"{name} row {place}", SELECT, type_, **part, index=index)
+        return _node(name, SLICE, type_, **part, start=index, end=index + 1)
+    return _node(name, SELECT, type_, **part, index=index)
 
 
 def _node(name: str, op: str, type_: TensorType | None, **kwargs: Argument) -> Node:
