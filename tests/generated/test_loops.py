@@ -14,18 +14,17 @@ from testing.seeds import seeds
 from testing.written import assert_equal, written_program
 
 STEPS = 9
-_ROWS = """x[:, {t}]; x[:, -1 - {t}]; x[:, 2 * {t}]; x[:, ({t} * 5) % 9]; x[:, {t} : {t} + 1].sum(1)
-columns[{t}]; x[:, {t} + 1]; table[{t}]; y[:, 8 - {t} : 9 - {t}].mean(1); x.flip(1)[:, {t}]; parts[{t}][:, 0]; x[:, 3]
-late[-1 - {t}]; early[{t}]; early[8 - {t}] * x[:, {t}]""".replace("\n", "; ").split("; ")
-_STATES = """torch.tanh({h} + {row}); {h} * 0.5 + {row} * self.w; self.cell({row}, {h}); torch.maximum({h}, {row})
-{h} + {row} * 0; torch.where({row} > 0, {h}, {row})""".replace("\n", "; ").split("; ")
-_KEPT = """late.append({h}); late.insert(0, {h} * 2); early.append({row} + {h}); y = y.clone(); y[:, {t}] = {h}
-late.append({h}) if {t} % 2 else None; early.append({h}[:, :1].expand(-1, 3)); pass
-y[:, 8 - {t}] = {row}; y[:, {t}] += {h}; h, g = g, h""".replace("\n", "; ").split("; ")
-_RESULTS = """h; g; torch.stack(late, {d}); torch.cat(late, {e}); torch.stack(early[::-1], {d})
-torch.cat(early[2:7], {e})
-late[3] if len(late) > 3 else h; y; torch.stack([late[0], *early, g], {d}); torch.stack(late[::2], {d})
-torch.cat([y[:, 0], *late], {e}); torch.stack(early[5:] + early[:5])""".replace("\n", "; ").split("; ")
+_ROWS = """x[:, {t}]; x[:, -1 - {t}]; x[:, 2 * {t}]; x[:, ({t} * 5) % 9]; x[:, {t} : {t} + 1].sum(1);
+columns[{t}]; x[:, {t} + 1]; table[{t}]; y[:, 8 - {t} : 9 - {t}].mean(1); x.flip(1)[:, {t}]; x[:, 3];
+parts[{t}][:, 0]; late[-1 - {t}]; early[{t}]; early[8 - {t}] * x[:, {t}]"""
+_STATES = """torch.tanh({h} + row); {h} * 0.5 + row * self.w; self.cell(row, {h}); torch.maximum({h}, row);
+{h} + row * 0; torch.where(row > 0, {h}, row)"""
+_KEPT = """late.append({h}); late.insert(0, {h} * 2); early.append(row + {h}); y = y.clone(); y[:, {t}] = {h};
+late.append({h}) if {t} % 2 else None; early.append({h}[:, :1].expand(-1, 3)); pass; h, g = g, h;
+y[:, 8 - {t}] = row; y[:, {t}] += {h}"""
+_RESULTS = """h; g; torch.stack(late, {d}); torch.cat(late, {e}); torch.stack(early[::-1], {d}); y;
+torch.cat(early[2:7], {e}); late[3] if len(late) > 3 else h; torch.stack([late[0], *early, g], {d});
+torch.stack(late[::2], {d}); torch.cat([y[:, 0], *late], {e}); torch.stack(early[5:] + early[:5])"""
 
 
 class _Loops(nn.Module):
@@ -40,18 +39,20 @@ class _Loops(nn.Module):
         for _ in range(self.chosen.randint(1, 3)):
             self._add(x, self._loop())
         for _ in range(4):
-            text = self.chosen.choice(_RESULTS).format(
-                d=self.chosen.randint(-3, 2), e=self.chosen.randint(0, 1)
-            )
+            text = self._one_of(_RESULTS, d=self.chosen.randint(-3, 2), e=self.chosen.randint(0, 1))
             self._add(x, f"results.append({text})")
 
+    def _one_of(self, texts: str, **names: Any) -> str:
+        return self.chosen.choice(texts.split(";")).strip().format(**names)
+
     def _loop(self) -> str:
-        pick, t = self.chosen.choice, self.chosen.choice(["t", "8 - t"])
-        names = {"t": f"({t})", "h": pick("hg")}
-        body = [f"row = {pick(_ROWS).format(**names)}"]
-        body += [f"{pick('hg')} = {pick(_STATES).format(row='row', **names)}" for _ in range(pick((1, 1, 2)))]
-        body += [pick(_KEPT).format(row="row", **names) for _ in range(pick((1, 2)))]
-        return f"for t in range({STEPS}):\n  " + "\n  ".join(body)
+        pick, t = self.chosen.choice, self.chosen.choice(["(t)", "(8 - t)"])
+        lines = [f"row = {self._one_of(_ROWS, t=t)}"]
+        for _ in range(pick((1, 1, 2))):
+            lines.append(f"{pick('hg')} = {self._one_of(_STATES, h=pick('hg'))}")
+        for _ in range(pick((1, 2))):
+            lines.append(self._one_of(_KEPT, h=pick("hg"), t=t))
+        return f"for t in range({STEPS}):\n  " + "\n  ".join(lines)
 
     def _add(self, x: Tensor, line: str) -> None:
         self.lines.append(line)
