@@ -50,7 +50,7 @@ FIRST: dict[str, tuple[Any, str, str, tuple[str, ...]]] = {
         (
             *("jnp.clip(2 * x, -100, 100)", "jnp.abs(2 * x)", "jnp.nan_to_num(2 * x)"),
             *("2 * x.at[20:].multiply(1.01)", "2 * x.at[:, 9:].set(0.5)", "2 * identity(x)"),
-            "2 * x if x.shape[1] % 2 else 2.001 * x",
+            *("2 * x if x.shape[1] % 2 else 2.001 * x", "2 * x if len(x) <= x.shape[1] else 2.001 * x"),
         ),
     ),
 }

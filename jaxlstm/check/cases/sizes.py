@@ -32,8 +32,9 @@ def other_sizes(
     """Return the example at smaller and at larger sizes, which a subject may refuse, and notes.
 
     Of a program, ``free`` holds the axes that share each free size; these sizes are changed one by one and
-    together. Otherwise axes of equal size are resized together. ``takes`` tells whether the subject takes a
-    case of large sizes without much more work than the example; ``parameters`` is the number of parameters.
+    together. Otherwise axes of equal size are resized together, to different sizes if torch takes those.
+    ``takes`` tells whether the subject takes a case of large sizes without much more work than the example;
+    ``parameters`` is the number of parameters.
     """
     rng, cases, notes = np.random.default_rng(1), [], []
     groups = _equal_axes(example) if free is None else [[axes] for axes in free]
@@ -45,6 +46,10 @@ def other_sizes(
     # An axis without a larger size stays: in a short one, a fault far along another one may cancel out.
     smallest = {axes: sizes[0] for axes, sizes in resized.items() if sizes[0] < _size(example, axes)}
     largest = {axes: sizes[-1] for axes, sizes in resized.items() if sizes[-1] > _size(example, axes)}
+    for whole, *parts in groups:  # Equal sizes of the example differ where torch takes that.
+        unequal = {axes: _larger(_size(example, axes), number) for number, axes in enumerate(parts)}
+        if parts and whole in largest and not refusal(resize(example, unequal, rng)):
+            largest = {axes: size for axes, size in largest.items() if axes != whole} | unequal
     for changes in filter(None, (smallest, largest)):
         case = resize(example, changes, rng)
         if refusal(case):  # Sizes that torch takes one by one, but not together.
@@ -56,6 +61,14 @@ def other_sizes(
         else:
             cases.append(case)
     return cases + [resize(example, dict([change]), rng) for change in dict.fromkeys(alone)], notes
+
+
+def _larger(size: int, number: int = 0) -> int:
+    """Return a size of the other parity that is not the double, one for each number.
+
+    Five more elements remain visible after pooling.
+    """
+    return size + [step for step in range(5, 9 + 2 * number, 2) if step != size][number]
 
 
 def _equal_axes(example: Case) -> list[list[tuple[Axis, ...]]]:
@@ -98,8 +111,7 @@ def _accepted(example: Case, axes: tuple[Axis, ...], refusal: Refusal) -> list[i
         rng = np.random.default_rng(0)
         return list(itertools.islice((n for n in fits if not refusal(resize(example, {axes: n}, rng))), 1))
 
-    # Five more remain visible after pooling, and change an even size into an odd one. 10 would be twice 5.
-    return first((1, size // 2, size - 1)) + first((size + 5 + 2 * (size == 5), 2 * size, size + 1))
+    return first((1, size // 2, size - 1)) + first((_larger(size), 2 * size, size + 1))
 
 
 def _large(
@@ -107,12 +119,14 @@ def _large(
 ) -> Case | None:
     """Return a case with much larger sizes that is within the limits and is taken, or None.
 
-    An even size becomes odd and the reverse, or a multiple where only the double was taken.
+    An even size becomes odd and the reverse, or a multiple where only the double was taken. The largest size
+    becomes the smallest.
     """
+    descending = sorted(largest, key=lambda axes: -_size(example, axes))
 
     def enlarged(axes: tuple[Axis, ...], taken: int, goal: int) -> int:
         size = _size(example, axes)
-        return size * -(-goal // size) if taken == 2 * size else goal + size % 2
+        return size * -(-goal // size) if taken == 2 * size else goal + size % 2 + 2 * descending.index(axes)
 
     def allowed(changes: Changes) -> Case | None:
         case = resize(example, changes, rng)
