@@ -2,43 +2,21 @@
 
 import ast
 import copy
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.calls import Invocation
+from jaxlstm_converters.source.context import Context
+from jaxlstm_converters.source.drafts import Draft, draft_of
 from jaxlstm_converters.source.method import Method
-from jaxlstm_converters.source.modules import SELF
+from jaxlstm_converters.source.model import Model
+from jaxlstm_converters.source.modules import SELF, Part
 from jaxlstm_converters.source.spelling.layers import attributes_of
 from jaxlstm_converters.source.spelling.template import parameters_of
-
-
-@dataclass
-class Draft:
-    """The class of one module, as if no other module had the class.
-
-    Attributes:
-        path: path of the module.
-        class_name: name of the class in torch.
-        base: name of the base class.
-        init: the statements of ``__init__``.
-        methods: the methods by name.
-        tied: another name of a tensor in torch -> its name, in the class of the model.
-    """
-
-    path: str
-    class_name: str
-    base: str
-    init: list[ast.stmt]
-    methods: dict[str, Method]
-    tied: Mapping[str, str] = field(default_factory=dict)
-
-    def trees(self) -> Iterator[ast.stmt]:
-        """Yield all statements, of ``__init__`` and then of the methods."""
-        yield from self.init
-        for method in self.methods.values():
-            yield from (statement.tree for statement in method.body)
 
 
 @dataclass
@@ -82,7 +60,29 @@ class WrittenClass:
                 self.defaults[name] = copy.deepcopy(values[texts.index(most)])
 
 
-def drop_defaults(classes: Sequence[WrittenClass]) -> None:
+def written_classes(model: Model, parts: Part, remarks: dict[str, None]) -> list[WrittenClass]:
+    """Return the classes of a program, each after the classes that it uses."""
+    calls: dict[str, list[Invocation]] = {}
+    for call in model.calls:
+        if model.is_class(call):
+            calls.setdefault(call.path, []).append(call)
+    heights = {path: parts.at(path).height() for path in calls}
+    found: list[WrittenClass] = []
+    methods: dict[int, Method] = {}
+    taken = {"Buffer", "Any"} | names.RESERVED
+    for _, paths in itertools.groupby(sorted(calls, key=heights.__getitem__), heights.get):
+        contexts = [Context(model, parts, methods, remarks, path) for path in paths]
+        for written in _united(
+            [draft_of(context, calls[context.path], methods) for context in contexts], taken
+        ):
+            found.append(written)
+            for path in written.arguments:
+                parts.at(path).made = written.construct(path)
+    _drop_defaults(found)
+    return found
+
+
+def _drop_defaults(classes: Sequence[WrittenClass]) -> None:
     """Leave out arguments of the classes that equal their defaults."""
     defaults = {
         written.name: {(name, trees.shown(value)) for name, value in written.defaults.items()}
@@ -105,12 +105,12 @@ _OPERANDS = {
 _RNGS = trees.name("rngs")
 
 
-def unite(drafts: Sequence[Draft], taken: set[str]) -> list[WrittenClass]:
+def _united(drafts: Sequence[Draft], taken: set[str]) -> list[WrittenClass]:
     """Return one class for all drafts that differ only in literals. Its name is added to ``taken``."""
     groups: dict[tuple[str, str], list[Draft]] = {}
     for draft in drafts:
         groups.setdefault((draft.class_name, _form(draft)), []).append(draft)
-    return [_united(group, taken) for group in groups.values()]
+    return [_shared(group, taken) for group in groups.values()]
 
 
 def _form(draft: Draft) -> str:
@@ -124,7 +124,7 @@ def _form(draft: Draft) -> str:
     return repr((draft.base, len(draft.init), methods, texts))
 
 
-def _united(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
+def _shared(group: Sequence[Draft], taken: set[str]) -> WrittenClass:
     name = names.valid_name(group[0].class_name, taken, default="Model")
     taken.add(name)
     written = WrittenClass(name, group[0], arguments={draft.path: [] for draft in group})

@@ -1,15 +1,18 @@
 """The assertions that the inputs are those for which the program is right."""
 
 import ast
-from collections.abc import Iterator, Mapping, Set
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph, TensorType
+from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value, uses_of
+from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.sizes.flow import symbols
 from jaxlstm.programs.sizes.guards import axes_in, python_of, require_guards, shown_guard
 from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.signature import Axis, fixed_by_export
+
+Axis = tuple[str, int]
 
 
 def assertions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) -> Iterator[ast.stmt]:
@@ -28,7 +31,7 @@ def assertions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) 
             tests
         )
 
-    found = {"fixed by the export": fixed_by_export(graph, bound, checked)}
+    found = {"fixed by the export": _fixed_by_export(graph, bound, checked)}
     axes: dict[str, list[Axis]] = {}
     for name, type_ in graph.input_types.items():
         for place, symbol in enumerate(type_.shape):
@@ -54,6 +57,25 @@ def assertions(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) 
             yield ast.Assert(
                 ast.BoolOp(ast.And(), tests), ast.Constant(f"{why}; export an example with others")
             )
+
+
+def _fixed_by_export(graph: Graph, bound: Mapping[str, ast.expr], checked: Set[Axis]) -> list[ast.expr]:
+    """Return conditions that inputs are as the export fixed them, except for axes that are checked."""
+    sides: dict[int, list[ast.expr]] = {}
+    tests: list[ast.expr] = []
+    for declared in graph.inputs:
+        expression = bound[declared.name]
+        if declared.type is None:
+            is_equal = ast.Is() if isinstance(declared.constant, bool | None) else ast.Eq()
+            tests.append(ast.Compare(expression, [is_equal], [ast.Constant(declared.constant)]))
+        for axis, size in enumerate(declared.type.shape if declared.type else ()):
+            if isinstance(size, int) and (declared.name, axis) not in checked:
+                shape = trees.attribute(expression, "shape")
+                sides.setdefault(size, []).append(trees.item(shape, axis))
+    return tests + [
+        ast.Compare(first, [ast.Eq()] * (len(others) + 1), [*others, ast.Constant(size)])
+        for size, (first, *others) in sides.items()
+    ]
 
 
 def _has_elements(graph: Graph, type_: TensorType) -> bool:
@@ -85,3 +107,39 @@ def _undecided(graph: Graph) -> Iterator[str]:
             require_guards((guard,), shapes, constants)
         except (ProgramError, NotImplementedError):  # JAX does not know the fraction of a symbol.
             yield guard
+
+
+def checked_axes(graph: Graph) -> set[Axis]:
+    """Return the axes of inputs, by name and place, whose size a layer checks itself."""
+    types, found = graph.types, set()
+    origins = {(name, k): {(name, k)} for name, t in graph.input_types.items() for k in range(len(t.shape))}
+    for node in graph.nodes:
+        for name in types.keys() & set(uses_of(node)):
+            for axis in _checked(node, name, len(types[name].shape)):
+                found |= origins.get((name, axis), set())
+            for result, type_ in node.types.items():
+                for before, after in _kept_axes(node, types[name].shape, type_.shape):
+                    origins.setdefault((result, after), set()).update(origins.get((name, before), ()))
+    return found
+
+
+def _checked(node: Node, name: str, rank: int) -> Sequence[int]:
+    """Return the axes of a value of which a layer knows the size."""
+    layer, is_input = node.op.split(".")[1], node.kwargs.get("input") == Value(name)
+    if match := re.fullmatch(r"conv(?:_transpose)?([123])d", layer):
+        return [rank - int(match[1]) - 1] if is_input else []
+    if layer == "linear" or (layer == "layer_norm" and node.kwargs.get("weight") is not None):
+        return [rank - 1] if is_input else []
+    # The states of a recurrent layer are checked as a whole.
+    return range(rank)[-1 if is_input else 0 :] if layer.startswith(("lstm", "gru", "rnn")) else []
+
+
+def _kept_axes(node: Node, before: Sequence[Size], after: Sequence[Size]) -> list[tuple[int, int]]:
+    """Return the pairs of places of the axes that an operator keeps, as far as that is certain."""
+    operator = find_operator(node.op)
+    places = range(min(len(before), len(after)))
+    if operator is not None and operator.layout in ("elementwise", "pads") and len(before) == len(after):
+        return [(place, place) for place in places if before[place] == after[place]]
+    if node.op == "aten.select.int" and node.kwargs["dim"] not in (-1, len(before) - 1):
+        return [(len(before) - 1, len(after) - 1)]
+    return []

@@ -34,7 +34,7 @@ class MethodWriter(StatementWriter):
         """Write a function that an operator calls, and return its name."""
         inputs = tuple(declared.name for declared in graph.inputs)
         writer = self._inner(list(graph.nodes), inputs, tuple(values_in(graph.outputs)))
-        for size in {leaf for name in graph.captured for leaf in self._context.sizes.leaves(name)}:
+        for size in {leaf for name in graph.captured for leaf in self._context.model.sizes.leaves(name)}:
             self._scope.size(size)
         # Other names are of tensors that the module holds.
         shared = [name for name in graph.captured if name in self._scope.values]
@@ -57,7 +57,7 @@ class MethodWriter(StatementWriter):
     def _set_long(self, values: Sequence[str]) -> None:
         """Give the values that a function uses variables, unless their expressions are short."""
         for name in values:
-            if not self._context.sizes.is_size(name) and not is_short(self._scope.value(name)):
+            if not self._context.model.sizes.is_size(name) and not is_short(self._scope.value(name)):
                 self._set(name, self._scope.value(name))
 
     def _inner(
@@ -169,7 +169,7 @@ class _Loop:
         outer = self._method._scope
         outputs = tuple(values_in((self._leave["ends"], self._leave["results"])))
         writer = self._method._inner(self._body, self._item.inputs, outputs)
-        for size in filter(self._method._context.sizes.is_size, self._item.inputs):
+        for size in filter(self._method._context.model.sizes.is_size, self._item.inputs):
             outer.size(size)
         writer._scope.share(outer, self._shared)
         if self._enter["is_plain"]:

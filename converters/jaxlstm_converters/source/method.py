@@ -1,15 +1,12 @@
-"""A method of written source: its statements, and what its writer needs to know about the program."""
+"""A method of written source, and its statements."""
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from jaxlstm.programs.graph import Argument, Node, TensorType
 from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import Invocation, Item
-from jaxlstm_converters.source.sizes import Sizes
-from jaxlstm_converters.source.spelling import Spelling
+from jaxlstm_converters.source.calls import Item
 
 # The names of the results of a call, as Python unpacks them; None where a result is not used.
 Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
@@ -37,16 +34,21 @@ class Statement:
 
 @dataclass
 class Method:
-    """A method: the names of its parameters, and its statements."""
+    """A method: the names of its parameters, and its statements.
+
+    ``inputs`` has the values that the parameters of a method take which is not the model's.
+    """
 
     parameters: list[ast.arg]
     body: list[Statement] = field(default_factory=list)
     keywords: list[ast.arg] = field(default_factory=list)
+    inputs: tuple[str, ...] = ()
+    name: str = "__call__"
 
     def results(self) -> list[ast.expr]:
         """Return the results that the method returns."""
-        value = getattr(self.body[-1].tree, "value", None) or ast.Constant(None)
-        return value.elts if isinstance(value, ast.Tuple) else [value]
+        value = getattr(self.body[-1].tree, "value", None) if self.body else None
+        return value.elts if isinstance(value, ast.Tuple) else [value or ast.Constant(None)]
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,6 @@ class LineItem:
     line: str
     key: str
     forced: bool = False
-
-
-@dataclass(frozen=True)
-class Context:
-    """The rest of the program as a method needs it.
-
-    Attributes:
-        types: the types of all values.
-        sizes: the sizes of the graph.
-        spell: gives a node in the module at a path as an expression of marked values.
-        call: gives the call of a module; None if its items are written in the parent.
-        tensor: gives the expression of a tensor of the module at a path; None for other values.
-        owners: placeholder of a parameter, buffer or constant -> its name in torch.
-    """
-
-    types: Mapping[str, TensorType]
-    sizes: Sizes
-    spell: Callable[[Node, str, Callable[[Argument], ast.expr]], Spelling]
-    call: Callable[[Invocation, str], Called | None]
-    tensor: Callable[[str, str], ast.expr | None]
-    owners: Mapping[str, str]
 
 
 def names_in(pattern: Pattern) -> list[str]:

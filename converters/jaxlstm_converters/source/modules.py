@@ -78,6 +78,15 @@ class Part:
         """True if the parts are numbered from 0 without a gap."""
         return self.is_list and len(self.parts) == max(map(int, self.parts)) + 1
 
+    def written_name(self, name: str) -> str:
+        """Return the name of a tensor in the written model: torch's, unless Python or Flax cannot have it."""
+        part, found = self, []
+        for inner in name.split("."):
+            is_key = part.kind == "container" and part is not self
+            found.append(inner if part.is_list or is_key else part.attribute(inner))
+            part = part.parts.get(inner, Part())
+        return ".".join(found)
+
     def attribute(self, name: str) -> str:
         """Return the attribute that holds a part: torch's name, unless Python or Flax cannot have it."""
         attribute = names.attribute_name(name)

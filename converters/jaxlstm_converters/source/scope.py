@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from jaxlstm.programs.graph import Node
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Item, nodes_of
-from jaxlstm_converters.source.method import Context, LineItem, Pattern, Statement, names_in, needed
+from jaxlstm_converters.source.context import Context
+from jaxlstm_converters.source.method import LineItem, Pattern, Statement, names_in, needed
 from jaxlstm_converters.source.names import Target
 
 LETTERS = ("y", "z", "u", "v", "w", "p", "q", "r", "s", "a", "b", "c", "d", "e", "f", "g", "k", "m", "n")
@@ -39,15 +40,14 @@ class Scope:
         left: the number of times that the rest of the method uses each value.
     """
 
-    def __init__(self, context: Context, path: str, left: Counter[str], reserved: Collection[str]) -> None:
+    def __init__(self, context: Context, left: Counter[str], reserved: Collection[str]) -> None:
         self.values: dict[str, ast.expr] = {}
         self.parameters: dict[str, str] = {}
         self.functions: set[str] = set()
         self.left = left
         self._context = context
-        self._path = path
         self._reserved = reserved
-        self._needed = {size for name in left for size in context.sizes.leaves(name, computed=True)}
+        self._needed = {size for name in left for size in context.model.sizes.leaves(name, computed=True)}
         self._sizes: dict[str, ast.expr] = {}
         self._header: dict[str, tuple[str, int]] = {}
         self._names_before: dict[str, list[str]] = {}
@@ -57,23 +57,23 @@ class Scope:
         """Use values and sizes of the method around a function, whose variables get no other meaning."""
         self._sizes = {**outer._sizes}  # without the sizes that only the function knows
         for name in values:
-            if not self._context.sizes.is_size(name):
+            if not self._context.model.sizes.is_size(name):
                 self.values[name] = outer.value(name)
                 self.functions.update(trees.variables(self.values[name]))
 
     def take(self, name: str, variable: str) -> None:
         """Let a parameter stand for a value or size."""
         self.parameters[name] = variable
-        (self._sizes if self._context.sizes.is_size(name) else self.values)[name] = trees.name(variable)
+        (self._sizes if self._context.model.sizes.is_size(name) else self.values)[name] = trees.name(variable)
 
     def value(self, name: str) -> ast.expr:
         """Return the expression of a value or size."""
-        if self._context.sizes.is_size(name):
-            return self._context.sizes.expression(name, self.size, self._knows)
+        if self._context.model.sizes.is_size(name):
+            return self._context.model.sizes.expression(name, self.size, self._knows)
         if name in self.values:
             return self.values[name]
-        tensor = self._context.tensor(name, self._path)
-        assert tensor is not None, f"{name} is not defined in {self._path}"
+        tensor = self._context.tensor(name)
+        assert tensor is not None, f"{name} is not defined in {self._context.path}"
         return tensor
 
     def named(self, value: str, target: str, step: LineItem, expression: ast.expr) -> ast.Name:
@@ -109,11 +109,11 @@ class Scope:
     def size(self, symbol: str) -> ast.expr:
         """Return the expression of a free size."""
         if symbol not in self._sizes:
-            axis_of = self._context.sizes.axis_of
+            axis_of = self._context.model.sizes.axis_of
             axes = ((name, axis_of(name, symbol)) for name in (*self.parameters, *self.values))
             # The first parameter, or else value, that has an axis of the size.
             name, axis = next(((name, axis) for name, axis in axes if axis is not None), ("", 0))
-            assert name, f"{symbol} is not known in {self._path}"
+            assert name, f"{symbol} is not known in {self._context.path}"
             if name not in self.parameters:
                 return trees.item(trees.attribute(copy.deepcopy(self.values[name]), "shape"), axis)
             variable = self._size_name(name, axis)
@@ -123,12 +123,12 @@ class Scope:
 
     def _knows(self, symbol: str) -> bool:
         """Return True for a size that a variable or a parameter shows."""
-        axis_of = self._context.sizes.axis_of
+        axis_of = self._context.model.sizes.axis_of
         return symbol in self._sizes or any(axis_of(name, symbol) is not None for name in self.parameters)
 
     def read_inner_sizes(self, pattern: Pattern) -> Iterator[Statement]:
         """Yield statements that read the sizes that no parameter shows, each from the first value with it."""
-        sizes = self._context.sizes
+        sizes = self._context.model.sizes
         for name in names_in(pattern):
             for symbol in sizes.symbols_of(name):
                 is_call = symbol in sizes.computed.values() and not isinstance(self.values[name], ast.Name)
@@ -142,7 +142,7 @@ class Scope:
                 yield Statement(trees.assign(variable, trees.item(shape, axis)))
 
     def _size_name(self, name: str, axis: int) -> str:
-        shape = self._context.types[name].shape
+        shape = self._context.model.types[name].shape
         free = [place for place in range(1, len(shape)) if not isinstance(shape[place], int)]
         kind = (
             "batch" if axis == 0 else "length" if len(free) < 2 else "height" if axis == free[0] else "width"
@@ -177,7 +177,7 @@ class Scope:
         read = []
         for holder, axes in holders.items():
             name = next(name for name, variable in self.parameters.items() if variable == holder)
-            read.append(Statement(_read_sizes(holder, axes, len(self._context.types[name].shape))))
+            read.append(Statement(_read_sizes(holder, axes, len(self._context.model.types[name].shape))))
         return [*read, *statements]
 
 

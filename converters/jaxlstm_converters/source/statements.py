@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import LOOP, Invocation, Item, line_of, nodes_of
-from jaxlstm_converters.source.method import Context, LineItem, Method, Pattern, Statement, names_in
+from jaxlstm_converters.source.context import Context
+from jaxlstm_converters.source.method import LineItem, Method, Pattern, Statement, names_in
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.scope import Scope, usual_names
 from jaxlstm_converters.source.spelling import simplified
@@ -29,30 +30,31 @@ class StatementWriter:
         assigned = {name for step in self._steps for name in names.leaves(names.targets(step.line))}
         left = Counter(name for step in self._steps for name in self._uses(step.item))
         left.update(call.outputs)
-        self._scope = Scope(context, call.path, left, assigned)
+        self._scope = Scope(context, left, assigned)
         self._statements: list[Statement] = []
         self._planned: dict[str, str] = {}
 
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
         for name in self._call.inputs:
-            is_size = self._context.sizes.is_size(name)
+            is_size = self._context.model.sizes.is_size(name)
             candidates = [] if is_size else [*self._argument_names(name), "x", "y", "z", "u", "v", "w"]
             # A computed weight has the name of its place in an operator.
             keys = {k for node in nodes_of(self._call) for k, v in node.kwargs.items() if v == Value(name)}
             candidates = [*sorted(keys & {"weight", "bias"}), *candidates]
-            if (torch_name := self._context.owners.get(name)) is not None:
+            if (torch_name := self._context.model.owners.get(name)) is not None:
                 candidates = [names.valid_name(torch_name.rpartition(".")[2])]
             self._parameter(name, candidates)
         body = self._body()
         body += self._result(trees.grouped([self._scope.value(name) for name in self._call.outputs]))
-        return Method([ast.arg(name) for name in self._scope.parameters.values()], self._scope.finished(body))
+        parameters = [ast.arg(name) for name in self._scope.parameters.values()]
+        return Method(parameters, self._scope.finished(body), inputs=self._call.inputs)
 
     def _parameter(self, name: str, candidates: Sequence[str]) -> ast.expr:
         """Give a value the first parameter or variable of some that is free."""
         taken = {*self._scope.taken(), *self._scope.parameters.values()}
         free = (c for c in candidates if names.is_name(c) and c not in taken)
-        usual = "size" if self._context.sizes.is_size(name) else "value"
+        usual = "size" if self._context.model.sizes.is_size(name) else "value"
         self._scope.take(name, next(free, "") or names.unique(usual, taken))
         return self._scope.value(name)
 
@@ -98,7 +100,7 @@ class StatementWriter:
                 yield LineItem(item, line, item.op)
             elif item.is_loop:
                 yield LineItem(item, "", LOOP, forced=True)
-            elif self._context.call(item, self._call.path) is None:
+            elif self._context.called(item) is None:
                 yield from self._expanded(item)
             else:
                 # A statement for each module of a list may become a loop.
@@ -108,7 +110,7 @@ class StatementWriter:
     def _uses(self, item: Item) -> Sequence[str]:
         if isinstance(item, Node):
             return list(uses_of(item))
-        called = self._context.call(item, self._call.path)
+        called = self._context.called(item)
         return trees.marks(called.expression) if called else item.inputs
 
     def argument_name(self, name: str, taken: Collection[str]) -> str:
@@ -166,11 +168,11 @@ class StatementWriter:
     def _write(self, step: LineItem, targets: Sequence[Target], ends: bool) -> None:
         item, target = step.item, ", ".join(names.leaves(targets))
         if isinstance(item, Node):
-            spelling = self._context.spell(item, self._call.path, self._placeholder)
+            spelling = self._context.spell(item, self._placeholder)
             expression = self._resolved(spelling.expr, target)
             pattern = self._used(item.outputs[0] if len(item.outputs) == 1 else item.outputs)
         else:
-            called = self._context.call(item, self._call.path)
+            called = self._context.called(item)
             assert called is not None
             expression, pattern = self._resolved(called.expression, target), self._used(called.results)
             if called.returned and max(len(called.returned), len(targets)) > 1:
@@ -235,7 +237,7 @@ class StatementWriter:
         return tree_of(argument, self._expression)
 
     def _expression(self, argument: Argument) -> ast.expr:
-        if isinstance(argument, Value) and self._context.sizes.is_size(argument.name):
+        if isinstance(argument, Value) and self._context.model.sizes.is_size(argument.name):
             return self._scope.value(argument.name)
         return marked(argument)
 

@@ -1,0 +1,106 @@
+"""A program as the methods of one module see it: how they call modules and operators, and read tensors."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlstm.programs.graph import Node, place_of
+from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
+from jaxlstm_converters.source.float_dtype import with_dtype
+from jaxlstm_converters.source.layers import without_gradient
+from jaxlstm_converters.source.method import Called, Method
+from jaxlstm_converters.source.model import Model
+from jaxlstm_converters.source.modules import SELF, Part, access
+from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
+from jaxlstm_converters.source.spelling.layers import attributes_of, changes_in_training, drop_rate
+from jaxlstm_converters.source.spelling.template import Expression, filled
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of the methods of one module.
+
+    Attributes:
+        model: the program.
+        parts: its tree of modules.
+        methods: id of a call in these methods, of a module that is a class -> the method that it calls.
+        remarks: the lines that no Flax user would have written, which grow with what is spelled.
+        path: the path of the module.
+    """
+
+    model: Model
+    parts: Part
+    methods: Mapping[int, Method]
+    remarks: dict[str, None]
+    path: str = ""
+
+    def access(self, path: str) -> ast.expr:
+        """Return the expression that reaches a part of the module."""
+        return access(self.parts, self.path, path)
+
+    @property
+    def dtype(self) -> ast.expr:
+        """The attribute that holds the dtype of new floats."""
+        path = self.model.class_of(self.path)
+        layer = self.model.layers.bases.get(path)
+        taken = {*self.parts.at(path).parts, *(attributes_of(layer.constructor) if layer else ())}
+        return trees.attribute(SELF, names.unique("dtype", taken))
+
+    def spell(self, node: Node, expression: Expression) -> Spelling:
+        """Return a node as an expression of marked values."""
+        model = self.model
+        if (layer := model.layers.of_node(node)) is not None:
+            is_base = layer.path in model.layers.bases
+            called = spell_call(layer, node, self.access(layer.path), is_base=is_base)
+            if node.name in model.inner and changes_in_training(node):
+                what = f"{layer.constructor} in a function of jax.lax, where Flax refuses training"
+                self.remarks[f"{place_of(node)}: {what}"] = None
+            return Spelling(called if node.with_gradient else without_gradient(called), True)
+        spelling = spell(node, model.types, expression)
+        if drop_rate(node) or node.op.startswith(("aten.batch_norm.", "aten.rrelu.")):
+            self.remarks[f"{place_of(node)}: {node.op} is written without what it does in training"] = None
+        if not spelling.idiomatic:
+            self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
+        return with_dtype(spelling, node, model.types, self.dtype)
+
+    def called(self, call: Invocation) -> Called | None:
+        """Return the call of a module; None if its items are written in the parent."""
+        layers, is_chain = self.model.layers, (self.parts.find(call.path) or Part()).is_chain
+        if call.path in layers:
+            return layers.called(call, self.access(call.path))
+        if call.is_loop or not (self.model.is_class(call) or is_chain):
+            return None
+        method = self.methods.get(id(call)) or Method([], inputs=call.inputs)
+        target = self.access(call.path)
+        function = target if method.name == "__call__" else trees.attribute(target, method.name)
+        results = call.outputs[0] if len(call.outputs) == 1 else call.outputs
+        expression: ast.expr = trees.call(function, *map(trees.marked, method.inputs))
+        *_, last = nodes_of(call)
+        # The layers of a chain are called by the chain.
+        if is_chain and not last.with_gradient and last.module_path in layers:
+            expression = without_gradient(expression)
+        return Called(expression, results, method.results())
+
+    def tensor(self, name: str) -> ast.expr | None:
+        """Return the expression of a parameter, buffer or constant of the module; None for other values."""
+        torch_name = self.model.owners.get(name)
+        if torch_name is None:
+            return None
+        if self.model.is_literal(torch_name):
+            return self._literal(self.model.tensors[torch_name])
+        if not is_under(torch_name, self.path):
+            return None
+        owner, _, last = torch_name.rpartition(".")
+        if self.model.layers.holds(torch_name):
+            return self.model.layers.tensor(owner, last, self.access(owner))
+        return trees.item(self.access(torch_name), ...)
+
+    def _literal(self, array: np.ndarray) -> ast.expr:
+        """Return a small constant as an array of its dtype. JAX has held 64-bit integers in 32 bits."""
+        usual = array.dtype in (np.int64, np.int32, np.bool_)
+        template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
+        dtype = self.dtype if array.dtype == np.float32 else array.dtype
+        return filled(template, {"values": array.tolist(), "dtype": dtype})

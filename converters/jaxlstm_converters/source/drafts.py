@@ -1,0 +1,103 @@
+"""Drafts of classes: the statements of the methods and of ``__init__`` of one module."""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from jaxlstm_converters.source import names, trees
+from jaxlstm_converters.source.calls import Invocation
+from jaxlstm_converters.source.conditions import assertions
+from jaxlstm_converters.source.context import Context
+from jaxlstm_converters.source.float_dtype import SINGLE
+from jaxlstm_converters.source.functions import MethodWriter
+from jaxlstm_converters.source.host_arrays import with_updates
+from jaxlstm_converters.source.listed import listed
+from jaxlstm_converters.source.method import Method, Statement, returned
+from jaxlstm_converters.source.modules import initialized
+from jaxlstm_converters.source.rolled import rolled
+from jaxlstm_converters.source.signature import signature, structure
+
+
+@dataclass
+class Draft:
+    """The class of one module, as if no other module had the class.
+
+    Attributes:
+        path: path of the module.
+        class_name: name of the class in torch.
+        base: name of the base class.
+        init: the statements of ``__init__``.
+        methods: the methods by name.
+        tied: another name of a tensor in torch -> its name, in the class of the model.
+    """
+
+    path: str
+    class_name: str
+    base: str
+    init: list[ast.stmt]
+    methods: dict[str, Method]
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    def trees(self) -> Iterator[ast.stmt]:
+        """Yield all statements, of ``__init__`` and then of the methods."""
+        yield from self.init
+        for method in self.methods.values():
+            yield from (statement.tree for statement in method.body)
+
+
+def draft_of(context: Context, calls: Sequence[Invocation], methods: dict[int, Method]) -> Draft:
+    """Return the draft of the module of some calls, and add their methods by id to ``methods``."""
+    part = context.parts.at(context.path)
+    found: dict[str, Method] = {}
+    for call in () if part.is_chain else calls:
+        method = methods[id(call)] = _method(context, call)
+        lines = ([p.arg for p in method.parameters], [trees.shown(s.tree) for s in method.body])
+        if (text := repr(lines)) in found:
+            method.name = found[text].name
+        else:
+            method.name = names.unique(f"call_{len(found) + 1}", part.parts) if found else "__call__"
+            found[text] = method
+    base = "nnx.Sequential" if part.is_chain else "nnx.List" if part.is_list else "nnx.Module"
+    init, layers = initialized(part), context.model.layers
+    if (layer := layers.bases.get(context.path)) is not None:
+        base, init = layer.constructor, [layers.made_base(context.path), *init]
+    written = {method.name: method for method in found.values()}
+    made = Draft(context.path, calls[0].class_name.rpartition(".")[2], base, init, written)
+    nodes = (node for method in found.values() for s in method.body for node in ast.walk(s.tree))
+    if any(trees.shown(node) == trees.shown(context.dtype) for node in nodes):
+        made.init = [*init, trees.assign(context.dtype, SINGLE)]
+    return made
+
+
+def _method(context: Context, call: Invocation) -> Method:
+    """Return the method that a call of a module runs."""
+    writer = MethodWriter(call, context)
+    is_outermost = call is context.model.root
+    method = _outermost(context, writer) if is_outermost else writer.method()
+    with_updates(method.body, [p.arg for p in (*method.parameters, *method.keywords)])
+    lengths = {
+        trees.shown(context.access(part.path)): len(part.parts)
+        for part in context.parts.at(call.path).walk()
+        if part.is_whole_list and part.path != call.path
+    }
+    method.body = returned(listed(rolled(method.body, lengths), lengths))
+    if not is_outermost:
+        # A layer may make the state that needed a size.
+        read = {name for statement in method.body for name in trees.variables(statement.tree)}
+        given = zip(method.inputs, method.parameters, strict=True)
+        kept = [(value, parameter) for value, parameter in given if parameter.arg in read]
+        method.inputs, method.parameters = tuple(v for v, _ in kept), [parameter for _, parameter in kept]
+    return method
+
+
+def _outermost(context: Context, writer: MethodWriter) -> Method:
+    """Return the method of the model, with its assertions."""
+    graph = context.model.graph
+    parameters, bound = signature(graph, writer)
+    result = partial(structure, graph.out_tree)
+    buffers = [trees.item(context.access(name), ...) for name in graph.mutations]
+    changed = [*zip(buffers, graph.mutations.values(), strict=True)]
+    method = writer.outermost(parameters, bound, graph.outputs, result, changed)
+    method.body[:0] = map(Statement, assertions(graph, bound, context.model.checked))
+    return method

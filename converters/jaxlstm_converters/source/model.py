@@ -1,0 +1,110 @@
+"""A program as calls of modules and layers: everything that is known before a line is written."""
+
+from collections.abc import Mapping, Set
+from dataclasses import replace
+
+import numpy as np
+
+from jaxlstm.programs.graph import Graph, TensorType, all_nodes, used_values, values_in
+from jaxlstm_converters.source import names
+from jaxlstm_converters.source.calls import (
+    SEQUENTIAL,
+    Invocation,
+    call_tree,
+    connect,
+    is_under,
+    nodes_of,
+    walk,
+)
+from jaxlstm_converters.source.conditions import Axis
+from jaxlstm_converters.source.layers import Layers
+from jaxlstm_converters.source.sizes import Sizes
+from jaxlstm_converters.source.spelling.layers import TORCH
+
+
+class Model:
+    """A program whose methods are to be written.
+
+    Attributes:
+        graph: its graph.
+        types: the types of all values, also in functions.
+        tensors: name in torch -> value of the parameters, buffers and constants.
+        owners: placeholder of a parameter, buffer or constant -> its name in torch.
+        sizes: the sizes of the graph.
+        root: the call of the outermost module.
+        calls: all calls of modules, each after the calls in it.
+        layers: the modules that are layers of Flax or of this library.
+        classes: path of a module that is written as a class -> name of its class in torch.
+        inner: names of the nodes in functions.
+        checked: axes of inputs whose size a layer checks itself.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        types: Mapping[str, TensorType],
+        tensors: Mapping[str, np.ndarray],
+        checked: Set[Axis],
+    ) -> None:
+        """Find the calls and layers of a graph with closures."""
+        self.graph, self.types, self.tensors, self.checked = graph, types, tensors, checked
+        self.owners = {**graph.parameters, **graph.buffers, **graph.constants}
+        self.sizes = Sizes(graph, types)
+        self.root = call_tree(graph, self.sizes)
+        results = values_in((*graph.outputs, *graph.mutations.values()))
+        connect(self.root, self.sizes, self.owners, tuple(results))
+        self.calls = [call for call in walk(self.root) if not call.is_loop]
+        self.layers = Layers(graph, self.calls, types, self.owners)
+        self._move_out_of_layers()
+        self.inner = {node.name for node in all_nodes(graph)} - {node.name for node in graph.nodes}
+        self.classes = {call.path: call.class_name for call in self.calls if self.is_class(call)}
+        self.layers.write_out_defaults(self.classes)
+
+    def _move_out_of_layers(self) -> None:
+        """Let the module around a layer hold its constants, for which Flax's layer has no place."""
+        for value, name in self.graph.constants.items():
+            owner, _, last = name.rpartition(".")
+            if owner in self.layers:
+                parent, _, layer = owner.rpartition(".")
+                moved = names.unique(f"{parent}.{layer}_{last}".lstrip("."), self.tensors)
+                self.owners[value] = moved
+                self.tensors = {**self.tensors, moved: self.tensors[name]}
+        constants = {value: self.owners[value] for value in self.graph.constants}
+        self.graph = replace(self.graph, constants=constants)
+
+    def held_tensors(self) -> list[str]:
+        """Return the names of the tensors that the modules hold."""
+        read, constants = used_values(self.graph), self.graph.constants
+        kept = [name for name in self.owners if name in read or name not in constants]
+        found = dict.fromkeys([*(self.owners[name] for name in kept), *self.graph.mutations])
+        return [name for name in found if not self.is_literal(name) and not self._is_counter(name)]
+
+    def _is_counter(self, name: str) -> bool:
+        """Return True for the number of batches that a norm has seen, which Flax does not count."""
+        owner, _, last = name.rpartition(".")
+        return last == "num_batches_tracked" and (owner in self.layers or owner in self.layers.bases)
+
+    def is_literal(self, name: str) -> bool:
+        """Return True for a small constant of forward, which is written as a literal."""
+        _, is_inside, last = name.rpartition(".")
+        # A module may also hold a tensor that is neither a parameter nor a buffer.
+        is_forward = not is_inside or last.startswith("lifted_tensor_")
+        return is_forward and name in self.graph.constants.values() and self.tensors[name].size <= 16
+
+    def is_class(self, call: Invocation) -> bool:
+        """Return True if a person would write the module of a call as a class."""
+        if not call.path:
+            return True
+        if call.path in self.layers or call.class_name == SEQUENTIAL:
+            return False
+        has_parts = any(is_under(name, call.path) for name in (*self.owners.values(), *self.layers))
+        if not call.class_name.startswith(TORCH):
+            # A person writes one or two operators, such as a reshape, in the parent.
+            return has_parts or len([*nodes_of(call)]) > 2
+        return has_parts and not call.class_name.startswith(f"{TORCH}container.")
+
+    def class_of(self, path: str) -> str:
+        """Return the path of the innermost module around a part that is written as a class."""
+        while path not in self.classes:
+            path = path.rpartition(".")[0]
+        return path
