@@ -228,6 +228,56 @@ def chain(self: Any, features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @SPECIMENS.of(
+    normal((3,)),
+    lambda: {"layers": several(nn.Linear, 3, 3), "cells": several(nn.LSTMCell, 3, 3)},
+    proven=True,
+    lines=["    x = layer(y) + old", "    outputs.append(jnp.tanh(x))", "    y2, z = cell(y + y2)"],
+)
+def rounds(self: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """Loops with two states that trade places, a list of results, and a result of which the last is used."""
+    old, ys = x.sin(), []
+    for layer in self.layers:
+        x, old = layer(x) + old, x.cos()
+        ys.append(x.tanh())
+    y = x
+    for cell in self.cells:
+        y, z = cell(x + y)
+    return torch.cat(ys, 1), old, y, z
+
+
+@SPECIMENS.of(
+    normal((3,)),
+    lambda: {"layers": several(nn.Linear, 3, 3), "others": several(nn.Linear, 3, 3)},
+    proven=True,
+    words={"for layer in": 0},
+)
+def not_rounds(self: Any, x: Tensor) -> Tensor:
+    """Equal lines that are no rounds: they read the first result, or each the result of another list."""
+    first = x
+    for number, layer in enumerate(self.layers):
+        x = layer(x) + first
+        first = x if number == 0 else first
+    ys = [other(first) for other in self.others]
+    for y, layer in zip(ys, self.layers, strict=True):
+        x = layer(x) + y
+    return x
+
+
+@SPECIMENS.of(
+    normal((3,)),
+    lambda: {"stages": several(lambda: nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)]))},
+    proven=True,
+    lines=["for stage in self.stages:", "    for layer in stage:"],
+)
+def stages(self: Any, x: Tensor) -> Tensor:
+    """A loop over the lists in a list."""
+    for stage in self.stages:
+        for layer in stage:
+            x = layer(x).tanh()
+    return x
+
+
+@SPECIMENS.of(
     normal((4, 9)),
     lambda: {"convs": several(nn.Conv1d, 4, 4, 3), "norms": several(nn.BatchNorm1d, 4)},
     lines=["for conv, norm in zip(self.convs, self.norms):"],

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Context:
         methods: id of a call in these methods, of a module that is a class -> the method that it calls.
         remarks: the lines that no Flax user would have written, which grow with what is spelled.
         path: the path of the module.
+        modules: path of a module -> the variable that holds it, in a loop over a list of modules.
     """
 
     model: Model
@@ -36,10 +37,11 @@ class Context:
     methods: Mapping[int, Method]
     remarks: dict[str, None]
     path: str = ""
+    modules: Mapping[str, ast.expr] = field(default_factory=dict)
 
     def access(self, path: str) -> ast.expr:
         """Return the expression that reaches a part of the module."""
-        return access(self.parts, self.path, path)
+        return access(self.parts, self.path, path, self.modules)
 
     @property
     def dtype(self) -> ast.expr:

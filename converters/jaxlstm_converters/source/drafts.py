@@ -3,7 +3,6 @@
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation
@@ -12,11 +11,9 @@ from jaxlstm_converters.source.context import Context
 from jaxlstm_converters.source.float_dtype import SINGLE
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.host_arrays import with_updates
-from jaxlstm_converters.source.listed import listed
 from jaxlstm_converters.source.method import Method, Statement, returned
 from jaxlstm_converters.source.modules import initialized
-from jaxlstm_converters.source.rolled import rolled
-from jaxlstm_converters.source.signature import signature, structure
+from jaxlstm_converters.source.signature import signature
 
 
 @dataclass
@@ -76,12 +73,7 @@ def _method(context: Context, call: Invocation) -> Method:
     is_outermost = call is context.model.root
     method = _outermost(context, writer) if is_outermost else writer.method()
     with_updates(method.body, [p.arg for p in (*method.parameters, *method.keywords)])
-    lengths = {
-        trees.shown(context.access(part.path)): len(part.parts)
-        for part in context.parts.at(call.path).walk()
-        if part.is_whole_list and part.path != call.path
-    }
-    method.body = returned(listed(rolled(method.body, lengths), lengths))
+    method.body = returned(method.body)
     if not is_outermost:
         # A layer may make the state that needed a size.
         read = {name for statement in method.body for name in trees.variables(statement.tree)}
@@ -94,10 +86,7 @@ def _method(context: Context, call: Invocation) -> Method:
 def _outermost(context: Context, writer: MethodWriter) -> Method:
     """Return the method of the model, with its assertions."""
     graph = context.model.graph
-    parameters, bound = signature(graph, writer)
-    result = partial(structure, graph.out_tree)
-    buffers = [trees.item(context.access(name), ...) for name in graph.mutations]
-    changed = [*zip(buffers, graph.mutations.values(), strict=True)]
-    method = writer.outermost(parameters, bound, graph.outputs, result, changed)
+    parameters, bound = signature(graph, writer.argument_name)
+    method = writer.outermost(parameters, bound)
     method.body[:0] = map(Statement, assertions(graph, bound, context.model.checked))
     return method

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph import Argument, Graph, Node, values_in
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation
+from jaxlstm_converters.source.calls import Invocation, line_of
 from jaxlstm_converters.source.method import LineItem, Statement
 from jaxlstm_converters.source.names import Target
 from jaxlstm_converters.source.scope import LETTERS
@@ -61,10 +61,15 @@ class MethodWriter(StatementWriter):
                 self._set(name, self._scope.value(name))
 
     def _inner(
-        self, body: list[Node | Invocation], inputs: tuple[str, ...], outputs: tuple[str, ...]
+        self,
+        body: list[Node | Invocation],
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        modules: Mapping[str, ast.expr] | None = None,
     ) -> MethodWriter:
-        """Return the writer of a function in this method."""
-        return MethodWriter(replace(self._call, body=body, inputs=inputs, outputs=outputs), self._context)
+        """Return the writer of a function in this method; ``modules`` have variables in it."""
+        context = replace(self._context, modules={**self._context.modules, **(modules or {})})
+        return MethodWriter(replace(self._call, body=body, inputs=inputs, outputs=outputs), context)
 
     def _define(self, name: str, parameters: Sequence[str], body: Sequence[Statement]) -> None:
         """Write a function."""
@@ -94,6 +99,8 @@ class _Loop:
         (self._states, self._rows), self._results = enter.outputs, leave.outputs
         used = {name for item in self._body for name in method._uses(item)}
         self._shared = sorted(used.intersection(loop.inputs))
+        self._lists = list[ast.expr]()  # of modules
+        self._modules = dict[str, ast.expr]()  # path of a module in them -> its variable
 
     def write(self, step: LineItem) -> None:
         """Write the function of a step and its call, or a plain loop if the step changes in training."""
@@ -102,6 +109,11 @@ class _Loop:
         given: Any = method._argument((self._enter["init"], self._enter["rows"]))
         self._initial, bases = (part.elts for part in given.elts)
         self._arrays = [_rows(base, *part) for base, part in zip(bases, self._enter["slices"], strict=True)]
+        for path in self._enter.get("modules", ()):
+            self._lists.append(method._context.access(path.rpartition(".")[0]))
+            hint = names.singular(trees.shown(self._lists[-1]).rpartition(".")[2])
+            taken = {*scope.taken(), *map(_identifier, self._modules.values())}
+            self._modules[path] = trees.name(names.unique(hint, taken))
         if self._enter["is_plain"]:
             scope.left.subtract(method._uses(self._item))
         # The states get the names of the results that replace them.
@@ -137,43 +149,61 @@ class _Loop:
         method._statements.append(Statement(trees.assign(target, call)))
 
     def _write_loop(self, loop: _Step, hints: Sequence[str]) -> None:
-        """Write a loop that appends the results of its steps to lists."""
-        scope, arrays = self._method._scope, self._arrays
+        """Write a loop that appends the results of its steps to lists, or a comprehension."""
+        scope, arrays = self._method._scope, [*self._arrays, *self._lists]
         *body, _ = (statement.tree for statement in loop.body)
-        ends, results = [self._values(loop.writer, key) for key in ("ends", "results")]
-        inner = scope.taken().union(*map(trees.variables, (*body, *arrays)))
-        lists: list[ast.expr] = []
-        for hint in hints:
-            lists.append(trees.name(names.unique(hint, inner | {*map(_identifier, lists)})))
-        before = [*_set_to(loop.states, self._initial), *_set_to(lists, [trees.parsed("[]") for _ in lists])]
-        added = (
-            trees.call(trees.attribute(to, "append"), value) for to, value in zip(lists, results, strict=True)
-        )
-        body += [*_set_to(loop.states, ends), *map(ast.Expr, added)]
+        ends, results, kept = [self._values(loop.writer, key) for key in ("ends", "results", "kept")]
         if self._enter["reverse"]:
             arrays = [trees.parsed(f"{trees.shown(array)}[::-1]") for array in arrays]
         over = trees.call(trees.name("zip"), *arrays) if len(arrays) > 1 else trees.grouped(arrays)
         if not arrays:
             over = trees.call(trees.name("range"), ast.Constant(self._enter["count"]))
-        rows = trees.grouped(loop.rows) if loop.rows else trees.name("_")
-        tree = ast.For(trees.target(rows), over, body, [], lineno=1)
-        self._method._statements += [*map(Statement, before), Statement(tree)]
+        rows = [*loop.rows, *self._modules.values()]
+        target = trees.target(trees.grouped(rows) if rows else trees.name("_"))
+        inner = scope.taken().union(*map(trees.variables, (*body, *arrays)))
+        lists: list[ast.expr] = []
+        for hint in hints:
+            lists.append(trees.name(names.unique(hint, inner | {*map(_identifier, lists)})))
+        if (
+            self._modules
+            and len(results) == 1
+            and not (body or ends or kept or "super" in trees.variables(results[0]))
+        ):
+            # Python 3.11 runs a comprehension as a function, in which super() needs arguments.
+            lists = [ast.ListComp(results[0], [ast.comprehension(target, over, [], 0)])]
+        else:
+            before = [
+                *_set_to(loop.states, self._initial),
+                *_set_to(lists, [trees.parsed("[]") for _ in lists]),
+            ]
+            added = (
+                trees.call(trees.attribute(to, "append"), value)
+                for to, value in zip(lists, results, strict=True)
+            )
+            body += [*_set_to(loop.states, ends), *map(ast.Expr, added)]
+            tree = ast.For(target, over, body, [], lineno=1)
+            line = line_of(self._body[0], self._method._call.path)
+            self._method._statements += [*map(Statement, before), Statement(tree, line)]
         stacked = [
             trees.parsed(f"{_identifier(name)}[::-1]") if self._enter["reverse"] else name for name in lists
         ]
-        for part, expressions in zip(self._results, (loop.states, stacked), strict=True):
-            scope.values.update(zip(part, expressions, strict=True))
+        for part, expressions in zip(self._results, (loop.states, stacked, kept), strict=False):
+            for names_, expression in zip(part, expressions, strict=True):
+                array = (names_,) if isinstance(names_, str) else names_
+                scope.values.update(dict.fromkeys(array, expression))
+                self._method._arrays |= {array}
 
     def _step(self, wanted: Sequence[str]) -> _Step:
         """Return a step, whose states have the wanted names if they are free."""
         outer = self._method._scope
-        outputs = tuple(values_in((self._leave["ends"], self._leave["results"])))
-        writer = self._method._inner(self._body, self._item.inputs, outputs)
+        outputs = tuple(values_in(tuple(self._leave.get(key) for key in ("ends", "results", "kept"))))
+        writer = self._method._inner(self._body, self._item.inputs, outputs, self._modules)
         for size in filter(self._method._context.model.sizes.is_size, self._item.inputs):
             outer.size(size)
         writer._scope.share(outer, self._shared)
         if self._enter["is_plain"]:
-            writer._scope.functions |= outer.taken().union(*map(trees.variables, self._arrays))
+            of_modules = map(_identifier, self._modules.values())
+            writer._scope.functions |= outer.taken().union(of_modules, *map(trees.variables, self._arrays))
         hints = zip(self._states, wanted, strict=True)
         states = [writer._parameter(name, [hint, *LETTERS]) for name, hint in hints]
         sources = [next((v for v in trees.variables(array) if v != "jnp"), "x") for array in self._arrays]
@@ -186,7 +216,7 @@ class _Loop:
 
     def _values(self, writer: MethodWriter, key: str) -> list[ast.expr]:
         """Return the expressions of the states or results after a step."""
-        return [writer._argument(value) for value in self._leave[key]]
+        return [writer._argument(value) for value in self._leave.get(key, ())]
 
 
 def _arguments(

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import Item
@@ -12,8 +12,7 @@ from jaxlstm_converters.source.calls import Item
 Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
 
 
-@dataclass(frozen=True)
-class Called:
+class Called(NamedTuple):
     """How a parent calls a module: an expression with marked values, and the pattern of its results.
 
     ``returned`` holds the results as the module returns them, in their order.
@@ -53,19 +52,21 @@ class Method:
 
 @dataclass(frozen=True)
 class LineItem:
-    """One item of a method: a node or a call."""
+    """One item of a method: a node or a call, the user's line, and the list of which it calls a module."""
 
     item: Item
     line: str
-    key: str
-    forced: bool = False
+    list: str = ""
+
+
+def places_in(pattern: Pattern) -> list[str | None]:
+    """Return the values in a pattern, None for those that are not used."""
+    return [name for part in pattern for name in places_in(part)] if isinstance(pattern, tuple) else [pattern]
 
 
 def names_in(pattern: Pattern) -> list[str]:
     """Return the values in a pattern that are used."""
-    if isinstance(pattern, tuple):
-        return [name for part in pattern for name in names_in(part)]
-    return [] if pattern is None else [pattern]
+    return [name for name in places_in(pattern) if name]
 
 
 def needed(statements: Sequence[Statement]) -> list[Statement]:

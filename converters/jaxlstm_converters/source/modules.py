@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from jaxlstm_converters.source import names, trees
@@ -110,8 +110,11 @@ class Part:
             yield from part.walk()
 
 
-def access(root: Part, scope: str, path: str) -> ast.expr:
-    """Return the expression that reaches the part at a path from the module at ``scope``."""
+def access(root: Part, scope: str, path: str, known: Mapping[str, ast.expr] | None = None) -> ast.expr:
+    """Return the expression that reaches the part at a path from the module at ``scope``.
+
+    ``known`` has the expressions of parts that have variables.
+    """
     expression: ast.expr = SELF
     part = root.find(scope) or root
     relative = path[len(scope) :].lstrip(".") if scope else path
@@ -125,6 +128,7 @@ def access(root: Part, scope: str, path: str) -> ast.expr:
         else:
             expression = trees.attribute(expression, part.attribute(name))
         part = part.parts.get(name, Part())
+        expression = (known or {}).get(part.path, expression)
     return expression
 
 

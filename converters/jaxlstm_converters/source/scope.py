@@ -50,8 +50,6 @@ class Scope:
         self._needed = {size for name in left for size in context.model.sizes.leaves(name, computed=True)}
         self._sizes: dict[str, ast.expr] = {}
         self._header: dict[str, tuple[str, int]] = {}
-        self._names_before: dict[str, list[str]] = {}
-        self._names_now: dict[str, list[str]] = {}
 
     def share(self, outer: Scope, values: Collection[str]) -> None:
         """Use values and sizes of the method around a function, whose variables get no other meaning."""
@@ -79,19 +77,11 @@ class Scope:
     def named(self, value: str, target: str, step: LineItem, expression: ast.expr) -> ast.Name:
         """Give a value a variable, which no other value in use has."""
         taken = self.taken()
-        before = self._names_before.get(step.key, [])
-        place = len(self._names_now.setdefault(step.key, []))
-        same = before[place : place + 1] if step.forced else []
-        candidates = [target, *same, *self._fallbacks(step, expression), *LETTERS]
+        candidates = [target, *self._fallbacks(step, expression), *LETTERS]
         name = next((c for c in candidates if c and names.is_name(c) and c not in taken), "")
-        self._names_now[step.key].append(name)
         variable = ast.Name(name or names.unique("value", taken), ast.Load())
         self.values[value] = variable
         return variable
-
-    def end(self, step: LineItem) -> None:
-        """Keep the names of a step for the same step of the next element: the two may become a loop."""
-        self._names_before[step.key] = self._names_now.pop(step.key, [])
 
     def _fallbacks(self, step: LineItem, expression: ast.expr) -> list[str]:
         if isinstance(step.item, Node):
@@ -206,4 +196,4 @@ def usual_names(item: Item, pattern: tuple[Pattern, ...]) -> list[Target]:
 
 
 def _kind(node: Node) -> str:
-    return node.op.split(".")[1] if "." in node.op else ""
+    return node.op.split(".")[1].removeprefix("packed_") if "." in node.op else ""

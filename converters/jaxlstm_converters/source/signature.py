@@ -2,16 +2,17 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from jaxlstm.programs.graph import Graph, Input, Tree
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.method import Method
-from jaxlstm_converters.source.statements import StatementWriter
 
 
-def signature(graph: Graph, writer: StatementWriter) -> tuple[Method, dict[str, ast.expr]]:
-    """Return the parameters of the model, which ``writer`` writes, and the expression of each input."""
+def signature(
+    graph: Graph, name_of: Callable[[str, Collection[str]], str]
+) -> tuple[Method, dict[str, ast.expr]]:
+    """Return the parameters of the model and the expression of each input; ``name_of`` chooses names."""
     inputs = iter(graph.inputs)
     bound: dict[str, ast.expr] = {}
     taken: set[str] = set()
@@ -22,7 +23,7 @@ def signature(graph: Graph, writer: StatementWriter) -> tuple[Method, dict[str, 
         leaves = [next(inputs) for _ in range(child.leaf_count())]
         text = (_common(child, leaves[0].name) if leaves else "unused") if key is None else key
         if key is None and child.kind == "leaf":
-            text = writer.argument_name(text, {*taken, *keys})
+            text = name_of(text, {*taken, *keys})
         is_free = names.is_name(text) and text not in taken
         name = text if is_free else names.valid_name(text, taken, default="x")
         taken.add(name)

@@ -3,9 +3,8 @@
 import ast
 import copy
 import itertools
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
@@ -13,7 +12,9 @@ from jaxlstm_converters.source.calls import LOOP, Invocation, Item, line_of, nod
 from jaxlstm_converters.source.context import Context
 from jaxlstm_converters.source.method import LineItem, Method, Pattern, Statement, names_in
 from jaxlstm_converters.source.names import Target
+from jaxlstm_converters.source.rounds import with_rounds
 from jaxlstm_converters.source.scope import Scope, usual_names
+from jaxlstm_converters.source.signature import structure
 from jaxlstm_converters.source.spelling import simplified
 from jaxlstm_converters.source.spelling.template import marked, tree_of
 
@@ -26,13 +27,20 @@ class StatementWriter:
     def __init__(self, call: Invocation, context: Context) -> None:
         self._call = call
         self._context = context
-        self._steps = list(self._expanded(call))
-        assigned = {name for step in self._steps for name in names.leaves(names.targets(step.line))}
+        self._lines = [*self._expanded(call)]
+        results = trees.grouped([*map(trees.marked, call.outputs)])
+        if call is context.model.root:
+            graph = context.model.graph
+            leaves = (tree_of(output) for output in (*graph.outputs, *graph.mutations.values()))
+            results = ast.Tuple([structure(graph.out_tree, leaves), *leaves], ast.Load())
+        self._steps = with_rounds(self._lines, context, call.inputs, results)
+        assigned = {name for step in self._lines for name in names.leaves(names.targets(step.line))}
         left = Counter(name for step in self._steps for name in self._uses(step.item))
         left.update(call.outputs)
         self._scope = Scope(context, left, assigned)
         self._statements: list[Statement] = []
         self._planned: dict[str, str] = {}
+        self._arrays: set[tuple[str, ...]] = set()  # values of which a loop makes a list
 
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
@@ -58,30 +66,20 @@ class StatementWriter:
         self._scope.take(name, next(free, "") or names.unique(usual, taken))
         return self._scope.value(name)
 
-    def outermost(
-        self,
-        signature: Method,
-        bound: Mapping[str, ast.expr],
-        outputs: Sequence[Argument],
-        result: Callable[[Iterator[ast.expr]], ast.expr],
-        changed: Sequence[tuple[ast.expr, Argument]],
-    ) -> Method:
-        """Return the method of the outermost module.
-
-        Args:
-            signature: its parameters.
-            bound: the expression of each input.
-            outputs: the results.
-            result: builds the value that it returns from the expressions of the results.
-            changed: the expression of each buffer that the program changes, and its new value.
-        """
+    def outermost(self, signature: Method, bound: Mapping[str, ast.expr]) -> Method:
+        """Return the method of the outermost module; ``bound`` has the expression of each input."""
+        graph = self._context.model.graph
         for name, expression in bound.items():
             self._scope.values[name] = expression
             if isinstance(expression, ast.Name):
                 self._scope.parameters[name] = expression.id
         body = self._body()
-        returned = result(iter([self._argument(output) for output in outputs]))
-        body += [Statement(trees.assign(buffer, self._argument(value))) for buffer, value in changed]
+        listed = {Value(name) for array in self._arrays for name in array}
+        leaves = [tree_of(output) if output in listed else self._argument(output) for output in graph.outputs]
+        returned = self._resolved(structure(graph.out_tree, iter(leaves)))
+        for name, value in graph.mutations.items():
+            buffer = trees.item(self._context.access(name), ...)
+            body.append(Statement(trees.assign(buffer, self._argument(value))))
         body += self._result(returned)
         return Method(signature.parameters, self._scope.finished(body), signature.keywords)
 
@@ -97,15 +95,14 @@ class StatementWriter:
         for item in call.body:
             line = line_of(item, self._call.path)
             if isinstance(item, Node):
-                yield LineItem(item, line, item.op)
+                yield LineItem(item, line)
             elif item.is_loop:
-                yield LineItem(item, "", LOOP, forced=True)
+                yield LineItem(item, "", LOOP)
             elif self._context.called(item) is None:
                 yield from self._expanded(item)
             else:
-                # A statement for each module of a list may become a loop.
-                is_element = call is self._call and item.path.rpartition(".")[2].isdecimal()
-                yield LineItem(item, line, re.sub(r"\d+", "#", item.path), forced=is_element)
+                parent, _, number = item.path.rpartition(".")
+                yield LineItem(item, line, parent if number.isdecimal() else "")
 
     def _uses(self, item: Item) -> Sequence[str]:
         if isinstance(item, Node):
@@ -124,14 +121,14 @@ class StatementWriter:
 
     def _argument_names(self, name: str) -> list[str]:
         """Return the names in the first line that uses an input, except names that earlier lines assign."""
-        steps = [inner for step in self._steps for inner in self._inner_steps(step) if inner.line]
+        steps = [inner for step in self._lines for inner in self._inner_steps(step) if inner.line]
         line = next((step.line for step in steps if name in self._uses(step.item)), "")
         before = itertools.takewhile(lambda step: step.line != line, steps)
         others = {found for step in before for found in names.leaves(names.targets(step.line))}
         others |= {"F", "_VF", "functional", "torch", "nn", "s"}
         found = [argument for argument in names.arguments(line) if argument not in others]
         # Values of a loop may occur in any order in its lines.
-        is_sure = len(found) == 1 or any(step.line == line for step in self._steps)
+        is_sure = len(found) == 1 or any(step.line == line for step in self._lines)
         return found if is_sure else []
 
     def _inner_steps(self, step: LineItem) -> Iterator[LineItem]:
@@ -145,7 +142,7 @@ class StatementWriter:
             after = self._steps[place + 1] if place + 1 < len(self._steps) else None
             run.append(step)
             # The next round of a loop has the same line.
-            repeats = after is not None and after.forced and any(other.key == after.key for other in run)
+            repeats = after is not None and after.list and any(other.list == after.list for other in run)
             if after is None or after.line != step.line or repeats:
                 self._write_line(run)
                 run = []
@@ -179,7 +176,6 @@ class StatementWriter:
                 targets = names.matched(names.leaves(targets), called.returned)
         self._scope.left.subtract(self._uses(item))
         self._assign(step, expression, pattern, targets, ends)
-        self._scope.end(step)
         self._statements += self._scope.read_inner_sizes(pattern)
 
     def _assign(
@@ -204,7 +200,7 @@ class StatementWriter:
     def _is_inlined(self, step: LineItem, expression: ast.expr, value: str, target: str, ends: bool) -> bool:
         if isinstance(expression, ast.Name | ast.Constant):
             return True
-        if self._scope.left[value] != 1 or step.forced:
+        if self._scope.left[value] != 1 or step.list == LOOP:
             return False
         return not (target and (ends or value in self._planned)) and len(trees.shown(expression)) <= _LONGEST
 
@@ -246,6 +242,7 @@ class StatementWriter:
 
     def _resolved(self, tree: ast.expr, target: str = "") -> ast.expr:
         """Return an expression with the expressions of its values; a value used twice gets a variable."""
+        tree = trees.replaced(copy.deepcopy(tree), self._array)
         counts = Counter(trees.marks(tree))
         for name, count in counts.items():
             expression = self._scope.value(name)
@@ -260,15 +257,19 @@ class StatementWriter:
             return self._resolved(tree, target)
         return replaced
 
+    def _array(self, node: ast.AST) -> ast.expr | None:
+        """Return the mark of the list that a loop makes in the place of its values."""
+        values = tuple(trees.marks(node)) if isinstance(node, ast.List) else ()
+        return trees.marked(values[0]) if values and values in self._arrays else None
+
     def _marked_value(self, node: ast.AST) -> ast.expr | None:
         """Return the expression of the value for which a name stands."""
-        if isinstance(node, ast.Name) and node.id.startswith(trees.MARK):
-            return copy.deepcopy(self._scope.value(node.id[1:]))
-        return None
+        name = trees.mark_of(node)
+        return None if name is None else copy.deepcopy(self._scope.value(name))
 
     def _set(self, name: str, expression: ast.expr) -> None:
         """Write a statement that gives a value a variable."""
-        variable = self._scope.named(name, "", LineItem(self._call, "", ""), expression)
+        variable = self._scope.named(name, "", LineItem(self._call, ""), expression)
         self._statements.append(Statement(trees.assign(variable, expression)))
 
 

@@ -89,9 +89,14 @@ def marked(value: str) -> ast.Name:
     return name(MARK + value)
 
 
+def mark_of(tree: ast.AST) -> str | None:
+    """Return the value for which a tree stands, None for other trees."""
+    return tree.id[1:] if isinstance(tree, ast.Name) and tree.id.startswith(MARK) else None
+
+
 def marks(tree: ast.AST) -> list[str]:
     """Return the values whose marked names are in a tree."""
-    return [name[1:] for name in variables(tree) if name.startswith(MARK)]
+    return [value for node in ast.walk(tree) if (value := mark_of(node)) is not None]
 
 
 def variables(tree: ast.AST, context: type[ast.expr_context] = ast.expr_context) -> list[str]:
