@@ -18,9 +18,7 @@ from jaxlstm_converters.source.gradients import with_few_stops
 from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.model import Model
 from jaxlstm_converters.source.module_tree import module_tree
-from jaxlstm_converters.source.own_sizes import with_own_sizes
 from jaxlstm_converters.source.padding import padded_graph
-from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.training import Training
 from jaxlstm_converters.source.transpositions import transposed_once
@@ -92,7 +90,6 @@ def _model(graph: Graph, tensors: Mapping[str, np.ndarray], rates: Mapping[str, 
     held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in owners.items()}
     checked = checked_axes(graph)
     graph = _with_loops(graph, tensors, held, rates)
-    graph = live_graph(with_own_sizes(graph, Sizes(graph, held | graph.types), owners))
     closures = Closures(graph, held)
     return Model(closures.graph, closures.types, tensors, checked)
 

@@ -230,7 +230,7 @@ def _find_inputs(call: Invocation, sizes: Sizes, owners: Mapping[str, str]) -> N
     known = {symbol for name in inputs for symbol in sizes.symbols_of(name) if not call.is_loop}
     for item in call.body:
         for name in _uses(item):
-            for symbol in sizes.leaves(name) - known:
+            for symbol in sizes.leaves(name, known) - known:
                 inputs[symbol] = None
         shown = _results(item) if not call.is_loop else ()
         known.update(symbol for name in shown for symbol in sizes.symbols_of(name))

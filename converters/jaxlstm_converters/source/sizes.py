@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, all_nodes, used_values, values_in
 from jaxlstm_converters.source.spelling import spell
 from jaxlstm_converters.source.spelling.template import tree_of
 
-_OPERATORS = {f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "mod", "pow")}
-_OPERATORS |= {"torch.sym_max", "torch.sym_min", "torch.sym_int"}
+_OPERATORS = {f"_operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg")}
+_OPERATORS |= {f"math.{name}" for name in ("ceil", "floor", "trunc")}
+_OPERATORS |= {f"torch.sym_{name}" for name in ("max", "min", "int", "float", "sqrt")}
 
 
 def size_name(symbol: str) -> str:
@@ -62,13 +63,15 @@ class Sizes:
         shown = ("" if isinstance(size, int) else size or text for size, text in sizes)
         return [size_name(size) if size else "" for size in shown]
 
-    def leaves(self, name: str, *, computed: bool = False) -> set[str]:
-        """Return the free sizes in the expression of a size, and its computed parts if wanted."""
+    def leaves(self, name: str, known: Collection[str] = (), *, computed: bool = False) -> set[str]:
+        """Return the free and known sizes in the expression of a size, and its computed parts if wanted."""
         if name.startswith("size "):
             return {name}
+        if self.computed.get(name) in known:
+            return {self.computed[name]}
         found = self._expressions.get(name)
         argument = found.args if isinstance(found, Node) else found
-        leaves = {leaf for value in values_in(argument) for leaf in self.leaves(value, computed=computed)}
+        leaves = {leaf for value in values_in(argument) for leaf in self.leaves(value, known, computed=computed)}
         return leaves | {self.computed[name]} if computed and name in self.computed else leaves
 
     def expression(
