@@ -13,15 +13,13 @@ from jaxlstm_converters.source.calls import at_first_paths, first_paths, walk, w
 from jaxlstm_converters.source.classes import written_classes
 from jaxlstm_converters.source.closures import Closures
 from jaxlstm_converters.source.conditions import checked_axes
-from jaxlstm_converters.source.copies import without_copies
-from jaxlstm_converters.source.gradients import with_few_stops
 from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.model import Model
 from jaxlstm_converters.source.module_tree import module_tree
 from jaxlstm_converters.source.padding import padded_graph
+from jaxlstm_converters.source.redundant import transposed_once, with_few_stops, without_copies
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.training import Training
-from jaxlstm_converters.source.transpositions import transposed_once
 
 _LENGTH = (
     "loops have the length of the example, and other numbers may depend on it: assertions of sizes must stay"

@@ -4,12 +4,12 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Node, place_of
+from jaxlstm.programs.graph import Node, TensorType, place_of, results_of, uses_of
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
-from jaxlstm_converters.source.float_dtype import with_dtype
 from jaxlstm_converters.source.layers import without_gradient
 from jaxlstm_converters.source.method import Called, Method
 from jaxlstm_converters.source.model import Model
@@ -17,6 +17,10 @@ from jaxlstm_converters.source.modules import SELF, Part, access
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, changes_in_training, drop_rate
 from jaxlstm_converters.source.spelling.template import Expression, filled
+from jaxlstm_converters.source.trees import Tree
+
+SINGLE = trees.parsed("jnp.float32")
+_MAKERS = ("jnp.zeros", "jnp.ones", "jnp.full", "jnp.array", "jnp.arange", "jnp.linspace", "jnp.eye")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class Context:
 
     @property
     def dtype(self) -> ast.expr:
-        """The attribute that holds the dtype of new floats."""
+        """The attribute that holds the dtype of new floats, which a layer of Flax has too.
+
+        An operator that makes floats of none has torch's float32, also in JAX's 64-bit mode.
+        """
         path = self.model.class_of(self.path)
         layer = self.model.layers.bases.get(path)
         taken = {*self.parts.at(path).parts, *(attributes_of(layer.constructor) if layer else ())}
@@ -66,11 +73,11 @@ class Context:
             self.remarks[f"{place_of(node)}: {node.op} is written without what it does in training"] = None
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
-        return with_dtype(spelling, node, model.types, self.dtype)
+        return _with_dtype(spelling, node, model.types, self.dtype)
 
     def called(self, call: Invocation) -> Called | None:
         """Return the call of a module; None if its items are written in the parent."""
-        layers, is_chain = self.model.layers, (self.parts.find(call.path) or Part()).is_chain
+        layers, is_chain = self.model.layers, self.parts.find(call.path).is_chain
         if call.path in layers:
             return layers.called(call, self.access(call.path))
         if call.is_loop or not (self.model.is_class(call) or is_chain):
@@ -106,3 +113,31 @@ class Context:
         template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
         dtype = self.dtype if array.dtype == np.float32 else array.dtype
         return filled(template, {"values": array.tolist(), "dtype": dtype})
+
+
+def _with_dtype(spelling: Spelling, node: Node, types: Mapping[str, TensorType], dtype: ast.expr) -> Spelling:
+    """Return the spelling of a node in which new floats have a dtype, also in the place of Python's float."""
+    before, tree = trees.shown(spelling.expr), _replaced(spelling.expr, dtype)
+    made, given = ([types[n] for n in names if n in types] for names in (results_of(node), uses_of(node)))
+    is_single = any(type_.dtype == np.float32 for type_ in made)
+    function = trees.shown(tree.func) if isinstance(tree, ast.Call) else ""
+    if not is_single or not spelling.idiomatic or trees.shown(tree) != before:
+        return spelling._replace(expr=tree)
+    if isinstance(tree, ast.Call) and function in _MAKERS:
+        positional = function in _MAKERS[:4]
+        tree.args += [dtype] * positional
+        tree.keywords += [ast.keyword("dtype", dtype)] * (not positional)
+    elif not any(jnp.issubdtype(type_.dtype, np.inexact) for type_ in given):
+        tree = trees.call(trees.attribute(tree, "astype"), dtype)
+    return spelling._replace(expr=tree)
+
+
+def _replaced(tree: Tree, dtype: ast.expr) -> Tree:
+    """Return a tree with another dtype for ``float``, which may also be called to convert a size."""
+
+    def other(node: ast.AST) -> ast.AST | None:
+        if isinstance(node, ast.Call) and trees.shown(node.func) == "float":
+            return node
+        return dtype if isinstance(node, ast.Name) and node.id == "float" else None
+
+    return trees.replaced(tree, other)

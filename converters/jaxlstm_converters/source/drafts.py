@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation
 from jaxlstm_converters.source.conditions import assertions
-from jaxlstm_converters.source.context import Context
-from jaxlstm_converters.source.float_dtype import SINGLE
+from jaxlstm_converters.source.context import SINGLE, Context
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.host_arrays import with_updates
 from jaxlstm_converters.source.method import Method, Statement, returned

@@ -9,8 +9,7 @@ import numpy as np
 from jaxlstm.programs.graph import Node, used_values
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import SEQUENTIAL, Invocation
-from jaxlstm_converters.source.context import Context
-from jaxlstm_converters.source.float_dtype import SINGLE
+from jaxlstm_converters.source.context import SINGLE, Context
 from jaxlstm_converters.source.functions import MethodWriter
 from jaxlstm_converters.source.model import Model
 from jaxlstm_converters.source.modules import Part, access

@@ -41,21 +41,21 @@ class Part:
             part = part.parts.setdefault(name, Part(inner))
         return part
 
-    def find(self, path: str) -> Part | None:
-        """Return the part at a path, or None."""
-        part: Part | None = self
+    def down(self, path: str) -> Iterator[tuple[str, Part, Part]]:
+        """Yield each name of a path, its part, and the part around; a missing part is an empty container."""
+        around = self
         for name in filter(None, path.split(".")):
-            part = part.parts.get(name) if part else None
-        return part
+            part = around.parts.get(name, Part())
+            yield name, part, around
+            around = part
+
+    def find(self, path: str) -> Part:
+        """Return the part at a path."""
+        return [self, *(part for _, part, _ in self.down(path))][-1]
 
     def has(self, path: str) -> bool:
         """Return True if a part at a path, or around it, is another name of a module."""
-        part = self
-        for name in path.split("."):
-            part = part.parts.get(name, Part())
-            if part.kind == "function":
-                return True
-        return False
+        return any(part.kind == "function" for _, part, _ in self.down(path))
 
     @property
     def filled(self) -> dict[str, Part]:
@@ -80,11 +80,10 @@ class Part:
 
     def written_name(self, name: str) -> str:
         """Return the name of a tensor in the written model: torch's, unless Python or Flax cannot have it."""
-        part, found = self, []
-        for inner in name.split("."):
-            is_key = part.kind == "container" and part is not self
-            found.append(inner if part.is_list or is_key else part.attribute(inner))
-            part = part.parts.get(inner, Part())
+        found = []
+        for inner, _, around in self.down(name):
+            is_key = around.is_list or (around.kind == "container" and around is not self)
+            found.append(inner if is_key else around.attribute(inner))
         return ".".join(found)
 
     def attribute(self, name: str) -> str:
@@ -116,18 +115,16 @@ def access(root: Part, scope: str, path: str, known: Mapping[str, ast.expr] | No
     ``known`` has the expressions of parts that have variables.
     """
     expression: ast.expr = SELF
-    part = root.find(scope) or root
     relative = path[len(scope) :].lstrip(".") if scope else path
-    for name in filter(None, relative.split(".")):
-        if part.is_chain:
+    for name, part, around in root.find(scope).down(relative):
+        if around.is_chain:
             expression = trees.attribute(expression, "layers")
-        if part.is_list:
+        if around.is_list:
             expression = trees.item(expression, int(name))
-        elif part.kind == "container" and part is not root and not part.has_attribute(name):
+        elif around.kind == "container" and around is not root and not around.has_attribute(name):
             expression = trees.item(expression, name)
         else:
-            expression = trees.attribute(expression, part.attribute(name))
-        part = part.parts.get(name, Part())
+            expression = trees.attribute(expression, around.attribute(name))
         expression = (known or {}).get(part.path, expression)
     return expression
 

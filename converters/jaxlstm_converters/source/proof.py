@@ -10,26 +10,33 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxlstm._shared.progress import Progress
 from jaxlstm.check import Report, verify_model
+from jaxlstm.check.cases.case import Array, Case, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_numpy
+from jaxlstm.check.subjects.flax_model import FlaxModel
+from jaxlstm.check.subjects.function import CheckedModel
+from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Graph
+from jaxlstm.programs.graph import Graph, all_nodes
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.flax._load_state_dict import load_state_dict
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.source.files import SourceFiles
-from jaxlstm_converters.source.values import difference, lacks_reverse
 
 _NOT_MADE = (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning)
 _LARGEST = 100_000_000
 _SIZES = (0, 7)
 """The smallest sizes of the comparisons of values."""
+_EQUAL = 1e-6
+"""A difference in float64, relative to the largest number of a result, that rounding rarely causes."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -106,9 +113,9 @@ def prove(
     except _NOT_MADE as error:
         return Proof(None, f"the model cannot be made: {type(error).__name__}: {error}", 0, arguments)
     args, kwargs = arguments
-    forward = lacks_reverse(program.graph)
+    forward = _lacks_reverse(program.graph)
     report = verify_model(model, program, args, kwargs, gradients=not forward, progress=progress)
-    problem = difference(model, program, arguments, forward=True) if forward and report.ok else ""
+    problem = _difference(model, program, arguments, forward=True) if forward and report.ok else ""
     compared = "forward derivatives" if forward else "gradients"
     return Proof(report, problem, report.settings["sizes"], arguments, compared)
 
@@ -137,7 +144,7 @@ def unproven(files: SourceFiles, program: Program) -> str:
             model = load_written(trial)
         for arguments in given:
             with contextlib.suppress(*_NOT_MADE):
-                if model is not None and not difference(model, program, arguments):
+                if model is not None and not _difference(model, program, arguments):
                     continue
             try:
                 proof = prove(trial, program, arguments=arguments)
@@ -166,12 +173,55 @@ def make_written(files: SourceFiles) -> nnx.Module:
     return getattr(module, files.model)(rngs=nnx.Rngs(0))
 
 
+def _difference(model: Any, program: Program, arguments: tuple[Any, Any], *, forward: bool = False) -> str:
+    """Return the result that differs between a model and a program, in words; "" if all are equal.
+
+    ``forward`` compares the derivatives of the results, in the direction of other numbers for all parameters
+    and inputs.
+    """
+    case = Case.of_model("example", *arguments)
+    ours, theirs = (_run(subject, case, forward) for subject in (FlaxModel(model), ProgramModel(program)))
+    what = "forward derivative of " if forward else ""
+    if ours.keys() != theirs.keys():
+        return f"{what}results: the model returns {[*ours]}, the program {[*theirs]}"
+    for name, expected in theirs.items():
+        if ours[name].shape != expected.shape:
+            return f"{what}{name}: shape {ours[name].shape}, expected {expected.shape}"
+        limit = _EQUAL * np.max(np.abs(expected), initial=0, where=np.isfinite(expected))
+        if not np.allclose(ours[name], expected, rtol=0, atol=limit, equal_nan=True):
+            return f"{what}{name}: other values"
+    return ""
+
+
+def _lacks_reverse(graph: Graph) -> bool:
+    """Return True for a graph with a loop through which JAX computes forward derivatives only."""
+    return any(node.op == "higher_order.while_loop" for node in all_nodes(graph))
+
+
+def _run(subject: CheckedModel, case: Case, forward: bool) -> dict[str, Array]:
+    with jax_settings(np.float64, "highest"):
+        call = subject.call_in(np.float64)
+        floating, others = split(case, np.float64)
+        given, buffers = (jax.device_put(dict(call.params)), floating), jax.device_put(dict(call.buffers))
+
+        def outputs(params: Any, floating: Any) -> dict[str, Any]:
+            args, kwargs = case.call({**floating, **others})
+            found = named_outputs(call.function({**params, **buffers}, args, kwargs)).items()
+            return {n: a for n, a in found if not forward or (hasattr(a, "dtype") and is_floating(a))}
+
+        if not forward:
+            return to_numpy(jitted(outputs)(*given))
+        # Torch's layout of a parameter and Flax's have the same direction.
+        direction = jax.tree.map(lambda a: jnp.cos(1_000 * a), given)
+        return to_numpy(jitted(lambda *point: jax.jvp(outputs, point, direction)[1])(*given))
+
+
 def pytest_text(files: SourceFiles, program_path: str, arguments: Arguments, graph: Graph) -> str:
     """Return a pytest file that repeats the proof, and compares with torch if it is installed.
 
     ``program_path`` is the path of the program with this graph, relative to the folder of the source.
     """
-    options = ", gradients=False" if lacks_reverse(graph) else ""
+    options = ", gradients=False" if _lacks_reverse(graph) else ""
     args, kwargs = jax.tree.map(_with_text, arguments)
     name = files.source.stem
     return f'''"""{name}.py equals the program from which it was written, and torch if it is installed."""

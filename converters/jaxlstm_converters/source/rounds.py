@@ -12,14 +12,12 @@ from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
-from jaxlstm.programs.graph import Node, Value, functions_of, places_of, uses_of, with_arguments
+from jaxlstm.programs.graph import Node, Value, functions_of, places_of, same_sizes, uses_of, with_arguments
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, Invocation, Item, is_under
 from jaxlstm_converters.source.context import Context
 from jaxlstm_converters.source.method import LineItem, Pattern, places_in
-from jaxlstm_converters.source.modules import Part
 from jaxlstm_converters.source.spelling.template import marked
-from jaxlstm_converters.source.spelling.typed_node import same_sizes
 
 _LIST = "@"
 """Starts the name of a list, which stands for its module of a round, among the names of Python."""
@@ -209,7 +207,7 @@ def _lists(context: Context) -> dict[str, int]:
     root, found = context.parts, dict[str, int]()
     for part in root.at(context.path).walk():
         twins = [
-            root.find(other.path + part.path[len(path) :]) or Part()
+            root.find(other.path + part.path[len(path) :])
             for path in context.modules
             if is_under(part.path, path)
             for other in root.at(path.rpartition(".")[0]).parts.values()

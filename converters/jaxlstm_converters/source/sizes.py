@@ -10,7 +10,9 @@ from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, all
 from jaxlstm_converters.source.spelling import spell
 from jaxlstm_converters.source.spelling.template import tree_of
 
-_OPERATORS = {f"_operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg")}
+_OPERATORS = {
+    f"_operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg")
+}
 _OPERATORS |= {f"math.{name}" for name in ("ceil", "floor", "trunc")}
 _OPERATORS |= {f"torch.sym_{name}" for name in ("max", "min", "int", "float", "sqrt")}
 
@@ -71,7 +73,9 @@ class Sizes:
             return {self.computed[name]}
         found = self._expressions.get(name)
         argument = found.args if isinstance(found, Node) else found
-        leaves = {leaf for value in values_in(argument) for leaf in self.leaves(value, known, computed=computed)}
+        leaves = {
+            leaf for value in values_in(argument) for leaf in self.leaves(value, known, computed=computed)
+        }
         return leaves | {self.computed[name]} if computed and name in self.computed else leaves
 
     def expression(
