@@ -15,7 +15,6 @@ from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.typed_node import ZEROS
 
 _PACK, _PAD, _LAYERS = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default", "jaxlstm.packed_"
-_COPIES = frozenset({"clone", "alias", "to", "_to_copy", "contiguous", "lift_fresh_copy", "detach"})
 _ROWWISE = frozenset({"dropout", "relu", "tanh"})  # They make zeros of zeros.
 
 
@@ -32,7 +31,7 @@ def padded_graph(graph: Graph, held: Mapping[str, TensorType]) -> Graph:
 
 
 class _FullLength:
-    """A rule by which batches keep their padding, and copies of tensors are the tensors."""
+    """A rule by which batches keep their padding."""
 
     def __init__(self) -> None:
         self._steps: dict[str, tuple[int | str | None, str]] = {}
@@ -41,7 +40,7 @@ class _FullLength:
         made = {name: _with_steps(type_, self._steps) for name, type_ in node.types.items()}
         site.types.update(made)
         if node.op != _PACK:
-            return _copied(node, site.types) or replace(node, types=made)
+            return replace(node, types=made)
         axis, source = 1 if node.kwargs["batch_first"] else 0, node.kwargs["input"]
         assert isinstance(source, Value)
         given, cut = site.types[source.name], made[results_of(node)[0]]
@@ -57,17 +56,6 @@ def _with_steps(type_: TensorType, steps: Mapping[str, tuple[int | str | None, s
         if text in steps:
             shape[axis], texts[axis] = steps[text]
     return TensorType(type_.dtype, tuple(shape), tuple(texts))
-
-
-def _copied(node: Node, types: Mapping[str, TensorType]) -> Value | None:
-    """Return the tensor that a node copies."""
-    kind, sources, results = node.op.split(".")[1], _values(node, "self"), results_of(node)
-    if kind not in _COPIES or not sources or not results:
-        return None
-    given, made = types[sources[0]].dtype, types[results[0]].dtype
-    # A tensor of floats has no gradient if it is detached or copied without gradient.
-    is_same = given.kind in "iu" or (kind != "detach" and node.with_gradient)
-    return Value(sources[0]) if given == made and is_same else None
 
 
 def _values(node: Node, *names: str) -> list[str]:

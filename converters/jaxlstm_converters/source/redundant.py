@@ -23,8 +23,8 @@ from jaxlstm_converters.source.spelling.typed_node import ZEROS
 
 _TO_THE_END = 2**63 - 1
 # The argument that equals the result, where its type does and the node takes or writes all of an axis.
-_SOURCES = {"aten.slice.Tensor": "self", "aten.slice_scatter.default": "src", "aten.copy.default": "src"}
-_SOURCES |= dict.fromkeys(("aten.type_as.default", "aten.to.dtype", "aten._to_copy.default"), "self")
+_SOURCES = {"slice": "self", "slice_scatter": "src", "copy": "src", "type_as": "self", "to": "self"}
+_SOURCES |= dict.fromkeys(("_to_copy", "clone", "alias", "contiguous", "lift_fresh_copy", "detach"), "self")
 WITH_VALUES = "jaxlstm.with_values.default"
 _DETACH = "aten.detach.default"
 _SAME = {WITH_VALUES: "values", _DETACH: "self", "aten.alias.default": "self"}
@@ -38,12 +38,13 @@ def without_copies(node: Node, site: Site) -> Value | None:
     """
     bounds = [node.kwargs.get(key) for key in ("start", "end", "step")]
     is_whole = "start" not in node.kwargs or bounds == [0, _TO_THE_END, None]
-    source = node.kwargs.get(_SOURCES.get(node.op, ""))
-    if not isinstance(source, Value) or not is_whole or not node.with_gradient:
+    source = node.kwargs.get(_SOURCES.get(kind := node.op.split(".")[1], ""))
+    if not isinstance(source, Value) or not is_whole:
         return None
-    given, made = site.types.get(source.name), site.types[node.name]
+    given, made = site.types.get(source.name), site.types[results_of(node)[0]]
     is_same = given and held(given.dtype) == held(made.dtype) and same_sizes(given, made)
-    return source if is_same else None
+    has_gradient = kind != "detach" and node.with_gradient
+    return source if is_same and (has_gradient or made.dtype.kind in "iub") else None
 
 
 def transposed_once(node: Node, site: Site) -> Node | Value | None:
