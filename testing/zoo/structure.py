@@ -227,14 +227,25 @@ def chain(self: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return x * features, y
 
 
+def stage() -> nn.Module:
+    return nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+
+
 @SPECIMENS.of(
     normal((3,)),
-    lambda: {"layers": several(nn.Linear, 3, 3), "cells": several(nn.LSTMCell, 3, 3)},
+    lambda: {
+        "layers": several(nn.Linear, 3, 3),
+        "cells": several(nn.LSTMCell, 3, 3),
+        "stages": several(stage),
+    },
     proven=True,
-    lines=["    x = layer(y) + old", "    outputs.append(jnp.tanh(x))", "    y2, z = cell(y + y2)"],
+    lines=[
+        *("    x = layer(y) + old", "    outputs.append(jnp.tanh(x))", "    y2, z = cell(y + y2)"),
+        *("for stage in self.stages:", "    for layer in stage:"),
+    ],
 )
 def rounds(self: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """Loops with two states that trade places, a list of results, and a result of which the last is used."""
+    """Loops with two states, a list of results, a result of the last round, and lists in a list."""
     old, ys = x.sin(), []
     for layer in self.layers:
         x, old = layer(x) + old, x.cos()
@@ -242,6 +253,9 @@ def rounds(self: Any, x: Tensor) -> tuple[Tensor, ...]:
     y = x
     for cell in self.cells:
         y, z = cell(x + y)
+    for stage in self.stages:
+        for layer in stage:
+            old = layer(old).tanh()
     return torch.cat(ys, 1), old, y, z
 
 
@@ -260,20 +274,6 @@ def not_rounds(self: Any, x: Tensor) -> Tensor:
     ys = [other(first) for other in self.others]
     for y, layer in zip(ys, self.layers, strict=True):
         x = layer(x) + y
-    return x
-
-
-@SPECIMENS.of(
-    normal((3,)),
-    lambda: {"stages": several(lambda: nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)]))},
-    proven=True,
-    lines=["for stage in self.stages:", "    for layer in stage:"],
-)
-def stages(self: Any, x: Tensor) -> Tensor:
-    """A loop over the lists in a list."""
-    for stage in self.stages:
-        for layer in stage:
-            x = layer(x).tanh()
     return x
 
 

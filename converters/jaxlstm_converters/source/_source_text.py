@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxlstm.programs.acceptance import accept
-from jaxlstm.programs.graph import Graph, Node, Site, TensorType, live_graph, rewrite
+from jaxlstm.programs.graph import Graph, TensorType, live_graph, rewrite
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source.calls import at_first_paths, first_paths, walk, with_tied_buffers
@@ -66,7 +65,7 @@ def source_text(
     graph = trained.graph
     graph = replace(graph, buffers={value: tied.get(name, name) for value, name in graph.buffers.items()})
     paths = first_paths(graph, tied)
-    model = _model(at_first_paths(graph, paths), tensors, trained.rates)
+    model = _model(at_first_paths(graph, paths), tensors)
     remarks = dict.fromkeys(trained.remarks)
     if any(call.is_loop for call in walk(model.root)):
         remarks[_LENGTH] = None
@@ -75,41 +74,29 @@ def source_text(
     remarks |= {f"{name} is named {new}": None for name, new in held.items() if name != new}
     others = {name: held[first] for name, first in tied.items() if first in held}
     classes = written_classes(model, parts, remarks)
-    classes[-1].draft.tied = {name: first for name, first in others.items() if not parts.has(name)}
-    text = file_text(classes, comments=comments)
+    outside = {name: first for name, first in others.items() if not parts.has(name)}
+    text = file_text(classes, outside, comments=comments)
     arrays = {new: np.asarray(model.tensors[name]) for name, new in held.items()}
     arrays |= {name: arrays[first] for name, first in others.items()}
     return WrittenSource(text, tuple(c.name for c in classes), arrays, tuple(remarks))
 
 
-def _model(graph: Graph, tensors: Mapping[str, np.ndarray], rates: Mapping[str, float]) -> Model:
+def _model(graph: Graph, tensors: Mapping[str, np.ndarray]) -> Model:
     """Return the model of a graph as a person would write it."""
     owners = {**graph.parameters, **graph.buffers, **graph.constants}
     held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in owners.items()}
     checked = checked_axes(graph)
-    graph = _with_loops(graph, tensors, held, rates)
+    graph = _with_loops(graph, tensors, held)
     closures = Closures(graph, held)
     return Model(closures.graph, closures.types, tensors, checked)
 
 
-def _with_loops(
-    graph: Graph,
-    tensors: Mapping[str, np.ndarray],
-    held: Mapping[str, TensorType],
-    rates: Mapping[str, float],
-) -> Graph:
+def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[str, TensorType]) -> Graph:
     """Return a graph as a person would write it: with functions, padded batches, channels last, and loops.
 
-    ``held`` has the types of parameters, buffers and constants, ``rates`` the dropout of attention by node.
+    ``held`` has the types of parameters, buffers and constants.
     """
-    graph, _ = accept(graph, held)
-    graph = with_few_stops(graph, held)
-
-    def with_dropout(node: Node, site: Site) -> Node | None:
-        rate = rates.get(node.name)
-        return replace(node, kwargs={**node.kwargs, "dropout_p": rate}) if rate else None
-
-    graph = rewrite(graph, with_dropout, without_copies, transposed_once, types=held)
+    graph = rewrite(with_few_stops(graph, held), without_copies, transposed_once, types=held)
     graph = live_graph(channels_last(padded_graph(graph, held), tensors))
     graph = looped_graph(rewrite(graph, transposed_once, types=held), held)
     return live_graph(rewrite(graph, transposed_once, types=held))

@@ -1,8 +1,8 @@
 """Drafts of classes: the statements of the methods and of ``__init__`` of one module."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation
@@ -25,7 +25,6 @@ class Draft:
         base: name of the base class.
         init: the statements of ``__init__``.
         methods: the methods by name.
-        tied: another name of a tensor in torch -> its name, in the class of the model.
     """
 
     path: str
@@ -33,7 +32,6 @@ class Draft:
     base: str
     init: list[ast.stmt]
     methods: dict[str, Method]
-    tied: Mapping[str, str] = field(default_factory=dict)
 
     def trees(self) -> Iterator[ast.stmt]:
         """Yield all statements, of ``__init__`` and then of the methods."""
@@ -68,24 +66,19 @@ def draft_of(context: Context, calls: Sequence[Invocation], methods: dict[int, M
 
 def _method(context: Context, call: Invocation) -> Method:
     """Return the method that a call of a module runs."""
-    writer = MethodWriter(call, context)
-    is_outermost = call is context.model.root
-    method = _outermost(context, writer) if is_outermost else writer.method()
+    writer, graph = MethodWriter(call, context), context.model.graph
+    if call is context.model.root:
+        parameters, bound = signature(graph, writer.argument_name)
+        method = writer.outermost(parameters, bound)
+        method.body[:0] = map(Statement, assertions(graph, bound, context.model.checked))
+    else:
+        method = writer.method()
     with_updates(method.body, [p.arg for p in (*method.parameters, *method.keywords)])
     method.body = returned(method.body)
-    if not is_outermost:
+    if method.inputs:
         # A layer may make the state that needed a size.
         read = {name for statement in method.body for name in trees.variables(statement.tree)}
         given = zip(method.inputs, method.parameters, strict=True)
         kept = [(value, parameter) for value, parameter in given if parameter.arg in read]
         method.inputs, method.parameters = tuple(v for v, _ in kept), [parameter for _, parameter in kept]
-    return method
-
-
-def _outermost(context: Context, writer: MethodWriter) -> Method:
-    """Return the method of the model, with its assertions."""
-    graph = context.model.graph
-    parameters, bound = signature(graph, writer.argument_name)
-    method = writer.outermost(parameters, bound)
-    method.body[:0] = map(Statement, assertions(graph, bound, context.model.checked))
     return method

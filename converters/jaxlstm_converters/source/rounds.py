@@ -30,8 +30,8 @@ def with_rounds(
 
     ``inputs`` has the values that the method takes, ``results`` is the expression that it returns.
     """
-    rounds, found, place = _Rounds(steps, context, inputs, results), list[LineItem](), 0
-    for start, end, loop in sorted(rounds.loops(), key=lambda run: run[0]):
+    found, place = list[LineItem](), 0
+    for start, end, loop in _Rounds(steps, context, inputs, results).loops():
         found += [*steps[place:start], LineItem(loop, "", LOOP)]
         place = end
     return [*found, *steps[place:]]
@@ -77,7 +77,7 @@ class _Rounds:
                     is_free = end <= len(places) and all(end <= a or b <= start for a, b, _ in found)
                     if is_free and (loop := self._loop(start, period, count)) is not None:
                         found.append((start, end, loop))
-        return found
+        return sorted(found, key=lambda run: run[0])
 
     def _loop(self, start: int, period: int, count: int) -> Invocation | None:
         """Return the loop of rounds, None if they are not equal."""

@@ -33,11 +33,10 @@ _MODES = frozenset({"train", "training", "dropout_p"})
 
 
 class Training:
-    """The graph of a program with its behaviour in training.
+    """The graph of a program with its behaviour in training, above all the rates of dropout.
 
     Attributes:
       graph: the graph.
-      rates: name of a node of attention -> its rate of dropout in training.
       remarks: a line for each part of training that is not in the graph.
     """
 
@@ -53,7 +52,7 @@ class Training:
         ``tied`` has the first name of tensors with several.
         """
         self._tied = tied
-        self.graph, self.rates = graph, dict[str, float]()
+        self.graph = graph
         self._found: dict[str, dict[str, None]] = {}
         self._names: dict[str, str] = {}  # value of the export in training -> value of the graph
         self._same: dict[str, str] = {}  # added node or tied tensor -> the value that it equals in evaluation
@@ -141,7 +140,7 @@ class Training:
         if rate and is_inner:
             self._remark("training", theirs)
         elif rate:
-            self.rates[ours.name] = rate
+            kwargs["dropout_p"] = rate
         if theirs.kwargs.get("training") is False and kwargs.get("running_mean") is not None:
             self._remark("evaluation", ours)
         for name, own in zip(places_of(theirs), places_of(ours), strict=False):
