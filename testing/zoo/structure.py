@@ -202,10 +202,10 @@ def computed(self: Any, x: Tensor) -> Tensor:
     return functional.adaptive_avg_pool1d(functional.conv1d(x, weight, padding="same"), 1)
 
 
-@SPECIMENS.of(normal((3,), (3,)))
+@SPECIMENS.of(normal((3,), (3,)), words={"jnp.exp": 0})
 def odd_order(self: Any, a: Tensor, b: Tensor) -> Tensor:
-    """Two values whose names trade places, and an old value that is used after its name is taken."""
-    old = a
+    """Two values whose names trade places, an old value that is used after its name is taken, a dead one."""
+    old, _ = a, a.exp()
     a, b = b * 2, a + 1
     a = a.sin() + b
     return a * old.cos() + b * (a + old)
@@ -256,7 +256,7 @@ def rounds(self: Any, x: Tensor) -> tuple[Tensor, ...]:
     for stage in self.stages:
         for layer in stage:
             old = layer(old).tanh()
-    return torch.cat(ys, 1), old, y, z
+    return torch.cat(ys, 1), torch.stack([old]), y, z
 
 
 @SPECIMENS.of(

@@ -74,29 +74,21 @@ def source_text(
     remarks |= {f"{name} is named {new}": None for name, new in held.items() if name != new}
     others = {name: held[first] for name, first in tied.items() if first in held}
     classes = written_classes(model, parts, remarks)
-    outside = {name: first for name, first in others.items() if not parts.has(name)}
-    text = file_text(classes, outside, comments=comments)
+    classes[-1].tied = {name: first for name, first in others.items() if not parts.has(name)}
+    text = file_text(classes, comments=comments)
     arrays = {new: np.asarray(model.tensors[name]) for name, new in held.items()}
     arrays |= {name: arrays[first] for name, first in others.items()}
     return WrittenSource(text, tuple(c.name for c in classes), arrays, tuple(remarks))
 
 
 def _model(graph: Graph, tensors: Mapping[str, np.ndarray]) -> Model:
-    """Return the model of a graph as a person would write it."""
+    """Return the model of a graph as a person would write it: padded batches, channels last, and loops."""
     owners = {**graph.parameters, **graph.buffers, **graph.constants}
     held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in owners.items()}
     checked = checked_axes(graph)
-    graph = _with_loops(graph, tensors, held)
-    closures = Closures(graph, held)
-    return Model(closures.graph, closures.types, tensors, checked)
-
-
-def _with_loops(graph: Graph, tensors: Mapping[str, np.ndarray], held: Mapping[str, TensorType]) -> Graph:
-    """Return a graph as a person would write it: with functions, padded batches, channels last, and loops.
-
-    ``held`` has the types of parameters, buffers and constants.
-    """
     graph = rewrite(with_few_stops(graph, held), without_copies, transposed_once, types=held)
     graph = live_graph(channels_last(padded_graph(graph, held), tensors))
     graph = looped_graph(rewrite(graph, transposed_once, types=held), held)
-    return live_graph(rewrite(graph, transposed_once, types=held))
+    graph = live_graph(rewrite(graph, transposed_once, types=held))
+    closures = Closures(graph, held)
+    return Model(closures.graph, closures.types, tensors, checked)

@@ -29,6 +29,7 @@ class WrittenClass:
         parameters: names of the arguments of ``__init__``.
         arguments: path of a module -> its arguments.
         defaults: the arguments with a default, which most modules have.
+        tied: another name of a tensor in torch -> its name, in the class of the model.
     """
 
     name: str
@@ -36,6 +37,7 @@ class WrittenClass:
     parameters: list[str] = field(default_factory=list)
     arguments: dict[str, list[ast.expr]] = field(default_factory=dict)
     defaults: dict[str, ast.expr] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def required(self) -> list[str]:

@@ -9,14 +9,14 @@ import numpy as np
 
 from jaxlstm.programs.graph import Node, TensorType, place_of, results_of, uses_of
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
+from jaxlstm_converters.source.calls import Item, is_under, nodes_of
 from jaxlstm_converters.source.layers import without_gradient
 from jaxlstm_converters.source.method import Called, Method
 from jaxlstm_converters.source.model import Model
 from jaxlstm_converters.source.modules import SELF, Part, access
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, changes_in_training, drop_rate
-from jaxlstm_converters.source.spelling.template import Expression, filled
+from jaxlstm_converters.source.spelling.template import Expression, filled, marked
 from jaxlstm_converters.source.trees import Tree
 
 SINGLE = trees.parsed("jnp.float32")
@@ -58,25 +58,28 @@ class Context:
         taken = {*self.parts.at(path).parts, *(attributes_of(layer.constructor) if layer else ())}
         return trees.attribute(SELF, names.unique("dtype", taken))
 
-    def spell(self, node: Node, expression: Expression) -> Spelling:
+    def _spelled(self, node: Node, expression: Expression) -> ast.expr:
         """Return a node as an expression of marked values."""
         model = self.model
         if (layer := model.layers.of_node(node)) is not None:
             is_base = layer.path in model.layers.bases
             called = spell_call(layer, node, self.access(layer.path), is_base=is_base)
-            if node.name in model.inner and changes_in_training(node):
+            if changes_in_training(node) and all(node is not other for other in model.graph.nodes):
                 what = f"{layer.constructor} in a function of jax.lax, where Flax refuses training"
                 self.remarks[f"{place_of(node)}: {what}"] = None
-            return Spelling(called if node.with_gradient else without_gradient(called), True)
+            return called if node.with_gradient else without_gradient(called)
         spelling = spell(node, model.types, expression)
         if drop_rate(node) or node.op.startswith(("aten.batch_norm.", "aten.rrelu.")):
             self.remarks[f"{place_of(node)}: {node.op} is written without what it does in training"] = None
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
-        return _with_dtype(spelling, node, model.types, self.dtype)
+        return _with_dtype(spelling, node, model.types, self.dtype).expr
 
-    def called(self, call: Invocation) -> Called | None:
-        """Return the call of a module; None if its items are written in the parent."""
+    def called(self, call: Item, expression: Expression = marked) -> Called | None:
+        """Return a node, or the call of a module; None for a module whose items are written in the parent."""
+        if isinstance(call, Node):
+            results = call.outputs[0] if len(call.outputs) == 1 else call.outputs
+            return Called(self._spelled(call, expression), results)
         layers, is_chain = self.model.layers, self.parts.find(call.path).is_chain
         if call.path in layers:
             return layers.called(call, self.access(call.path))
@@ -86,12 +89,12 @@ class Context:
         target = self.access(call.path)
         function = target if method.name == "__call__" else trees.attribute(target, method.name)
         results = call.outputs[0] if len(call.outputs) == 1 else call.outputs
-        expression: ast.expr = trees.call(function, *map(trees.marked, method.inputs))
+        tree: ast.expr = trees.call(function, *map(trees.marked, method.inputs))
         *_, last = nodes_of(call)
         # The layers of a chain are called by the chain.
         if is_chain and not last.with_gradient and last.module_path in layers:
-            expression = without_gradient(expression)
-        return Called(expression, results, method.results())
+            tree = without_gradient(tree)
+        return Called(tree, results, method.results())
 
     def tensor(self, name: str) -> ast.expr | None:
         """Return the expression of a parameter, buffer or constant of the module; None for other values."""

@@ -188,10 +188,9 @@ class _Loop:
             trees.parsed(f"{_identifier(name)}[::-1]") if self._enter["reverse"] else name for name in lists
         ]
         for part, expressions in zip(self._results, (loop.states, stacked, kept), strict=False):
-            for names_, expression in zip(part, expressions, strict=True):
-                array = (names_,) if isinstance(names_, str) else names_
-                scope.values.update(dict.fromkeys(array, expression))
-                self._method._arrays |= {array}
+            for given, expression in zip(part, expressions, strict=True):
+                scope.values.update(dict.fromkeys([given] if isinstance(given, str) else given, expression))
+                self._method._arrays |= set() if isinstance(given, str) else {given}
 
     def _step(self, wanted: Sequence[str]) -> _Step:
         """Return a step, whose states have the wanted names if they are free."""

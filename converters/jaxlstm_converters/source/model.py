@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, TensorType, all_nodes, used_values, values_in
+from jaxlstm.programs.graph import Graph, TensorType, used_values, values_in
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import (
     SEQUENTIAL,
@@ -35,7 +35,6 @@ class Model:
         calls: all calls of modules, each after the calls in it.
         layers: the modules that are layers of Flax or of this library.
         classes: path of a module that is written as a class -> name of its class in torch.
-        inner: names of the nodes in functions.
         checked: axes of inputs whose size a layer checks itself.
     """
 
@@ -56,7 +55,6 @@ class Model:
         self.calls = [call for call in walk(self.root) if not call.is_loop]
         self.layers = Layers(graph, self.calls, types, self.owners)
         self._move_out_of_layers()
-        self.inner = {node.name for node in all_nodes(graph)} - {node.name for node in graph.nodes}
         self.classes = {call.path: call.class_name for call in self.calls if self.is_class(call)}
         self.layers.write_out_defaults(self.classes)
 

@@ -17,7 +17,6 @@ from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, Invocation, Item, is_under
 from jaxlstm_converters.source.context import Context
 from jaxlstm_converters.source.method import LineItem, Pattern, places_in
-from jaxlstm_converters.source.spelling.template import marked
 
 _LIST = "@"
 """Starts the name of a list, which stands for its module of a round, among the names of Python."""
@@ -72,7 +71,7 @@ class _Rounds:
             for place in first:
                 period = next((other for other in second if other > place), place) - place
                 # The first round may start with items that use no module of the list.
-                for start in range(max(place - period + 1, 0), place + bool(period)):
+                for start in range(place, max(place - period, -1), -1):
                     end = start + period * count
                     is_free = end <= len(places) and all(end <= a or b <= start for a, b, _ in found)
                     if is_free and (loop := self._loop(start, period, count)) is not None:
@@ -143,12 +142,8 @@ def _form(item: Item, context: Context) -> _Form:
         # No other node calls the same functions.
         kwargs = with_arguments(item, lambda _: Value("")).kwargs
         return _Form(repr((item.op, item.args and item.name, kwargs)), [*uses_of(item)], places_of(item))
-    if isinstance(item, Node):
-        tree, results = context.spell(item, marked).expr, item.outputs
-    elif (called := context.called(item)) is not None:
-        tree, results = called.expression, called.results
-    else:
-        texts, *parts = zip(*(_form(inner, context) for inner in item.body), strict=True)
+    if (called := context.called(item)) is None:
+        texts, *parts = zip(*(_form(inner, context) for inner in getattr(item, "body", ())), strict=True)
         return _Form("\n".join(texts), *([*itertools.chain(*part)] for part in parts))
     sizes = context.model.sizes
 
@@ -163,10 +158,11 @@ def _form(item: Item, context: Context) -> _Form:
     def hidden(tree: ast.AST) -> ast.AST | None:
         return None if trees.mark_of(tree) is None else trees.name("_")
 
-    tree = trees.replaced(tree, known)
+    tree = trees.replaced(called.expression, known)
     values, lists, arrays = trees.marks(tree), _lists_in(tree), [*_arrays(tree)]
     text = trees.shown(trees.replaced(tree, hidden))
-    return _Form(f"{_without_names(results)} = {text}", values, places_in(results), lists, arrays)
+    text = f"{_without_names(called.results)} = {text}"
+    return _Form(text, values, places_in(called.results), lists, arrays)
 
 
 def _without_names(pattern: Pattern) -> Pattern:

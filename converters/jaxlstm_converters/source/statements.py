@@ -27,7 +27,7 @@ class StatementWriter:
     def __init__(self, call: Invocation, context: Context) -> None:
         self._call = call
         self._context = context
-        self._lines = [*self._expanded(call)]
+        self._lines = [*self._expanded(call.body)]
         results = trees.grouped([*map(trees.marked, call.outputs)])
         if call is context.model.root:
             graph = context.model.graph
@@ -54,7 +54,8 @@ class StatementWriter:
                 candidates = [names.valid_name(torch_name.rpartition(".")[2])]
             self._parameter(name, candidates)
         body = self._body()
-        body += self._result(trees.grouped([self._scope.value(name) for name in self._call.outputs]))
+        results = trees.grouped([self._scope.value(name) for name in self._call.outputs])
+        body.append(Statement(ast.Return(results)))
         parameters = [ast.arg(name) for name in self._scope.parameters.values()]
         return Method(parameters, self._scope.finished(body), inputs=self._call.inputs)
 
@@ -80,26 +81,18 @@ class StatementWriter:
         for name, value in graph.mutations.items():
             buffer = trees.item(self._context.access(name), ...)
             body.append(Statement(trees.assign(buffer, self._argument(value))))
-        body += self._result(returned)
+        body.append(Statement(ast.Return(returned)))
         return Method(signature.parameters, self._scope.finished(body), signature.keywords)
 
-    def _result(self, value: ast.expr) -> list[Statement]:
-        """Return the statements that return a value, which gets a variable: it may end a loop."""
-        variables = [name for name in trees.variables(value) if name in self._scope.parameters.values()]
-        if isinstance(value, ast.BinOp) and (variables := variables or trees.variables(value)):
-            variable = trees.name(variables[0])
-            return [Statement(trees.assign(variable, value)), Statement(ast.Return(variable))]
-        return [Statement(ast.Return(value))]
-
-    def _expanded(self, call: Invocation) -> Iterator[LineItem]:
-        for item in call.body:
+    def _expanded(self, items: Sequence[Item]) -> Iterator[LineItem]:
+        for item in items:
             line = line_of(item, self._call.path)
             if isinstance(item, Node):
                 yield LineItem(item, line)
             elif item.is_loop:
                 yield LineItem(item, "", LOOP)
             elif self._context.called(item) is None:
-                yield from self._expanded(item)
+                yield from self._expanded(item.body)
             else:
                 parent, _, number = item.path.rpartition(".")
                 yield LineItem(item, line, parent if number.isdecimal() else "")
@@ -121,7 +114,9 @@ class StatementWriter:
 
     def _argument_names(self, name: str) -> list[str]:
         """Return the names in the first line that uses an input, except names that earlier lines assign."""
-        steps = [inner for step in self._lines for inner in self._inner_steps(step) if inner.line]
+        bodies = (getattr(step.item, "body", ()) if step.list == LOOP else () for step in self._lines)
+        pairs = zip(self._lines, map(self._expanded, bodies), strict=True)
+        steps = [inner for step, body in pairs for inner in (step, *body) if inner.line]
         line = next((step.line for step in steps if name in self._uses(step.item)), "")
         before = itertools.takewhile(lambda step: step.line != line, steps)
         others = {found for step in before for found in names.leaves(names.targets(step.line))}
@@ -130,11 +125,6 @@ class StatementWriter:
         # Values of a loop may occur in any order in its lines.
         is_sure = len(found) == 1 or any(step.line == line for step in self._lines)
         return found if is_sure else []
-
-    def _inner_steps(self, step: LineItem) -> Iterator[LineItem]:
-        """Yield a step itself, or the steps of a loop."""
-        is_loop = isinstance(step.item, Invocation) and step.item.is_loop
-        yield from self._expanded(step.item) if is_loop else [step]  # type: ignore[arg-type]
 
     def _body(self) -> list[Statement]:
         run: list[LineItem] = []
@@ -163,18 +153,13 @@ class StatementWriter:
             self._write(step, targets if ends else [], ends)
 
     def _write(self, step: LineItem, targets: Sequence[Target], ends: bool) -> None:
-        item, target = step.item, ", ".join(names.leaves(targets))
-        if isinstance(item, Node):
-            spelling = self._context.spell(item, self._placeholder)
-            expression = self._resolved(spelling.expr, target)
-            pattern = self._used(item.outputs[0] if len(item.outputs) == 1 else item.outputs)
-        else:
-            called = self._context.called(item)
-            assert called is not None
-            expression, pattern = self._resolved(called.expression, target), self._used(called.results)
-            if called.returned and max(len(called.returned), len(targets)) > 1:
-                targets = names.matched(names.leaves(targets), called.returned)
-        self._scope.left.subtract(self._uses(item))
+        called = self._context.called(step.item, self._placeholder)
+        assert called is not None
+        target = ", ".join(names.leaves(targets))
+        expression, pattern = self._resolved(called.expression, target), self._used(called.results)
+        if called.returned and max(len(called.returned), len(targets)) > 1:
+            targets = names.matched(names.leaves(targets), called.returned)
+        self._scope.left.subtract(self._uses(step.item))
         self._assign(step, expression, pattern, targets, ends)
         self._statements += self._scope.read_inner_sizes(pattern)
 
@@ -242,7 +227,6 @@ class StatementWriter:
 
     def _resolved(self, tree: ast.expr, target: str = "") -> ast.expr:
         """Return an expression with the expressions of its values; a value used twice gets a variable."""
-        tree = trees.replaced(copy.deepcopy(tree), self._array)
         counts = Counter(trees.marks(tree))
         for name, count in counts.items():
             expression = self._scope.value(name)
@@ -257,14 +241,10 @@ class StatementWriter:
             return self._resolved(tree, target)
         return replaced
 
-    def _array(self, node: ast.AST) -> ast.expr | None:
-        """Return the mark of the list that a loop makes in the place of its values."""
-        values = tuple(trees.marks(node)) if isinstance(node, ast.List) else ()
-        return trees.marked(values[0]) if values and values in self._arrays else None
-
     def _marked_value(self, node: ast.AST) -> ast.expr | None:
-        """Return the expression of the value for which a name stands."""
-        name = trees.mark_of(node)
+        """Return the expression of the value for which a name stands, or of a list that a loop makes."""
+        values = tuple(trees.marks(node)) if isinstance(node, ast.List) else ()
+        name = values[0] if values and values in self._arrays else trees.mark_of(node)
         return None if name is None else copy.deepcopy(self._scope.value(name))
 
     def _set(self, name: str, expression: ast.expr) -> None:

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.classes import WrittenClass
@@ -28,14 +28,9 @@ _IMPORTS = {
 _LINE_LENGTH = 100
 
 
-def file_text(classes: Sequence[WrittenClass], tied: Mapping[str, str], *, comments: bool) -> str:
-    """Return the formatted text of a file with these classes, the model's last.
-
-    ``tied`` has another name of a tensor in torch -> its name in the model.
-    """
-    bodies = [
-        _class_text(written, {} if written is not classes[-1] else tied, comments) for written in classes
-    ]
+def file_text(classes: Sequence[WrittenClass], *, comments: bool) -> str:
+    """Return the formatted text of a file with these classes, the model's last."""
+    bodies = [_class_text(written, comments) for written in classes]
     used = {"nnx", *(name for body in bodies for name in trees.variables(ast.parse(body)))}
     buffer = _BUFFER if "Buffer" in used else ""
     imports = [line for name, line in _IMPORTS.items() if name in used]
@@ -68,10 +63,10 @@ def _ruff(arguments: Sequence[str], text: str) -> str:
     return result.stdout
 
 
-def _class_text(written: WrittenClass, tied: Mapping[str, str], comments: bool) -> str:
+def _class_text(written: WrittenClass, comments: bool) -> str:
     draft = written.draft
     lines = [f"class {written.name}({draft.base}):"]
-    lines += [f"    tied = {dict(tied)!r}", ""] if tied else []
+    lines += [f"    tied = {written.tied!r}", ""] if written.tied else []
     keywords = [*map(ast.arg, written.defaults), ast.arg("rngs", trees.parsed("nnx.Rngs"))]
     parameters = _parameters([*map(ast.arg, written.required)], keywords, [*written.defaults.values(), None])
     lines += [f"    def __init__({parameters}):"]

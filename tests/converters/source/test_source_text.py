@@ -57,14 +57,6 @@ def test_a_tied_weight_is_read_where_it_is_owned_and_has_all_its_names() -> None
         jaxlstm.load_state_dict(written.model, {**tensors, "out.weight": tensors["out.weight"] + 1})
 
 
-def test_dead_values_are_not_written() -> None:
-    def forward(self: Any, x: Tensor) -> Tensor:
-        _ = x.exp()
-        return x.sin()
-
-    assert "jnp.exp" not in write(module_of(forward), torch.randn(2, 3)).text
-
-
 def test_rows_of_computed_lengths() -> None:
     def forward(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
         y = torch.zeros_like(x)
