@@ -245,7 +245,7 @@ def stage() -> nn.Module:
     ],
 )
 def rounds(self: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """Loops with two states, a list of results, a result of the last round, and lists in a list."""
+    """Loops with two states, a list of results, results of the last round, and lists in a list."""
     old, ys = x.sin(), []
     for layer in self.layers:
         x, old = layer(x) + old, x.cos()

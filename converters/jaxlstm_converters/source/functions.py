@@ -161,9 +161,12 @@ class _Loop:
         rows = [*loop.rows, *self._modules.values()]
         target = trees.target(trees.grouped(rows) if rows else trees.name("_"))
         inner = scope.taken().union(*map(trees.variables, (*body, *arrays)))
-        lists: list[ast.expr] = []
+        lists, lasts, states = list[ast.expr](), list[ast.expr](), {"", *map(_identifier, loop.states)}
         for hint in hints:
             lists.append(trees.name(names.unique(hint, inner | {*map(_identifier, lists)})))
+        for tree in kept:
+            last = trees.name(names.unique("last", inner | states | {*map(_identifier, lasts)}))
+            lasts.append(last if _identifier(tree) in states else tree)
         if (
             self._modules
             and len(results) == 1
@@ -180,14 +183,14 @@ class _Loop:
                 trees.call(trees.attribute(to, "append"), value)
                 for to, value in zip(lists, results, strict=True)
             )
-            body += [*_set_to(loop.states, ends), *map(ast.Expr, added)]
+            body += [*map(ast.Expr, added), *_set_to([*loop.states, *lasts], [*ends, *kept])]
             tree = ast.For(target, over, body, [], lineno=1)
             line = line_of(self._body[0], self._method._call.path)
             self._method._statements += [*map(Statement, before), Statement(tree, line)]
         stacked = [
             trees.parsed(f"{_identifier(name)}[::-1]") if self._enter["reverse"] else name for name in lists
         ]
-        for part, expressions in zip(self._results, (loop.states, stacked, kept), strict=False):
+        for part, expressions in zip(self._results, (loop.states, stacked, lasts), strict=False):
             for given, expression in zip(part, expressions, strict=True):
                 scope.values.update(dict.fromkeys([given] if isinstance(given, str) else given, expression))
                 self._method._arrays |= set() if isinstance(given, str) else {given}
