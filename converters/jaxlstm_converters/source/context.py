@@ -17,7 +17,6 @@ from jaxlstm_converters.source.modules import SELF, Part, access
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, changes_in_training, drop_rate
 from jaxlstm_converters.source.spelling.template import Expression, filled, marked
-from jaxlstm_converters.source.trees import Tree
 
 SINGLE = trees.parsed("jnp.float32")
 _MAKERS = ("jnp.zeros", "jnp.ones", "jnp.full", "jnp.array", "jnp.arange", "jnp.linspace", "jnp.eye")
@@ -73,7 +72,7 @@ class Context:
             self.remarks[f"{place_of(node)}: {node.op} is written without what it does in training"] = None
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
-        return _with_dtype(spelling, node, model.types, self.dtype).expr
+        return _with_dtype(spelling, node, model.types, self.dtype)
 
     def called(self, call: Item, expression: Expression = marked) -> Called | None:
         """Return a node, or the call of a module; None for a module whose items are written in the parent."""
@@ -118,29 +117,24 @@ class Context:
         return filled(template, {"values": array.tolist(), "dtype": dtype})
 
 
-def _with_dtype(spelling: Spelling, node: Node, types: Mapping[str, TensorType], dtype: ast.expr) -> Spelling:
+def _with_dtype(spelling: Spelling, node: Node, types: Mapping[str, TensorType], dtype: ast.expr) -> ast.expr:
     """Return the spelling of a node in which new floats have a dtype, also in the place of Python's float."""
-    before, tree = trees.shown(spelling.expr), _replaced(spelling.expr, dtype)
+
+    def other(tree: ast.AST) -> ast.AST | None:
+        if isinstance(tree, ast.Call) and trees.shown(tree.func) == "float":
+            return tree  # It may convert a size.
+        return dtype if isinstance(tree, ast.Name) and tree.id == "float" else None
+
+    before, tree = trees.shown(spelling.expr), trees.replaced(spelling.expr, other)
     made, given = ([types[n] for n in names if n in types] for names in (results_of(node), uses_of(node)))
     is_single = any(type_.dtype == np.float32 for type_ in made)
     function = trees.shown(tree.func) if isinstance(tree, ast.Call) else ""
     if not is_single or not spelling.idiomatic or trees.shown(tree) != before:
-        return spelling._replace(expr=tree)
+        return tree
     if isinstance(tree, ast.Call) and function in _MAKERS:
         positional = function in _MAKERS[:4]
         tree.args += [dtype] * positional
         tree.keywords += [ast.keyword("dtype", dtype)] * (not positional)
     elif not any(jnp.issubdtype(type_.dtype, np.inexact) for type_ in given):
         tree = trees.call(trees.attribute(tree, "astype"), dtype)
-    return spelling._replace(expr=tree)
-
-
-def _replaced(tree: Tree, dtype: ast.expr) -> Tree:
-    """Return a tree with another dtype for ``float``, which may also be called to convert a size."""
-
-    def other(node: ast.AST) -> ast.AST | None:
-        if isinstance(node, ast.Call) and trees.shown(node.func) == "float":
-            return node
-        return dtype if isinstance(node, ast.Name) and node.id == "float" else None
-
-    return trees.replaced(tree, other)
+    return tree

@@ -81,8 +81,8 @@ class StatementWriter:
         for name, value in graph.mutations.items():
             buffer = trees.item(self._context.access(name), ...)
             body.append(Statement(trees.assign(buffer, self._argument(value))))
-        body.append(Statement(ast.Return(returned)))
-        return Method(signature.parameters, self._scope.finished(body), signature.keywords)
+        signature.body = self._scope.finished([*body, Statement(ast.Return(returned))])
+        return signature
 
     def _expanded(self, items: Sequence[Item]) -> Iterator[LineItem]:
         for item in items:
