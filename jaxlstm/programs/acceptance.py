@@ -177,7 +177,7 @@ def _functions(op: str, args: tuple[Any, ...], results: int) -> list[tuple[Graph
         case "while_loop", (Graph() as condition, Graph() as body, tuple() as state, tuple() as more):
             count = len(state) + len(more)
             return [(condition, count, 1), (body, count, len(state)), (body, count, results)]
-        case "scan", (Graph() as step, tuple() as state, tuple() as xs, tuple() as more):
+        case "scan", (Graph() as step, tuple() as state, tuple() as xs, tuple() as more, None, False):
             return [(step, len(state) + len(xs) + len(more), results)]
         case "map_impl", (Graph() as function, tuple() as xs, tuple() as more):
             return [(function, len(xs) + len(more), results)]
