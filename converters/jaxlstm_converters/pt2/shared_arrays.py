@@ -43,8 +43,11 @@ class SharedArrays(TorchFunctionMode):
         except RuntimeError as error:
             if name not in _ARRAYS:
                 raise
-            problem = "forward makes a NumPy array of a tensor that depends on its inputs"
-            raise _refusal(problem, "Return the tensor itself, or use functions of torch") from error
+            # No refusal: an export with the values of the example may follow.
+            raise RuntimeError(
+                f"forward makes a NumPy array of a tensor that depends on its inputs, at {line_of_model()}. "
+                "Return the tensor itself, or use functions of torch"
+            ) from error
         if name in _ARRAYS and type(result) is np.ndarray:
             array = np.array(result)
             self._shared.append((args[0], array, array.tobytes()))
@@ -70,6 +73,6 @@ def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _refusal(problem: str, fix: str = "Change a copy of it, or use functions of torch") -> ProgramError:
-    message = f"{problem}, at {line_of_model()}. {fix}"
+def _refusal(problem: str) -> ProgramError:
+    message = f"{problem}, at {line_of_model()}. Change a copy of it, or use functions of torch"
     return ProgramError("unsupported-operator", message)
