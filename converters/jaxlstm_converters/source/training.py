@@ -24,6 +24,7 @@ from jaxlstm.programs.graph.values import (
     uses_of,
     values_in,
 )
+from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.views import without_out
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
@@ -59,10 +60,15 @@ class Training:
         self._only = set[str]()  # values that only training has
         self._counters = set[str]()
         if isinstance(training, ProgramFile):
+            unknown = sorted(
+                {node.op for node in all_nodes(training.graph) if find_operator(node.op) is None}
+            )
+            training = f"it calls {', '.join(unknown)}" if unknown else training
+        if isinstance(training, ProgramFile):
             self._compare(training, tensors)
         else:
             if training:
-                self._found["the module cannot be exported in training"] = {training: None}
+                self._found["the module cannot be compared in training"] = {training: None}
             self._found["may do more in training, which a file does not record"] = _unrecorded(graph)
         self.remarks = [f"{what}: {', '.join(ops)}" for what, ops in self._found.items() if ops]
 

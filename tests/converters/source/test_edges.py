@@ -181,3 +181,16 @@ def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
     assert ("y = jnp.stack(outputs, 1)" if dropout else "y = outputs.swapaxes(0, 1)") in body
     written.model.train()
     written.model(x.numpy())
+
+
+def test_an_operator_that_only_training_has() -> None:
+    """A mask of the model's own, drawn by an operator that programs do not have."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y * y.new_empty(y.shape).bernoulli_(0.5) if self.training else y
+
+    model = module_of(forward, linear=nn.Linear(3, 3)).eval()
+    files = SourceFiles.of(jaxlstm.from_module(model, (torch.randn(2, 3),)), "model.py")
+    (remark,) = files.remarks
+    assert "cannot be compared in training: it calls aten.bernoulli_.float" in remark
