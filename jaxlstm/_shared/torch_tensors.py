@@ -48,7 +48,10 @@ def kind_of(value: Any) -> str:
 
 def with_attributes_of(module: Any, copied: Any) -> Any:
     """Return a copy of a torch module, whose tensors get the Python attributes that torch did not copy."""
-    for kind in ("parameters", "buffers"):
-        for old, new in zip(getattr(module, kind)(), getattr(copied, kind)(), strict=True):
-            vars(new).update({name: value for name, value in vars(old).items() if name not in vars(new)})
+    for kind in ("named_parameters", "named_buffers"):
+        # The copy of an exported module has other names, too.
+        olds = dict(getattr(module, kind)(remove_duplicate=False))
+        for path, new in getattr(copied, kind)(remove_duplicate=False):
+            own = vars(olds[path]) if path in olds else {}
+            vars(new).update({name: value for name, value in own.items() if name not in vars(new)})
     return copied
