@@ -250,7 +250,7 @@ def rounds(self: Any, x: Tensor) -> tuple[Tensor, ...]:
     for layer in self.layers:
         x, old = layer(x) + old, x.cos()
         ys.append(x.tanh())
-    y = x
+    y = z = x
     for cell in self.cells:
         y, z = cell(x + y)
     for stage in self.stages:

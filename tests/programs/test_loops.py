@@ -60,7 +60,7 @@ class Asserting(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = x[:, 0]
         for t in range(20):
-            torch._assert_async((x[:, t] < 100).all(), "too large")
+            torch.ops.aten._assert_async.msg((x[:, t] < 100).all(), "too large")
             h = torch.tanh(h + x[:, t])
         return h
 
@@ -68,7 +68,7 @@ class Asserting(torch.nn.Module):
 class AssertingBranch(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         def small(x: Tensor) -> Tensor:
-            torch._assert_async((x < 100).all(), "too large")
+            torch.ops.aten._assert_async.msg((x < 100).all(), "too large")
             return x * 2
 
         return torch.cond(x.sum() > 0, small, lambda x: x * 3, (x,))
