@@ -83,7 +83,7 @@ def _run_function(steps: Steps, options: Options, *operands: Any) -> tuple[Any, 
     if any(isinstance(x, Tracer) for x in asserted) or any(name.startswith(SIZE_OF) for name in values):
         raise ProgramError(
             "node-failed",
-            "jit does not know what a loop or branch asserts, or a size that it fixed. Call the program "
+            "a loop or branch asserts a value, or fixed a size, that is unknown under jit. Call the program "
             "outside of jit",
         )
     return tuple(resolve(output, values) for output in steps.graph.outputs)

@@ -65,7 +65,8 @@ class FixedValues(TorchFunctionMode):
 
     def require_known(self, traced: torch.fx.GraphModule, module: torch.nn.Module) -> None:
         """Raise if a constant of a trace is neither an attribute nor of Python values: it may be an input."""
-        attributes = [list(vars(part).values()) for part in module.modules()]
+        owners = (*module.modules(), *module.parameters(), *module.buffers())
+        attributes = [list(vars(owner).values()) for owner in owners]
         known = {_memory(leaf) for leaf in _pytree.tree_leaves([attributes, self.constants])}
         for node in traced.graph.nodes:
             # torch lifts the values of torch.tensor([...]).

@@ -30,7 +30,7 @@ class Context:
         model: the program.
         parts: its tree of modules.
         methods: id of a call in these methods, of a module that is a class -> the method that it calls.
-        remarks: the lines that no Flax user would have written, which grow with what is spelled.
+        remarks: the operators and layers without an idiomatic spelling; spelling a node adds to them.
         path: the path of the module.
         modules: path of a module -> the variable that holds it, in a loop over a list of modules.
     """

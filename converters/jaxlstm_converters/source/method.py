@@ -60,7 +60,7 @@ class LineItem:
 
 
 def places_in(pattern: Pattern) -> list[str | None]:
-    """Return the values in a pattern, None for those that are not used."""
+    """Return the values in a pattern; None stands for an unused value."""
     return [name for part in pattern for name in places_in(part)] if isinstance(pattern, tuple) else [pattern]
 
 

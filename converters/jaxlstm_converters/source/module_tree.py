@@ -19,7 +19,7 @@ from jaxlstm_converters.source.spelling.template import filled, tree_of
 def module_tree(model: Model, paths: Mapping[str, str], remarks: dict[str, None]) -> Part:
     """Return the tree of a program: tensors in torch's order first, then modules without tensors.
 
-    ``paths`` has the other paths of modules, see `first_paths`; ``remarks`` get those of functions.
+    ``paths`` has the other paths of modules, see `first_paths`. Functions add their remarks to ``remarks``.
     """
     root, layers = Part(kind="class"), model.layers
     read = {model.owners.get(value) for value in used_values(model.graph)} | {*model.graph.mutations}

@@ -1,7 +1,7 @@
 """Rounds: equal runs of the items of a method, one for each module of a list, or of several lists.
 
-Rounds become a loop like one over steps, whose elements are modules. Its items are those of the second round,
-which has the results of the first one as its state.
+Rounds become a loop like one over time steps, with modules as its elements. The body of the loop is the
+second round, whose state is the result of the first one.
 """
 
 import ast

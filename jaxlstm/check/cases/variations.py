@@ -1,7 +1,7 @@
 """Cases of a model with the shapes of its example: other values, magnitudes, signs, masks, integers, and NaN.
 
 An example is often special: positive or small numbers, a mask of False, integers of a narrow range. Each
-variation has several forms, the widest first, and the first one that the reference takes is tried.
+variation has several forms, the widest first; the first form that the reference accepts is tried.
 """
 
 from collections.abc import Callable, Iterator

@@ -71,8 +71,14 @@ def scan(
 ) -> Any:
     """Run a function over the first axis of arrays with a state. Returns states and stacked results.
 
-    ``steps`` is the number of steps of a Python loop. On plain arrays they run one by one, so that operators
-    can check values. ``listed`` tells that its rows and results are lists, whose types may differ.
+    Args:
+      combine: (states, rows, additional values) -> states and results of a step.
+      init: arrays, the states before the first step.
+      xs: arrays (steps, ...); a tuple of arrays, one for each step, if ``listed``.
+      additional: values that are the same in all steps.
+      steps: number of steps of a Python loop. On plain arrays they run one by one, so that operators can
+        check values. None for torch's own scan.
+      listed: rows and results are lists, whose shapes and dtypes may differ from step to step.
     """
 
     def step(state: Sequence[Any], x: Sequence[Any]) -> tuple[Any, Any]:

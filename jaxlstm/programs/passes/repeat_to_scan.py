@@ -2,8 +2,8 @@
 
 Consecutive copies of the same nodes become one ``higher_order.scan`` if each value that a copy uses has one
 of the roles of :class:`~jaxlstm.programs.passes.loop_copies.Loop`; any other loop stays as it is. The first
-and the last copy stay too: an export leaves out what they do not need. This cannot be a rule of ``rewrite``,
-which sees one node.
+and the last copy stay too: an export leaves out nodes that these two do not need. This cannot be a rule of
+``rewrite``, which sees one node.
 """
 
 import itertools
@@ -113,7 +113,7 @@ def _is_regular(graph: Graph, loop: Loop, types: Types) -> bool:
 def _with_scan(graph: Graph, loop: Loop, types: Types) -> Iterator[Node]:
     """Yield the nodes that take the rows of the steps, the scan, and the nodes that take its results apart.
 
-    The rows and the results are lists where a step may have others types than the one before.
+    The rows and the results are lists where their types may differ from step to step.
     """
 
     def rows_of(name: str) -> str:  # Several loops may take the rows of one tensor.

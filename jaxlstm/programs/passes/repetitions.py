@@ -29,7 +29,7 @@ def repetitions(nodes: Sequence[Node], fewest: int) -> list[tuple[int, int, int]
 def token_of(node: Node, *, with_types: bool = True) -> Any:
     """Return a value that is equal for nodes that may be copies of each other.
 
-    An assertion is no copy: under ``jit`` a program must see what it asserts.
+    Assertions are never copies of each other: under ``jit`` a program must see the values that they assert.
     """
     if node.op in ASSERTIONS or any(isinstance(argument, Graph) for argument in node.args):
         return node.name

@@ -140,7 +140,7 @@ def _confused_values(run: PlantedRun, where: Mapping[Site, str], first: str) -> 
 
 
 def _operands(operation: Operation) -> dict[str, Any]:
-    """Return the tensors that an operation takes, but for weights; the parts of ``cat`` by number."""
+    """Return the tensors that an operation takes, except weights; the parts of ``cat`` are numbered."""
     named = {name: operation.get(name) for name in ("input", "other", "end")}
     parts = {f"part {number}": part for number, part in enumerate(operation.get("tensors", ()))}
     return {name: value for name, value in (named | parts).items() if getattr(value, "ndim", 0)}
