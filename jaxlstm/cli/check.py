@@ -196,7 +196,6 @@ def _check_program(
     from jaxlstm.check.cases.case import Case
     from jaxlstm.check.exceptions import describe
     from jaxlstm.check.reference.torch_model import TorchModel
-    from jaxlstm.inference.program_artifact import as_arguments
     from jaxlstm.inference.random_inputs import random_inputs
     from jaxlstm_converters.pt2.read_exported import read_exported_program
 
@@ -206,17 +205,21 @@ def _check_program(
             f"{args.checkpoint}: the program refuses inputs of all sizes that were tried; call "
             "jaxlstm.check.verify_model with an example of yours"
         )
-    example, kwargs = as_arguments(program, tensors)
     if any(node.op.startswith("jaxlstm.") for node in program.graph.nodes):
         import_module("jaxlstm_converters.pt2.packed")  # defines these operators in torch
     exported = read_exported_program(args.checkpoint)
-    try:
-        TorchModel(exported).run(Case.of_model("random", example, kwargs))
-    except Exception as error:  # A model raises any type.
+    random, saved = program.as_arguments(tensors), program.example
+    for example, kwargs in (random, saved or random):
+        try:
+            TorchModel(exported).run(Case.of_model("example", example, kwargs))
+            break
+        except Exception as error:  # A model raises any type.
+            refusal = error
+    else:
         raise ValueError(
-            f"{args.checkpoint}: torch refuses random inputs ({describe(error)}); call "
+            f"{args.checkpoint}: torch refuses random inputs ({describe(refusal)}); call "
             "jaxlstm.check.verify_model with an example of yours"
-        ) from error
+        ) from refusal
     with jax.default_device(device):
         yield "program", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)
 

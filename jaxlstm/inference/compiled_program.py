@@ -16,7 +16,6 @@ from jaxlib import xla_client
 from jaxlstm.inference.engine import WorkCounter
 from jaxlstm.inference.host_arrays import one_device
 from jaxlstm.inference.padding import ARRAY, leaves_of, split_leaves
-from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.graph import TensorType, Value
@@ -76,7 +75,7 @@ class CompiledProgram:
             raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
         signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
         if signature not in self._seen:
-            self.program.bind(*as_arguments(self.program, tensors))
+            self.program.bind(*self.program.as_arguments(tensors))
             if len(self._seen) >= SIGNATURES:
                 self._seen.clear()
             self._seen.add(signature)

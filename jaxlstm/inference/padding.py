@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.inference.program_artifact import as_arguments, shapes_at
+from jaxlstm.inference.program_artifact import shapes_at
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
@@ -138,7 +138,7 @@ class _Trace:
 
 def leaves_of(program: Program, params: Any, tensors: Sequence[Any], lengths: Any) -> list[Any]:
     """Run a program and return the leaves of its results."""
-    args, kwargs = as_arguments(program, tensors)
+    args, kwargs = program.as_arguments(tensors)
     results = program(params, *args, seq_lengths=lengths, **kwargs)
     return tree.flatten(program.graph.out_tree, results, "results")
 

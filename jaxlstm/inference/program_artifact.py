@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.inference.artifact import check_arguments, write_artifact
-from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.program import Program
 from jaxlstm.programs.sizes.guards import UNBOUNDED, sizes_allowed
@@ -65,17 +64,10 @@ def positional(program: Program) -> Callable[..., Any]:
     """
 
     def jaxlstm_program(params: Mapping[str, Any], *tensors: Any) -> Any:
-        args, kwargs = as_arguments(program, tensors)
+        args, kwargs = program.as_arguments(tensors)
         return _plain(program(params, *args, **kwargs))
 
     return jaxlstm_program
-
-
-def as_arguments(program: Program, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a program with these tensors, and with the constants that the export fixed."""
-    given = iter(tensors)
-    leaves = [d.constant if d.type is None else next(given) for d in program.inputs]
-    return tree.unflatten(program.graph.in_tree, iter(leaves))
 
 
 def shapes_at(program: Program, sizes: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:

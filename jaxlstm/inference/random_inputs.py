@@ -11,6 +11,7 @@ import numpy as np
 from jaxlstm.inference.program_artifact import positional
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
+from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
 
 SIZES = (5, 16, 64, 256, 1024, 4096, 16384)
@@ -24,20 +25,26 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
     """Return the tensors among the inputs of a program, or None if it refuses all sizes that were tried.
 
     The free axes have sizes from ``SIZES`` on, at least ``smallest``, or if the program refuses them, the
-    sizes of the example. Floating-point numbers are normal. An input of an embedding holds indices of its
-    rows, lengths of packed sequences decrease from the number of steps, and any other input of integers holds
-    0 and 1.
+    sizes of the example. Floating-point numbers are normal. Lengths of packed sequences decrease from the
+    number of steps. Other integers and booleans are those of the example, unless it has none but zeros: then
+    an input of an embedding holds indices of its rows, and any other one 0 and 1. If the program refuses the
+    numbers, the tensors are the example.
     """
     rng = np.random.default_rng(seed)
     program = copy.copy(program)
     program.at_sizes = None  # With another export, a call would run another program.
     tried = [max(size, smallest) for size in SIZES]
     tensors = [declared for declared in program.inputs if declared.type]
+    example = program.example_tensors()
     for sizes in (*map(partial(_sizes, program.graph), tried), example_sizes(program.graph)):
         shapes = [_shape(declared, sizes) for declared in tensors]
         if _accepts(program, shapes):
-            return [_random(rng, declared, sizes, program) for declared in tensors]
-    return None
+            made = [
+                _random(rng, declared, sizes, program, like)
+                for declared, like in zip(tensors, example or [None] * len(tensors), strict=True)
+            ]
+            return example if example and _refuses(program, made) else made
+    return example
 
 
 def _sizes(graph: Graph, smallest: int) -> dict[str, int]:
@@ -84,7 +91,11 @@ def _shape(declared: Input, sizes: Mapping[str, int]) -> jax.ShapeDtypeStruct:
 
 
 def _random(
-    rng: np.random.Generator, declared: Input, sizes: Mapping[str, int], program: Program
+    rng: np.random.Generator,
+    declared: Input,
+    sizes: Mapping[str, int],
+    program: Program,
+    example: np.ndarray | None,
 ) -> np.ndarray:
     name, type_ = declared.name, _shape(declared, sizes)
     shape = type_.shape
@@ -92,9 +103,31 @@ def _random(
     longest = sizes.get(steps) if isinstance(steps, str) else steps
     if longest and len(shape) == 1:
         return np.maximum(longest - np.arange(shape[0]), 1).astype(type_.dtype)
+    if type_.dtype.kind in "biu" and example is not None and example.any():
+        return _resized(example, shape)
     if type_.dtype.kind in "biu":
         return rng.integers(0, _rows(program, name), shape).astype(type_.dtype)
     return rng.standard_normal(shape).astype(type_.dtype)
+
+
+def _resized(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return an array of another shape, whose elements keep their order along each axis: sorted lengths
+    remain sorted, and the rows of a mask that end in zeros still do."""
+    places = (np.arange(new) * old // max(new, 1) for old, new in zip(array.shape, shape, strict=True))
+    return np.asarray(array[np.ix_(*places)])
+
+
+def _refuses(program: Program, tensors: Sequence[np.ndarray]) -> bool:
+    """Return True if a program refuses the numbers of tensors whose shapes it takes."""
+    has_conditions = any(node.op in ASSERTIONS for node in program.graph.nodes)
+    if not (has_conditions or any(array.dtype.kind in "biu" for array in tensors)):
+        return False
+    args, kwargs = program.as_arguments(tensors)
+    try:
+        program(program.params, *args, **kwargs)
+    except ProgramError:
+        return True
+    return False
 
 
 def _steps(graph: Graph, name: str) -> tuple[Size, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack
@@ -43,6 +43,10 @@ class FileWriter(Protocol):
         ...
 
 
+def _no_example() -> None:
+    return None
+
+
 _NOT_TAKEN = ("input-shape", "guard", "static-shape", "node-failed")
 """Errors about sizes, or about values that the export fixed."""
 
@@ -62,6 +66,7 @@ class Program:
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
       constants: name in torch -> constant of the graph.
       dtypes: name in torch -> dtype in the file; JAX may hold 64-bit integers in 32 bits.
+      example_tensors: returns the tensors of :attr:`example` in the order of the inputs, or None.
       options: precision and backend, see :meth:`with_options`.
       at_sizes: runs the program that takes arguments of other sizes, given this program, the arguments, the
         error and a function that runs a program; None if this is the only program.
@@ -75,6 +80,7 @@ class Program:
         tensors: Mapping[str, np.ndarray],
         *,
         write: FileWriter | None = None,
+        example: Callable[[], Sequence[np.ndarray] | None] = _no_example,
         copy: bool = True,
     ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
@@ -83,6 +89,7 @@ class Program:
           graph: the exported graph.
           tensors: name in torch -> value.
           write: writes the file of :meth:`save`.
+          example: returns the tensors of :attr:`example`, in the order of the inputs.
           copy: copy the values. False if nothing else writes to their memory, which JAX may then use.
 
         Raises:
@@ -106,7 +113,7 @@ class Program:
         self._in_order = Steps(graph)
         self._fast = channels_last(graph, held)
         self._steps = self._bound(self._fast)
-        self._write = write
+        self._write, self.example_tensors = write, example
         self.at_sizes: Callable[..., Any] | None = None
 
     def _bound(self, graph: Graph) -> Steps:
@@ -118,6 +125,18 @@ class Program:
     def inputs(self) -> tuple[Input, ...]:
         """The inputs: name, dtype and shape, in which a string names a free axis."""
         return self.graph.inputs
+
+    @property
+    def example(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The example of the export as (args, kwargs), with NumPy arrays; None if the file holds none."""
+        tensors = self.example_tensors()
+        return None if tensors is None else self.as_arguments(tensors)
+
+    def as_arguments(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return (args, kwargs) with tensors in the order of ``inputs``, and what the export fixed."""
+        given = iter(tensors)
+        leaves = [item.constant if item.type is None else next(given) for item in self.inputs]
+        return tree.unflatten(self.graph.in_tree, iter(leaves))
 
     @property
     def mutated_buffers(self) -> tuple[str, ...]:
@@ -307,7 +326,7 @@ class Program:
         """Write the program as a ``.pt2`` file, atomically.
 
         ``torch.export.load`` of torch 2.9 or later opens the file, and so does ``jaxlstm.load_program``. It
-        holds no sample inputs.
+        holds the example of the export.
 
         Args:
           path: the file.

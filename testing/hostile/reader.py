@@ -31,6 +31,7 @@ from jaxlstm_converters.checkpoint.io.storage import ByteReader
 from jaxlstm_converters.checkpoint.pickle._run_pickle import run_pickle
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from jaxlstm_converters.pt2.example import example_tensors
 
 FORBIDDEN = (*("import", "exec", "compile", "os.", "subprocess.", "socket.", "shutil.", "ctypes."),)
 # The events of ctypes take the address of an array, in jaxlstm/_shared/aligned.py.
@@ -134,7 +135,9 @@ def read(path: str, options: dict[str, bool], size: int) -> dict[str, Any]:
         arrays = {name: _array(name, tensor) for name, tensor in checkpoint.items()}
         stage = "graph"
         if checkpoint.container == "pt2":
-            graph, *_ = read_pt2(path, **options)
+            file = read_pt2(path, **options)
+            graph = file.graph
+            example_tensors(file.example, graph.inputs)
     except CheckpointError as error:
         _require_one_line(error)
         return {"code": error.code, "stage": stage, "line": str(error)}

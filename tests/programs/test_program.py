@@ -101,7 +101,7 @@ def test_program_copies_the_values() -> None:
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices copy the values")
 def test_values_that_were_read_are_not_copied() -> None:
-    graph, tensors, _ = read_pt2(DEMO)
+    graph, tensors, *_ = read_pt2(DEMO)
     made = Program(graph, tensors, copy=False)
     assert made.params
     for name, array in made.params.items():

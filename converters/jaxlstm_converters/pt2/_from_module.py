@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxlstm._shared.own_thread import LOCK, replaced
-from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Input, unused_inputs
 from jaxlstm.programs.operators.dtypes import held
@@ -132,7 +131,7 @@ def _runs_under_jit(finish: Callable[[Any], ProgramFile], call: ExportCall, expo
     tensors = [leaf for leaf in leaves if hasattr(leaf, "shape")]
 
     def run(*tensors: Any) -> None:
-        args, kwargs = as_arguments(program, tensors)
+        args, kwargs = program.as_arguments(tensors)
         program(program.params, *args, **kwargs)
 
     try:

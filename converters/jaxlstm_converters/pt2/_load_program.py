@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jaxlstm._shared.files import require_exists
@@ -12,6 +13,7 @@ from jaxlstm_converters.checkpoint.io.files import CheckpointFile
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
 from jaxlstm_converters.pt2._write_pt2 import ProgramWriter
+from jaxlstm_converters.pt2.example import example_tensors
 
 if TYPE_CHECKING:
     from jaxlstm.programs.program import Program
@@ -52,4 +54,5 @@ def program_of(file: ProgramFile) -> Program:
     # Imported here because it imports jax, which the other converters do without.
     from jaxlstm.programs.program import Program
 
-    return Program(file.graph, file.tensors, write=ProgramWriter.of(file), copy=False)
+    example = partial(example_tensors, file.example, file.graph.inputs)
+    return Program(file.graph, file.tensors, write=ProgramWriter.of(file), example=example, copy=False)

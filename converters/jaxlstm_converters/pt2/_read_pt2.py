@@ -30,11 +30,13 @@ class ProgramFile(NamedTuple):
         tensors: name in torch -> array of every parameter, buffer and constant. Tied tensors are the same
             array.
         document: the JSON text from which the graph was read.
+        example: the file of torch.save inside of this one that holds the example; b"" for none.
     """
 
     graph: Graph
     tensors: dict[str, np.ndarray]
     document: bytes
+    example: bytes
 
 
 def read_pt2(path: str | os.PathLike[str], *, check_crc: bool = True) -> ProgramFile:
@@ -64,8 +66,10 @@ def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
     _require_tensors(graph, recorded_types(program.document), tensors)
     arrays = _read_arrays(tensors)
     text = source.read(program.text.offset, program.text.size)
+    example = program.pickled("sample_inputs")
+    saved = source.read(example.offset, example.size) if example else b""
     source.check_unchanged()
-    return ProgramFile(graph, arrays, text)
+    return ProgramFile(graph, arrays, text, saved)
 
 
 def _read_lines(program: ProgramArchive) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """`ProgramWriter`: a program with new values of its tensors as a file that torch.export.load opens.
 
-The file has the layout of torch 2.9 and later: the JSON text that was read, the bytes of each tensor, and
-configs that describe them. Sample inputs and extra files are not written.
+The file has the layout of torch 2.9 and later: the JSON text and the example that were read, the bytes of
+each tensor, and configs that describe them. Extra files are not written.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.files import require_replaceable, write_atomically
+from jaxlstm.programs.graph import Input
 from jaxlstm_converters.checkpoint.formats.pt2 import SCALAR_TYPES, STRIDED
 from jaxlstm_converters.checkpoint.io.tensor import contiguous_strides
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
+from jaxlstm_converters.pt2.example import example_tensors
 from jaxlstm_converters.write.torch_zip import has_entry, zip_bytes
 
 _ROOT = "program"
@@ -35,31 +37,36 @@ class ProgramWriter:
         stored: name in torch -> dtype, shape and identity of every tensor; tied tensors are identical.
         constants: name -> value of the constants.
         lines: the lines of the model's code, see `jaxlstm.programs.graph.Graph`.
+        example: the example, see `ProgramFile`. One that cannot be read is not written.
+        inputs: the inputs of the program.
     """
 
     document: bytes
     stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int]]
     constants: Mapping[str, np.ndarray]
     lines: Mapping[str, str]
+    example: bytes
+    inputs: tuple[Input, ...]
 
     @classmethod
     def of(cls, file: ProgramFile) -> ProgramWriter:
         """Return the writer of a program. It keeps the values of the constants only."""
         stored = {name: (array.dtype, array.shape, id(array)) for name, array in file.tensors.items()}
         constants = {name: file.tensors[name] for name in file.graph.constants.values()}
-        return cls(file.document, stored, constants, file.graph.lines)
+        return cls(file.document, stored, constants, file.graph.lines, file.example, file.graph.inputs)
 
     def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
         """Write the file atomically."""
         require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, _MARKER))
+        has_example = example_tensors(self.example, self.inputs) is not None
         entries = {
             "archive_format": b"pt2",
             "archive_version": b"0",
             "byteorder": b"little",
             ".data/version": b"3\n",
             "models/model.json": self.document,
-            # torch requires this entry; an empty one stands for no sample inputs.
-            "data/sample_inputs/model.pt": b"",
+            # torch requires this entry; an empty one stands for no example.
+            "data/sample_inputs/model.pt": self.example if has_example else b"",
             "extra/jaxlstm": json.dumps(dict(self.lines)).encode() if self.lines else b"",
             **self._tensor_entries({**self.constants, **values}),
         }

@@ -22,7 +22,6 @@ from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_num
 from jaxlstm.check.subjects.flax_model import FlaxModel
 from jaxlstm.check.subjects.function import CheckedModel
 from jaxlstm.check.subjects.program import ProgramModel
-from jaxlstm.inference.program_artifact import as_arguments
 from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, all_nodes
@@ -33,6 +32,8 @@ from jaxlstm_converters.source.files import SourceFiles
 
 _NOT_MADE = (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning)
 _LARGEST = 100_000_000
+_SHORTEST = 32
+"""Number of integers that the file of a test holds one by one."""
 _SIZES = (0, 7)
 """The smallest sizes of the comparisons of values."""
 _EQUAL = 1e-6
@@ -97,7 +98,7 @@ def example_of(program: Program, seed: int = 0) -> Arguments:
             "the program refuses inputs of all sizes that were tried; call jaxlstm.check.verify_model with "
             "an example of yours"
         )
-    return as_arguments(program, tensors)
+    return program.as_arguments(tensors)
 
 
 def prove(
@@ -132,7 +133,7 @@ def unproven(files: SourceFiles, program: Program) -> str:
     if sum(array.size for array in files.tensors.values()) > _LARGEST:
         return f"it has more than {_LARGEST:,} parameters"
     inputs = [random_inputs(program, seed=seed, smallest=size) for seed, size in enumerate(_SIZES)]
-    given = [as_arguments(program, tensors) for tensors in inputs if tensors is not None]
+    given = [program.as_arguments(tensors) for tensors in inputs if tensors is not None]
     if len(given) < len(_SIZES):
         return "the program refuses random inputs"
     with tempfile.TemporaryDirectory() as folder:
@@ -274,6 +275,8 @@ def _with_text(leaf: Any) -> Any:
     """Return the expression of an array, or another argument as it is."""
     if not isinstance(leaf, np.ndarray):
         return leaf
+    if leaf.dtype.kind in "biu" and leaf.size <= _SHORTEST:
+        return _Expression(f'np.array({leaf.tolist()}, "{leaf.dtype}")')
     largest = 1 if leaf.dtype.kind == "f" else int(leaf.max(initial=0)) + 1
     made = f"normal(size={leaf.shape})" if leaf.dtype.kind == "f" else f"integers(0, {largest}, {leaf.shape})"
     return _Expression(f'RNG.{made}.astype("{leaf.dtype}")')

@@ -2,8 +2,8 @@
 
 Since torch 2.8 all entries are in one folder, ROOT: `ROOT/archive_format` is "pt2", `ROOT/models/NAME.json`
 is the graph, `ROOT/data/weights/` holds parameters and buffers, `ROOT/data/constants/` constants and
-non-persistent buffers. Before, the archive had no folder. Sample inputs and the user's extra files are never
-opened.
+non-persistent buffers, and `ROOT/data/sample_inputs/` the example of the export. Before, the archive had no
+folder. The user's extra files are never opened.
 """
 
 import re
@@ -16,7 +16,11 @@ from ..io.zip_archive import Archive, ZipEntry
 
 FORMAT_ENTRY = "archive_format"
 FLAT_PROGRAM = "serialized_exported_program.json"
-FLAT_TENSORS = {"weights": "serialized_state_dict.pt", "constants": "serialized_constants.pt"}
+FLAT_TENSORS = {
+    "weights": "serialized_state_dict.pt",
+    "constants": "serialized_constants.pt",
+    "sample_inputs": "serialized_example_inputs.pt",
+}
 MODEL = re.compile(r"models/([^/]+)\.json")
 # Major versions of the schema that this reader knows. A new minor version only adds optional fields.
 # A model of 8,000 nodes has 8 MB. The values take 7 times as much, and 28 times in a hostile text.
@@ -47,7 +51,7 @@ class ProgramArchive:
         return self.archive.entries.get(self.root + name)
 
     def pickled(self, kind: str) -> ZipEntry | None:
-        """Return the entry that torch.save wrote for the "weights" or "constants", up to torch 2.8."""
+        """Return an entry that torch.save wrote: "sample_inputs", or "weights" and "constants" before 2.9."""
         return self.entry(f"data/{kind}/{self.name}.pt" if self.root else FLAT_TENSORS[kind])
 
     def json(self, name: str) -> dict[str, Any]:
