@@ -1,11 +1,14 @@
 """Models exported with torch, for tests of the `.pt2` reader."""
 
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from jaxlstm_converters.write.torch_zip import zip_bytes
 
 AUTO = torch.export.Dim.AUTO
 
@@ -29,6 +32,13 @@ class Tagger(nn.Module):
         y, (h, c) = self.lstm(self.embedding(tokens))
         logits = self.out(y) * self.scale + self.shift * self.constant
         return {"logits": logits * factor + torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), "state": [h, (c,)]}
+
+
+def with_example(path: Path, saved: bytes) -> None:
+    """Replace the file of torch.save in a `.pt2` file that holds the example."""
+    with zipfile.ZipFile(path) as old:
+        entries = {name: saved if "/sample_inputs/" in name else old.read(name) for name in old.namelist()}
+    path.write_bytes(zip_bytes(entries))
 
 
 def save(path: Path, module: nn.Module, *args: Any, **options: Any) -> torch.export.ExportedProgram:

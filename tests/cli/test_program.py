@@ -13,7 +13,7 @@ from jaxlstm.inference.engine import WorkCounter
 from jaxlstm.programs.operators import registry
 from jaxlstm.programs.program import Program
 from testing.command import CONFIG, Result, jaxlstm_command
-from testing.exported import AUTO, save
+from testing.exported import AUTO, save, with_example
 from testing.inference import reference, weights
 from testing.modules import module_of
 
@@ -150,6 +150,7 @@ def test_errors_are_one_line(tmp_path: Path, texts: dict[str, np.ndarray]) -> No
     save(tmp_path / "sum.pt2", module_of(lambda _, a: a.sum()), x, dynamic_shapes=({0: AUTO},))
     save(tmp_path / "fixed.pt2", torch.nn.ReLU(), x)
     save(tmp_path / "row.pt2", module_of(lambda _, i: torch.ones(1, 3)[i]), index)
+    with_example(tmp_path / "row.pt2", b"")
     np.savez(tmp_path / "long.npz", a=np.zeros(5, np.float32))
     np.savez(tmp_path / "wide.npz", a=np.zeros((3, 2), np.int64))
     np.savez(tmp_path / "real.npz", a=np.zeros(3))
