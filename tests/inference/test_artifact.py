@@ -208,6 +208,7 @@ def ranges(_: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 SLICES, RANGES, END = module_of(slices), module_of(ranges), module_of(lambda _, x: (x[:, -2:],))
 BRANCH = module_of(lambda _, x: x * 2 if x.shape[1] % 2 == 0 else x)
+UNEQUAL = module_of(lambda _, x: x * 2 if x.shape[1] % 4 == 0 else x)  # JAX takes != as true
 LONGER = module_of(lambda _, x: x * 2 if x.shape[1] > x.shape[0] + 1 else x)
 
 
@@ -234,9 +235,10 @@ def test_free_axes(module: nn.Module, time: object, tmp_path: Path) -> None:
     ("module", "code", "message"),
     [
         (BRANCH, "guard", r"does not hold for all sizes of the free axes.*% 2\) == 0"),
+        (UNEQUAL, "guard", r"does not hold for all sizes of the free axes.*% 4\) != 0"),
         (LONGER, "guard", r"does not hold for all sizes of the free axes.*x.shape\[1\] > 1 \+"),
     ],
-    ids=["remainder", "inequality"],
+    ids=["remainder", "other remainder", "inequality"],
 )
 def test_undecided_for_free_axes(module: nn.Module, code: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match=message) as caught:
