@@ -11,6 +11,7 @@ Each step is tried if the one before fails. The error of the first is raised if 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
 from torch.utils._sympy import functions
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
@@ -135,6 +137,9 @@ def _fresh(call: ExportCall) -> ExportCall:
     return call._replace(args=copied[0], kwargs=copied[1])
 
 
+_OF_VALUES = SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT
+
+
 class _Settings(NamedTuple):
     """How an export traces; see `_export`."""
 
@@ -147,22 +152,35 @@ class _Settings(NamedTuple):
 
 def _export(call: ExportCall, shapes: Any, exporter: str = "export") -> Any:
     """Return the program of an export function of torch, right from size 1 on or if torch fails, from 2."""
+    failed: dict[_Settings, Exception] = {}
     try:
-        return _export_with(call, shapes, exporter, _Settings())
+        return _export_with(call, shapes, exporter, _Settings(), failed)
     except ProgramError:
         raise
-    except Exception:
-        return _export_with(call, shapes, exporter, _Settings(one=False))
+    except Exception as error:
+        if _is_about_values(error):
+            raise
+        return _export_with(call, shapes, exporter, _Settings(one=False), failed)
 
 
-def _export_with(call: ExportCall, shapes: Any, exporter: str, settings: _Settings) -> Any:
-    """Return the program of an export function of torch.
+def _is_about_values(error: Exception) -> bool:
+    """Return True for a condition on values of tensors alone, which other sizes do not decide."""
+    symbols = error.cond.free_symbols if isinstance(error, GuardOnDataDependentSymNode) else ()
+    return bool(symbols) and all(symbol_is_type(symbol, _OF_VALUES) for symbol in symbols)
+
+
+def _export_with(
+    call: ExportCall, shapes: Any, exporter: str, settings: _Settings, failed: dict[_Settings, Exception]
+) -> Any:
+    """Return the program of an export function of torch; ``failed`` has the errors of other settings.
 
     A packed batch is cut after its longest sequence, unless the model has a condition on this length. A list
     of lengths stands for their tensor, unless the model needs a list. ``int`` of a value is symbolic where a
     model with packed sequences needs that, and where the program runs under ``jax.jit``. Other models get the
     example's value. ``int`` of a size is symbolic, unless torch does not take ours, for example as a dtype.
     """
+    if settings in failed:
+        raise failed[settings]
     tracing = PackedSequences(cut=settings.cut, host=settings.host)
     fresh = _fresh(call)
     try:
@@ -186,20 +204,22 @@ def _export_with(call: ExportCall, shapes: Any, exporter: str, settings: _Settin
     except ProgramError:
         raise
     except Exception as error:
+        failed[settings] = error
+        again = functools.partial(_export_with, call, shapes, exporter, failed=failed)
         is_unknown = isinstance(error, GuardOnDataDependentSymNode)
         if is_unknown and not settings.values:
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
-                program = _export_with(call, shapes, exporter, settings._replace(values=True))
+                program = again(settings._replace(values=True))
                 is_packed = any("jaxlstm" in str(node.target) for node in program.graph.nodes)
                 if is_packed or call.runs(call, program):
                     return program
         if settings.cut and tracing.batches and is_unknown:
-            return _export_with(call, shapes, exporter, settings._replace(cut=False))
+            return again(settings._replace(cut=False))
         if settings.host and tracing.lists:
-            return _export_with(call, shapes, exporter, settings._replace(cut=True, host=False))
+            return again(settings._replace(cut=True, host=False))
         if settings.sizes and not is_unknown:
-            return _export_with(call, shapes, exporter, settings._replace(sizes=False))
+            return again(settings._replace(sizes=False))
         raise
 
 
