@@ -229,21 +229,29 @@ def changes_in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
 
 def _traced(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a function with the line of the model at its nodes. Erase the nodes if it fails by its sizes."""
-    mode, line = get_proxy_mode(), line_of_model()
-    graph = mode.tracer.graph if mode else torch.fx.Graph()
+    mode = get_proxy_mode()
+    if mode is None:
+        return func(*args, **kwargs)
+    graph = mode.tracer.graph
     last = next(reversed(graph.nodes), None)
+
+    def added() -> list[torch.fx.Node]:
+        return [*itertools.takewhile(lambda node: node is not last, reversed(graph.nodes))]
+
     try:
         return func(*args, **kwargs)
     except Exception:
-        added = list(itertools.takewhile(lambda node: node is not last, reversed(graph.nodes)))
-        has_written = any(getattr(getattr(n.target, "_schema", None), "is_mutable", False) for n in added)
+        nodes = added()
+        has_written = any(getattr(getattr(n.target, "_schema", None), "is_mutable", False) for n in nodes)
         if not has_written and _fails_without_values(func, args, kwargs):
-            for node in added:
+            for node in nodes:
                 graph.erase_node(node)
         raise
     finally:
-        for node in itertools.takewhile(lambda node: node is not last, reversed(graph.nodes)):
-            node.meta[_LINE] = line
+        if nodes := added():
+            line = line_of_model()
+            for node in nodes:
+                node.meta[_LINE] = line
 
 
 def _fails_without_values(func: Any, args: Any, kwargs: Any) -> bool:
