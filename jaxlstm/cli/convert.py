@@ -115,7 +115,11 @@ def run_source(args: argparse.Namespace) -> int:
     from jaxlstm_converters.source.proof import example_of, prove, pytest_text
 
     if not takes_program(args):
-        raise ValueError(f"-o {args.output}: source is written of a .pt2 program, and not with --prefix")
+        other = "and not with --prefix" if args.prefix else f"and {args.checkpoint} is none"
+        raise ValueError(
+            f"-o {args.output}: source is written of a .pt2 program, {other}. To make one in Python: "
+            'jaxlstm.from_module(model, (example,)).save("model.pt2")'
+        )
     refuse_options(args, "format", "batch_first", "dropout")
     require_output(args.output, [args.checkpoint])
     program = load_program(args.checkpoint)

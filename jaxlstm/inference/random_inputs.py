@@ -44,7 +44,9 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
                 for declared, like in zip(tensors, example or [None] * len(tensors), strict=True)
             ]
             return example if example and _refuses(program, made) else made
-    return example
+    if example and _accepts(program, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in example]):
+        return example
+    return None
 
 
 def _sizes(graph: Graph, smallest: int) -> dict[str, int]:

@@ -126,7 +126,9 @@ def test_commands_start_from_the_example(tmp_path: Path) -> None:
     """They held no comparison before: invented ranks, lengths or masks are refused."""
     jaxlstm.from_module(Ranked().eval(), example_of_ranked()).save(tmp_path / "ranked.pt2")
     assert "HOLDS" in jaxlstm_command("check", tmp_path / "ranked.pt2", status=0).out
-    done = jaxlstm_command("convert", tmp_path / "ranked.pt2", "-o", tmp_path / "ranked.py", "--test", status=0)
+    done = jaxlstm_command(
+        "convert", tmp_path / "ranked.pt2", "-o", tmp_path / "ranked.py", "--test", status=0
+    )
     assert "equal to the program" in done.out
     text = (tmp_path / "test_ranked.py").read_text()
     assert "np.array([" in text

@@ -44,6 +44,13 @@ def _require_plain_export_fails(module: nn.Module, x: torch.Tensor) -> None:
             torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
 
 
+def test_a_batch_of_one_is_fixed_with_a_warning() -> None:
+    """Unless the caller chose the free axes."""
+    with pytest.warns(UserWarning, match=r"axis 0 of input has size 1 .* an example of two rows"):
+        jaxlstm.from_module(nn.Linear(2, 2).eval(), (torch.ones(1, 2),))
+    jaxlstm.from_module(nn.Linear(2, 2).eval(), (torch.ones(1, 2),), dynamic_shapes=({},))
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_modules_and_arguments_that_are_refused() -> None:
     calls: list[tuple[Any, Any, str]] = [

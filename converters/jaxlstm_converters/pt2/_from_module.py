@@ -19,7 +19,7 @@ import jax
 
 from jaxlstm._shared.own_thread import LOCK, replaced
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Input, unused_inputs
+from jaxlstm.programs.graph import Graph, Input, unused_inputs
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
@@ -110,6 +110,8 @@ def from_module(
         warnings.warn(f"from_module: {sentence}", UserWarning, stacklevel=2)
     if step.fixed:
         warnings.warn(_warning(step), UserWarning, stacklevel=2)
+    if dynamic_shapes is None and (single := _single_row(file.graph)):
+        warnings.warn(f"from_module: {single}", UserWarning, stacklevel=2)
     for sentence in unused_inputs(file.graph):
         warnings.warn(f"from_module: {sentence.partition('. ')[0]}", UserWarning, stacklevel=2)
     inputs = tuple(_with_reason(declared, step) for declared in file.graph.inputs)
@@ -152,6 +154,17 @@ def _with_reason(declared: Input, step: ExportStep) -> Input:
     sizes = enumerate(declared.type.shape)
     return replace(
         declared, fixed={axis: step.reason for axis, size in sizes if type(size) is int and size > 1}
+    )
+
+
+def _single_row(graph: Graph) -> str:
+    """Return a warning about a batch of one row in the example, which fixes the axis, or ""."""
+    name, type_ = next(iter(graph.input_types.items()), ("", None))
+    if type_ is None or len(type_.shape) < 2 or type_.shape[0] != 1:
+        return ""
+    return (
+        f"axis 0 of {name} has size 1 in the example and is fixed. If it is the batch, pass an example of "
+        "two rows, so that the program takes any number of rows"
     )
 
 

@@ -19,6 +19,7 @@ from jaxlstm_converters.pt2.fields import malformed, typed
 from jaxlstm_converters.pt2.schema import read_graph, recorded_types
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
 
+_LARGEST_EXAMPLE = 256 << 20
 _NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
 
 
@@ -30,7 +31,8 @@ class ProgramFile(NamedTuple):
         tensors: name in torch -> array of every parameter, buffer and constant. Tied tensors are the same
             array.
         document: the JSON text from which the graph was read.
-        example: the file of torch.save inside of this one that holds the example; b"" for none.
+        example: the file of torch.save inside of this one that holds the example; b"" for none, and for one
+            of more than 256 MiB.
     """
 
     graph: Graph
@@ -67,7 +69,9 @@ def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
     arrays = _read_arrays(tensors)
     text = source.read(program.text.offset, program.text.size)
     example = program.pickled("sample_inputs")
-    saved = source.read(example.offset, example.size) if example else b""
+    saved = b""
+    if example is not None and example.size <= _LARGEST_EXAMPLE:
+        saved = source.read(example.offset, example.size)
     source.check_unchanged()
     return ProgramFile(graph, arrays, text, saved)
 

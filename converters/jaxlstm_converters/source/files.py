@@ -14,6 +14,7 @@ from jaxlstm._shared.files import require_path, require_replaceable, write_toget
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, settings_text
+from jaxlstm_converters.source import names
 from jaxlstm_converters.source._source_text import WrittenSource, source_text
 
 
@@ -36,7 +37,10 @@ class SourceFiles(WrittenSource):
         require_path(path, "call jaxlstm.write_source(program, path)")
         source = Path(path)
         if source.suffix != ".py" or not source.stem.isidentifier() or keyword.iskeyword(source.stem):
-            raise ValueError(f"path must be the file of a module, such as crnn.py, got {os.fspath(path)!r}")
+            better = names.valid_name(source.stem) + ".py"
+            raise ValueError(
+                f"path must be a file that Python can import, such as {better}, got {os.fspath(path)!r}"
+            )
         tensors = {**program.params, **program.buffers, **program.constants}
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         try:
@@ -47,6 +51,12 @@ class SourceFiles(WrittenSource):
             raise ValueError("the modules of the program are nested too deeply for written source") from error
         weights, settings = source.with_suffix(".safetensors"), settings_text(layer_settings(program.graph))
         return cls(**vars(written), source=source, weights=weights, settings=settings)
+
+    def __repr__(self) -> str:
+        return (
+            f"SourceFiles({str(self.source)!r}, {str(self.weights)!r}, class_names={self.class_names}, "
+            f"remarks={self.remarks})"
+        )
 
     @property
     def model(self) -> str:

@@ -125,16 +125,23 @@ def test_existing_files(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(FileExistsError, match=r"reader\.safetensors exists; choose another path"):
         jaxlstm.write_source(folder / "reader.pt2", tmp_path / "reader.py")
     assert [path.name for path in tmp_path.iterdir()] == ["reader.safetensors"]
-    jaxlstm.write_source(folder / "reader.pt2", tmp_path / "reader.py", overwrite=True)
+    files = jaxlstm.write_source(folder / "reader.pt2", tmp_path / "reader.py", overwrite=True)
+    assert len(repr(files)) < 400 + len(repr(files.remarks))
     assert (tmp_path / "reader.safetensors").read_bytes() != b"mine"
     (tmp_path / "folder.py").mkdir()
     with pytest.raises(FileExistsError, match="is a directory"):
         jaxlstm.write_source(folder / "reader.pt2", tmp_path / "folder.py", overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["reader", "reader.txt", "my-reader.py", "class.py", "1.py"])
-def test_paths(folder: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"path must be the file of a module, such as crnn\.py"):
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        *(("reader", "reader"), ("reader.txt", "reader"), ("my-reader.py", "my_reader")),
+        *(("class.py", "class_"), ("1.py", "value_1")),
+    ],
+)
+def test_paths(folder: Path, tmp_path: Path, name: str, better: str) -> None:
+    with pytest.raises(ValueError, match=rf"a file that Python can import, such as {better}\.py"):
         jaxlstm.write_source(folder / "reader.pt2", tmp_path / name)
     with pytest.raises(TypeError, match="path must be a str"):
         jaxlstm.write_source(folder / "reader.pt2", 7)  # type: ignore[arg-type]
@@ -220,7 +227,7 @@ def test_remarks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "output", "options", "message"),
     [
-        ("reader.pt", "reader.py", (), "source is written of a .pt2 program"),
+        ("reader.pt", "reader.py", (), "reader.pt is none. To make one in Python: jaxlstm.from_module(model"),
         ("reader.pt2", "reader.py", ("--prefix", "rnn."), "source is written of a .pt2 program"),
         ("reader.pt2", "reader.py", ("--format", "torch"), "--format cannot be used with a .pt2 program"),
         ("reader.pt2", "a.npz", ("--comments",), "-o must end in .py"),
@@ -248,6 +255,7 @@ def test_a_written_model_trains(folder: Path) -> None:
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
+@pytest.mark.filterwarnings("ignore:from_module. axis 0 of x has size 1")
 @pytest.mark.parametrize(
     ("forward", "given", "others"),
     [
