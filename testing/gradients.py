@@ -1,5 +1,6 @@
 """Values and gradients of a program beside its module's."""
 
+from types import MethodType
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from testing.graphs import to_numpy
 
 
 def require_equal(
-    program: Any, model: nn.Module, *args: Any, jit: bool = True, atol: float = 1e-5
+    program: Any, model: nn.Module | MethodType, *args: Any, jit: bool = True, atol: float = 1e-5
 ) -> list[Any]:
     """Require torch's values, and its gradients with respect to parameters and arguments that require one.
 
@@ -21,7 +22,8 @@ def require_equal(
     """
     args = jax.tree.map(lambda arg: arg.detach().clone().requires_grad_(arg.requires_grad), args)
     expected = [torch.as_tensor(leaf) for leaf in jax.tree.leaves(model(*args))]
-    model.zero_grad()
+    module: Any = model.__self__ if isinstance(model, MethodType) else model
+    module.zero_grad()
     if terms := [leaf.sin().sum() for leaf in expected if leaf.requires_grad]:
         torch.stack(terms).sum().backward()
 
@@ -37,7 +39,7 @@ def require_equal(
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(_torchs_part(ours, theirs), to_numpy(theirs), atol=atol)
         assert np.shape(ours) == theirs.shape or (jit and _is_unknown(np.asarray(ours)[len(theirs) :]))
-    named = [(name, of_params[name], p) for name, p in model.named_parameters() if name in of_params]
+    named = [(name, of_params[name], p) for name, p in module.named_parameters() if name in of_params]
     pairs = zip(jax.tree.leaves(of_inputs), jax.tree.leaves(args), strict=True)
     named += [("argument", ours, arg) for ours, arg in pairs if arg.requires_grad]
     gradients = [np.zeros(t.shape) if t.grad is None else to_numpy(t.grad) for _, _, t in named]

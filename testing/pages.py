@@ -3,6 +3,8 @@
 import io
 import pydoc
 import re
+import sys
+import types
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -28,7 +30,9 @@ def run_page(
     page: str, names: Mapping[str, Any] | None = None, replace: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Run the Python blocks of a page in one namespace, and return it."""
-    scope: dict[str, Any] = {"__name__": page, **(names or {})}
+    sys.modules[page] = types.ModuleType(page)  # Dynamo imports the module of a function.
+    scope = vars(sys.modules[page])
+    scope.update(names or {})
     code = "\n".join(blocks(page, "python"))
     for old, new in (replace or {}).items():
         assert old in code, old

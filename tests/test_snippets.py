@@ -209,6 +209,28 @@ def test_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scope["scores"].shape == expected.shape
 
 
+def test_decoding(folder: Path) -> None:
+    """The decoders give the texts of a Python loop in torch, of which some end."""
+    torch.manual_seed(7)
+    scope = run_page("decoding.md")
+    params, model, end = scope["params"], scope["translator"], scope["END"]
+    given = torch.randint(3, 40, (40, 6))
+    token, state = torch.full_like(given[:, 0], scope["START"]), model.encode(given)
+    expected, likelihood = torch.full((40, 20), end), torch.zeros(40)
+    for n in range(20):
+        scores, state = model.decode_step(token, state)
+        likelihood += scores.max(-1).values * (token != end)
+        expected[:, n] = token = torch.where(token == end, end, scores.argmax(-1))
+    assert 0 < (token == end).sum() < 40
+
+    words = given.numpy().astype(np.int32)
+    beams, total = scope["beam_search"](params, words, 1)
+    np.testing.assert_allclose(total[:, 0], likelihood.detach(), rtol=1e-5)
+    for found in (beams[:, 0], scope["served"].call(words), jax.jit(scope["program"])(params, words)):
+        np.testing.assert_array_equal(found, expected)
+    assert (scope["beam_search"](params, words, 8)[1][:, 0] > likelihood.detach().numpy() + 0.01).mean() > 0.5
+
+
 def test_written_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jaxlstm.write_source(ROOT / "examples" / "demo.pt2", "tagger.py")
     monkeypatch.syspath_prepend(folder)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxlstm._shared.own_thread import LOCK, replaced
+from jaxlstm._shared.torch_methods import method_of, set_forward
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, unused_inputs
 from jaxlstm.programs.operators.dtypes import held
@@ -39,13 +40,14 @@ _COMPARISONS = (operator.le, operator.lt, operator.ge, operator.gt)
 
 
 def from_module(
-    torch_module: torch.nn.Module,
+    torch_module: torch.nn.Module | Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
     *,
+    method: str | None = None,
     dynamic_shapes: Any = None,
 ) -> Program:
-    """Return a live torch module as a program.
+    """Return a live torch module, or a method of it, as a program.
 
     The module is exported with ``torch.export``, and the file that torch would save is read as
     :func:`jaxlstm.load_program` reads it. The time axis of an LSTM, GRU or RNN stays free, which a
@@ -59,15 +61,18 @@ def from_module(
     memory of the parameters. Sizes and, outside of ``jit``, values that it does not take export it again.
 
     Args:
-      torch_module: the module, in evaluation mode.
-      args: example arguments of its ``forward``, which determine dtypes and fixed sizes.
+      torch_module: the module, in evaluation mode, or a bound method of it such as ``model.encode``.
+      args: example arguments of its ``forward``, or of the method, which determine dtypes and fixed sizes.
       kwargs: example keyword arguments.
+      method: the name of a method to call instead of ``forward``. Its program has the parameters of the whole
+        module, so that the programs of several methods share them.
       dynamic_shapes: as for ``torch.export.export``. By default every axis of every tensor is
         ``torch.export.Dim.AUTO``: free unless the module fixes it. With others, no call exports again.
 
     Raises:
       TypeError: an argument has the wrong type or is a packed sequence, or the module returns a type that
         ``torch.export.save`` cannot write.
+      ValueError: the module has no such method.
       CheckpointError: the exported program has parts that are not supported, such as custom objects.
       ProgramError: it uses unsupported operators, or the module is in training mode.
       Exception: the module fails on the example, or torch cannot export it in any way.
@@ -77,6 +82,7 @@ def from_module(
     """
     import torch
 
+    torch_module, function = method_of(torch_module, method)
     if not isinstance(torch_module, torch.nn.Module):
         raise TypeError(f"torch_module must be a torch.nn.Module, got {type(torch_module).__name__}")
     if not isinstance(args, tuple):
@@ -103,13 +109,16 @@ def from_module(
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
     runs = functools.partial(_runs_under_jit, finish)
-    with LOCK, own_gradients(torch_module) as dropped:
-        call = ExportCall(traced_copy(torch_module), args, dict(kwargs), dynamic_shapes, runs, {})
+    with LOCK, contextlib.ExitStack() as stack:
+        module = traced_copy(torch_module)
+        stack.callback(set_forward(module, function))
+        dropped = stack.enter_context(own_gradients(module))
+        call = ExportCall(module, args, dict(kwargs), dynamic_shapes, runs, {}, function)
         step, file = export_in_steps(call, finish)
     for sentence in sorted(dropped):
         warnings.warn(f"from_module: {sentence}", UserWarning, stacklevel=2)
     if step.fixed:
-        warnings.warn(_warning(step), UserWarning, stacklevel=2)
+        warnings.warn(_warning(step, function), UserWarning, stacklevel=2)
     if dynamic_shapes is None and (single := _single_row(file.graph)):
         warnings.warn(f"from_module: {single}", UserWarning, stacklevel=2)
     for sentence in unused_inputs(file.graph):
@@ -168,11 +177,16 @@ def _single_row(graph: Graph) -> str:
     )
 
 
-def _warning(step: ExportStep) -> str:
+def _warning(step: ExportStep, method: Callable[..., Any] | None) -> str:
     shown = "; ".join(step.fixed[:8]) + ("; ..." if len(step.fixed) > 8 else "")
+    loop = (
+        ". The loop takes another export for each number of rounds: write it in JAX, around the program of a "
+        "method, as docs/decoding.md shows"
+    )
     return (
-        f"from_module fixed parts of the model to the example, because {step.reason}. Fixed: {shown}. A call "
-        "with other values exports the module again outside of jax.jit, and gives NaN under jax.jit"
+        f"from_module fixed parts of {f'the method {method.__name__}' if method else 'the model'} to the "
+        f"example, because {step.reason}. Fixed: {shown}. A call with other values exports the module again "
+        "outside of jax.jit, and gives NaN under jax.jit" + loop * any(": while " in x for x in step.fixed)
     )
 
 
@@ -183,17 +197,19 @@ def _changed_state(call: ExportCall, in_place: Iterable[str]) -> str:
 
     changed = {name: line_of(call.module, name.rpartition(".")[2]) for name in in_place}
     paths = {*call.changed}
+    name = call.method.__name__ if call.method else "forward"
     with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
         module = copied(call.module)
+        set_forward(module, call.method)
         paths = read_first(module, lambda: module(*call.args, **call.kwargs), paths) if paths else paths
     changed |= {path: line for path, line in call.changed.items() if path in paths}
     if not changed:
         return ""
     shown = (f"{path} at {line}" if line else path for path, line in changed.items())
     return (
-        f"from_module: forward changes {'; '.join(shown)}. A call of the program does not, and begins with "
+        f"from_module: {name} changes {'; '.join(shown)}. A call of the program does not, and begins with "
         "the values from before the export. If a call needs the values that the previous one left, make them "
-        "arguments and results of forward"
+        f"arguments and results of {name}"
     )
 
 

@@ -24,16 +24,14 @@ def read_calls(metadata: Any) -> tuple[ModuleCall, ...]:
         return ()
     lines = _lines_of_modules([line for _, line in _frames(_text(metadata, "stack_trace"))])
     lines += [""] * (len(entries) - len(lines))
-    return tuple(
-        ModuleCall(
-            printable(entry[0].removeprefix("L__self__"), 1_000),
-            printable(entry[1], 1_000),
-            printable(entry[-1], 1_000),
-            line,
-        )
-        for entry, line in zip(entries, lines, strict=False)
-        if "slice(" not in entry[1]  # from the end of a list, whose length is not known
-    )
+    calls: list[ModuleCall] = []
+    for entry, line in zip(entries, lines, strict=False):
+        key, path = printable(entry[0].removeprefix("L__self__"), 1_000), printable(entry[1], 1_000)
+        if calls and calls[-1].path == path:  # A method calls its own module.
+            calls[-1] = calls[-1]._replace(line=line)
+        elif "slice(" not in entry[1]:  # from the end of a list, whose length is not known
+            calls.append(ModuleCall(key, path, printable(entry[-1], 1_000), line))
+    return tuple(calls)
 
 
 def _parts(entry: str) -> list[str]:

@@ -54,6 +54,7 @@ class ExportCall(NamedTuple):
         shapes: the dynamic shapes that the caller gave, or None.
         runs: whether an exported program of a call runs under ``jax.jit`` on its arguments.
         changed: gets the values that the module changes, see `kept_state`.
+        method: the function of the method to call instead of ``forward``.
     """
 
     module: torch.nn.Module
@@ -62,6 +63,7 @@ class ExportCall(NamedTuple):
     shapes: Any
     runs: Callable[[ExportCall, torch.export.ExportedProgram], bool]
     changed: dict[str, str]
+    method: Callable[..., Any] | None = None
 
 
 class ExportStep(NamedTuple):

@@ -14,7 +14,7 @@ from traceback import FrameSummary, StackSummary
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from jaxlstm._shared import own_thread
+from jaxlstm._shared import own_thread, torch_methods
 from jaxlstm._shared.own_thread import replaced
 
 if TYPE_CHECKING:
@@ -80,11 +80,17 @@ def recorded_calls(module: torch.nn.Module) -> Iterator[None]:
 def _lines_of_forwards(frames: Iterable[FrameSummary]) -> list[FrameSummary]:
     """Return the frame of each ``forward`` with one statement: its own, or of a method that it calls.
 
-    A ``return`` gives its value to the statement that called the method.
+    A ``return`` gives its value to the statement that called the method. A method that is exported in place
+    of ``forward`` counts as one.
     """
     found: list[FrameSummary] = []
+    is_method = False
     for frame in frames:
-        is_forward = frame.name == "forward"
+        if frame.filename == torch_methods.__file__:
+            is_method = True
+            continue
+        is_forward = frame.name == "forward" or (is_method and is_of_model(frame.filename))
+        is_method = is_method and not is_forward
         if not is_forward and not (found and is_of_model(frame.filename)):
             continue
         statement = _statements(frame.filename).get(frame.lineno or 0, frame.line or "")
@@ -181,7 +187,7 @@ def is_of_model(path: str) -> bool:
     import torch
 
     # Generated code has names such as "<eval_with_key>.1".
-    ours = (os.path.dirname(_FROM_MODULE), own_thread.__file__)
+    ours = (os.path.dirname(_FROM_MODULE), os.path.dirname(own_thread.__file__))
     libraries = (os.path.dirname(torch.__file__), *ours, "<")
     is_standard = path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
     return not path.startswith(libraries) and not is_standard

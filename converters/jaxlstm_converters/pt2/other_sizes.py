@@ -12,6 +12,7 @@ from jax.lax import stop_gradient
 from torch.utils import _pytree
 
 from jaxlstm._shared.own_thread import LOCK
+from jaxlstm._shared.torch_methods import set_forward
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
@@ -45,6 +46,7 @@ class OtherSizes:
             if type(parameter) is torch.nn.Parameter
         }
         self._call = call._replace(module=copied(call.module, shared))
+        set_forward(self._call.module, call.method)
         self._finish, self._has_values = finish, bool(first.fixed)
         self._programs: tuple[Program, ...] = ()  # replaced as a whole: other threads may read it
 

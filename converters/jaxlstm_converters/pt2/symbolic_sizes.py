@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import linecache
 import math
 import re
@@ -193,7 +194,7 @@ class SymbolicSizes(TorchFunctionMode):
         ):
             self._replaced.enter_context(replaced(kind, name, function))
         for kind in self._kinds:
-            if isinstance(forward := vars(kind).get("forward"), FunctionType):
+            if isinstance(forward := inspect.unwrap(vars(kind).get("forward", kind)), FunctionType):
                 for function in (forward, *forward.__globals__.values()):
                     if isinstance(function, FunctionType):
                         self._replace(function.__code__.co_filename, function.__globals__)

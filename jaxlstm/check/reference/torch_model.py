@@ -17,6 +17,7 @@ from unittest import mock
 
 import numpy as np
 
+from jaxlstm._shared.torch_methods import method_of, set_forward
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy, with_attributes_of
 from jaxlstm.check.cases.case import Array, Case, Results, Whole, moved_by_rounding, named_outputs
 from jaxlstm.check.exceptions import describe
@@ -41,9 +42,10 @@ class TorchModel:
     chaotic = math.inf
 
     def __init__(self, module: Any) -> None:
-        """Copy a module or the module of an exported program."""
+        """Copy a module, the module of a bound method, or the module of an exported program."""
         import torch
 
+        module, function = method_of(module)
         exported = isinstance(module, torch.export.ExportedProgram)
         self.module_name = "the exported program" if exported else type(module).__name__
         module = _exported_module(module) if exported else module
@@ -53,6 +55,7 @@ class TorchModel:
             )
         self.was_training = module.training and not exported
         self._copy = _deep_copy(module).cpu().requires_grad_(False)
+        set_forward(self._copy, function)
         if not exported:  # An exported module has no modes.
             self._copy.eval()
         dtypes = [p.dtype for p in self._copy.parameters() if p.is_floating_point()]
