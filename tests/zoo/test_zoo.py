@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 import jaxlstm
 from jaxlstm.inference import compile
 from jaxlstm.programs.passes import repeat_to_scan
-from jaxlstm_converters.source import looped
+from jaxlstm_converters.source import steps_to_scan
 from testing.gradients import assert_close, require_equal
 from testing.graphs import to_numpy
 from testing.written import assert_equal, assert_holds, written_program
@@ -42,7 +42,7 @@ def export(request: pytest.FixtureRequest) -> Iterator[Export]:
     module, example = specimen.build(), specimen.arguments(specimen.example)
     example = tree_map_only(torch.Tensor, torch.Tensor.detach, example)
     with pytest.MonkeyPatch.context() as patch:
-        for part in (repeat_to_scan, looped):
+        for part in (repeat_to_scan, steps_to_scan):
             patch.setattr(part, "FEWEST_COPIES", STEPS - 2)
         program = jaxlstm.from_module(module, example, dynamic_shapes=specimen.dynamic_shapes)
         yield Export(specimen, module, program)

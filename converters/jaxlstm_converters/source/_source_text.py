@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, TensorType, live_graph, rewrite
+from jaxlstm.programs.graph import Graph, TensorType, all_nodes, live_graph, rewrite
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
-from jaxlstm_converters.source.calls import at_first_paths, first_paths, walk, with_tied_buffers
+from jaxlstm_converters.source.calls import SCAN, at_first_paths, first_paths, with_tied_buffers
 from jaxlstm_converters.source.classes import written_classes
 from jaxlstm_converters.source.closures import Closures
 from jaxlstm_converters.source.conditions import checked_axes
-from jaxlstm_converters.source.looped import looped_graph
 from jaxlstm_converters.source.model import Model
 from jaxlstm_converters.source.module_tree import module_tree
 from jaxlstm_converters.source.padding import padded_graph
 from jaxlstm_converters.source.redundant import transposed_once, with_few_stops, without_copies
+from jaxlstm_converters.source.steps_to_scan import steps_to_scan
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.training import Training
 
@@ -67,7 +67,7 @@ def source_text(
     paths = first_paths(graph, tied)
     model = _model(at_first_paths(graph, paths), tensors)
     remarks = dict.fromkeys(trained.remarks)
-    if any(call.is_loop for call in walk(model.root)):
+    if any(node.op == SCAN and "steps" in node.kwargs for node in all_nodes(model.graph)):
         remarks[_LENGTH] = None
     parts = module_tree(model, paths, remarks)
     held = {name: parts.written_name(name) for name in model.held_tensors()}
@@ -88,7 +88,7 @@ def _model(graph: Graph, tensors: Mapping[str, np.ndarray]) -> Model:
     checked = checked_axes(graph)
     graph = rewrite(with_few_stops(graph, held), without_copies, transposed_once, types=held)
     graph = live_graph(channels_last(padded_graph(graph, held), tensors))
-    graph = looped_graph(rewrite(graph, transposed_once, types=held), held)
+    graph = steps_to_scan(rewrite(graph, transposed_once, types=held), held)
     graph = live_graph(rewrite(graph, transposed_once, types=held))
     closures = Closures(graph, held)
     return Model(closures.graph, closures.types, tensors, checked)

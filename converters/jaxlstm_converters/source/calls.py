@@ -9,15 +9,16 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, ModuleCall, Node, results_of, rewrite, used_values, uses_of
+from jaxlstm.programs.graph.graph import Graph, ModuleCall, Node
+from jaxlstm.programs.graph.rewrite import rewrite, with_functions
+from jaxlstm.programs.graph.values import all_nodes, results_of, used_values, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
 
 Item: TypeAlias = "Node | Invocation"
 
 SEQUENTIAL = f"{TORCH}container.Sequential"
-LOOP, ENTER, LEAVE = "loop", "loop.enter", "loop.leave"
-"""The class of the call around the nodes of a loop, and the operators of its first and its last node."""
+SCAN = "higher_order.scan"
 
 
 @dataclass
@@ -38,10 +39,12 @@ class Invocation:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
-    @property
-    def is_loop(self) -> bool:
-        """True for the nodes of a loop, which belong to the module around it."""
-        return self.class_name == LOOP
+
+@dataclass(frozen=True, kw_only=True)
+class Function(Graph):
+    """A function that a node calls; ``body`` has its nodes and the calls of modules in it."""
+
+    body: Sequence[Item]
 
 
 # Node -> the calls around it that count.
@@ -50,10 +53,10 @@ Chains: TypeAlias = Mapping[str, tuple[ModuleCall, ...]]
 
 def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
     """Return the call of the outermost module; nodes that compute sizes are left out."""
-    nodes = [node for node in graph.nodes if not sizes.is_size(node.name)]
+    nodes = (node for node in all_nodes(graph) if not sizes.is_size(node.name))
     chains = _without_strangers({node.name: node.calls for node in nodes})
     root = next((calls[0] for calls in chains.values() if calls), None)
-    return Invocation("", root.class_name if root else "Model", _body(nodes, chains, 0))
+    return Invocation("", root.class_name if root else "Model", _body(graph.nodes, chains, 0))
 
 
 def with_tied_buffers(
@@ -112,6 +115,11 @@ def nodes_of(item: Item) -> Iterator[Node]:
             yield from nodes_of(part)
 
 
+def called_by(item: Item) -> list[Function]:
+    """Return the functions that an item calls."""
+    return [argument for argument in getattr(item, "args", ()) if isinstance(argument, Function)]
+
+
 def line_of(item: Item, path: str) -> str:
     """Return the line of the user's code in the module at a path that led to an item."""
     node = next(nodes_of(item), None)
@@ -142,7 +150,12 @@ def _without_strangers(chains: Chains) -> Chains:
 
 
 def _body(nodes: Sequence[Node], chains: Chains, depth: int) -> list[Item]:
-    """Return the items of one call in an order that their dependencies allow."""
+    """Return the items of one call, or of a function in it, in an order that their dependencies allow."""
+    nodes = [node for node in nodes if node.name in chains]
+
+    def with_body(function: Graph) -> Function:
+        return Function(**vars(function), body=_body(function.nodes, chains, depth))
+
     while True:
         groups: dict[str | int, list[Node]] = {}
         for place, node in enumerate(nodes):
@@ -159,7 +172,7 @@ def _body(nodes: Sequence[Node], chains: Chains, depth: int) -> list[Item]:
         if inner:
             items.append(Invocation(inner[0].path, inner[0].class_name, _body(group, chains, depth + 1)))
         else:
-            items.append(group[0])
+            items.append(with_functions(group[0], with_body))
     return items
 
 
@@ -188,18 +201,18 @@ def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: 
     """Fill in the inputs and outputs of all calls."""
     for call in walk(root):
         _find_inputs(call, sizes, owners)
-    _find_outputs(root, set(outputs))
+    _find_outputs(root.body, set(outputs))
     _share_outputs(walk(root))
     # The results may also be inputs, whose variables no other value may have.
     root.outputs = outputs
 
 
-def walk(call: Invocation) -> Iterator[Invocation]:
-    """Yield all calls in a call, then the call."""
-    for item in call.body:
-        if isinstance(item, Invocation):
-            yield from walk(item)
-    yield call
+def walk(item: Item) -> Iterator[Invocation]:
+    """Yield the calls in an item, also in functions, then the item itself if it is a call."""
+    bodies = [item.body] if isinstance(item, Invocation) else [called.body for called in called_by(item)]
+    yield from (inner for body in bodies for part in body for inner in walk(part))
+    if isinstance(item, Invocation):
+        yield item
 
 
 def _share_outputs(calls: Iterable[Invocation]) -> None:
@@ -227,23 +240,25 @@ def _find_inputs(call: Invocation, sizes: Sizes, owners: Mapping[str, str]) -> N
                 inputs[name] = None
         defined.update(_results(item))
     # Most sizes can be read from the shape of a value at hand.
-    known = {symbol for name in inputs for symbol in sizes.symbols_of(name) if not call.is_loop}
+    known = {symbol for name in inputs for symbol in sizes.symbols_of(name)}
     for item in call.body:
         for name in _uses(item):
             for symbol in sizes.leaves(name, known) - known:
                 inputs[symbol] = None
-        shown = _results(item) if not call.is_loop else ()
-        known.update(symbol for name in shown for symbol in sizes.symbols_of(name))
+        known.update(symbol for name in _results(item) for symbol in sizes.symbols_of(name))
     call.inputs = tuple(inputs)
 
 
-def _find_outputs(call: Invocation, needed: set[str]) -> None:
-    call.outputs = tuple(name for item in call.body for name in _results(item) if name in needed)
+def _find_outputs(items: Sequence[Item], needed: set[str]) -> None:
+    """Fill in the outputs of the calls among items, of whose results some are needed elsewhere."""
     # The inputs of a call exclude the values that it computes.
-    used = {name for item in call.body for name in _uses(item)}
-    for item in call.body:
+    needed = needed.union(*map(_uses, items))
+    for item in items:
         if isinstance(item, Invocation):
-            _find_outputs(item, needed | used)
+            item.outputs = tuple(name for name in _results(item) if name in needed)
+            _find_outputs(item.body, needed)
+        for function in called_by(item):
+            _find_outputs(function.body, {*values_in(function.outputs)})
 
 
 def _uses(item: Item) -> Iterable[str]:

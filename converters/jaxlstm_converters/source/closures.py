@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.graph.graph import Graph, Node, TensorType, Tree, Value
 from jaxlstm.programs.graph.rewrite import Site, rewrite
 from jaxlstm.programs.graph.values import (
@@ -47,7 +46,8 @@ class Closures:
     def _with_closures(self, node: Node, site: Site) -> Node | None:
         if not functions_of(node):
             return None
-        kind, results = node.op.removeprefix("higher_order."), places_of(node)
+        kind = node.op.removeprefix("higher_order.")
+        results: Any = node.outputs if node.kwargs.get("listed") else places_of(node)
         lists: Any = [part for part in node.args if isinstance(part, tuple)]
         operands = [operand for part in lists for operand in part]
         count, ends = len(lists[0]), [len(results)]
@@ -67,21 +67,22 @@ class Closures:
             out_tree = _tree(opened.outputs) if is_one else Tree("tuple", tuple(map(_tree, parts)))
             in_tree = Tree("tuple", arguments, name=name)
             functions.append(replace(opened, in_tree=in_tree, out_tree=out_tree))
-        given = tuple(_grouped([operands[place] for place in group]) for group in groups)
+        given = tuple(tuple(operands[place] for place in group) for group in groups)
+        given = given if kind == "scan" else tuple(map(_grouped, given))
         args = (node.args[0], *functions, given) if kind == "cond" else (*functions, *given)
-        outputs: Any = parts[0] if len(parts) == 1 else map(_grouped, parts)
-        return replace(node, args=args, outputs=tuple(outputs))
+        return replace(node, args=args, outputs=tuple(results))
 
     def _function(
         self, graph: Graph, prefix: str, node: Node, operands: Sequence[Any], groups: Sequence[Sequence[int]]
     ) -> Graph:
         """Return a function with new names, of which only the operands of the groups are arguments."""
-        graph = live_graph(accept(graph)[0])
+        graph = live_graph(graph)
         own = [graph.inputs[place] for group in groups for place in group]
         made = [name for inner in graph.nodes for name in results_of(inner)]
         new = {name: prefix + name for name in (*(declared.name for declared in own), *made)}
         around = {i.name: x for i, x in zip(graph.inputs, operands, strict=True) if i.name not in new}
-        calls = tuple(call._replace(line="") for call in node.calls)
+        # Only the steps of a Python loop have calls of their own.
+        calls = None if "steps" in node.kwargs else tuple(call._replace(line="") for call in node.calls)
 
         def bound(value: Value) -> Any:
             # A size belongs to no graph.
@@ -89,7 +90,8 @@ class Closures:
 
         def inside(inner: Node, site: Site) -> Node:
             name = prefix + inner.name
-            return replace(with_results(with_arguments(inner, bound), new), name=name, calls=calls)
+            inner = with_results(with_arguments(inner, bound), new)
+            return replace(inner, name=name, calls=inner.calls if calls is None else calls)
 
         inputs = tuple(replace(declared, name=new[declared.name]) for declared in own)
         graph = replace(rewrite(graph, inside), inputs=inputs)

@@ -33,6 +33,7 @@ class Context:
         remarks: the operators and layers without an idiomatic spelling; spelling a node adds to them.
         path: the path of the module.
         modules: path of a module -> the variable that holds it, in a loop over a list of modules.
+        in_function: True in a function of ``jax.lax``.
     """
 
     model: Model
@@ -41,6 +42,7 @@ class Context:
     remarks: dict[str, None]
     path: str = ""
     modules: Mapping[str, ast.expr] = field(default_factory=dict)
+    in_function: bool = False
 
     def access(self, path: str) -> ast.expr:
         """Return the expression that reaches a part of the module."""
@@ -63,7 +65,7 @@ class Context:
         if (layer := model.layers.of_node(node)) is not None:
             is_base = layer.path in model.layers.bases
             called = spell_call(layer, node, self.access(layer.path), is_base=is_base)
-            if changes_in_training(node) and all(node is not other for other in model.graph.nodes):
+            if changes_in_training(node) and self.in_function:
                 what = f"{layer.constructor} in a function of jax.lax, where Flax refuses training"
                 self.remarks[f"{place_of(node)}: {what}"] = None
             return called if node.with_gradient else without_gradient(called)
@@ -82,7 +84,7 @@ class Context:
         layers, is_chain = self.model.layers, self.parts.find(call.path).is_chain
         if call.path in layers:
             return layers.called(call, self.access(call.path))
-        if call.is_loop or not (self.model.is_class(call) or is_chain):
+        if not (self.model.is_class(call) or is_chain):
             return None
         method = self.methods.get(id(call)) or Method([], inputs=call.inputs)
         target = self.access(call.path)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, TensorType, used_values, values_in
+from jaxlstm.programs.graph import Graph, TensorType, functions_of, used_values, values_in
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import (
     SEQUENTIAL,
@@ -52,7 +52,7 @@ class Model:
         self.root = call_tree(graph, self.sizes)
         results = values_in((*graph.outputs, *graph.mutations.values()))
         connect(self.root, self.sizes, self.owners, tuple(results))
-        self.calls = [call for call in walk(self.root) if not call.is_loop]
+        self.calls = [*walk(self.root)]
         self.layers = Layers(graph, self.calls, types, self.owners)
         self._move_out_of_layers()
         self.classes = {call.path: call.class_name for call in self.calls if self.is_class(call)}
@@ -98,7 +98,8 @@ class Model:
         has_parts = any(is_under(name, call.path) for name in (*self.owners.values(), *self.layers))
         if not call.class_name.startswith(TORCH):
             # A person writes one or two operators, such as a reshape, in the parent.
-            return has_parts or len([*nodes_of(call)]) > 2
+            inner = [function for node in nodes_of(call) for function in functions_of(node)]
+            return has_parts or bool(inner) or len([*nodes_of(call)]) > 2
         return has_parts and not call.class_name.startswith(f"{TORCH}container.")
 
     def class_of(self, path: str) -> str:

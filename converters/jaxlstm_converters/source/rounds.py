@@ -1,7 +1,7 @@
 """Rounds: equal runs of the items of a method, one for each module of a list, or of several lists.
 
-Rounds become a loop like one over time steps, with modules as its elements. The body of the loop is the
-second round, whose state is the result of the first one.
+Rounds become a scan whose results are lists, like a loop over time steps with dropout in it, and with modules
+as its elements. Its function is the second round, whose state is the result of the first one.
 """
 
 import ast
@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxlstm.programs.graph import Node, Value, functions_of, places_of, same_sizes, uses_of, with_arguments
+from jaxlstm.programs.graph import Argument, Graph, Input, Node, Tree, Value, places_of, same_sizes, values_in
+from jaxlstm.programs.passes.loop_copies import Loop, LoopCopies, NotALoop
 from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import ENTER, LEAVE, LOOP, Invocation, Item, is_under
+from jaxlstm_converters.source.calls import SCAN, Function, Item, called_by, is_under, nodes_of
 from jaxlstm_converters.source.context import Context
 from jaxlstm_converters.source.method import LineItem, Pattern, places_in
+from jaxlstm_converters.source.spelling.template import tree_of
 
 _LIST = "@"
 """Starts the name of a list, which stands for its module of a round, among the names of Python."""
@@ -31,7 +33,7 @@ def with_rounds(
     """
     found, place = list[LineItem](), 0
     for start, end, loop in _Rounds(steps, context, inputs, results).loops():
-        found += [*steps[place:start], LineItem(loop, "", LOOP)]
+        found += [*steps[place:start], LineItem(loop, "")]
         place = end
     return [*found, *steps[place:]]
 
@@ -62,9 +64,9 @@ class _Rounds:
         self._lists = _lists(context)
         self._form = cache(self._form_of)
 
-    def loops(self) -> list[tuple[int, int, Invocation]]:
+    def loops(self) -> list[tuple[int, int, Node]]:
         """Return loops, each with the place of its first item and the place after its last one."""
-        found: list[tuple[int, int, Invocation]] = []
+        found: list[tuple[int, int, Node]] = []
         places = range(len(self._steps))
         for path, count in self._lists.items():
             first, second = ([p for p in places if path in self._form(p, k, count).lists] for k in (0, 1))
@@ -78,45 +80,53 @@ class _Rounds:
                         found.append((start, end, loop))
         return sorted(found, key=lambda run: run[0])
 
-    def _loop(self, start: int, period: int, count: int) -> Invocation | None:
+    def _loop(self, start: int, period: int, count: int) -> Node | None:
         """Return the loop of rounds, None if they are not equal."""
         places = [range(start + k * period, start + (k + 1) * period) for k in range(count)]
-        forms = [[self._form(place, k, count) for place in part] for k, part in enumerate(places)]
-        if any(a.text != b.text for part in forms for a, b in zip(part, forms[0], strict=True)):
-            return None
-        values = [[name for form in part for name in form.values] for part in forms]
-        results = [[name for form in part for name in form.results] for part in forms]
-        roles, same = _roles(values, results), [*zip(*results, strict=True)]
-        if roles is None or not self._has_equal_sizes(values[0], [*same, *roles[0].items()]):
+        rounds = [[self._form(place, k, count) for place in part] for k, part in enumerate(places)]
+        if any(a.text != b.text for forms in rounds for a, b in zip(forms, rounds[0], strict=True)):
             return None
         after = [self._form(place, 0, count) for place in range(places[-1].stop, len(self._steps))]
-        uses = Counter([*trees.marks(self._results), *(name for form in after for name in form.values)])
-        arrays = Counter([*_arrays(self._results), *(array for form in after for array in form.arrays)])
-        (states, constant), ends, kept, collected = roles, {}, {}, {}
-        for names in same:
-            used = [uses[name] for name in names if name]
-            if all(used) and arrays[names] == 1:
-                collected[names[1]] = names
-                used = [number - 1 for number in used]
-            if any(used[:-1]):
-                return None
-            if names[0] in states:
-                ends[names[0]] = names[1], names[-1]
-            elif any(used):
-                kept[names[1]] = names[-1]
-        second, last = zip(*(ends[name] for name in states), strict=True) if states else ((), ())
-        init, ends, results, lasts = (
-            tuple(map(Value, n)) for n in (states.values(), second, collected, kept)
+        nodes = tuple(_node(form, k) for k, forms in enumerate((*rounds, after)) for form in forms)
+        used, none = trees.marks(self._results), Tree("none")
+        graph = Graph(inputs=(), nodes=nodes, outputs=tuple(map(Value, used)), in_tree=none, out_tree=none)
+        try:
+            loop = LoopCopies(graph, 0, period, count).loop()
+        except NotALoop:
+            return None
+        lists = Counter([*_arrays(self._results), *(array for form in after for array in form.arrays)])
+        single = Counter([*used, *(name for form in after for name in form.values)])
+        single.subtract(name for names, number in lists.items() if number == 1 for name in names)
+        results = [[name for form in forms for name in form.results] for forms in rounds]
+        second = dict(zip(*results[:2], strict=True))
+        outputs = [second[name] for name in (*loop.state.values(), *loop.collected)]
+        same = [*zip(*results, strict=True), *((loop.initial[name], end) for name, end in loop.state.items())]
+        if (
+            any(not name.startswith(_LIST) for name in loop.lists)
+            or any(single[name] for names in loop.collected.values() for name in names[:-1])
+            or None in outputs
+            or not self._has_equal_sizes([name for form in rounds[0] for name in form.values], same)
+        ):
+            return None
+        return self._scan(loop, [self._steps[place].item for place in places[1]], outputs)
+
+    def _scan(self, loop: Loop, body: Sequence[Item], outputs: Sequence[Any]) -> Node:
+        """Return the node of a loop, given the items and results of its second round."""
+        states, types = loop.state.values(), self._context.model.types
+        step = Function(
+            inputs=tuple(Input(name, types.get(name)) for name in states),
+            nodes=tuple(node for item in body for node in nodes_of(item)),
+            outputs=tuple(map(Value, outputs)),
+            in_tree=Tree("tuple", (Tree("tuple", (Tree("leaf"),) * len(states)), Tree("none")), name="step"),
+            out_tree=Tree("tuple", (Tree("leaf"),) * len(outputs)),
+            captured=tuple(sorted(loop.invariants)),
+            body=body,
         )
-        modules = tuple(dict.fromkeys(f"{path}.1" for form in forms[1] for path in form.lists))
-        enter = {"init": init, "rows": (), "slices": (), "count": count, "reverse": False, "is_plain": True}
-        leave = {"ends": ends, "results": results, "names": ("",) * len(results), "kept": lasts}
-        body: list[Item] = [
-            Node("", ENTER, (), {**enter, "modules": modules}, (tuple(states), ())),
-            *(self._steps[place].item for place in places[1]),
-            Node("", LEAVE, (), leave, (last, tuple(collected.values()), tuple(kept.values()))),
-        ]
-        return Invocation(self._context.path, LOOP, body, (*{**dict.fromkeys(states.values()), **constant},))
+        args = (step, tuple(map(Value, loop.initial.values())), ())
+        modules = tuple(items[1][len(_LIST) :] for items in loop.lists.values())
+        kwargs = {"steps": loop.count, "listed": True, "modules": modules}
+        lasts = ((loop.last.get(end) or loop.collected.get(end, (None,))[-1]) for end in states)
+        return Node("", SCAN, args, kwargs, (*lasts, *loop.collected.values()))
 
     def _form_of(self, place: int, number: int, count: int) -> _Form:
         """Return the form of an item in the round with a number, of lists with a count of modules."""
@@ -138,12 +148,11 @@ class _Rounds:
 
 def _form(item: Item, context: Context) -> _Form:
     """Return the form of an item, in which modules of lists have the names that the context gives them."""
-    if isinstance(item, Node) and (item.op in (ENTER, LEAVE) or functions_of(item)):
-        # No other node calls the same functions.
-        kwargs = with_arguments(item, lambda _: Value("")).kwargs
-        return _Form(repr((item.op, item.args and item.name, kwargs)), [*uses_of(item)], places_of(item))
-    if (called := context.called(item)) is None:
-        texts, *parts = zip(*(_form(inner, context) for inner in getattr(item, "body", ())), strict=True)
+    called = None if (functions := called_by(item)) else context.called(item)
+    if called is None:
+        inner = (_form(part, context) for part in getattr(item, "body", ()))
+        forms = [*inner, *(_forms_in(item, functions, context) if isinstance(item, Node) else ())]
+        texts, *parts = zip(*forms, strict=True)
         return _Form("\n".join(texts), *([*itertools.chain(*part)] for part in parts))
     sizes = context.model.sizes
 
@@ -165,6 +174,21 @@ def _form(item: Item, context: Context) -> _Form:
     return _Form(text, values, places_in(called.results), lists, arrays)
 
 
+def _forms_in(node: Node, functions: Sequence[Function], context: Context) -> Iterator[_Form]:
+    """Yield the forms of the parts of a node that calls functions."""
+    operands = tuple(argument for argument in node.args if not isinstance(argument, Graph))
+    yield _Form(f"{node.op} {_text(operands)} {node.kwargs}", [*values_in(operands)], places_of(node))
+    for function in functions:
+        yield _Form(repr(function.in_tree), [], [declared.name for declared in function.inputs])
+        yield from (_form(item, context) for item in function.body)
+        yield _Form(_text(function.outputs), [*values_in(function.outputs)], [])
+
+
+def _text(argument: Argument) -> str:
+    """Return the text of an argument without the names of values."""
+    return trees.shown(tree_of(argument, lambda _: trees.name("_")))
+
+
 def _without_names(pattern: Pattern) -> Pattern:
     return tuple(map(_without_names, pattern)) if isinstance(pattern, tuple) else None
 
@@ -180,22 +204,10 @@ def _arrays(tree: ast.AST) -> Iterator[tuple[str, ...]]:
             yield tuple(trees.marks(node))
 
 
-def _roles(
-    values: Sequence[Sequence[str]], results: Sequence[Sequence[str | None]]
-) -> tuple[dict[str, str], dict[str, None]] | None:
-    """Return result of the first round -> initial state, and the constant values; None for other values."""
-    homes = {name: (k, place) for k, names in enumerate(results) for place, name in enumerate(names) if name}
-    states, constant = dict[str, str](), dict[str, None]()
-    for names in zip(*values, strict=True):
-        (first, place), *later = (homes.get(name, (-1, -1)) for name in names)
-        if first < 0 and len({*names}) == 1:
-            constant[names[0]] = None
-        elif first < 0 and later == [(k, later[0][1]) for k in range(len(later))]:
-            if states.setdefault(names[1], names[0]) != names[0]:
-                return None
-        elif first or later != [(k + 1, place) for k in range(len(later))]:
-            return None
-    return states, constant
+def _node(form: _Form, number: int) -> Node:
+    """Return a form in the round with a number as a node, which takes the modules of the round as values."""
+    modules = (f"{_LIST}{path}.{number}" for path in form.lists)
+    return Node("", form.text, tuple(map(Value, (*form.values, *modules))), {}, tuple(form.results))
 
 
 def _lists(context: Context) -> dict[str, int]:

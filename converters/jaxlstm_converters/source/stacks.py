@@ -48,15 +48,11 @@ def _stack(chain: Sequence[Node], types: Mapping[str, TensorType]) -> list[Node]
     if not isinstance(axis, int) or axis not in range(-ndim, ndim):
         return None
     kwargs: dict[str, Any] = {"tensors": tuple(rows[place] for place in range(start, end)), "dim": axis}
-    if whole.shape[axis] == len(rows):
-        return [replace(last, op="aten.stack.default", kwargs=kwargs)]
-    shape = list(whole.shape)
-    shape[axis] = len(rows)
-    name = f"{last.name} rows"
-    type_ = TensorType(whole.dtype, tuple(shape))
-    part = {"self": chain[0].kwargs["self"], "src": Value(name), "dim": axis, "start": start, "end": end}
     stack = replace(last, op="aten.stack.default", kwargs=kwargs)
-    return [
-        replace(stack, name=name, outputs=(name,), types={name: type_}),
-        replace(last, op="aten.slice_scatter.default", kwargs=part),
-    ]
+    if whole.shape[axis] == len(rows):
+        return [stack]
+    name = f"{last.name} rows"
+    part = {"self": chain[0].kwargs["self"], "src": Value(name), "dim": axis, "start": start, "end": end}
+    types = {name: whole.with_axis(axis % ndim, len(rows))}
+    stack = replace(stack, name=name, outputs=(name,), types=types)
+    return [stack, replace(last, op="aten.slice_scatter.default", kwargs=part)]

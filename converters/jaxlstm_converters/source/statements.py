@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import LOOP, Invocation, Item, line_of, nodes_of
+from jaxlstm_converters.source.calls import Invocation, Item, called_by, line_of, nodes_of
 from jaxlstm_converters.source.context import Context
 from jaxlstm_converters.source.method import LineItem, Method, Pattern, Statement, names_in
 from jaxlstm_converters.source.names import Target
@@ -40,7 +40,7 @@ class StatementWriter:
         self._scope = Scope(context, left, assigned)
         self._statements: list[Statement] = []
         self._planned: dict[str, str] = {}
-        self._arrays: set[tuple[str, ...]] = set()  # values of which a loop makes a list
+        self._lists: dict[tuple[str, ...], ast.expr] = {}  # values -> the list that a loop makes of them
 
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
@@ -75,7 +75,7 @@ class StatementWriter:
             if isinstance(expression, ast.Name):
                 self._scope.parameters[name] = expression.id
         body = self._body()
-        listed = {Value(name) for array in self._arrays for name in array}
+        listed = {Value(name) for values in self._lists for name in values}
         leaves = [tree_of(output) if output in listed else self._argument(output) for output in graph.outputs]
         returned = self._resolved(structure(graph.out_tree, iter(leaves)))
         for name, value in graph.mutations.items():
@@ -89,8 +89,6 @@ class StatementWriter:
             line = line_of(item, self._call.path)
             if isinstance(item, Node):
                 yield LineItem(item, line)
-            elif item.is_loop:
-                yield LineItem(item, "", LOOP)
             elif self._context.called(item) is None:
                 yield from self._expanded(item.body)
             else:
@@ -114,7 +112,7 @@ class StatementWriter:
 
     def _argument_names(self, name: str) -> list[str]:
         """Return the names in the first line that uses an input, except names that earlier lines assign."""
-        bodies = (getattr(step.item, "body", ()) if step.list == LOOP else () for step in self._lines)
+        bodies = ([item for f in called_by(step.item) for item in f.body] for step in self._lines)
         pairs = zip(self._lines, map(self._expanded, bodies), strict=True)
         steps = [inner for step, body in pairs for inner in (step, *body) if inner.line]
         line = next((step.line for step in steps if name in self._uses(step.item)), "")
@@ -177,7 +175,7 @@ class StatementWriter:
             tree = self._scope.named(pattern, target, step, expression)
         else:
             assert pattern is not None
-            fits = len(targets) == len(pattern) and _leaves_fit(targets, pattern)
+            fits = len(targets) == len(pattern) and leaves_fit(targets, pattern)
             given = targets if fits else usual_names(step.item, pattern)
             tree = self._unpacked(pattern, given, step, expression)
         self._statements.append(Statement(trees.assign(tree, expression), step.line))
@@ -185,7 +183,7 @@ class StatementWriter:
     def _is_inlined(self, step: LineItem, expression: ast.expr, value: str, target: str, ends: bool) -> bool:
         if isinstance(expression, ast.Name | ast.Constant):
             return True
-        if self._scope.left[value] != 1 or step.list == LOOP:
+        if self._scope.left[value] != 1:
             return False
         return not (target and (ends or value in self._planned)) and len(trees.shown(expression)) <= _LONGEST
 
@@ -244,7 +242,9 @@ class StatementWriter:
     def _marked_value(self, node: ast.AST) -> ast.expr | None:
         """Return the expression of the value for which a name stands, or of a list that a loop makes."""
         values = tuple(trees.marks(node)) if isinstance(node, ast.List) else ()
-        name = values[0] if values and values in self._arrays else trees.mark_of(node)
+        if values in self._lists:
+            return copy.deepcopy(self._lists[values])
+        name = trees.mark_of(node)
         return None if name is None else copy.deepcopy(self._scope.value(name))
 
     def _set(self, name: str, expression: ast.expr) -> None:
@@ -264,7 +264,7 @@ def _with_inferred_size(tree: ast.expr) -> ast.expr:
     return tree
 
 
-def _leaves_fit(targets: Sequence[Target], pattern: Sequence[Pattern]) -> bool:
+def leaves_fit(targets: Sequence[Target], pattern: Sequence[Pattern]) -> bool:
     """Return True if each tuple of results meets a tuple of names."""
     return all(
         isinstance(target, list) and len(target) == len(part)

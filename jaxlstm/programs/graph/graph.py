@@ -50,6 +50,13 @@ class TensorType:
         expressions = tuple(self.expressions[axis] for axis in order) if self.expressions else ()
         return TensorType(self.dtype, tuple(self.shape[axis] for axis in order), expressions)
 
+    def with_axis(self, axis: int, size: int, *, inserted: bool = False) -> TensorType:
+        """Return the type with another size of an axis, or with a new axis in its place."""
+        rest = axis + (not inserted)
+        texts = (*self.expressions[:axis], str(size), *self.expressions[rest:])
+        shape = (*self.shape[:axis], size, *self.shape[rest:])
+        return TensorType(self.dtype, shape, texts if self.expressions else ())
+
 
 def same_size(first: TensorType, axis: int, second: TensorType, other: int) -> bool:
     """Return True if the sizes of two axes are known to be equal."""

@@ -1,12 +1,13 @@
 """``rewrite``: a graph whose nodes have gone through rules."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from operator import itemgetter
 from typing import TypeAlias
 
 from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value
-from jaxlstm.programs.graph.values import results_of, users_of, uses_of, with_arguments
+from jaxlstm.programs.graph.values import functions_of, results_of, users_of, uses_of, with_arguments
 
 Rule: TypeAlias = "Callable[[Node, Site], Node | Iterable[Node] | Value | None]"
 
@@ -31,6 +32,12 @@ def rewrite(graph: Graph, *rules: Rule, types: Mapping[str, TensorType] | None =
         site._pass(node, rules)
         site.place += 1
     return site._rewritten()
+
+
+def with_functions(node: Node, change: Callable[[Graph], Graph]) -> Node:
+    """Return a node with other functions in the place of those that it calls."""
+    args = (change(argument) if isinstance(argument, Graph) else argument for argument in node.args)
+    return replace(node, args=tuple(args)) if functions_of(node) else node
 
 
 class Site:

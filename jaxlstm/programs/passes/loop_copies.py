@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from jaxlstm.programs.graph import Argument, Graph, Node, Value, places_of, uses_of, values_in
+from jaxlstm.programs.graph.graph import Argument, Graph, Node, Value
+from jaxlstm.programs.graph.values import places_of, results_of, uses_of, values_in, with_arguments
 
 SELECT, SLICE, _UNBIND = "aten.select.int", "aten.slice.Tensor", "aten.unbind.int"
 SELECT_SCATTER = "aten.select_scatter.default"
@@ -30,8 +31,10 @@ class Loop:
     Attributes:
       start: index of the first node of the copies.
       count: number of the copies.
+      constant: those of the nodes whose results are the same in all iterations.
       nodes: the nodes of one copy; None for a node whose result is in ``rows``.
       state: name at the start of an iteration -> name at its end.
+      initial: name at the start of an iteration -> the value before the first one.
       rows: name -> rows of an array.
       lists: name -> values of the iterations.
       indices: name of an index -> its values in the iterations; the name is not one of the graph.
@@ -42,8 +45,10 @@ class Loop:
 
     start: int
     count: int
+    constant: tuple[Node, ...]
     nodes: tuple[Node | None, ...]
     state: Mapping[str, str]
+    initial: Mapping[str, str]
     rows: Mapping[str, Rows]
     lists: Names
     indices: Mapping[str, tuple[int, ...]]
@@ -67,16 +72,14 @@ def _refuse_if(condition: object) -> None:
 
 
 class LoopCopies:
-    """Copies of nodes that may be the iterations of a loop, without the first and the last."""
+    """Copies of nodes that may be the iterations of a loop."""
 
     def __init__(self, graph: Graph, start: int, period: int, count: int) -> None:
-        self.graph = graph
-        self.start, self.period, self.count = start + period, period, count - 2
-        self.end = self.start + period * self.count
-        copies = [graph.nodes[at : at + period] for at in range(start, self.end, period)]
-        self.first, *self.copies = copies
-        self.names = [[name for node in copy for name in places_of(node)] for copy in copies]
-        # Name -> copy and place among its results; copy 0 runs before the loop.
+        self.graph, self.start, self.count = graph, start, count
+        self.end = start + period * count
+        self.copies = [graph.nodes[at : at + period] for at in range(start, self.end, period)]
+        self.names = [[name for node in copy for name in places_of(node)] for copy in self.copies]
+        # Name -> copy and place among its results.
         self.homes = {
             name: (copy, place)
             for copy, names in enumerate(self.names)
@@ -86,98 +89,82 @@ class LoopCopies:
         self.placeholders = {*graph.parameters, *graph.buffers, *graph.constants}
         self.parts = {name: part for node in graph.nodes[:start] for name, part in _parts_of(node)}
         self.state: dict[str, str] = {}
+        self.initial: dict[str, str] = {}
         self.rows: dict[str, Rows] = {}
         self.lists: dict[str, tuple[str, ...]] = {}
         self.indices: dict[str, tuple[int, ...]] = {}
         self.invariants: set[str] = set()
-        # Results in the copy before the loop that are the same in all iterations.
-        self.constant: dict[str, str] = {}
+        self.constant: dict[str, Node] = {}  # result that is the same in all iterations -> its node
 
     def loop(self) -> Loop:
         """Return the loop; raise if the copies are not its iterations."""
-        nodes: list[Node | None] = []
-        for offset in range(self.period):
-            nodes.append(self._node(offset, [copy[offset] for copy in self.copies]))
+        nodes = [self._node(same) for same in zip(*self.copies, strict=True)]
         collected, last = self._used_outside()
-        roles = [*self.state, *self.rows, *self.lists, *self.invariants]
-        changed = {rows.base for rows in self.rows.values()} & self.state.keys()
+        named = [*self.state, *self.rows, *self.lists, *self.invariants]
         moves = self.state or self.rows or self.lists
-        _refuse_if(not (moves and any(nodes)) or len(roles) != len(set(roles)) or changed)
-        fields = (self.state, self.rows, self.lists, self.indices, frozenset(self.invariants))
-        return Loop(self.start, self.count, tuple(nodes), *fields, collected, last)
+        _refuse_if(not (moves and any(nodes)) or len(named) != len(set(named)))
+        constant = {node.name: node for node in self.constant.values()}
+        roles = (self.state, self.initial, self.rows, self.lists, self.indices, frozenset(self.invariants))
+        return Loop(self.start, self.count, tuple(constant.values()), tuple(nodes), *roles, collected, last)
 
-    def _node(self, offset: int, nodes: Sequence[Node]) -> Node | None:
+    def _node(self, nodes: Sequence[Node]) -> Node | None:
         """Settle the roles of the arguments of a node; None if its results are rows of a sequence."""
-        node = nodes[0]
+        names = iter([self._settle(names) for names in zip(*map(uses_of, nodes), strict=True)])
+        node = with_arguments(nodes[0], lambda _: Value(next(names)))
+        is_constant = all(name in self.constant or name in self.invariants for name in uses_of(node))
         if node.op in _MOVING and len({str(_moving(other)) for other in nodes}) > 1:
-            return self._part(offset, nodes)
-        arguments = [list(uses_of(other)) for other in nodes]
-        constant = [self._settle(names) for names in zip(*arguments, strict=True)]
-        first = self.first[offset]
-        same = [self.constant.get(name, name) for name in arguments[0]]
-        same_before = list(uses_of(first)) == same
-        if node.op in _MOVING:
-            same_before &= _moving(first) == _moving(node)
-        results, before = places_of(node), places_of(first)
-        if all(constant) and same_before:
-            self.constant.update((a, b) for a, b in zip(results, before, strict=True) if a and b)
+            return self._part(node, [*map(_moving, nodes)], is_constant)
+        if is_constant:
+            self.constant.update(dict.fromkeys(results_of(node), node))
         return node
 
-    def _part(self, offset: int, nodes: Sequence[Node]) -> Node | None:
+    def _part(
+        self, node: Node, places: Sequence[tuple[Argument, Argument]], is_constant: bool
+    ) -> Node | None:
         """Settle a node that takes another part of its argument in each iteration."""
-        keep = nodes[0].op == SLICE
-        base, dim, index = nodes[0].kwargs.get("self"), nodes[0].kwargs.get("dim", 0), []
-        for node in nodes:
-            start, end = _moving(node)
-            if not isinstance(start, int) or (keep and (end != start + 1 or node.kwargs.get("step", 1) != 1)):
+        keep, index = node.op == SLICE, list[int]()
+        base, dim, step = (node.kwargs.get("self"), node.kwargs.get("dim", 0), node.kwargs.get("step", 1))
+        for start, end in places:
+            if not isinstance(start, int) or (keep and (end != start + 1 or step != 1)):
                 raise NotALoop
             index.append(start)
-        names = [list(values_in(tuple(node.kwargs.values()))) for node in nodes]
-        (output,) = places_of(nodes[0])
-        _refuse_if(not nodes[0].with_gradient)
+        (output,) = places_of(node)
+        _refuse_if(not node.with_gradient or len([*uses_of(node)]) != 1 + (node.op == SELECT_SCATTER))
         if not isinstance(base, Value) or not isinstance(dim, int) or output is None:
             raise NotALoop
-        _refuse_if(len(names[0]) != 1 + (nodes[0].op == SELECT_SCATTER))
-        is_constant = [self._settle(values) for values in zip(*names, strict=True)]
-        if all(is_constant) and nodes[0].op != SELECT_SCATTER:
-            self.rows[output] = Rows(self.constant.get(base.name, base.name), dim, tuple(index), keep)
+        if is_constant and node.op != SELECT_SCATTER:
+            self.rows[output] = Rows(base.name, dim, tuple(index), keep)
             return None
         _refuse_if(keep)
         self.indices[f"{output} index"] = tuple(index)
-        return replace(nodes[0], kwargs={**nodes[0].kwargs, "index": Value(f"{output} index")})
+        return replace(node, kwargs={**node.kwargs, "index": Value(f"{output} index")})
 
-    def _settle(self, names: Sequence[str]) -> bool:
-        """Settle the role of an argument, given its names in the copies; True if its value is constant."""
-        name, (copy, place) = names[0], self.homes.get(names[0], (-1, -1))
-        if copy == 1:
-            self._require(names, place, first=1)
-            return name in self.constant
-        if len(set(names)) == 1:
-            _refuse_if(name in self.state)
+    def _settle(self, names: Sequence[str]) -> str:
+        """Settle the role of an argument, given its names in the copies, and return its name in a step."""
+        name, (copy, place) = names[0], self.homes.get(names[1], (-1, -1))
+        if name in self.homes:
+            self._require(names, self.homes[name][1])
+        elif len(set(names)) == 1:
             self.invariants.add(name)
-            return True
-        if copy == 0:
-            self._require(names, place, first=0)
-            end = self.names[1][place]
-            if end is None:
+        elif copy == 0:
+            self._require(names[1:], place)
+            if (end := self.names[0][place]) is None:
                 raise NotALoop
+            name = f"{end} before"
             self.state[name] = end
-            return False
-        self._settle_row(names)
-        return False
+            _refuse_if(name in self.homes or self.initial.setdefault(name, names[0]) != names[0])
+        else:
+            self._settle_row(names)
+        return name
 
-    def _require(self, names: Sequence[str], place: int, *, first: int) -> None:
-        """Raise unless the names belong to one result in consecutive copies."""
-        _refuse_if(
-            [self.homes.get(name) for name in names] != [(first + k, place) for k in range(self.count)]
-        )
+    def _require(self, names: Sequence[str], place: int) -> None:
+        """Raise unless the names belong to one result in consecutive copies from the first one on."""
+        _refuse_if([self.homes.get(name) for name in names] != [(k, place) for k in range(len(names))])
 
     def _settle_row(self, names: Sequence[str]) -> None:
         """Settle an argument that is another value of before the loop in each iteration."""
-        if len(set(names)) < self.count or any(
-            name in self.placeholders or self.homes.get(name, (0, 0))[0] > 0 for name in names
-        ):
-            raise NotALoop
+        _refuse_if(len(set(names)) < self.count)
+        _refuse_if(any(name in self.placeholders or name in self.homes for name in names))
         parts = [self.parts[name] for name in names if name in self.parts]
         sources = {(base, axis) for base, axis, _ in parts}
         if len(parts) == len(names) and len(sources) == 1:
@@ -195,7 +182,7 @@ class LoopCopies:
         ends = set(self.state.values())
         collected: dict[str, tuple[str, ...]] = {}
         last: dict[str, str] = {}
-        for names in zip(*self.names[1:], strict=True):
+        for names in zip(*self.names, strict=True):
             outside = [name for name in names if name in used]
             if outside == [names[-1]] and names[0] in ends:
                 last[names[0]] = names[-1]

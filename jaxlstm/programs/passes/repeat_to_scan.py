@@ -9,13 +9,12 @@ and the last copy stay too: an export leaves out nodes that these two do not nee
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from jaxlstm.programs.graph.graph import Argument, Graph, Input, Node, TensorType, Tree, Value, same_sizes
-from jaxlstm.programs.graph.rewrite import rewrite
-from jaxlstm.programs.graph.values import functions_of, live_graph
+from jaxlstm.programs.graph.rewrite import rewrite, with_functions
+from jaxlstm.programs.graph.values import functions_of, live_graph, renamed, results_of, with_names
 from jaxlstm.programs.passes.loop_copies import SELECT, SLICE, Loop, LoopCopies, NotALoop, Rows
 from jaxlstm.programs.passes.repetitions import repetitions
 from jaxlstm.programs.passes.rows_to_slices import STACK, place_in, rows_to_slices
@@ -35,26 +34,22 @@ def repeat_to_scan(graph: Graph, held: Types) -> Graph:
     ``held`` has the types of parameters, buffers and constants.
     """
     if any(functions_of(node) for node in graph.nodes):
-        graph = rewrite(graph, lambda node, site: _with_scans_inside(node))
+        graph = rewrite(
+            graph, lambda node, site: with_functions(node, lambda inner: repeat_to_scan(inner, {}))
+        )
     types = {**held, **graph.types}
     loops = _loops(graph, types)
     if not loops:
         return graph
     nodes, place, made = [], 0, set[str]()
     for loop in sorted(loops, key=lambda loop: loop.start):
-        new = [*_with_scan(graph, loop, types)]
+        is_regular = _is_regular(graph, loop, types)
+        new = [*scan_nodes(loop, types, rows_listed=not is_regular, listed=not is_regular)]
         nodes += [*graph.nodes[place : loop.start], *new]
         made.update(node.name for node in new)
         place = loop.end
     whole = graph.with_nodes((*nodes, *graph.nodes[place:]))
     return live_graph(rewrite(whole, rows_to_slices, types=held), lambda node: node.name not in made)
-
-
-def _with_scans_inside(node: Node) -> Node | None:
-    if not functions_of(node):
-        return None
-    inner = (repeat_to_scan(item, {}) if isinstance(item, Graph) else item for item in node.args)
-    return replace(node, args=tuple(inner))
 
 
 def _loops(graph: Graph, types: Types) -> list[Loop]:
@@ -69,7 +64,7 @@ def _loops(graph: Graph, types: Types) -> list[Loop]:
         if count < FEWEST_COPIES or taken[copies].any() or refused[copies].min() >= MOST_FAILURES_AT_A_NODE:
             continue
         try:
-            loop = LoopCopies(graph, start, period, count).loop()
+            loop = LoopCopies(graph, start + period, period, count - 2).loop()
             _require_places(graph, loop, types)
         except NotALoop:
             refused[copies] += 1
@@ -88,7 +83,7 @@ def _require_places(graph: Graph, loop: Loop, types: Types) -> None:
         index = node.kwargs.get("index") if node else None
         if node and isinstance(index, Value) and index.name in loop.indices:
             base, axis, places = node.kwargs["self"], node.kwargs.get("dim", 0), loop.indices[index.name]
-            type_ = types.get(base.name) if isinstance(base, Value) else None
+            type_ = types.get(loop.initial.get(base.name, base.name)) if isinstance(base, Value) else None
             steps = {after - before for before, after in itertools.pairwise(places)}
             if len(steps) != 1 or None in {place_in(graph, type_, axis, place) for place in places}:
                 raise NotALoop
@@ -100,7 +95,8 @@ def _is_regular(graph: Graph, loop: Loop, types: Types) -> bool:
         base = types.get(rows.base)
         if None in {place_in(graph, base, rows.axis, place) for place in rows.places}:
             return False
-    groups = [*loop.state.items(), *loop.lists.values(), *loop.collected.values(), *zip(loop.rows)]
+    states = ((loop.initial[name], end) for name, end in loop.state.items())
+    groups = [*states, *loop.lists.values(), *loop.collected.values(), *zip(loop.rows)]
     for first, *others in ([types.get(name) for name in names] for names in groups):
         # A size such as u0 depends on values.
         if first is None or any(re.search(r"\bu\d", str(x)) for x in (*first.shape, *first.expressions)):
@@ -110,22 +106,24 @@ def _is_regular(graph: Graph, loop: Loop, types: Types) -> bool:
     return True
 
 
-def _with_scan(graph: Graph, loop: Loop, types: Types) -> Iterator[Node]:
+def scan_nodes(loop: Loop, types: Types, *, rows_listed: bool, listed: bool) -> Iterator[Node]:
     """Yield the nodes that take the rows of the steps, the scan, and the nodes that take its results apart.
 
-    The rows and the results are lists where their types may differ from step to step.
+    The types may differ from step to step in lists: of rows if ``rows_listed``, of results if ``listed``.
     """
 
     def rows_of(name: str) -> str:  # Several loops may take the rows of one tensor.
         return f"{name} in loop {loop.start}"
 
+    own = {name: f"{name} constant" for node in loop.constant for name in results_of(node)}
+    yield from (renamed(node, own) for node in loop.constant)
     xs: dict[str, Argument] = {name: tuple(map(Value, items)) for name, items in loop.lists.items()}
-    for name, rows in loop.rows.items():
+    names = {rows: name for name, rows in loop.rows.items()}
+    for rows, name in names.items():
         each = [_row(f"{rows_of(name)} {k}", rows, k, types.get(name)) for k in range(loop.count)]
-        yield from each
+        yield from (with_names(node, own) for node in each)
         xs[name] = tuple(Value(node.name) for node in each)
-    is_regular = _is_regular(graph, loop, types)
-    if is_regular:
+    if not rows_listed:
         for name, items in xs.items():
             yield _node(rows_of(name), STACK, _stacked(name, loop, types), tensors=items, dim=0)
         xs = {name: Value(rows_of(name)) for name in xs}
@@ -133,32 +131,37 @@ def _with_scan(graph: Graph, loop: Loop, types: Types) -> Iterator[Node]:
         xs[name], step = Value(rows_of(name)), places[1] - places[0]
         bounds = {"start": places[0], "end": places[-1] + step, "step": step}
         yield _node(rows_of(name), "aten.arange.start_step", None, **bounds)
-    stacked = {f"{name} stacked": _stacked(name, loop, types) for name in loop.collected if is_regular}
-    lasts = (loop.last.get(end) for end in loop.state.values())
-    outputs = (*lasts, *(stacked or loop.collected.values()))
+    stacked = {f"{name} stacked": _stacked(name, loop, types) for name in loop.collected if not listed}
+    known = {last: types[end] for end, last in loop.last.items() if end in types}
+    known |= {item: types[item] for items in loop.collected.values() for item in items if listed}
+    outputs = (*map(loop.last.get, loop.state.values()), *(stacked or loop.collected.values()))
     invariants = sorted(loop.invariants)
-    states, values = (tuple(map(Value, names)) for names in (loop.state, invariants))
-    args = (_step(loop, (*loop.state, *xs, *invariants), types), states, tuple(xs.values()), values)
-    kwargs = {"steps": loop.count, "listed": not is_regular}
-    yield Node(f"{args[0].nodes[0].name} scan", "higher_order.scan", args, kwargs, outputs, types=stacked)
+    states, values = (tuple(map(Value, names)) for names in (loop.initial.values(), invariants))
+    step = _step(loop, (*loop.state, *xs, *invariants), types)
+    kwargs = {"steps": loop.count, "listed": listed}
+    name, args = f"{step.nodes[0].name} scan", (step, states, tuple(xs.values()), values)
+    yield Node(name, "higher_order.scan", args, kwargs, outputs, types=known | stacked)
     for name, items in loop.collected.items():
-        for place, item in enumerate(items if is_regular else ()):
+        for place, item in enumerate(items if not listed else ()):
             yield _node(item, SELECT, types[item], self=Value(f"{name} stacked"), dim=0, index=place)
 
 
 def _step(loop: Loop, inputs: Sequence[str], types: Types) -> Graph:
     """Return the function of a step, of states, rows and the values that are the same in all steps."""
+    names = {rows: name for name, rows in loop.rows.items()}
+    twins = {name: names[rows] for name, rows in loop.rows.items()}
+    results = (*loop.state.values(), *loop.collected)
     return Graph(
-        inputs=tuple(Input(name, types.get(name)) for name in inputs),
-        nodes=tuple(node for node in loop.nodes if node is not None),
-        outputs=tuple(map(Value, (*loop.state.values(), *loop.collected))),
+        inputs=tuple(Input(name, types.get(loop.initial.get(name, name))) for name in inputs),
+        nodes=tuple(with_names(node, twins) for node in loop.nodes if node is not None),
+        outputs=tuple(Value(twins.get(name, name)) for name in results),
         in_tree=Tree("tuple"),
         out_tree=Tree("tuple"),
     )
 
 
 def _stacked(name: str, loop: Loop, types: Types) -> TensorType:
-    return TensorType(types[name].dtype, (loop.count, *types[name].shape))
+    return types[name].with_axis(0, loop.count, inserted=True)
 
 
 def _row(name: str, rows: Rows, place: int, type_: TensorType | None) -> Node:

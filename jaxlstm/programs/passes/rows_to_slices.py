@@ -34,9 +34,10 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
         return None
     is_stack, made = node.op == STACK, list[Node]()
 
-    def add(op: str, **kwargs: Argument) -> Value:
+    def add(op: str, type_: TensorType | None = None, **kwargs: Argument) -> Value:
         name = site.fresh(f"{node.name} part {len(made)}")
-        made.append(replace(node, name=name, op=f"aten.{op}", kwargs=kwargs, outputs=(name,), types={}))
+        types = {name: type_} if type_ else {}
+        made.append(replace(node, name=name, op=f"aten.{op}", kwargs=kwargs, outputs=(name,), types=types))
         return Value(name)
 
     rank = max(len(type_.shape) for type_ in types if type_) + is_stack
@@ -50,18 +51,27 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
             continue
         base, axis, keep, first = rows[0]
         low, high = sorted((first, rows[-1].place))
-        piece = add("slice.Tensor", self=base, dim=axis, start=low, end=high + 1)
+        piece, type_ = base, site.types[base.name]
+        if type_.shape[axis] != len(run):
+            type_ = type_.with_axis(axis, len(run))
+            piece = add("slice.Tensor", type_, self=base, dim=axis, start=low, end=high + 1)
         if low < first:
-            piece = add("flip.default", self=piece, dims=(axis,))
+            piece = add("flip.default", type_, self=piece, dims=(axis,))
         if keep:
-            piece = add("unsqueeze.default", self=piece, dim=axis + 1)
+            type_ = type_.with_axis(axis + 1, 1, inserted=True)
+            piece = add("unsqueeze.default", type_, self=piece, dim=axis + 1)
         if axis != dim:
-            piece = add("movedim.int", self=piece, source=axis, destination=dim)
+            order = [*range(len(type_.shape))]
+            order.insert(dim, order.pop(axis))
+            places: dict[str, Argument] = {"source": axis, "destination": dim}
+            piece = add("movedim.int", type_.permuted(order), self=piece, **places)
         pieces.append(
             piece if is_stack else add("flatten.using_ints", self=piece, start_dim=dim, end_dim=dim + 1)
         )
     if len(pieces) > 1:
         return [*made, replace(node, op=_CAT, kwargs={"tensors": tuple(pieces), "dim": dim})]
+    if not made:
+        return [replace(node, op="aten.alias.default", kwargs={"self": pieces[0]})]
     last = made.pop()
     return [*made, replace(node, op=last.op, kwargs=last.kwargs)]
 

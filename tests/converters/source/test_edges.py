@@ -183,6 +183,20 @@ def test_a_loop_over_time_is_a_scan(dropout: float) -> None:
     written.model(x.numpy())
 
 
+def slices(self: Any, x: Tensor) -> Tensor:
+    """A loop over slices of one row, which are empty beyond the end of the input."""
+    h = x[:, 0]
+    for t in range(1, 5):
+        h = torch.tanh(h) + x[:, t : t + 1].sum(1) + 1
+    return h
+
+
+def test_slices_that_may_be_empty() -> None:
+    written = write(module_of(slices), torch.randn(2, 9, 3))
+    for length in (9, 3):
+        assert_equal(written, torch.randn(2, length, 3))
+
+
 def test_an_operator_that_only_training_has() -> None:
     """A mask of the model's own, drawn by an operator that programs do not have."""
 

@@ -106,7 +106,6 @@ _NEW: dict[str, Rule] = {
     "torch.sym_ite": "b if a else c",
     "higher_order.cond": lambda op: f"lax.cond(a{'.reshape(())' * bool(op.ndim('a'))}, b, c, *d)",
     "higher_order.while_loop": "lax.while_loop(a, b, c)",
-    "higher_order.scan": "lax.scan(a, b, c)",
     "higher_order.map_impl": "lax.map(a, b)",
     # Assertions have no result.
     **dict.fromkeys(("_assert_scalar", "_assert_async", "_assert_tensor_metadata"), "None"),
@@ -194,6 +193,13 @@ def _permuted(operation: TypedNode) -> str:
     return "self" if order == tuple(sorted(order)) else "self.transpose(*order)"
 
 
+def _moved(operation: TypedNode) -> str:
+    axes = operation["source"], operation["destination"]
+    if axes in ((0, 1), (1, 0)):
+        return "self.T" if operation.ndim() == 2 else "self.swapaxes(0, 1)"
+    return "jnp.moveaxis(self, source, destination)"
+
+
 def _tiled(operation: TypedNode) -> str:
     repeats = operation["repeats"]
     ones = all(isinstance(count, int) and count == 1 for count in repeats)
@@ -202,7 +208,7 @@ def _tiled(operation: TypedNode) -> str:
 
 
 def _joined(function: str, operation: TypedNode) -> str | None:
-    if isinstance(operation["tensors"], Value):  # the results of a loop
+    if isinstance(operation["tensors"], Value):  # all results of a loop
         return f"jnp.{function}(tensors, axis=dim)"
     types = operation.tensors("tensors")
     if not operation.promotes("tensors"):
@@ -238,6 +244,7 @@ _NAMES = {
     _expanded: "expand broadcast_to",
     _swapped: "transpose swapdims swapaxes",
     _permuted: "permute",
+    _moved: "movedim moveaxis",
     _tiled: "repeat tile",
     partial(_joined, "concatenate"): "cat concat concatenate",
     partial(_joined, "stack"): "stack",
@@ -268,6 +275,5 @@ RULES: dict[str, Rule] = {
     "meshgrid": lambda op: _GRID if all(len(type_.shape) == 1 for type_ in op.tensors()) else None,
     "diag": "jnp.diag(self, diagonal)",
     "diagonal": "jnp.diagonal(self, offset, dim1, dim2)",
-    **dict.fromkeys(("movedim", "moveaxis"), "jnp.moveaxis(self, source, destination)"),
     "one_hot": lambda op: None if op["num_classes"] == -1 else "nnx.one_hot(self, num_classes, dtype=int)",
 }
