@@ -62,13 +62,13 @@ def targets(line: str) -> list[Target]:
     match = _ASSIGNED.match(line)
     if match is None:
         return []
-    tree = _parsed(match[1].strip())
+    tree = tree_of_line(match[1].strip())
     found = _target(tree)
     return found if isinstance(tree, ast.Tuple) and isinstance(found, list) else [found] if found else []
 
 
-def _parsed(code: str) -> ast.AST:
-    """Return the tree of one expression, or an empty tree if the text is not Python."""
+def tree_of_line(code: str) -> ast.AST:
+    """Return the tree of an expression or statement, or an empty tree if the text is not Python."""
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -92,7 +92,7 @@ def _usable(name: str) -> str:
 
 def arguments(line: str) -> list[str]:
     """Return the names of variables that a line of Python passes to functions, in their order."""
-    tree = _parsed(line)
+    tree = tree_of_line(line)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     others = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
     others += [node.iter for node in ast.walk(tree) if isinstance(node, ast.comprehension)]

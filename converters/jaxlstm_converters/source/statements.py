@@ -12,6 +12,7 @@ from jaxlstm_converters.source.calls import Invocation, Item, called_by, line_of
 from jaxlstm_converters.source.context import Context
 from jaxlstm_converters.source.method import LineItem, Method, Pattern, Statement, names_in
 from jaxlstm_converters.source.names import Target
+from jaxlstm_converters.source.operands import named_operands
 from jaxlstm_converters.source.rounds import with_rounds
 from jaxlstm_converters.source.scope import Scope, usual_names
 from jaxlstm_converters.source.signature import structure
@@ -51,7 +52,7 @@ class StatementWriter:
             keys = {k for node in nodes_of(self._call) for k, v in node.kwargs.items() if v == Value(name)}
             candidates = [*sorted(keys & {"weight", "bias"}), *candidates]
             if (torch_name := self._context.model.owners.get(name)) is not None:
-                candidates = [names.valid_name(torch_name.rpartition(".")[2])]
+                candidates = [*self._argument_names(name), names.valid_name(torch_name.rpartition(".")[2])]
             self._parameter(name, candidates)
         body = self._body()
         results = trees.grouped([self._scope.value(name) for name in self._call.outputs])
@@ -111,7 +112,10 @@ class StatementWriter:
         return next((c for c in candidates if c not in taken), name)
 
     def _argument_names(self, name: str) -> list[str]:
-        """Return the names in the first line that uses an input, except names that earlier lines assign."""
+        """Return the name of an input in the lines that use it, unless earlier lines assign it.
+
+        A line with several names tells one of them for certain, or nothing.
+        """
         bodies = ([item for f in called_by(step.item) for item in f.body] for step in self._lines)
         pairs = zip(self._lines, map(self._expanded, bodies), strict=True)
         steps = [inner for step, body in pairs for inner in (step, *body) if inner.line]
@@ -119,10 +123,12 @@ class StatementWriter:
         before = itertools.takewhile(lambda step: step.line != line, steps)
         others = {found for step in before for found in names.leaves(names.targets(step.line))}
         others |= {"F", "_VF", "functional", "torch", "nn", "s"}
-        found = [argument for argument in names.arguments(line) if argument not in others]
-        # Values of a loop may occur in any order in its lines.
-        is_sure = len(found) == 1 or any(step.line == line for step in self._lines)
-        return found if is_sure else []
+        for same, run in itertools.groupby(steps, lambda step: step.line):
+            certain = named_operands(same, [step.item for step in run])
+            if certain.get(name, "self") not in others | {"self"}:
+                return [certain[name]]
+        found = {argument for argument in names.arguments(line) if argument not in others}
+        return [*found] if len(found) == 1 else []
 
     def _body(self) -> list[Statement]:
         run: list[LineItem] = []

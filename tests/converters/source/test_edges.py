@@ -14,6 +14,7 @@ import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import load_written, prove
+from testing.exported import with_example
 from testing.modules import module_of
 from testing.written import assert_equal, assert_holds, body_of, write
 from tests.converters.source.test_write_source import altered
@@ -114,7 +115,9 @@ def test_source_that_cannot_be_compared_says_so(tmp_path: Path) -> None:
         return table * places
 
     inputs = torch.randn(3), torch.tensor([200, 1, 2])
-    files = jaxlstm.write_source(jaxlstm.from_module(module_of(chosen), inputs), tmp_path / "model.py")
+    jaxlstm.from_module(module_of(chosen), inputs).save(tmp_path / "model.pt2")
+    with_example(tmp_path / "model.pt2", b"")
+    files = jaxlstm.write_source(tmp_path / "model.pt2", tmp_path / "model.py")
     assert any(remark.startswith("not compared with the program, since") for remark in files.remarks)
 
 

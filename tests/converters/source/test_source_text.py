@@ -87,3 +87,27 @@ def test_batch_norms_with_shared_weights_keep_their_statistics() -> None:
     assert program.tied.keys() == {"second.weight", "second.bias"}
     buffers = {name: np.asarray(buffer) for name, buffer in program.buffers.items()}
     assert with_tied_buffers(program.graph, program.tied, buffers) == program.tied
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query_layer = nn.Linear(4, 4)
+
+    def forward(self, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        scores = (memory @ self.query_layer(query)[..., None])[..., 0]
+        weights = scores.masked_fill(mask, -9e9).softmax(-1)
+        return (weights[..., None] * memory).sum(1)
+
+
+def test_arguments_of_modules_have_the_names_of_the_user() -> None:
+    """A line with several names tells which is which by its operators; memory and query were exchanged."""
+
+    def forward(self: Any, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        return self.attention(query.tanh(), memory.tanh(), mask == 0)
+
+    arguments = torch.randn(2, 4), torch.randn(2, 3, 4), torch.ones(2, 3)
+    text = write(module_of(forward, attention=Attention()), *arguments).text
+    method = "\n".join(body_of(text, "Attention"))
+    assert "self, query, memory, mask)" in method
+    assert "scores = (memory @ self.query_layer(query)[..., None])[..., 0]" in method

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.programs.graph import same_size, same_sizes
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, cast, only_if
 
 _TO_THE_END = 2**63 - 1
 _FARTHEST = 3  # axes written as ":" before an index
@@ -135,9 +135,10 @@ def _copied(operation: TypedNode) -> str | None:
     own, source = operation.type("self"), operation.type("src")
     if own is None or source is None:
         return None
-    converted = "src" if own.dtype == source.dtype else "src.astype(self.dtype)"
-    same = same_sizes(own, source)
-    return converted if same else f"jnp.broadcast_to({converted}, self.shape)"
+    converted = cast("src", source.dtype, own.dtype, "self.dtype")
+    if converted is None or same_sizes(own, source):
+        return converted
+    return f"jnp.broadcast_to({converted}, self.shape)"
 
 
 def _ended(operation: TypedNode) -> str | None:

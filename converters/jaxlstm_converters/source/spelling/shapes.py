@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlstm.programs.graph import Value
 from jaxlstm_converters.source.spelling.indexing import index_of
-from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, cast
 
 
 def _dtype(operation: TypedNode, default: Any) -> str:
@@ -226,15 +226,8 @@ def converted(operation: TypedNode) -> str | None:
     own, result = operation.type("self"), operation.result
     if own is None or result is None:
         return None
-    if own.dtype == result.dtype:
-        return "self"
     operation.extra["to"] = result.dtype
-    if result.dtype.kind in "iu" and result.dtype.itemsize < 4 and own.dtype.kind not in "biu":
-        # torch wraps numbers that are out of range.
-        return "(jnp.trunc(self) % 256).astype(to)" if result.dtype == np.uint8 else None
-    if own.dtype.kind == "c":
-        return None
-    return "self.astype(to)"
+    return cast("self", own.dtype, result.dtype, "to")
 
 
 _NAMES = {

@@ -163,3 +163,13 @@ def _agree(types: list[TensorType]) -> bool:
     if not with_axes or not without:
         return True
     return all(category(a) != category(b) or jnp.promote_types(a, b) == a for a in with_axes for b in without)
+
+
+def cast(name: str, old: np.dtype[Any], new: np.dtype[Any], to: str) -> str | None:
+    """Return a value of one dtype in another, whose expression is ``to``; None if JAX gives other numbers."""
+    if old == new:
+        return name
+    if new.kind in "iu" and new.itemsize < 4 and old.kind not in "biu":
+        # torch wraps numbers that are out of range.
+        return f"(jnp.trunc({name}) % 256).astype({to})" if new == np.uint8 else None
+    return None if old.kind == "c" else f"{name}.astype({to})"
