@@ -19,8 +19,8 @@ NAMES = ("query", "memory", "gate", "h", "context", "bias")
 UNARY = (
     "{}.tanh()",
     "torch.sigmoid({})",
-    "{}[:, :1]",
-    "{}[:, 1:3].sum(1, keepdim=True)",
+    "{}[:, :1].expand(-1, 4)",
+    "{}[:, 1:3].sum(1, keepdim=True).expand(3, 4)",
     "self.inner({})",
     "{}",
 )

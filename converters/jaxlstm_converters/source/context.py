@@ -129,6 +129,11 @@ def _with_dtype(spelling: Spelling, node: Node, types: Mapping[str, TensorType],
 
     before, tree = trees.shown(spelling.expr), trees.replaced(spelling.expr, other)
     made, given = ([types[n] for n in names if n in types] for names in (results_of(node), uses_of(node)))
+    has_number = any(type(node.kwargs.get(key)) is int for key in ("self", "other", "exponent"))
+    kinds = [{type_.dtype.kind for type_ in part} for part in (made, given)]
+    if has_number and kinds == [{"i"}, {"b"}] and spelling.idiomatic:
+        # To JAX, a Boolean and a number are an integer that takes the dtype of the next operand.
+        return trees.call(trees.attribute(tree, "astype"), trees.name("int"))
     is_single = any(type_.dtype == np.float32 for type_ in made)
     function = trees.shown(tree.func) if isinstance(tree, ast.Call) else ""
     if not is_single or not spelling.idiomatic or trees.shown(tree) != before:
