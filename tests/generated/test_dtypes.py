@@ -67,7 +67,7 @@ class _Model(nn.Module):
             if not large and all(value.shape in ((), (4,)) for value in values.values()):
                 kept = values
                 body.append(line)
-        self.text = "\n ".join([*body, f"return {', '.join(n for n in kept if n not in 'abcd')},"])
+        self.text = "\n ".join([*body, f"return {', '.join(n for n in kept if n not in 'abc')},"])
         scope: dict[str, Any] = {"torch": torch}
         exec(f"def forward(a, b, c, d):\n {self.text}", scope)
         self.run = scope["forward"]

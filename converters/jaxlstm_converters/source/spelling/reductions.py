@@ -26,14 +26,14 @@ def _reduced(method: str) -> Rule:
 
 
 def _sum(method: str, operation: TypedNode) -> str | None:
-    """Return a sum or product. Sums of integers are int64 in torch."""
+    """Return a sum or product. Sums of integers are int64 in torch unless they have a dtype."""
     own, result, over = operation.type("self"), operation.result, _over(operation)
     if own is None or result is None or not own.shape:
         return None
-    if result.dtype == own.dtype or (own.dtype in _WHOLE and result.dtype == np.int64):
-        return f"self.{method}({over})"
-    operation.extra["to"] = result.dtype
-    return f"self.{method}({over}, dtype=to)" if own.dtype.kind in "biu" else None
+    if own.dtype.kind in "biu" and not (own.dtype in _WHOLE and result.dtype == np.int64):
+        operation.extra["to"] = result.dtype
+        return f"self.{method}({over}, dtype=to)"
+    return f"self.{method}({over})" if own.dtype.kind in "biu" or result.dtype == own.dtype else None
 
 
 def _norm(operation: TypedNode) -> str | None:
