@@ -26,7 +26,7 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
 
     The free axes have sizes from ``SIZES`` on, at least ``smallest``, or if the program refuses them, the
     sizes of the example. Floating-point numbers are normal. Lengths of packed sequences decrease from the
-    number of steps. Other integers and booleans are those of the example, unless it has none but zeros: then
+    number of steps. Other integers and booleans come from the example, unless it holds only zeros: then
     an input of an embedding holds indices of its rows, and any other one 0 and 1. If the program refuses the
     numbers, the tensors are the example.
     """

@@ -81,7 +81,7 @@ class Closures:
         made = [name for inner in graph.nodes for name in results_of(inner)]
         new = {name: prefix + name for name in (*(declared.name for declared in own), *made)}
         around = {i.name: x for i, x in zip(graph.inputs, operands, strict=True) if i.name not in new}
-        # Only the steps of a Python loop have calls of their own.
+        # Only the steps of a Python loop have separate calls.
         calls = None if "steps" in node.kwargs else tuple(call._replace(line="") for call in node.calls)
 
         def bound(value: Value) -> Any:

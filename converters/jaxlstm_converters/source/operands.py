@@ -49,7 +49,7 @@ def named_operands(line: str, items: Sequence[Item]) -> dict[str, str]:
     for kind, operands in _operations(names.tree_of_line(line)):
         written[kind].append(operands)
     made: dict[str, list[Sequence[str]]] = defaultdict(list)
-    parts = set[str]()  # of what the line indexes: one expression may be several nodes
+    parts = set[str]()  # results of indexing, which may be several nodes for one expression
     for item in items:
         kind, operands = _operation_of(item)
         if kind != _INDEX or parts.isdisjoint(operands[:1]):
@@ -69,7 +69,7 @@ def named_operands(line: str, items: Sequence[Item]) -> dict[str, str]:
 
 
 def _pairs(kind: str, trees: Sequence[ast.expr], values: Sequence[str]) -> Iterator[tuple[ast.expr, str]]:
-    """Yield the operands of an operation with the values of its node, as far as they are known."""
+    """Yield each operand of an operation with its value, where both are known."""
     if len(trees) == len(values) or kind == _INDEX:
         yield from zip(trees, values, strict=False)
 
@@ -101,7 +101,7 @@ def _operations(tree: ast.AST) -> Iterator[Operation]:
 
 
 def _without_constants(operands: Sequence[ast.expr]) -> list[ast.expr]:
-    """Return operands that may be values, those of lists one by one."""
+    """Return the operands that may be values; a list stands for its items."""
     found: list[ast.expr] = []
     for operand in operands:
         match operand:
