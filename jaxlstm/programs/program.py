@@ -80,7 +80,7 @@ class Program:
         tensors: Mapping[str, np.ndarray],
         *,
         write: FileWriter | None = None,
-        example: Callable[[], Sequence[np.ndarray] | None] = _no_example,
+        example: Callable[[], list[np.ndarray] | None] = _no_example,
         copy: bool = True,
     ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.

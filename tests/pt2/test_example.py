@@ -31,8 +31,8 @@ class Ranked(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor], lengths: torch.Tensor, gain: float) -> Any:
         ranks, mask = batch["ranks"], batch["mask"]
-        torch._assert_async((ranks >= 3).all(), "ranks start at 3")
-        torch._assert_async((mask[:, 1:] <= mask[:, :-1]).all(), "a mask has no gaps")
+        torch.ops.aten._assert_async.msg((ranks >= 3).all(), "ranks start at 3")
+        torch.ops.aten._assert_async.msg((mask[:, 1:] <= mask[:, :-1]).all(), "a mask has no gaps")
         rows = self.weight[ranks - 3] * mask[..., None] * gain
         return self.lstm(pack_padded_sequence(rows, lengths, batch_first=True))[1][0]
 
@@ -114,7 +114,7 @@ def test_random_inputs_keep_the_conditions_of_the_model(smallest: int) -> None:
 
 def test_random_inputs_are_the_example_where_the_program_refuses_others() -> None:
     def forward(_: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        torch._assert_async((x.sum(1) == 1).all(), "rows of probabilities")
+        torch.ops.aten._assert_async.msg((x.sum(1) == 1).all(), "rows of probabilities")
         return x.log()
 
     x = torch.full((2, 4), 0.25)
