@@ -6,7 +6,6 @@ import numpy as np
 
 from jaxlstm.programs.graph import Input
 from jaxlstm_converters.checkpoint.errors import CheckpointError
-from jaxlstm_converters.checkpoint.formats.torch_zip import read_torch_zip, root_folder
 from jaxlstm_converters.checkpoint.io._make_tensor import Budget
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
@@ -18,6 +17,9 @@ def example_tensors(saved: bytes, inputs: Sequence[Input]) -> list[np.ndarray] |
     ``saved`` is a file of ``torch.save`` that holds (args, kwargs). A program does not need its example, so
     that one which cannot be read is none.
     """
+    # Imported here because a program that only runs does without the reader of pickles.
+    from jaxlstm_converters.checkpoint.formats.torch_zip import read_torch_zip, root_folder
+
     try:
         archive = Archive(MemoryFile(saved, "the example"), check_crc=True)
         arrays = [
