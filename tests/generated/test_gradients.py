@@ -64,9 +64,12 @@ def _require_torchs(arguments: Tensor, *steps: Callable[..., Tensor]) -> None:
     theirs = [torch.zeros_like(leaves[0]) if gradient is None else gradient + 0 for gradient in theirs]
     # Large numbers would multiply rounding errors; infinity and NaN are not below the limit.
     is_small = (torch.stack([*theirs, *found]).abs() < 1e6).all(0).numpy()
-    # Next to a kink, a rounding error decides; and torch's gradient of sinc next to 0 is one.
-    near = (2 * torch.stack(found) - (2 * torch.stack(found)).round()).abs()
-    is_small &= ((near == 0) | (near > 1e-6)).all(0).numpy()
+    # Next to a kink, a rounding error decides; torch's gradient of sinc next to 0 is one, and so is its -0.0
+    # for a small negative number.
+    halves = 2 * torch.stack(found)
+    near = (halves - halves.round()).abs()
+    is_rounded = ((near > 0) & (near < 1e-6)) | ((halves == 0) & halves.signbit())
+    is_small &= ~is_rounded.any(0).numpy()
     program = program_of_function(lambda *args: (values(*args)[-1],), [*arguments])
     with jax.enable_x64(True):
         run = jax.grad(lambda given: program({}, *given)[0].sum())
