@@ -197,6 +197,7 @@ def _check_program(
     from jaxlstm.check.exceptions import describe
     from jaxlstm.check.reference.torch_model import TorchModel
     from jaxlstm.inference.random_inputs import random_inputs
+    from jaxlstm.programs.inputs import as_arguments
     from jaxlstm_converters.pt2.read_exported import read_exported_program
 
     tensors = random_inputs(program, seed=args.seed)
@@ -208,7 +209,7 @@ def _check_program(
     if any(node.op.startswith("jaxlstm.") for node in program.graph.nodes):
         import_module("jaxlstm_converters.pt2.packed")  # defines these operators in torch
     exported = read_exported_program(args.checkpoint)
-    random, saved = program.as_arguments(tensors), program.example
+    random, saved = as_arguments(program.graph, tensors), program.example
     for example, kwargs in (random, saved or random):
         try:
             TorchModel(exported).run(Case.of_model("example", example, kwargs))

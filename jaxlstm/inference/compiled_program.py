@@ -19,6 +19,7 @@ from jaxlstm.inference.padding import ARRAY, leaves_of, split_leaves
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.graph import TensorType, Value
+from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.operators.dtypes import held, held_without_loss
 from jaxlstm.programs.program import Program
 
@@ -75,7 +76,7 @@ class CompiledProgram:
             raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
         signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
         if signature not in self._seen:
-            self.program.bind(*self.program.as_arguments(tensors))
+            self.program.bind(*as_arguments(self.program.graph, tensors))
             if len(self._seen) >= SIGNATURES:
                 self._seen.clear()
             self._seen.add(signature)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxlstm.inference.program_artifact import shapes_at
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.program import Program
 from jaxlstm.programs.sizes.flow import Axes, Flow, Long, State, symbols
 from jaxlstm.programs.sizes.guards import UNDECIDED
@@ -138,7 +139,7 @@ class _Trace:
 
 def leaves_of(program: Program, params: Any, tensors: Sequence[Any], lengths: Any) -> list[Any]:
     """Run a program and return the leaves of its results."""
-    args, kwargs = program.as_arguments(tensors)
+    args, kwargs = as_arguments(program.graph, tensors)
     results = program(params, *args, seq_lengths=lengths, **kwargs)
     return tree.flatten(program.graph.out_tree, results, "results")
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxlstm.inference.artifact import check_arguments, write_artifact
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.program import Program
 from jaxlstm.programs.sizes.guards import UNBOUNDED, sizes_allowed
 
@@ -64,7 +65,7 @@ def positional(program: Program) -> Callable[..., Any]:
     """
 
     def jaxlstm_program(params: Mapping[str, Any], *tensors: Any) -> Any:
-        args, kwargs = program.as_arguments(tensors)
+        args, kwargs = as_arguments(program.graph, tensors)
         return _plain(program(params, *args, **kwargs))
 
     return jaxlstm_program

@@ -11,6 +11,7 @@ import numpy as np
 from jaxlstm.inference.program_artifact import positional
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
+from jaxlstm.programs.inputs import as_arguments, tensors_of
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
 
@@ -35,7 +36,7 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
     program.at_sizes = None  # With another export, a call would run another program.
     tried = [max(size, smallest) for size in SIZES]
     tensors = [declared for declared in program.inputs if declared.type]
-    example = program.example_tensors()
+    example = tensors_of(program.graph, *program.example) if program.example else None
     for sizes in (*map(partial(_sizes, program.graph), tried), example_sizes(program.graph)):
         shapes = [_shape(declared, sizes) for declared in tensors]
         if _accepts(program, shapes):
@@ -124,7 +125,7 @@ def _refuses(program: Program, tensors: Sequence[np.ndarray]) -> bool:
     has_conditions = any(node.op in ASSERTIONS for node in program.graph.nodes)
     if not (has_conditions or any(array.dtype.kind in "biu" for array in tensors)):
         return False
-    args, kwargs = program.as_arguments(tensors)
+    args, kwargs = as_arguments(program.graph, tensors)
     try:
         program(program.params, *args, **kwargs)
     except ProgramError:

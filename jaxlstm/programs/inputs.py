@@ -64,6 +64,19 @@ def flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, An
     return leaves
 
 
+def tensors_of(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the tensors among the arguments in the order of ``graph.inputs``."""
+    leaves = zip(graph.inputs, flatten_arguments(graph, args, kwargs), strict=True)
+    return [argument for declared, argument in leaves if declared.type is not None]
+
+
+def as_arguments(graph: Graph, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return (args, kwargs) with these tensors, and with the constants that the export fixed."""
+    given = iter(tensors)
+    leaves = (item.constant if item.type is None else next(given) for item in graph.inputs)
+    return tree.unflatten(graph.in_tree, leaves)
+
+
 def require_constant(declared: Input, argument: Any) -> None:
     """Raise unless an argument is the constant of the export."""
     expected = declared.constant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack
@@ -20,7 +20,7 @@ from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
-from jaxlstm.programs.inputs import bind_inputs, require_lstms, require_tensors
+from jaxlstm.programs.inputs import as_arguments, bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import Steps
 from jaxlstm.programs.listing import listing
 from jaxlstm.programs.node_step import Values, resolve
@@ -43,10 +43,6 @@ class FileWriter(Protocol):
         ...
 
 
-def _no_example() -> None:
-    return None
-
-
 _NOT_TAKEN = ("input-shape", "guard", "static-shape", "node-failed")
 """Errors about sizes, or about values that the export fixed."""
 
@@ -66,7 +62,6 @@ class Program:
       buffers: name in torch -> buffer, for example the running mean of a batch normalization.
       constants: name in torch -> constant of the graph.
       dtypes: name in torch -> dtype in the file; JAX may hold 64-bit integers in 32 bits.
-      example_tensors: returns the tensors of :attr:`example` in the order of the inputs, or None.
       options: precision and backend, see :meth:`with_options`.
       at_sizes: runs the program that takes arguments of other sizes, given this program, the arguments, the
         error and a function that runs a program; None if this is the only program.
@@ -80,7 +75,7 @@ class Program:
         tensors: Mapping[str, np.ndarray],
         *,
         write: FileWriter | None = None,
-        example: Callable[[], list[np.ndarray] | None] = _no_example,
+        example: Callable[[], list[np.ndarray] | None] | None = None,
         copy: bool = True,
     ) -> None:
         """Accept a graph with its parameters, buffers and constants, each under its name in torch.
@@ -89,7 +84,7 @@ class Program:
           graph: the exported graph.
           tensors: name in torch -> value.
           write: writes the file of :meth:`save`.
-          example: returns the tensors of :attr:`example`, in the order of the inputs.
+          example: returns the tensors of :attr:`example` in the order of the inputs, or None.
           copy: copy the values. False if nothing else writes to their memory, which JAX may then use.
 
         Raises:
@@ -113,7 +108,7 @@ class Program:
         self._in_order = Steps(graph)
         self._fast = channels_last(graph, held)
         self._steps = self._bound(self._fast)
-        self._write, self.example_tensors = write, example
+        self._write, self._example = write, example
         self.at_sizes: Callable[..., Any] | None = None
 
     def _bound(self, graph: Graph) -> Steps:
@@ -129,14 +124,8 @@ class Program:
     @property
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The example of the export as (args, kwargs), with NumPy arrays; None if the file holds none."""
-        tensors = self.example_tensors()
-        return None if tensors is None else self.as_arguments(tensors)
-
-    def as_arguments(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return (args, kwargs) with tensors in the order of ``inputs``, and what the export fixed."""
-        given = iter(tensors)
-        leaves = [item.constant if item.type is None else next(given) for item in self.inputs]
-        return tree.unflatten(self.graph.in_tree, iter(leaves))
+        tensors = self._example() if self._example else None
+        return None if tensors is None else as_arguments(self.graph, tensors)
 
     @property
     def mutated_buffers(self) -> tuple[str, ...]:

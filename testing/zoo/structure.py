@@ -266,7 +266,7 @@ def rounds(self: Any, x: Tensor) -> tuple[Tensor, ...]:
     words={"for layer in": 0},
 )
 def not_rounds(self: Any, x: Tensor) -> Tensor:
-    """Equal lines that are no rounds: they read the first result, or each the result of another list."""
+    """Equal lines that are not rounds: they read the first result, or each the result of another list."""
     first = x
     for number, layer in enumerate(self.layers):
         x = layer(x) + first

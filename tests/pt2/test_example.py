@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 import jaxlstm
 from jaxlstm.inference.random_inputs import random_inputs
+from jaxlstm.programs.inputs import as_arguments
 from testing.checkpoints.seed import CORPUS
 from testing.command import jaxlstm_command
 from testing.exported import save, with_example
@@ -108,7 +109,7 @@ def test_random_inputs_keep_the_conditions_of_the_model(smallest: int) -> None:
     assert (ranks >= 3).all()
     assert (np.diff(mask.astype(int)) <= 0).all()
     assert (np.diff(lengths) <= 0).all()
-    args, kwargs = program.as_arguments(inputs)
+    args, kwargs = as_arguments(program.graph, inputs)
     assert np.isfinite(program(program.params, *args, **kwargs)).all()
 
 

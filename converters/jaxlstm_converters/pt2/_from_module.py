@@ -21,6 +21,7 @@ from jaxlstm._shared.own_thread import LOCK, replaced
 from jaxlstm._shared.torch_methods import method_of, set_forward
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, unused_inputs
+from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
@@ -142,7 +143,7 @@ def _runs_under_jit(finish: Callable[[Any], ProgramFile], call: ExportCall, expo
     tensors = [leaf for leaf in leaves if hasattr(leaf, "shape")]
 
     def run(*tensors: Any) -> None:
-        args, kwargs = program.as_arguments(tensors)
+        args, kwargs = as_arguments(program.graph, tensors)
         program(program.params, *args, **kwargs)
 
     try:

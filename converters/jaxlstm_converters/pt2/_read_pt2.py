@@ -31,8 +31,7 @@ class ProgramFile(NamedTuple):
         tensors: name in torch -> array of every parameter, buffer and constant. Tied tensors are the same
             array.
         document: the JSON text from which the graph was read.
-        example: the file of torch.save inside of this one that holds the example; b"" for none, and for one
-            of more than 256 MiB.
+        example: the inner file of torch.save with the example; b"" if it is missing or exceeds 256 MiB.
     """
 
     graph: Graph

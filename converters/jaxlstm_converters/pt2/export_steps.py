@@ -166,7 +166,7 @@ def _export(call: ExportCall, shapes: Any, exporter: str = "export") -> Any:
 
 
 def _is_about_values(error: Exception) -> bool:
-    """Return True for a condition on values of tensors alone, which other sizes do not decide."""
+    """Return True for a condition on nothing but values of tensors, which other sizes do not decide."""
     symbols = error.cond.free_symbols if isinstance(error, GuardOnDataDependentSymNode) else ()
     return bool(symbols) and all(symbol_is_type(symbol, _OF_VALUES) for symbol in symbols)
 

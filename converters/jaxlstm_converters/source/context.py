@@ -71,7 +71,7 @@ class Context:
             return called if node.with_gradient else without_gradient(called)
         spelling = spell(node, model.types, expression)
         if drop_rate(node) or node.op.startswith(("aten.batch_norm.", "aten.rrelu.")):
-            self.remarks[f"{place_of(node)}: {node.op} is written without what it does in training"] = None
+            self.remarks[f"{place_of(node)}: {node.op} is written as in evaluation"] = None
         if not spelling.idiomatic:
             self.remarks[f"{node.op} is called through jaxlstm.programs"] = None
         return _with_dtype(spelling, node, model.types, self.dtype)

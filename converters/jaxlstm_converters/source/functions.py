@@ -66,7 +66,7 @@ class MethodWriter(StatementWriter):
             graph: the function.
             hints: the names that its arguments get if the names are free.
             taken: variables of the method that the function may not set.
-            **surroundings: what is different for the function in the context of the method.
+            **surroundings: fields of the method's context that differ in the function.
         """
         inputs = tuple(declared.name for declared in graph.inputs)
         assert isinstance(graph, Function)

@@ -78,7 +78,7 @@ def _operation_of(item: Item) -> tuple[str, Sequence[str]]:
     if isinstance(item, Node):
         kind = item.op.split(".")[1].strip("_") if "." in item.op else item.op
         return _KINDS.get(kind, kind), list(uses_of(item))
-    return item.path.rpartition(".")[2], item.inputs
+    return item.path.rpartition(".")[2], ["", *item.inputs]  # The module is the first operand of its call.
 
 
 def _operations(tree: ast.AST) -> Iterator[Operation]:
@@ -92,8 +92,6 @@ def _operations(tree: ast.AST) -> Iterator[Operation]:
             yield _BINARY.get(type(operator), ""), _without_constants([left, right])
         case ast.Call(ast.Attribute(ast.Name(module), name), arguments) if module in _MODULES:
             yield _KINDS.get(name, name), _without_constants(arguments)
-        case ast.Call(ast.Attribute(ast.Name("self" | "s"), name), arguments):
-            yield name, _without_constants(arguments)
         case ast.Call(ast.Attribute(value, name), arguments):
             yield _KINDS.get(name, name), _without_constants([value, *arguments])
         case ast.Call(ast.Name(name), arguments):

@@ -25,6 +25,7 @@ from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, all_nodes
+from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.flax._load_state_dict import load_state_dict
 from jaxlstm_converters.porting_warning import PortingWarning
@@ -98,7 +99,7 @@ def example_of(program: Program, seed: int = 0) -> Arguments:
             "the program refuses inputs of all sizes that were tried; call jaxlstm.check.verify_model with "
             "an example of yours"
         )
-    return program.as_arguments(tensors)
+    return as_arguments(program.graph, tensors)
 
 
 def prove(
@@ -133,7 +134,7 @@ def unproven(files: SourceFiles, program: Program) -> str:
     if sum(array.size for array in files.tensors.values()) > _LARGEST:
         return f"it has more than {_LARGEST:,} parameters"
     inputs = [random_inputs(program, seed=seed, smallest=size) for seed, size in enumerate(_SIZES)]
-    given = [program.as_arguments(tensors) for tensors in inputs if tensors is not None]
+    given = [as_arguments(program.graph, tensors) for tensors in inputs if tensors is not None]
     if len(given) < len(_SIZES):
         return "the program refuses random inputs"
     with tempfile.TemporaryDirectory() as folder:

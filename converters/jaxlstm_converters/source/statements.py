@@ -5,6 +5,7 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
@@ -116,19 +117,27 @@ class StatementWriter:
 
         A line with several names tells one of them for certain, or nothing.
         """
+        line = next((step.line for step in self._inner_lines if name in self._uses(step.item)), "")
+        before = itertools.takewhile(lambda step: step.line != line, self._inner_lines)
+        others = {found for step in before for found in names.leaves(names.targets(step.line))}
+        others |= {"F", "_VF", "functional", "torch", "nn", "s", "self"}
+        named = [self._named[name]] if name in self._named else [*{*names.arguments(line)} - others]
+        return named if len(named) == 1 and named[0] not in others else []
+
+    @cached_property
+    def _inner_lines(self) -> list[LineItem]:
+        """The items that lines of the user's code led to, also in functions."""
         bodies = ([item for f in called_by(step.item) for item in f.body] for step in self._lines)
         pairs = zip(self._lines, map(self._expanded, bodies), strict=True)
-        steps = [inner for step, body in pairs for inner in (step, *body) if inner.line]
-        line = next((step.line for step in steps if name in self._uses(step.item)), "")
-        before = itertools.takewhile(lambda step: step.line != line, steps)
-        others = {found for step in before for found in names.leaves(names.targets(step.line))}
-        others |= {"F", "_VF", "functional", "torch", "nn", "s"}
-        for same, run in itertools.groupby(steps, lambda step: step.line):
-            certain = named_operands(same, [step.item for step in run])
-            if certain.get(name, "self") not in others | {"self"}:
-                return [certain[name]]
-        found = {argument for argument in names.arguments(line) if argument not in others}
-        return [*found] if len(found) == 1 else []
+        return [inner for step, body in pairs for inner in (step, *body) if inner.line]
+
+    @cached_property
+    def _named(self) -> dict[str, str]:
+        """Value -> its name in the first line that tells which one it is."""
+        found: dict[str, str] = {}
+        for line, run in itertools.groupby(self._inner_lines, lambda step: step.line):
+            found = {**named_operands(line, [step.item for step in run]), **found}
+        return found
 
     def _body(self) -> list[Statement]:
         run: list[LineItem] = []

@@ -1,6 +1,6 @@
 """A graph in which steps that an export repeated stand once, as a scan.
 
-The steps are those of a loop in the user's code, from the first one to the last: the same lines in the same
+The steps are a loop of the user's code, from the first one to the last: the same lines in the same
 modules. A scan whose results are lists is written as a Python loop. This cannot be a rule of ``rewrite``,
 which sees one node: a loop replaces many nodes at once, and where it starts and ends depends on all of them.
 """

@@ -35,7 +35,7 @@ def rewrite(graph: Graph, *rules: Rule, types: Mapping[str, TensorType] | None =
 
 
 def with_functions(node: Node, change: Callable[[Graph], Graph]) -> Node:
-    """Return a node with other functions in the place of those that it calls."""
+    """Return a node whose functions are changed."""
     args = (change(argument) if isinstance(argument, Graph) else argument for argument in node.args)
     return replace(node, args=tuple(args)) if functions_of(node) else node
 

@@ -31,7 +31,7 @@ class Loop:
     Attributes:
       start: index of the first node of the copies.
       count: number of the copies.
-      constant: those of the nodes whose results are the same in all iterations.
+      constant: the nodes whose results are the same in all iterations.
       nodes: the nodes of one copy; None for a node whose result is in ``rows``.
       state: name at the start of an iteration -> name at its end.
       initial: name at the start of an iteration -> the value before the first one.
