@@ -114,7 +114,7 @@ def _lstm(args: argparse.Namespace) -> _Exportable:
     import numpy as np
 
     from jaxlstm.functional import lstm
-    from jaxlstm.inference.lstm_artifact import export
+    from jaxlstm.inference.artifact import export
     from jaxlstm.layer.config import config_to_dict
 
     with progress_bar() as progress:
@@ -140,7 +140,7 @@ def _program(args: argparse.Namespace) -> _Exportable:
     import jax
 
     from jaxlstm.cli.program import describe, shape_text
-    from jaxlstm.inference.program_artifact import export_program, positional
+    from jaxlstm.inference.artifact import export_program, positional
     from jaxlstm.inference.random_inputs import random_inputs
     from jaxlstm_converters.pt2._load_program import load_program
 

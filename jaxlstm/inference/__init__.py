@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from jaxlstm._shared.imports import lazy_names
 
 if TYPE_CHECKING:
+    from jaxlstm.inference.artifact import Exported as Exported
+    from jaxlstm.inference.artifact import export as export
+    from jaxlstm.inference.artifact import load_exported as load_exported
     from jaxlstm.inference.engine import Stats as Stats
-    from jaxlstm.inference.lstm_artifact import Exported as Exported
-    from jaxlstm.inference.lstm_artifact import export as export
-    from jaxlstm.inference.lstm_artifact import load_exported as load_exported
     from jaxlstm.inference.program_runner import ProgramRunner as ProgramRunner
     from jaxlstm.inference.program_stream import ProgramStream as ProgramStream
     from jaxlstm.inference.runner import Runner as Runner

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.inference.program_artifact import shapes_at
+from jaxlstm.inference.artifact import shapes_at
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.inputs import as_arguments

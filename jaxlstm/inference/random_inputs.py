@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxlstm.inference.program_artifact import positional
+from jaxlstm.inference.artifact import positional
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
 from jaxlstm.programs.inputs import as_arguments, tensors_of

@@ -71,14 +71,14 @@ def test_without_a_package(
 
 @pytest.mark.parametrize("factor", [0.9, np.nan])
 def test_a_wrong_artifact_is_status_1(factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jaxlstm.inference import lstm_artifact
+    from jaxlstm.inference import artifact
 
-    right = lstm_artifact.lstm
+    right = artifact.lstm
 
     def scaled(*arguments: Any, **options: Any) -> Any:
         outputs, state = right(*arguments, **options)
         return outputs, state._replace(c=state.c.at[0, 0, 0].multiply(factor))
 
-    monkeypatch.setattr(lstm_artifact, "lstm", scaled)
+    monkeypatch.setattr(artifact, "lstm", scaled)
     options = ["--platforms", "cpu"]
     assert jaxlstm_command("export", DEMO, "-o", tmp_path / "m.stablehlo", *options).status == 1

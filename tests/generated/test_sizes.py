@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jaxlstm import from_module, load_program
-from jaxlstm.inference.program_artifact import export_program
+from jaxlstm.inference.artifact import export_program
 from jaxlstm.programs.errors import ProgramError
 from testing.seeds import seeds
 

@@ -14,8 +14,7 @@ from torch import nn
 
 from jaxlstm import LSTMConfig, Program, from_module, load, lstm, save
 from jaxlstm.inference import export, load_exported
-from jaxlstm.inference.artifact import weights_beside
-from jaxlstm.inference.program_artifact import export_program
+from jaxlstm.inference.artifact import export_program, weights_beside
 from jaxlstm.programs.errors import ProgramError
 from testing.exported import AUTO
 from testing.gradients import assert_close
