@@ -237,6 +237,20 @@ TABLE: Table = {
     Mutation(45, Program, f"{GRAPH}.tensor_values.x.sizes.0"): {
         str(index): {"as_expr": {"expr_str": text}} for index, text in enumerate(EXPRESSIONS)
     },
+    Mutation(44, Program, "members", "pt2-malformed"): {
+        f"calls {label}": added(Member("m/extra/jaxlstm_calls", text.encode()))
+        for label, text in {
+            "as a list": "[]",
+            "without results": '{"a": [[]]}',
+            "with three parts of an argument": '{"a": [[["x", "x", "x"]], null]}',
+            "with a number": '{"a": [[["x", 1]], null]}',
+        }.items()
+    },
+    Mutation(44, Program, "members", "too-deep"): {
+        "calls of 200 levels": added(
+            Member("m/extra/jaxlstm_calls", b'{"a": [[], %s]}' % (b"[" * 200 + b"]" * 200))
+        )
+    },
     Mutation(45, Program, "document.guards_code"): {"all": list(EXPRESSIONS)},
     Mutation(46, Program, "members"): {
         f"{name} of checksum {crc}": added(Member(f"m/{name}", PICKLED_SYSTEM, crc=crc))

@@ -64,7 +64,7 @@ class Decoder(nn.Module):
     lambda: {"decoder": Decoder()},
     proven=False,
     lines=["state = jnp.tanh(self.out(x + h))"],
-    words=["self.decoder(", "h, output = self.decoder(x_t, h)"],
+    words=["self.decoder(", "output, h = self.decoder(x_t, h)"],
 )
 def greedy(self: Any, x: Tensor) -> Tensor:
     """A loop over a decoder, whose state after the last step is not used; the step is whole."""

@@ -1,10 +1,14 @@
-"""Written source of random submodules: an argument with a name of the user's is that argument."""
+"""Written source of random submodules: an argument with a name of the user's is that argument.
+
+Arguments and results have the order and structure of the user's ``forward`` where the export recorded them.
+"""
 
 import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -46,9 +50,8 @@ class Code:
             self.lines.append(f"{target} = {self._expression(known, 2)}")
             known.append(target)
         # Each argument is used.
-        self.lines.append(
-            f"return {' + '.join(f'{n} * {k + 2}' for k, n in enumerate(dict.fromkeys(known)))}"
-        )
+        self.lines.append(f"total = {' + '.join(f'{n} * {k + 2}' for k, n in enumerate({*known}))}")
+        self.lines.append(self._one_of(["return total", "return total.tanh(), (total, total.sum(1))"]))
 
     def _one_of(self, items: Any) -> Any:
         return items[self._rng.integers(len(items))]
@@ -67,7 +70,8 @@ class Part(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = torch.nn.Linear(4, 4)
-    def forward(self, {", ".join(self.names)}):
+    def forward(self, {self.names[0]}, others):
+        {", ".join(self.names[1:])}, = others
         {body}
 """
         (folder / "part.py").write_text(text)
@@ -84,8 +88,19 @@ class Whole(nn.Module):
         super().__init__()
         self.part, self.layers = part, nn.ModuleList(nn.Linear(4, 4) for _ in range(count))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.part(*(layer(x) for layer in self.layers))
+    def forward(self, x: Tensor) -> Any:
+        first, *others = (layer(x) for layer in self.layers)
+        return self.part(first, tuple(others))
+
+
+def saved_by_torch(model: nn.Module, x: Tensor, path: Path) -> Any:
+    torch.export.save(torch.export.export(model, (x,)), path)
+    return jaxlstm.load_program(path)
+
+
+def saved_by_jaxlstm(model: nn.Module, x: Tensor, path: Path) -> Any:
+    jaxlstm.from_module(model, (x,)).save(path)
+    return jaxlstm.load_program(path)
 
 
 @pytest.mark.parametrize("seed", seeds(fast=2, slow=200))
@@ -95,17 +110,34 @@ def test_argument_names(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kind = code.module(tmp_path)
     model, x = Whole(kind(), len(code.names)).eval(), torch.randn(3, 4)
     expected = dict(zip(code.names, (layer(x) for layer in model.layers), strict=True))
-    files = SourceFiles.of(jaxlstm.from_module(model, (x,)), tmp_path / "written.py")
+    is_recorded = seed % 2 == 0
+    program = (saved_by_jaxlstm if is_recorded else saved_by_torch)(model, x, tmp_path / "model.pt2")
+    files = SourceFiles.of(program, tmp_path / "written.py")
     files.write(overwrite=True)
     written: Any = load_written(files)
     part = type(written.part)
-    called, arguments = part.__call__, {}
+    called, given, results = part.__call__, dict[str, Any](), list[Any]()
 
     def recorded(self: Any, *args: Any) -> Any:
-        arguments.update(inspect.signature(called).bind(self, *args).arguments)
-        return called(self, *args)
+        given.update(inspect.signature(called).bind(self, *args).arguments)
+        results.append(called(self, *args))
+        return results[-1]
 
     monkeypatch.setattr(part, "__call__", recorded)
-    np.testing.assert_allclose(written(x.numpy()), model(x).detach(), atol=1e-5)
-    for name in arguments.keys() & expected.keys():
-        np.testing.assert_allclose(arguments[name], expected[name].detach(), atol=1e-6, err_msg=files.text)
+    compare(written(x.numpy()), model(x), files)
+    del given["self"]
+    if is_recorded:
+        compare(results, [model(x)], files)
+        assert {*given} <= {code.names[0], "others", *code.names}
+        if "others" in given:
+            compare(given.pop("others"), tuple(expected[name] for name in code.names[1:]), files)
+    for name in given.keys() & expected.keys():
+        compare(given[name], expected[name], files)
+
+
+def compare(written: Any, expected: Any, files: SourceFiles) -> None:
+    """Compare nested results, which must have the same structure."""
+    flat, structure = jax.tree.flatten(jax.tree.map(lambda x: x.detach().numpy(), expected))
+    assert jax.tree.structure(written) == structure, files.text
+    for ours, theirs in zip(jax.tree.leaves(written), flat, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=files.text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import math
 import operator
 import warnings
@@ -219,6 +220,8 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
     import torch
     from torch._export.serde import serialize
 
+    from jaxlstm_converters.pt2.call_signatures import SIGNATURES
+
     for part in exported.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             if stack_trace := node.meta.get("stack_trace"):
@@ -228,12 +231,13 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
     for tensors in (exported.state_dict, exported.constants):
         tensors.update((key, _resolved(tensor)) for key, tensor in tensors.items())
     buffer = io.BytesIO()
+    signatures = {SIGNATURES: json.dumps(exported.graph_module.meta.get(SIGNATURES, {}))}
     # torch reads these operators of sizes from a file, and refuses to write them.
     operators = serialize._SYM_OPS | {math.ceil, math.floor, operator.abs}
     try:
         with warnings.catch_warnings(), replaced(serialize, "_SYM_OPS", operators):
             warnings.simplefilter("ignore")
-            torch.export.save(exported, buffer)
+            torch.export.save(exported, buffer, extra_files=signatures)
     except NotImplementedError as error:
         # An unknown class has no name in a file.
         message = f"torch.export.save cannot write it: {error} Return tuples, lists, dicts or dataclasses"

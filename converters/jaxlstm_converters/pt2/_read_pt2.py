@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph
+from jaxlstm.programs.graph import CallSignature, Graph, Structure
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import read_tensors
 from jaxlstm_converters.checkpoint.formats.pt2_archive import ProgramArchive, is_pt2, open_program
@@ -18,8 +18,10 @@ from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 from jaxlstm_converters.pt2.fields import malformed, typed
 from jaxlstm_converters.pt2.schema import read_graph, recorded_types
 from jaxlstm_converters.pt2.tensor_types import TensorTypes
+from jaxlstm_converters.pt2.tree_spec import MAX_DEPTH
 
 _LARGEST_EXAMPLE = 256 << 20
+_LINES, _CALLS = "extra/jaxlstm", "extra/jaxlstm_calls"
 _NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
 
 
@@ -62,8 +64,8 @@ def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
         raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
     program = open_program(archive)
     tensors = read_tensors(program, Budget(source.size))
-    lines = _read_lines(program)
-    graph = replace(read_graph(program.document), shared=_shared_tensors(tensors), lines=lines)
+    known: Any = {"lines": _read_lines(program), "signatures": _read_signatures(program)}
+    graph = replace(read_graph(program.document), shared=_shared_tensors(tensors), **known)
     _require_tensors(graph, recorded_types(program.document), tensors)
     arrays = _read_arrays(tensors)
     text = source.read(program.text.offset, program.text.size)
@@ -75,13 +77,38 @@ def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
     return ProgramFile(graph, arrays, text, saved)
 
 
-def _read_lines(program: ProgramArchive) -> dict[str, str]:
-    """Return the lines of the model's code that `Program.save` wrote; none in files of torch."""
-    name = "extra/jaxlstm"
+def _extra(program: ProgramArchive, name: str) -> dict[str, Any]:
+    """Return the JSON object in an extra file that `Program.save` wrote; {} in files of torch."""
     entry = program.entry(name)
-    if entry is None or not entry.size:
-        return {}
-    return {key: printable(typed(line, str, name), 200) for key, line in program.json(name).items()}
+    return program.json(name) if entry and entry.size else {}
+
+
+def _read_lines(program: ProgramArchive) -> dict[str, str]:
+    """Return the lines of the model's code."""
+    lines = _extra(program, _LINES)
+    return {key: printable(typed(line, str, _LINES), 200) for key, line in lines.items()}
+
+
+def _read_signatures(program: ProgramArchive) -> dict[str, CallSignature]:
+    """Return the signatures of the calls of modules."""
+    found: dict[str, CallSignature] = {}
+    for key, record in _extra(program, _CALLS).items():
+        if type(record) is not list or len(record) != 2:
+            raise malformed(_CALLS, "a call is not a list of arguments and results")
+        pairs = [typed(pair, list, _CALLS) for pair in typed(record[0], list, _CALLS)]
+        if any(len(pair) != 2 for pair in pairs):
+            raise malformed(_CALLS, "an argument is not a name and a value")
+        arguments = tuple((typed(name, str, _CALLS), _structure(value)) for name, value in pairs)
+        found[key] = CallSignature(arguments, _structure(record[1]))
+    return found
+
+
+def _structure(value: Any, depth: int = 0) -> Structure:
+    if depth > MAX_DEPTH:
+        raise CheckpointError("too-deep", f"{_CALLS}: a structure has more than {MAX_DEPTH} levels")
+    if type(value) is list:
+        return tuple(_structure(item, depth + 1) for item in value)
+    return None if value is None else typed(value, str, _CALLS)
 
 
 def _require_tensors(graph: Graph, types: TensorTypes, tensors: Mapping[str, Tensor]) -> None:

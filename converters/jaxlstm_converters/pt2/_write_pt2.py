@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.files import require_replaceable, write_atomically
-from jaxlstm.programs.graph import Input
+from jaxlstm.programs.graph import CallSignature, Input
 from jaxlstm_converters.checkpoint.formats.pt2 import SCALAR_TYPES, STRIDED
 from jaxlstm_converters.checkpoint.io.tensor import contiguous_strides
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
@@ -23,7 +23,7 @@ from jaxlstm_converters.pt2.example import example_tensors
 from jaxlstm_converters.write.torch_zip import has_entry, zip_bytes
 
 _ROOT = "program"
-# An extra file for torch. It tells jaxlstm that it may replace the file, and holds lines of the model's code.
+# Extra files for torch. The first tells jaxlstm that it may replace the file, and has lines of the code.
 _MARKER = f"{_ROOT}/extra/jaxlstm"
 _CODES = {name: code for code, name in SCALAR_TYPES.items()}
 
@@ -36,7 +36,7 @@ class ProgramWriter:
         document: the JSON text of the program.
         stored: name in torch -> dtype, shape and identity of every tensor; tied tensors are identical.
         constants: name -> value of the constants.
-        lines: the lines of the model's code, see `jaxlstm.programs.graph.Graph`.
+        lines, signatures: what the document does not have, see `jaxlstm.programs.graph.Graph`.
         example: the example, see `ProgramFile`. One that cannot be read is not written.
         inputs: the inputs of the program.
     """
@@ -45,6 +45,7 @@ class ProgramWriter:
     stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int]]
     constants: Mapping[str, np.ndarray]
     lines: Mapping[str, str]
+    signatures: Mapping[str, CallSignature]
     example: bytes
     inputs: tuple[Input, ...]
 
@@ -53,11 +54,14 @@ class ProgramWriter:
         """Return the writer of a program. It keeps the values of the constants only."""
         stored = {name: (array.dtype, array.shape, id(array)) for name, array in file.tensors.items()}
         constants = {name: file.tensors[name] for name in file.graph.constants.values()}
-        return cls(file.document, stored, constants, file.graph.lines, file.example, file.graph.inputs)
+        graph = file.graph
+        known = graph.lines, graph.signatures
+        return cls(file.document, stored, constants, *known, file.example, graph.inputs)
 
     def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
         """Write the file atomically."""
         require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, _MARKER))
+        extra = {"jaxlstm": dict(self.lines), "jaxlstm_calls": dict(self.signatures)}
         has_example = example_tensors(self.example, self.inputs) is not None
         entries = {
             "archive_format": b"pt2",
@@ -67,7 +71,7 @@ class ProgramWriter:
             "models/model.json": self.document,
             # torch requires this entry; an empty one stands for no example.
             "data/sample_inputs/model.pt": self.example if has_example else b"",
-            "extra/jaxlstm": json.dumps(dict(self.lines)).encode() if self.lines else b"",
+            **{f"extra/{name}": json.dumps(x).encode() if x else b"" for name, x in extra.items()},
             **self._tensor_entries({**self.constants, **values}),
         }
         write_atomically(path, [zip_bytes({f"{_ROOT}/{name}": data for name, data in entries.items()})])

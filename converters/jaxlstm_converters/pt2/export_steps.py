@@ -28,6 +28,7 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm_converters.pt2.call_signatures import SIGNATURES, CallSignatures
 from jaxlstm_converters.pt2.export_patches import (
     free_time,
     kept_regions,
@@ -184,6 +185,7 @@ def _export_with(
     if settings in failed:
         raise failed[settings]
     tracing = PackedSequences(cut=settings.cut, host=settings.host)
+    signatures = CallSignatures()
     fresh = _fresh(call)
     try:
         with (
@@ -199,10 +201,13 @@ def _export_with(
             KnownValues(call.module),
             packed_sequences(call.module, tracing),
             SharedArrays(),
+            signatures.recorded(),
         ):
             export = getattr(torch.export, exporter)
             program = export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)
-            return with_parameters(program, call.module)
+        program = with_parameters(program, call.module)
+        program.graph_module.meta[SIGNATURES] = signatures.of(program)
+        return program
     except ProgramError:
         raise
     except Exception as error:

@@ -19,6 +19,7 @@ from jaxlstm_converters.source.redundant import transposed_once, with_few_stops,
 from jaxlstm_converters.source.steps_to_scan import steps_to_scan
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.training import Training
+from jaxlstm_converters.source.user_signatures import UserSignatures
 
 _LENGTH = (
     "loops have the length of the example, and other numbers may depend on it: assertions of sizes must stay"
@@ -85,10 +86,10 @@ def _model(graph: Graph, tensors: Mapping[str, np.ndarray]) -> Model:
     """Return the model of a graph as a person would write it: padded batches, channels last, and loops."""
     owners = {**graph.parameters, **graph.buffers, **graph.constants}
     held = {v: TensorType(tensors[name].dtype, tensors[name].shape) for v, name in owners.items()}
-    checked = checked_axes(graph)
+    checked, signatures = checked_axes(graph), UserSignatures(graph)
     graph = rewrite(with_few_stops(graph, held), without_copies, transposed_once, types=held)
     graph = live_graph(channels_last(padded_graph(graph, held), tensors))
     graph = steps_to_scan(rewrite(graph, transposed_once, types=held), held)
     graph = live_graph(rewrite(graph, transposed_once, types=held))
     closures = Closures(graph, held)
-    return Model(closures.graph, closures.types, tensors, checked)
+    return Model(closures.graph, closures.types, tensors, checked, signatures)

@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxlstm.programs.graph.graph import Graph, ModuleCall, Node
+from jaxlstm.programs.graph.graph import Graph, ModuleCall, Node, Structure
 from jaxlstm.programs.graph.rewrite import rewrite, with_functions
 from jaxlstm.programs.graph.values import all_nodes, results_of, used_values, uses_of, values_in
 from jaxlstm_converters.source.sizes import Sizes
@@ -21,6 +21,13 @@ SEQUENTIAL = f"{TORCH}container.Sequential"
 SCAN = "higher_order.scan"
 
 
+class Parameter(NamedTuple):
+    """A parameter of a method: its name in the user's code, "" if unknown, and the values that it takes."""
+
+    name: str
+    value: Structure
+
+
 @dataclass
 class Invocation:
     """One call of a module.
@@ -28,16 +35,24 @@ class Invocation:
     Attributes:
         path: path of the module.
         class_name: full name of its class.
+        key: its key in the graph.
         body: its nodes and the calls of other modules, in the order of their dependencies.
-        inputs: the values and sizes that it takes from its parent, in the order of their first use.
+        inputs: the values and sizes that it takes from its parent, in the order of the parameters.
         outputs: the values that its parent uses.
+        parameters: the parameters of its method.
+        results: the outputs as its method returns them.
+        is_whole: whether these are all results of the user's forward.
     """
 
     path: str
     class_name: str
+    key: str
     body: list[Item]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    results: Structure = None
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +71,7 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
     nodes = (node for node in all_nodes(graph) if not sizes.is_size(node.name))
     chains = _without_strangers({node.name: node.calls for node in nodes})
     root = next((calls[0] for calls in chains.values() if calls), None)
-    return Invocation("", root.class_name if root else "Model", _body(graph.nodes, chains, 0))
+    return Invocation("", root.class_name if root else "Model", "", _body(graph.nodes, chains, 0))
 
 
 def with_tied_buffers(
@@ -170,7 +185,8 @@ def _body(nodes: Sequence[Node], chains: Chains, depth: int) -> list[Item]:
     for group in order:
         inner = chains[group[0].name][depth + 1 : depth + 2]
         if inner:
-            items.append(Invocation(inner[0].path, inner[0].class_name, _body(group, chains, depth + 1)))
+            path, class_name, key = inner[0].path, inner[0].class_name, inner[0].key
+            items.append(Invocation(path, class_name, key, _body(group, chains, depth + 1)))
         else:
             items.append(with_functions(group[0], with_body))
     return items
@@ -198,13 +214,17 @@ def _sorted(groups: Sequence[Sequence[Node]]) -> tuple[list[Sequence[Node]], Seq
 
 
 def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: tuple[str, ...]) -> None:
-    """Fill in the inputs and outputs of all calls."""
+    """Fill in the inputs and outputs of all calls, in the order of their use."""
     for call in walk(root):
         _find_inputs(call, sizes, owners)
     _find_outputs(root.body, set(outputs))
-    _share_outputs(walk(root))
+    for group in equal_calls(root):
+        _share_outputs(group)
+    for call in walk(root):
+        call.parameters = tuple(Parameter("", name) for name in call.inputs)
+        call.results = call.outputs[0] if len(call.outputs) == 1 else call.outputs
     # The results may also be inputs, whose variables no other value may have.
-    root.outputs = outputs
+    root.outputs = root.results = outputs
 
 
 def walk(item: Item) -> Iterator[Invocation]:
@@ -215,18 +235,22 @@ def walk(item: Item) -> Iterator[Invocation]:
         yield item
 
 
-def _share_outputs(calls: Iterable[Invocation]) -> None:
-    """Let equal modules return equal results, although a result of one of them may not be used."""
+def equal_calls(root: Invocation) -> Collection[list[Invocation]]:
+    """Return groups of the calls whose modules have one class and the same operators."""
     groups: dict[tuple[str, ...], list[Invocation]] = {}
-    for call in calls:
+    for call in walk(root):
         key = (call.class_name, *(node.op for node in nodes_of(call)))
         groups.setdefault(key, []).append(call)
-    for group in groups.values():
-        results = [(call, _results(call)) for call in group]
-        places = {names.index(name) for call, names in results for name in call.outputs}
-        if len({len(names) for _, names in results}) == 1:
-            for call, names in results:
-                call.outputs = tuple(names[place] for place in sorted(places))
+    return groups.values()
+
+
+def _share_outputs(group: Sequence[Invocation]) -> None:
+    """Let equal modules return equal results, although a result of one of them may not be used."""
+    results = [(call, _results(call)) for call in group]
+    places = {names.index(name) for call, names in results for name in call.outputs}
+    if len({len(names) for _, names in results}) == 1:
+        for call, names in results:
+            call.outputs = tuple(names[place] for place in sorted(places))
 
 
 def _find_inputs(call: Invocation, sizes: Sizes, owners: Mapping[str, str]) -> None:

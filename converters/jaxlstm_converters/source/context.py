@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.programs.graph import Node, TensorType, place_of, results_of, uses_of
+from jaxlstm.programs.graph import Node, Structure, TensorType, place_of, results_of, uses_of
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Item, is_under, nodes_of
 from jaxlstm_converters.source.layers import without_gradient
-from jaxlstm_converters.source.method import Called, Method
+from jaxlstm_converters.source.method import Called, Method, Pattern
 from jaxlstm_converters.source.model import Model
 from jaxlstm_converters.source.modules import SELF, Part, access
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
@@ -86,16 +86,15 @@ class Context:
             return layers.called(call, self.access(call.path))
         if not (self.model.is_class(call) or is_chain):
             return None
-        method = self.methods.get(id(call)) or Method([], inputs=call.inputs)
+        method = self.methods.get(id(call)) or Method([], inputs=[p.value for p in call.parameters])
         target = self.access(call.path)
         function = target if method.name == "__call__" else trees.attribute(target, method.name)
-        results = call.outputs[0] if len(call.outputs) == 1 else call.outputs
-        tree: ast.expr = trees.call(function, *map(trees.marked, method.inputs))
+        tree: ast.expr = trees.call(function, *map(trees.marked_parts, method.inputs))
         *_, last = nodes_of(call)
         # The layers of a chain are called by the chain.
         if is_chain and not last.with_gradient and last.module_path in layers:
             tree = without_gradient(tree)
-        return Called(tree, results, method.results())
+        return Called(tree, _without_repeats(call.results, set()), method.results(), call.is_whole)
 
     def tensor(self, name: str) -> ast.expr | None:
         """Return the expression of a parameter, buffer or constant of the module; None for other values."""
@@ -117,6 +116,15 @@ class Context:
         template = "jnp.array(values)" if usual else "jnp.array(values, dtype)"
         dtype = self.dtype if array.dtype == np.float32 else array.dtype
         return filled(template, {"values": array.tolist(), "dtype": dtype})
+
+
+def _without_repeats(results: Structure, taken: set[str]) -> Pattern:
+    """Return the pattern of results in which only the first place of a value has its name."""
+    if isinstance(results, tuple):
+        return tuple(_without_repeats(part, taken) for part in results)
+    is_new = results not in taken
+    taken.add(results or "")
+    return results if is_new else None
 
 
 def _with_dtype(spelling: Spelling, node: Node, types: Mapping[str, TensorType], dtype: ast.expr) -> ast.expr:

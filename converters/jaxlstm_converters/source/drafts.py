@@ -80,5 +80,5 @@ def _method(context: Context, call: Invocation) -> Method:
         read = {name for statement in method.body for name in trees.variables(statement.tree)}
         given = zip(method.inputs, method.parameters, strict=True)
         kept = [(value, parameter) for value, parameter in given if parameter.arg in read]
-        method.inputs, method.parameters = tuple(v for v, _ in kept), [parameter for _, parameter in kept]
+        method.inputs, method.parameters = [v for v, _ in kept], [parameter for _, parameter in kept]
     return method

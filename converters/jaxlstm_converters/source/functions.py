@@ -70,7 +70,8 @@ class MethodWriter(StatementWriter):
         """
         inputs = tuple(declared.name for declared in graph.inputs)
         assert isinstance(graph, Function)
-        call = replace(self._call, body=[*graph.body], inputs=inputs, outputs=tuple(values_in(graph.outputs)))
+        outputs = tuple(values_in(graph.outputs))
+        call = replace(self._call, body=[*graph.body], inputs=inputs, outputs=outputs, results=outputs)
         writer = MethodWriter(call, replace(self._context, **surroundings))
         sizes = (leaf for name in graph.captured for leaf in self._context.model.sizes.leaves(name))
         for size in sorted({*sizes}):
@@ -185,7 +186,7 @@ class _Scan:
         used: Any = [method._used(part) for part in (self._states, self._results)]
         pattern = tuple(part[0] if len(part) == 1 else part or None for part in used)
         usual: Any = [part[0] if len(part) == 1 else [*part] for part in hints]
-        fits = len(targets) == len(pattern) and leaves_fit(targets, pattern)
+        fits = leaves_fit(targets, pattern)
         target = method._unpacked(pattern, targets if fits else usual, self._step, call)
         method._statements.append(Statement(trees.assign(target, call), self._step.line))
         method._statements += method._scope.read_inner_sizes(pattern)

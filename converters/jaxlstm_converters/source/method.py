@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from jaxlstm.programs.graph import Structure
 from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.calls import Item
 
@@ -15,12 +16,14 @@ Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
 class Called(NamedTuple):
     """How a parent calls a module: an expression with marked values, and the pattern of its results.
 
-    ``returned`` holds the results as the module returns them, in their order.
+    ``returned`` holds the results as the module returns them, in their order, which is that of the user's
+    forward if ``is_whole``.
     """
 
     expression: ast.expr
     results: Pattern
     returned: Sequence[ast.expr] = ()
+    is_whole: bool = False
 
 
 @dataclass
@@ -35,13 +38,13 @@ class Statement:
 class Method:
     """A method: the names of its parameters, and its statements.
 
-    ``inputs`` has the values that the parameters of a method take which is not the model's.
+    ``inputs`` has what the parameters of a method take which is not the model's.
     """
 
     parameters: list[ast.arg]
     body: list[Statement] = field(default_factory=list)
     keywords: list[ast.arg] = field(default_factory=list)
-    inputs: tuple[str, ...] = ()
+    inputs: Sequence[Structure] = ()
     name: str = "__call__"
 
     def results(self) -> list[ast.expr]:

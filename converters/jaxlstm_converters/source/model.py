@@ -12,6 +12,7 @@ from jaxlstm_converters.source.calls import (
     Invocation,
     call_tree,
     connect,
+    equal_calls,
     is_under,
     nodes_of,
     walk,
@@ -20,6 +21,7 @@ from jaxlstm_converters.source.conditions import Axis
 from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
+from jaxlstm_converters.source.user_signatures import UserSignatures
 
 
 class Model:
@@ -44,6 +46,7 @@ class Model:
         types: Mapping[str, TensorType],
         tensors: Mapping[str, np.ndarray],
         checked: Set[Axis],
+        signatures: UserSignatures,
     ) -> None:
         """Find the calls and layers of a graph with closures."""
         self.graph, self.types, self.tensors, self.checked = graph, types, tensors, checked
@@ -52,6 +55,8 @@ class Model:
         self.root = call_tree(graph, self.sizes)
         results = values_in((*graph.outputs, *graph.mutations.values()))
         connect(self.root, self.sizes, self.owners, tuple(results))
+        for group in equal_calls(self.root):
+            signatures.apply(group)
         self.calls = [*walk(self.root)]
         self.layers = Layers(graph, self.calls, types, self.owners)
         self._move_out_of_layers()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
-from jaxlstm.programs.graph import Argument, Node, Value, results_of, uses_of
+from jaxlstm.programs.graph import Argument, Node, Structure, Value, results_of, uses_of
 from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.calls import Invocation, Item, called_by, line_of, nodes_of
 from jaxlstm_converters.source.context import Context
@@ -30,7 +30,7 @@ class StatementWriter:
         self._call = call
         self._context = context
         self._lines = [*self._expanded(call.body)]
-        results = trees.grouped([*map(trees.marked, call.outputs)])
+        results = trees.marked_parts(call.results)
         if call is context.model.root:
             graph = context.model.graph
             leaves = (tree_of(output) for output in (*graph.outputs, *graph.mutations.values()))
@@ -38,7 +38,7 @@ class StatementWriter:
         self._steps = with_rounds(self._lines, context, call.inputs, results)
         assigned = {name for step in self._lines for name in names.leaves(names.targets(step.line))}
         left = Counter(name for step in self._steps for name in self._uses(step.item))
-        left.update(call.outputs)
+        left.update(trees.leaves(call.results))
         self._scope = Scope(context, left, assigned)
         self._statements: list[Statement] = []
         self._planned: dict[str, str] = {}
@@ -46,20 +46,48 @@ class StatementWriter:
 
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
-        for name in self._call.inputs:
-            is_size = self._context.model.sizes.is_size(name)
-            candidates = [] if is_size else [*self._argument_names(name), "x", "y", "z", "u", "v", "w"]
-            # A computed weight has the name of its place in an operator.
-            keys = {k for node in nodes_of(self._call) for k, v in node.kwargs.items() if v == Value(name)}
-            candidates = [*sorted(keys & {"weight", "bias"}), *candidates]
-            if (torch_name := self._context.model.owners.get(name)) is not None:
-                candidates = [*self._argument_names(name), names.valid_name(torch_name.rpartition(".")[2])]
-            self._parameter(name, candidates)
+        parameters = list[ast.arg]()
+        for name, value in self._call.parameters:
+            if isinstance(value, str):
+                variable = self._parameter(value, [name, *self._candidates(value)])
+            else:
+                variable = trees.name(names.unique(name, {p.arg for p in parameters}))
+                self._take_parts(value, variable)
+            parameters.append(ast.arg(trees.shown(variable)))
         body = self._body()
-        results = trees.grouped([self._scope.value(name) for name in self._call.outputs])
+        results = trees.replaced(trees.marked_parts(self._call.results), self._marked_value)
         body.append(Statement(ast.Return(results)))
-        parameters = [ast.arg(name) for name in self._scope.parameters.values()]
-        return Method(parameters, self._scope.finished(body), inputs=self._call.inputs)
+        inputs = [parameter.value for parameter in self._call.parameters]
+        return Method(parameters, self._scope.finished(body), inputs=inputs)
+
+    def _candidates(self, name: str) -> list[str]:
+        """Return names for a parameter that takes a value or size."""
+        if self._context.model.sizes.is_size(name):
+            return []
+        if (torch_name := self._context.model.owners.get(name)) is not None:
+            return [*self._argument_names(name), names.valid_name(torch_name.rpartition(".")[2])]
+        # A computed weight has the name of its place in an operator.
+        keys = {k for node in nodes_of(self._call) for k, v in node.kwargs.items() if v == Value(name)}
+        return [*sorted(keys & {"weight", "bias"}), *self._argument_names(name), "x", "y", "z", "u", "v", "w"]
+
+    def _take_parts(self, value: Structure, parameter: ast.expr) -> None:
+        """Unpack a parameter if the names of all its values are known, or let items of it stand for them."""
+        found = {leaf: name for leaf in trees.leaves(value) for name in self._argument_names(leaf)[:1]}
+        taken = self._scope.taken()
+        if len({*found.values()} - taken) == len([*trees.leaves(value)]):
+            self._scope.values |= {leaf: trees.name(name) for leaf, name in found.items()}
+            pattern = trees.replaced(trees.marked_parts(value), self._marked_value)
+            self._statements.append(Statement(trees.assign(pattern, parameter)))
+        else:
+            self._take_items(value, parameter)
+
+    def _take_items(self, value: Structure, expression: ast.expr) -> None:
+        if isinstance(value, str):
+            self._scope.values[value] = expression
+        for place, part in enumerate(value if isinstance(value, tuple) else ()):
+            item = trees.item(expression, place)
+            item.siblings = len(value or ())  # type: ignore[attr-defined]
+            self._take_items(part, item)
 
     def _parameter(self, name: str, candidates: Sequence[str]) -> ast.expr:
         """Give a value the first parameter or variable of some that is free."""
@@ -170,7 +198,8 @@ class StatementWriter:
         assert called is not None
         target = ", ".join(names.leaves(targets))
         expression, pattern = self._resolved(called.expression, target), self._used(called.results)
-        if called.returned and max(len(called.returned), len(targets)) > 1:
+        is_known = called.is_whole and isinstance(pattern, tuple) and leaves_fit(targets, pattern)
+        if called.returned and max(len(called.returned), len(targets)) > 1 and not is_known:
             targets = names.matched(names.leaves(targets), called.returned)
         self._scope.left.subtract(self._uses(step.item))
         self._assign(step, expression, pattern, targets, ends)
@@ -190,7 +219,7 @@ class StatementWriter:
             tree = self._scope.named(pattern, target, step, expression)
         else:
             assert pattern is not None
-            fits = len(targets) == len(pattern) and leaves_fit(targets, pattern)
+            fits = leaves_fit(targets, pattern)
             given = targets if fits else usual_names(step.item, pattern)
             tree = self._unpacked(pattern, given, step, expression)
         self._statements.append(Statement(trees.assign(tree, expression), step.line))
@@ -280,8 +309,8 @@ def _with_inferred_size(tree: ast.expr) -> ast.expr:
 
 
 def leaves_fit(targets: Sequence[Target], pattern: Sequence[Pattern]) -> bool:
-    """Return True if each tuple of results meets a tuple of names."""
-    return all(
+    """Return True if there is a name for each result, and each tuple of results meets a tuple of names."""
+    return len(targets) == len(pattern) and all(
         isinstance(target, list) and len(target) == len(part)
         for target, part in zip(targets, pattern, strict=True)
         if isinstance(part, tuple) and names_in(part)

@@ -2,8 +2,10 @@
 
 import ast
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
+
+from jaxlstm.programs.graph import Structure
 
 Tree = TypeVar("Tree", bound=ast.AST)
 
@@ -87,6 +89,22 @@ MARK = "%"
 def marked(value: str) -> ast.Name:
     """Return the name that stands for a value until its expression is known."""
     return name(MARK + value)
+
+
+def marked_parts(structure: Structure) -> ast.expr:
+    """Return the nested tuples of names that stand for the values in a structure."""
+    if isinstance(structure, tuple):
+        return ast.Tuple([*map(marked_parts, structure)], ast.Load())
+    return ast.Constant(None) if structure is None else marked(structure)
+
+
+def leaves(value: Structure) -> Iterator[str]:
+    """Yield the values in a structure."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from leaves(item)
+    elif value is not None:
+        yield value
 
 
 def mark_of(tree: ast.AST) -> str | None:

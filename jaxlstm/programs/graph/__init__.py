@@ -3,11 +3,13 @@
 from jaxlstm.programs.graph.graph import RESULT as RESULT
 from jaxlstm.programs.graph.graph import Argument as Argument
 from jaxlstm.programs.graph.graph import AxisRange as AxisRange
+from jaxlstm.programs.graph.graph import CallSignature as CallSignature
 from jaxlstm.programs.graph.graph import Graph as Graph
 from jaxlstm.programs.graph.graph import Input as Input
 from jaxlstm.programs.graph.graph import ModuleCall as ModuleCall
 from jaxlstm.programs.graph.graph import Node as Node
 from jaxlstm.programs.graph.graph import Size as Size
+from jaxlstm.programs.graph.graph import Structure as Structure
 from jaxlstm.programs.graph.graph import TensorType as TensorType
 from jaxlstm.programs.graph.graph import Tree as Tree
 from jaxlstm.programs.graph.graph import Value as Value

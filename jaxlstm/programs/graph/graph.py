@@ -90,6 +90,17 @@ class ModuleCall(NamedTuple):
     line: str
 
 
+Structure: TypeAlias = "str | tuple[Structure, ...] | None"
+"""The names of values in nested tuples; None for another argument or result."""
+
+
+class CallSignature(NamedTuple):
+    """The arguments of a call of a module, under the names of its ``forward``, and its results."""
+
+    arguments: tuple[tuple[str, Structure], ...]
+    results: Structure
+
+
 @dataclass(frozen=True)
 class Node:
     """One call of an operator.
@@ -194,6 +205,7 @@ class Graph:
       lines: guard -> line of the model's code that made it, for example ``"model.py:12: if n > 4:"``.
       narrowed: name of a free axis -> the sizes that the guards leave of its range.
       shared: groups of names in torch whose tensors share memory.
+      signatures: key of a call of a module -> its signature, where the export recorded it.
       captured: values of the graph around a function that it uses by name; none in an exported program.
     """
 
@@ -211,6 +223,7 @@ class Graph:
     lines: Mapping[str, str] = field(default_factory=dict)
     narrowed: Mapping[str, AxisRange] = field(default_factory=dict)
     shared: tuple[tuple[str, ...], ...] = ()
+    signatures: Mapping[str, CallSignature] = field(default_factory=dict)
     captured: tuple[str, ...] = ()
 
     @property
