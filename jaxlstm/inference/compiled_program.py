@@ -23,6 +23,8 @@ from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.operators.dtypes import held, held_without_loss
 from jaxlstm.programs.program import Program
 
+Shape = tuple[int, ...]
+
 CONSTANTS = 256 * 2**20
 """Bytes of weights that the executables of a program hold as constants, on CPUs.
 
@@ -31,9 +33,6 @@ programs with more than an eighth of it, weights are arguments.
 """
 EXECUTABLES = 64
 """Default number of executables that a ProgramRunner keeps."""
-
-SIGNATURES = 10_000
-"""The most shapes and dtypes of calls that are remembered as checked."""
 
 
 class CompiledProgram:
@@ -56,8 +55,6 @@ class CompiledProgram:
         self._weights = jax.device_put(self._form.params, self._computes_on)
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
         self._executables: OrderedDict[Any, Executable] = OrderedDict()
-        self._as_given: dict[Any, tuple[Any, Executable, int]] = {}
-        self._seen: set[Any] = set()
         self._lock = threading.Lock()
 
     @cached_property
@@ -69,55 +66,39 @@ class CompiledProgram:
         found = [types.get(output) or scalar for output in outputs]
         return dict(zip(result_names(self.program), found, strict=True))
 
-    def checked(self, tensors: Sequence[Any]) -> list[np.ndarray]:
-        """Return the tensors of a call as NumPy arrays. The checks of shapes and dtypes run once for each."""
+    def checked(self, tensors: Sequence[Any]) -> list[int]:
+        """Check the shapes and dtypes of the tensors of a call, and return the places of those to cast."""
         if len(tensors) != len(self.tensors):
             names = [declared.name for declared in self.tensors]
             raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
-        signature = tuple((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in tensors)
-        if signature not in self._seen:
-            self.program.bind(*as_arguments(self.program.graph, tensors))
-            if len(self._seen) >= SIGNATURES:
-                self._seen.clear()
-            self._seen.add(signature)
-        arrays = []
-        for declared, leaf in zip(self.tensors, tensors, strict=True):
-            array, expected = np.asarray(leaf), declared.type.dtype  # type: ignore[union-attr]
-            if array.dtype != expected or expected.itemsize > 4:  # JAX may hold another dtype
-                what = f"input {declared.name}"
-                held_without_loss(array, what)
-                # Integers of fewer bits are accepted, too.
-                array = array.astype(held(expected, what), copy=False)
-            arrays.append(array)
+        self.program.bind(*as_arguments(self.program.graph, tensors))
+        dtypes = [declared.type.dtype for declared in self.tensors]  # type: ignore[union-attr]
+        # Integers of fewer bits are accepted, too, and JAX may hold 64 bits in 32.
+        pairs = enumerate(zip(tensors, dtypes, strict=True))
+        return [k for k, (leaf, expected) in pairs if leaf.dtype != expected or expected.itemsize > 4]
+
+    def cast(self, arrays: list[Any], places: Sequence[int]) -> list[Any]:
+        """Return arrays with the dtypes in which JAX holds those of the program."""
+        for k in places:
+            declared, what = self.tensors[k].type, f"input {self.tensors[k].name}"
+            assert declared is not None
+            held_without_loss(arrays[k], what)
+            arrays[k] = arrays[k].astype(held(declared.dtype, what), copy=False)
         return arrays
 
-    def executable(self, lengths: np.ndarray | None, *tensors: Any) -> Executable:
-        """Return the executable for these shapes. The least recently used one makes room for a new one."""
-        key = _key(lengths, tensors)
+    def executable(
+        self, shapes: tuple[Shape, ...], lengths: np.ndarray | None, tensors: Sequence[Any]
+    ) -> Executable:
+        """Return the executable for tensors of these shapes. The least recently used one makes room."""
+        key = shapes, lengths is not None
         with self._lock:
             found = self._executables.get(key)
             if found is None:
                 while len(self._executables) >= self._most:
                     self._executables.popitem(last=False)
-                    self._as_given.clear()
                 found = self._executables[key] = self._compile(lengths, *tensors)
                 self.work.add_compilation()
             self._executables.move_to_end(key)
-            return found
-
-    def remember(self, signature: Any, tensors: Sequence[Any], elements: int) -> None:
-        """Keep the executable of a call without lengths and padding, which computes so many elements."""
-        executable, key = self.executable(None, *tensors), _key(None, tensors)
-        with self._lock:
-            if key in self._executables:
-                self._as_given[signature] = key, executable, elements
-
-    def remembered(self, signature: Any) -> tuple[Any, Executable, int] | None:
-        """Return the key, the executable and the elements of a remembered call, or None."""
-        with self._lock:
-            found = self._as_given.get(signature)
-            if found is not None:
-                self._executables.move_to_end(found[0])
             return found
 
     def _compile(self, *arguments: Any) -> Executable:
@@ -138,10 +119,6 @@ class CompiledProgram:
             bound, weights = partial(run, self._weights), ()
         compiled = jax.jit(bound).lower(*weights, *shapes).compile(options)
         return Executable(compiled, weights, [] if set(others) <= {ARRAY} else others)
-
-
-def _key(lengths: Any, tensors: Sequence[Any]) -> tuple[Any, ...]:
-    return (lengths is not None, *(tensor.shape for tensor in tensors))
 
 
 @cache
@@ -183,15 +160,17 @@ class Executable:
 
     def leaves(self, arguments: Sequence[Any]) -> list[Any]:
         """Return the leaves of the results, with arrays on the device."""
-        arrays = self.call(*self.weights, *arguments)
+        return self._with_others(self.call(*self.weights, *arguments))
+
+    def results(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return the leaves of the results, with NumPy arrays."""
+        return self._with_others([np.asarray(x) for x in self.call(*self.weights, *arguments)])
+
+    def _with_others(self, arrays: list[Any]) -> list[Any]:
         if not self.others:
             return arrays
         left = iter(arrays)
         return [next(left) if other is ARRAY else other for other in self.others]
-
-    def results(self, arguments: Sequence[Any]) -> list[Any]:
-        """Return the leaves of the results, with NumPy arrays."""
-        return [np.asarray(x) if isinstance(x, jax.Array) else x for x in self.leaves(arguments)]
 
 
 def result_names(program: Program) -> list[str]:

@@ -1,15 +1,14 @@
 """``ProgramRunner``: a whole program compiled for inference, with its weights bound."""
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlstm.inference.compiled import SHORTEST, padded
-from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram
+from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram, Shape
 from jaxlstm.inference.engine import Stats
 from jaxlstm.inference.host_arrays import host_lengths
 from jaxlstm.inference.padding import SMALLEST, Padding, find_padding
@@ -24,8 +23,42 @@ from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm.programs.program import Program
 from jaxlstm.programs.sizes.flow import Long
 
-Arrays = tuple[np.ndarray, ...]
-Shapes = tuple[tuple[int, ...], ...]
+SIGNATURES = 10_000
+"""The most shapes and dtypes of calls that are remembered as checked."""
+
+
+class _Call(NamedTuple):
+    """Calls with tensors of the same shapes and dtypes, which fit the program.
+
+    Attributes:
+      casts: the places of the tensors to cast.
+      sizes: free axis -> size.
+      buckets: free axis -> the size to which it is padded.
+      shapes: the shapes of the tensors after padding.
+      lengths: the lengths after padding if all steps are valid; None if no layer needs them.
+      cuts: padded axis -> long axes of the results, size and bucket.
+      elements: the products of the sizes and of the buckets.
+    """
+
+    casts: list[int]
+    sizes: dict[str, int]
+    buckets: dict[str, int]
+    shapes: tuple[Shape, ...]
+    lengths: np.ndarray | None
+    cuts: dict[str, tuple[list[Long], int, int]]
+    elements: tuple[int, int]
+
+
+class Row(NamedTuple):
+    """The arrays of one row, without the batch axis, and the call of a batch of such rows."""
+
+    arrays: tuple[np.ndarray, ...]
+    call: _Call
+
+    @property
+    def padded_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the arrays after padding."""
+        return tuple(shape[1:] for shape in self.call.shapes)
 
 
 class ProgramRunner:
@@ -44,14 +77,13 @@ class ProgramRunner:
     ) -> None:
         self._compiled = CompiledProgram(program, executables, device)
         self.program, self.device = program, self._compiled.device
-        shapes = [type_.shape for type_ in program.graph.input_types.values()]
-        places = [(n, i, k) for i, shape in enumerate(shapes) for k, n in enumerate(shape)]
+        self._shapes = [type_.shape for type_ in program.graph.input_types.values()]
+        places = [(n, i, k) for i, shape in enumerate(self._shapes) for k, n in enumerate(shape)]
         self._place: dict[str, tuple[int, int]] = {n: (i, k) for n, i, k in places if isinstance(n, str)}
-        self._free = [{k: n for k, n in enumerate(shape) if isinstance(n, str)} for shape in shapes]
-        first = {shape[0] if shape else None for shape in shapes}
+        first = {shape[0] if shape else None for shape in self._shapes}
         self._batch_axis = first.pop() if len(first) == 1 else None
         self._lengths = _axes_of_layers(program)
-        self._pad, self._proofs = pad, dict[tuple[int, ...], Padding]()
+        self._pad, self._proofs = pad, dict[Shape, Padding]()
         self._proven = find_padding(program, self._batch_axis, self._lengths, trusted=pad is True)
         along = self._along(example_sizes(program.graph))
         if pad and len(along) < len(self._place):
@@ -62,7 +94,12 @@ class ProgramRunner:
             )
         self.padded = {name: name in along for name in self._place}
         self._takes_lengths = self._lengths is not None and self.padded[self._lengths[1]]
-        self._refused: set[tuple[int, ...]] = set()
+        self._calls: dict[Any, _Call] = {}
+        self._refused: set[Shape] = set()
+        positional, named = program.graph.in_tree.children
+        is_flat = not named.children and all(child.kind == "leaf" for child in positional.children)
+        only_tensors = len(self._compiled.tensors) == len(program.inputs)
+        self._flat_arguments = len(program.inputs) if is_flat and only_tensors else -1
         self._structured = tree.builder(program.graph.out_tree)
 
     def __repr__(self) -> str:
@@ -80,30 +117,19 @@ class ProgramRunner:
           ValueError: ``seq_lengths`` does not fit, or the recurrent layers do not run over a free axis of an
             input, the time.
         """
-        signature = None if kwargs or seq_lengths is not None else _signature(args)
-        known = self._compiled.remembered(signature)
-        if known is not None:
-            _, executable, elements = known
-            self._compiled.work.add_call(elements, elements)
-            return self._structured(executable.results((None, *args)))
-        tensors = self._bound(args, kwargs)
-        lengths = None
+        is_flat = len(args) == self._flat_arguments and not kwargs
+        tensors = args if is_flat else self._tensors_among(args, kwargs)
+        call, lengths = self._call_of(tensors), None
         if seq_lengths is not None:
             if self._lengths is None:
                 raise ValueError(
                     "seq_lengths is given, but the program has no recurrent layer over sequences, or it runs "
                     "over an axis that no input has as a free axis; call the program itself"
                 )
-            sizes = self._sizes(tensors)
             batch, time = self._lengths
-            rows = batch if isinstance(batch, int) else sizes[batch]
-            lengths = host_lengths(seq_lengths, rows, sizes[time])
-        leaves = self._run(tensors, lengths)
-        if signature and not self._takes_lengths and all(map(operator.is_, tensors, args)):
-            sizes = self._sizes(tensors)
-            if self._buckets(sizes) == sizes:
-                self._compiled.remember(signature, tensors, prod(sizes.values()))
-        return self._structured(leaves)
+            rows = batch if isinstance(batch, int) else call.sizes[batch]
+            lengths = host_lengths(seq_lengths, rows, call.sizes[time])
+        return self._structured(self._run(call, tensors, lengths))
 
     def map(self, inputs: Iterable[Any], batch_size: int = 32) -> list[Any]:
         """Run many inputs in batches of similar shapes, and return the results in the given order.
@@ -143,26 +169,27 @@ class ProgramRunner:
         """
         return self._compiled.work.stats()
 
-    def row(self, arrays: Sequence[Any]) -> Arrays:
-        """Return the arrays of one row after the checks of the program."""
+    def row(self, arrays: Sequence[Any]) -> Row:
+        """Return one row after the checks of the program."""
         smallest = self.smallest_batch
-        whole = [np.broadcast_to(array, (smallest, *np.shape(array))) for array in arrays]
-        return tuple(array[0] for array in self._compiled.checked(whole))
+        whole: list[Any] = [np.broadcast_to(array, (smallest, *np.shape(array))) for array in arrays]
+        call = self._call_of(whole)
+        return Row(tuple(array[0] for array in self._compiled.cast(whole, call.casts)), call)
 
-    def rows(self, rows: Sequence[Arrays], batch_size: int) -> Iterator[dict[int, list[Any]]]:
-        """Yield index -> leaves of the results for each batch of rows, inputs without the batch axis."""
-        batch_size, groups = max(batch_size, self.smallest_batch), dict[Shapes, list[int]]()
+    def rows(self, rows: Sequence[Row], batch_size: int) -> Iterator[dict[int, list[Any]]]:
+        """Yield index -> leaves of the results for each batch of rows."""
+        batch_size, groups = max(batch_size, self.smallest_batch), dict[tuple[Shape, ...], list[int]]()
         for index, row in enumerate(rows):
-            groups.setdefault(self._row_shapes(row), []).append(index)
-        for shapes, indices in groups.items():
+            groups.setdefault(row.padded_shapes, []).append(index)
+        for indices in groups.values():
             most = self._rows_at_once(rows[indices[0]], batch_size)
             for start in range(0, len(indices), most):
                 chosen = indices[start : start + most]
+                batch = [rows[index] for index in chosen]
                 try:
-                    results = [*self._run_rows([rows[index] for index in chosen], shapes, most)]
+                    results = [*self._run_rows(batch, most)]
                 except ProgramError:  # The program may refuse the sizes of the padding only.
-                    alone = [[rows[index]] for index in chosen]
-                    results = [next(self._run_rows(row, _shapes_of(row[0]), 1)) for row in alone]
+                    results = [next(self._run_rows([row], 1, pad=False)) for row in batch]
                 yield dict(zip(chosen, results, strict=True))
 
     @cached_property
@@ -207,18 +234,50 @@ class ProgramRunner:
         """Return free axis that is padded in a call of these sizes -> long axes of the results."""
         return {} if self._pad is False or not sizes else self._proof(sizes).along
 
-    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[np.ndarray]:
-        """Return the tensors among the arguments, after the checks of the program."""
+    def _tensors_among(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Return the tensors among the arguments, after a check of the others."""
         graph, tensors = self.program.graph, []
         for declared, leaf in zip(graph.inputs, flatten_arguments(graph, args, kwargs), strict=True):
             if declared.type is None:
                 require_constant(declared, leaf)
             else:
                 tensors.append(leaf)
-        return self._compiled.checked(tensors)
+        return tensors
 
-    def _sizes(self, tensors: Sequence[np.ndarray]) -> dict[str, int]:
-        return {name: tensors[i].shape[k] for name, (i, k) in self._place.items()}
+    def _call_of(self, tensors: Sequence[Any]) -> _Call:
+        """Return the call of these tensors, which are checked once for each signature."""
+        signature = _signature(tensors)
+        call = self._calls.get(signature)
+        if call is None:
+            casts = self._compiled.checked(tensors)
+            if len(self._calls) >= SIGNATURES:
+                self._calls.clear()
+            call = self._calls[signature] = self._call_at([np.shape(leaf) for leaf in tensors], casts)
+        return call
+
+    def _call_at(self, shapes: Sequence[Shape], casts: list[int]) -> _Call:
+        """Return the call of tensors of these shapes."""
+        sizes = {name: shapes[i][k] for name, (i, k) in self._place.items()}
+        buckets = self._buckets(sizes)
+        if tuple(buckets.values()) in self._refused:
+            buckets = sizes
+        pairs = zip(self._shapes, shapes, strict=True)
+        whole = tuple(
+            tuple(buckets.get(str(name), size) for name, size in zip(declared, shape, strict=True))
+            for declared, shape in pairs
+        )
+        lengths = None
+        if self._lengths is not None and self._takes_lengths:
+            batch, time = self._lengths
+            rows = batch if isinstance(batch, int) else sizes[batch]
+            lengths = padded(np.full(rows, sizes[time], np.int32), (buckets.get(str(batch), rows),))
+        cuts = {
+            name: (along, sizes[name], buckets[name])
+            for name, along in self._along(sizes).items()
+            if sizes[name] != buckets[name]
+        }
+        elements = prod(sizes.values()), prod(buckets.values())
+        return _Call(casts, sizes, buckets, whole, lengths, cuts, elements)
 
     def _buckets(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Return the sizes to which axes are padded: powers of two or, except for a batch, 3/4 of one."""
@@ -234,97 +293,66 @@ class ProgramRunner:
             buckets[name] = bucket if high is None else min(bucket, high)
         return buckets
 
-    def _run(self, tensors: Sequence[np.ndarray], lengths: np.ndarray | None) -> list[Any]:
+    def _run(self, call: _Call, tensors: Sequence[Any], lengths: np.ndarray | None) -> list[Any]:
         """Run the program and return the leaves of its results."""
-        sizes = self._sizes(tensors)
-        buckets = self._buckets(sizes)
-        if self._refused and tuple(buckets.values()) in self._refused:
-            buckets = sizes
-        arguments = self._padded_to(tensors, sizes, buckets, lengths)
+        arrays = [np.asarray(leaf) for leaf in tensors]
+        if call.casts:
+            arrays = self._compiled.cast(arrays, call.casts)
+        if call.cuts:
+            arrays = [padded(array, shape) for array, shape in zip(arrays, call.shapes, strict=True)]
+        valid = call.lengths
+        if lengths is not None and self._lengths is not None:
+            valid = padded(lengths, (call.buckets.get(str(self._lengths[0]), len(lengths)),))
         try:
-            executable = self._compiled.executable(*arguments)
-            self._compiled.work.add_call(prod(sizes.values()), prod(buckets.values()))
-            leaves = executable.results(arguments)
+            executable = self._compiled.executable(call.shapes, valid, arrays)
         except ProgramError:
-            if buckets == sizes:
+            if not call.cuts:
                 raise
             # For example a table of positions that ends before the bucket.
-            self._refused.add(tuple(buckets.values()))
-            return self._run(tensors, lengths)
-        for name, along in self._along(sizes).items():
-            leaves = _without_padding(leaves, along, sizes[name], buckets[name])
+            self._refused.add(tuple(call.buckets.values()))
+            self._calls.clear()
+            return self._run(self._call_of(tensors), tensors, lengths)
+        self._compiled.work.add_call(*call.elements)
+        leaves = executable.results((valid, *arrays))
+        for cut in call.cuts.values():
+            leaves = _without_padding(leaves, *cut)
         return leaves
 
-    def _padded_to(
-        self,
-        tensors: Sequence[np.ndarray],
-        sizes: Mapping[str, int],
-        buckets: Mapping[str, int],
-        lengths: np.ndarray | None,
-    ) -> list[Any]:
-        """Return the lengths, None if no layer needs them, and the tensors, padded to the buckets."""
-        if self._lengths is not None and (lengths is not None or self._takes_lengths):
-            batch, time = self._lengths
-            rows = batch if isinstance(batch, int) else sizes[batch]
-            lengths = np.full(rows, sizes[time], np.int32) if lengths is None else lengths
-            lengths = padded(lengths, (buckets.get(str(batch), rows),))
-        if buckets == sizes:
-            return [lengths, *tensors]
-        whole = [
-            padded(tensor, tuple(buckets[free[k]] if k in free else n for k, n in enumerate(tensor.shape)))
-            for tensor, free in zip(tensors, self._free, strict=True)
-        ]
-        return [lengths, *whole]
-
-    def _sizes_of_rows(self, rows: Sequence[Arrays]) -> dict[str, int]:
-        """Return the sizes of the free axes of a batch of such rows."""
-        return {name: rows[0][i].shape[k - 1] if k else len(rows) for name, (i, k) in self._place.items()}
-
-    def _row_shapes(self, row: Arrays) -> Shapes:
-        """Return the shapes to which a row is padded."""
-        buckets = self._buckets(self._sizes_of_rows([row]))
-        return tuple(
-            tuple(buckets[free[k]] if k in free else n for k, n in enumerate(array.shape, 1))
-            for array, free in zip(row, self._free, strict=True)
-        )
-
-    def _rows_at_once(self, row: Arrays, batch_size: int) -> int:
+    def _rows_at_once(self, row: Row, batch_size: int) -> int:
         """Return how many rows like this one run together. A larger batch is filled with the last one."""
-        if not self._proof(self._sizes_of_rows([row])).independent:
+        if not self._proof(row.call.sizes).independent:
             return 1
         if isinstance(self.batch, int):
             return self.batch
         return min(batch_size, self.program.graph.size_range(self.batch)[1] or batch_size)
 
-    def _run_rows(self, rows: Sequence[Arrays], shapes: Shapes, most: int) -> Iterator[list[Any]]:
-        """Yield the results of at most ``most`` rows, padded to the given shapes, as copies."""
+    def _run_rows(self, rows: Sequence[Row], most: int, *, pad: bool = True) -> Iterator[list[Any]]:
+        """Yield the results of at most ``most`` rows of equal padded shapes, as copies."""
         # Powers of two, so that few sizes of batches are compiled.
         count = max(min(most, 1 << (len(rows) - 1).bit_length()), self.smallest_batch)
         filled = [*rows, *[rows[-1]] * (count - len(rows))]
-        sizes = [{name: row[i].shape[k - 1] for name, (i, k) in self._place.items() if k} for row in filled]
-        tensors = [np.stack([padded(row[i], shape) for row in filled]) for i, shape in enumerate(shapes)]
+        shapes = rows[0].padded_shapes if pad else [array.shape for array in rows[0].arrays]
+        tensors = [
+            np.stack([padded(row.arrays[i], shape) for row in filled]) for i, shape in enumerate(shapes)
+        ]
         lengths = None
-        if self._lengths is not None and self._takes_lengths and self._lengths[1] in sizes[0]:
-            lengths = np.array([size[self._lengths[1]] for size in sizes], np.int32)
-        leaves, along = self._run(tensors, lengths), self._along(self._sizes(tensors))
-        for index in range(len(rows)):
+        if self._takes_lengths and self._lengths is not None and self._lengths[1] != self._batch_axis:
+            lengths = np.array([row.call.sizes[self._lengths[1]] for row in filled], np.int32)
+        leaves = self._run(self._call_of(tensors), tensors, lengths)
+        for index, row in enumerate(rows):
             result = [leaf.take([index], axis) for leaf, axis in zip(leaves, self.batch_axes, strict=True)]
-            for name in sizes[index].keys() & along.keys():
-                i, k = self._place[name]
-                result = _without_padding(result, along[name], sizes[index][name], shapes[i][k - 1])
+            for name, cut in row.call.cuts.items() if pad else ():
+                result = result if name == self._batch_axis else _without_padding(result, *cut)
             # Copies, because a view would keep the whole result alive.
             yield [np.array(leaf.squeeze(axis)) for leaf, axis in zip(result, self.batch_axes, strict=True)]
 
 
-def _signature(args: Sequence[Any]) -> tuple[Any, ...] | None:
-    """Return the shapes and dtypes of NumPy arrays, or None if there are other arguments."""
-    if any(type(x) is not np.ndarray for x in args):
+def _signature(tensors: Sequence[Any]) -> Any:
+    """Return the shapes and dtypes of the arrays, or None if there is something else."""
+    try:
+        return tuple([(leaf.shape, leaf.dtype) for leaf in tensors])
+    except AttributeError:
         return None
-    return tuple([(x.shape, x.dtype) for x in args])
-
-
-def _shapes_of(row: Arrays) -> Shapes:
-    return tuple(array.shape for array in row)
 
 
 def _without_padding(leaves: list[Any], along: Sequence[Long], size: int, bucket: int) -> list[Any]:

@@ -70,23 +70,19 @@ class ProgramStream:
         with self._lock:
             signature = [(np.shape(x), getattr(x, "dtype", None)) for x in tensors]
             if signature != self._signature:
-                tensors = self._prepare(tensors)
+                self._prepare(tensors)
             given, state = iter(tensors), self._state
-            arguments = [state[name] if name in state else next(given) for name in self._inputs]
-            leaves = self._executable.leaves([None, *arguments])
+            arguments = [state[name] if name in state else np.asarray(next(given)) for name in self._inputs]
+            leaves = self._executable.leaves([None, *self._compiled.cast(arguments, self._casts)])
             self._state = {name: leaves[k] for name, k in self._fed.items()}
             same = all(np.shape(self._state[name]) == np.shape(old) for name, old in state.items())
-            # Tensors that are converted, as int64 is, are checked and converted in each step.
-            is_plain = same and all(
-                x.dtype == dtype for x, (_, dtype) in zip(tensors, signature, strict=True)
-            )
-            self._signature = signature if is_plain else None
+            self._signature = signature if same else None
         self._compiled.work.add_call(1, 1)
         kept = {name: np.asarray(leaves[k]) for name, k in self._kept.items()}
         return kept if len(kept) > 1 else next(iter(kept.values()), None)
 
-    def _prepare(self, tensors: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the tensors after the checks of the program, and find the executable."""
+    def _prepare(self, tensors: Sequence[Any]) -> None:
+        """Check the tensors, and find the casts, the executable and the states of zeros."""
         names = [name for name in self._inputs if name not in self._fed]
         if len(tensors) != len(names):
             raise ValueError(f"a step takes the inputs {names}, got {len(tensors)} arrays")
@@ -104,8 +100,8 @@ class ProgramStream:
                     "the other inputs; pass the state as initial"
                 )
             given[name] = np.zeros(shape, self._dtypes[name])
-        checked = self._compiled.checked([given[name] for name in self._inputs])
-        self._executable = self._compiled.executable(None, *checked)
-        whole = dict(zip(self._inputs, checked, strict=True))
-        self._state = {name: whole[name] for name in self._fed}
-        return tuple(whole[name] for name in names)
+        arguments = [given[name] for name in self._inputs]
+        self._casts = self._compiled.checked(arguments)
+        arrays = self._compiled.cast(list(map(np.asarray, arguments)), self._casts)
+        self._executable = self._compiled.executable(tuple(map(np.shape, arrays)), None, arrays)
+        self._state = {name: given[name] for name in self._fed}

@@ -52,7 +52,7 @@ def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> N
     x, lengths = normal(3, 9, 3), np.array([9, 2, 5])
     expected = program(program.params, x, seq_lengths=lengths)
     assert_close(runner(x, seq_lengths=lengths), expected, 1e-5, 0)
-    assert bool(runner._compiled.executable(lengths, x).weights) == (constants == 0)
+    assert bool(runner._compiled.executable((x.shape,), lengths, [x]).weights) == (constants == 0)
 
 
 def test_inputs_are_checked_as_by_the_program() -> None:
