@@ -77,7 +77,7 @@ HOMES = {
     "jaxtyping": ("jaxlstm",),
     "numpy": PACKAGES,
     "ml_dtypes": PACKAGES,
-    "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2"),
+    "torch": ("jaxlstm.check.reference", "jaxlstm_converters.pt2", "jaxlstm_converters.torchscript"),
     "flax": (
         *("jaxlstm.nnx", "jaxlstm.linen", "jaxlstm.check.subjects.flax_model"),
         "jaxlstm_converters.flax",

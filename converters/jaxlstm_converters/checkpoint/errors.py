@@ -54,6 +54,9 @@ CODES: dict[str, str] = {
     "shard-mismatch": "an index and its shards disagree, or a file that a model names is missing",
     "onnx-malformed": "the file is not a valid ONNX model",
     "onnx-unsupported": "an ONNX LSTM that torch.nn.LSTM cannot express",
+    # TorchScript
+    "torchscript-text": "the code of a TorchScript archive is too large, or not the text that torch writes",
+    "torchscript-unsupported": "a statement, operator or value in a TorchScript archive is not supported",
     # programs
     "pt2-version": "a .pt2 file of an unknown format or schema version",
     "pt2-malformed": "the JSON texts of a .pt2 file do not describe a program",

@@ -63,7 +63,8 @@ def from_module(
     memory of the parameters. Sizes and, outside of ``jit``, values that it does not take export it again.
 
     Args:
-      torch_module: the module, in evaluation mode, or a bound method of it such as ``model.encode``.
+      torch_module: the module, in evaluation mode, or a bound method of it such as ``model.encode``. A
+        ScriptModule is read as :func:`jaxlstm.load_torchscript` reads it.
       args: example arguments of its ``forward``, or of the method, which determine dtypes and fixed sizes.
       kwargs: example keyword arguments.
       method: the name of a method to call instead of ``forward``. Its program has the parameters of the whole
@@ -84,6 +85,7 @@ def from_module(
     """
     import torch
 
+    torch_module, method = _without_script(torch_module, method)
     torch_module, function = method_of(torch_module, method)
     if not isinstance(torch_module, torch.nn.Module):
         raise TypeError(f"torch_module must be a torch.nn.Module, got {type(torch_module).__name__}")
@@ -99,10 +101,11 @@ def from_module(
         if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
             raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
     for name, part in torch_module.named_modules():
-        if isinstance(part, torch.jit.ScriptModule) and (not name or [*part.parameters()]):
+        if isinstance(part, torch.jit.ScriptModule) and [*part.parameters()]:
             raise TypeError(
-                f"{name or 'torch_module'} is a ScriptModule, which torch.export does not take; use a module "
-                "of its Python class, filled with module.load_state_dict(script.state_dict())"
+                f"{name} is a ScriptModule in a Python module, which torch.export does not take; replace it "
+                "by jaxlstm.load_torchscript(script), or by a module of its Python class, filled with "
+                "module.load_state_dict(script.state_dict())"
             )
     from jaxlstm_converters.pt2.export_patches import own_gradients
     from jaxlstm_converters.pt2.export_steps import ExportCall, export_in_steps
@@ -134,6 +137,21 @@ def from_module(
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
             program.at_sizes = OtherSizes(call._replace(module=torch_module), step, finish)
     return program
+
+
+def _without_script(torch_module: Any, method: str | None) -> tuple[Any, str | None]:
+    """Return a plain module for a ScriptModule or a method of one, and the name of the method."""
+    import torch
+    from torch.jit._recursive import wrap_cpp_module
+
+    if isinstance(torch_module, torch.ScriptMethod):
+        method = method or torch_module.name
+        torch_module = wrap_cpp_module(torch_module.owner)
+    if isinstance(torch_module, torch.jit.ScriptModule):
+        from jaxlstm_converters.torchscript._load_torchscript import load_torchscript
+
+        torch_module = load_torchscript(torch_module)
+    return torch_module, method
 
 
 def _runs_under_jit(finish: Callable[[Any], ProgramFile], call: ExportCall, exported: Any) -> bool:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared import own_thread, torch_methods
 from jaxlstm._shared.own_thread import replaced
+from jaxlstm_converters.torchscript.text import line_of
 
 if TYPE_CHECKING:
     import torch
 
 _FROM_MODULE = os.path.join(os.path.dirname(__file__), "_from_module.py")
+_INTERPRETER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "torchscript")
 
 
 @contextlib.contextmanager
@@ -125,9 +127,15 @@ def frame_of_model() -> FrameType | None:
     """Return the innermost frame on the stack that is neither torch's nor ours, or None."""
     frame: FrameType | None = sys._getframe(1)
     while (frame := frame.f_back) and frame.f_code.co_filename != _FROM_MODULE:
-        if is_of_model(frame.f_code.co_filename):
+        if is_of_model(frame.f_code.co_filename) or is_statement(frame):
             return frame
     return None
+
+
+def is_statement(frame: FrameType) -> bool:
+    """Return True for the frame of a statement that the interpreter of TorchScript runs."""
+    code = frame.f_code
+    return code.co_name == "run_statements" and code.co_filename.startswith(_INTERPRETER)
 
 
 def line_of_model() -> str | None:
@@ -137,6 +145,8 @@ def line_of_model() -> str | None:
 
 
 def _shown(frame: FrameType) -> str:
+    if is_statement(frame):
+        return line_of(frame.f_locals["self"].function.file, frame.f_locals["node"])
     path = frame.f_code.co_filename
     line = linecache.getline(path, frame.f_lineno).strip()
     return f"{os.path.basename(path)}:{frame.f_lineno}: {line}"
@@ -187,7 +197,7 @@ def is_of_model(path: str) -> bool:
     import torch
 
     # Generated code has names such as "<eval_with_key>.1".
-    ours = (os.path.dirname(_FROM_MODULE), os.path.dirname(own_thread.__file__))
+    ours = (os.path.dirname(_FROM_MODULE), _INTERPRETER, os.path.dirname(own_thread.__file__))
     libraries = (os.path.dirname(torch.__file__), *ours, "<")
     is_standard = path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
     return not path.startswith(libraries) and not is_standard

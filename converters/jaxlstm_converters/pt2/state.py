@@ -129,7 +129,9 @@ def kept_state(module: torch.nn.Module, changed: dict[str, str]) -> Iterator[Non
 
     def record(part: Any, name: str, value: Any) -> None:
         # torch itself sets computed weights before each use, for example for weight_norm.
-        is_torchs = not is_of_model(sys._getframe(1).f_code.co_filename)
+        setter: Any = sys._getframe(1)
+        is_script = setter.f_code.co_name == "_set_attribute"
+        is_torchs = not (is_script or is_of_model(setter.f_code.co_filename))
         lines[id(part), name] = None if is_torchs else line_of_model()
         set_attribute(part, name, value)
 

@@ -6,7 +6,7 @@
 
 In TorchScript, the pickle describes an object of a compiled class by its attributes: parameters, buffers and
 submodules by name. The entry `PREFIX/constants.pkl` holds more tensors. The folder `code/` holds the program,
-which is neither parsed nor decompressed.
+which `jaxlstm_converters.torchscript` reads.
 """
 
 import re
@@ -128,21 +128,27 @@ def is_torchscript(archive: Archive, prefix: str) -> bool:
     return f"{prefix}constants.pkl" in archive.entries
 
 
-def read_torchscript(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
-    """Read the tensors under their state_dict() names, and constants as "CONSTANTS.c0" etc."""
+def run_torchscript(archive: Archive, prefix: str, budget: Budget) -> tuple[PickleMachine, PickleMachine]:
+    """Run the pickles of the root object and of the constants, which are a tuple."""
     archive.refuse_compressed(except_folder=f"{prefix}code/")
     big_endian = is_big_endian(archive, prefix)
+    root, constants = (
+        run_entry(archive, f"{folder}.pkl", ZipStorages(archive, f"{folder}/", big_endian), budget)
+        for folder in (f"{prefix}data", f"{prefix}constants")
+    )
+    if type(constants.value) is not tuple:
+        raise CheckpointError("zip-layout", "the constants are not a tuple")
+    return root, constants
+
+
+def read_torchscript(archive: Archive, prefix: str, budget: Budget) -> Checkpoint:
+    """Read the tensors under their state_dict() names, and constants as "CONSTANTS.c0" etc."""
     checkpoint = Checkpoint(archive.source.path, "TorchScript")
     constants = Checkpoint(archive.source.path, "TorchScript")
-    for part, target in (("data", checkpoint), ("constants", constants)):
-        storages = ZipStorages(archive, f"{prefix}{part}/", big_endian)
-        result = run_entry(archive, f"{prefix}{part}.pkl", storages, budget)
-        if target is constants:
-            if type(result.value) is not tuple:
-                raise CheckpointError("zip-layout", "the constants are not a tuple")
-            named = {f"c{index}": value for index, value in enumerate(result.value)}
-            result.value = {"CONSTANTS": named}
-        name_tensors(target, result, budget=budget, members=_attributes)
+    root, of_code = run_torchscript(archive, prefix, budget)
+    of_code.value = {"CONSTANTS": {f"c{index}": value for index, value in enumerate(of_code.value)}}
+    name_tensors(checkpoint, root, budget=budget, members=_attributes)
+    name_tensors(constants, of_code, budget=budget, members=_attributes)
     checkpoint.warnings += constants.warnings
     for name, tensor in constants.items():
         checkpoint.add(name, tensor)

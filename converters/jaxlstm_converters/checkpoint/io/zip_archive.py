@@ -3,13 +3,14 @@
 Zip readers disagree about malformed archives. With two entries of the same name, torch reads the
 first and Python's zipfile the last, so one file is two models. This reader requires unique names,
 local headers equal to the central directory, entries that fill the file without overlap or gap,
-no encryption, and ZIP64 fields that agree with the others. It decompresses nothing.
+no encryption, and ZIP64 fields that agree with the others. It decompresses only texts of limited size.
 
 Layout: (local header, name, extra, data, [data descriptor])*, central directory,
 [ZIP64 end record, ZIP64 locator], end record. Field names follow PKWARE's APPNOTE.
 """
 
 import struct
+import zlib
 from dataclasses import dataclass
 
 from ..errors import CheckpointError, printable
@@ -147,9 +148,9 @@ def _read_end64(source: CheckpointFile, locator: int, record: int) -> tuple[int,
 
 @dataclass(frozen=True, slots=True)
 class ZipEntry:
-    """One file of the archive: `size` bytes at `offset`, unless it is compressed.
+    """One file of the archive: `size` bytes at `offset`, unless it is compressed to `stored` bytes.
 
-    Compressed entries are accepted in TorchScript archives only, whose code is never used.
+    Compressed entries are accepted in TorchScript archives only, for code.
     """
 
     name: str
@@ -157,6 +158,7 @@ class ZipEntry:
     size: int
     crc: int
     compressed: bool
+    stored: int
 
 
 class Archive:
@@ -203,6 +205,23 @@ class Archive:
         """Return the data of an entry, which has been verified."""
         self.verify(entry)
         return ByteReader(self.source, entry.offset, entry.offset + entry.size)
+
+    def text(self, entry: ZipEntry) -> str:
+        """Return the text of an entry, which may be deflated. The caller limits `entry.size`."""
+        raw = self.source.read(entry.offset, min(entry.stored, 2 * entry.size + 64))
+        if entry.compressed:
+            try:
+                raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw, entry.size + 1)
+            except zlib.error:
+                raw = b""
+        if len(raw) != entry.size or (self.checks_crc and zlib.crc32(raw) != entry.crc):
+            message = f"{printable(entry.name)!r} does not have the size and checksum of its header"
+            raise CheckpointError("crc-mismatch", message, entry.offset)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            message = f"{printable(entry.name)!r} is not UTF-8"
+            raise CheckpointError("torchscript-text", message, entry.offset) from None
 
     def require_folder(self, folder: str) -> None:
         """Raise `zip-layout` for an entry outside of a folder such as "archive/"."""
@@ -274,7 +293,7 @@ def _read_entry(source: CheckpointFile, header: CentralHeader, end: int) -> ZipE
         raise header.error("zip-overlap", "is followed by bytes that belong to no entry")
     if header.method == 0 and header.compressed != header.size:
         raise header.error("zip-header-mismatch", "is not compressed but declares two sizes")
-    return ZipEntry(name, data, header.size, header.crc, header.method != 0)
+    return ZipEntry(name, data, header.size, header.crc, header.method != 0, header.compressed)
 
 
 def _check_descriptor(data: bytes, expected: tuple[int, int, int], at: int) -> None:

@@ -1,0 +1,75 @@
+"""`read_archive`: the code and the pickles of a TorchScript archive, without torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ..checkpoint.errors import CheckpointError
+from ..checkpoint.formats.torch_zip import is_torchscript, root_folder, run_torchscript
+from ..checkpoint.io._make_tensor import Budget
+from ..checkpoint.io.files import CheckpointFile
+from ..checkpoint.io.zip_archive import Archive
+from ..checkpoint.pickle.values import Placeholder
+from .text import MAX_TEXT, ScriptClass, ScriptText
+
+
+@dataclass(frozen=True, eq=False)
+class ScriptArchive:
+    """A TorchScript archive as data.
+
+    Attributes:
+        root: the module, an object of a class of the archive with its attributes.
+        constants: the values of CONSTANTS.c0, CONSTANTS.c1, ...
+    """
+
+    path: str
+    text: ScriptText
+    root: Any
+    constants: tuple[Any, ...]
+
+    def class_of(self, value: Any) -> ScriptClass | None:
+        """Return the class of an object of the pickles; None for other values."""
+        is_object = isinstance(value, Placeholder) and isinstance(value.state, dict)
+        return self.text.classes.get(f"{value.cls.module}.{value.cls.name}") if is_object else None
+
+
+def read_archive(source: CheckpointFile) -> ScriptArchive:
+    """Read the archive in a file, or in a `MemoryFile`."""
+    try:
+        archive = Archive(source, check_crc=True) if source.read(0, min(2, source.size)) == b"PK" else None
+        prefix = root_folder(archive) if archive else ""
+        if archive is None or not is_torchscript(archive, prefix):
+            message = "the file is not an archive of torch.jit.save"
+            raise CheckpointError("unknown-format", message)
+        root, constants = run_torchscript(archive, prefix, Budget(source.size))
+        result = ScriptArchive(source.path, _read_text(archive, prefix), root.value, constants.value)
+        source.check_unchanged()
+    except CheckpointError as error:
+        error.path = error.path or os.fspath(source.path)
+        raise
+    return result
+
+
+def is_script(path: str | os.PathLike[str]) -> bool:
+    """Return True if a file is an archive of `torch.jit.save`."""
+    try:
+        source = CheckpointFile(path)
+        if source.read(0, min(2, source.size)) != b"PK":
+            return False
+        archive = Archive(source, check_crc=False)
+        return is_torchscript(archive, root_folder(archive))
+    except CheckpointError:  # read_checkpoint raises the error that explains the fault.
+        return False
+
+
+def _read_text(archive: Archive, prefix: str) -> ScriptText:
+    text = ScriptText()
+    entries = [e for name, e in archive.entries.items() if name.startswith(f"{prefix}code/")]
+    entries = [entry for entry in entries if entry.name.endswith(".py")]
+    if sum(entry.size for entry in entries) > MAX_TEXT:
+        raise CheckpointError("torchscript-text", f"the code has more than {MAX_TEXT} bytes")
+    for entry in entries:
+        text.add(entry.name.removeprefix(prefix), archive.text(entry))
+    return text

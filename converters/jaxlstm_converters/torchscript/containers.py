@@ -1,0 +1,240 @@
+"""TorchScript's operators on lists, dicts, strings and None, which torch has only in C++ on copies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .overloads import is_int
+from .text import UnsupportedValueError
+
+MAX_LENGTH = 1_000_000
+"""Items of a list and characters of a string that an operator may make."""
+_KEYS = (str, int, float, bool)
+
+
+def _bounded(count: Any) -> None:
+    if count > MAX_LENGTH:
+        raise UnsupportedValueError(f"a list or string would have {count} items, more than {MAX_LENGTH}")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return True for equal values. Unlike Python's, TorchScript's NaN in two lists are not equal."""
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        raise UnsupportedValueError("lists of tensors cannot be compared")
+    return one == other
+
+
+def _index(items: list[Any], index: Any, *, end: bool = False) -> int:
+    """Return an index from the start, or raise as TorchScript does."""
+    place = index + len(items) if index < 0 else index
+    if not 0 <= place < len(items) + end:
+        raise IndexError("list index out of range")
+    return int(place)
+
+
+def get_item(value: Any, index: Any) -> Any:
+    """Return `value[index]` of a list, tuple, dict or string."""
+    if type(value) is dict:
+        if index not in value:
+            raise KeyError(f"the key {index!r} is not in the dict")
+        return value[index]
+    if isinstance(value, (list, tuple)) or type(value) is str:
+        if type(index) is slice and isinstance(value, tuple):
+            return tuple(value)[index]
+        if is_int(index):
+            return value[_index(value, index)]  # type: ignore[arg-type]
+    raise UnsupportedValueError(f"{type(value).__name__} has no items")
+
+
+def _set_item(value: Any, index: Any, item: Any) -> Any:
+    if type(value) is dict:
+        value[_key(index)] = item
+    else:
+        value[_index(value, index)] = item
+    return value
+
+
+def _key(key: Any) -> Any:
+    if type(key) not in _KEYS:
+        raise UnsupportedValueError(f"a dict with keys of type {type(key).__name__} is not supported")
+    return key
+
+
+def make_dict(pairs: Any) -> dict[Any, Any]:
+    """Return a dict of pairs of key and value."""
+    return {_key(key): value for key, value in pairs}
+
+
+def _slice(items: list[Any], start: Any = None, end: Any = None, step: int = 1) -> list[Any]:
+    return items[start:end:step]
+
+
+def _append(items: list[Any], item: Any) -> list[Any]:
+    _bounded(len(items) + 1)
+    items.append(item)
+    return items
+
+
+def _extend(items: list[Any], others: list[Any]) -> None:
+    _bounded(len(items) + len(others))
+    items.extend(others)
+
+
+def _concatenated(one: list[Any], other: list[Any]) -> list[Any]:
+    _bounded(len(one) + len(other))
+    return one + other
+
+
+def _repeated(items: list[Any], count: int) -> list[Any]:
+    _bounded(len(items) * max(count, 0))
+    return items * count
+
+
+def _insert(items: list[Any], index: int, item: Any) -> None:
+    items.insert(index, item)
+
+
+def _pop(items: list[Any], index: int = -1) -> Any:
+    return items.pop(_index(items, index))
+
+
+def _pop_key(items: dict[Any, Any], key: Any, *default: Any) -> Any:
+    if key not in items and not default:
+        raise KeyError(f"the key {key!r} is not in the dict")
+    return items.pop(key, *default)
+
+
+def _delete(items: Any, index: Any) -> None:
+    get_item(items, index)
+    del items[index if type(items) is dict else _index(items, index)]
+
+
+def _sort(items: list[Any], reverse: bool = False) -> None:
+    items.sort(reverse=reverse)
+
+
+def _contains(items: Any, item: Any) -> bool:
+    return item in items if type(items) is dict else any(_equal(item, other) for other in items)
+
+
+def _update(items: dict[Any, Any], others: dict[Any, Any]) -> None:
+    items.update(others)
+
+
+def _get(items: dict[Any, Any], key: Any, default: Any = None) -> Any:
+    return items.get(key, default)
+
+
+def _setdefault(items: dict[Any, Any], key: Any, default: Any) -> Any:
+    return items.setdefault(_key(key), default)
+
+
+LISTS: dict[str, Callable[..., Any]] = {
+    "len": len,
+    "append": _append,
+    "extend": _extend,
+    "insert": _insert,
+    "pop": _pop,
+    "Delete": _delete,
+    "clear": lambda items: items.clear(),
+    "reverse": lambda items: items.reverse(),
+    "sort": _sort,
+    "copy": lambda items: items.copy(),
+    "list": list,
+    "_set_item": _set_item,
+    "__getitem__": get_item,
+    "__contains__": _contains,
+    "add": _concatenated,
+    "add_": lambda items, others: _extend(items, others) or items,
+    "mul": _repeated,
+    "slice": _slice,
+    "eq": _equal,
+    "ne": lambda one, other: not _equal(one, other),
+}
+"""Operators whose first argument is a list."""
+
+DICTS: dict[str, Callable[..., Any]] = {
+    "len": len,
+    "keys": lambda items: list(items),
+    "values": lambda items: list(items.values()),
+    "items": lambda items: list(items.items()),
+    "copy": lambda items: items.copy(),
+    "clear": lambda items: items.clear(),
+    "get": _get,
+    "pop": _pop_key,
+    "setdefault": _setdefault,
+    "update": _update,
+    "Delete": _delete,
+    "_set_item": _set_item,
+    "__getitem__": get_item,
+    "__contains__": _contains,
+}
+"""Operators whose first argument is a dict."""
+
+
+def text_of(value: Any) -> str:
+    """Return the text of a value as TorchScript prints it."""
+    if type(value) is float:
+        is_whole = value == value and abs(value) < 1e10 and value == int(value)
+        return f"{value:.0f}." if is_whole else f"{value:.17g}"
+    if isinstance(value, torch.SymInt):
+        return str(int(value))
+    if isinstance(value, (list, tuple)):
+        items = ", ".join(map(text_of, value))
+        return f"[{items}]" if isinstance(value, list) else f"({items}{',' * (len(value) == 1)})"
+    if value is None or type(value) in (int, bool, str, torch.device):
+        return str(value)
+    raise UnsupportedValueError(f"the text of a {type(value).__name__} is not supported")
+
+
+def _format(text: str, *values: Any) -> str:
+    parts = text.split("{}")
+    shown = [text_of(value) for value in values]
+    _bounded(sum(map(len, shown)) + len(text))
+    if len(parts) != len(shown) + 1:
+        raise UnsupportedValueError(f"the format {text[:50]!r} does not have {len(shown)} placeholders")
+    return "".join(part + value for part, value in zip(parts, [*shown, ""], strict=True))
+
+
+def _percent_format(text: str, *values: Any) -> str:
+    if re.search(r"%[^ds]|\{\}", text) or not all(type(value) in (int, str) for value in values):
+        raise UnsupportedValueError(f"the format {text[:50]!r} is not supported")
+    return _format(re.sub("%[ds]", "{}", text), *values)
+
+
+def _joined(one: str, other: str) -> str:
+    _bounded(len(one) + len(other))
+    return one + other
+
+
+STRINGS: dict[str, Callable[..., Any]] = {
+    "format": _format,
+    "percentFormat": _percent_format,
+    "len": len,
+    "__getitem__": get_item,
+    "add": _joined,
+    "__contains__": lambda text, part: part in text,
+}
+"""Operators whose first argument is a string, beside those of torch in C++."""
+
+
+def _is(one: Any, other: Any) -> bool:
+    is_none = one is None or other is None
+    if not is_none and not (type(one) is bool and type(other) is bool):
+        raise UnsupportedValueError("`is` is supported for None and bool only")
+    return one is other
+
+
+ANY: dict[str, Callable[..., Any]] = {
+    "__is__": _is,
+    "__isnot__": lambda one, other: not _is(one, other),
+    "dict": lambda pairs=(): make_dict(pairs.items() if type(pairs) is dict else pairs),
+    "warn": lambda message, stacklevel=2: None,
+}
+"""Operators on values of any type."""

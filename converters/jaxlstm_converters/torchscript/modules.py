@@ -1,0 +1,203 @@
+"""From the objects of an archive to a tree of torch modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from jaxlstm._shared.torch_tensors import numpy_to_tensor
+
+from ..checkpoint.errors import CheckpointError, describe, printable
+from ..checkpoint.io.tensor import Tensor
+from ..checkpoint.pickle.values import GlobalName, Placeholder, UnsupportedTensor
+from .archive import ScriptArchive
+from .interpreter import Interpreter
+from .layers import make_layer
+from .objects import ScriptObject, new_object
+from .text import ScriptClass, ScriptFunction, plain_name
+
+_INTERNAL = frozenset(vars(torch.nn.Module())) - {"training", "_is_full_backward_hook"}
+_SPECIAL = ("forward", "__len__", "__getitem__", "__contains__")
+_HOOKS = ("__forward_hooks__", "__forward_pre_hooks__")
+MAX_DEPTH = 100
+_LISTS = (f"build_{kind}list" for kind in ("int", "double", "bool", "tensor", "complex"))
+_PICKLED = frozenset({*_LISTS, "restore_type_tag"})
+"""Functions of torch.jit._pickle that return their first argument."""
+
+
+class ScriptedModule(torch.nn.Module):
+    """A module of an archive whose methods are interpreted. Each class of an archive is a subclass."""
+
+    _jaxlstm_class: ScriptClass
+    _jaxlstm_text = True
+
+
+class ModuleTree:
+    """The modules of an archive as they are made.
+
+    A tensor that several attributes share is one object, and a parameter if one of them is.
+    """
+
+    def __init__(self, archive: ScriptArchive) -> None:
+        self.archive = archive
+        self._tensors: dict[Any, torch.Tensor] = {}
+        self._values: dict[int, Any] = {}
+        self._kinds: dict[str, type[ScriptedModule]] = {}
+        constants = {f"c{i}": self._value(value, 0) for i, value in enumerate(archive.constants)}
+        self.interpreter = Interpreter(archive.text, constants)
+
+    def root(self) -> torch.nn.Module:
+        """Return the root module."""
+        kind = self.archive.class_of(self.archive.root)
+        if kind is None or kind.base != "Module":
+            raise CheckpointError("torchscript-unsupported", "the root of the archive is not a module")
+        self._make_parameters(self.archive.root, 0, set())
+        return self._value(self.archive.root, 0)
+
+    def _make_parameters(self, value: Placeholder, depth: int, seen: set[int]) -> None:
+        """Make the parameters of a module and of the modules in it, before lists with the same tensors."""
+        kind = self.archive.class_of(value)
+        if kind is None or id(value) in seen:
+            return
+        if depth > MAX_DEPTH:
+            raise CheckpointError("too-deep", f"modules are nested more than {MAX_DEPTH} levels deep")
+        seen.add(id(value))
+        for name, item in value.state.items():
+            if isinstance(item, Tensor) and name in kind.names.get("__parameters__", ()):
+                tensor = self._tensor(item)
+                is_float = tensor.is_floating_point() or tensor.is_complex()
+                self._tensors[item.identity] = torch.nn.Parameter(tensor, requires_grad=is_float)
+            elif isinstance(item, Placeholder):
+                self._make_parameters(item, depth + 1, seen)
+
+    def _tensor(self, tensor: Tensor) -> torch.Tensor:
+        if tensor.identity not in self._tensors:
+            self._tensors[tensor.identity] = numpy_to_tensor(tensor.read())
+        return self._tensors[tensor.identity]
+
+    def _value(self, value: Any, depth: int) -> Any:
+        """Return a value of a pickle for torch. One that occurs twice is made once."""
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if depth > MAX_DEPTH:
+            raise CheckpointError("too-deep", f"values are nested more than {MAX_DEPTH} levels deep")
+        if id(value) not in self._values:
+            self._values[id(value)] = _PENDING
+            self._values[id(value)] = self._made(value, depth + 1)
+        if self._values[id(value)] is _PENDING:
+            raise CheckpointError("cycle", f"{describe(value)} contains itself")
+        return self._values[id(value)]
+
+    def _made(self, value: Any, depth: int) -> Any:
+        if isinstance(value, UnsupportedTensor):
+            raise CheckpointError("unsupported-tensor", f"the archive has a {value.kind}")
+        if type(value) in (list, tuple):
+            return type(value)(self._value(item, depth) for item in value)
+        if isinstance(value, dict):
+            return {key: self._value(item, depth) for key, item in value.items()}
+        if not isinstance(value, Placeholder):
+            raise CheckpointError("torchscript-unsupported", f"{describe(value)} is not supported")
+        if value.packed_class:
+            message = f"quantized models are not supported: the archive has a {value.packed_class}"
+            raise CheckpointError("torchscript-unsupported", message)
+        if value.cls.module == "torch.jit._pickle" and value.cls.name in _PICKLED and value.args:
+            return self._value(value.args[0], depth)
+        if value.cls == GlobalName("torch", "device"):
+            return torch.device("cpu")
+        if value.cls == GlobalName("builtins", "complex") and len(value.args) == 2:
+            return complex(*value.args)
+        kind = self.archive.class_of(value)
+        if kind is None:
+            message = f"an object of {value.cls} is not supported"
+            raise CheckpointError("torchscript-unsupported", message)
+        return self._module(kind, value, depth) if kind.base == "Module" else self._object(kind, value, depth)
+
+    def _object(self, kind: ScriptClass, value: Placeholder, depth: int) -> Any:
+        if kind.base == "NamedTuple":
+            return new_object(kind, [self._value(item, depth) for item in value.state.values()])
+        result = ScriptObject(kind)
+        for name, item in _fields(kind, value.state).items():
+            vars(result)[name] = self._value(item, depth)
+        return result
+
+    def _module(self, kind: ScriptClass, value: Placeholder, depth: int) -> torch.nn.Module:
+        if any(kind.names.get(name) for name in _HOOKS):
+            message = f"{plain_name(kind.name)} has hooks, which are not supported"
+            raise CheckpointError("torchscript-unsupported", message)
+        values = {name: self._value(item, depth) for name, item in _fields(kind, value.state).items()}
+        module: Any = make_layer(self.archive.text, kind, values)
+        if module is None:
+            module = self._class(kind)()
+        else:
+            vars(module)["_jaxlstm_class"] = kind
+        for name, item in values.items():
+            if isinstance(item, torch.nn.Module):
+                module._modules[name] = item
+            elif isinstance(item, torch.nn.Parameter) and name in kind.names.get("__parameters__", ()):
+                module._parameters[name] = item
+            elif name in kind.names.get("__parameters__", ()):
+                module._parameters[name] = None
+            elif name in kind.names.get("__buffers__", ()):
+                module._buffers[name] = item
+            elif not hasattr(module, name) or isinstance(module, ScriptedModule) or name == "training":
+                vars(module)[name] = item
+        if hasattr(module, "_flat_weights_names"):
+            module._flat_weights = [module._parameters[name] for name in module._flat_weights_names]
+        return module
+
+    def _class(self, kind: ScriptClass) -> type[ScriptedModule]:
+        if kind.name not in self._kinds:
+            module, _, name = plain_name(kind.name).rpartition(".")
+            methods = {
+                name: _method(self.interpreter, function)
+                for name, function in kind.methods.items()
+                if name in _SPECIAL or not hasattr(torch.nn.Module, name)
+            }
+            constants = {
+                name: self.interpreter.default(ScriptFunction(kind.name, kind.file, None), node)  # type: ignore[arg-type]
+                for name, node in kind.constants.items()
+                if not hasattr(torch.nn.Module, name) and name not in _INTERNAL and name not in methods
+            }
+            namespace = {**constants, **methods, "_jaxlstm_class": kind, "__module__": module or "__torch__"}
+            self._kinds[kind.name] = type(name, (ScriptedModule,), namespace)
+        return self._kinds[kind.name]
+
+
+_PENDING = object()
+
+
+def _fields(kind: ScriptClass, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the fields of a class, which must be those that it declares."""
+    for name in state:
+        if name not in kind.fields or name in _INTERNAL or name.startswith("__"):
+            message = (
+                f"{plain_name(kind.name)} has the attribute {printable(str(name))!r}, which is not supported"
+            )
+            raise CheckpointError("torchscript-unsupported", message)
+    if missing := kind.fields.keys() - state.keys():
+        message = f"{plain_name(kind.name)} lacks the attribute {printable(min(missing))!r}"
+        raise CheckpointError("torchscript-unsupported", message)
+    return dict(state)
+
+
+def _method(interpreter: Interpreter, function: ScriptFunction) -> Any:
+    """Return a method that interprets the text of a function."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return interpreter.run(function, self, args, kwargs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        inspect.Parameter(name, kind, default=inspect.Parameter.empty if default is None else ...)
+        for name, _, default in function.parameters
+    ]
+    own = inspect.Parameter("self", kind)
+    method.__name__ = method.__qualname__ = function.node.name
+    method.__doc__ = function.signature
+    method.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
+    return method

@@ -1,0 +1,289 @@
+"""The operators that the code of an archive may call: those of this project's programs, and a list of others.
+
+Numbers, strings and tensors go to torch's own operators, so that their values are TorchScript's. Free sizes
+are no numbers there, and are computed in Python.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.overrides import is_tensor_like
+
+from .containers import ANY, DICTS, LISTS, STRINGS, text_of
+from .overloads import CODES, find_overload, is_bool, is_int
+from .text import UnsupportedValueError
+
+_OF_NUMBERS = """
+    add sub mul div floordiv remainder fmod neg pow abs eq ne lt le gt ge min max floor ceil round sqrt
+    exp log sin cos tan tanh trunc __and__ __or__ __xor__ __not__ __round_to_zero_floordiv __range_length
+    __derive_index Int Float Bool Complex IntImplicit FloatImplicit ScalarImplicit bitwise_and bitwise_or
+    bitwise_xor gcd degrees radians isnan isinf isfinite __lshift__ __rshift__ log1p expm1 log2 log10 asin
+    acos atan atan2 sinh cosh any all sum sorted index count
+"""
+_OF_STRINGS = """
+    lower upper strip lstrip rstrip split join startswith endswith find rfind replace isdigit isalpha
+    isupper islower capitalize title slice ord chr hash center ljust rjust zfill splitlines
+"""
+_COMPOSITE = """
+    _convolution _convolution_mode _shape_as_tensor argwhere conv_tbc fft_fft2 fft_fftn fft_fftshift
+    fft_ifft2 fft_ifftn fft_ifftshift fft_irfft2 fft_irfftn fft_rfft2 fft_rfftn fft_hfft fft_ihfft
+    float_power is_complex is_floating_point is_signed is_nonzero numel size stride dim isreal
+    masked_select msort nll_loss nll_loss2d special_i0 special_ndtr trapezoid unsafe_chunk unsafe_split
+    ctc_loss expand_as frobenius_norm nuclear_norm norm_except_dim vander cov cumulative_trapezoid
+    margin_ranking_loss cosine_embedding_loss hinge_embedding_loss triplet_margin_loss poisson_nll_loss
+    pdist quantile nanquantile tensor as_tensor thnn_conv2d detach_ data result_type can_cast
+    is_contiguous as_strided alias
+"""
+
+
+@functools.cache
+def _known() -> frozenset[str]:
+    """Return the names of the operators that may be called."""
+    from jaxlstm.programs import operators as _registered  # noqa: F401 - registers the operators
+    from jaxlstm.programs.operators.registry import operator_names
+
+    names = {name.split(".")[1] for name in operator_names() if name.startswith("aten.")}
+    in_place = {f"{name}_" for name in names}
+    return frozenset({*names, *in_place, *_PACKED, *f"{_OF_NUMBERS} {_OF_STRINGS} {_COMPOSITE}".split()})
+
+
+_PACKED = ("_pack_padded_sequence", "_pad_packed_sequence")
+"""Functions that an export of packed sequences replaces, which sees no call of an operator."""
+
+
+class NumberTensor:
+    """The tensor of one integer that a traced archive makes of a size, whose value is still known.
+
+    As a tensor, a free size would be a value that torch does not know during an export.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._tensor: torch.Tensor | None = None
+
+    def tensor(self) -> torch.Tensor:
+        """Return the tensor, always the same."""
+        if self._tensor is None:
+            self._tensor = torch.scalar_tensor(self.value, dtype=torch.int64)
+        return self._tensor
+
+
+_OF_SIZES: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "floordiv": operator.floordiv,
+    "remainder": operator.mod,
+    "neg": operator.neg,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "min": torch.sym_min,
+    "max": torch.sym_max,
+    "abs": abs,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "Int": lambda value: value if is_int(value) else math.trunc(value),
+    "Float": torch.sym_float,
+    "Bool": lambda value: value != 0 if not is_bool(value) else value,
+    "__not__": lambda value: not value,
+    "__and__": lambda one, other: bool(one) and bool(other),
+    "__or__": lambda one, other: bool(one) or bool(other),
+    "__range_length": lambda start, end, step: max(0, (end - start + step - (1 if step > 0 else -1)) // step),
+    "__derive_index": lambda index, start, step: start + index * step,
+}
+"""Operators on numbers of which one depends on a free size."""
+
+_OF_NUMBER_TENSORS: dict[str, Callable[..., Any]] = {
+    "add": lambda one, other, alpha=1: one + other * alpha,
+    "sub": lambda one, other, alpha=1: one - other * alpha,
+    "mul": operator.mul,
+    "neg": operator.neg,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+}
+"""Operators on tensors of one integer whose result is another."""
+
+
+def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Return a tensor in the forms of `to` that only TorchScript has: device and dtype may be None."""
+    names = ("device",) * (len(args) > 0 and not is_int(args[0])) + ("dtype", "non_blocking", "copy")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return tensor.to(dtype=_dtype(given.get("dtype")) or tensor.dtype, copy=bool(given.get("copy")))
+
+
+def _dtype(code: int | None) -> torch.dtype | None:
+    return next((dtype for dtype, number in CODES.items() if number == code), None)
+
+
+def _implicit(tensor: torch.Tensor) -> Any:
+    if tensor.dim():
+        raise UnsupportedValueError(f"a tensor of shape {tuple(tensor.shape)} stands for a number")
+    return tensor.item()
+
+
+_OF_TENSORS: dict[str, Callable[..., Any]] = {
+    "size": lambda x, *dim: x.shape[dim[0]] if dim else list(x.shape),
+    "dim": lambda x: x.dim(),
+    "len": lambda x: x.shape[0],
+    "numel": lambda x: x.numel(),
+    "stride": lambda x, *dim: x.stride(*dim) if dim else list(x.stride()),
+    "item": lambda x: x.item(),
+    "Bool": bool,
+    "Int": lambda x: int(x.item()) if not x.dtype.is_floating_point else math.trunc(x.item()),
+    "Float": lambda x: float(x.item()),
+    "IntImplicit": _implicit,
+    "FloatImplicit": _implicit,
+    "ScalarImplicit": _implicit,
+    "cpu": lambda x: x,
+    "cuda": lambda x: x,
+    "data": lambda x: x.detach(),
+}
+"""Operators whose first argument is a tensor, which torch has for TorchScript only."""
+
+
+def _tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> torch.Tensor:
+    if isinstance(data, list) and not data and dtype is None:
+        raise UnsupportedValueError("torch.tensor([]) needs a dtype")
+    return torch.tensor(data, dtype=_dtype(dtype))
+
+
+def _raise(message: str, kind: str | None = None) -> None:
+    name = (kind or "").removeprefix("builtins.")
+    kinds = (ValueError, TypeError, KeyError, IndexError, NotImplementedError, AssertionError, RuntimeError)
+    error = next((error for error in kinds if error.__name__ == name), RuntimeError)
+    raise error(message)
+
+
+_PRIM: dict[str, Callable[..., Any]] = {
+    "RaiseException": _raise,
+    "NumToTensor": lambda x: NumberTensor(x) if is_int(x) else torch.scalar_tensor(x, dtype=_kind_of(x)),
+    "device": lambda x: x.device,
+    "dtype": lambda x: CODES[x.dtype],
+    "type": lambda device: device.type,
+    "layout": lambda x: 0,
+    "shape": lambda x: list(x.shape),
+    "ndim": lambda x: x.dim(),
+    "data": lambda x: x.detach(),
+    "T": lambda x: x.T,
+    "requires_grad": lambda x: x.requires_grad,
+    "is_cuda": lambda x: False,
+    "is_quantized": lambda x: False,
+    "is_sparse": lambda x: False,
+    "is_nested": lambda x: False,
+    "unchecked_unwrap_optional": lambda x: x,
+    "TupleUnpack": lambda x: x,
+}
+"""Operators of the namespace prim, beside min, max and abs."""
+
+
+def _kind_of(value: Any) -> torch.dtype:
+    return {bool: torch.bool, complex: torch.complex128}.get(type(value), torch.float64)
+
+
+def call_operator(namespace: str, name: str, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return the result of an operator, or raise UnsupportedValueError if it is not on a list."""
+    if namespace == "prim" and name in ("min", "max", "abs"):
+        return _of_numbers(name, plain(args))
+    if namespace == "prim" and name in _PRIM:
+        return _PRIM[name](*plain(args), **kwargs)
+    if namespace != "aten":
+        raise UnsupportedValueError(f"the operator {namespace}::{name} is not supported")
+    if any(isinstance(arg, NumberTensor) for arg in args):
+        numbers = [_number(arg) for arg in args]
+        if name in ("Int", "IntImplicit", "ScalarImplicit", "item") and numbers[0] is not None:
+            return numbers[0]
+        if name in _OF_NUMBER_TENSORS and None not in numbers and not kwargs.keys() - {"alpha"}:
+            return NumberTensor(_OF_NUMBER_TENSORS[name](*numbers, **kwargs))
+        args = plain(args)
+    first = args[0] if args else None
+    for kind, table in _TABLES:
+        if isinstance(first, kind) and name in table:
+            return table[name](*args, **kwargs)
+    return _call_torch(name, args, dict(zip(kwargs, plain([*kwargs.values()]), strict=True)))
+
+
+_TABLES = ((list, LISTS), (dict, DICTS), (str, STRINGS), (torch.Tensor, _OF_TENSORS), (object, ANY))
+
+
+def _call_torch(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    if name in _OWN:
+        return _OWN[name](*args, **kwargs)
+    if name not in _known():
+        raise UnsupportedValueError(f"the operator torch.{name} is not supported")
+    if name in _OF_SIZES and _depends_on_sizes(args):
+        return _OF_SIZES[name](*args, **kwargs)
+    if name in _PACKED or any(is_tensor_like(x) and not isinstance(x, torch.Tensor) for x in args):
+        return getattr(torch._C._VariableFunctions, name)(*args, **kwargs)  # type: ignore[attr-defined]
+    found = find_overload("aten", name, args, kwargs)
+    if name == "to" and (found is None or found[0].name.startswith("prim_")):
+        return _to(*args, **kwargs)
+    if found is None:
+        kinds = ", ".join(type(arg).__name__ for arg in [*args, *kwargs.values()])
+        raise UnsupportedValueError(f"the operator torch.{name} does not take ({kinds})")
+    overload, given = found
+    return overload(given)
+
+
+def _convolution(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, is_transposed: bool,
+    output_padding: Any, groups: int, *_: bool,
+) -> torch.Tensor:  # fmt: skip
+    """Return the convolution that a trace records without the name of the function that was called."""
+    name = f"conv{'_transpose' * is_transposed}{weight.dim() - 2}d"
+    if is_transposed:
+        return getattr(torch, name)(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return getattr(torch, name)(x, weight, bias, stride, padding, dilation, groups)
+
+
+_OWN: dict[str, Callable[..., Any]] = {
+    "_convolution": _convolution,
+    "tensor": _tensor,
+    "str": text_of,
+    "device": lambda *name: torch.device("cpu"),
+}
+"""Functions of all values. JAX places arrays itself, so that every device is the CPU."""
+
+
+def _depends_on_sizes(args: list[Any]) -> bool:
+    symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
+    return any(isinstance(arg, symbols) for arg in args) and not any(
+        isinstance(arg, (torch.Tensor, list)) for arg in args
+    )
+
+
+def _of_numbers(name: str, args: list[Any]) -> Any:
+    """Return prim::min, max or abs."""
+    if isinstance(args[0], torch.Tensor):
+        return torch.abs(*args)
+    if _depends_on_sizes(args):
+        return _OF_SIZES[name](*args)
+    found = find_overload("prim", name, args, {})
+    if found is None:
+        raise UnsupportedValueError(f"the operator prim::{name} does not take ({', '.join(map(str, args))})")
+    return found[0](found[1])
+
+
+def _number(value: Any) -> Any:
+    """Return the integer of a number, or of the tensor of one integer; None for other values."""
+    if isinstance(value, NumberTensor):
+        return value.value if value._tensor is None else None
+    if is_int(value):
+        return value
+    is_constant = type(value) is torch.Tensor and value.dtype == torch.int64 and value.dim() == 0
+    return int(value) if is_constant else None
+
+
+def plain(values: list[Any]) -> list[Any]:
+    """Return values with tensors in the place of tensors of one integer."""
+    return [value.tensor() if isinstance(value, NumberTensor) else value for value in values]

@@ -1,0 +1,42 @@
+"""Published TorchScript archives: TorchScript's values from the text of their code."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import jaxlstm
+from tests.real.test_checkpoints import fetch_pinned
+
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated", "ignore:from_module"),
+]
+
+
+def test_a_stream_of_silero_at_both_rates() -> None:
+    """Windows of 32 ms with the state of the archive; and the inner models in JAX, with state as argument."""
+    path = fetch_pinned("silero-vad", "silero_vad/data/silero_vad.jit")
+    theirs: Any = torch.jit.load(path).eval()
+    ours: Any = jaxlstm.load_torchscript(path).eval()
+    generator = torch.Generator().manual_seed(0)
+    for rate, size, inner in ((16000, 512, "_model"), (8000, 256, "_model_8k")):
+        theirs.reset_states()
+        ours.reset_states()
+        state, context = jax.numpy.zeros((2, 2, 128)), np.zeros((2, size // 8), np.float32)
+        example = torch.randn(2, size + size // 8, generator=generator)
+        program = jaxlstm.from_module(getattr(theirs, inner), (example, torch.zeros(2, 2, 128)))
+        step = jax.jit(program)
+        for _ in range(100):
+            window = 0.1 * torch.randn(2, size, generator=generator)
+            with torch.no_grad():
+                expected = theirs(window, rate)
+                np.testing.assert_array_equal(ours(window, rate), expected)
+            x = np.concatenate([context, window.numpy()], 1)
+            actual, state = step(program.params, x, state)
+            context = x[:, -size // 8 :]
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="Input audio chunk is too short"):
+        ours(torch.zeros(1, 100), 16000)
