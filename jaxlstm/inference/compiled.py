@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -73,7 +74,7 @@ class CompiledEngine:
         time, batch = x.shape[:2]
         rows = bucket_of(batch, self.batch_buckets)
         steps = bucket_of(time, self.length_buckets)
-        executable = self.batch_executable(steps, rows)
+        executable = self.executable("batch", steps, rows, donate=False)
         if (time, batch) != (steps, rows) or not _takes(executable, x):
             x = padded(np.asarray(x), (steps, rows))
         valid_steps = np.full(batch, time, np.int32) if lengths is None else lengths
@@ -104,34 +105,24 @@ class CompiledEngine:
         with progress_bar(progress) as bar:
             for done, (time, batch) in enumerate(shapes):
                 bar(done, len(shapes), f"compiling {time} steps of {batch}")
-                self.batch_executable(time, batch)
+                self.executable("batch", time, batch, donate=False)
 
-    def batch_executable(self, time: int, batch: int, *, donate: bool = False) -> Any:
-        """Return the executable for a batch of one shape, which may donate h and c.
+    def executable(self, method: str, *sizes: int, donate: bool = True, lengths: bool = True) -> Any:
+        """Return a method of the forward pass, compiled for inputs of sizes (time, batch) or (batch,).
 
-        Its arguments are ``weights``, inputs, h, c and lengths.
+        Its arguments are ``weights``, inputs, h, c and, with ``lengths``, the lengths or active rows. With
+        ``donate``, h and c are donated.
         """
-        return self._executable("batch", donate, True, time, batch)
-
-    def step_executable(self, batch: int, *, masked: bool = False) -> Any:
-        """Return the executable for one time step, which donates h and c.
-
-        Its arguments are ``weights``, inputs, h, c and, if ``masked``, ``active``.
-        """
-        return self._executable("step", True, masked, batch)
-
-    def _executable(self, *key: Any) -> Any:
-        executable = self._executables.get(key)
-        if executable is None:
+        key = method, sizes, donate, lengths
+        if key not in self._executables:
             with self._compiling:
-                executable = self._executables.get(key) or self._compile(*key)
-                self._executables[key] = executable
-        return executable
+                if key not in self._executables:
+                    self._executables[key] = self._compile(*key)
+        return self._executables[key]
 
-    def _compile(self, method: str, donate: bool, with_lengths: bool, *sizes: int) -> Any:
-        """Compile a method of the forward pass for inputs of sizes (time, batch) or (batch,)."""
+    def _compile(self, method: str, sizes: tuple[int, ...], donate: bool, lengths: bool) -> Any:
         shapes = self._shapes(*sizes)
-        if with_lengths:
+        if lengths:
             shapes.append(self._shape(sizes[-1], dtype=np.int32))
         jitted = jax.jit(getattr(self._forward, method), donate_argnames=("h", "c") if donate else ())
         executable = jitted.lower(self.weights, *shapes).compile()
@@ -140,11 +131,9 @@ class CompiledEngine:
 
     def _shapes(self, *sizes: int) -> list[jax.ShapeDtypeStruct]:
         """Return the shapes of inputs, h and c on the device; the batch is the last of the sizes."""
-        return [self._shape(*sizes, self.settings.config.input_size), *self.state_shapes(sizes[-1])]
-
-    def state_shapes(self, batch: int) -> list[jax.ShapeDtypeStruct]:
-        """Return the shapes of h and c on the device."""
-        return [self._shape(*shape) for shape in self.settings.config.state_shapes(batch)]
+        config = self.settings.config
+        shapes = [(*sizes, config.input_size), *config.state_shapes(sizes[-1])]
+        return [self._shape(*shape) for shape in shapes]
 
     def _shape(self, *shape: int, dtype: Any = None) -> jax.ShapeDtypeStruct:
         sharding = jax.sharding.SingleDeviceSharding(self.settings.device)
@@ -167,14 +156,20 @@ def padded(x: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     return padded
 
 
+@partial(jax.jit, donate_argnums=(0, 1))
+def _reset(h: jax.Array, c: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the state with zeros in some rows; ``rows`` is bool (batch,)."""
+    row = rows[:, None]
+    return jnp.where(row, jnp.zeros_like(h), h), jnp.where(row, jnp.zeros_like(c), c)
+
+
 class CompiledState:
     """The state of a stream: buffers on the device, donated from call to call."""
 
     def __init__(self, engine: CompiledEngine, batch: int) -> None:
         self._engine = engine
         self._batch = batch
-        self._step = engine.step_executable(batch)
-        self._reset = _compile_reset(engine, batch)
+        self._step = engine.executable("step", batch, lengths=False)
         shapes = engine.settings.config.state_shapes(batch)
         self.set(*(np.zeros(shape, engine.settings.dtype) for shape in shapes))
 
@@ -182,15 +177,14 @@ class CompiledState:
         """Run one step of x (batch, input_size), of the rows where ``active`` is True."""
         executable, extra = self._step, ()
         if active is not None:
-            executable = self._engine.step_executable(self._batch, masked=True)
-            extra = (active.astype(np.int32),)
+            executable, extra = self._engine.executable("step", self._batch), (active.astype(np.int32),)
         y, self._h, self._c = executable(self._engine.weights, x, self._h, self._c, *extra)
         return np.asarray(y)
 
     def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Run up to ``max_length`` steps of x (time, batch, input_size), zero after each length."""
         steps = bucket_of(len(x), self._engine.length_buckets)
-        executable = self._engine.batch_executable(steps, self._batch, donate=True)
+        executable = self._engine.executable("batch", steps, self._batch)
         whole = padded(x, (steps,))
         y, self._h, self._c = executable(self._engine.weights, whole, self._h, self._c, lengths)
         return np.asarray(y)[: len(x)]
@@ -211,16 +205,4 @@ class CompiledState:
     def _replace(self, h: jax.Array, c: jax.Array, zeroed: np.ndarray) -> None:
         """Replace the state by (h, c) with some rows set to zeros."""
         # The arguments may share memory with the caller's arrays, so wait until they have been read.
-        self._h, self._c = jax.block_until_ready(self._reset(h, c, zeroed))
-
-
-def _compile_reset(engine: CompiledEngine, batch: int) -> Any:
-    """Compile ``(h, c, mask) -> (h, c)``, which sets the rows of the mask to zeros."""
-
-    def reset(h: jax.Array, c: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        row = mask[:, None]
-        return jnp.where(row, jnp.zeros_like(h), h), jnp.where(row, jnp.zeros_like(c), c)
-
-    shapes = engine.state_shapes(batch)
-    mask = jax.ShapeDtypeStruct((batch,), np.bool_, sharding=shapes[0].sharding)
-    return jax.jit(reset, donate_argnums=(0, 1)).lower(*shapes, mask).compile()
+        self._h, self._c = jax.block_until_ready(_reset(h, c, zeroed))  # type: ignore[arg-type]

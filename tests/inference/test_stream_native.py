@@ -10,8 +10,7 @@ import pytest
 
 from jaxlstm import LSTMConfig
 from jaxlstm.inference import Runner, Stream, compile
-from jaxlstm.inference.native import NativeState
-from jaxlstm.kernels.cpu.stack import available_threads
+from jaxlstm.kernels.cpu.stack import LayerStack, available_threads
 from testing.inference import compilations, normal, weights
 from testing.problems import needs_native
 from testing.processes import run_python
@@ -42,7 +41,7 @@ def steps(stream: Stream) -> np.ndarray:
 @pytest.mark.parametrize("spin", [0, 1e-5, 1e-3, 0.1])
 def test_steps_have_the_bits_of_one_call(runner: Runner, expected: np.ndarray, spin: float) -> None:
     stream = runner.stream(2, spin=spin)
-    assert isinstance(stream._state, NativeState)
+    assert isinstance(stream._state, LayerStack)
     for _ in range(3):
         np.testing.assert_array_equal(steps(stream), expected)
         stream.reset()

@@ -141,29 +141,31 @@ class PackedLayers:
         self._zeros = aligned(np.zeros, (0,), self._state_dtype)
 
     def run(
-        self, x: np.ndarray, valid: np.ndarray | None, state: State | None = None
-    ) -> tuple[np.ndarray, State]:
+        self, x: np.ndarray, lengths: np.ndarray | None, state: State | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run whole sequences.
 
         Args:
-          x: (time, batch, input_size).
-          valid: contiguous bool (time, batch). At a step where it is False, a row keeps its state and outputs
+          x: (time, batch, input_size). Padding may hold any numbers.
+          lengths: integers (batch,), from 0 to time. After its length, a row keeps its state and outputs
             zeros. None if every step is valid.
           state: the initial state; zeros if None.
 
         Returns:
-          The outputs (time, batch, output_size) and the final state.
+          The outputs (time, batch, output_size) and the final h and c, of the dtype of the weights.
         """
         batch = x.shape[1]
         if state is None:
             zeros = self._shared_zeros(batch)  # a local variable, since another thread may replace them
             initial = zeros[1], zeros[1]
         else:
-            h, c = map(_dense, state)
+            h, c = (_dense(np.asarray(leaf, self._state_dtype)) for leaf in state)
             initial = _address(h), _address(c)
         final_state, final = self.new_state(np.empty, batch)
         stack = self.stack(batch, initial, final, spin=SPIN)
-        return _outputs(_call_of(stack), x, valid, self.config.output_size), final_state
+        outputs = _outputs(_call_of(stack), x, _valid(x, lengths), self.config.output_size)
+        h_n, c_n = (leaf.astype(self.dtype, copy=False) for leaf in final_state)
+        return outputs, h_n, c_n
 
     def _shared_zeros(self, batch: int) -> tuple[np.ndarray, int]:
         size = max(map(math.prod, self.config.state_shapes(batch)))
@@ -205,30 +207,45 @@ class LayerStack:
         self._copies = max(self._x.nbytes, self._y.nbytes) <= COPIED_BYTES
 
     @property
-    def state(self) -> State:
+    def _state(self) -> State:
         """The current (h, c). The next call does not write to these arrays, but the one after it does."""
         return self._states[self._stack.current]
 
-    def step(self, x: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    def step(self, x: np.ndarray, active: np.ndarray | None) -> np.ndarray:
         """Run one step.
 
         Args:
           x: (batch, input_size).
-          valid: contiguous bool (batch,). Rows where it is False keep their state and output zeros.
+          active: contiguous bool (batch,). Rows where it is False keep their state and output zeros.
 
         Returns:
           Outputs (batch, output_size), a new array.
         """
-        if valid is None and self._copies:
+        if active is None and self._copies:
             self._x[...] = x
             x_address, y_address = self._addresses
             self._call(1, x_address, None, y_address)
             return self._y.copy()
-        return self.run(x[None], None if valid is None else valid[None])[0]
+        return _outputs(self._call, x[None], None if active is None else active[None], self._y.shape[1])[0]
 
-    def run(self, x: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-        """Run the steps of x (time, batch, input_size), as :meth:`step`."""
-        return _outputs(self._call, x, valid, self._y.shape[1])
+    def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Run the steps of x (time, batch, input_size) within the lengths, as ``PackedLayers.run``."""
+        return _outputs(self._call, x, _valid(x, lengths), self._y.shape[1])
+
+    def reset(self, rows: np.ndarray) -> None:
+        """Set the state of some rows to zeros; ``rows`` is bool (batch,)."""
+        for leaf in self._state:
+            leaf[:, rows] = 0
+
+    def get(self) -> State:
+        """Return copies of h and c, rounded to the dtype of the weights."""
+        h, c = self._state
+        return h.astype(self._layers.dtype), c.astype(self._layers.dtype)
+
+    def set(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Copy (h, c) into the state."""
+        for leaf, new in zip(self._state, (h, c), strict=True):
+            leaf[...] = new
 
 
 Call = Callable[[int, int, int | None, int], None]
@@ -252,6 +269,13 @@ def _library_function() -> Callable[..., bool]:
     handle = library().handle
     assert handle is not None
     return handle.jaxlstm_run_stack
+
+
+def _valid(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray | None:
+    """Return a mask (time, batch) of the steps of x within the lengths; None if all steps are."""
+    if lengths is None or lengths.min() == len(x):
+        return None
+    return np.arange(len(x))[:, None] < lengths
 
 
 def _outputs(call: Call, x: np.ndarray, valid: np.ndarray | None, features: int) -> np.ndarray:
