@@ -161,11 +161,10 @@ class PackedLayers:
         else:
             h, c = (_dense(np.asarray(leaf, self._state_dtype)) for leaf in state)
             initial = _address(h), _address(c)
-        final_state, final = self.new_state(np.empty, batch)
+        (h_n, c_n), final = self.new_state(np.empty, batch)
         stack = self.stack(batch, initial, final, spin=SPIN)
         outputs = _outputs(_call_of(stack), x, _valid(x, lengths), self.config.output_size)
-        h_n, c_n = (leaf.astype(self.dtype, copy=False) for leaf in final_state)
-        return outputs, h_n, c_n
+        return outputs, h_n.astype(self.dtype, copy=False), c_n.astype(self.dtype, copy=False)
 
     def _shared_zeros(self, batch: int) -> tuple[np.ndarray, int]:
         size = max(map(math.prod, self.config.state_shapes(batch)))
