@@ -63,8 +63,9 @@ class CompiledProgram:
         graph = self.program.graph
         types, scalar = graph.types, TensorType(np.dtype(int), ())
         outputs = [output.name if isinstance(output, Value) else "" for output in graph.outputs]
-        found = [types.get(output) or scalar for output in outputs]
-        return dict(zip(result_names(self.program), found, strict=True))
+        names = tree.leaf_names(graph.out_tree)
+        names = ["outputs"] if names == ["result"] else names
+        return {name: types.get(output) or scalar for name, output in zip(names, outputs, strict=True)}
 
     def checked(self, tensors: Sequence[Any]) -> list[int]:
         """Check the shapes and dtypes of the tensors of a call, and return the places of those to cast."""
@@ -171,9 +172,3 @@ class Executable:
             return arrays
         left = iter(arrays)
         return [next(left) if other is ARRAY else other for other in self.others]
-
-
-def result_names(program: Program) -> list[str]:
-    """Return a name of each result; "outputs" for a single one without a name."""
-    names = tree.leaf_names(program.graph.out_tree)
-    return ["outputs"] if names == ["result"] else names

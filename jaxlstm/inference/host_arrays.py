@@ -65,14 +65,8 @@ def require_concrete(name: str, value: Any) -> None:
         )
 
 
-def host_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """Return ``value`` as a NumPy array after :func:`check_array`."""
-    check_array(name, value, dtype)
-    return np.asarray(value)
-
-
-def check_array(name: str, value: Any, dtype: np.dtype) -> None:
-    """Raise unless ``value`` is a NumPy or JAX array of ``dtype`` with values that this process can read."""
+def checked_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray | jax.Array:
+    """Return ``value`` if it is a NumPy or JAX array of ``dtype`` that this process can read, or raise."""
     require_concrete(name, value)
     if isinstance(value, jax.Array):
         if value.is_deleted():
@@ -103,6 +97,7 @@ def check_array(name: str, value: Any, dtype: np.dtype) -> None:
             f"{name} must be {dtype}, the dtype of this Runner; got {value.dtype}. Cast it with "
             f".astype{other if value.dtype in DTYPES else ''}"
         )
+    return value
 
 
 def time_major_inputs(
@@ -112,8 +107,7 @@ def time_major_inputs(
 
     Inputs that have these axes are returned as they are, and others as a NumPy array.
     """
-    check_array("inputs", inputs, dtype)
-    x = inputs
+    x = checked_array("inputs", inputs, dtype)
     axes = "(batch, time, {0})" if config.batch_first else "(time, batch, {0})"
     if x.ndim not in (2, 3) or x.shape[-1] != config.input_size:
         raise ValueError(
@@ -147,7 +141,7 @@ def host_state(
     """Return (h, c) as NumPy arrays with a batch axis, after a check of their shapes and dtypes."""
     shapes = config.state_shapes(batch)
     pair = check_state(state, [shape[::2] for shape in shapes] if unbatched else shapes)
-    h, c = (host_array(name, leaf, dtype) for name, leaf in zip(("h_0", "c_0"), pair, strict=True))
+    h, c = (np.asarray(checked_array(name, x, dtype)) for name, x in zip(("h_0", "c_0"), pair, strict=True))
     return h.reshape(shapes[0]), c.reshape(shapes[1])
 
 

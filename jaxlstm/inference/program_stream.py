@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.inference.compiled_program import CompiledProgram, result_names
+from jaxlstm.inference.compiled_program import CompiledProgram
 from jaxlstm.programs.graph import shown_shape
 
 
@@ -22,7 +22,7 @@ class ProgramStream:
         types = {declared.name: declared.type for declared in compiled.tensors}
         self._inputs = {name: type_.shape for name, type_ in types.items() if type_}
         self._dtypes = {name: type_.dtype for name, type_ in types.items() if type_}
-        names, results = list(self._inputs), result_names(compiled.program)
+        names, results = list(self._inputs), list(compiled.result_types)
         if not states or set(states) - set(names) or set(states.values()) - set(results):
             raise ValueError(
                 f"states must be a dict from some of the inputs {names} to some of the results {results}, "

@@ -15,7 +15,7 @@ from jaxlstm.inference.compiled import CompiledEngine
 from jaxlstm.inference.engine import RunnerSettings, Stats
 from jaxlstm.inference.host_arrays import (
     cast_params,
-    host_array,
+    checked_array,
     host_lengths,
     host_state,
     one_device,
@@ -326,7 +326,7 @@ def _run_rows(engine: Engine, batch: list[tuple[np.ndarray, np.ndarray]]) -> lis
 
 
 def _sequence(settings: RunnerSettings, number: int, value: Any) -> np.ndarray:
-    array = np.array(host_array(f"sequence {number}", value, settings.dtype))
+    array = np.array(checked_array(f"sequence {number}", value, settings.dtype))
     features = settings.config.input_size
     if array.ndim != 2 or array.shape[1] != features or not 1 <= len(array) <= settings.max_length:
         raise ValueError(

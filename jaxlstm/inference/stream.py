@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlstm.inference.compiled import CompiledEngine
 from jaxlstm.inference.host_arrays import (
-    host_array,
+    checked_array,
     host_lengths,
     host_state,
     time_major_inputs,
@@ -62,7 +62,7 @@ class Stream:
           Outputs (batch, output_size).
         """
         if type(x) is not np.ndarray or x.dtype != self.dtype:
-            x = host_array("x", x, self.dtype)
+            x = np.asarray(checked_array("x", x, self.dtype))
         if x.shape != self._step_shape:
             raise ValueError(f"x must have shape {self._step_shape}, got {x.shape}")
         rows = None if active is None else self._mask("active", active)
