@@ -182,7 +182,7 @@ def text_of(value: Any) -> str:
     """Return the text of a value as TorchScript prints it."""
     if type(value) is float:
         is_whole = value == value and abs(value) < 1e10 and value == int(value)
-        return f"{value:.0f}." if is_whole else f"{value:.17g}"
+        return f"{int(value)}." if is_whole else f"{value:.17g}"
     if isinstance(value, torch.SymInt):
         return str(int(value))
     if isinstance(value, (list, tuple)):

@@ -159,7 +159,7 @@ def _tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: 
 
 
 def _raise(message: str, kind: str | None = None) -> None:
-    name = (kind or "").removeprefix("builtins.")
+    name = (kind or message.partition(":")[0]).removeprefix("builtins.")
     kinds = (ValueError, TypeError, KeyError, IndexError, NotImplementedError, AssertionError, RuntimeError)
     error = next((error for error in kinds if error.__name__ == name), RuntimeError)
     raise error(message)
@@ -225,6 +225,8 @@ def _call_torch(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         return _OF_SIZES[name](*args, **kwargs)
     if name in _PACKED or any(is_tensor_like(x) and not isinstance(x, torch.Tensor) for x in args):
         return getattr(torch._C._VariableFunctions, name)(*args, **kwargs)  # type: ignore[attr-defined]
+    if name == "remainder" and type(args[-1]) is int and args[-1] == 0 and is_int(args[0]):
+        raise ZeroDivisionError("integer modulo by zero")  # It would end the process.
     found = find_overload("aten", name, args, kwargs)
     if name == "to" and (found is None or found[0].name.startswith("prim_")):
         return _to(*args, **kwargs)
