@@ -55,7 +55,8 @@ def verify_model(
       ours: a Flax NNX module in the mode in which it should run, a :class:`jaxlstm.programs.program.Program`,
         or a function of arrays.
       theirs: a ``torch.nn.Module`` or a bound method of one, of which a copy runs in evaluation mode on the
-        CPU, a ``torch.export.ExportedProgram``, or a Program, which needs no torch.
+        CPU, a ``torch.export.ExportedProgram``, a ScriptModule or the path of a TorchScript file, whose code
+        torch executes, or a Program, which needs no torch.
       args, kwargs: an example of the arguments, as NumPy arrays, JAX arrays or torch tensors. Other inputs
         are made from it.
       call: ``call(ours, *args, **kwargs)``, for an NNX module or a Program (which gets its parameters) whose

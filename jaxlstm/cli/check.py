@@ -19,6 +19,7 @@ from jaxlstm._shared.progress import Progress, progress_bar
 from jaxlstm._shared.sections import is_html_page
 from jaxlstm.cli.options import (
     add_command,
+    add_script_options,
     add_unrecorded,
     checkpoint_files,
     load_selected,
@@ -26,6 +27,7 @@ from jaxlstm.cli.options import (
     refuse_options,
     require_output,
     takes_program,
+    takes_script,
 )
 from jaxlstm.cli.user_code import import_user_code
 from jaxlstm.cli.verdict import Reports, command_line, merge_reports, verdict_text
@@ -48,9 +50,11 @@ def add_parser(commands: Any) -> None:
         description="Compare jitted JAX with torch and with a float64 oracle: outputs, h_n, c_n and every "
         "gradient, on inputs chosen to reveal faults. A .pt2 program is compared as a whole and node by "
         "node, unless --prefix selects one LSTM of it; torch.export.load reads it, which may execute code in "
-        "the file. Exit status 0: they match; 1: they do not.",
+        "the file. With --input a module of a TorchScript archive is compared, whose code torch executes. "
+        "Exit status 0: they match; 1: they do not.",
     )
     add_unrecorded(parser)
+    add_script_options(parser)
     parser.add_argument(
         "--port",
         metavar="FILE.py:NAME",
@@ -120,10 +124,17 @@ class _Subject(NamedTuple):
 
 
 def _load(args: argparse.Namespace) -> _Subject:
+    refused = ("dtype", "port", "matrix", "batch_first", "dropout")
+    if takes_script(args):
+        from jaxlstm_converters.torchscript.example import script_program
+
+        refuse_options(args, *refused, "method")
+        program, example = script_program(args.checkpoint, args.submodule, None, args.input)
+        return _Subject("the module", program, partial(_check_script, program, example, args))
     if takes_program(args):
         from jaxlstm_converters.pt2._load_program import load_program
 
-        refuse_options(args, "dtype", "port", "matrix", "batch_first", "dropout")
+        refuse_options(args, *refused)
         program = load_program(args.checkpoint)
         return _Subject("the program", program, partial(_check_program, program, args))
     params, config, *_ = load_selected(args)
@@ -223,6 +234,20 @@ def _check_program(
         ) from refusal
     with jax.default_device(device):
         yield "program", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)
+
+
+def _check_script(
+    program: Program, example: tuple[Any, ...], args: argparse.Namespace, device: Any, progress: Progress
+) -> Iterator[tuple[str, Report]]:
+    """Yield the report on a module of a TorchScript archive."""
+    import jax
+
+    from jaxlstm.check import verify_model
+    from jaxlstm.check.reference.torch_model import load_script
+
+    module = load_script(args.checkpoint, args.submodule or "")
+    with jax.default_device(device):
+        yield "program", verify_model(program, module, example, seed=args.seed, progress=progress)
 
 
 def load_port(spec: str) -> Callable[..., Any]:

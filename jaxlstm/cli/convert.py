@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.cli.options import (
     add_command,
+    add_script_options,
     add_unrecorded,
     checkpoint_files,
     load_selected,
     refuse_options,
     require_output,
     takes_program,
+    takes_script,
     warn_of_assumptions,
 )
 
@@ -34,12 +36,14 @@ def add_parser(commands: Any) -> None:
         run,
         help="convert one LSTM of a checkpoint to another file format, or a .pt2 program to Flax source",
         description="Convert one LSTM of a checkpoint to safetensors or PyTorch. "
-        "The file is read back and compared bit for bit. If OUT ends in .py, write a .pt2 program as Flax "
-        "source and its weights as safetensors; the source is run and compared with the program. "
+        "The file is read back and compared bit for bit. If OUT ends in .py, write a .pt2 program, or with "
+        "--input a module of a TorchScript archive, as Flax source and its weights as safetensors; the "
+        "source is run and compared with the program. "
         "Exit status: 0 if all bits are equal, or source and program are, 1 if not, 2 for bad input.",
         output="the file to write; it must not be FILE",
     )
     add_unrecorded(parser)
+    add_script_options(parser)
     parser.add_argument(
         "--format",
         choices=("safetensors", "torch"),
@@ -114,15 +118,22 @@ def run_source(args: argparse.Namespace) -> int:
     from jaxlstm_converters.source._write_source import SourceFiles
     from jaxlstm_converters.source.proof import example_of, prove, pytest_text
 
-    if not takes_program(args):
+    is_script = takes_script(args)
+    if not is_script and not takes_program(args):
         other = "and not with --prefix" if args.prefix else f"and {args.checkpoint} is none"
         raise ValueError(
             f"-o {args.output}: source is written of a .pt2 program, {other}. To make one in Python: "
-            'jaxlstm.from_module(model, (example,)).save("model.pt2")'
+            'jaxlstm.from_module(model, (example,)).save("model.pt2"). A TorchScript archive needs --input'
         )
     refuse_options(args, "format", "batch_first", "dropout")
     require_output(args.output, [args.checkpoint])
-    program = load_program(args.checkpoint)
+    if is_script:
+        from jaxlstm_converters.torchscript.example import script_program
+
+        refuse_options(args, "test")
+        program, _ = script_program(args.checkpoint, args.submodule, args.method, args.input)
+    else:
+        program = load_program(args.checkpoint)
     files = SourceFiles.of(program, args.output, comments=args.comments)
     require_output(files.weights, [args.checkpoint])
     others = {}

@@ -83,6 +83,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         **({} if graph is None else {"program": program.describe(graph)}),
         "lstms": lstms,
         **(_describe_layers(found, hints) if every_layer else {}),
+        **(_describe_methods(path) if every_layer and checkpoint.container == "TorchScript" else {}),
         "broken": found.broken,
         "folded": found.notes,
         "others": found.others,
@@ -96,6 +97,16 @@ def _lookalikes(checkpoint: Any, found: Any) -> list[str]:
     classes = {prefix: hint.get("lookalike") for prefix, hint in checkpoint.hints.items()}
     named = [(prefix, classes[prefix]) for prefix in found.lstms if classes.get(prefix)]
     return [f"{prefix or '(root)'}: {lookalike_warning(class_name)}" for prefix, class_name in named]
+
+
+def _describe_methods(path: str) -> dict[str, Any]:
+    from jaxlstm_converters.checkpoint.errors import CheckpointError
+    from jaxlstm_converters.torchscript.archive import method_lines
+
+    try:
+        return {"methods": method_lines(path)}
+    except CheckpointError as error:
+        return {"methods": [], "refused": f"the code is not read: {error.message}"}
 
 
 def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -138,8 +149,9 @@ def listing(report: dict[str, Any]) -> str:
             f"not an LSTM: {prefix or '(root)'} is {WITH_ARTICLE[kind]}"
             for prefix, kind in report["others"].items()
         ]
+    lines += [f"method {signature}" for signature in report.get("methods", ())]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
-    if refused := report.get("program", {}).get("refused"):
+    if refused := report.get("program", report).get("refused"):
         lines.append(f"CANNOT RUN: {refused}")
     return "\n".join(lines).rstrip("\n")
 

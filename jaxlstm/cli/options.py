@@ -158,6 +158,30 @@ def takes_program(args: argparse.Namespace) -> bool:
     return args.prefix is None and is_program(args.checkpoint)
 
 
+def add_script_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which module of a TorchScript archive to use, with which example."""
+    parser.add_argument("--submodule", metavar="PATH", help="the module of a TorchScript archive to use")
+    parser.add_argument("--method", metavar="NAME", help="a method of it instead of forward")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=DTYPE[SIZES]",
+        help="an example argument of the module of a TorchScript archive, such as 'x=float32[3,576]' or "
+        "'sr=16000' (may be repeated)",
+    )
+
+
+def takes_script(args: argparse.Namespace) -> bool:
+    """Return True if a command applies to a module in a TorchScript archive: there is an example."""
+    from jaxlstm_converters.torchscript.archive import is_script
+
+    given = [option_of(name) for name in ("submodule", "method", "input") if getattr(args, name)]
+    if given and not is_script(args.checkpoint):
+        raise ValueError(f"{' and '.join(given)} need a TorchScript archive, and {args.checkpoint} is none")
+    return bool(given)
+
+
 def refuse_options(args: argparse.Namespace, *names: str) -> None:
     """Raise if one of these options, which have no meaning for a whole program, was given."""
     given = [option_of(name) for name in names if getattr(args, name) not in (None, False)]

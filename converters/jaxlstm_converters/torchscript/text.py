@@ -21,8 +21,8 @@ EXPRESSIONS = (
 _PARTS = (*STATEMENTS, *EXPRESSIONS, ast.FunctionDef, ast.arguments, ast.arg)
 _MANGLED = re.compile(r"\.___torch_mangle_\d+")
 _ENTRY = re.compile(r"code/(__torch__(?:/\w+)*)\.py", re.ASCII)
-MAX_TEXT = 4 << 20
-"""Bytes of all texts of an archive. A syntax tree takes about 100 times the memory of its text."""
+MAX_TEXT = 2 << 20
+"""Bytes of all texts of an archive. A syntax tree takes up to 260 times the memory of its text."""
 
 
 class UnsupportedValueError(ValueError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,19 +43,25 @@ class TorchModel:
     chaotic = math.inf
 
     def __init__(self, module: Any) -> None:
-        """Copy a module, the module of a bound method, or the module of an exported program."""
+        """Copy a module, the module of a bound method, an exported program or a TorchScript file."""
         import torch
 
+        if isinstance(module, (str, os.PathLike)):
+            module = load_script(module)
         module, function = method_of(module)
         exported = isinstance(module, torch.export.ExportedProgram)
         self.module_name = "the exported program" if exported else type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            self.module_name = f"{module.original_name} (TorchScript, executed by torch)"
         module = _exported_module(module) if exported else module
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
                 f"theirs must be a torch.nn.Module or a torch.export.ExportedProgram, got {self.module_name}"
             )
-        self.was_training = module.training and not exported
-        self._copy = _deep_copy(module).cpu().requires_grad_(False)
+        # A frozen ScriptModule has no attribute `training`.
+        self.was_training = getattr(module, "training", False) and not exported
+        self._copy = _deep_copy(module).cpu()
+        _without_gradients(self._copy)
         set_forward(self._copy, function)
         if not exported:  # An exported module has no modes.
             self._copy.eval()
@@ -286,10 +293,25 @@ def run_module(
                 list(outputs.values()), list(sources.values()), grad_outputs=given, allow_unused=True
             )
     finally:
-        module.requires_grad_(False)
+        _without_gradients(module)
     by_name = zip(sources.items(), found, strict=True)
     gradients_or_zeros = {name: torch.zeros_like(source) if g is None else g for (name, source), g in by_name}
     return Results(results.outputs, _arrays(gradients_or_zeros))
+
+
+def load_script(path: str | os.PathLike[str], submodule: str = "") -> torch.nn.Module:
+    """Return a module of a TorchScript file, whose code torch compiles and will execute."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(path, map_location="cpu")
+    return dict(module.named_modules())[submodule]
+
+
+def _without_gradients(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():  # A ScriptModule has no method for it.
+        parameter.requires_grad_(False)
 
 
 def call_module(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -325,7 +347,9 @@ def _tie_parameters(module: torch.nn.Module) -> None:
 
 
 def _deep_copy(module: torch.nn.Module) -> torch.nn.Module:
-    with warnings.catch_warnings():
+    import torch
+
+    with warnings.catch_warnings(), torch.no_grad():  # The copy of a ScriptModule records its clones.
         # The copy of an exported module touches deprecated classes of torch.
         warnings.simplefilter("ignore", FutureWarning)
         return with_attributes_of(module, copy.deepcopy(module))
