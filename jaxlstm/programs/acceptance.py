@@ -15,8 +15,8 @@ from jaxlstm.programs import operators as operators
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph.graph import Graph, Node, TensorType, Value, place_of
 from jaxlstm.programs.graph.rewrite import Site, rewrite
-from jaxlstm.programs.graph.values import functions_of, results_of, uses_of, values_in
-from jaxlstm.programs.operators.registry import Operator, find_operator, is_in_place, refusal
+from jaxlstm.programs.graph.values import functions_of, live_graph, results_of, uses_of, values_in
+from jaxlstm.programs.operators.registry import Operator, find_operator, functional_name, is_in_place, refusal
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.views import without_out
 
@@ -36,6 +36,7 @@ def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> tuple[
     """
     graph = rewrite(graph, without_out)
     _require_defined_values(graph)
+    graph = _without_unused(graph)
     found = _operators_of(graph)
     _require_evaluation_mode(graph, found)
     for node, operator in zip(graph.nodes, found, strict=True):
@@ -98,6 +99,28 @@ _FIX = (
     "Register an implementation with jaxlstm.programs.register_operator before loading (for "
     "commands, in a file: --operators FILE.py), or export the model without these operators"
 )
+
+
+def _without_unused(graph: Graph) -> Graph:
+    """Return the graph without unsupported operators that have no effect, nor the nodes that use them."""
+    live = live_graph(graph, _has_effect)
+    kept = {node.name for node in live.nodes}
+    nodes, unused = list[Node](), set[str]()
+    for node in graph.nodes:
+        is_needed = node.name in kept or (find_operator(node.op) and unused.isdisjoint(uses_of(node)))
+        if is_needed:
+            nodes.append(node)
+        else:
+            unused.update(results_of(node))
+    return graph.with_nodes(nodes)
+
+
+def _has_effect(node: Node) -> bool:
+    """Return True unless a node is an operator of torch that only makes new tensors."""
+    is_plain = (
+        node.op.startswith("aten.") and functional_name(node.op) == node.op and "out" not in node.kwargs
+    )
+    return not is_plain or "assert" in node.op
 
 
 def _operators_of(graph: Graph) -> tuple[Operator, ...]:

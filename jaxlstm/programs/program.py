@@ -28,6 +28,7 @@ from jaxlstm.programs.operators.dtypes import held_without_loss
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.channels_last import channels_last
+from jaxlstm.programs.passes.constant_casts import with_casts
 from jaxlstm.programs.passes.fuse import fuse, prepare_weights
 from jaxlstm.programs.passes.repeat_to_scan import repeat_to_scan
 from jaxlstm.programs.passes.settle_sizes import settle_sizes
@@ -91,6 +92,7 @@ class Program:
           ProgramError: an operator is not supported, the model is in training mode, a tensor is missing, or
             a tensor is float64 without JAX's 64-bit mode.
         """
+        graph, tensors = with_casts(graph, tensors)
         self.tied = _tied_names(graph.parameters, tensors)
         first_names = {value: self.tied.get(name, name) for value, name in graph.parameters.items()}
         graph = settle_sizes(replace(graph, parameters=first_names))

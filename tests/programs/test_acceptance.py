@@ -34,7 +34,7 @@ def test_unsupported_operators_in_one_error() -> None:
         lambda: program(
             node("aten.normal_.default", "a", path="encoder.noise"),
             node("aten.fold.default", "b", path="head"),
-            node("aten.fold.default", "y", path="tail"),
+            node("aten.fold.default", "y", path="tail", self=Value("b")),
         ),
     )
     assert "2 unsupported operators" in message

@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from jaxlstm._shared.own_thread import ByThread, replaced
 from jaxlstm_converters.pt2.model_lines import is_of_model, line_of_model
+from jaxlstm_converters.pt2.shared_arrays import ReturnedArray
 
 
 @contextlib.contextmanager
@@ -258,7 +259,10 @@ def keywords_by_name(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iter
 
 @contextlib.contextmanager
 def plain_results(module: torch.nn.Module) -> Iterator[None]:
-    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples."""
+    """Convert dataclasses and mappings among the results of a module to dicts, torch's types to tuples.
+
+    A NumPy array of a tensor becomes the tensor.
+    """
     with results_hook(module, _plain):
         yield
 
@@ -275,6 +279,8 @@ def results_hook(module: torch.nn.Module, convert: Callable[[Any], Any]) -> Iter
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, ReturnedArray):
+        return value.tensor
     if isinstance(value, PackedSequence):
         value = value._asdict()
     if isinstance(value, Mapping):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
 import torch
+from torch._subclasses import meta_utils
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
@@ -300,9 +301,15 @@ def _sizes_in(error: Exception) -> set[str]:
 def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
     """Decide conditions on values as the example does."""
     decided: list[str] = []
-    with _recorded_decisions(decided):
+    # torch leaves the values of parameters undefined.
+    with _recorded_decisions(decided), replaced(meta_utils, "_safe_copy", _copy_values):
         program = _export(call, _shapes(call), "draft_export")
     return ExportStep(program, tuple(dict.fromkeys(decided)), "the model has conditions on values")
+
+
+def _copy_values(to: torch.Tensor, source: torch.Tensor | None) -> None:
+    if source is not None and type(source) in (torch.Tensor, torch.nn.Parameter):
+        to.copy_(source)
 
 
 _NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt

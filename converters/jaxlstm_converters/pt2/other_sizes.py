@@ -1,7 +1,8 @@
 """`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
 import random
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from torch.utils import _pytree
 from jaxlstm._shared.own_thread import LOCK
 from jaxlstm._shared.torch_methods import set_forward
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.inputs import require_tensors
+from jaxlstm.programs.inputs import require_tensors, resized
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
@@ -22,6 +23,9 @@ from jaxlstm_converters.pt2.export_patches import own_gradients
 from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_at_sizes, export_in_steps
 from jaxlstm_converters.pt2.module_copies import copied
 
+_ONLY_EXAMPLE = (
+    "{}. Under jax.jit the program has the values of the example of from_module, and gives NaN for others"
+)
 _MOST = 64
 """Number of programs that are kept."""
 
@@ -29,8 +33,8 @@ _MOST = 64
 class OtherSizes:
     """The programs of a module at other sizes than its first, each exported for the first call of its sizes.
 
-    Examples of zeros are enough, unless an export depends on values. If the first one may, a call outside of
-    ``jit`` that no program takes is exported with its values.
+    Examples of zeros are enough, unless an export depends on values. If the first one may, a call that no
+    program takes is exported with its values, or under ``jit`` with those of the first example, resized.
     """
 
     def __init__(
@@ -75,7 +79,11 @@ class OtherSizes:
         leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
-        for with_values in [False] * (not fits) + [True] * (self._has_values and is_known):
+        for with_values in (False, True):
+            is_hidden = error.code == "node-failed" and not is_known
+            may_help = is_hidden or (self._has_values and (is_known or not fits))
+            if not may_help if with_values else (fits or is_hidden):
+                continue
             try:
                 program = self._export(first, args, kwargs, with_values)
             except Exception as cause:  # torch and the module raise many types.
@@ -83,9 +91,14 @@ class OtherSizes:
                 message = f"{error.message}. torch.export at these sizes failed: {failed}"
                 error = ProgramError(error.code, message)
                 error.__cause__ = cause
-            else:
-                self._programs = (*self._programs, program)[-_MOST:]
+                continue
+            self._programs = (*self._programs, program)[-_MOST:]
+            if with_values and is_hidden and not self._has_values:
+                warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)
+            try:
                 return run(program)
+            except ProgramError as refused:
+                error = refused
         raise error
 
     def in_training(self) -> ProgramFile | str:
@@ -109,15 +122,24 @@ class OtherSizes:
         return "its code draws random numbers of Python or NumPy" if drawn else file
 
     def _export(self, first: Program, args: Any, kwargs: Mapping[str, Any], with_values: bool) -> Program:
-        def resized(example: Any, other: Any) -> Any:
+        examples, given = (self._call.args, self._call.kwargs), (args, dict(kwargs))
+        sizes = dict[int, int]()  # of the first example -> here
+
+        def compare(example: Any, other: Any) -> None:
+            if isinstance(example, torch.Tensor):
+                sizes.update(zip(example.shape, other.shape, strict=True))
+
+        def example_for(example: Any, other: Any) -> Any:
             if not isinstance(example, torch.Tensor):
                 return example
-            values = np.asarray(other).tolist() if with_values else 0
+            values = 0 if not with_values else _values(example, other.shape, sizes)
+            if with_values and not isinstance(other, Tracer):
+                values = np.asarray(other).tolist()
             tensor = torch.tensor(values, dtype=example.dtype, device=example.device)
             return tensor.expand(other.shape).clone().requires_grad_(example.requires_grad)
 
-        examples = self._call.args, self._call.kwargs
-        args, kwargs = _pytree.tree_map(resized, examples, (args, dict(kwargs)))
+        _pytree.tree_map(compare, examples, given)
+        args, kwargs = _pytree.tree_map(example_for, examples, given)
         with LOCK, jax.ensure_compile_time_eval():
             call = self._call._replace(args=args, kwargs=kwargs)
             program = program_of(self._finish(export_at_sizes(call, with_values=with_values).program))
@@ -125,6 +147,13 @@ class OtherSizes:
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers
         return program
+
+
+def _values(example: torch.Tensor, shape: Sequence[int], sizes: Mapping[int, int]) -> Any:
+    """Return the values of an example in another shape; in a list of integers, sizes become the new ones."""
+    values = resized(example.detach().cpu().numpy(), shape).tolist()
+    is_length = len(shape) == 1 and not example.dtype.is_floating_point and example.dtype != torch.bool
+    return _pytree.tree_map(lambda n: sizes.get(n, n), values) if is_length else values
 
 
 def _takes(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
@@ -14,6 +15,21 @@ from jaxlstm_converters.pt2.model_lines import line_of_model
 
 _SHARE = ("as_tensor", "asarray")
 _ARRAYS = ("numpy", "__array__")
+
+
+class ReturnedArray(NDArrayOperatorsMixin):
+    """A NumPy array of a tensor whose values are not known: ``forward`` may only return it."""
+
+    def __init__(self, tensor: torch.Tensor, problem: Exception) -> None:
+        vars(self).update(tensor=tensor, problem=problem)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.problem
+
+    __array__ = __array_ufunc__ = __array_function__ = __getattr__ = __setattr__ = _refuse
+    __getitem__ = __setitem__ = __len__ = __iter__ = __bool__ = __str__ = __repr__ = _refuse
+    __hash__: Any = _refuse
+    __class__: Any = property(lambda self: np.ndarray)  # for isinstance
 
 
 class SharedArrays(TorchFunctionMode):
@@ -44,10 +60,13 @@ class SharedArrays(TorchFunctionMode):
             if name not in _ARRAYS:
                 raise
             # No refusal: an export with the values of the example may follow.
-            raise RuntimeError(
+            problem = RuntimeError(
                 f"forward makes a NumPy array of a tensor that depends on its inputs, at {line_of_model()}. "
                 "Return the tensor itself, or use functions of torch"
-            ) from error
+            )
+            if name == "numpy" and not kwargs:
+                return ReturnedArray(args[0], problem)
+            raise problem from error
         if name in _ARRAYS and type(result) is np.ndarray:
             array = np.array(result)
             self._shared.append((args[0], array, array.tobytes()))

@@ -25,6 +25,7 @@ from jaxlstm.programs.graph.values import (
     values_in,
 )
 from jaxlstm.programs.operators.registry import find_operator
+from jaxlstm.programs.passes.constant_casts import with_casts
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.views import without_out
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
@@ -73,9 +74,9 @@ class Training:
         self.remarks = [f"{what}: {', '.join(ops)}" for what, ops in self._found.items() if ops]
 
     def _compare(self, training: ProgramFile, tensors: Mapping[str, np.ndarray]) -> None:
-        graph, other = self.graph, training.graph
+        graph, (other, cast) = self.graph, with_casts(training.graph, training.tensors)
         names = {**other.parameters, **other.buffers, **other.constants}
-        arrays = {value: np.asarray(training.tensors[name]) for value, name in names.items()}
+        arrays = {value: np.asarray(cast[name]) for value, name in names.items()}
         types = {value: TensorType(array.dtype, array.shape) for value, array in arrays.items()}
         other, _ = functionalize(rewrite(other, without_out), types)
         held: dict[str, str] = {}
@@ -83,7 +84,7 @@ class Training:
             first = held.setdefault(self._tied.get(name, name), value)
             self._same[value] = first
         for value, name in graph.constants.items():
-            if np.array_equal(tensors[name], np.asarray(training.tensors.get(name))):
+            if np.array_equal(tensors[name], np.asarray(cast.get(name))):
                 held[name] = value
         for value, name in {**other.parameters, **other.buffers, **other.constants}.items():
             if (first := self._tied.get(name, name)) in held:
