@@ -168,10 +168,11 @@ def _shapes(program: Program, *, least: int) -> list[jax.ShapeDtypeStruct]:
         constraints += [f"{name} <= {high}"] if high is not None else []
     examples = {declared.name: declared.example for declared in graph.inputs if declared.example}
     for guard in graph.guards if program.options.guards else ():
-        if (found := sizes_allowed(guard, examples)) and isinstance(
-            axis := types[found[0]].shape[found[1]], str
-        ):
-            start, stop = found[2].start, found[2].stop
+        if (allowed := sizes_allowed(guard, examples)) is None:
+            continue
+        name, place, sizes = allowed
+        if isinstance(axis := types[name].shape[place], str):
+            start, stop = sizes.start, sizes.stop
             constraints.append(f"{axis} >= {start}")
             constraints += [f"{axis} <= {stop - 1}"] if stop < UNBOUNDED else []
     symbols = jax.export.symbolic_shape(", ".join(names), constraints=constraints)

@@ -138,14 +138,14 @@ class ChunkedForward:
             start, h, c, outputs = carry
             rows = h.shape[1]
             x = lax.dynamic_slice_in_dim(inputs[:, :rows], start, CHUNK)
-            left = jnp.clip(lengths[:rows] - start, 0, CHUNK)
-            x, h, c, left = lax.optimization_barrier((x, h, c, left))
+            valid = jnp.clip(lengths[:rows] - start, 0, CHUNK)
+            x, h, c, valid = lax.optimization_barrier((x, h, c, valid))
             y, state = lstm(
                 params,
                 x,
                 (h, c),
                 config=config,
-                seq_lengths=left,
+                seq_lengths=valid,
                 precision=self.precision,
                 backend=self.backend,
             )

@@ -93,14 +93,14 @@ class CompiledProgram:
         """Return the executable for tensors of these shapes. The least recently used one makes room."""
         key = shapes, lengths is not None
         with self._lock:
-            found = self._executables.get(key)
-            if found is None:
+            executable = self._executables.get(key)
+            if executable is None:
                 while len(self._executables) >= self._most:
                     self._executables.popitem(last=False)
-                found = self._executables[key] = self._compile(lengths, *tensors)
+                executable = self._executables[key] = self._compile(lengths, *tensors)
                 self.work.add_compilation()
             self._executables.move_to_end(key)
-            return found
+            return executable
 
     def _compile(self, *arguments: Any) -> Executable:
         sharding = jax.sharding.SingleDeviceSharding(self._computes_on)
@@ -170,5 +170,5 @@ class Executable:
     def _with_others(self, arrays: list[Any]) -> list[Any]:
         if not self.others:
             return arrays
-        left = iter(arrays)
-        return [next(left) if other is ARRAY else other for other in self.others]
+        remaining = iter(arrays)
+        return [next(remaining) if other is ARRAY else other for other in self.others]

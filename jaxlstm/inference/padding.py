@@ -62,15 +62,15 @@ def find_padding(
     if any(None in type_.shape for type_ in graph.input_types.values()):
         return Padding()  # the size of an input is an expression of free axes
     free = {name: graph.size_range(name) for name in graph.free_axes if sizes is None or name == batch}
-    made = symbols({name: (max(low, SMALLEST), high) for name, (low, high) in free.items()})
+    symbolic = symbols({name: (max(low, SMALLEST), high) for name, (low, high) in free.items()})
     try:
-        trace = _Trace(program, {**(sizes or {}), **made}, batch, lengths)
+        trace = _Trace(program, {**(sizes or {}), **symbolic}, batch, lengths)
     except _NOT_SYMBOLIC:
         return None
-    rows = made.get(str(batch), batch)
+    rows = symbolic.get(str(batch), batch)
     independent = rows == 1 or (rows is not None and trace.has_independent_rows(rows, trusted))
-    found = {name: trace.along(name, size, trusted) for name, size in made.items()}
-    return Padding({name: along for name, along in found.items() if along is not None}, independent)
+    along = {name: trace.along(name, size, trusted) for name, size in symbolic.items()}
+    return Padding({name: long for name, long in along.items() if long is not None}, independent)
 
 
 class _Trace:
@@ -99,12 +99,12 @@ class _Trace:
     def along(self, name: str, size: Any, trusted: bool) -> list[Long] | None:
         """Return the long axes of each result if the axis may be padded, or None."""
         flow = Flow(size, is_time=self.lengths is not None and name == self.lengths[1])
-        given: list[State] = [
+        states: list[State] = [
             Axes() if long is not None else None for long in self._longs(flow, self._arguments)
         ]
-        found = self._longs(flow, self._results)
-        is_proven = trusted or None not in flow.run(self.jaxpr, given)
-        return found if is_proven and None not in found else None  # type: ignore[return-value]
+        along = self._longs(flow, self._results)
+        is_proven = trusted or None not in flow.run(self.jaxpr, states)
+        return along if is_proven and None not in along else None  # type: ignore[return-value]
 
     def has_independent_rows(self, size: Any, trusted: bool) -> bool:
         """Return True if each row of the results depends on the same row of the inputs only.
@@ -113,20 +113,18 @@ class _Trace:
           size: the symbol for the size of the batch, or its size if it is fixed.
         """
         flow = Flow(size, rows=True)
-        given, results = self._rows, self.jaxpr.out_avals
+        rows, results = self._rows, self.jaxpr.out_avals
         if type(size) is int:
             batches: list[Any] = [[k for k, n in enumerate(leaf.shape) if n == size] for leaf in results]
         else:
-            longs = zip(given, self._longs(flow, self._arguments), strict=True)
-            given = [
-                state if long == ({} if state.row is None else {0: 1}) else None for state, long in longs
-            ]
+            longs = zip(rows, self._longs(flow, self._arguments), strict=True)
+            rows = [state if long == ({} if state.row is None else {0: 1}) else None for state, long in longs]
             batches = self._longs(flow, results)
         if any(axes is None or len(axes) > 1 for axes in batches) or None in self._longs(flow, self._results):
             return False
         if trusted:
             return True
-        states = zip(flow.run(self.jaxpr, given), batches, strict=True)
+        states = zip(flow.run(self.jaxpr, rows), batches, strict=True)
         return all(state is not None and all(map(state.is_apart_along, axes)) for state, axes in states)
 
     def _longs(self, flow: Flow, leaves: Sequence[Any]) -> list[Long | None]:

@@ -18,7 +18,7 @@ from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Size, TensorType, shown_shape
-from jaxlstm.programs.inputs import flatten_arguments, require_constant
+from jaxlstm.programs.inputs import tensors_of
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm.programs.program import Program
 from jaxlstm.programs.sizes.flow import Long
@@ -118,7 +118,7 @@ class ProgramRunner:
             input, the time.
         """
         is_flat = len(args) == self._flat_arguments and not kwargs
-        tensors = args if is_flat else self._tensors_among(args, kwargs)
+        tensors = args if is_flat else tensors_of(self.program.graph, args, kwargs)
         call, lengths = self._call_of(tensors), None
         if seq_lengths is not None:
             if self._lengths is None:
@@ -147,11 +147,11 @@ class ProgramRunner:
           ProgramError: an input does not fit.
           ValueError: an input or a result of the program has no batch axis.
         """
-        rows = [self.row(given if isinstance(given, tuple) else (given,)) for given in inputs]
-        found: dict[int, list[Any]] = {}
+        rows = [self.row(arrays if isinstance(arrays, tuple) else (arrays,)) for arrays in inputs]
+        results: dict[int, list[Any]] = {}
         for batch in self.rows(rows, positive_int("batch_size", batch_size)):
-            found.update(batch)
-        return [self._structured(found[row]) for row in range(len(rows))]
+            results.update(batch)
+        return [self._structured(results[row]) for row in range(len(rows))]
 
     def stream(self, states: Mapping[str, str], initial: Mapping[str, Any] | None = None) -> ProgramStream:
         """Return a :class:`ProgramStream`, which feeds results back as inputs.
@@ -233,16 +233,6 @@ class ProgramRunner:
     def _along(self, sizes: Mapping[str, int]) -> Mapping[str, list[Long]]:
         """Return free axis that is padded in a call of these sizes -> long axes of the results."""
         return {} if self._pad is False or not sizes else self._proof(sizes).along
-
-    def _tensors_among(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Return the tensors among the arguments, after a check of the others."""
-        graph, tensors = self.program.graph, []
-        for declared, leaf in zip(graph.inputs, flatten_arguments(graph, args, kwargs), strict=True):
-            if declared.type is None:
-                require_constant(declared, leaf)
-            else:
-                tensors.append(leaf)
-        return tensors
 
     def _call_of(self, tensors: Sequence[Any]) -> _Call:
         """Return the call of these tensors, which are checked once for each signature."""

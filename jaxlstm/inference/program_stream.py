@@ -71,8 +71,8 @@ class ProgramStream:
             signature = [(np.shape(x), getattr(x, "dtype", None)) for x in tensors]
             if signature != self._signature:
                 self._prepare(tensors)
-            given, state = iter(tensors), self._state
-            arguments = [state[name] if name in state else np.asarray(next(given)) for name in self._inputs]
+            rest, state = iter(tensors), self._state
+            arguments = [state[name] if name in state else np.asarray(next(rest)) for name in self._inputs]
             leaves = self._executable.leaves([None, *self._compiled.cast(arguments, self._casts)])
             self._state = {name: leaves[k] for name, k in self._fed.items()}
             same = all(np.shape(self._state[name]) == np.shape(old) for name, old in state.items())
@@ -86,11 +86,11 @@ class ProgramStream:
         names = [name for name in self._inputs if name not in self._fed]
         if len(tensors) != len(names):
             raise ValueError(f"a step takes the inputs {names}, got {len(tensors)} arrays")
-        given = {**dict(zip(names, tensors, strict=True)), **self._state}
-        pairs = [(self._inputs[name], np.shape(value)) for name, value in given.items()]
+        values = {**dict(zip(names, tensors, strict=True)), **self._state}
+        pairs = [(self._inputs[name], np.shape(value)) for name, value in values.items()]
         sizes = {n: actual for declared, shape in pairs for n, actual in zip(declared, shape, strict=False)}
         types = list(self._compiled.result_types.values())
-        for name in self._fed.keys() - given.keys():
+        for name in self._fed.keys() - values.keys():
             # The size of a free axis, or the fixed size of the result.
             pairs = zip(self._inputs[name], types[self._fed[name]].shape, strict=False)
             shape = [size if isinstance(size, int) else sizes.get(size, last) for size, last in pairs]
@@ -99,9 +99,9 @@ class ProgramStream:
                     f"the size of the state {name}, {shown_shape(self._inputs[name])}, does not follow from "
                     "the other inputs; pass the state as initial"
                 )
-            given[name] = np.zeros(shape, self._dtypes[name])
-        arguments = [given[name] for name in self._inputs]
+            values[name] = np.zeros(shape, self._dtypes[name])
+        arguments = [values[name] for name in self._inputs]
         self._casts = self._compiled.checked(arguments)
         arrays = self._compiled.cast(list(map(np.asarray, arguments)), self._casts)
         self._executable = self._compiled.executable(tuple(map(np.shape, arrays)), None, arrays)
-        self._state = {name: given[name] for name in self._fed}
+        self._state = {name: values[name] for name in self._fed}

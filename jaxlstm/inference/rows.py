@@ -52,7 +52,7 @@ class LSTMRows:
         memory = arrow_memory((ends[-1], self.runner.config.output_size), self.runner.dtype)
         outputs = [memory[start:end] for start, end in itertools.pairwise(ends)]
         for batch in self.runner.rows(sequences, self.batch_size, outputs=outputs):
-            yield {row: (own, *states)[: len(self.blanks)] for row, (own, states) in batch.items()}
+            yield {row: (array, *states)[: len(self.blanks)] for row, (array, states) in batch.items()}
 
 
 class ProgramRows:

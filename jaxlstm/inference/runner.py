@@ -319,9 +319,9 @@ def _run_rows(engine: Engine, batch: list[tuple[np.ndarray, np.ndarray]]) -> lis
         x[: len(array), row] = array
     outputs, *states = engine.run_batch(x, lengths)
     results = []
-    for row, (_, own) in enumerate(batch):
-        own[...] = outputs[: len(own), row]
-        results.append((own, LSTMState(*(leaf[:, row].copy() for leaf in states))))  # type: ignore[arg-type]
+    for row, (_, target) in enumerate(batch):
+        target[...] = outputs[: len(target), row]
+        results.append((target, LSTMState(*(leaf[:, row].copy() for leaf in states))))  # type: ignore[arg-type]
     return results
 
 

@@ -132,7 +132,7 @@ class Stream:
         pieces = []
         for start in range(0, len(x), longest):
             piece = x[start : start + longest]
-            left = np.clip(lengths - start, 0, len(piece)).astype(np.int32)
-            pieces.append(self._state.run(piece, left))
-            engine.work.add_call(int(left.sum()), engine.computed_steps(left))
+            valid = np.clip(lengths - start, 0, len(piece)).astype(np.int32)
+            pieces.append(self._state.run(piece, valid))
+            engine.work.add_call(int(valid.sum()), engine.computed_steps(valid))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -65,9 +65,14 @@ def flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, An
 
 
 def tensors_of(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Return the tensors among the arguments in the order of ``graph.inputs``."""
-    leaves = zip(graph.inputs, flatten_arguments(graph, args, kwargs), strict=True)
-    return [argument for declared, argument in leaves if declared.type is not None]
+    """Return the tensors among the arguments by ``graph.inputs``, after a check of the constants."""
+    tensors = []
+    for declared, argument in zip(graph.inputs, flatten_arguments(graph, args, kwargs), strict=True):
+        if declared.type is None:
+            require_constant(declared, argument)
+        else:
+            tensors.append(argument)
+    return tensors
 
 
 def as_arguments(graph: Graph, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
