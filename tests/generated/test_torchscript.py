@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import pytest
 import torch
+from torch.jit._fuser import optimized_execution
 
 import jaxlstm
 from testing.seeds import seeds
@@ -139,7 +140,7 @@ def check(seed: int) -> str:
         return f"torch: {error}"
     module = jaxlstm.load_torchscript(script)
     for args in ARGUMENTS:
-        with torch.no_grad(), torch.jit.optimized_execution(False):
+        with torch.no_grad(), optimized_execution(False):
             theirs, ours = outcome(script, args), outcome(module, args)
         if any(words in str(theirs) for words in ("INTERNAL ASSERT", "Run lint")):
             return f"torch: {theirs}"

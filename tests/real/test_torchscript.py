@@ -40,3 +40,29 @@ def test_a_stream_of_silero_at_both_rates() -> None:
             np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="Input audio chunk is too short"):
         ours(torch.zeros(1, 100), 16000)
+
+
+ARCHIVES = {
+    "silero-vad@5.1 silero_vad/data/silero_vad.jit _model": ((3, 576), (2, 3, 128)),
+    "deepbet data/models/bbox_model.pt": ((2, 1, 32, 32, 32),),
+    "deepbet data/models/model.pt": ((2, 1, 32, 32, 32),),
+}
+"""Package, file and module -> sizes of the arguments."""
+
+
+@pytest.mark.parametrize("archive", ARCHIVES)
+def test_published_archives(archive: str) -> None:
+    """Bit for bit in torch, to rounding in JAX: scripts of other versions, and U-Nets for volumes."""
+    package, member, module = (*archive.split(), "")[:3]
+    path = fetch_pinned(package, member)
+    theirs = dict(torch.jit.load(path, map_location="cpu").eval().named_modules())[module]
+    ours = jaxlstm.load_torchscript(path).eval().get_submodule(module)
+    torch.manual_seed(0)
+    args = tuple(torch.rand(sizes) for sizes in ARCHIVES[archive])
+    with torch.no_grad():
+        expected, in_torch = theirs(*args), ours(*args)
+    program = jaxlstm.from_module(ours, args)
+    in_jax = jax.jit(program)(program.params, *(arg.numpy() for arg in args))
+    for actual, same, value in zip(*map(jax.tree.leaves, (in_jax, in_torch, expected)), strict=True):
+        np.testing.assert_array_equal(same, value)
+        np.testing.assert_allclose(actual, value, rtol=0, atol=3e-4)
