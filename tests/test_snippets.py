@@ -200,6 +200,13 @@ def test_checking(folder: Path, jaxlstm_verify: Callable[..., Any]) -> None:
     names["test_my_tree"]()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+def test_torchscript(folder: Path) -> None:
+    scope = run_page("torchscript.md")
+    expected = scope["module"](torch.ones(3, 9, 4)).detach().numpy()
+    np.testing.assert_allclose(scope["tags"], expected, atol=1e-6)
+
+
 def test_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
     scope = run_page("programs.md")

@@ -22,12 +22,14 @@ class ScriptArchive:
     Attributes:
         root: the module, an object of a class of the archive with its attributes.
         constants: the values of CONSTANTS.c0, CONSTANTS.c1, ...
+        version: the version of the format, which decides what operators of integers mean.
     """
 
     path: str
     text: ScriptText
     root: Any
     constants: tuple[Any, ...]
+    version: int
 
     def class_of(self, value: Any) -> ScriptClass | None:
         """Return the class of an object of the pickles; None for other values."""
@@ -44,7 +46,8 @@ def read_archive(source: CheckpointFile) -> ScriptArchive:
             message = "the file is not an archive of torch.jit.save"
             raise CheckpointError("unknown-format", message)
         root, constants = run_torchscript(archive, prefix, Budget(source.size))
-        result = ScriptArchive(source.path, _read_text(archive, prefix), root.value, constants.value)
+        text, version = _read_text(archive, prefix), _read_version(archive, prefix)
+        result = ScriptArchive(source.path, text, root.value, constants.value, version)
         source.check_unchanged()
     except CheckpointError as error:
         error.path = error.path or os.fspath(source.path)
@@ -77,6 +80,14 @@ def is_script(path: str | os.PathLike[str]) -> bool:
         return is_torchscript(archive, root_folder(archive))
     except CheckpointError:  # read_checkpoint raises the error that explains the fault.
         return False
+
+
+def _read_version(archive: Archive, prefix: str) -> int:
+    entry = archive.entries.get(f"{prefix}version") or archive.entries.get(f"{prefix}.data/version")
+    text = archive.text(entry).strip() if entry and entry.size < 10 else ""
+    if not text.isdecimal():
+        raise CheckpointError("torchscript-text", f"the archive has the version {text!r}, not a number")
+    return int(text)
 
 
 def _read_text(archive: Archive, prefix: str) -> ScriptText:

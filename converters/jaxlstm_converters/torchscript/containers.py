@@ -13,7 +13,6 @@ from .text import UnsupportedValueError
 
 MAX_LENGTH = 1_000_000
 """Items of a list and characters of a string that an operator may make."""
-_KEYS = (str, int, float, bool)
 
 
 def _bounded(count: Any) -> None:
@@ -30,10 +29,9 @@ def _equal(one: Any, other: Any) -> bool:
     return one == other
 
 
-def _index(items: list[Any], index: Any, *, end: bool = False) -> int:
-    """Return an index from the start, or raise as TorchScript does."""
+def _index(items: Any, index: Any) -> int:
     place = index + len(items) if index < 0 else index
-    if not 0 <= place < len(items) + end:
+    if not 0 <= place < len(items):
         raise IndexError("list index out of range")
     return int(place)
 
@@ -44,64 +42,48 @@ def get_item(value: Any, index: Any) -> Any:
         if index not in value:
             raise KeyError(f"the key {index!r} is not in the dict")
         return value[index]
-    if isinstance(value, (list, tuple)) or type(value) is str:
-        if type(index) is slice and isinstance(value, tuple):
-            return tuple(value)[index]
-        if is_int(index):
-            return value[_index(value, index)]  # type: ignore[arg-type]
+    if isinstance(value, tuple) and type(index) is slice:
+        return tuple(value)[index]
+    if isinstance(value, (list, tuple, str)) and is_int(index):
+        return value[_index(value, index)]
     raise UnsupportedValueError(f"{type(value).__name__} has no items")
 
 
 def _set_item(value: Any, index: Any, item: Any) -> Any:
-    if type(value) is dict:
-        value[_key(index)] = item
-    else:
-        value[_index(value, index)] = item
+    value[_key(index) if type(value) is dict else _index(value, index)] = item
     return value
 
 
+def _delete(items: Any, index: Any) -> None:
+    get_item(items, index)
+    del items[index]
+
+
 def _key(key: Any) -> Any:
-    if type(key) not in _KEYS:
+    if type(key) not in (str, int, float, bool):
         raise UnsupportedValueError(f"a dict with keys of type {type(key).__name__} is not supported")
     return key
 
 
-def make_dict(pairs: Any) -> dict[Any, Any]:
-    """Return a dict of pairs of key and value."""
-    return {_key(key): value for key, value in pairs}
+def make_dict(pairs: Any = ()) -> dict[Any, Any]:
+    """Return a dict of pairs of key and value, or of a dict."""
+    return {_key(key): value for key, value in (pairs.items() if type(pairs) is dict else pairs)}
 
 
-def _slice(items: list[Any], start: Any = None, end: Any = None, step: int = 1) -> list[Any]:
-    return items[start:end:step]
-
-
-def _append(items: list[Any], item: Any) -> list[Any]:
-    _bounded(len(items) + 1)
-    items.append(item)
-    return items
-
-
-def _extend(items: list[Any], others: list[Any]) -> None:
-    _bounded(len(items) + len(others))
-    items.extend(others)
-
-
-def _concatenated(one: list[Any], other: list[Any]) -> list[Any]:
+def _joined(one: Any, other: Any) -> Any:
     _bounded(len(one) + len(other))
     return one + other
+
+
+def _extend(items: list[Any], others: list[Any]) -> list[Any]:
+    _bounded(len(items) + len(others))
+    items.extend(others)
+    return items
 
 
 def _repeated(items: list[Any], count: int) -> list[Any]:
     _bounded(len(items) * max(count, 0))
     return items * count
-
-
-def _insert(items: list[Any], index: int, item: Any) -> None:
-    items.insert(index, item)
-
-
-def _pop(items: list[Any], index: int = -1) -> Any:
-    return items.pop(_index(items, index))
 
 
 def _pop_key(items: dict[Any, Any], key: Any, *default: Any) -> Any:
@@ -110,70 +92,40 @@ def _pop_key(items: dict[Any, Any], key: Any, *default: Any) -> Any:
     return items.pop(key, *default)
 
 
-def _delete(items: Any, index: Any) -> None:
-    get_item(items, index)
-    del items[index if type(items) is dict else _index(items, index)]
-
-
-def _sort(items: list[Any], reverse: bool = False) -> None:
-    items.sort(reverse=reverse)
-
-
-def _contains(items: Any, item: Any) -> bool:
-    return item in items if type(items) is dict else any(_equal(item, other) for other in items)
-
-
-def _update(items: dict[Any, Any], others: dict[Any, Any]) -> None:
-    items.update(others)
-
-
-def _get(items: dict[Any, Any], key: Any, default: Any = None) -> Any:
-    return items.get(key, default)
-
-
-def _setdefault(items: dict[Any, Any], key: Any, default: Any) -> Any:
-    return items.setdefault(_key(key), default)
-
-
-LISTS: dict[str, Callable[..., Any]] = {
+_BOTH: dict[str, Callable[..., Any]] = {
     "len": len,
-    "append": _append,
-    "extend": _extend,
-    "insert": _insert,
-    "pop": _pop,
-    "Delete": _delete,
-    "clear": lambda items: items.clear(),
-    "reverse": lambda items: items.reverse(),
-    "sort": _sort,
     "copy": lambda items: items.copy(),
-    "list": list,
+    "clear": lambda items: items.clear(),
+    "Delete": _delete,
     "_set_item": _set_item,
     "__getitem__": get_item,
-    "__contains__": _contains,
-    "add": _concatenated,
-    "add_": lambda items, others: _extend(items, others) or items,
+}
+LISTS: dict[str, Callable[..., Any]] = _BOTH | {
+    "append": lambda items, item: _extend(items, [item]),
+    "extend": _extend,
+    "insert": lambda items, index, item: items.insert(index, item),
+    "pop": lambda items, index=-1: items.pop(_index(items, index)),
+    "reverse": lambda items: items.reverse(),
+    "sort": lambda items, reverse=False: items.sort(reverse=reverse),
+    "list": list,
+    "__contains__": lambda items, item: any(_equal(item, other) for other in items),
+    "add": _joined,
+    "add_": _extend,
     "mul": _repeated,
-    "slice": _slice,
+    "slice": lambda items, start=None, end=None, step=1: items[start:end:step],
     "eq": _equal,
     "ne": lambda one, other: not _equal(one, other),
 }
 """Operators whose first argument is a list."""
-
-DICTS: dict[str, Callable[..., Any]] = {
-    "len": len,
-    "keys": lambda items: list(items),
+DICTS: dict[str, Callable[..., Any]] = _BOTH | {
+    "keys": list,
     "values": lambda items: list(items.values()),
     "items": lambda items: list(items.items()),
-    "copy": lambda items: items.copy(),
-    "clear": lambda items: items.clear(),
-    "get": _get,
+    "get": lambda items, key, default=None: items.get(key, default),
     "pop": _pop_key,
-    "setdefault": _setdefault,
-    "update": _update,
-    "Delete": _delete,
-    "_set_item": _set_item,
-    "__getitem__": get_item,
-    "__contains__": _contains,
+    "setdefault": lambda items, key, default: items.setdefault(_key(key), default),
+    "update": lambda items, others: items.update(others),
+    "__contains__": lambda items, key: key in items,
 }
 """Operators whose first argument is a dict."""
 
@@ -181,7 +133,7 @@ DICTS: dict[str, Callable[..., Any]] = {
 def text_of(value: Any) -> str:
     """Return the text of a value as TorchScript prints it."""
     if type(value) is float:
-        is_whole = value == value and abs(value) < 1e10 and value == int(value)
+        is_whole = abs(value) < 1e10 and value == int(value)
         return f"{int(value)}." if is_whole else f"{value:.17g}"
     if isinstance(value, torch.SymInt):
         return str(int(value))
@@ -194,23 +146,17 @@ def text_of(value: Any) -> str:
 
 
 def _format(text: str, *values: Any) -> str:
-    parts = text.split("{}")
-    shown = [text_of(value) for value in values]
+    parts, shown = text.split("{}"), [*map(text_of, values), ""]
     _bounded(sum(map(len, shown)) + len(text))
-    if len(parts) != len(shown) + 1:
-        raise UnsupportedValueError(f"the format {text[:50]!r} does not have {len(shown)} placeholders")
-    return "".join(part + value for part, value in zip(parts, [*shown, ""], strict=True))
+    if len(parts) != len(shown):
+        raise UnsupportedValueError(f"the format {text[:50]!r} does not have {len(values)} placeholders")
+    return "".join(part + value for part, value in zip(parts, shown, strict=True))
 
 
 def _percent_format(text: str, *values: Any) -> str:
     if re.search(r"%[^ds]|\{\}", text) or not all(type(value) in (int, str) for value in values):
         raise UnsupportedValueError(f"the format {text[:50]!r} is not supported")
     return _format(re.sub("%[ds]", "{}", text), *values)
-
-
-def _joined(one: str, other: str) -> str:
-    _bounded(len(one) + len(other))
-    return one + other
 
 
 STRINGS: dict[str, Callable[..., Any]] = {
@@ -234,7 +180,7 @@ def _is(one: Any, other: Any) -> bool:
 ANY: dict[str, Callable[..., Any]] = {
     "__is__": _is,
     "__isnot__": lambda one, other: not _is(one, other),
-    "dict": lambda pairs=(): make_dict(pairs.items() if type(pairs) is dict else pairs),
+    "dict": make_dict,
     "warn": lambda message, stacklevel=2: None,
 }
 """Operators on values of any type."""

@@ -47,7 +47,7 @@ class ModuleTree:
         self._values: dict[int, Any] = {}
         self._kinds: dict[str, type[ScriptedModule]] = {}
         constants = {f"c{i}": self._value(value, 0) for i, value in enumerate(archive.constants)}
-        self.interpreter = Interpreter(archive.text, constants)
+        self.interpreter = Interpreter(archive.text, constants, archive.version)
 
     def root(self) -> torch.nn.Module:
         """Return the root module."""
@@ -189,7 +189,7 @@ def _method(interpreter: Interpreter, function: ScriptFunction) -> Any:
     """Return a method that interprets the text of a function."""
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return interpreter.run(function, self, args, kwargs)
+        return interpreter.run(function, args, kwargs, self)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [

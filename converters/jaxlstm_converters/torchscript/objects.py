@@ -19,6 +19,12 @@ class ScriptObject:
     _jaxlstm_text = True
 
 
+def class_of(value: Any) -> ScriptClass | None:
+    """Return the class of a module or object of an archive."""
+    is_object = isinstance(value, (torch.nn.Module, ScriptObject))
+    return getattr(value, "_jaxlstm_class", None) if is_object else None
+
+
 _TUPLES: dict[tuple[str, tuple[str, ...]], type] = {}
 
 

@@ -34,7 +34,7 @@ _COMPOSITE = """
     _convolution _convolution_mode _shape_as_tensor argwhere conv_tbc fft_fft2 fft_fftn fft_fftshift
     fft_ifft2 fft_ifftn fft_ifftshift fft_irfft2 fft_irfftn fft_rfft2 fft_rfftn fft_hfft fft_ihfft
     float_power is_complex is_floating_point is_signed is_nonzero numel size stride dim isreal
-    masked_select msort nll_loss nll_loss2d special_i0 special_ndtr trapezoid unsafe_chunk unsafe_split
+    masked_select msort nll_loss nll_loss2d special_i0 special_ndtr trapezoid
     ctc_loss expand_as frobenius_norm nuclear_norm norm_except_dim vander cov cumulative_trapezoid
     margin_ranking_loss cosine_embedding_loss hinge_embedding_loss triplet_margin_loss poisson_nll_loss
     pdist quantile nanquantile tensor as_tensor thnn_conv2d detach_ data result_type can_cast
@@ -223,6 +223,8 @@ def _call_torch(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         raise UnsupportedValueError(f"the operator torch.{name} is not supported")
     if name in _OF_SIZES and _depends_on_sizes(args):
         return _OF_SIZES[name](*args, **kwargs)
+    if name == "select" and args[1:] == [0, 0] and not isinstance(args[0], torch.Tensor):
+        return args[0][0]  # The number of packed sequences.
     if name in _PACKED or any(is_tensor_like(x) and not isinstance(x, torch.Tensor) for x in args):
         return getattr(torch._C._VariableFunctions, name)(*args, **kwargs)  # type: ignore[attr-defined]
     if name == "remainder" and type(args[-1]) is int and args[-1] == 0 and is_int(args[0]):
@@ -250,6 +252,8 @@ def _convolution(
 
 _OWN: dict[str, Callable[..., Any]] = {
     "_convolution": _convolution,
+    "unsafe_chunk": lambda *args: [part.clone() for part in torch.chunk(*args)],
+    "unsafe_split": lambda *args: [part.clone() for part in torch.split(*args)],
     "tensor": _tensor,
     "str": text_of,
     "device": lambda *name: torch.device("cpu"),
@@ -262,6 +266,25 @@ def _depends_on_sizes(args: list[Any]) -> bool:
     return any(isinstance(arg, symbols) for arg in args) and not any(
         isinstance(arg, (torch.Tensor, list)) for arg in args
     )
+
+
+def is_floating(value: Any) -> bool:
+    """Return True for a floating-point or complex tensor, and a float."""
+    is_tensor = isinstance(value, torch.Tensor)
+    return (value.is_floating_point() or value.is_complex()) if is_tensor else type(value) is float
+
+
+def as_number(name: str, first: Any, constant: Any) -> Any:
+    """Return the number of a constant without axes beside the first operand of an operator.
+
+    TorchScript takes it for a number in the type of the result of four operators. Of others that type is the
+    same with the number, if the first operand has axes and no lower kind of type.
+    """
+    if not isinstance(constant, torch.Tensor) or constant.dim():
+        return constant
+    has_axes = isinstance(first, torch.Tensor) and first.dim() > 0 and name in _OF_NUMBERS.split()
+    is_kept = has_axes and first.dtype != torch.bool and is_floating(first) >= is_floating(constant)
+    return constant.item() if name.rstrip("_") in ("add", "sub", "mul", "div") or is_kept else constant
 
 
 def _of_numbers(name: str, args: list[Any]) -> Any:

@@ -1,0 +1,53 @@
+"""Time a window of Silero VAD: the program of its TorchScript file beside ONNX Runtime on its ONNX file.
+
+``python -m benchmarks.silero silero_vad/data`` takes the folder of the package. Leave the machine idle.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import onnxruntime
+import torch
+
+import jaxlstm
+
+CALLS = 500
+
+
+def main(folder: Path) -> None:
+    """Print the median times in microseconds, after a comparison of the results."""
+    model: Any = jaxlstm.load_torchscript(folder / "silero_vad.jit").eval()
+    example = torch.randn(2, 576), torch.zeros(2, 2, 128)
+    program = jaxlstm.from_module(model._model, example)
+    run = jax.jit(program)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / "silero_vad.onnx", options)
+    x, state = (
+        np.random.default_rng(0).normal(size=(2, 576)).astype(np.float32),
+        np.zeros((2, 2, 128), np.float32),
+    )
+    feed = {"input": x, "state": state, "sr": np.array(16000)}
+    calls: dict[str, Callable[[], Any]] = {
+        "jaxlstm": lambda: jax.block_until_ready(run(program.params, x, state)),
+        "ONNX Runtime": lambda: session.run(None, feed),
+    }
+    np.testing.assert_allclose(calls["jaxlstm"]()[0], calls["ONNX Runtime"]()[0], rtol=0, atol=1e-5)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(CALLS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    for name, values in times.items():
+        print(f"{name}: {1e6 * statistics.median(values):.0f} us for a window of two streams")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
