@@ -23,7 +23,6 @@ from jaxlstm._shared.progress import progress_bar
 from jaxlstm.inference.chunked import ChunkedForward
 from jaxlstm.inference.engine import Results, RunnerSettings, WorkCounter
 from jaxlstm.inference.host_arrays import time_major
-from jaxlstm.layer.precision import Precision
 
 SHORTEST = 16
 
@@ -51,13 +50,11 @@ class CompiledEngine:
 
     needs_zero_padding = True
 
-    def __init__(
-        self, params: Mapping[str, jax.Array], settings: RunnerSettings, precision: Precision, backend: str
-    ) -> None:
+    def __init__(self, params: Mapping[str, jax.Array], settings: RunnerSettings) -> None:
         self.settings, self.work = settings, WorkCounter()
         self.length_buckets = buckets(SHORTEST, settings.max_length)
         self.batch_buckets = buckets(1, settings.max_batch)
-        self._forward = ChunkedForward(time_major(settings.config), precision, backend)
+        self._forward = ChunkedForward(time_major(settings.config), settings.precision, settings.backend)
         self.weights = jax.device_put(dict(params), settings.device)
         # Trace one step, so that an unavailable backend raises here and not at the first call.
         jax.eval_shape(self._forward.step, self.weights, *self._shapes(1))

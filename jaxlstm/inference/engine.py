@@ -1,12 +1,16 @@
 """The settings, results and counts of both engines, which run batches of sequences on a device."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from jaxlstm.layer.config import LSTMConfig
+from jaxlstm.inference.host_arrays import one_device
+from jaxlstm.kernels.cpu.stack import available_threads
+from jaxlstm.layer import precision as precision_
+from jaxlstm.layer.config import LSTMConfig, positive_int
+from jaxlstm.layer.precision import Precision, require_dtype
 
 Results = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Outputs, h and c."""
@@ -59,13 +63,26 @@ class WorkCounter:
             self._compilations += 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunnerSettings:
-    """The arguments of :func:`jaxlstm.inference.compile` that every engine has, and its CPU threads."""
+    """The arguments of :func:`jaxlstm.inference.compile` for an LSTM except its params, and its CPU threads.
+
+    Raises:
+      TypeError, ValueError: an argument has the wrong type or value.
+    """
 
     config: LSTMConfig
     max_length: int
     max_batch: int
-    dtype: np.dtype
-    device: Any
-    threads: int
+    dtype: Any = None
+    precision: Precision = precision_.DEFAULT
+    backend: str = "auto"
+    device: Any = None
+    threads: int = field(default_factory=available_threads, init=False)
+
+    def __post_init__(self) -> None:
+        precision_.resolve(self.precision)  # also for the native kernel, which ignores it
+        self.dtype = require_dtype("dtype", self.dtype)
+        self.max_length = positive_int("max_length", self.max_length)
+        self.max_batch = positive_int("max_batch", self.max_batch)
+        self.device = one_device(self.device)

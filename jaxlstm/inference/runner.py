@@ -18,19 +18,17 @@ from jaxlstm.inference.host_arrays import (
     checked_array,
     host_lengths,
     host_state,
-    one_device,
     time_major_inputs,
     without_padding,
 )
 from jaxlstm.inference.native import NativeEngine, is_available
 from jaxlstm.inference.program_runner import ProgramRunner
 from jaxlstm.inference.stream import SPIN, Engine, Stream
-from jaxlstm.kernels.cpu.stack import available_threads
 from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LSTMConfig, positive_int
 from jaxlstm.layer.params import check_params
-from jaxlstm.layer.precision import Precision, as_float_array, require_dtype, resolve
+from jaxlstm.layer.precision import Precision, as_float_array
 from jaxlstm.programs.program import Program
 
 ORDERS = ("length", "given")
@@ -113,32 +111,14 @@ def compile(params: Any, config: Any = None, **options: Any) -> Any:
     return ProgramRunner(params, **options)
 
 
-def _compile_lstm(
-    params: Mapping[str, Any],
-    config: LSTMConfig,
-    *,
-    max_length: int,
-    max_batch: int,
-    dtype: Any = None,
-    precision: Precision = precision_.DEFAULT,
-    backend: str = "auto",
-    device: Any = None,
-) -> Runner:
+def _compile_lstm(params: Mapping[str, Any], config: LSTMConfig, **options: Any) -> Runner:
     check_params(params, config)
-    resolve(precision)  # also for the native kernel, which ignores it
-    dtype = require_dtype("dtype", dtype or as_float_array(*next(iter(params.items()))).dtype)
-    settings = RunnerSettings(
-        config,
-        max_length=positive_int("max_length", max_length),
-        max_batch=positive_int("max_batch", max_batch),
-        dtype=dtype,
-        device=one_device(device),
-        threads=available_threads(),
-    )
-    params = cast_params(params, dtype)
-    if is_available(settings.device, dtype, backend):
+    options["dtype"] = options.get("dtype") or as_float_array(*next(iter(params.items()))).dtype
+    settings = RunnerSettings(config, **options)
+    params = cast_params(params, settings.dtype)
+    if is_available(settings.device, settings.dtype, settings.backend):
         return Runner(NativeEngine(params, settings))
-    return Runner(CompiledEngine(params, settings, precision, backend))
+    return Runner(CompiledEngine(params, settings))
 
 
 class Runner:
