@@ -1,5 +1,7 @@
 """Archives of every kind as modules: TorchScript's values, free sizes, gradients, clean layers."""
 
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import jaxlstm
+from testing.command import jaxlstm_command
 from testing.gradients import assert_close, require_equal
 from testing.written import assert_holds, written_program
 
@@ -86,3 +89,91 @@ def test_a_method_of_a_script(tagger: nn.Module) -> None:
         jaxlstm.from_module(module.embed, (X,)),
     ):
         assert_close(program(program.params, OTHER.numpy()), script.embed(OTHER), 1e-6)
+
+
+def test_a_layer_with_other_code_is_interpreted(tmp_path: Path) -> None:
+    """It has the name and constants of torch's class, and another method."""
+    layer = nn.Linear(2, 3)
+    torch.jit.script(nn.Sequential(layer)).save(str(tmp_path / "a.jit"))
+    with zipfile.ZipFile(tmp_path / "a.jit") as source, zipfile.ZipFile(tmp_path / "b.jit", "w") as target:
+        for name in source.namelist():
+            raw = source.read(name)
+            target.writestr(name, raw.replace(b"torch.linear(input, weight, bias)", b"torch.neg(input)"))
+    x = torch.ones(4, 2)
+    original, changed = (jaxlstm.load_torchscript(tmp_path / name) for name in ("a.jit", "b.jit"))
+    assert type(original[0]) is nn.Linear  # type: ignore[index]
+    assert torch.equal(original(x), layer(x))
+    assert type(changed[0]).__mro__[1].__name__ == "ScriptedModule"  # type: ignore[index]
+    assert torch.equal(changed(x), -x)
+
+
+class Counter(nn.Module):
+    """Its attributes change, and its results are structures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.last = 0, torch.zeros(1)
+
+    def forward(self, x: Tensor, flip: bool | None = None) -> tuple[dict[str, Tensor], list[int]]:
+        if x.dim() != 2:
+            raise ValueError(f"expected 2 axes, got {x.dim()}")
+        self.calls += 1
+        self.last = x[:1]
+        return {"x": x if flip is None else x.flip(0), "last": self.last}, [self.calls, x.size(0)]
+
+
+def test_state_and_structures() -> None:
+    script = torch.jit.script(Counter())
+    module: Any = jaxlstm.load_torchscript(script)
+    x = torch.arange(6.0).reshape(3, 2)
+    for flip in (None, True):
+        torch.testing.assert_close(module(x, flip), script(x, flip), rtol=0, atol=0)
+    assert module.calls == 2
+    with pytest.raises(ValueError, match="expected 2 axes, got 1"):
+        module(x[0])
+    with pytest.raises(TypeError, match=r"flip must be Optional\[bool\], got int"):
+        module(x, 1)
+    with pytest.warns(UserWarning, match=r"forward changes self\.calls at \w+\.py:\d+: self\.calls = "):
+        program = jaxlstm.from_module(torch.jit.script(Counter()), (x,))
+    assert_close(program(program.params, x.numpy()), torch.jit.script(Counter())(x), 0)
+
+
+@pytest.mark.filterwarnings("ignore:torch")
+def test_archives_that_are_refused(tmp_path: Path) -> None:
+    quantized = torch.ao.quantization.quantize_dynamic(
+        nn.Sequential(nn.Linear(2, 2)), {nn.Linear}, torch.qint8
+    )
+    with pytest.raises(jaxlstm.CheckpointError, match="quantized models are not supported"):
+        jaxlstm.load_torchscript(torch.jit.script(quantized))
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(jaxlstm.CheckpointError, match=r"not an archive of torch\.jit\.save"):
+        jaxlstm.load_torchscript(tmp_path / "a.pt")
+
+
+def test_commands(tagger: nn.Module, tmp_path: Path) -> None:
+    path = str(tmp_path / "tagger.jit")
+    torch.jit.script(tagger).save(path)
+    listing = jaxlstm_command("inspect", path, "--all").out
+    assert "method forward(x: Tensor) -> Tensor" in listing
+    assert "method embed(x: Tensor, scale: float = 2.0) -> Tensor" in listing
+    of_embed = ("--method", "embed", "--input", "x=int64[2,5]", "--input", "scale=2.0")
+    written = jaxlstm_command("convert", path, *of_embed, "-o", str(tmp_path / "embed.py"))
+    assert "HOLDS" in written.out
+    for options, message in (
+        (("--input", "y=int64[2,5]"), "--input must name the arguments .x. of the method"),
+        (("--input", "x=foo[2,5]"), "--input must be NAME="),
+        (("--submodule", "head"), "--submodule head: the archive has only the modules embedding, "),
+    ):
+        refused = jaxlstm_command("convert", path, *options, "-o", str(tmp_path / "a.py"), status=2)
+        assert re.search(message, refused.err)
+
+
+@pytest.mark.slow
+def test_check(tagger: nn.Module, tmp_path: Path) -> None:
+    path = str(tmp_path / "tagger.jit")
+    torch.jit.script(tagger).save(path)
+    program = jaxlstm.from_module(torch.jit.script(tagger), (X,))
+    report = jaxlstm.check.verify_model(program, path, (X,))
+    report.raise_if_failed()
+    assert "Tagger (TorchScript, executed by torch)" in str(report)
+    assert "the module HOLDS" in jaxlstm_command("check", path, "--input", "x=int64[3,5]").out

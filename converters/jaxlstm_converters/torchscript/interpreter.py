@@ -16,7 +16,7 @@ import torch
 
 from .containers import get_item, make_dict
 from .objects import ScriptObject, class_of, new_object
-from .operators import NumberTensor, as_number, call_operator, is_floating, plain
+from .operators import NumberTensor, call_operator, is_floating, plain
 from .text import ScriptFunction, ScriptText, UnsupportedValueError, dotted, refused
 from .types import has_type, with_type
 
@@ -31,6 +31,8 @@ _FUNCTIONS = {"int": "Int", "float": "Float", "bool": "Bool", "complex": "Comple
 """Function of the text -> operator."""
 _IMPLICIT = {"int": "IntImplicit", "float": "FloatImplicit", "number": "ScalarImplicit"}
 """Type of a number -> operator that makes one of a tensor."""
+_WITH_NUMBERS = ("add", "sub", "mul", "div")
+"""Operators whose second argument TorchScript replaces by a number if it is a constant without axes."""
 _SINCE = {"div": 4, "div_": 4, "full": 5}
 """Operators of tensors of integers -> the first version of archives with their present meaning."""
 _CONTEXTS = {
@@ -252,8 +254,13 @@ class _Frame:
         if root == "ops":
             namespace, _, name = name.partition(".")
             return call_operator(namespace, name, args, kwargs)
-        if len(args) > 1 and dotted(node.args[1]).startswith("CONSTANTS."):
-            args[1] = as_number(name, args[0], args[1])
+        if (
+            name.rstrip("_") in _WITH_NUMBERS
+            and len(args) > 1
+            and dotted(node.args[1]).startswith("CONSTANTS.")
+        ):
+            is_number = isinstance(args[1], torch.Tensor) and not args[1].dim()
+            args[1] = args[1].item() if is_number else args[1]
         is_old = self.interpreter.version < _SINCE.get(name, 0) and isinstance(args[0], (torch.Tensor, list))
         if is_old and not any(map(is_floating, args)):
             raise UnsupportedValueError(f"torch.{name} of integers had another meaning in old archives")

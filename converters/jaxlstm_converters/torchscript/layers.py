@@ -11,7 +11,7 @@ import functools
 import inspect
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from .normal_lines import normal_lines
 from .text import ScriptClass, ScriptText, dotted, plain_name
 
 _CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
+_OF_PARTS = ("transformer", "adaptive")
+"""Modules of torch.nn.modules whose layers consist of others."""
 
 
 def script_archive(script: Any) -> ScriptArchive:
@@ -42,16 +44,20 @@ def make_layer(text: ScriptText, kind: ScriptClass, values: Mapping[str, Any]) -
     layer_class = getattr(torch.nn, name.rpartition(".")[2], None)
     if not isinstance(layer_class, type) or f"{layer_class.__module__}.{layer_class.__name__}" != name:
         return None
-    children = [part for part, item in values.items() if isinstance(item, torch.nn.Module)]
-    if children and layer_class.__name__ not in _CONTAINERS:
-        return None  # Its own code may read more of its parts than their results.
+    children = tuple(part for part, item in values.items() if isinstance(item, torch.nn.Module))
+    # Another layer with parts may read more of them than their results, and may make any number of them.
+    is_simple = layer_class.__name__ in _CONTAINERS if children else name.split(".")[2] not in _OF_PARTS
+    if not is_simple or not issubclass(layer_class, torch.nn.Module):
+        return None
     arguments = {} if children else _arguments(layer_class, kind, values)
-    made = _made(layer_class, tuple(arguments.items()), tuple(children))
+    if arguments.get("num_layers", 0) > len(values):
+        return None
+    made = _made(layer_class, tuple(arguments.items()), children)
     if made is None:
         return None
-    layer, own_text, own_kind = made
-    is_same = _normal(text, kind) == _normal(own_text, own_kind) and _has_values(layer, kind, values)
-    return _new(layer_class, arguments, children) if is_same else None
+    lines = _normal(text, kind)
+    is_same = lines == _normal(*made[1:]) and not any("CONSTANTS" in line for line in lines)
+    return _new(layer_class, arguments, children) if is_same and _has_values(made[0], kind, values) else None
 
 
 def _arguments(layer_class: type, kind: ScriptClass, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,11 +75,11 @@ def _arguments(layer_class: type, kind: ScriptClass, values: Mapping[str, Any]) 
         names = set(inspect.signature(torch.nn.RNNBase).parameters) | {"nonlinearity"}
         names -= {"mode"} if settings.get("proj_size") else {"mode", "proj_size"}
     tensors = (torch.Tensor, torch.nn.Module)
-    given = names & settings.keys()
-    return {name: settings[name] for name in sorted(given) if not isinstance(settings[name], tensors)}
+    given = {name: _as_tuples(settings[name]) for name in sorted(names & settings.keys())}
+    return {name: value for name, value in given.items() if not isinstance(value, tensors)}
 
 
-def _new(layer_class: type, arguments: Mapping[str, Any], children: list[str]) -> torch.nn.Module:
+def _new(layer_class: type, arguments: Mapping[str, Any], children: Sequence[str]) -> torch.nn.Module:
     """Return a layer whose parameters and buffers have no memory."""
     with torch.device("meta"):
         layer = layer_class(**arguments)
@@ -92,7 +98,7 @@ def _made(
 ) -> tuple[torch.nn.Module, ScriptText, ScriptClass] | None:
     """Return a layer with its scripted text; None if torch does not make or script it."""
     try:
-        layer = _new(layer_class, dict(arguments), list(children))
+        layer = _new(layer_class, dict(arguments), children)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             archive = script_archive(torch.jit.script(layer))

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor
 
-from ..checkpoint.errors import CheckpointError, describe, printable
+from ..checkpoint.errors import CheckpointError, describe
 from ..checkpoint.io.tensor import Tensor
 from ..checkpoint.pickle.values import GlobalName, Placeholder, UnsupportedTensor
 from .archive import ScriptArchive
 from .interpreter import Interpreter
 from .layers import make_layer
-from .objects import ScriptObject, new_object
+from .objects import ScriptObject
 from .text import ScriptClass, ScriptFunction, plain_name
 
 _INTERNAL = frozenset(vars(torch.nn.Module())) - {"training", "_is_full_backward_hook"}
 _SPECIAL = ("forward", "__len__", "__getitem__", "__contains__")
-_HOOKS = ("__forward_hooks__", "__forward_pre_hooks__")
 MAX_DEPTH = 100
 _LISTS = (f"build_{kind}list" for kind in ("int", "double", "bool", "tensor", "complex"))
 _PICKLED = frozenset({*_LISTS, "restore_type_tag"})
@@ -36,10 +37,7 @@ class ScriptedModule(torch.nn.Module):
 
 
 class ModuleTree:
-    """The modules of an archive as they are made.
-
-    A tensor that several attributes share is one object, and a parameter if one of them is.
-    """
+    """The modules of an archive as they are made. A value that occurs twice is one object."""
 
     def __init__(self, archive: ScriptArchive) -> None:
         self.archive = archive
@@ -53,25 +51,26 @@ class ModuleTree:
         """Return the root module."""
         kind = self.archive.class_of(self.archive.root)
         if kind is None or kind.base != "Module":
-            raise CheckpointError("torchscript-unsupported", "the root of the archive is not a module")
-        self._make_parameters(self.archive.root, 0, set())
+            raise _unsupported("the root of the archive is not a module")
+        self._make_parameters(self.archive.root)
         return self._value(self.archive.root, 0)
 
-    def _make_parameters(self, value: Placeholder, depth: int, seen: set[int]) -> None:
-        """Make the parameters of a module and of the modules in it, before lists with the same tensors."""
-        kind = self.archive.class_of(value)
-        if kind is None or id(value) in seen:
-            return
-        if depth > MAX_DEPTH:
-            raise CheckpointError("too-deep", f"modules are nested more than {MAX_DEPTH} levels deep")
-        seen.add(id(value))
-        for name, item in value.state.items():
-            if isinstance(item, Tensor) and name in kind.names.get("__parameters__", ()):
-                tensor = self._tensor(item)
-                is_float = tensor.is_floating_point() or tensor.is_complex()
-                self._tensors[item.identity] = torch.nn.Parameter(tensor, requires_grad=is_float)
-            elif isinstance(item, Placeholder):
-                self._make_parameters(item, depth + 1, seen)
+    def _make_parameters(self, root: Placeholder) -> None:
+        """Make the parameters of all modules, before lists with the same tensors."""
+        stack, seen = [root], set[int]()
+        while stack:
+            value = stack.pop()
+            kind = self.archive.class_of(value)
+            if kind is None or id(value) in seen:
+                continue
+            seen.add(id(value))
+            stack += [item for item in value.state.values() if isinstance(item, Placeholder)]
+            for name in kind.names.get("__parameters__", ()):
+                item = value.state.get(name)
+                if isinstance(item, Tensor):
+                    tensor = self._tensor(item)
+                    is_float = tensor.is_floating_point() or tensor.is_complex()
+                    self._tensors[item.identity] = torch.nn.Parameter(tensor, requires_grad=is_float)
 
     def _tensor(self, tensor: Tensor) -> torch.Tensor:
         if tensor.identity not in self._tensors:
@@ -79,7 +78,7 @@ class ModuleTree:
         return self._tensors[tensor.identity]
 
     def _value(self, value: Any, depth: int) -> Any:
-        """Return a value of a pickle for torch. One that occurs twice is made once."""
+        """Return a value of a pickle for torch."""
         if value is None or type(value) in (bool, int, float, str):
             return value
         if isinstance(value, Tensor):
@@ -87,9 +86,9 @@ class ModuleTree:
         if depth > MAX_DEPTH:
             raise CheckpointError("too-deep", f"values are nested more than {MAX_DEPTH} levels deep")
         if id(value) not in self._values:
-            self._values[id(value)] = _PENDING
+            self._values[id(value)] = self  # Until it is made.
             self._values[id(value)] = self._made(value, depth + 1)
-        if self._values[id(value)] is _PENDING:
+        if self._values[id(value)] is self:
             raise CheckpointError("cycle", f"{describe(value)} contains itself")
         return self._values[id(value)]
 
@@ -101,10 +100,9 @@ class ModuleTree:
         if isinstance(value, dict):
             return {key: self._value(item, depth) for key, item in value.items()}
         if not isinstance(value, Placeholder):
-            raise CheckpointError("torchscript-unsupported", f"{describe(value)} is not supported")
+            raise _unsupported(f"{describe(value)} is not supported")
         if value.packed_class:
-            message = f"quantized models are not supported: the archive has a {value.packed_class}"
-            raise CheckpointError("torchscript-unsupported", message)
+            raise _unsupported(f"quantized models are not supported: the archive has a {value.packed_class}")
         if value.cls.module == "torch.jit._pickle" and value.cls.name in _PICKLED and value.args:
             return self._value(value.args[0], depth)
         if value.cls == GlobalName("torch", "device"):
@@ -113,41 +111,32 @@ class ModuleTree:
             return complex(*value.args)
         kind = self.archive.class_of(value)
         if kind is None:
-            message = f"an object of {value.cls} is not supported"
-            raise CheckpointError("torchscript-unsupported", message)
-        return self._module(kind, value, depth) if kind.base == "Module" else self._object(kind, value, depth)
-
-    def _object(self, kind: ScriptClass, value: Placeholder, depth: int) -> Any:
-        if kind.base == "NamedTuple":
-            return new_object(kind, [self._value(item, depth) for item in value.state.values()])
+            raise _unsupported(f"an object of {value.cls} is not supported")
+        values = {name: self._value(item, depth) for name, item in _fields(kind, value.state).items()}
+        if kind.base == "Module":
+            return self._module(kind, values)
         result = ScriptObject(kind)
-        for name, item in _fields(kind, value.state).items():
-            vars(result)[name] = self._value(item, depth)
+        vars(result).update(values)
         return result
 
-    def _module(self, kind: ScriptClass, value: Placeholder, depth: int) -> torch.nn.Module:
-        if any(kind.names.get(name) for name in _HOOKS):
-            message = f"{plain_name(kind.name)} has hooks, which are not supported"
-            raise CheckpointError("torchscript-unsupported", message)
-        values = {name: self._value(item, depth) for name, item in _fields(kind, value.state).items()}
+    def _module(self, kind: ScriptClass, values: dict[str, Any]) -> torch.nn.Module:
+        if kind.names.get("__forward_hooks__") or kind.names.get("__forward_pre_hooks__"):
+            raise _unsupported(f"{plain_name(kind.name)} has hooks, which are not supported")
         module: Any = make_layer(self.archive.text, kind, values)
-        if module is None:
-            module = self._class(kind)()
-        else:
-            vars(module)["_jaxlstm_class"] = kind
+        is_layer = module is not None
+        module = module if is_layer else self._class(kind)()
+        vars(module)["_jaxlstm_class"] = kind
         for name, item in values.items():
             if isinstance(item, torch.nn.Module):
                 module._modules[name] = item
-            elif isinstance(item, torch.nn.Parameter) and name in kind.names.get("__parameters__", ()):
-                module._parameters[name] = item
             elif name in kind.names.get("__parameters__", ()):
-                module._parameters[name] = None
+                module._parameters[name] = item
             elif name in kind.names.get("__buffers__", ()):
                 module._buffers[name] = item
-            elif not hasattr(module, name) or isinstance(module, ScriptedModule) or name == "training":
+            elif not is_layer or name == "training":
                 vars(module)[name] = item
-        if hasattr(module, "_flat_weights_names"):
-            module._flat_weights = [module._parameters[name] for name in module._flat_weights_names]
+        if is_layer and isinstance(module, torch.nn.RNNBase):
+            module._flat_weights = [module._parameters[name] for name in module._flat_weights_names]  # type: ignore[assignment]
         return module
 
     def _class(self, kind: ScriptClass) -> type[ScriptedModule]:
@@ -158,31 +147,32 @@ class ModuleTree:
                 for name, function in kind.methods.items()
                 if name in _SPECIAL or not hasattr(torch.nn.Module, name)
             }
+            evaluate = partial(self.interpreter.default, ScriptFunction(kind.name, kind.file, _NO_CODE))
             constants = {
-                name: self.interpreter.default(ScriptFunction(kind.name, kind.file, None), node)  # type: ignore[arg-type]
+                name: evaluate(node)
                 for name, node in kind.constants.items()
                 if not hasattr(torch.nn.Module, name) and name not in _INTERNAL and name not in methods
             }
-            namespace = {**constants, **methods, "_jaxlstm_class": kind, "__module__": module or "__torch__"}
+            namespace = {**constants, **methods, "__module__": module or "__torch__"}
             self._kinds[kind.name] = type(name, (ScriptedModule,), namespace)
         return self._kinds[kind.name]
 
 
-_PENDING = object()
+_NO_CODE: Any = ast.parse("def f(): pass").body[0]
 
 
-def _fields(kind: ScriptClass, state: Mapping[str, Any]) -> dict[str, Any]:
+def _unsupported(problem: str) -> CheckpointError:
+    return CheckpointError("torchscript-unsupported", problem)
+
+
+def _fields(kind: ScriptClass, state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the values of the fields of a class, which must be those that it declares."""
     for name in state:
         if name not in kind.fields or name in _INTERNAL or name.startswith("__"):
-            message = (
-                f"{plain_name(kind.name)} has the attribute {printable(str(name))!r}, which is not supported"
-            )
-            raise CheckpointError("torchscript-unsupported", message)
+            raise _unsupported(f"the attribute {describe(name)} of {plain_name(kind.name)} is not supported")
     if missing := kind.fields.keys() - state.keys():
-        message = f"{plain_name(kind.name)} lacks the attribute {printable(min(missing))!r}"
-        raise CheckpointError("torchscript-unsupported", message)
-    return dict(state)
+        raise _unsupported(f"{plain_name(kind.name)} lacks the attribute {describe(min(missing))}")
+    return state
 
 
 def _method(interpreter: Interpreter, function: ScriptFunction) -> Any:
@@ -192,12 +182,12 @@ def _method(interpreter: Interpreter, function: ScriptFunction) -> Any:
         return interpreter.run(function, args, kwargs, self)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    names = [("self", None), *((name, default) for name, _, default in function.parameters)]
     parameters = [
         inspect.Parameter(name, kind, default=inspect.Parameter.empty if default is None else ...)
-        for name, _, default in function.parameters
+        for name, default in names
     ]
-    own = inspect.Parameter("self", kind)
     method.__name__ = method.__qualname__ = function.node.name
     method.__doc__ = function.signature
-    method.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
+    method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return method

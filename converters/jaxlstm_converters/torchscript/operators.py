@@ -16,7 +16,7 @@ import torch
 from torch.overrides import is_tensor_like
 
 from .containers import ANY, DICTS, LISTS, STRINGS, text_of
-from .overloads import CODES, find_overload, is_bool, is_int
+from .overloads import CODES, call_overload, is_bool, is_int
 from .text import UnsupportedValueError
 
 _OF_NUMBERS = """
@@ -31,15 +31,12 @@ _OF_STRINGS = """
     isupper islower capitalize title slice ord chr hash center ljust rjust zfill splitlines
 """
 _COMPOSITE = """
-    _convolution _convolution_mode _shape_as_tensor argwhere conv_tbc fft_fft2 fft_fftn fft_fftshift
-    fft_ifft2 fft_ifftn fft_ifftshift fft_irfft2 fft_irfftn fft_rfft2 fft_rfftn fft_hfft fft_ihfft
-    float_power is_complex is_floating_point is_signed is_nonzero numel size stride dim isreal
-    masked_select msort nll_loss nll_loss2d special_i0 special_ndtr trapezoid
-    ctc_loss expand_as frobenius_norm nuclear_norm norm_except_dim vander cov cumulative_trapezoid
+    _shape_as_tensor argwhere fft_fft2 fft_fftn fft_fftshift fft_ifft2 fft_ifftn fft_ifftshift fft_irfft2
+    fft_irfftn fft_rfft2 fft_rfftn float_power is_complex is_floating_point is_signed is_contiguous isreal
+    msort nll_loss trapezoid frobenius_norm nuclear_norm norm_except_dim cov detach_ size dim
     margin_ranking_loss cosine_embedding_loss hinge_embedding_loss triplet_margin_loss poisson_nll_loss
-    pdist quantile nanquantile tensor as_tensor thnn_conv2d detach_ data result_type can_cast
-    is_contiguous as_strided alias
 """
+"""Operators that torch makes of those of programs."""
 
 
 @functools.cache
@@ -75,22 +72,13 @@ class NumberTensor:
 
 
 _OF_SIZES: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "abs")},
+    **{name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     "div": operator.truediv,
     "floordiv": operator.floordiv,
     "remainder": operator.mod,
-    "neg": operator.neg,
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
     "min": torch.sym_min,
     "max": torch.sym_max,
-    "abs": abs,
     "floor": math.floor,
     "ceil": math.ceil,
     "Int": lambda value: value if is_int(value) else math.trunc(value),
@@ -142,11 +130,8 @@ _OF_TENSORS: dict[str, Callable[..., Any]] = {
     "Bool": bool,
     "Int": lambda x: int(x.item()) if not x.dtype.is_floating_point else math.trunc(x.item()),
     "Float": lambda x: float(x.item()),
-    "IntImplicit": _implicit,
-    "FloatImplicit": _implicit,
-    "ScalarImplicit": _implicit,
-    "cpu": lambda x: x,
-    "cuda": lambda x: x,
+    **{f"{kind}Implicit": _implicit for kind in ("Int", "Float", "Scalar")},
+    **{device: lambda x: x for device in ("cpu", "cuda")},
     "data": lambda x: x.detach(),
 }
 """Operators whose first argument is a tensor, which torch has for TorchScript only."""
@@ -177,12 +162,8 @@ _PRIM: dict[str, Callable[..., Any]] = {
     "data": lambda x: x.detach(),
     "T": lambda x: x.T,
     "requires_grad": lambda x: x.requires_grad,
-    "is_cuda": lambda x: False,
-    "is_quantized": lambda x: False,
-    "is_sparse": lambda x: False,
-    "is_nested": lambda x: False,
     "unchecked_unwrap_optional": lambda x: x,
-    "TupleUnpack": lambda x: x,
+    **{f"is_{kind}": lambda x: False for kind in ("cuda", "quantized", "sparse", "nested")},
 }
 """Operators of the namespace prim, beside min, max and abs."""
 
@@ -210,7 +191,8 @@ def call_operator(namespace: str, name: str, args: list[Any], kwargs: Mapping[st
     for kind, table in _TABLES:
         if isinstance(first, kind) and name in table:
             return table[name](*args, **kwargs)
-    return _call_torch(name, args, dict(zip(kwargs, plain([*kwargs.values()]), strict=True)))
+    result = _call_torch(name, args, dict(zip(kwargs, plain([*kwargs.values()]), strict=True)))
+    return _required(result, name, args)
 
 
 _TABLES = ((list, LISTS), (dict, DICTS), (str, STRINGS), (torch.Tensor, _OF_TENSORS), (object, ANY))
@@ -226,17 +208,21 @@ def _call_torch(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if name == "select" and args[1:] == [0, 0] and not isinstance(args[0], torch.Tensor):
         return args[0][0]  # The number of packed sequences.
     if name in _PACKED or any(is_tensor_like(x) and not isinstance(x, torch.Tensor) for x in args):
-        return getattr(torch._C._VariableFunctions, name)(*args, **kwargs)  # type: ignore[attr-defined]
+        if name in ("size", "dim"):
+            return getattr(args[0], name)(*args[1:])
+        function = getattr(torch._C._VariableFunctions, name, None)  # type: ignore[attr-defined]
+        return NotImplemented if function is None else function(*args, **kwargs)
     if name == "remainder" and type(args[-1]) is int and args[-1] == 0 and is_int(args[0]):
         raise ZeroDivisionError("integer modulo by zero")  # It would end the process.
-    found = find_overload("aten", name, args, kwargs)
-    if name == "to" and (found is None or found[0].name.startswith("prim_")):
-        return _to(*args, **kwargs)
-    if found is None:
-        kinds = ", ".join(type(arg).__name__ for arg in [*args, *kwargs.values()])
+    result = call_overload("aten", name, args, kwargs)
+    return _to(*args, **kwargs) if name == "to" and result is NotImplemented else result
+
+
+def _required(result: Any, name: str, values: list[Any]) -> Any:
+    if result is NotImplemented:
+        kinds = ", ".join(type(value).__name__ for value in values)
         raise UnsupportedValueError(f"the operator torch.{name} does not take ({kinds})")
-    overload, given = found
-    return overload(given)
+    return result
 
 
 def _convolution(
@@ -274,29 +260,13 @@ def is_floating(value: Any) -> bool:
     return (value.is_floating_point() or value.is_complex()) if is_tensor else type(value) is float
 
 
-def as_number(name: str, first: Any, constant: Any) -> Any:
-    """Return the number of a constant without axes beside the first operand of an operator.
-
-    TorchScript takes it for a number in the type of the result of four operators. Of others that type is the
-    same with the number, if the first operand has axes and no lower kind of type.
-    """
-    if not isinstance(constant, torch.Tensor) or constant.dim():
-        return constant
-    has_axes = isinstance(first, torch.Tensor) and first.dim() > 0 and name in _OF_NUMBERS.split()
-    is_kept = has_axes and first.dtype != torch.bool and is_floating(first) >= is_floating(constant)
-    return constant.item() if name.rstrip("_") in ("add", "sub", "mul", "div") or is_kept else constant
-
-
 def _of_numbers(name: str, args: list[Any]) -> Any:
     """Return prim::min, max or abs."""
     if isinstance(args[0], torch.Tensor):
         return torch.abs(*args)
     if _depends_on_sizes(args):
         return _OF_SIZES[name](*args)
-    found = find_overload("prim", name, args, {})
-    if found is None:
-        raise UnsupportedValueError(f"the operator prim::{name} does not take ({', '.join(map(str, args))})")
-    return found[0](found[1])
+    return _required(call_overload("prim", name, args, {}), name, args)
 
 
 def _number(value: Any) -> Any:

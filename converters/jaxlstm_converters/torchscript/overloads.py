@@ -16,13 +16,11 @@ DTYPES: tuple[torch.dtype, ...] = (
 )
 """torch's dtypes by their number in TorchScript. Quantized ones follow, and bfloat16 with 15."""
 CODES = {**{dtype: code for code, dtype in enumerate(DTYPES)}, torch.bfloat16: 15}
-_BY_CODE = {code: dtype for dtype, code in CODES.items()}
-_FORMATS = (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 
 
 def is_int(value: Any) -> bool:
     """Return True for an integer, which may be a free size."""
-    return type(value) is int or isinstance(value, torch.SymInt)
+    return isinstance(value, (int, torch.SymInt)) and type(value) is not bool
 
 
 def is_float(value: Any) -> bool:
@@ -67,96 +65,71 @@ def _matches(value: Any, kind: Any, length: int | None = None) -> bool:
     return test is not None and test(value)
 
 
-class _Parameter(NamedTuple):
-    name: str
-    kind: Any
-    length: int | None
-    keyword_only: bool
-    required: bool
-    enum: str
-
-
 class Overload(NamedTuple):
-    """One operator of torch with its parameters."""
+    """One operator of torch, with the parameters of its schema."""
 
     name: str
     function: Any
-    parameters: tuple[_Parameter, ...]
+    parameters: tuple[Any, ...]
 
-    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the arguments by name if they have the types of the parameters; else None."""
-        names = [parameter.name for parameter in self.parameters if not parameter.keyword_only]
-        if len(args) > len(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
-            return None
+    def bound(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]] | None:
+        """Return the arguments with torch's objects for numbers of dtypes; None if it does not take them."""
+        names = [parameter.name for parameter in self.parameters if not parameter.kwarg_only]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if len(given) < len(args) + len(kwargs) or not given.keys() <= {p.name for p in self.parameters}:
+            return None
         for parameter in self.parameters:
             if parameter.name not in given:
-                if parameter.required:
+                if not parameter.has_default_value():
                     return None
-            elif not _matches(given[parameter.name], parameter.kind, parameter.length):
+            elif not _matches(given[parameter.name], parameter.type, parameter.N):
                 return None
-        return given if len(given) <= len(self.parameters) and given.keys() <= self._names else None
-
-    @property
-    def _names(self) -> set[str]:
-        return {parameter.name for parameter in self.parameters}
-
-    def __call__(self, given: Mapping[str, Any]) -> Any:
-        """Call the operator. TorchScript's numbers of dtypes, layouts and formats become torch's objects."""
-        converted = dict(given)
-        for parameter in self.parameters:
-            value = given.get(parameter.name)
-            if parameter.enum and type(value) is int:
-                converted[parameter.name] = _enum(parameter.enum, value)
-        positional = [converted.pop(p.name) for p in self._leading(converted)]
-        return self.function(*positional, **converted)
-
-    def _leading(self, given: Mapping[str, Any]) -> list[_Parameter]:
-        leading = []
-        for parameter in self.parameters:
-            if parameter.keyword_only or parameter.name not in given:
-                break
-            leading.append(parameter)
-        return leading
+            else:
+                given[parameter.name] = _converted(given[parameter.name], str(parameter.real_type))
+        return [given.pop(name) for name in names[: len(args)]], given
 
 
-def _enum(kind: str, value: int) -> Any:
-    if kind == "ScalarType" and value in _BY_CODE:
-        return _BY_CODE[value]
-    if kind == "Layout" and value == 0:
-        return torch.strided
-    if kind == "MemoryFormat" and 0 <= value < len(_FORMATS):
-        return _FORMATS[value]
-    raise UnsupportedValueError(f"{kind} {value} is not supported")
+def _converted(value: Any, kind: str) -> Any:
+    """Return torch's object for the number of a dtype, layout or memory format."""
+    for name, objects in _ENUMS.items():
+        if name in kind and type(value) is int:
+            if value not in objects:
+                raise UnsupportedValueError(f"{name} {value} is not supported")
+            return objects[value]
+    return value
 
 
-def find_overload(
-    namespace: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Overload, dict[str, Any]] | None:
-    """Return the first overload, in the order of TorchScript, that takes the arguments, with them by name."""
+_ENUMS: dict[str, dict[int, Any]] = {
+    "ScalarType": {code: dtype for dtype, code in CODES.items()},
+    "Layout": {0: torch.strided},
+    "MemoryFormat": dict(
+        enumerate(
+            (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
+        )
+    ),
+}
+
+
+def call_overload(namespace: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the first overload, in the order of TorchScript, that takes the arguments.
+
+    Returns NotImplemented if none takes them, or a form of `to` that a trace cannot record.
+    """
     for overload in _overloads(namespace, name):
-        given = overload.bound(args, kwargs)
-        if given is not None:
-            return overload, given
-    return None
+        if (bound := overload.bound(args, kwargs)) is not None:
+            is_recorded = not overload.name.startswith("prim_")
+            return overload.function(*bound[0], **bound[1]) if is_recorded else NotImplemented
+    return NotImplemented
 
 
 @functools.lru_cache(maxsize=2048)
 def _overloads(namespace: str, name: str) -> tuple[Overload, ...]:
     packet = getattr(getattr(torch.ops, namespace), name, None)
     schemas = torch._C._jit_get_schemas_for_operator(f"{namespace}::{name}") if packet else []
+    names = [schema.overload_name or "default" for schema in schemas]
     return tuple(
-        Overload(name, getattr(packet, name), _parameters(schema))
-        for schema in schemas
-        for name in [schema.overload_name or "default"]
+        Overload(own, getattr(packet, own), tuple(schema.arguments))
+        for own, schema in zip(names, schemas, strict=True)
     )
-
-
-def _parameters(schema: Any) -> tuple[_Parameter, ...]:
-    found = []
-    for arg in schema.arguments:
-        real = str(arg.real_type)
-        enum = next((kind for kind in ("ScalarType", "Layout", "MemoryFormat") if kind in real), "")
-        required = not arg.has_default_value()
-        found.append(_Parameter(arg.name, arg.type, arg.N, arg.kwarg_only, required, enum))
-    return tuple(found)

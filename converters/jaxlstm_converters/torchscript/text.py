@@ -119,17 +119,14 @@ def line_of(file: str, node: ast.AST) -> str:
 
 
 def refused(file: str, node: ast.AST, problem: str = "") -> CheckpointError:
-    """Return the error for a statement or expression: its file, line and text."""
-    kind = type(node).__name__
-    shown = ""
-    if isinstance(node, ast.expr | ast.stmt):
-        try:
-            shown = f" {ast.unparse(node).partition(chr(10))[0]!r}"
-        except RecursionError:
-            shown = ""
+    """Return the error for a statement or expression: its file, line, problem and text."""
+    problem = problem or f"{type(node).__name__} is not supported"
+    try:
+        text = repr(ast.unparse(node).partition("\n")[0]) if isinstance(node, ast.expr | ast.stmt) else ""
+    except RecursionError:
+        text = "a deep expression"
     place = f"{printable(file)}:{getattr(node, 'lineno', 0)}"
-    problem = problem or f"{kind} is not supported"
-    return CheckpointError("torchscript-unsupported", f"{place}: {problem}, in{printable(shown, 200)}")
+    return CheckpointError("torchscript-unsupported", f"{place}: {problem}, in {printable(text, 200)}")
 
 
 def type_text(node: ast.expr | None) -> str:
@@ -171,27 +168,24 @@ def _read_function(
     stack: list[tuple[ast.AST, int]] = [(node, 0)]
     while stack:
         part, depth = stack.pop()
-        if not isinstance(part, _PARTS) or (part is not node and isinstance(part, ast.FunctionDef)):
+        is_inner = part is not node and isinstance(part, ast.FunctionDef)
+        if not isinstance(part, _PARTS) or is_inner or not _is_printed(part):
             raise refused(file, part)
         if depth > 100:
             raise refused(file, part, "the code is nested more than 100 levels deep")
-        _check(file, part)
         stack += ((child, depth + 1) for child in ast.iter_child_nodes(part))
     return ScriptFunction(f"{prefix}.{node.name}", file, node, is_method)
 
 
-def _check(file: str, node: Any) -> None:
-    """Raise for forms of a node that torch does not print."""
-    if isinstance(node, ast.keyword) and node.arg is None:
-        raise refused(file, node.value, "** is not supported")
-    if isinstance(node, ast.For | ast.While) and node.orelse:
-        raise refused(file, node, "else after a loop is not supported")
-    if isinstance(node, ast.Dict) and None in node.keys:
-        raise refused(file, node, "** is not supported")
-    if isinstance(node, ast.Constant) and isinstance(node.value, bytes | type(...)):
-        raise refused(file, node, "the constant is not supported")
-    if isinstance(node, ast.Assign) and len(node.targets) != 1:
-        raise refused(file, node, "several targets are not supported")
+def _is_printed(node: Any) -> bool:
+    """Return False for forms of a node that torch does not print."""
+    if isinstance(node, ast.For | ast.While):
+        return not node.orelse
+    if isinstance(node, ast.Constant):
+        return not isinstance(node.value, bytes | type(...))
+    if isinstance(node, ast.Assign):
+        return len(node.targets) == 1
+    return node.arg is not None if isinstance(node, ast.keyword) else None not in getattr(node, "keys", ())
 
 
 def _read_class(file: str, prefix: str, node: ast.ClassDef) -> ScriptClass:
@@ -212,12 +206,10 @@ def _read_class(file: str, prefix: str, node: ast.ClassDef) -> ScriptClass:
 def _read_field(result: ScriptClass, item: ast.stmt) -> None:
     """Add `name : type`, `name : Final[type] = value`, `__annotations__["0"] = type` or `__xs__ = [...]`."""
     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-        if item.value is not None and result.base != "NamedTuple":
+        if item.value is not None:
             result.constants[item.target.id] = item.value
-        else:
+        if item.value is None or result.base == "NamedTuple":
             result.fields[item.target.id] = item.annotation
-            if item.value is not None:
-                result.constants[item.target.id] = item.value
         return
     if isinstance(item, ast.Assign) and len(item.targets) == 1:
         target, value = item.targets[0], item.value
