@@ -111,11 +111,12 @@ class CompiledEngine:
         ``donate``, h and c are donated.
         """
         key = method, sizes, donate, lengths
-        if key not in self._executables:
+        executable = self._executables.get(key)
+        if executable is None:
             with self._compiling:
-                if key not in self._executables:
-                    self._executables[key] = self._compile(*key)
-        return self._executables[key]
+                executable = self._executables.get(key) or self._compile(*key)
+                self._executables[key] = executable
+        return executable
 
     def _compile(self, method: str, sizes: tuple[int, ...], donate: bool, lengths: bool) -> Any:
         shapes = self._shapes(*sizes)
