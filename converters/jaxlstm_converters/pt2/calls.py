@@ -10,8 +10,9 @@ from jaxlstm_converters.checkpoint.errors import printable
 
 _HERE = os.path.dirname(__file__)
 _SLICE = re.compile(r"slice\((?:None|([0-9]{1,9})), (?:None|-?[0-9]{1,9}), (?:None|1)\)\.([0-9]{1,9})")
-# torch also records its own functions; only the frames of "forward" have a module each.
-_FRAME = "in forward"
+# torch also records its own functions; only the frames of "forward" have a module each, and those of methods
+# that an export by jaxlstm recorded: path, class, number and name.
+_FRAME = re.compile(r"(?:^| )in (forward|method ([^,\s]*),([^,\s]*),([0-9]{1,9}),(\w{1,200}))")
 
 
 def read_calls(metadata: Any) -> tuple[ModuleCall, ...]:
@@ -22,16 +23,27 @@ def read_calls(metadata: Any) -> tuple[ModuleCall, ...]:
     entries = [_parts(entry) for entry in _text(metadata, "nn_module_stack").split(";")]
     if any(len(entry) < 3 or entry[0] == entry[1] for entry in entries):
         return ()
-    lines = _lines_of_modules([line for _, line in _frames(_text(metadata, "stack_trace"))])
-    lines += [""] * (len(entries) - len(lines))
-    calls: list[ModuleCall] = []
-    for entry, line in zip(entries, lines, strict=False):
-        key, path = printable(entry[0].removeprefix("L__self__"), 1_000), printable(entry[1], 1_000)
-        if calls and calls[-1].path == path:  # A method calls its own module.
-            calls[-1] = calls[-1]._replace(line=line)
-        elif "slice(" not in entry[1]:  # from the end of a list, whose length is not known
-            calls.append(ModuleCall(key, path, printable(entry[-1], 1_000), line))
+    calls, left = list[ModuleCall](), iter(entries)
+    for head, line in _merged([*_frames(_text(metadata, "stack_trace"))]):
+        if head[1] == "forward":
+            _add(calls, next(left, []), line)
+        else:
+            path, name, number, method = (printable(part, 1_000) for part in head.groups()[1:])
+            calls.append(ModuleCall(f"{path}#{number}", path, name, line, method))
+    for entry in left:
+        _add(calls, entry, "")
     return tuple(calls)
+
+
+def _add(calls: list[ModuleCall], entry: list[str], line: str) -> None:
+    """Add the call of an entry, [] for none, with its line."""
+    if not entry:
+        return
+    key, path = printable(entry[0].removeprefix("L__self__"), 1_000), printable(entry[1], 1_000)
+    if calls and calls[-1].path == path and not calls[-1].method:  # A method calls its own module.
+        calls[-1] = calls[-1]._replace(line=line)
+    elif "slice(" not in entry[1]:  # from the end of a list, whose length is not known
+        calls.append(ModuleCall(key, path, printable(entry[-1], 1_000), line))
 
 
 def _parts(entry: str) -> list[str]:
@@ -46,8 +58,9 @@ def _parts(entry: str) -> list[str]:
 
 def without_paths(stack_trace: str) -> str:
     """Return the text of a stack with the lines of code only, which `read_calls` reads alike."""
-    frames = [line for head, line in _frames(stack_trace) if f'"{_HERE}{os.sep}' not in head]
-    return "\n".join(f"{_FRAME}\n    {line}" for line in frames)
+    ours = f'"{_HERE}{os.sep}'
+    frames = [(head[0], line) for head, line in _frames(stack_trace) if ours not in head.string]
+    return "\n".join(f"{head.strip()}\n    {line}" for head, line in frames)
 
 
 def _text(metadata: Any, name: str) -> str:
@@ -55,20 +68,22 @@ def _text(metadata: Any, name: str) -> str:
     return text if type(text) is str else ""
 
 
-def _frames(stack_trace: str) -> Iterator[tuple[str, str]]:
-    """Yield the heading of each frame of a "forward", and its line of the user's code, "" if it has none."""
+def _frames(stack_trace: str) -> Iterator[tuple[re.Match[str], str]]:
+    """Yield the heading of each frame of a "forward" or method, and its line of the user's code, or ""."""
     texts = stack_trace.split("\n")
-    for head, line in zip(texts, [*texts[1:], ""], strict=True):
-        if head.endswith(_FRAME) and not head.startswith("    "):
+    for text, line in zip(texts, [*texts[1:], ""], strict=True):
+        head = None if text.startswith("    ") else _FRAME.search(text)
+        if head is not None and head.end() == len(text):
             # torch's generated code has names such as "<eval_with_key>.1".
-            is_users = line.startswith("    ") and 'File "<' not in head
+            is_users = line.startswith("    ") and 'File "<' not in text
             yield head, printable(line.strip(), 400) if is_users else ""
 
 
-def _lines_of_modules(lines: list[str]) -> list[str]:
-    """Return one line for each module: a direct call of a "forward" has a frame, and no module."""
-    nested = [False, *(".forward(" in line for line in lines)]
-    merged: list[str] = []
-    for line, is_nested in zip(lines, nested, strict=False):
-        merged[len(merged) - is_nested :] = [line]
+def _merged(frames: list[tuple[re.Match[str], str]]) -> list[tuple[re.Match[str], str]]:
+    """Return one frame for each module: a direct call of a "forward" has a frame, and no module."""
+    nested = [False, *(".forward(" in line for _, line in frames)]
+    merged: list[tuple[re.Match[str], str]] = []
+    for frame, is_nested in zip(frames, nested, strict=False):
+        is_merged = is_nested and frame[0][1] == "forward"
+        merged[len(merged) - is_merged :] = [frame]
     return merged

@@ -192,7 +192,7 @@ def _export_with(
         with (
             free_time(),
             sizes_from_one() if settings.one else contextlib.nullcontext(),
-            recorded_lines(),
+            recorded_lines(methods=signatures.methods),
             kept_state(call.module, call.changed),
             tensor_attributes(call.module),
             plain_results(call.module),
@@ -202,7 +202,7 @@ def _export_with(
             KnownValues(call.module),
             packed_sequences(call.module, tracing),
             SharedArrays(),
-            signatures.recorded(),
+            signatures.recorded(call.module),
         ):
             export = getattr(torch.export, exporter)
             program = export(fresh.module, fresh.args, fresh.kwargs, dynamic_shapes=shapes, strict=False)

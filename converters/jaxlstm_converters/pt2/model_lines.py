@@ -9,7 +9,7 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from traceback import FrameSummary, StackSummary
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     import torch
 
 _FROM_MODULE = os.path.join(os.path.dirname(__file__), "_from_module.py")
+_CALL_SIGNATURES = os.path.join(os.path.dirname(__file__), "call_signatures.py")
 _INTERPRETER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "torchscript")
 
 
 @contextlib.contextmanager
-def recorded_lines(line: Callable[[], str | None] | None = None) -> Iterator[None]:
+def recorded_lines(
+    line: Callable[[], str | None] | None = None, methods: Sequence[str] = ()
+) -> Iterator[None]:
     """Let exports inside the block record lines of the model's code: with each node, and condition on sizes.
 
     By default torch mostly records lines of torch with conditions, and lines of ``forward`` with nodes.
-    ``line`` returns the present line; it defaults to `line_of_model`.
+    ``line`` returns the present line; it defaults to `line_of_model`. ``methods`` has the calls of methods
+    that run at present, see `CallSignatures`.
     """
     line = line or line_of_model
     from torch._guards import SLoc
@@ -42,7 +46,7 @@ def recorded_lines(line: Callable[[], str | None] | None = None) -> Iterator[Non
 
     def user_frames(self: Any, frames: Iterable[FrameSummary]) -> StackSummary:
         shown = (frame for frame in frames if frame.filename not in uninteresting_files())
-        return StackSummary.from_list(_lines_of_forwards(shown))
+        return StackSummary.from_list(_lines_of_forwards(shown, methods))
 
     with (
         replaced(ShapeEnv, "_get_sloc", get_sloc),
@@ -79,27 +83,32 @@ def recorded_calls(module: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def _lines_of_forwards(frames: Iterable[FrameSummary]) -> list[FrameSummary]:
-    """Return the frame of each ``forward`` with one statement: its own, or of a method that it calls.
+def _lines_of_forwards(frames: Iterable[FrameSummary], methods: Iterable[str]) -> list[FrameSummary]:
+    """Return the frame of each ``forward`` and method with one statement: its own, or of a function in it.
 
-    A ``return`` gives its value to the statement that called the method. A method that is exported in place
+    A ``return`` gives its value to the statement that called the function. A method that is exported in place
     of ``forward`` counts as one.
     """
     found: list[FrameSummary] = []
-    is_method = False
+    is_method, running, name = False, iter(methods), ""
     for frame in frames:
+        if frame.filename == _CALL_SIGNATURES and frame.name == "run_method":
+            name = f"method {next(running, '')}"
+            continue
         if frame.filename == torch_methods.__file__:
             is_method = True
             continue
-        is_forward = frame.name == "forward" or (is_method and is_of_model(frame.filename))
+        is_own = (is_method or name) and is_of_model(frame.filename)
+        is_forward = frame.name == "forward" or is_own
         is_method = is_method and not is_forward
         if not is_forward and not (found and is_of_model(frame.filename)):
             continue
         statement = _statements(frame.filename).get(frame.lineno or 0, frame.line or "")
         if not is_forward and (frame.name == "<lambda>" or statement.startswith("return")):
             continue
-        found = found if is_forward else found[:-1]
-        found.append(FrameSummary(frame.filename, frame.lineno, "forward", line=statement))
+        shown = name or ("forward" if is_forward else found[-1].name)
+        found, name = found if is_forward else found[:-1], ""
+        found.append(FrameSummary(frame.filename, frame.lineno, shown, line=statement))
     return found
 
 

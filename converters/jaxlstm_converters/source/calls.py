@@ -36,6 +36,7 @@ class Invocation:
         path: path of the module.
         class_name: full name of its class.
         key: its key in the graph.
+        method: the method that is called instead of ``forward``, or "".
         body: its nodes and the calls of other modules, in the order of their dependencies.
         inputs: the values and sizes that it takes from its parent, in the order of the parameters.
         outputs: the values that its parent uses.
@@ -47,6 +48,7 @@ class Invocation:
     path: str
     class_name: str
     key: str
+    method: str
     body: list[Item]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -71,7 +73,8 @@ def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
     nodes = (node for node in all_nodes(graph) if not sizes.is_size(node.name))
     chains = _without_strangers({node.name: node.calls for node in nodes})
     root = next((calls[0] for calls in chains.values() if calls), None)
-    return Invocation("", root.class_name if root else "Model", "", _body(graph.nodes, chains, 0))
+    root = root or ModuleCall("", "", "Model", "")
+    return Invocation("", root.class_name, root.key, "", _body(graph.nodes, chains, 0))
 
 
 def with_tied_buffers(
@@ -135,11 +138,11 @@ def called_by(item: Item) -> list[Function]:
     return [argument for argument in getattr(item, "args", ()) if isinstance(argument, Function)]
 
 
-def line_of(item: Item, path: str) -> str:
-    """Return the line of the user's code in the module at a path that led to an item."""
+def line_of(item: Item, call: Invocation) -> str:
+    """Return the line of the user's code in a call that led to an item."""
     node = next(nodes_of(item), None)
     calls = node.calls if node else ()
-    return next((call.line for call in calls if call.path == path), "")
+    return next((around.line for around in calls if around.key == call.key), "")
 
 
 def is_under(path: str, parent: str) -> bool:
@@ -185,8 +188,8 @@ def _body(nodes: Sequence[Node], chains: Chains, depth: int) -> list[Item]:
     for group in order:
         inner = chains[group[0].name][depth + 1 : depth + 2]
         if inner:
-            path, class_name, key = inner[0].path, inner[0].class_name, inner[0].key
-            items.append(Invocation(path, class_name, key, _body(group, chains, depth + 1)))
+            call, body = inner[0], _body(group, chains, depth + 1)
+            items.append(Invocation(call.path, call.class_name, call.key, call.method, body))
         else:
             items.append(with_functions(group[0], with_body))
     return items
@@ -239,7 +242,7 @@ def equal_calls(root: Invocation) -> Collection[list[Invocation]]:
     """Return groups of the calls whose modules have one class and the same operators."""
     groups: dict[tuple[str, ...], list[Invocation]] = {}
     for call in walk(root):
-        key = (call.class_name, *(node.op for node in nodes_of(call)))
+        key = (call.class_name, call.method, *(node.op for node in nodes_of(call)))
         groups.setdefault(key, []).append(call)
     return groups.values()
 

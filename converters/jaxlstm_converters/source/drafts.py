@@ -1,7 +1,7 @@
 """Drafts of classes: the statements of the methods and of ``__init__`` of one module."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlstm_converters.source import names, trees
@@ -50,7 +50,7 @@ def draft_of(context: Context, calls: Sequence[Invocation], methods: dict[int, M
         if (text := repr(lines)) in found:
             method.name = found[text].name
         else:
-            method.name = names.unique(f"call_{len(found) + 1}", part.parts) if found else "__call__"
+            method.name = _free_name(call, {*part.parts, *(other.name for other in found.values())})
             found[text] = method
     base = "nnx.Sequential" if part.is_chain else "nnx.List" if part.is_list else "nnx.Module"
     init, layers = initialized(part), context.model.layers
@@ -62,6 +62,11 @@ def draft_of(context: Context, calls: Sequence[Invocation], methods: dict[int, M
     if any(trees.shown(node) == trees.shown(context.dtype) for node in nodes):
         made.init = [*init, trees.assign(context.dtype, SINGLE)]
     return made
+
+
+def _free_name(call: Invocation, taken: Collection[str]) -> str:
+    usual = names.attribute_name(call.method) if call.method else "__call__"
+    return usual if usual not in taken else names.unique(f"{call.method or 'call'}_2", taken)
 
 
 def _method(context: Context, call: Invocation) -> Method:

@@ -169,7 +169,7 @@ class _Scan:
             first = result[0] if isinstance(result, tuple) else result
             nodes = (step.item for step in lines if step.line and isinstance(step.item, Node))
             users = (node for node in nodes if first in {*uses_of(node)} and node.op != SELECT)
-            line = next((line_of(node, method._call.path) for node in users), "")
+            line = next((line_of(node, method._call) for node in users), "")
             found.append(next((arg for arg in names.arguments(line) if arg not in {*taken, *found}), name))
         return found
 
@@ -224,7 +224,7 @@ class _Scan:
         loop = ast.For(target, over, [*body, *_set_to(lasts)], [], lineno=1)
         before = [*zip(states, self._initial, strict=True)], [(to, trees.parsed("[]")) for to, _ in lists]
         method._statements += [Statement(tree) for pairs in before for tree in _set_to(pairs)]
-        line = line_of(self._function.body[0], method._call.path)
+        line = line_of(self._function.body[0], method._call)
         method._statements.append(Statement(loop, line))
 
     def _header(self, rows: Sequence[ast.expr]) -> tuple[ast.expr, ast.expr]:

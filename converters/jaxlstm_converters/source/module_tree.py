@@ -68,7 +68,7 @@ class _Chains:
         """Return True if a call passes one value through all elements of a list, one after the other."""
         value, before = call.inputs, -1
         for element in call.body:
-            if isinstance(element, Node) or element.inputs != value or len(value) != 1:
+            if isinstance(element, Node) or element.method or element.inputs != value or len(value) != 1:
                 return False
             number = self._number(call, element)
             if number is None or number <= before:

@@ -116,7 +116,7 @@ class StatementWriter:
 
     def _expanded(self, items: Sequence[Item]) -> Iterator[LineItem]:
         for item in items:
-            line = line_of(item, self._call.path)
+            line = line_of(item, self._call)
             if isinstance(item, Node):
                 yield LineItem(item, line)
             elif self._context.called(item) is None:

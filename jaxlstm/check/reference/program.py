@@ -30,7 +30,7 @@ from jaxlstm.check.reference.jax_runs import (
 )
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_model import STATISTICS, TorchModel
-from jaxlstm.programs.graph import Graph, Node, Site, results_of, rewrite, uses_of, values_in
+from jaxlstm.programs.graph import Graph, ModuleCall, Node, Site, results_of, rewrite, uses_of, values_in
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.double_precision import in_double_precision
 from jaxlstm.programs.program import Program
@@ -215,12 +215,17 @@ def _try(function: Any, arguments: tuple[Any, ...], *, eagerly: bool) -> None:
     function(*arguments)
 
 
+def _modules_around(node: Node) -> list[ModuleCall]:
+    """Return the calls of modules around a node, without those of their methods."""
+    return [call for call in node.calls if not call.method]
+
+
 def _module_calls(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[LayerRecord]:
     """Yield the calls of modules in a graph, with the arrays that they take and return."""
     calls: dict[tuple[str, ...], list[int]] = {}
     users: dict[str, set[int]] = {}
     for position, node in enumerate(graph.nodes):
-        keys = tuple(call.key for call in node.calls)
+        keys = tuple(call.key for call in _modules_around(node))
         for depth in range(2, len(keys) + 1):
             calls.setdefault(keys[:depth], []).append(position)
         for name in uses_of(node):
@@ -234,7 +239,7 @@ def _module_calls(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[LayerRe
         taken = dict.fromkeys(name for node in nodes for name in uses_of(node))
         inputs = [arrays[n] for n in taken if n in arrays and n not in inner and n not in weights]
         outputs = [arrays[n] for n in inner if n in arrays and not users.get(n, set()) <= {*positions}]
-        call = nodes[0].calls[len(keys) - 1]
+        call = _modules_around(nodes[0])[len(keys) - 1]
         if outputs:
             kind = call.class_name.rpartition(".")[2]
             yield LayerRecord(call.path, kind, tuple(inputs), tuple(outputs))

@@ -82,12 +82,14 @@ class ModuleCall(NamedTuple):
       path: "fc"; "" for the outermost module.
       class_name: "torch.nn.modules.linear.Linear".
       line: the line of this module's ``forward`` that led to the node; "" if unknown.
+      method: the method that was called instead of ``forward``, or "".
     """
 
     key: str
     path: str
     class_name: str
     line: str
+    method: str = ""
 
 
 Structure: TypeAlias = "str | tuple[Structure, ...] | None"
