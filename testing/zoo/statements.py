@@ -63,7 +63,7 @@ class Decoder(nn.Module):
     normal((4, 3)),
     lambda: {"decoder": Decoder()},
     proven=False,
-    lines=["state = jnp.tanh(self.out(x + h))"],
+    lines=["state = self.decoded(x + h)", "return jnp.tanh(self.out(x))"],
     words=["self.decoder(", "output, h = self.decoder(x_t, h)"],
 )
 def greedy(self: Any, x: Tensor) -> Tensor:

@@ -40,8 +40,10 @@ def _add(calls: list[ModuleCall], entry: list[str], line: str) -> None:
     if not entry:
         return
     key, path = printable(entry[0].removeprefix("L__self__"), 1_000), printable(entry[1], 1_000)
-    if calls and calls[-1].path == path and not calls[-1].method:  # A method calls its own module.
-        calls[-1] = calls[-1]._replace(line=line)
+    around = next((call for call in reversed(calls) if not call.method), None)
+    if around is not None and around.path == path:  # A method calls its own module.
+        if calls[-1] is around:
+            calls[-1] = around._replace(line=line)
     elif "slice(" not in entry[1]:  # from the end of a list, whose length is not known
         calls.append(ModuleCall(key, path, printable(entry[-1], 1_000), line))
 

@@ -1,7 +1,7 @@
 """Drafts of classes: the statements of the methods and of ``__init__`` of one module."""
 
 import ast
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlstm_converters.source import names, trees
@@ -42,15 +42,20 @@ class Draft:
 
 def draft_of(context: Context, calls: Sequence[Invocation], methods: dict[int, Method]) -> Draft:
     """Return the draft of the module of some calls, and add their methods by id to ``methods``."""
-    part = context.parts.at(context.path)
+    part, root = context.parts.at(context.path), context.model.root
     found: dict[str, Method] = {}
     for call in () if part.is_chain else calls:
         method = methods[id(call)] = _method(context, call)
         lines = ([p.arg for p in method.parameters], [trees.shown(s.tree) for s in method.body])
-        if (text := repr(lines)) in found:
+        if (text := repr((lines, call is root))) in found:
             method.name = found[text].name
         else:
-            method.name = _free_name(call, {*part.parts, *(other.name for other in found.values())})
+            taken = {*part.parts, *(other.name for other in found.values())}
+            if call.path == root.path and call is not root:
+                taken.add("__call__")  # for the model itself
+            usual = names.attribute_name(call.method) if call.method else "__call__"
+            number = names.unique(f"{call.method or 'call'}_2", taken)
+            method.name = number if usual in taken else usual
             found[text] = method
     base = "nnx.Sequential" if part.is_chain else "nnx.List" if part.is_list else "nnx.Module"
     init, layers = initialized(part), context.model.layers
@@ -62,11 +67,6 @@ def draft_of(context: Context, calls: Sequence[Invocation], methods: dict[int, M
     if any(trees.shown(node) == trees.shown(context.dtype) for node in nodes):
         made.init = [*init, trees.assign(context.dtype, SINGLE)]
     return made
-
-
-def _free_name(call: Invocation, taken: Collection[str]) -> str:
-    usual = names.attribute_name(call.method) if call.method else "__call__"
-    return usual if usual not in taken else names.unique(f"{call.method or 'call'}_2", taken)
 
 
 def _method(context: Context, call: Invocation) -> Method:

@@ -116,8 +116,10 @@ class Branches(nn.Module):
 CASES: dict[type[nn.Module], tuple[tuple[int, ...], list[str]]] = {
     Translator: (
         (2, 5, 4),
-        ["def encode(self, x):", "def init(self, memory):", "def step(self, token, state):"]
-        + ["return self.out(h), (h, c)", "= self.decoder.init(memory)", "memory = self.encode(x)"],
+        [
+            *("def encode(self, x):", "def init(self, memory):", "def step(self, token, state):"),
+            *("return self.out(h), (h, c)", "= self.decoder.init(memory)", "memory = self.encode(x)"),
+        ],
     ),
     Methods: ((2, 4), ["def repeated(self, x):", "a, b = self.scaled(x, y)", "def several(self, x):"]),
     Branches: ((3, 4), ["def both(self, x, y):", "u, v = self.both(x, x * 2)", "p, q = self.both(v, u)"]),
