@@ -289,7 +289,7 @@ class _Frame:
         if kind is None:
             raise self.refused(node, f"{name} is not in the archive")
         if not name.endswith(".__new__"):
-            return new_object(kind, self.values(node.args))
+            return new_object(kind, plain(self.values(node.args)))
         return _CONTEXTS[kind.name]() if kind.name in _CONTEXTS else ScriptObject(kind)
 
     def _call_form(self, node: ast.Call, name: str) -> Any:
@@ -318,8 +318,8 @@ class _Frame:
 
     def dict(self, node: ast.Dict) -> dict[Any, Any]:
         """Return a dict."""
-        pairs = zip(node.keys, node.values, strict=True)
-        return make_dict([(self.value(key), self.value(value)) for key, value in pairs if key is not None])
+        keys = self.values([key for key in node.keys if key is not None])
+        return make_dict(zip(keys, plain(self.values(node.values)), strict=True))
 
     def subscript(self, node: ast.Subscript) -> Any:
         """Return an item, or a slice of a tuple."""

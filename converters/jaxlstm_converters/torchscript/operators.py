@@ -184,6 +184,8 @@ def call_operator(namespace: str, name: str, args: list[Any], kwargs: Mapping[st
         numbers = [_number(arg) for arg in args]
         if name in ("Int", "IntImplicit", "ScalarImplicit", "item") and numbers[0] is not None:
             return numbers[0]
+        if name == "Bool" and numbers[0] is not None:
+            return numbers[0] != 0
         if name in _OF_NUMBER_TENSORS and None not in numbers and not kwargs.keys() - {"alpha"}:
             return NumberTensor(_OF_NUMBER_TENSORS[name](*numbers, **kwargs))
         args = plain(args)
@@ -238,6 +240,9 @@ def _convolution(
 
 _OWN: dict[str, Callable[..., Any]] = {
     "_convolution": _convolution,
+    "_convolution_mode": lambda x, weight, *args: getattr(torch, f"conv{weight.dim() - 2}d")(
+        x, weight, *args
+    ),
     "unsafe_chunk": lambda *args: [part.clone() for part in torch.chunk(*args)],
     "unsafe_split": lambda *args: [part.clone() for part in torch.split(*args)],
     "tensor": _tensor,

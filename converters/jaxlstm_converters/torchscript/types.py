@@ -28,33 +28,23 @@ _PLAIN = {
 
 def has_type(value: Any, kind: Any) -> bool:
     """Return True if a value has a type of the text."""
-    if isinstance(kind, ast.Subscript):
-        name, inner = dotted(kind.value), kind.slice
-        parts = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
-        if name == "Optional":
-            return value is None or has_type(value, inner)
-        if name == "Union":
-            return any(has_type(value, part) for part in parts)
-        if name == "List":
-            return type(value) is list and all(has_type(item, inner) for item in value)
-        if name == "Tuple":
-            empty = isinstance(inner, ast.Tuple) and not inner.elts
-            items = value if isinstance(value, tuple) else None
-            return items is not None and len(items) == len(parts) * (not empty) and all(
-                map(has_type, items, parts)
-            )  # fmt: skip
-        if name == "Dict":
-            pairs = value.items() if type(value) is dict else ()
-            return type(value) is dict and all(
-                has_type(k, parts[0]) and has_type(v, parts[1]) for k, v in pairs
-            )
-        return True  # Future, RRef and others, whose values no operator takes
-    test = _PLAIN.get(dotted(kind))
-    if test is None:  # a class of the archive
-        named = f"{type(value).__module__}.{type(value).__name__}" if hasattr(value, "_fields") else None
+    if not isinstance(kind, ast.Subscript):
+        if (test := _PLAIN.get(dotted(kind))) is not None:
+            return test(value)
+        named = f"{type(value).__module__}.{type(value).__name__}" if hasattr(value, "_fields") else ""
         own = getattr(getattr(value, "_jaxlstm_class", None), "name", named)
-        return own is not None and plain_name(own) == plain_name(dotted(kind))
-    return test(value)
+        return plain_name(own) == plain_name(dotted(kind))  # a class of the archive
+    name, inner = dotted(kind.value), kind.slice
+    parts = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
+    if name in ("Optional", "Union"):
+        return (value is None and name == "Optional") or any(has_type(value, part) for part in parts)
+    if name == "List":
+        return type(value) is list and all(has_type(item, inner) for item in value)
+    if name == "Tuple":
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(has_type, value, parts))
+    if name == "Dict" and type(value) is dict:
+        return all(has_type(k, parts[0]) and has_type(v, parts[1]) for k, v in value.items())
+    return False
 
 
 def with_type(value: Any, kind: ast.expr | None, place: str) -> Any:
