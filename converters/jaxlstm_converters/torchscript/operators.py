@@ -246,6 +246,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "unsafe_chunk": lambda *args: [part.clone() for part in torch.chunk(*args)],
     "unsafe_split": lambda *args: [part.clone() for part in torch.split(*args)],
     "tensor": _tensor,
+    "as_tensor": lambda data, **kwargs: (_to if torch.is_tensor(data) else _tensor)(data, **kwargs),
     "str": text_of,
     "device": lambda *name: torch.device("cpu"),
 }
