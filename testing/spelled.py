@@ -258,9 +258,12 @@ SPELLINGS = {
     "x.narrow(1, 0, 2)": "x[:, :2]",
     "F.adaptive_avg_pool2d(w, (4, 4))": "w",
     "x[None].squeeze(())": "x[None]",
+    "torch.fft.rfft(x, dim=1)": "jnp.fft.rfft(x, axis=1)",
+    "torch.fft.fft2(x)": "jnp.fft.fft2(x)",
+    'torch.fft.irfftn(x, (4,), (1,), "ortho")': "jnp.fft.irfftn(x, s=(4,), axes=(1,), norm='ortho')",
+    "torch.rnn_tanh_cell(m, m, m, m)": "jnp.tanh(m @ m.T + m @ m.T)",
     "torch.stft(y, 4, 4, 4, v, center=False, return_complex=True)": (
-        "jnp.fft.rfft(y[..., jnp.arange(0, y.shape[-1] - 4 + 1, 4)[:, None] + jnp.arange(4)] * v, "
-        "norm=None).mT"
+        "jnp.fft.rfft(y[..., jnp.arange(0, y.shape[-1] - 4 + 1, 4)[:, None] + jnp.arange(4)] * v).mT"
     ),
     "torch.istft(torch.view_as_complex(x.view(3, 4, 2)), 4, 1, 4, v, length=2)": (
         "signal.istft(lax.complex(x.reshape(3, 4, 2)[..., 0], x.reshape(3, 4, 2)[..., 1]) / v.sum(), "

@@ -23,7 +23,8 @@ NAMES = """
     diag diag_embed diagflat diagonal diagonal_scatter diff dist div.floor_rounding div.no_rounding_mode
     div.trunc_rounding dot double dsplit dstack einsum eq erf erfc erfinv exp exp2 expand expand_as
     expm1 eye
-    fft.fft fft.ifft fft.irfft fft.rfft fill flatten flip fliplr flipud float floor floor_divide fmax fmin
+    fft.fft fft.fft2 fft.fftn fft.fftshift fft.ifft fft.ifft2 fft.ifftn fft.ifftshift fft.irfft fft.irfft2
+    fft.irfftn fft.rfft fft.rfft2 fft.rfftn fill flatten flip fliplr flipud float floor floor_divide fmax fmin
     fmod frac full full_like gather ge grid_sampler_2d grid_sampler_3d gt half heaviside hsplit hstack
     hypot index_add index_copy index_fill index_put index_select inner int isclose isfinite isinf isnan
     kron le lerp lgamma linalg.cross linalg.matrix_norm linalg.norm linalg.norm.subgradients_at_zero

@@ -1,4 +1,4 @@
-"""Fourier transforms of a signal and of its frames, and complex numbers: parts, absolute value, angle."""
+"""Fourier transforms of signals, images and frames, and complex numbers: parts, absolute value, angle."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -120,7 +120,37 @@ def _fft(
     return transform(self, n, dim, norm)
 
 
-register_family(_fft, {f"fft_{name}": getattr(jnp.fft, name) for name in ("fft", "ifft", "rfft", "irfft")})
+def _fft2(
+    transform: Callable[..., Array],
+    self: Array,
+    s: Sequence[int] | None = None,
+    dim: Sequence[int] = (-2, -1),
+    norm: str | None = None,
+) -> Array:
+    return transform(self, s, dim, norm)
+
+
+def _fftn(
+    transform: Callable[..., Array],
+    self: Array,
+    s: Sequence[int] | None = None,
+    dim: Sequence[int] | None = None,
+    norm: str | None = None,
+) -> Array:
+    return transform(self, s, dim, norm)
+
+
+def _shift(transform: Callable[..., Array], self: Array, dim: Sequence[int] | None = None) -> Array:
+    return transform(self, dim)
+
+
+# torch's transform of two axes takes others, too.
+for _function, _suffix, _of_jax in ((_fft, "", ""), (_fft2, "2", "n"), (_fftn, "n", "n")):
+    _kinds = ("", "i", "r", "ir")
+    register_family(
+        _function, {f"fft_{kind}fft{_suffix}": getattr(jnp.fft, f"{kind}fft{_of_jax}") for kind in _kinds}
+    )
+register_family(_shift, {f"fft_{name}": getattr(jnp.fft, name) for name in ("fftshift", "ifftshift")})
 
 
 @register_operator("aten._fft_r2c.default")

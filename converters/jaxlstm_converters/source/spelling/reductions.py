@@ -74,6 +74,17 @@ def _linear(operation: TypedNode) -> str | None:
     return product if operation["bias"] is None else f"{product} + bias"
 
 
+def _rnn_cell(activation: str, operation: TypedNode) -> str | None:
+    biases = "".join(f" + {name}" for name in ("b_ih", "b_hh") if operation[name] is not None)
+    return None if operation.is_half() else f"{activation}(input @ w_ih.T + hx @ w_hh.T{biases})"
+
+
+def _lstm_cell(operation: TypedNode) -> str | None:
+    tensors = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
+    params = ", ".join(f"'{k}': {name}" for k, name in tensors.items() if operation[name] is not None)
+    return None if operation.is_half() else f"jaxlstm.lstm_cell({{{params}}}, input, hx)"
+
+
 def _added(operation: TypedNode) -> str:
     alpha, beta = operation["alpha"], operation["beta"]
     product = "mat1 @ mat2" if alpha == 1 else "alpha * (mat1 @ mat2)"
@@ -141,6 +152,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_PRODUCTS.split(), _plain("self @ other")),
     "vdot": _plain("jnp.vdot(self, other)"),
     "linear": _linear,
+    "lstm_cell": _lstm_cell,
+    "rnn_tanh_cell": partial(_rnn_cell, "jnp.tanh"),
+    "rnn_relu_cell": partial(_rnn_cell, "nnx.relu"),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), of_floats(_added)),
     "einsum": _plain("jnp.einsum(equation, *tensors)"),
     **{

@@ -1,4 +1,6 @@
-"""Templates of Fourier transforms of frames, and of complex numbers."""
+"""Templates of Fourier transforms, and of complex numbers."""
+
+from functools import partial
 
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, only_if
 
@@ -39,7 +41,18 @@ def _restored(operation: TypedNode) -> str | None:
     return template if length in (None, size) else f"{template}[..., :length]"
 
 
+def _over_axes(name: str, operation: TypedNode) -> str:
+    dim = operation["dim"]
+    suffix = "2" if dim is not None and len(dim) == 2 else "n"
+    return f"jnp.fft.{name}{suffix}(self, s=s, axes=dim, norm=norm)"
+
+
+_TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
 RULES: dict[str, Rule] = {
+    **{f"fft_{name}": f"jnp.fft.{name}(self, n=n, axis=dim, norm=norm)" for name in _TRANSFORMS},
+    **{f"fft_{name}{suffix}": partial(_over_axes, name) for name in _TRANSFORMS for suffix in "2n"},
+    "fft_fftshift": "jnp.fft.fftshift(self, axes=dim)",
+    "fft_ifftshift": "jnp.fft.ifftshift(self, axes=dim)",
     "stft": _transformed,
     "istft": _restored,
     "hann_window": only_if(

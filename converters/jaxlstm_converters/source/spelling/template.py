@@ -137,7 +137,8 @@ def _defaults(function: str) -> dict[str | None, Any]:
 @lru_cache
 def _signature(function: str) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a function of JAX. Flax takes its activations from ``jax.nn``."""
-    found = next((vars(module)[function] for module in (jnp, nn, lax) if function in vars(module)), None)
+    modules = (jnp.fft, jnp, nn, lax)
+    found = next((vars(module)[function] for module in modules if function in vars(module)), None)
     return inspect.signature(found).parameters if callable(found) else {}
 
 
