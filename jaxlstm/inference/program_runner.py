@@ -158,7 +158,11 @@ class ProgramRunner:
 
         Args:
           states: input -> the result that is its value in the next step, as ``jaxlstm inspect`` names them.
+            ``{"state": "1"}`` also feeds back a whole tuple.
           initial: input -> its value in the first step; zeros for inputs that are left out.
+
+        Raises:
+          ValueError: a name is unknown, or a result has not the shape and dtype of its state.
         """
         return ProgramStream(self._compiled, states, initial or {})
 

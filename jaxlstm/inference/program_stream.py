@@ -1,9 +1,10 @@
 """``ProgramStream``: a program whose results are inputs of its next step."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlstm.inference.compiled_program import CompiledProgram
@@ -22,21 +23,79 @@ class ProgramStream:
         types = {declared.name: declared.type for declared in compiled.tensors}
         self._inputs = {name: type_.shape for name, type_ in types.items() if type_}
         self._dtypes = {name: type_.dtype for name, type_ in types.items() if type_}
-        names, results = list(self._inputs), list(compiled.result_types)
-        if not states or set(states) - set(names) or set(states.values()) - set(results):
-            raise ValueError(
-                f"states must be a dict from some of the inputs {names} to some of the results {results}, "
-                f"got {dict(states)}"
-            )
+        results = list(compiled.result_types)
+        pairs = [pair for state in states.items() for pair in self._pairs(results, *state)]
+        if not pairs or len({name for name, _ in pairs}) < len(pairs):
+            raise self._error(results, states)
         self._compiled, self._lock = compiled, threading.Lock()
-        self._fed = {name: results.index(result) for name, result in states.items()}
+        self._fed = {name: results.index(result) for name, result in pairs}
         self._kept = {name: k for k, name in enumerate(results) if k not in self._fed.values()}
-        self._initial = {name: np.array(value) for name, value in initial.items()}
-        self.reset()
-
-    def reset(self) -> None:
-        """Return to the state of the first step."""
+        for name, result in pairs:
+            self._require_equal_types(name, result)
+        self._initial: dict[str, np.ndarray] = {}
+        for name, value in initial.items():
+            inputs, leaves = _below(self._inputs, name, "_"), jax.tree.leaves(value)
+            if len(inputs) != len(leaves):
+                raise ValueError(f"the states are {list(self._fed)}, got {list(initial)} as initial")
+            self._initial |= {part: np.array(leaf) for part, leaf in zip(inputs, leaves, strict=True)}
         self.state = self._initial
+
+    def _pairs(self, results: Sequence[str], name: str, result: str) -> Iterable[tuple[str, str]]:
+        """Return the inputs of a structure and the results that become their values."""
+        inputs, outputs = _below(self._inputs, name, "_"), _below(results, result, ".")
+        if len(inputs) != len(outputs) or not inputs:
+            raise self._error(results, {name: result})
+        return zip(inputs, outputs, strict=True)
+
+    def _error(self, results: Sequence[str], states: Mapping[str, str]) -> ValueError:
+        return ValueError(
+            f"states must be a dict from some of the inputs {list(self._inputs)} to some of the results "
+            f"{list(results)}, got {dict(states)}"
+        )
+
+    def _require_equal_types(self, name: str, result: str) -> None:
+        shape, dtype, type_ = self._inputs[name], self._dtypes[name], self._compiled.result_types[result]
+        pairs = zip(shape, type_.shape, strict=False)
+        differs = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+        if differs or len(shape) != len(type_.shape) or dtype != type_.dtype:
+            raise ValueError(
+                f"the state {name} is {dtype.name} {shown_shape(shape)}, but the result {result} is "
+                f"{type_.dtype.name} {shown_shape(type_.shape)}"
+            )
+
+    def reset(self, mask: Any = None) -> None:
+        """Return to the state of the first step.
+
+        Args:
+          mask: Booleans (batch,), True for the rows to reset; None for all.
+
+        Raises:
+          ValueError: ``mask`` is not a list of Booleans for the rows of each state.
+        """
+        if mask is None:
+            self.state = self._initial
+            return
+        mask = np.asarray(mask)
+        with self._lock:
+            state = {name: np.array(value) for name, value in self._state.items()}
+            for name, value in state.items():
+                place: list[Any] = [slice(None)] * value.ndim
+                place[self._batch_axis(name, mask, value.shape)] = mask
+                value[tuple(place)] = self._initial[name][tuple(place)] if name in self._initial else 0
+            self._state, self._signature = {**self._state, **state}, None
+
+    def _batch_axis(self, name: str, mask: np.ndarray, shape: Sequence[int]) -> int:
+        """Return the axis of the rows: that of the first axis of the inputs, or the only one of its size."""
+        first = next((s[0] for n, s in self._inputs.items() if n not in self._fed and s), None)
+        declared = self._inputs[name]
+        named = [axis for axis, size in enumerate(declared) if isinstance(size, str) and size == first]
+        axes = named or [axis for axis, size in enumerate(shape) if mask.shape == (size,)]
+        if mask.dtype != bool or len(axes) != 1 or mask.shape != (shape[axes[0]],):
+            raise ValueError(
+                f"mask must be Booleans (batch,) for the rows of the state {name} of shape {tuple(shape)}, "
+                f"got {mask.dtype.name} {mask.shape}; assign stream.state if several axes have its size"
+            )
+        return axes[0]
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -105,3 +164,9 @@ class ProgramStream:
         arrays = self._compiled.cast(list(map(np.asarray, arguments)), self._casts)
         self._executable = self._compiled.executable(tuple(map(np.shape, arrays)), None, arrays)
         self._state = {name: values[name] for name in self._fed}
+
+
+def _below(names: Iterable[str], name: str, separator: str) -> list[str]:
+    """Return a name, or else the names of the parts of its structure."""
+    names = list(names)
+    return [name] if name in names else [part for part in names if part.startswith(name + separator)]

@@ -196,6 +196,45 @@ def test_stream_of_a_voice_detector() -> None:
         runner.stream({"state": "1"}, {"h": initial})
 
 
+def test_a_stream_with_a_tuple_as_state() -> None:
+    """Rows of it are reset by a mask, to their initial values or zeros."""
+
+    def forward(m: Any, x: torch.Tensor, state: Any, unused: torch.Tensor) -> Any:
+        y, state = m.lstm(x, state)
+        return {"y": y, "x": x.sum(-1)}, state, unused.int()
+
+    model = module_of(forward, lstm=nn.LSTM(3, 4, 2, batch_first=True))
+    zeros = (torch.zeros(2, 2, 4), torch.zeros(2, 2, 4))
+    program = jaxlstm.from_module(model, (torch.randn(2, 5, 3), zeros, torch.zeros(2)))
+    runner = compile(program)
+    h, c = normal(2, 5, 4, seed=1), normal(2, 5, 4, seed=2)
+    stream, unused = runner.stream({"state": "1"}, {"state": (h, c)}), np.zeros(5, np.float32)
+    xs, state = [normal(5, 1, 3, seed=step) for step in range(3)], (h, c)
+    mask = np.array([True, False, False, True, False])
+    for step, x in enumerate(xs):
+        if step == 2:
+            stream.reset(mask)
+            first = zip((h, c), state, strict=True)
+            state = tuple(np.where(mask[:, None], a, b) for a, b in first)
+        expected, state, _ = program(program.params, x, state, unused)
+        np.testing.assert_allclose(stream.step(x, unused)["0.y"], expected["y"], atol=1e-6)
+    mixed = runner.stream({"state": "1"}, {"state_0": h})
+    mixed.step(xs[0], unused)
+    mixed.reset(mask)
+    np.testing.assert_array_equal(mixed.state["state_0"][:, mask], h[:, mask])
+    assert not mixed.state["state_1"][:, mask].any()
+    assert mixed.state["state_1"][:, ~mask].all()
+    for wrong in (mask[:4], mask.astype(int)):
+        with pytest.raises(
+            ValueError, match=r"mask must be Booleans \(batch,\) for the rows of the state state_0"
+        ):
+            mixed.reset(wrong)
+    with pytest.raises(ValueError, match=r"the state state_1 is float32 .* result 0\.x is float32"):
+        runner.stream({"state": "0"})
+    with pytest.raises(ValueError, match=r"the state unused is float32 \(.*, but the result 2 is int32 \("):
+        runner.stream({"unused": "2"})
+
+
 def test_a_state_that_grows() -> None:
     """Inputs are integers, and there are two results."""
 
