@@ -171,9 +171,9 @@ STRINGS: dict[str, Callable[..., Any]] = {
 
 
 def _is(one: Any, other: Any) -> bool:
-    is_none = one is None or other is None
-    if not is_none and not (type(one) is bool and type(other) is bool):
-        raise UnsupportedValueError("`is` is supported for None and bool only")
+    is_known = any(isinstance(one, kind) and isinstance(other, kind) for kind in (bool, torch.Tensor))
+    if one is not None and other is not None and not is_known:
+        raise UnsupportedValueError("`is` is supported for None, bool and tensors only")
     return one is other
 
 

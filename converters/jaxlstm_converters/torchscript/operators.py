@@ -248,6 +248,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "tensor": _tensor,
     "as_tensor": lambda data, **kwargs: (_to if torch.is_tensor(data) else _tensor)(data, **kwargs),
     "str": text_of,
+    "is_grad_enabled": torch.is_grad_enabled,
+    "is_autocast_enabled": torch.is_autocast_enabled,
     "device": lambda *name: torch.device("cpu"),
 }
 """Functions of all values. JAX places arrays itself, so that every device is the CPU."""
