@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.jit._trace import TracingCheckError
+from torch.jit.frontend import FrontendError
 from torch.utils._pytree import tree_leaves
 
 import jaxlstm
@@ -22,7 +24,7 @@ OTHERS = {"trace loops/signed_zero": "TorchScript takes 0.0 and -0.0 for one con
 
 REFUSALS = (
     *(RuntimeError, TypeError, AttributeError, ValueError, LookupError, OSError, SyntaxError),
-    *(torch.jit.Error, torch.jit.frontend.FrontendError, torch.jit.TracingCheckError),
+    *(torch.jit.Error, FrontendError, TracingCheckError),
 )
 """What torch raises for models that it does not script or trace."""
 
