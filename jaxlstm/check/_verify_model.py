@@ -28,10 +28,12 @@ from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
 from jaxlstm.check.subjects.program import ProgramModel, free_axes
 from jaxlstm.check.verification import Verification
+from jaxlstm.programs.example_values import without_example_values
 from jaxlstm.programs.graph import unused_inputs
 from jaxlstm.programs.program import Program
 
 
+@without_example_values()
 def verify_model(
     ours: Any,
     theirs: Any,

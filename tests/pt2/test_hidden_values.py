@@ -81,6 +81,14 @@ def test_values_under_jit(forward: Any) -> None:
                 np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_check_runs_programs_with_their_own_values() -> None:
+    """Under jit, they would be those of the example."""
+    model = module_of(segments, linear=nn.Linear(3, 3)).eval()
+    others, x = example(2, 4, full=True)
+    args = x, others["lengths"]
+    jaxlstm.check.verify_model(jaxlstm.from_module(model, args), model, args).raise_if_failed()
+
+
 def called(function: Any, *args: Any) -> Any:
     """Return the result of a model in torch or of a program under jit, None if it refuses the arguments."""
     try:

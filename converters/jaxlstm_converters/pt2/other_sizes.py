@@ -15,6 +15,7 @@ from torch.utils import _pytree
 from jaxlstm._shared.own_thread import LOCK
 from jaxlstm._shared.torch_methods import set_forward
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.example_values import ALLOWED
 from jaxlstm.programs.inputs import require_tensors, resized
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
@@ -80,8 +81,9 @@ class OtherSizes:
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
         for with_values in (False, True):
-            is_hidden = error.code == "node-failed" and not is_known
-            may_help = is_hidden or (self._has_values and (is_known or not fits))
+            may_guess = ALLOWED.get() and not is_known
+            is_hidden = error.code == "node-failed" and may_guess
+            may_help = is_hidden or (self._has_values and (is_known or (may_guess and not fits)))
             if not may_help if with_values else (fits or is_hidden):
                 continue
             try:
