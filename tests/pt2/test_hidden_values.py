@@ -150,7 +150,9 @@ def test_float64_constants_that_are_cast() -> None:
 
     def forward(self: Any, x: Tensor) -> Any:
         double = torch.from_numpy(table.copy()).detach()
-        return x * torch.Tensor(table), x * double.to(x), x + torch.tensor(table).half()
+        changed, kept = double.to(x), double.to(x)
+        changed[0] = 5
+        return x * torch.Tensor(table), x * changed, x * kept, x + torch.tensor(table).half()
 
     model = module_of(forward)
     x = torch.randn(2, 3)

@@ -85,7 +85,10 @@ class CallSignatures:
         return method
 
     def _run(self, tracer: Any, key: str, run: Any, signature: Any, args: Any, kwargs: Any) -> Any:
-        bound = inspect.signature(signature).bind(*args, **kwargs)
+        try:
+            bound = inspect.signature(signature).bind(*args, **kwargs)
+        except (TypeError, ValueError):  # The call raises its own error, or is of code without a signature.
+            return run(*args, **kwargs)
         kinds = {bound.signature.parameters[name].kind for name in bound.arguments}
         # The module may write into its arguments.
         arguments = [[name, self._marked(tracer, value)] for name, value in bound.arguments.items()]

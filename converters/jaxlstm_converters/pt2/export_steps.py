@@ -309,7 +309,7 @@ def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
 
 def _copy_values(to: torch.Tensor, source: torch.Tensor | None) -> None:
     if source is not None and type(source) in (torch.Tensor, torch.nn.Parameter):
-        to.copy_(source)
+        to.copy_(source.detach())
 
 
 _NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt

@@ -46,13 +46,15 @@ class StatementWriter:
 
     def method(self) -> Method:
         """Return the method of a module that another one calls."""
-        parameters = list[ast.arg]()
+        parameters, taken = list[ast.arg](), set[str]()
         for name, value in self._call.parameters:
             if isinstance(value, str):
-                variable = self._parameter(value, [name, *self._candidates(value)])
+                candidates = (c for c in (name, *self._candidates(value)) if c not in taken)
+                variable = self._parameter(value, [*candidates])
             else:
-                variable = trees.name(names.unique(name, {p.arg for p in parameters}))
+                variable = trees.name(names.valid_name(name, taken | self._scope.taken(), default="state"))
                 self._take_parts(value, variable)
+            taken.add(trees.shown(variable))
             parameters.append(ast.arg(trees.shown(variable)))
         body = self._body()
         results = trees.replaced(trees.marked_parts(self._call.results), self._marked_value)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,15 @@ def with_casts(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, Mapping
         if (dtype := _only_dtype(value, users)) is not None:
             found[value], cast[name] = dtype, np.asarray(tensors[name]).astype(dtype)
 
-    def without_cast(node: Node, site: Site) -> Value | list[Node] | None:
+    def without_cast(node: Node, site: Site) -> Node | Value | list[Node] | None:
         source = next(iter(node.kwargs.values()), None)
         if not isinstance(source, Value) or source.name not in found:
             return None
-        return source if _dtype_after(node) is not None else []  # an assertion about its dtype
+        if node.op == _ASSERTION:
+            return []
+        # The model may write into the result of a cast.
+        copy = replace(node, op="aten.clone.default", kwargs={"self": source})
+        return source if _dtype_after(node) == np.float64 else copy
 
     return rewrite(graph, without_cast), cast
 
