@@ -36,7 +36,7 @@ class ProgramWriter:
         document: the JSON text of the program.
         stored: name in torch -> dtype, shape and identity of every tensor; tied tensors are identical.
         constants: name -> value of the constants.
-        lines, signatures: what the document does not have, see `jaxlstm.programs.graph.Graph`.
+        lines, signatures: facts beside the document, see `jaxlstm.programs.graph.Graph`.
         example: the example, see `ProgramFile`. One that cannot be read is not written.
         inputs: the inputs of the program.
     """

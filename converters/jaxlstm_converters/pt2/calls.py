@@ -10,8 +10,8 @@ from jaxlstm_converters.checkpoint.errors import printable
 
 _HERE = os.path.dirname(__file__)
 _SLICE = re.compile(r"slice\((?:None|([0-9]{1,9})), (?:None|-?[0-9]{1,9}), (?:None|1)\)\.([0-9]{1,9})")
-# torch also records its own functions; only the frames of "forward" have a module each, and those of methods
-# that an export by jaxlstm recorded: path, class, number and name.
+# torch also records its own functions. A frame of "forward" belongs to a module. A frame of a method, which
+# an export by jaxlstm recorded, names its path, class, number and name.
 _FRAME = re.compile(r"(?:^| )in (forward|method ([^,\s]*),([^,\s]*),([0-9]{1,9}),(\w{1,200}))")
 
 

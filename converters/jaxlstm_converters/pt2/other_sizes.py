@@ -35,7 +35,7 @@ class OtherSizes:
     """The programs of a module at other sizes than its first, each exported for the first call of its sizes.
 
     Examples of zeros are enough, unless an export depends on values. If the first one may, a call that no
-    program takes is exported with its values, or under ``jit`` with those of the first example, resized.
+    program takes is exported with its values, or under ``jit`` with the first example's, resized.
     """
 
     def __init__(

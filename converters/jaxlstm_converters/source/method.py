@@ -16,8 +16,8 @@ Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
 class Called(NamedTuple):
     """How a parent calls a module: an expression with marked values, and the pattern of its results.
 
-    ``returned`` holds the results as the module returns them, in their order, which is that of the user's
-    forward if ``is_whole``.
+    ``returned`` holds the results as the module returns them: in the order of the user's forward if
+    ``is_whole``.
     """
 
     expression: ast.expr
@@ -38,7 +38,7 @@ class Statement:
 class Method:
     """A method: the names of its parameters, and its statements.
 
-    ``inputs`` has what the parameters of a method take which is not the model's.
+    ``inputs`` has the values that the parameters take, unless the method is the model's.
     """
 
     parameters: list[ast.arg]

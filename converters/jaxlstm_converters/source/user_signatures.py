@@ -61,7 +61,7 @@ class UserSignatures:
         return _Layout(call.inputs, call.outputs, tuple(parameters), results, is_whole)
 
     def _present_names(self, call: Invocation) -> dict[str, str]:
-        """Return the name of a value in the export -> its name here, told by the nodes that have both."""
+        """Return the name of a value in the export -> its name here, known from the nodes that have both."""
         found: dict[str, str] = {}
         for node in nodes_of(call):
             before = self._nodes.get(node.name.rpartition(".")[2])  # A function has a prefix.

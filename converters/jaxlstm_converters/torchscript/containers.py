@@ -167,7 +167,7 @@ STRINGS: dict[str, Callable[..., Any]] = {
     "add": _joined,
     "__contains__": lambda text, part: part in text,
 }
-"""Operators whose first argument is a string, beside those of torch in C++."""
+"""Operators whose first argument is a string, beside torch's operators in C++."""
 
 
 def _is(one: Any, other: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Layers of torch in the place of interpreted ones, where their code in the archive is that of this torch.
+"""Layers of torch in the place of interpreted ones, where the archive has the code of the installed torch.
 
-A layer is made from the constants of its class in the archive, scripted, and its text compared with that of
-the archive: with the same text, torch's own class computes the same values.
+A layer is made from the constants of its class in the archive, scripted, and its text compared with the
+archive's: with the same text, torch's own class computes the same values.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def script_archive(script: Any) -> ScriptArchive:
 
 
 def make_layer(text: ScriptText, kind: ScriptClass, values: Mapping[str, Any]) -> torch.nn.Module | None:
-    """Return a layer of torch with the constants of a class, or None if its text is not that of torch's."""
+    """Return a layer of torch with the constants of a class, or None if its text differs from torch's."""
     name = plain_name(kind.name)
     layer_class = getattr(torch.nn, name.rpartition(".")[2], None)
     if not isinstance(layer_class, type) or f"{layer_class.__module__}.{layer_class.__name__}" != name:

@@ -166,7 +166,7 @@ def _unsupported(problem: str) -> CheckpointError:
 
 
 def _fields(kind: ScriptClass, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values of the fields of a class, which must be those that it declares."""
+    """Return the values of the fields of a class, all of which the class must declare."""
     for name in state:
         if name not in kind.fields or name in _INTERNAL or name.startswith("__"):
             raise _unsupported(f"the attribute {describe(name)} of {plain_name(kind.name)} is not supported")

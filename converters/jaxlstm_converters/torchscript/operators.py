@@ -1,7 +1,7 @@
-"""The operators that the code of an archive may call: those of this project's programs, and a list of others.
+"""The operators that the code of an archive may call: all operators of programs, and a list of others.
 
 Numbers, strings and tensors go to torch's own operators, so that their values are TorchScript's. Free sizes
-are no numbers there, and are computed in Python.
+are not numbers there, and are computed in Python.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COMPOSITE = """
     msort nll_loss trapezoid frobenius_norm nuclear_norm norm_except_dim cov detach_ size dim
     margin_ranking_loss cosine_embedding_loss hinge_embedding_loss triplet_margin_loss poisson_nll_loss
 """
-"""Operators that torch makes of those of programs."""
+"""Operators that torch makes of operators of programs."""
 
 
 @functools.cache

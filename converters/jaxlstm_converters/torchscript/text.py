@@ -98,7 +98,7 @@ class ScriptText:
     functions: dict[str, ScriptFunction] = field(default_factory=dict)
 
     def add(self, file: str, text: str) -> None:
-        """Parse the text of one entry, such as "code/__torch__/model.py", and add what it defines."""
+        """Parse the text of one entry, such as "code/__torch__/model.py", and add its definitions."""
         matched = _ENTRY.fullmatch(file)
         if matched is None:
             raise CheckpointError("torchscript-text", f"{printable(file)!r} is not a file of TorchScript")
