@@ -2,7 +2,7 @@
 
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jaxlstm._shared.own_thread import LOCK
 from jaxlstm._shared.torch_methods import set_forward
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.example_values import ALLOWED
-from jaxlstm.programs.inputs import require_tensors, resized
+from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
@@ -34,8 +34,9 @@ _MOST = 64
 class OtherSizes:
     """The programs of a module at other sizes than its first, each exported for the first call of its sizes.
 
-    Examples of zeros are enough, unless an export depends on values. If the first one may, a call that no
-    program takes is exported with its values, or under ``jit`` with the first example's, resized.
+    Examples of zeros are enough, unless an export depends on values. If the first one may, a call outside of
+    ``jit`` that no program takes is exported with its values. Under ``jit``, at the sizes of the first
+    example, an operator that cannot do without hidden values has the example's.
     """
 
     def __init__(
@@ -81,9 +82,9 @@ class OtherSizes:
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
         for with_values in (False, True):
-            may_guess = ALLOWED.get() and not is_known
+            may_guess = ALLOWED.get() and not is_known and self._is_example((args, dict(kwargs)))
             is_hidden = error.code == "node-failed" and may_guess
-            may_help = is_hidden or (self._has_values and (is_known or (may_guess and not fits)))
+            may_help = is_hidden or (self._has_values and is_known)
             if not may_help if with_values else (fits or is_hidden):
                 continue
             try:
@@ -94,14 +95,23 @@ class OtherSizes:
                 error = ProgramError(error.code, message)
                 error.__cause__ = cause
                 continue
-            self._programs = (*self._programs, program)[-_MOST:]
-            if with_values and is_hidden and not self._has_values:
+            if with_values and is_hidden:
                 warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)
+            else:
+                self._programs = (*self._programs, program)[-_MOST:]
             try:
                 return run(program)
             except ProgramError as refused:
                 error = refused
         raise error
+
+    def _is_example(self, given: Any) -> bool:
+        """Return True for arguments with the shapes of the first example."""
+
+        def shapes(tree: Any) -> list[tuple[int, ...]]:
+            return [tuple(getattr(leaf, "shape", ())) for leaf in _pytree.tree_leaves(tree)]
+
+        return shapes((self._call.args, self._call.kwargs)) == shapes(given)
 
     def in_training(self) -> ProgramFile | str:
         """Return the export of the module in training mode, or the reason why there is none."""
@@ -124,24 +134,17 @@ class OtherSizes:
         return "its code draws random numbers of Python or NumPy" if drawn else file
 
     def _export(self, first: Program, args: Any, kwargs: Mapping[str, Any], with_values: bool) -> Program:
-        examples, given = (self._call.args, self._call.kwargs), (args, dict(kwargs))
-        sizes = dict[int, int]()  # of the first example -> here
-
-        def compare(example: Any, other: Any) -> None:
-            if isinstance(example, torch.Tensor):
-                sizes.update(zip(example.shape, other.shape, strict=True))
-
         def example_for(example: Any, other: Any) -> Any:
             if not isinstance(example, torch.Tensor):
                 return example
-            values = 0 if not with_values else _values(example, other.shape, sizes)
-            if with_values and not isinstance(other, Tracer):
-                values = np.asarray(other).tolist()
+            if with_values and isinstance(other, Tracer):
+                return example
+            values = np.asarray(other).tolist() if with_values else 0
             tensor = torch.tensor(values, dtype=example.dtype, device=example.device)
             return tensor.expand(other.shape).clone().requires_grad_(example.requires_grad)
 
-        _pytree.tree_map(compare, examples, given)
-        args, kwargs = _pytree.tree_map(example_for, examples, given)
+        examples = self._call.args, self._call.kwargs
+        args, kwargs = _pytree.tree_map(example_for, examples, (args, dict(kwargs)))
         with LOCK, jax.ensure_compile_time_eval():
             call = self._call._replace(args=args, kwargs=kwargs)
             program = program_of(self._finish(export_at_sizes(call, with_values=with_values).program))
@@ -149,13 +152,6 @@ class OtherSizes:
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers
         return program
-
-
-def _values(example: torch.Tensor, shape: Sequence[int], sizes: Mapping[int, int]) -> Any:
-    """Return the values of an example in another shape; in a list of integers, sizes become the new ones."""
-    values = resized(example.detach().cpu().numpy(), shape).tolist()
-    is_length = len(shape) == 1 and not example.dtype.is_floating_point and example.dtype != torch.bool
-    return _pytree.tree_map(lambda n: sizes.get(n, n), values) if is_length else values
 
 
 def _takes(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
