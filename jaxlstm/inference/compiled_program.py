@@ -79,7 +79,7 @@ class CompiledProgram:
         return [k for k, (leaf, expected) in pairs if leaf.dtype != expected or expected.itemsize > 4]
 
     def cast(self, arrays: list[Any], places: Sequence[int]) -> list[Any]:
-        """Return arrays with the dtypes in which JAX holds those of the program."""
+        """Return arrays with the dtypes in which JAX holds the program's tensors."""
         for k in places:
             declared, what = self.tensors[k].type, f"input {self.tensors[k].name}"
             assert declared is not None

@@ -85,7 +85,7 @@ class ProgramStream:
             self._state, self._signature = {**self._state, **state}, None
 
     def _batch_axis(self, name: str, mask: np.ndarray, shape: Sequence[int]) -> int:
-        """Return the axis of the rows: that of the first axis of the inputs, or the only one of its size."""
+        """Return the axis of the rows: it has the name of the inputs' first axis, or the size of the mask."""
         first = next((s[0] for n, s in self._inputs.items() if n not in self._fed and s), None)
         declared = self._inputs[name]
         named = [axis for axis, size in enumerate(declared) if isinstance(size, str) and size == first]

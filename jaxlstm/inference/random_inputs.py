@@ -11,7 +11,7 @@ import numpy as np
 from jaxlstm.inference.artifact import positional
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
-from jaxlstm.programs.inputs import as_arguments, resized, tensors_of
+from jaxlstm.programs.inputs import as_arguments, tensors_of
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
 
@@ -107,10 +107,17 @@ def _random(
     if longest and len(shape) == 1:
         return np.maximum(longest - np.arange(shape[0]), 1).astype(type_.dtype)
     if type_.dtype.kind in "biu" and example is not None and example.any():
-        return resized(example, shape)
+        return _resized(example, shape)
     if type_.dtype.kind in "biu":
         return rng.integers(0, _rows(program, name), shape).astype(type_.dtype)
     return rng.standard_normal(shape).astype(type_.dtype)
+
+
+def _resized(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return an array of another shape, whose elements keep their order along each axis: sorted lengths
+    remain sorted, and the rows of a mask that end in zeros still do."""
+    places = (np.arange(new) * old // max(new, 1) for old, new in zip(array.shape, shape, strict=True))
+    return np.asarray(array[np.ix_(*places)])
 
 
 def _refuses(program: Program, tensors: Sequence[np.ndarray]) -> bool:

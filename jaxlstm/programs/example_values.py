@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 ALLOWED: ContextVar[bool] = ContextVar("allowed", default=True)
-"""Whether a program under ``jit`` may have the values of its example, and give NaN for others."""
+"""True if a program under ``jit`` may have the values of its example, and give NaN for others."""
 
 
 @contextlib.contextmanager

@@ -82,13 +82,6 @@ def as_arguments(graph: Graph, tensors: Sequence[Any]) -> tuple[tuple[Any, ...],
     return tree.unflatten(graph.in_tree, leaves)
 
 
-def resized(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return an array of another shape, whose elements keep their order along each axis: sorted lengths
-    remain sorted, and the rows of a mask that end in zeros still do."""
-    places = (np.arange(new) * old // max(new, 1) for old, new in zip(array.shape, shape, strict=True))
-    return np.asarray(array[np.ix_(*places)])
-
-
 def require_constant(declared: Input, argument: Any) -> None:
     """Raise unless an argument is the constant of the export."""
     expected = declared.constant

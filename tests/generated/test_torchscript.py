@@ -123,7 +123,7 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def script_of(source: str) -> Any:
-    """Return the ScriptModule of a method. torch reads the source as that of a file."""
+    """Return the ScriptModule of a method. torch reads its source from a file."""
     path = f"<generated {hash(source)}>"
     linecache.cache[path] = (len(source), None, source.splitlines(True), path)
     names: dict[str, Any] = {"torch": torch, "math": math, "Tensor": torch.Tensor, "Optional": Optional}

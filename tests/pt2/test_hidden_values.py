@@ -1,4 +1,4 @@
-"""Modules that read values of their arguments: what they return under jit, at the example and elsewhere."""
+"""Modules that read values of their arguments, under jit: results at the example and elsewhere."""
 
 import warnings
 from typing import Any
@@ -83,7 +83,7 @@ def test_values_under_jit(forward: Any) -> None:
 
 
 def test_a_check_runs_programs_with_their_own_values() -> None:
-    """Under jit, they would be those of the example."""
+    """Under jit, a program could have the example's values."""
     model = module_of(segments, linear=nn.Linear(3, 3)).eval()
     others, x = example(2, 4, full=True)
     args = x, others["lengths"]

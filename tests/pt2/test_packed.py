@@ -120,15 +120,15 @@ def test_a_sequence_longer_than_the_total_length() -> None:
 
 
 def test_a_total_length_that_jit_does_not_know() -> None:
-    """Under jit it is that of the example."""
+    """Under jit, the program has the example's total length."""
     forward = lambda self, x, n: unpack(pack(x * 1, n), total_length=int(n.max()))[0]  # noqa: E731
     model, args = model_of(forward), (torch.rand(5, 3, 2), torch.tensor([5, 4, 3]))
     program = jaxlstm.from_module(model, args)
     require_equal(program, model, *args, jit=False)
+    x, _ = map(to_numpy, args)
     with pytest.warns(UserWarning, match=r"unknown under jax.*has the values of the example.*NaN for others"):
         require_equal(program, model, *args)
-    x, _ = map(to_numpy, args)
-    assert np.isnan(jax.jit(program)(program.params, x, np.array([4, 4, 3]))).all()
+        assert np.isnan(jax.jit(program)(program.params, x, np.array([4, 4, 3]))).all()
 
 
 @pytest.mark.parametrize(("forward", "order"), [(plain, [3, 5, 2]), (changed_in_place, [5, 3, 2])])

@@ -26,7 +26,7 @@ REFUSALS = (
     *(RuntimeError, TypeError, AttributeError, ValueError, LookupError, OSError, SyntaxError),
     *(torch.jit.Error, FrontendError, TracingCheckError),
 )
-"""What torch raises for models that it does not script or trace."""
+"""The errors of torch for models that it does not script or trace."""
 
 
 def cells(*fast: str) -> list[Any]:

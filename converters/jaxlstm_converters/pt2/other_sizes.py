@@ -81,28 +81,17 @@ class OtherSizes:
         leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
-        for with_values in (False, True):
-            may_guess = ALLOWED.get() and not is_known and self._is_example((args, dict(kwargs)))
-            is_hidden = error.code == "node-failed" and may_guess
-            may_help = is_hidden or (self._has_values and is_known)
-            if not may_help if with_values else (fits or is_hidden):
-                continue
+        for with_values in [False] * (not fits) + [True] * (self._has_values and is_known):
             try:
-                program = self._export(first, args, kwargs, with_values)
-            except Exception as cause:  # torch and the module raise many types.
-                failed = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:200]}"
-                message = f"{error.message}. torch.export at these sizes failed: {failed}"
-                error = ProgramError(error.code, message)
-                error.__cause__ = cause
-                continue
-            if with_values and is_hidden:
-                warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)
-            else:
+                program = self._export(first, args, kwargs, with_values, error)
                 self._programs = (*self._programs, program)[-_MOST:]
-            try:
                 return run(program)
             except ProgramError as refused:
                 error = refused
+        is_hidden = error.code == "node-failed" and not is_known
+        if is_hidden and ALLOWED.get() and self._is_example((args, dict(kwargs))):
+            warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)
+            return run(self._export(first, args, kwargs, True, error))
         raise error
 
     def _is_example(self, given: Any) -> bool:
@@ -133,7 +122,11 @@ class OtherSizes:
                 np.random.set_state(states[1])
         return "its code draws random numbers of Python or NumPy" if drawn else file
 
-    def _export(self, first: Program, args: Any, kwargs: Mapping[str, Any], with_values: bool) -> Program:
+    def _export(
+        self, first: Program, args: Any, kwargs: Mapping[str, Any], with_values: bool, error: ProgramError
+    ) -> Program:
+        """Return the program of another export, or raise the error with the reason why there is none."""
+
         def example_for(example: Any, other: Any) -> Any:
             if not isinstance(example, torch.Tensor):
                 return example
@@ -145,9 +138,14 @@ class OtherSizes:
 
         examples = self._call.args, self._call.kwargs
         args, kwargs = _pytree.tree_map(example_for, examples, (args, dict(kwargs)))
-        with LOCK, jax.ensure_compile_time_eval():
-            call = self._call._replace(args=args, kwargs=kwargs)
-            program = program_of(self._finish(export_at_sizes(call, with_values=with_values).program))
+        try:
+            with LOCK, jax.ensure_compile_time_eval():
+                call = self._call._replace(args=args, kwargs=kwargs)
+                program = program_of(self._finish(export_at_sizes(call, with_values=with_values).program))
+        except Exception as cause:  # torch and the module raise many types.
+            failed = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:200]}"
+            message = f"{error.message}. torch.export at these sizes failed: {failed}"
+            raise ProgramError(error.code, message) from cause
         require_tensors("params", first.params, program.params)
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers

@@ -216,7 +216,7 @@ def _try(function: Any, arguments: tuple[Any, ...], *, eagerly: bool) -> None:
 
 
 def _modules_around(node: Node) -> list[ModuleCall]:
-    """Return the calls of modules around a node, without those of their methods."""
+    """Return the calls of modules around a node, without calls of their methods."""
     return [call for call in node.calls if not call.method]
 
 
