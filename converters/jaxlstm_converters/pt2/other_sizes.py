@@ -90,8 +90,9 @@ class OtherSizes:
                 error = refused
         is_hidden = error.code == "node-failed" and not is_known
         if is_hidden and ALLOWED.get() and self._is_example((args, dict(kwargs))):
+            result = run(self._export(first, args, kwargs, True, error))
             warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)
-            return run(self._export(first, args, kwargs, True, error))
+            return result
         raise error
 
     def _is_example(self, given: Any) -> bool:
