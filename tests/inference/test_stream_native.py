@@ -146,6 +146,40 @@ print("same bits")
     assert run_python("-W", "ignore", "-c", code) == "same bits\n"
 
 
+@pytest.mark.skipif(not TASKS.exists(), reason="reads context switches in /proc")
+def test_helpers_do_not_wake_on_the_core_of_their_caller() -> None:
+    """There they would keep it from running: on one core, steps with pauses leave the helper asleep."""
+    code = """
+import os, time
+from pathlib import Path
+import numpy as np
+from jaxlstm import LSTMConfig
+from jaxlstm.inference import compile
+from testing.inference import weights
+
+os.environ["NPROC"] = "2"
+config = LSTMConfig(512, 512, num_layers=2)  # long enough to wait for a helper
+stream = compile(weights(config), config, max_length=16, max_batch=1).stream()
+x = np.ones((1, 512), np.float32)
+before = set(os.listdir("/proc/self/task"))
+stream.step(x)
+(helper,) = set(os.listdir("/proc/self/task")) - before
+
+def switches():
+    time.sleep(0.01)
+    lines = Path(f"/proc/self/task/{helper}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+slept = switches()
+for _ in range(100):
+    time.sleep(0.002)
+    stream.step(x)
+print(switches() - slept)
+"""
+    assert run_python("-W", "ignore", "-c", code) == "0\n"
+
+
 @pytest.mark.parametrize(
     "ending",
     [

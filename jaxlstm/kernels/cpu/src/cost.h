@@ -11,6 +11,9 @@ namespace jaxlstm {
 
 // A shorter call runs on the calling thread, since waking helpers would take longer.
 constexpr double kMinSecondsForHelpers = 300e-6;
+// A call above this time on one thread takes helpers even if the cores are crowded, or if the helpers sleep. So does a
+// call that requests a number of threads.
+constexpr double kLongCall = 20e-3;
 // The speed of one thread, as measured with float32 on AMD Zen 4: of products, and of the activations of a hidden unit.
 template <class T>
 constexpr double kMultiplicationsPerSecond = 200e9 / sizeof(T);
@@ -77,7 +80,8 @@ class Call {
   Call(const Cost& cost, int64_t requested, int64_t available, double min_seconds = kMinSecondsForHelpers)
       : seconds(cost.seconds) {
     const int calls = std::max(running.fetch_add(1) + 1, announced.load());
-    if (requested <= 0) requested = seconds < min_seconds ? 1 : available / calls;
+    if (requested > 0) seconds = std::max(seconds, kLongCall);
+    else requested = seconds < min_seconds ? 1 : available / calls;
     const int64_t useful = int64_t(cost.useful_threads);
     threads = int(std::max<int64_t>(1, std::min<int64_t>(requested, useful)));
   }

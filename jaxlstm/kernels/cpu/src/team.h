@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <system_error>
 #include <thread>
@@ -28,12 +29,50 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
   return std::chrono::nanoseconds(long(1e9 * std::min(kLongestWait, std::max(kShortestWait, kWaitShare * seconds))));
 }
 
-// A call below this time on one thread takes no helpers while the cores are crowded.
-constexpr double kShortCall = 20e-3;
+// What calls took whose helpers may sleep, as a share of their estimates: without the helpers, and with them. Estimates
+// are for another processor and for warm caches, and a helper may arrive late or lose its core. So a call goes the way
+// that was faster for calls of about its length, and now and then tries the other.
+class Experience {
+ public:
+  // `slow` and `fast` are the weights of a call that is slower or faster than usual: equal ones for the mean, and a
+  // larger one for slow calls where the tail hurts.
+  Experience(double slow, double fast) : slow_(slow), fast_(fast) {}
+
+  bool helpers_pay(double seconds) {
+    const auto& [alone, helped] = like(seconds);
+    const uint32_t calls = alone.calls.load() + helped.calls.load();
+    const bool is_trial = calls % kTrial == 0 || (calls & (calls - 1)) == 0;  // more often at first
+    return (helped.share.load() < alone.share.load()) != is_trial;
+  }
+  // Adds a call that began at `begin` and ends now. Threads may overwrite each other's additions.
+  void add(double seconds, bool helped, Clock::time_point begin) {
+    const double share = std::chrono::duration<double>(Clock::now() - begin).count() / seconds;
+    Way& way = helped ? like(seconds).helped : like(seconds).alone;
+    const double old = way.share.load(), first = 1.0 / (way.calls.fetch_add(1) + 1);
+    way.share.store(old + std::max(first, share > old ? slow_ : fast_) * (share - old));
+  }
+
+ private:
+  static constexpr uint32_t kTrial = 128;  // so rare that trials do not reach the 99th percentile
+  struct Way {
+    std::atomic<double> share{0};
+    std::atomic<uint32_t> calls{0};
+  };
+  struct Ways {
+    Way alone, helped;
+  };
+  Ways& like(double seconds) { return ways_[std::clamp(std::ilogb(seconds * 1e6), 0, 31)]; }
+  Ways ways_[32];
+  const double slow_, fast_;
+};
+constexpr double kSlow = 0.25, kFast = 0.05;
 
 // A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It takes one or
 // two milliseconds until the system moves one of them, so a call below this time goes on without the helper.
 constexpr double kTooShortToMove = 2e-3;
+
+// A thread of the pool sleeps about this time after its last work.
+constexpr auto kPoolSpins = std::chrono::microseconds(200);
 
 // Calls work(thread, threads, barrier) on at most `max_threads` threads, including this one, and returns when all have
 // finished. `seconds` is the estimated time of the work on one thread. `schedule` takes a copyable function without
@@ -44,16 +83,28 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
   struct Team {
     std::atomic<uint32_t> admitted{kOpen};  // number of helpers; the bit kClosed ends admission
     Signal answered{0}, started{0}, finished{0};
-    int declines_on_core = -1;  // helpers decline on this core while the caller is awake; none for -1
+    int declines_on_core = -1;  // helpers decline on this core; none for -1
     int size = 0;  // `size`, `work` and `barrier` are set before `started`, and outlive every member
     const Work* work = nullptr;
     Barrier* barrier = nullptr;
     std::thread::id caller = std::this_thread::get_id();
   };
-  if (max_threads <= 1 || (seconds < kShortCall && cores_are_crowded())) {
+  static Experience soon{kFast, kFast}, later{kSlow, kFast};
+  static std::atomic<Clock::time_point> last_end{Clock::time_point::min()};
+  const auto begin = Clock::now();
+  const bool is_soon = begin < last_end.load() + kPoolSpins, crowded = cores_are_crowded();
+  Experience& experience = is_soon ? soon : later;
+  const bool learns = max_threads > 1 && !crowded && seconds < (is_soon ? kMinSecondsForHelpers : kLongCall);
+  const bool pays = learns ? experience.helpers_pay(seconds) : !crowded || seconds >= kLongCall;
+  const bool alone = max_threads <= 1 || !pays;
+  const auto finish = [&] {
+    if (learns) experience.add(seconds, !alone, begin);
+    last_end.store(Clock::now());
+  };
+  if (alone) {
     Barrier barrier(1);
     work(0, 1, barrier);
-    return;
+    return finish();
   }
   auto team = std::make_shared<Team>();
   if (seconds < kTooShortToMove) team->declines_on_core = current_core();
@@ -61,7 +112,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
     schedule([team] {
       // A pool without threads runs the function immediately.
       if (std::this_thread::get_id() == team->caller) return;
-      if (team->declines_on_core >= 0 && current_core() == team->declines_on_core && !team->answered.has_sleepers()) {
+      if (team->declines_on_core >= 0 && current_core() == team->declines_on_core) {
         team->answered.add(1);
         return;
       }
@@ -84,6 +135,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
   team->started.store(1);
   work(0, team->size, barrier);
   for (uint32_t finished; (finished = team->finished.load()) < helpers;) team->finished.wait_while(finished);
+  finish();
 }
 
 // Helper threads for calls that follow each other closely, such as the steps of a stream or the batches of a Runner.
@@ -93,8 +145,9 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
 // microsecond; otherwise the helper sleeps.
 //
 // The helpers belong to the process, not to a stream: they serve one call at a time, and calls of other threads run
-// without helpers. So there are never more helpers than cores, and a stream leaves nothing behind. A call only takes
-// helpers that are already spinning, so it never waits for a thread that may not run.
+// without helpers. So there are never more helpers than cores, and a stream leaves nothing behind. A helper wakes up on
+// another core than its caller, which it would keep from running. If it does not arrive in time, the call goes on
+// without it, so no call waits for a thread that may not run.
 class Helpers {
  public:
   // The helpers of this process. They are never destroyed, because one may spin while the process exits.
@@ -109,24 +162,25 @@ class Helpers {
   template <class Work>
   void run(int max_threads, double seconds, std::chrono::nanoseconds spin, const Work& work) {
     std::vector<Helper*> team;
-    if (max_threads > 1 && !busy_.exchange(true)) {
-      const auto begin = Clock::now();
-      if (begin >= alone_until_) recruit(size_t(max_threads) - 1, seconds, spin, team);
-      start(team, spin, work);
-      last_end_ = Clock::now();
-      if (!team.empty() && last_end_ - begin > longest_call(seconds)) alone_until_ = last_end_ + kTimeAlone;
-      busy_.store(false);
-    } else {
-      start(team, spin, work);
-    }
+    if (max_threads <= 1 || busy_.exchange(true)) return start(team, spin, work);
+    const auto begin = Clock::now();
+    const bool crowded = begin < alone_until_, awake = begin - last_end_ < spin;
+    const bool may_wait = !awake && !crowded && seconds >= kMinSecondsForHelpers;
+    const bool waits = may_wait && (seconds >= kLongCall || experience_.helpers_pay(seconds));
+    if (!crowded && (awake || waits)) recruit(size_t(max_threads) - 1, waits ? seconds : 0, spin, team);
+    start(team, spin, work);
+    last_end_ = Clock::now();
+    if (may_wait) experience_.add(seconds, waits, begin);
+    if (!team.empty() && last_end_ - begin > longest_call(seconds)) alone_until_ = last_end_ + kTimeAlone;
+    busy_.store(false);
   }
 
  private:
   // A call with helpers that takes far longer than it should on one thread has waited for a helper that lost its core
   // to another process. For a while, calls then take no helpers, since the next one would wait as well.
   static constexpr auto kTimeAlone = std::chrono::milliseconds(100);
-  static std::chrono::nanoseconds longest_call(double seconds) {
-    return std::chrono::nanoseconds(long(10e9 * seconds)) + std::chrono::microseconds(500);
+  static std::chrono::duration<double> longest_call(double seconds) {
+    return std::chrono::duration<double>(10 * seconds + 500e-6);
   }
 
   // The states of a helper. A caller takes a spinning helper, sets its task, and starts it.
@@ -134,6 +188,7 @@ class Helpers {
 
   struct Helper {
     Signal state{kAsleep};
+    std::thread::native_handle_type self;
     std::atomic<int64_t> spin{0};  // nanoseconds
     void (*run)(const void* work, int thread, int threads, Barrier&);
     const void* work;
@@ -157,23 +212,20 @@ class Helpers {
     }
   };
 
-  // Adds up to `count` spinning helpers to the team. Wakes sleeping ones if they can be useful: for this call, if it is
-  // long, or for the next one, if calls follow each other within `spin`.
+  // Adds up to `count` helpers to the team: those that are spinning, and sleeping ones that arrive within a share of
+  // `seconds`. If that is 0, sleeping ones are woken for the next call.
   void recruit(size_t count, double seconds, std::chrono::nanoseconds spin, std::vector<Helper*>& team) {
-    const bool long_call = seconds >= kMinSecondsForHelpers;
-    const auto wait = wait_for_helpers(seconds);
-    const bool wake = long_call || Clock::now() - last_end_ < spin;
-    while (wake && helpers_.size() < count && add_helper()) {}
+    while (helpers_.size() < count && add_helper()) {}
     count = std::min(count, helpers_.size());
-    for (size_t i = 0; wake && i < count; i++) {
-      helpers_[i]->spin.store(std::max(spin, long_call ? wait : spin).count());
+    for (size_t i = 0; i < count; i++) {
+      helpers_[i]->spin.store(spin.count());
+      if (helpers_[i]->state.load() != kAsleep) continue;
+      if (!keep_off_this_core(helpers_[i]->self)) return;
       helpers_[i]->state.replace(kAsleep, kWoken);
     }
-    const auto deadline = Clock::now() + wait;
+    const auto deadline = Clock::now() + (seconds ? wait_for_helpers(seconds) : std::chrono::nanoseconds(0));
     for (size_t i = 0; i < count; i++) {
-      if (long_call)
-        while (helpers_[i]->state.load() == kWoken && Clock::now() < deadline)
-          helpers_[i]->state.wait_while(kWoken, deadline);
+      helpers_[i]->state.wait_while(kWoken, deadline);
       if (helpers_[i]->state.replace(kSpinning, kTaken)) team.push_back(helpers_[i]);
     }
   }
@@ -206,7 +258,9 @@ class Helpers {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     bool added = true;
     try {
-      std::thread(&Helper::live, helper.get()).detach();
+      std::thread thread(&Helper::live, helper.get());
+      helper->self = thread.native_handle();
+      thread.detach();
       helpers_.push_back(helper.release());
     } catch (const std::system_error&) {
       added = false;
@@ -228,6 +282,7 @@ class Helpers {
   std::atomic<bool> busy_{false};
   std::vector<Helper*> helpers_;  // only used by the thread that set busy_
   Clock::time_point last_end_{}, alone_until_{};
+  Experience experience_{kSlow, kFast};  // of calls whose helpers sleep
 };
 
 }  // namespace jaxlstm

@@ -4,6 +4,7 @@
 
 #if defined(__linux__)
 #include <linux/futex.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,8 +21,9 @@ namespace {
 // batch of 1, steps took 1.4 to 1.7 times as long with a limit of 50 microseconds.
 constexpr auto kSpinTime = std::chrono::microseconds(1000);
 // A wait with a deadline is for a thread that may not have started. It may even be queued for the core of the waiting
-// thread, so a long spin delays it.
-constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(100);
+// thread, so a spin is brief and then gives way to it. A sleep would end a millisecond late where the system's timers
+// are coarse.
+constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(20);
 // If another process occupies a core, two threads of a call may share the other core. There a spinning thread keeps the
 // awaited one from running, step after step. A spin in vain suggests that, so for some time all waits between steps are
 // brief. This time doubles if the next spin in vain follows soon: the threads of other libraries spin for milliseconds,
@@ -48,8 +50,6 @@ void expect_crowd() {
   crowded_until.store(now + std::chrono::nanoseconds(next), std::memory_order_relaxed);
 }
 
-bool has_passed(const Clock::time_point* deadline) { return deadline && Clock::now() >= *deadline; }
-
 }  // namespace
 
 void Signal::store(uint32_t value) { value_.store(value), wake(); }
@@ -72,10 +72,14 @@ bool Signal::changes_within(std::chrono::nanoseconds limit, uint32_t old) const 
   return false;
 }
 
-void Signal::wait_longer(uint32_t old, const Clock::time_point* deadline) {
-  std::chrono::nanoseconds limit = deadline ? kSpinTimeToDeadline : kSpinTime;
-  if (deadline) limit = std::min(limit, std::chrono::nanoseconds(*deadline - Clock::now()));
-  if (!changes_within(limit, old)) sleep_while(old, deadline);
+void Signal::wait_longer(uint32_t old) {
+  if (!changes_within(kSpinTime, old)) sleep_while(old);
+}
+
+void Signal::wait_while(uint32_t old, Clock::time_point deadline) const {
+  const std::chrono::nanoseconds left = deadline - Clock::now();
+  if (changes_within(std::min<std::chrono::nanoseconds>(kSpinTimeToDeadline, left), old)) return;
+  while (load() == old && Clock::now() < deadline) sched_yield();
 }
 
 void Signal::wait_longer_between_steps(uint32_t old) {
@@ -87,34 +91,36 @@ void Signal::wait_longer_between_steps(uint32_t old) {
 
 bool cores_are_crowded() { return Clock::now() < crowded_until.load(std::memory_order_relaxed); }
 
-void Signal::sleep_while(uint32_t old, const Clock::time_point* deadline) {
+void Signal::sleep_while(uint32_t old) {
   // The sleeper registers first and reads the value second; store() and add() write the value first and look for
   // sleepers second. So either the sleeper sees the new value, or wake() sees the sleeper.
   sleepers_.fetch_add(1);
-  while (value_.load() == old && !has_passed(deadline)) sleep_once(old, deadline);
+  while (value_.load() == old) sleep_once(old);
   sleepers_.fetch_sub(1);
 }
 
 #if defined(__linux__)
 int current_core() { return sched_getcpu(); }
 
+bool keep_off_this_core(std::thread::native_handle_type thread) {
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) != 0) return true;  // more cores than a set holds
+  CPU_CLR(sched_getcpu(), &cores);
+  return CPU_COUNT(&cores) > 0 && pthread_setaffinity_np(thread, sizeof cores, &cores) == 0;
+}
+
 static_assert(sizeof(std::atomic<uint32_t>) == 4, "a futex is 4 bytes");
 
-void Signal::sleep_once(uint32_t old, const Clock::time_point* deadline) {
-  timespec remaining{};
-  if (deadline) {
-    const long nanoseconds = std::chrono::nanoseconds(*deadline - Clock::now()).count();
-    if (nanoseconds <= 0) return;
-    remaining = {nanoseconds / 1000000000, nanoseconds % 1000000000};
-  }
-  syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, old, deadline ? &remaining : nullptr, nullptr, 0);
+void Signal::sleep_once(uint32_t old) {
+  syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
 }
 void Signal::wake() {
   if (sleepers_.load()) syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 #else
 int current_core() { return -1; }
-void Signal::sleep_once(uint32_t, const Clock::time_point*) { sched_yield(); }
+bool keep_off_this_core(std::thread::native_handle_type) { return true; }
+void Signal::sleep_once(uint32_t) { sched_yield(); }
 void Signal::wake() {}
 #endif
 

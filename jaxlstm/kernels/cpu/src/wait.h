@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <thread>
 
 namespace jaxlstm {
 
@@ -16,6 +17,9 @@ bool cores_are_crowded();
 
 // Returns the number of the core that this thread runs on, or -1 if the system does not tell.
 int current_core();
+
+// Lets a thread run on all cores of this thread but its current one. Returns false if there are no others.
+bool keep_off_this_core(std::thread::native_handle_type thread);
 
 // A number that threads can wait on. The functions in wait.cc are compiled once, for the baseline processor.
 class Signal {
@@ -28,20 +32,18 @@ class Signal {
 
   // Blocks until the value differs from `old`.
   __attribute__((always_inline)) void wait_while(uint32_t old) {
-    if (!changes_soon(old)) wait_longer(old, nullptr);
+    if (!changes_soon(old)) wait_longer(old);
   }
   // As wait_while, for threads that wait for each other at every step.
   __attribute__((always_inline)) void wait_between_steps(uint32_t old) {
     if (!changes_soon(old)) wait_longer_between_steps(old);
   }
-  // Blocks until the value differs from `old` or the deadline has passed.
-  void wait_while(uint32_t old, Clock::time_point deadline) { wait_longer(old, &deadline); }
+  // Blocks until the value differs from `old` or the deadline has passed. It does not sleep.
+  void wait_while(uint32_t old, Clock::time_point deadline) const;
   // Returns false after spinning for `limit` while the value stays `old`.
   bool changes_within(std::chrono::nanoseconds limit, uint32_t old) const;
   // Sleeps, without spinning, until the value differs from `old`.
-  void sleep_while(uint32_t old) { sleep_while(old, nullptr); }
-  // Returns true if a thread sleeps until the value changes.
-  bool has_sleepers() const { return sleepers_.load() > 0; }
+  void sleep_while(uint32_t old);
   // Replaces `old` by `value`. Returns false if the value was not `old`.
   bool replace(uint32_t old, uint32_t value);
 
@@ -51,10 +53,9 @@ class Signal {
       if (load() != old) return true;
     return false;
   }
-  void wait_longer(uint32_t old, const Clock::time_point* deadline);
+  void wait_longer(uint32_t old);
   void wait_longer_between_steps(uint32_t old);
-  void sleep_while(uint32_t old, const Clock::time_point* deadline);
-  void sleep_once(uint32_t old, const Clock::time_point* deadline);
+  void sleep_once(uint32_t old);
   void wake();
 
   std::atomic<uint32_t> value_;
