@@ -71,9 +71,7 @@ def _stream(problem: Problem, x: np.ndarray, threads: int | None = None) -> Step
     return lambda: stream.step(x)
 
 
-def _blocks(
-    sides: dict[str, Step], rounds: int, block: int, pause: float
-) -> dict[str, list[list[float]]]:
+def _blocks(sides: dict[str, Step], rounds: int, block: int, pause: float) -> dict[str, list[list[float]]]:
     """Return the microseconds of each step, one list for each round."""
     times: dict[str, list[list[float]]] = {name: [] for name in sides}
     for _ in range(rounds):
