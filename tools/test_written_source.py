@@ -26,6 +26,7 @@ def test_example_of_the_page(name: str) -> None:
     assert SourceFiles.of(program, "model.py").text in PAGE.read_text()
 
 
+@pytest.mark.slow
 def test_one_model(tmp_path: Path) -> None:
     holds, problem, ratio, *others = measure("tagger", tmp_path)
     assert holds, problem

@@ -32,6 +32,7 @@ def test_another_vector_of_a_sequence(last, cause):
     assert report.diagnosis[0].startswith(f"matches Model if {cause}")
 
 
+@pytest.mark.slow
 def test_channels_first_for_a_model_with_channels_last():
     theirs, ours, args = model_and_port("crnn", edits=CHANNELS_LAST)
     report = verify_model(ours, theirs, args, gradients=False)

@@ -39,6 +39,7 @@ def test_something_else():
 """
 
 
+@pytest.mark.slow
 def test_failures_fit_one_screen(tmp_path):
     """The output has no frame of the plugin."""
     pytest.importorskip("torch", reason="verify_model compares with a torch module")

@@ -194,6 +194,7 @@ def test_an_exported_program_with_tied_weights(tmp_path):
     assert report.ok, str(report)
 
 
+@pytest.mark.slow
 def test_a_program_that_cannot_be_traced_is_a_reference():
     args = torch.randn(4, 3), torch.tensor([True, False, True, True])
     program = jaxlstm.from_module(module_of(lambda _, x, mask: (x * x)[mask]), args)
@@ -212,6 +213,7 @@ def test_a_program_as_a_reference_refuses_values():
     assert any("small values: skipped" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_a_program_as_a_reference_locates_the_module(exported):
     _, args, program = exported
 

@@ -227,6 +227,7 @@ reader.main()
 """.replace("CASES", "".join(f"        case {name!r}: {code}\n" for name, (code, _) in FAULTS.items()))
 
 
+@pytest.mark.slow
 def test_faults_are_detected(tmp_path: Path) -> None:
     """Each broken guarantee of a reader is a finding, and the next file is read as usual."""
     with ReaderProcess(tmp_path, (sys.executable, "-c", FAULTY)) as process:

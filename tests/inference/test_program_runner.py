@@ -26,6 +26,7 @@ def program_of(module: nn.Module | Callable[[torch.Tensor], Any]) -> jaxlstm.Pro
     return jaxlstm.from_module(module.eval(), (torch.randn(3, 7, 3),), dynamic_shapes=({0: AUTO, 1: AUTO},))
 
 
+@pytest.mark.slow
 def test_few_executables() -> None:
     program = program_of(recurrent_layers())
     compile(program_of(nn.Linear(3, 4)))(normal(1, 2, 3))  # The first call compiles to learn XLA's options.

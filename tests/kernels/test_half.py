@@ -80,7 +80,7 @@ def scans(name: str, dtype: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("stack", "bfloat16"),
+        pytest.param("stack", "bfloat16", marks=pytest.mark.slow),
         pytest.param("stack", "float16", marks=pytest.mark.slow),
         pytest.param("both", "bfloat16", marks=pytest.mark.slow),
         ("both", "float16"),

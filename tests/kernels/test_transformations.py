@@ -68,6 +68,7 @@ def test_per_example_gradients() -> None:
     assert worst_error(native, scan) < 1e-6
 
 
+@pytest.mark.slow
 def test_forward_mode_and_second_derivatives() -> None:
     with jax.enable_x64(True):
         problem = Problem(4, 3, 2, 4, proj_size=2, ragged=True, bidirectional=True)

@@ -268,6 +268,7 @@ def numbers(self: Any, x: Tensor) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_numbers_of_selected_elements_are_computed() -> None:
     model = model_of(numbers)
     with warnings.catch_warnings():
@@ -331,6 +332,7 @@ INPUTS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
 def test_constants_of_a_trace() -> None:
     model = model_of(lambda *args: {name: function(*args) for name, function in CONSTANTS.items()})
@@ -342,6 +344,7 @@ def test_constants_of_a_trace() -> None:
         np.testing.assert_allclose(results[name], expected.detach(), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INPUTS)
 def test_an_input_does_not_become_a_constant(name: str) -> None:
     with pytest.raises(GuardOnDataDependentSymNode) as caught:

@@ -61,6 +61,7 @@ def test_under_jit_a_batch_is_as_long_as_its_padding() -> None:
     np.testing.assert_allclose(h, to_numpy(expected[2][0]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sizes_that_must_agree() -> None:
     """The number of features is fixed by the weights, and lengths are as many as sequences."""
     program = jaxlstm.from_module(model_of(changed_in_place), batch(*EXAMPLE))
@@ -71,6 +72,7 @@ def test_sizes_that_must_agree() -> None:
         program(program.params, *map(to_numpy, batch(*EXAMPLE)), seq_lengths=np.array([5, 3, 2]))
 
 
+@pytest.mark.slow
 def test_threads() -> None:
     """Exports in two threads do not overlap: each replaces attributes of torch, and restores them."""
     lock, are_alone = threading.Lock(), []
@@ -95,6 +97,7 @@ def test_lengths_that_torch_refuses(lengths: list[int]) -> None:
         program(program.params, *map(to_numpy, batch(lengths, 7)))
 
 
+@pytest.mark.slow
 def test_a_condition_on_the_longest_sequence() -> None:
     """It is decided for a batch without steps of padding only, which the program requires."""
 

@@ -79,7 +79,29 @@ selections/documents; selections/losses; \
 selections/graph; selections/groups; selections/last_steps; selections/longest; selections/numbers; \
 selections/put; selections/reversed_steps; selections/selected; selections/sorted_rows; series/argmax; \
 series/number of steps; text/tagger"""
-SLOW = ("selections/documents", "packed/other_layers", "structure/cells", "statements/filled")
+SLOW = {
+    *(
+        "loops/changed_constant",
+        "loops/first_state",
+        "loops/heads",
+        "loops/larger_batch",
+        "loops/larger_mean",
+    ),
+    *("loops/other_first_slice", "loops/single_steps", "loops/unbound", "loops/written_slices"),
+    *("packed/attention_without_gradient", "packed/embedded", "packed/initial_state", "packed/integers"),
+    *("packed/list of numbers", "packed/norms", "packed/of integers", "packed/other_layers"),
+    *("packed/tensors_of_numbers", "regions/recurrence", "selections/characters", "selections/documents"),
+    *("selections/groups", "selections/last_steps", "selections/selected", "selections/sorted_rows"),
+    *(
+        "statements/filled",
+        "statements/frozen",
+        "structure/attention",
+        "structure/cells",
+        "structure/derived",
+    ),
+    *("structure/smaller", "structure/transposed"),
+}
+"""Specimens that take long, and whose features others have too."""
 QUICK = ("vision_and_series/forecaster", "vision_and_series/text recogniser", "text/tied language model")
 
 

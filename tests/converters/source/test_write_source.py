@@ -147,6 +147,7 @@ def test_paths(folder: Path, tmp_path: Path, name: str, better: str) -> None:
         jaxlstm.write_source(folder / "reader.pt2", 7)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The three lines, and the test that repeats the proof."""
     shutil.copy(folder / "reader.pt2", tmp_path)
