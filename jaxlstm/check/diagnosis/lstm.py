@@ -17,8 +17,7 @@ from jaxlstm.check.criteria.difference import AGREEMENT
 from jaxlstm.check.diagnosis.locate import locate_difference, wrong_gradients
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, Failures, FaultedReference
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.faults.catalogue import catalogue
-from jaxlstm.check.reference.faults.fault import Fault
+from jaxlstm.check.reference.faults.catalogue import Fault, catalogue
 from jaxlstm.check.reference.oracle import OracleCall, OracleRun
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.report.item import Divergence

@@ -20,7 +20,7 @@ Each part that a port can get wrong is a field of :class:`Equations`. A fault re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,7 +122,10 @@ def running(lengths: Array, reverse: bool) -> list[tuple[Array, Array]]:
 
 @dataclass(frozen=True)
 class Equations:
-    """The parts of an LSTM that a fault can replace; ``join`` takes the forward direction first."""
+    """The parts of an LSTM that a fault can replace.
+
+    ``join`` takes the forward direction first. ``finish`` returns the results of a run that a port returns.
+    """
 
     sigmoid: Callable[[Array], Array] = sigmoid
     tanh: Callable[[Array], Array] = np.tanh
@@ -133,18 +136,15 @@ class Equations:
     cell: Callable[..., Step] = cell
     direction: Callable[..., DirectionRun] = direction
     join: Callable[[Sequence[Array]], Array] = lambda outputs: np.concatenate(outputs, axis=-1)
+    finish: Callable[[OracleRun, OracleCall], OracleRun] = lambda run, call: run
 
 
 CORRECT = Equations()
-Finish = Callable[[OracleRun, "OracleCall"], OracleRun]
 
 
 @dataclass(frozen=True)
 class OracleCall:
-    """The arguments of the oracle, its equations, and changes to its results.
-
-    ``finish`` holds changes to the results, in the order in which they apply.
-    """
+    """The arguments of the oracle, and its equations."""
 
     params: Mapping[str, Array]
     inputs: Array
@@ -152,7 +152,6 @@ class OracleCall:
     lengths: Array
     config: LSTMConfig
     equations: Equations = CORRECT
-    finish: tuple[Finish, ...] = ()
 
     @classmethod
     def of(
@@ -192,17 +191,7 @@ class OracleCall:
 
     def finished(self, run: OracleRun) -> OracleRun:
         """Return a run with ``finish`` applied to its results."""
-        for change in self.finish:
-            run = change(run, self)
-        return run
-
-    def with_equations(self, **parts: Any) -> OracleCall:
-        """Return the call with some of its equations replaced."""
-        return replace(self, equations=replace(self.equations, **parts))
-
-    def then(self, change: Finish) -> OracleCall:
-        """Return the call with one more change to its results."""
-        return replace(self, finish=(*self.finish, change))
+        return self.equations.finish(run, self)
 
 
 def weights_of(params: Mapping[str, Any], config: LSTMConfig, layer: int, reverse: bool) -> Weights:

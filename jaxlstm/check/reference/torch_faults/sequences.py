@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy
-from jaxlstm.check.reference.faults.catalogue import catalogue
-from jaxlstm.check.reference.faults.fault import Fault
+from jaxlstm.check.reference.faults.catalogue import Fault, catalogue
 from jaxlstm.check.reference.oracle import OracleCall
 from jaxlstm.check.reference.torch_faults.operation import Operation, Variant, changed, faults_of, missing
 from jaxlstm.layer.config import LSTMConfig
