@@ -13,20 +13,19 @@ import numpy as np
 
 from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.check.cases.case import Case, Results, is_floating
-from jaxlstm.check.cases.sizes import other_sizes
+from jaxlstm.check.cases.sizes import free_axes, other_sizes
 from jaxlstm.check.cases.variations import variations
 from jaxlstm.check.criteria.catalogue import CRITERIA
 from jaxlstm.check.diagnosis.model import diagnose_model
 from jaxlstm.check.diagnosis.search import Diagnosis
 from jaxlstm.check.notes import report_on
-from jaxlstm.check.reference.program import ProgramReference
+from jaxlstm.check.reference.jax_model import FunctionModel, JaxModel
+from jaxlstm.check.reference.program import ProgramModel, ProgramReference
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.requirements import require_precision, require_seed, require_tolerance
-from jaxlstm.check.subjects.function import CheckedModel, FunctionModel
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
-from jaxlstm.check.subjects.program import ProgramModel, free_axes
 from jaxlstm.check.verification import Verification
 from jaxlstm.programs.example_values import without_example_values
 from jaxlstm.programs.graph import unused_inputs
@@ -220,7 +219,7 @@ def _notes(subject: ModelSubject, theirs: TorchModel | ProgramReference) -> Iter
         yield f"{name} is the sum of torch's {' and '.join(sources)}; in float64 the sum is exact"
 
 
-def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> CheckedModel:
+def _model(ours: Any, call: Callable[..., Any] | None, params: Any) -> JaxModel:
     if isinstance(ours, Program):
         if params is not None:
             raise TypeError("params must be None for a Program, which holds its parameters")

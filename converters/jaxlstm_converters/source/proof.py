@@ -18,10 +18,10 @@ from jaxlstm._shared.progress import Progress
 from jaxlstm.check import Report, verify_model
 from jaxlstm.check.cases.case import Array, Case, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_numpy
+from jaxlstm.check.reference.jax_model import JaxModel
+from jaxlstm.check.reference.jax_runs import Jitted, jax_settings, split, to_numpy
+from jaxlstm.check.reference.program import ProgramModel
 from jaxlstm.check.subjects.flax_model import FlaxModel
-from jaxlstm.check.subjects.function import CheckedModel
-from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, all_nodes
@@ -200,7 +200,7 @@ def _lacks_reverse(graph: Graph) -> bool:
     return any(node.op == "higher_order.while_loop" for node in all_nodes(graph))
 
 
-def _run(subject: CheckedModel, case: Case, forward: bool) -> dict[str, Array]:
+def _run(subject: JaxModel, case: Case, forward: bool) -> dict[str, Array]:
     with jax_settings(np.float64, "highest"):
         call = subject.call_in(np.float64)
         floating, others = split(case, np.float64)
@@ -212,10 +212,10 @@ def _run(subject: CheckedModel, case: Case, forward: bool) -> dict[str, Array]:
             return {n: a for n, a in found if not forward or (hasattr(a, "dtype") and is_floating(a))}
 
         if not forward:
-            return to_numpy(jitted(outputs)(*given))
+            return to_numpy(Jitted(outputs)(*given))
         # Torch's layout of a parameter and Flax's have the same direction.
         direction = jax.tree.map(lambda a: jnp.cos(1_000 * a), given)
-        return to_numpy(jitted(lambda *point: jax.jvp(outputs, point, direction)[1])(*given))
+        return to_numpy(Jitted(lambda *point: jax.jvp(outputs, point, direction)[1])(*given))
 
 
 def pytest_text(files: SourceFiles, program_path: str, arguments: Arguments, graph: Graph) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxlstm.check.cases.case import Case, is_floating
 from jaxlstm.check.cases.variations import Refusal, drawn, is_mask
+from jaxlstm.programs.inputs import flatten_arguments
+from jaxlstm.programs.program import Program
 
 Axis = tuple[str, int]
 """The name of an array and one of its axes."""
@@ -61,6 +63,17 @@ def other_sizes(
         else:
             cases.append(case)
     return cases + [resize(example, dict([change]), rng) for change in dict.fromkeys(alone)], notes
+
+
+def free_axes(program: Program, example: Case) -> list[tuple[Axis, ...]]:
+    """Return the axes of the arrays of an example that share each free size of a program."""
+    names = flatten_arguments(program.graph, *example.arguments)
+    axes: dict[str, list[Axis]] = {}
+    for declared, place in zip(program.inputs, names, strict=True):
+        for axis, size in enumerate(declared.type.shape if declared.type else ()):
+            if isinstance(size, str):
+                axes.setdefault(size, []).append((place.name, axis))
+    return [tuple(group) for group in axes.values()]
 
 
 def _larger(size: int, number: int = 0) -> int:

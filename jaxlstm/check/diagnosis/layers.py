@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlstm.check.cases.case import Array, Case, LayerRecord
 from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of, without_padding
 from jaxlstm.check.diagnosis.search import Deadline, Explanation, FaultedReference
+from jaxlstm.check.reference.jax_runs import jax_settings, to_numpy
+from jaxlstm.check.reference.program import ProgramModel
 from jaxlstm.check.reference.torch_faults.operation import Replacement
 from jaxlstm.check.reference.torch_faults.planted import (
     PlantedFault,
@@ -24,11 +27,13 @@ from jaxlstm.check.reference.torch_faults.planted import (
     planted_faults,
     run_planted,
 )
+from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames, Pairing
 from jaxlstm.check.verification import Evidence
+from jaxlstm.programs.graph import Node
 
 
 def compare_layers(
@@ -72,6 +77,39 @@ def compare_layers(
             )
         )
     return found
+
+
+def compare_nodes(model: ProgramModel, case: Case, precision: str | None) -> list[LayerDifference]:
+    """Compare each node of a program with torch's operator in float64, in the order of the graph.
+
+    Both sides start from the same inputs, so that the first node that differs is the wrong one.
+    """
+    if model.call is not None:
+        return []
+    ours: dict[str, Sequence[Array]] = {}
+
+    def record(node: Node, result: Any) -> None:
+        ours[node.name] = [np.asarray(a) for a in jax.tree.leaves(result) if isinstance(a, jax.Array)]
+
+    with jax_settings(np.float64, precision):
+        program = model.program_in(np.float64)
+        args, kwargs = case.call(jax.device_put(dict(case.astype(np.float64).arrays)))
+        program.evaluate(program.params, *args, record=record, **kwargs)
+        tensors = to_numpy({**program.params, **program.buffers, **program.constants})
+        inputs = to_numpy(program.bind(args, kwargs)[0])
+    theirs = run_graph(program.graph, tensors, inputs)
+    return [
+        _node_difference(node, ours[node.name], theirs[node.name])
+        for node in program.graph.nodes
+        if node.name in theirs and ours.get(node.name)
+    ]
+
+
+def _node_difference(node: Node, ours: Sequence[Array], theirs: Sequence[Array]) -> LayerDifference:
+    where = f"{node.name} in {node.module_path}" if node.module_path else node.name
+    return LayerDifference(
+        where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
+    )
 
 
 def _by_path(records: Sequence[LayerRecord]) -> dict[str, list[LayerRecord]]:

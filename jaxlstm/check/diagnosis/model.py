@@ -8,17 +8,16 @@ import numpy as np
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_floating
 from jaxlstm.check.criteria.difference import AGREEMENT, distance
-from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, output_distance
+from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, compare_nodes, output_distance
 from jaxlstm.check.diagnosis.locate import wrong_gradients
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Failures
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
-from jaxlstm.check.reference.program import ProgramReference
+from jaxlstm.check.reference.jax_model import FunctionModel, JaxModel, ModelRunner
+from jaxlstm.check.reference.program import ProgramModel, ProgramReference
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
-from jaxlstm.check.subjects.function import CheckedModel, FunctionModel, ModelRunner
 from jaxlstm.check.subjects.model import ModelSubject
-from jaxlstm.check.subjects.program import ProgramModel
 from jaxlstm.check.verification import Evidence, Verification
 
 OWN_ERRORS = 16.0
@@ -134,7 +133,7 @@ class _ModelDiagnosis:
     def _nodes(self, program: ProgramModel) -> Diagnosis:
         """Name the first node of a program that differs from torch's operator on the same graph."""
         try:
-            nodes = program.nodes(self.case, self.subject.precision)
+            nodes = compare_nodes(program, self.case, self.subject.precision)
         except PORT_EXCEPTIONS as error:
             return Diagnosis((f"the nodes cannot be compared: {describe(error)}",))
         if not nodes:
@@ -173,7 +172,7 @@ class _ModelDiagnosis:
         if raised:
             yield from self._channels_last()
 
-    def _run(self, model: CheckedModel, case: Case, dtype: Any, cast_model: bool) -> Results | None:
+    def _run(self, model: JaxModel, case: Case, dtype: Any, cast_model: bool) -> Results | None:
         """Return the results of a model in another setting, or None if it raises."""
         try:
             runner = ModelRunner(model, case, dtype, cast_model=cast_model, precision=self.subject.precision)

@@ -85,25 +85,29 @@ SMALL = 10**5
 """Number of elements of the arguments up to which compiling takes much longer than running."""
 
 
-def jitted(function: Callable[..., Any], *, quickly: bool = False) -> Callable[..., Any]:
-    """Return the jitted function, which runs eagerly if its control flow depends on values.
+class Jitted:
+    """A jitted function, which runs eagerly if its control flow depends on values.
 
     ``quickly`` compiles it for small arguments without optimizations, which half of the time goes into.
+    ``is_eager`` is true after a run without ``jit``.
     """
-    optimized, quick = (
-        jax.jit(function, compiler_options=o) for o in ({}, {"xla_backend_optimization_level": 0})
-    )
 
-    def call(*args: Any) -> Any:
+    def __init__(self, function: Callable[..., Any], *, quickly: bool = False) -> None:
+        self._function, self._quickly, self.is_eager = function, quickly, False
+        self._optimized, self._quick = (
+            jax.jit(function, compiler_options=o) for o in ({}, {"xla_backend_optimization_level": 0})
+        )
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
         is_small = sum(np.size(leaf) for leaf in jax.tree.leaves(args)) <= SMALL
         try:
-            return (quick if quickly and is_small else optimized)(*args)
+            return (self._quick if self._quickly and is_small else self._optimized)(*args)
         except (*_UNKNOWN, ProgramError) as error:
             if not depends_on_values(error):
                 raise
-            return function(*args)
-
-    return call
+            self.is_eager = True
+            return self._function(*args)
 
 
 def depends_on_values(error: Exception) -> bool:

@@ -1,33 +1,21 @@
-"""A program as the reference of a model, without torch."""
+"""A program as a model in JAX, and as the reference of another model, without torch."""
+
+from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxlstm.check.cases.case import (
-    Array,
-    Case,
-    LayerRecord,
-    Results,
-    Whole,
-    is_floating,
-    moved_by_rounding,
-    named_outputs,
-)
+from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, Whole, is_floating, moved_by_rounding
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
-from jaxlstm.check.reference.jax_runs import (
-    depends_on_values,
-    jax_settings,
-    jitted,
-    split,
-    to_numpy,
-    with_gradients,
-)
+from jaxlstm.check.reference.jax_model import Call, JaxModel, ModelRunner
+from jaxlstm.check.reference.jax_runs import jax_settings, to_numpy
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
 from jaxlstm.check.reference.torch_model import STATISTICS, TorchModel
 from jaxlstm.programs.graph import Graph, ModuleCall, Node, Site, results_of, rewrite, uses_of, values_in
@@ -46,6 +34,40 @@ def with_exact_sizes(program: Program) -> Program:
     return program
 
 
+class ProgramModel(JaxModel):
+    """A program, in its own dtypes or in float64."""
+
+    name = "Program"
+
+    def __init__(self, program: Program, call: Callable[..., Any] | None = None) -> None:
+        """Wrap a program; ``call`` is called with it, its parameters bound, and the arguments."""
+        self.program, self.call = with_exact_sizes(program), call
+
+    def call_in(self, dtype: Any) -> Call:
+        """Return the program with its parameters, buffers and graph in float64 if ``dtype`` is float64."""
+        program = self.program_in(dtype)
+        params, buffers = (
+            {name: a for name, a in to_numpy(arrays).items() if is_floating(a)}
+            for arrays in (program.params, program.buffers)
+        )
+
+        def function(given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            own, buffers = (
+                {name: given.get(name, a) for name, a in arrays.items()}
+                for arrays in (program.params, program.buffers)
+            )
+            model = functools.partial(program, own, buffers=buffers)
+            return self.call(model, *args, **kwargs) if self.call else model(*args, **kwargs)
+
+        return Call(function, params, buffers)
+
+    def program_in(self, dtype: Any) -> Program:
+        """Return the program in float64, or as it is for any other ``dtype``."""
+        if dtype is None or np.dtype(dtype) != np.float64:
+            return self.program
+        return in_double_precision(self.program)
+
+
 class ProgramReference:
     """A program in its own dtype and in float64, with the methods of ``TorchModel``."""
 
@@ -55,55 +77,48 @@ class ProgramReference:
 
     def __init__(self, program: Program, example: Case) -> None:
         """Take a program and an example of its arguments; cases differ from it only in their arrays."""
-        program = with_exact_sizes(program)
-        self._program, self._example = program, example
+        self._model = ProgramModel(program)
         dtypes = [array.dtype for array in (*program.params.values(), *example.arrays.values())]
         floats = (np.dtype(dtype) for dtype in dtypes if is_floating(np.empty(0, dtype)))
         self.dtype = next(floats, np.dtype(np.float32))
-        with jax_settings(np.float64, _PRECISION):
-            self._in_float64 = in_double_precision(program)
-        functions = {dtype: self._function(self._of(dtype)) for dtype in {self.dtype, np.dtype(np.float64)}}
-        self._forward = {dtype: jitted(function) for dtype, function in functions.items()}
-        self._forward_and_back = {dtype: jitted(with_gradients(f)) for dtype, f in functions.items()}
-        other = _with_tanh_of_xla(program)
+
+        def runner(dtype: Any) -> ModelRunner:
+            is_double = dtype == np.float64
+            return ModelRunner(self._model, example, dtype, cast_model=is_double, precision=_PRECISION)
+
+        self._runners = {dtype: runner(dtype) for dtype in {self.dtype, np.dtype(np.float64)}}
+        other = _with_tanh_of_xla(self._model.program)
         self._with_tanh = ProgramReference(other, example) if other else None
 
-    def params(self) -> dict[str, Array]:
+    def params(self) -> Tensors:
         """Return the parameters by name. A tied parameter appears once."""
-        return to_numpy(self._program.params)
+        return to_numpy(self._model.program.params)
 
-    def statistics(self) -> dict[str, Array]:
+    def statistics(self) -> Tensors:
         """Return the running statistics by name."""
-        return {n: a for n, a in to_numpy(self._program.buffers).items() if n.endswith(STATISTICS)}
+        buffers = to_numpy(self._model.program.buffers)
+        return {name: a for name, a in buffers.items() if name.endswith(STATISTICS)}
 
-    def moved(self, values: Tensors) -> "ProgramReference":
+    def moved(self, values: Tensors) -> ProgramReference:
         """Return the reference with other values of some parameters and statistics."""
         other = copy.copy(self)
-        other._program, other._in_float64 = (
-            _with_values(program, values) for program in (self._program, self._in_float64)
-        )
+        other._runners = {dtype: runner.moved(values) for dtype, runner in self._runners.items()}
         other._with_tanh = self._with_tanh.moved(values) if self._with_tanh else None
         return other
 
     def run(self, case: Case, dtype: Any = np.float64, *, gradients: bool = False) -> Results:
         """Run the program on a case in ``dtype``, its own or float64."""
-        program = self._of(dtype)
-        return self._run(case, dtype, gradients, to_numpy(program.params), to_numpy(program.buffers))
+        return self._runners[np.dtype(dtype)].run(case.astype(dtype), gradients=gradients)
 
     def refusal(self, case: Case) -> str:
         """Return the exception that the program raises for a case, or an empty string."""
-        program = self._in_float64
-        function = self._function(program)
         # Conditions on values are checked outside of jit only.
         checked = {*ASSERTIONS, "jaxlstm.pack_padded.default"}
-        has_conditions = any(node.op in checked for node in program.graph.nodes)
-        with jax_settings(np.float64, _PRECISION):
-            floating, others = split(case, np.float64)
-            arguments = dict(program.params), floating, {**others, "buffers": program.buffers}
-            try:
-                _try(function, arguments, eagerly=has_conditions)
-            except PORT_EXCEPTIONS as error:
-                return describe(error)
+        has_conditions = any(node.op in checked for node in self._model.program.graph.nodes)
+        try:
+            self._float64.attempt(case, eagerly=has_conditions)
+        except PORT_EXCEPTIONS as error:
+            return describe(error)
         return ""
 
     def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
@@ -121,69 +136,40 @@ class ProgramReference:
         whole: Whole = "except zeros",
     ) -> Results:
         """Return the float64 results after every number of the call has changed by a relative ``size``."""
-
         weights: Whole = "not" if whole == "not" else "except zeros"
-        arrays = {**self._in_float64.params, **self._in_float64.buffers}
+        arrays = self._float64.arrays()
         moved = {name: moved_by_rounding(a, size, rng, weights) for name, a in arrays.items()}
         case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
-        return self.moved(moved).run(case, gradients=gradients)
+        return self._float64.moved(moved).run(case, gradients=gradients)
 
     def with_other_tables(
         self, case: Case, rng: np.random.Generator, *, weights: bool = False
     ) -> tuple[list[str], Results] | None:
         """Change every number of the tables by rounding; return their names and the float64 results."""
-        arrays = [to_numpy(self._in_float64.params), to_numpy(self._in_float64.buffers)]
         size = float(np.finfo(self.dtype).eps) if self.dtype.kind == "f" else 0.0
-        names = []
-        for group, is_buffers in zip(arrays, (False, True), strict=True):
-            for name, a in group.items():
-                if is_floating(a) and (weights or (is_buffers and not name.endswith(STATISTICS))):
-                    names.append(name)
-                    largest = np.max(np.abs(a), initial=0.0)
-                    group[name] = a + size * largest * rng.choice([-1.0, 1.0], a.shape)
-        return (names, self._run(case, np.float64, False, *arrays)) if names else None
+        params = self._model.program.params
+        tables = {
+            name: a + size * np.max(np.abs(a), initial=0.0) * rng.choice([-1.0, 1.0], a.shape)
+            for name, a in self._float64.arrays().items()
+            if weights or not (name in params or name.endswith(STATISTICS))
+        }
+        return (list(tables), self._float64.moved(tables).run(case)) if tables else None
 
     def layers(self, case: Case, dtype: Any) -> list[LayerRecord]:
         """Return every call of a module below the outermost, in the order in which they return.
 
         The outputs of a call are the values that the rest of the graph uses, in the order of the graph.
         """
-        program = self._of(dtype)
         with jax_settings(dtype, _PRECISION):
+            program = self._model.program_in(dtype)
             args, kwargs = case.call(jax.device_put(dict(case.astype(dtype).arrays)))
             values = program.evaluate(program.params, *args, record=lambda node, result: None, **kwargs)
             arrays = {name: np.asarray(a) for name, a in values.items() if isinstance(a, jax.Array)}
         return list(_module_calls(program.graph, arrays))
 
-    def _of(self, dtype: Any) -> Program:
-        return self._in_float64 if np.dtype(dtype) == np.float64 else self._program
-
-    def _function(self, program: Program) -> Any:
-        def function(params: Any, floating: Any, others: Any) -> dict[str, Any]:
-            args, kwargs = self._example.call({**floating, **others})
-            return named_outputs(program(params, *args, buffers=others["buffers"], **kwargs))
-
-        return function
-
-    def _run(self, case: Case, dtype: Any, gradients: bool, params: Tensors, buffers: Tensors) -> Results:
-        dtype = np.dtype(dtype)
-        case = case.astype(dtype)
-        with jax_settings(dtype, _PRECISION):
-            floating, others = split(case, dtype)
-            others["buffers"] = buffers
-            if not gradients:
-                return Results(to_numpy(self._forward[dtype](params, floating, others)))
-            found = self._forward_and_back[dtype](params, floating, others, dict(case.cotangents))
-            return Results(*map(to_numpy, found))
-
-
-def _with_values(program: Program, values: Tensors) -> Program:
-    other: Any = copy.copy(program)
-    other.params, other.buffers = (
-        {name: values[name].astype(a.dtype) if name in values else a for name, a in arrays.items()}
-        for arrays in (program.params, program.buffers)
-    )
-    return other
+    @property
+    def _float64(self) -> ModelRunner:
+        return self._runners[np.dtype(np.float64)]
 
 
 def _with_tanh_of_xla(program: Program) -> Program | None:
@@ -200,19 +186,6 @@ def _with_tanh_of_xla(program: Program) -> Program | None:
 
 def _tanh_of_xla(node: Node, site: Site) -> Node | None:
     return replace(node, op="jaxlstm.tanh.default") if node.op == "aten.tanh.default" else None
-
-
-def _try(function: Any, arguments: tuple[Any, ...], *, eagerly: bool) -> None:
-    """Call a function for its exceptions, without computing anything if it does not depend on values."""
-    if not eagerly:
-        try:
-            jax.eval_shape(function, *arguments)
-        except PORT_EXCEPTIONS as error:
-            if not depends_on_values(error):
-                raise
-        else:
-            return
-    function(*arguments)
 
 
 def _modules_around(node: Node) -> list[ModuleCall]:

@@ -16,14 +16,14 @@ from jax.core import Tracer
 
 from jaxlstm.check.cases.case import Case, LayerRecord, is_array, is_floating
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.reference.jax_model import Call, FunctionModel, JaxModel, cast
 from jaxlstm.check.reference.jax_runs import jax_settings
-from jaxlstm.check.subjects.function import Call, CheckedModel, FunctionModel, cast
 
 _PATH = "_jaxlstm_path"
 """The attribute that holds the path of a module whose calls are recorded."""
 
 
-class FlaxModel(CheckedModel):
+class FlaxModel(JaxModel):
     """An NNX module under test. Nothing changes the caller's module."""
 
     def __init__(self, module: nnx.Module, call: Callable[..., Any] | None = None) -> None:

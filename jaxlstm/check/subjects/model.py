@@ -10,10 +10,10 @@ import numpy as np
 from jaxlstm.check.cases.case import Case, Results, is_floating
 from jaxlstm.check.criteria.difference import without_padding
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
+from jaxlstm.check.reference.jax_model import JaxModel, ModelRunner
 from jaxlstm.check.reference.program import ProgramReference
 from jaxlstm.check.reference.torch_layers import longest_packed
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.subjects.function import CheckedModel, ModelRunner
 from jaxlstm.check.subjects.moves import Moves, moved_arrays
 from jaxlstm.check.subjects.pairing import ModuleNames, Pairing, pair_parameters
 from jaxlstm.check.subjects.port import Port
@@ -35,7 +35,7 @@ class ModelSubject:
 
     def __init__(
         self,
-        model: CheckedModel,
+        model: JaxModel,
         example: Case,
         theirs: TorchModel | ProgramReference,
         names: ModuleNames,

@@ -1,4 +1,4 @@
-"""A model under test as a function of parameters and arguments, and its compiled runs."""
+"""A model in JAX as a function of parameters and arguments, and its compiled runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from jax.extend.core import jaxprs_in_params
 
 from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_array, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.jax_runs import jax_settings, jitted, split, to_numpy, with_gradients
+from jaxlstm.check.reference.jax_runs import (
+    Jitted,
+    depends_on_values,
+    jax_settings,
+    split,
+    to_numpy,
+    with_gradients,
+)
 
 _BUFFERS = "buffers"
 _ROUNDING = {
@@ -37,8 +44,8 @@ class Call:
     buffers: Mapping[str, Array] = field(default_factory=dict)
 
 
-class CheckedModel:
-    """A model under test."""
+class JaxModel:
+    """A model in JAX."""
 
     name: str
 
@@ -50,12 +57,12 @@ class CheckedModel:
         """Run the model and return the calls of its layers, or nothing if it has no known layers."""
         return []
 
-    def evaluation(self) -> CheckedModel | None:
+    def evaluation(self) -> JaxModel | None:
         """Return the model in evaluation mode, or None if it has no modes."""
         return None
 
 
-class FunctionModel(CheckedModel):
+class FunctionModel(JaxModel):
     """A function of the arguments, or of parameters and the arguments."""
 
     def __init__(self, function: Callable[..., Any], params: Any = None) -> None:
@@ -95,7 +102,7 @@ class ModelRunner:
     """A model in one dtype, compiled once for each shape of its arguments."""
 
     def __init__(
-        self, model: CheckedModel, example: Case, dtype: Any, *, cast_model: bool, precision: str | None
+        self, model: JaxModel, example: Case, dtype: Any, *, cast_model: bool, precision: str | None
     ) -> None:
         """Prepare to run a model in ``dtype``; ``cast_model`` casts its parameters too.
 
@@ -110,8 +117,8 @@ class ModelRunner:
             self._buffers = jax.device_put(dict(self.call.buffers))
         self._compiled: dict[str, Mapping[str, Array]] = {}
         quickly = cast_model  # Float64 results show the formula, whatever the compiler makes of it.
-        self._forward = jitted(self._outputs, quickly=quickly)
-        self._forward_and_back = jitted(with_gradients(self._outputs), quickly=quickly)
+        self._forward = Jitted(self._outputs, quickly=quickly)
+        self._forward_and_back = Jitted(with_gradients(self._outputs), quickly=quickly)
 
     def set_param(self, name: str, value: Array) -> None:
         """Replace the value of a parameter."""
@@ -136,7 +143,8 @@ class ModelRunner:
         with jax_settings(self.dtype, self.precision):
             floating, others = self._arrays(case)
             shapes = str(case.shapes)
-            if not gradients and shapes not in self._compiled:
+            # The results of a run without jit may have other shapes for other values.
+            if not gradients and (shapes not in self._compiled or self._forward_and_back.is_eager):
                 return Results(to_numpy(self._forward(self._params, floating, others)))
             # A function with gradients is not compiled again without them.
             cotangents = case.cotangents if gradients else self._compiled[shapes]
@@ -144,6 +152,23 @@ class ModelRunner:
             self._compiled[shapes] = cotangents
             outputs, derived = map(to_numpy, found)
             return Results(outputs, derived if gradients else None)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the parameters and buffers by name."""
+        return to_numpy({**self._params, **self._buffers})
+
+    def attempt(self, case: Case, *, eagerly: bool) -> None:
+        """Run the model for its exceptions; compute nothing if it does not depend on values."""
+        with jax_settings(self.dtype, self.precision):
+            arguments = self._params, *self._arrays(case)
+            try:
+                if not eagerly:
+                    jax.eval_shape(self._outputs, *arguments)
+                    return
+            except PORT_EXCEPTIONS as error:
+                if not depends_on_values(error):
+                    raise
+            self._outputs(*arguments)
 
     def size_of_trace(self, case: Case) -> float:
         """Return the number of operations that JAX traces for a case, infinite if it cannot trace them."""
