@@ -72,33 +72,6 @@ def is_discrete(array: Any) -> bool:
     return bool((np.rint(np.asarray(array, np.float64) * 256) == np.asarray(array, np.float64) * 256).all())
 
 
-Whole = Literal["not", "except zeros", "apart", "alike"]
-"""How the whole numbers of a mask, for example, move: zeros or none stay; no two, or all, move alike."""
-
-
-def moved_by_rounding(array: Any, size: float, rng: np.random.Generator, whole: Whole) -> Array:
-    """Return an array of which every floating-point number has changed by a relative ``size``."""
-    array = np.asarray(array)
-    if not is_floating(array):
-        return array
-    if whole == "not" and is_discrete(array):
-        return array
-    if whole in ("not", "except zeros"):
-        return np.asarray(array * (1 + size * rng.choice([-1.0, 1.0], array.shape)))
-    steps = size * (1 + (_rank_among_equals(array) if whole == "apart" else 0))
-    return np.asarray(array * (1 + steps) + steps * (array == 0))
-
-
-def _rank_among_equals(array: Array) -> Array:
-    """Return the number of equal elements before each element of an array."""
-    order = np.argsort(array, axis=None, kind="stable")
-    counts = np.unique(array, return_counts=True)[1]
-    ranks = np.empty(array.size, np.int64)
-    starts = np.cumsum(counts) - counts
-    ranks[order] = np.arange(array.size) - np.repeat(starts, counts)
-    return ranks.reshape(array.shape)
-
-
 def named_outputs(returned: Any, name: str = "outputs") -> dict[str, Any]:
     """Return the leaves of dicts, tuples and lists by name, such as ``outputs[1][0]``; None is dropped.
 

@@ -19,13 +19,13 @@ from jaxlstm.check.cases.case import (
     Array,
     Case,
     Results,
-    Whole,
     is_discrete,
     is_floating,
     largest,
     worst_error,
     worst_errors,
 )
+from jaxlstm.check.cases.rounding import Rounding, Whole
 from jaxlstm.check.criteria.criterion import Measurement, RmsRatio, worst_of
 from jaxlstm.check.reference.program import Reference
 
@@ -177,7 +177,8 @@ def condition_of(reference: Reference, case: Case, truth: Results, seed: int) ->
     ulp = float(np.finfo(np.float64).eps)
 
     def changes(whole: Whole, sizes: Sequence[float] = (ulp,) * PERTURBATIONS) -> list[dict[str, float]]:
-        runs = (reference.perturbed(case, size, rng, gradients=gradients, whole=whole) for size in sizes)
+        roundings = (Rounding(size, rng, whole) for size in sizes)
+        runs = (reference.perturbed(case, rounding, gradients=gradients) for rounding in roundings)
         return [worst_errors(run, truth) for run in runs]
 
     def jumps(found: Sequence[dict[str, float]]) -> set[str]:

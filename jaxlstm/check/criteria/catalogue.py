@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.case import Results, is_floating, largest, worst_errors
+from jaxlstm.check.cases.rounding import Rounding
 from jaxlstm.check.criteria import accuracy
 from jaxlstm.check.criteria.criterion import Criterion, Measurement, Outcome, RmsRatio, Untested, place
 from jaxlstm.check.criteria.difference import array_difference
@@ -187,8 +188,8 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     rng = np.random.default_rng([check.seed, 100])
 
     def perturbed(size: float) -> Results:
-        whole = trial.once(_condition).whole
-        return check.truth.perturbed(case, size, rng, gradients=gradients, whole=whole)
+        rounding = Rounding(size, rng, trial.once(_condition).whole)
+        return check.truth.perturbed(case, rounding, gradients=gradients)
 
     found = accuracy.with_rounding_as_unit(ratios, trial.truth, check.dtype, perturbed)
     large = any(ratio.value > accuracy.MEAN_LIMIT for ratio in found.values())

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, Results, Whole
+from jaxlstm.check.cases.case import Array, Case, Results
+from jaxlstm.check.cases.rounding import Rounding
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle import (
     DirectionRun,
@@ -58,34 +59,23 @@ class OracleLSTM:
             self, params={n: np.asarray(a).astype(dtype) for n, a in self.params.items()}
         )
 
-    def perturbed(
-        self,
-        case: Case,
-        size: float,
-        rng: np.random.Generator,
-        *,
-        gradients: bool,
-        whole: Whole = "except zeros",
-    ) -> Results:
-        """Return the results after every number of the call has changed by a relative ``size``.
+    def perturbed(self, case: Case, rounding: Rounding, *, gradients: bool) -> Results:
+        """Return the results after a change of every number of the call.
 
-        Every sigmoid changes by half of it: if ``size`` is an ulp, by the spacing of the numbers below 1.
+        Every sigmoid changes by half of it: if its size is an ulp, by the spacing of the numbers below 1.
         Many libraries compute sigmoid through tanh, so a gate near 0 has an absolute error of that size.
-        An LSTM decides nothing, so that ``whole`` has no effect.
+        An LSTM decides nothing, so that whole numbers move too.
         """
+        rounding = dataclasses.replace(rounding, whole="except zeros")
 
-        def signs(a: Array) -> Array:
-            return rng.choice([-1.0, 1.0], a.shape)
-
-        def perturb(a: Any) -> Array:
-            a = np.asarray(a).astype(np.float64)
-            return a * (1 + size * signs(a))
+        def perturbed(a: Any) -> Array:
+            return rounding.of_weight(np.asarray(a).astype(np.float64))
 
         def sigmoid(z: Array) -> Array:
-            return oracle.sigmoid(z) + size / 2 * signs(z)
+            return oracle.sigmoid(z) + rounding.size / 2 * rounding.rng.choice([-1.0, 1.0], z.shape)
 
-        case = case.map(perturb)
-        params = {name: perturb(a) for name, a in self.params.items()}
+        case = case.map(perturbed)
+        params = {name: perturbed(a) for name, a in self.params.items()}
         equations = dataclasses.replace(oracle.CORRECT, sigmoid=sigmoid)
         return OracleLSTM(params, self.config, equations).run(case, gradients=gradients)
 

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, Whole, is_floating, moved_by_rounding
+from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_floating
+from jaxlstm.check.cases.rounding import Rounding
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.jax_model import Call, JaxModel, ModelRunner
 from jaxlstm.check.reference.jax_runs import jax_settings, to_numpy
@@ -126,21 +127,10 @@ class ProgramReference:
         others = self._with_tanh.right_runs(case, dtype, gradients=gradients) if self._with_tanh else []
         return [self.run(case, dtype, gradients=gradients), *others]
 
-    def perturbed(
-        self,
-        case: Case,
-        size: float,
-        rng: np.random.Generator,
-        *,
-        gradients: bool,
-        whole: Whole = "except zeros",
-    ) -> Results:
-        """Return the float64 results after every number of the call has changed by a relative ``size``."""
-        weights: Whole = "not" if whole == "not" else "except zeros"
-        arrays = self._float64.arrays()
-        moved = {name: moved_by_rounding(a, size, rng, weights) for name, a in arrays.items()}
-        case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
-        return self._float64.moved(moved).run(case, gradients=gradients)
+    def perturbed(self, case: Case, rounding: Rounding, *, gradients: bool) -> Results:
+        """Return the float64 results after a change of every number of the call."""
+        moved = {name: rounding.of_weight(a) for name, a in self._float64.arrays().items()}
+        return self._float64.moved(moved).run(rounding.of_case(case), gradients=gradients)
 
     def with_other_tables(
         self, case: Case, rng: np.random.Generator, *, weights: bool = False

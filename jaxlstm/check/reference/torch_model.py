@@ -20,7 +20,8 @@ import numpy as np
 
 from jaxlstm._shared.torch_methods import method_of, set_forward
 from jaxlstm._shared.torch_tensors import numpy_to_tensor, tensor_to_numpy, with_attributes_of
-from jaxlstm.check.cases.case import Array, Case, Results, Whole, moved_by_rounding, named_outputs
+from jaxlstm.check.cases.case import Array, Case, Results, named_outputs
+from jaxlstm.check.cases.rounding import Rounding
 from jaxlstm.check.exceptions import describe
 from jaxlstm.check.reference import torch_precision
 
@@ -126,27 +127,16 @@ class TorchModel:
         with OtherFunctions(OF_XLA):
             return [self.run(case, dtype, gradients=gradients, onednn=False)]
 
-    def perturbed(
-        self,
-        case: Case,
-        size: float,
-        rng: np.random.Generator,
-        *,
-        gradients: bool,
-        whole: Whole = "except zeros",
-    ) -> Results:
-        """Return the float64 results after every number of the call has changed by a relative ``size``.
+    def perturbed(self, case: Case, rounding: Rounding, *, gradients: bool) -> Results:
+        """Return the float64 results after a change of every number of the call.
 
         Functions that torch cuts where float32 does not show it are not cut.
         """
         from jaxlstm.check.reference.torch_double import SMOOTH, OtherFunctions
 
-        case = case.astype(np.float64).map_numbers(lambda a: moved_by_rounding(a, size, rng, whole))
-        weights: Whole = "not" if whole == "not" else "except zeros"
-        module = _deep_copy(self._in_float64)
+        case, module = rounding.of_case(case), _deep_copy(self._in_float64)
         for tensor in (*module.parameters(), *module.buffers()):
-            moved = moved_by_rounding(tensor_to_numpy(tensor), size, rng, weights)
-            tensor.data.copy_(numpy_to_tensor(moved))
+            tensor.data.copy_(numpy_to_tensor(rounding.of_weight(tensor_to_numpy(tensor))))
         with OtherFunctions(SMOOTH), pinned(np.float64):
             return run_module(module, case, gradients)
 
