@@ -11,9 +11,10 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm._shared.version import __version__
-from jaxlstm.check.diagnosis.search import Diagnosis, Failures
+from jaxlstm.check.diagnosis.search import Diagnosis
 from jaxlstm.check.reference import torch_lstm
 from jaxlstm.check.reference.jax_runs import default_device, lacks_float64
+from jaxlstm.check.report.item import Item
 from jaxlstm.check.report.report import Report
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Verification
@@ -21,7 +22,7 @@ from jaxlstm.check.verification import Verification
 
 def report_on(
     verification: Verification,
-    diagnose: Callable[[Failures], Diagnosis],
+    diagnose: Callable[[Sequence[Item]], Diagnosis],
     names: Mapping[str, Any],
     *,
     name: str,
@@ -32,8 +33,8 @@ def report_on(
     ``names`` are settings that the verification does not hold. ``name`` is the name of the subject.
     """
     items = tuple(verification.items())
-    failures = Failures.of(items)
-    diagnosis = diagnose(failures) if failures.ids else Diagnosis()
+    failures = [item for item in items if item.ok is False]
+    diagnosis = diagnose(failures) if failures else Diagnosis()
     rtol, atol = verification.tolerance or (None, None)
     against = [reference.name for reference in verification.references]
     options = {

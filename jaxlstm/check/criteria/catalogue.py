@@ -6,6 +6,7 @@ functions of arrays.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import ml_dtypes
@@ -15,7 +16,7 @@ from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.case import Results, is_floating, largest, worst_errors
 from jaxlstm.check.cases.rounding import Rounding
 from jaxlstm.check.criteria import accuracy
-from jaxlstm.check.criteria.criterion import Criterion, Measurement, Outcome, RmsRatio, Untested, place
+from jaxlstm.check.criteria.criterion import Criterion, Kind, Measurement, Outcome, RmsRatio, Untested, place
 from jaxlstm.check.criteria.difference import array_difference
 from jaxlstm.check.criteria.step_residual import step_residual
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
@@ -197,12 +198,23 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
     return {name: ratio for name, ratio in found.items() if name not in tied}
 
 
-def _result_ratios(trial: Trial) -> Iterator[Outcome]:
-    yield from (Outcome(r) for name, r in trial.once(_ratios).items() if name in trial.ours.outputs)
+def _rms(what: str, kind: Kind) -> tuple[Criterion, Criterion]:
+    """Return the criteria of the mean and of the worst RMS error of results or of gradients."""
 
+    def judge(trial: Trial) -> Iterator[Outcome]:
+        for name, ratio in trial.once(_ratios).items():
+            if (name in trial.ours.outputs) == (what == "result"):
+                yield Outcome(ratio)
 
-def _gradient_ratios(trial: Trial) -> Iterator[Outcome]:
-    yield from (Outcome(r) for name, r in trial.once(_ratios).items() if name not in trial.ours.outputs)
+    mean = Criterion(f"rms-{what}s", kind, f"RMS error of {what}s", judge, total=accuracy.mean_ratio)
+    worst = replace(
+        mean,
+        id=f"rms-worst-{what}",
+        text=f"{mean.text}, worst array",
+        total=accuracy.worst_ratio,
+        lists_ratios=False,
+    )
+    return mean, worst
 
 
 def _steps(check: Verification) -> Iterator[Outcome]:
@@ -234,25 +246,7 @@ CRITERIA = (
     Criterion("tolerance", "precision", "within the tolerance", _tolerance),
     Criterion("float64-results", "semantic", "float64 semantics", _semantics),
     Criterion("float64-gradients", "gradient", "float64 gradients", _gradients),
-    Criterion("rms-results", "precision", "RMS error of results", _result_ratios, total=accuracy.mean_ratio),
-    Criterion(
-        "rms-worst-result",
-        "precision",
-        "RMS error of results, worst array",
-        _result_ratios,
-        total=accuracy.worst_ratio,
-        lists_ratios=False,
-    ),
-    Criterion(
-        "rms-gradients", "gradient", "RMS error of gradients", _gradient_ratios, total=accuracy.mean_ratio
-    ),
-    Criterion(
-        "rms-worst-gradient",
-        "gradient",
-        "RMS error of gradients, worst array",
-        _gradient_ratios,
-        total=accuracy.worst_ratio,
-        lists_ratios=False,
-    ),
+    *_rms("result", "precision"),
+    *_rms("gradient", "gradient"),
     Criterion("step-residual", "precision", "step residual", _steps, "at the end"),
 )

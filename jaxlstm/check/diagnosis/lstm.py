@@ -15,17 +15,19 @@ from jaxlstm.check.cases.inputs import ordinary_case
 from jaxlstm.check.criteria.catalogue import SINGLE
 from jaxlstm.check.criteria.difference import AGREEMENT
 from jaxlstm.check.diagnosis.locate import locate_difference, wrong_gradients
-from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, Failures, FaultedReference
+from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Explanation, FaultedReference
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.faults.catalogue import Fault, catalogue
 from jaxlstm.check.reference.oracle import OracleCall, OracleRun
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import Divergence
+from jaxlstm.check.report.item import Divergence, Item
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.check.verification import Evidence, Verification
 
 
-def diagnose_port(verification: Verification, port: Port, failures: Failures, seconds: float) -> Diagnosis:
+def diagnose_port(
+    verification: Verification, port: Port, failures: Sequence[Item], seconds: float
+) -> Diagnosis:
     """Explain the failures. ``seconds`` is the time for pairs of faults."""
     found = _PortDiagnosis(verification, port, seconds)
     return Diagnosis(tuple(found.lines(failures)), found.difference)
@@ -51,18 +53,19 @@ class _PortDiagnosis:
         except PORT_EXCEPTIONS:  # The item "runs" reports them.
             return None
 
-    def lines(self, failures: Failures) -> Iterator[str]:
+    def lines(self, failures: Sequence[Item]) -> Iterator[str]:
         """Yield the explanations."""
-        if "repeatable" in failures.ids:
+        ids, kinds = ({getattr(item, name) for item in failures} for name in ("id", "kind"))
+        if "repeatable" in ids:
             yield "a second call with the same arguments returns different values: the port keeps state"
-        if "runs" in failures.ids:
+        if "runs" in ids:
             yield from self._axes()
-        imprecise = "precision" in failures.kinds
-        if "semantic" in failures.kinds or (imprecise and not self.float64):
+        imprecise = "precision" in kinds
+        if "semantic" in kinds or (imprecise and not self.float64):
             yield from self._values()
         elif imprecise:
             yield from self._precision()
-        elif "gradient" in failures.kinds:
+        elif "gradient" in kinds:
             yield from self._gradients()
 
     def _search(self, evidence: list[Evidence], deadline: Deadline, *, rounding: bool) -> list[Explanation]:

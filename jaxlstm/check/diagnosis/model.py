@@ -10,13 +10,13 @@ from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_floating
 from jaxlstm.check.criteria.difference import AGREEMENT, distance
 from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, compare_nodes, output_distance
 from jaxlstm.check.diagnosis.locate import wrong_gradients
-from jaxlstm.check.diagnosis.search import Deadline, Diagnosis, Failures
+from jaxlstm.check.diagnosis.search import Deadline, Diagnosis
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.jax_model import FunctionModel, JaxModel, ModelRunner
 from jaxlstm.check.reference.program import ProgramModel, ProgramReference
 from jaxlstm.check.reference.torch_layers import record_torch_layers
 from jaxlstm.check.reference.torch_model import TorchModel
-from jaxlstm.check.report.item import LayerDifference
+from jaxlstm.check.report.item import Item, LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.verification import Evidence, Verification
 
@@ -34,14 +34,17 @@ def diagnose_model(
     verification: Verification,
     subject: ModelSubject,
     theirs: TorchModel | ProgramReference,
-    failures: Failures,
+    failures: Sequence[Item],
     seconds: float,
 ) -> Diagnosis:
     """Explain the failures. ``seconds`` is the time for the search of causes."""
-    wrong = bool(failures.kinds & {"exact", "semantic"})
-    if not wrong and "precision" not in failures.kinds:
+    kinds = {item.kind for item in failures}
+    wrong = bool(kinds & {"exact", "semantic"})
+    if not wrong and "precision" not in kinds:
         return Diagnosis(tuple(_gradients(verification, subject, theirs)))
-    return _ModelDiagnosis(verification, subject, theirs, wrong).diagnosis(failures, seconds)
+    return _ModelDiagnosis(verification, subject, theirs, wrong).diagnosis(
+        any(item.id == "runs" for item in failures), seconds
+    )
 
 
 def _gradients(
@@ -108,8 +111,8 @@ class _ModelDiagnosis:
             self.case, self.position = case, -1
             self.evidence = [Evidence(case, ours, truth, -1), *self.evidence]
 
-    def diagnosis(self, failures: Failures, seconds: float) -> Diagnosis:
-        """Return the explanations, and the layers or nodes of both models."""
+    def diagnosis(self, raised: bool, seconds: float) -> Diagnosis:
+        """Return the explanations, and the layers or nodes of both models; ``raised`` if ours raised."""
         nodes = Diagnosis()
         if isinstance(self.subject.model, ProgramModel):
             nodes = self._nodes(self.subject.model)
@@ -119,7 +122,6 @@ class _ModelDiagnosis:
         theirs = _reference_layers(self.theirs, self.case, np.float64)
         limits = self._limits(theirs)
         layers = compare_layers(ours, theirs, self.subject.names, self.subject.pairing, limits)
-        raised = "runs" in failures.ids
         causes = list(self._settings(raised)) or list(self._causes(ours, seconds, _located(layers)))
         causes += self._foreign_weights()
         if not causes and raised:

@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.report.item import Divergence, Item, LayerDifference
+from jaxlstm.check.report.item import Divergence, LayerDifference
 
 IMPROVEMENT = 8.0
 """An explanation brings the reference at least this many times closer to the subject."""
@@ -42,19 +42,6 @@ class Diagnosis:
     lines: tuple[str, ...] = ()
     difference: Divergence | None = None
     layers: tuple[LayerDifference, ...] = ()
-
-
-class Failures(NamedTuple):
-    """The ids and kinds of the failed items, which decide where the diagnosis searches."""
-
-    ids: frozenset[str]
-    kinds: frozenset[str]
-
-    @classmethod
-    def of(cls, items: Iterable[Item]) -> Failures:
-        """Return the failures among items."""
-        failed = [item for item in items if item.ok is False]
-        return cls(frozenset(item.id for item in failed), frozenset(item.kind for item in failed))
 
 
 class Deadline:

@@ -34,17 +34,32 @@ EXACT = {**STABLE, _aten.hardsigmoid_backward.default: _hardsigmoid_backward}
 """Also operators whose float64 kernels round a constant to float32."""
 
 
-class _Mode(TorchDispatchMode):
-    """A mode that leaves control flow operators to torch, which traces their branches."""
+class OtherFunctions(TorchDispatchMode):
+    """Computes some operators of torch by other functions, within a context.
+
+    Control flow operators are left to torch, which traces their branches.
+    """
 
     supports_higher_order_operators = True
 
+    def __init__(self, functions: dict[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._functions = functions
+
     @classmethod
     def ignore_compile_internals(cls) -> bool:
+        """Return True: torch may trace the branches under the mode."""
         return True
 
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call an operator of torch, or the other function."""
+        function: Any = self._functions.get(func, func)
+        return function(*args, **(kwargs or {}))
 
-class DoublePrecision(_Mode):
+
+class DoublePrecision(OtherFunctions):
     """Computes in float64 where a module names a shorter dtype or holds tensors of one, within a context.
 
     Every operator of torch passes here. A dtype among its arguments becomes float64, and a tensor that it
@@ -53,7 +68,7 @@ class DoublePrecision(_Mode):
 
     def __init__(self, literal: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Take the function that is applied to the tensors that a module makes of numbers in its code."""
-        super().__init__()
+        super().__init__(EXACT)
         self._literal = literal
 
     def __torch_dispatch__(
@@ -69,8 +84,7 @@ class DoublePrecision(_Mode):
         names, shared = _arguments(func)
         args = tuple(v if name in shared else in_double(v) for name, v in zip(names, args, strict=False))
         kwargs = {name: v if name in shared else in_double(v) for name, v in kwargs.items()}
-        function: Any = EXACT.get(func, func)
-        return function(*args, **kwargs)
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 def _softplus(x: torch.Tensor, beta: float = 1, threshold: float = 20) -> torch.Tensor:
@@ -179,21 +193,6 @@ def dtypes_as_in(working: torch.dtype) -> Iterator[None]:
 
     with mock.patch.object(torch.Tensor, "dtype", property(dtype)):
         yield
-
-
-class OtherFunctions(_Mode):
-    """Computes some operators of torch by other functions, within a context."""
-
-    def __init__(self, functions: dict[Any, Callable[..., Any]]) -> None:
-        super().__init__()
-        self._functions = functions
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call an operator of torch, or the other function."""
-        function: Any = self._functions.get(func, func)
-        return function(*args, **(kwargs or {}))
 
 
 @functools.cache

@@ -43,10 +43,11 @@ def longest_packed(model: TorchModel, case: Case) -> int:
 
 
 @contextlib.contextmanager
-def recording(module: torch.nn.Module, records: list[LayerRecord]) -> Iterator[None]:
-    """Append every call of a submodule to ``records`` within a context."""
+def recording(module: torch.nn.Module, records: list[LayerRecord] | None) -> Iterator[list[str]]:
+    """Append every call of a submodule to ``records`` within a context; yield the paths that are running."""
+    running = [""]
 
-    def keep(path: str) -> Any:
+    def keep(path: str, records: list[LayerRecord]) -> Any:
         def hook(layer: Any, args: Any, kwargs: Any, returned: Any) -> None:
             inputs, outputs = _copies([*args, kwargs]), _copies(returned)
             ragged = records[-1].ragged if records else 0
@@ -56,12 +57,19 @@ def recording(module: torch.nn.Module, records: list[LayerRecord]) -> Iterator[N
 
         return hook
 
-    handles = [
-        submodule.register_forward_hook(keep(path), with_kwargs=True)
-        for path, submodule in module.named_modules()
-    ]
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    handles = []
+    for path, submodule in module.named_modules():
+        if records is not None:
+            handles.append(submodule.register_forward_hook(keep(path, records), with_kwargs=True))
+        handles += [
+            submodule.register_forward_pre_hook(lambda *_, path=path: running.append(path)),
+            submodule.register_forward_hook(leave, always_call=True),
+        ]
     try:
-        yield
+        yield running
     finally:
         for handle in handles:
             handle.remove()

@@ -7,7 +7,6 @@ code that calls a known operation, with the path of the module: a loop over time
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 from collections import Counter
@@ -33,7 +32,7 @@ from jaxlstm.check.reference.torch_layers import recording
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, call_module, pinned, tensors_of
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 _MODULES = (arithmetic, layers, sequences)
@@ -190,8 +189,7 @@ def run_planted(
 
     module, planted = model.module(dtype), PlantedRun()
     args, kwargs, _ = tensors_of(case.astype(dtype))
-    recorded = recording(module, planted.layers) if record else contextlib.nullcontext()
-    with recorded, _module_paths(module) as stack, pinned(dtype), torch.no_grad():
+    with recording(module, planted.layers if record else None) as stack, pinned(dtype), torch.no_grad():
         with _mode(stack, replacements, planted, traced):
             try:
                 returned = call_module(module, args, kwargs)
@@ -250,20 +248,3 @@ def _line() -> str:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-
-
-@contextlib.contextmanager
-def _module_paths(module: torch.nn.Module) -> Iterator[list[str]]:
-    """Keep a stack of the paths of the running modules."""
-    stack, handles = [""], []
-    for path, submodule in module.named_modules():
-        if path:
-            handles += [
-                submodule.register_forward_pre_hook(lambda *_, path=path: stack.append(path)),
-                submodule.register_forward_hook(lambda *_: stack.pop() and None, always_call=True),
-            ]
-    try:
-        yield stack
-    finally:
-        for handle in handles:
-            handle.remove()
