@@ -10,11 +10,11 @@ from jaxlstm._shared.imports import lazy_names
 
 if TYPE_CHECKING:
     from jaxlstm.check._compare import compare as compare
-    from jaxlstm.check._trace import trace as trace
     from jaxlstm.check._verify import verify as verify
-    from jaxlstm.check._verify_cell import verify_cell as verify_cell
+    from jaxlstm.check._verify import verify_cell as verify_cell
     from jaxlstm.check._verify_matrix import verify_matrix as verify_matrix
     from jaxlstm.check._verify_model import verify_model as verify_model
+    from jaxlstm.check.diagnosis.locate import trace as trace
     from jaxlstm.check.report.item import Divergence as Divergence
     from jaxlstm.check.report.item import Item as Item
     from jaxlstm.check.report.report import CheckFailed as CheckFailed

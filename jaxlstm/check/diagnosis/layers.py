@@ -7,7 +7,7 @@ of them moves the first layer that differs further down.
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -160,39 +160,37 @@ MAX_FAULTS = 3
 """Largest number of faults combined."""
 
 
+@dataclass
 class FaultedModule(FaultedReference):
-    """The runs of a torch module in ``dtype`` that should agree with the evidence."""
+    """The runs of a torch module in ``dtype`` that should agree with the evidence.
 
-    def __init__(
-        self,
-        theirs: TorchModel,
-        subject: ModelSubject,
-        case: Case,
-        position: int,
-        layers: Sequence[LayerRecord],
-        evidence: Sequence[Evidence],
-        *,
-        dtype: Any,
-        tolerance: float,
-        whole: Case,
-        located: str,
-    ) -> None:
-        """Take the evidence, and the layers of the model on a case, which is used first.
+    Attributes:
+      case: the case that is used first.
+      position: its position among the cases tried. It may lack evidence, if the model raised.
+      layers: the layers of the model on it.
+      whole: the case before it was shortened, whose operations have faults.
+      located: the path of the module that is searched first.
+    """
 
-        ``position`` is its position among the cases tried. It may lack evidence, if the model raised.
-        ``whole`` is the case before it was shortened, whose operations have faults, and ``located`` the path
-        of the module that is searched first.
-        """
-        self.theirs, self.subject, self.dtype = theirs, subject, dtype
-        self.tolerance = tolerance
-        self.start = f"matches {theirs.module_name} if"
-        self.first, self.layers = case, layers
-        finite = [entry for entry in evidence if entry.results.is_finite]
-        self.evidence = sorted(finite, key=lambda entry: entry.position != position)
-        self.raised = not self.evidence or self.evidence[0].position != position
-        self.located = located
-        self.right = run_planted(theirs, whole, dtype, {}, traced=True)
-        self.compared = len(self._compare(self._run((), case, record=True)))
+    theirs: TorchModel
+    subject: ModelSubject
+    case: Case
+    position: int
+    layers: Sequence[LayerRecord]
+    evidence: Sequence[Evidence]
+    dtype: Any
+    tolerance: float
+    whole: Case
+    located: str
+
+    def __post_init__(self) -> None:
+        """Run the module, and sort the evidence."""
+        self.start = f"matches {self.theirs.module_name} if"
+        finite = [entry for entry in self.evidence if entry.results.is_finite]
+        self.evidence = sorted(finite, key=lambda entry: entry.position != self.position)
+        self.raised = not self.evidence or self.evidence[0].position != self.position
+        self.right = run_planted(self.theirs, self.whole, self.dtype, {}, traced=True)
+        self.compared = len(self._compare(self._run((), self.case, record=True)))
 
     def explain(self, deadline: Deadline) -> list[Explanation]:
         """Return the explanations, except for faults at more operations than another explanation needs."""
@@ -250,14 +248,14 @@ class FaultedModule(FaultedReference):
 
     def _layer_distance(self, faults: Faults) -> float:
         """Return the largest distance of the layers that a model recorded before it raised."""
-        layers = self._compare(self._run(faults, self.first, record=True))
+        layers = self._compare(self._run(faults, self.case, record=True))
         if len(layers) < self.compared or not layers:
             return math.inf
         return max(max(layer.inputs, layer.outputs) for layer in layers)
 
     def _progress(self, faults: Faults) -> int:
         """Return the number of layers before the first difference."""
-        layers = self._compare(self._run(faults, self.first, record=True))
+        layers = self._compare(self._run(faults, self.case, record=True))
         return next((k for k, layer in enumerate(layers) if not layer.ok), len(layers))
 
     def _compare(self, planted: PlantedRun) -> list[LayerDifference]:
