@@ -14,7 +14,7 @@ from jaxlstm.check.diagnosis.search import Deadline, Diagnosis
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.jax_model import FunctionModel, JaxModel, ModelRunner
 from jaxlstm.check.reference.program import ProgramModel, ProgramReference
-from jaxlstm.check.reference.torch_layers import record_torch_layers
+from jaxlstm.check.reference.torch_faults.planted import run_planted
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import Item, LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
@@ -258,7 +258,7 @@ class _ModelDiagnosis:
 def _reference_layers(theirs: TorchModel | ProgramReference, case: Case, dtype: Any) -> list[LayerRecord]:
     if isinstance(theirs, ProgramReference):
         return theirs.layers(case, dtype)
-    return record_torch_layers(theirs, case, dtype)
+    return run_planted(theirs, case, dtype, {}, record=True).layers
 
 
 def _size(layer: LayerDifference) -> str:

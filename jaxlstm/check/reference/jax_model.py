@@ -120,11 +120,6 @@ class ModelRunner:
         self._forward = Jitted(self._outputs, quickly=quickly)
         self._forward_and_back = Jitted(with_gradients(self._outputs), quickly=quickly)
 
-    def set_param(self, name: str, value: Array) -> None:
-        """Replace the value of a parameter."""
-        with jax_settings(self.dtype, self.precision):
-            self._params[name] = jax.device_put(value.astype(self._params[name].dtype))
-
     def moved(self, values: Mapping[str, Array]) -> ModelRunner:
         """Return the runner with other values of some parameters and buffers, and the same functions."""
         other = copy.copy(self)

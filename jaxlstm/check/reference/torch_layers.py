@@ -11,35 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import tensor_to_numpy
-from jaxlstm.check.cases.case import Array, Case, LayerRecord
+from jaxlstm.check.cases.case import Array, LayerRecord
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
-from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, call_module, pinned, tensors_of
+from jaxlstm.check.reference.torch_model import arrays_of, pinned
 from jaxlstm.programs.graph import Argument, Graph, Node, Value, named_results
 
 if TYPE_CHECKING:
     import torch
-
-
-def record_torch_layers(model: TorchModel, case: Case, dtype: Any) -> list[LayerRecord]:
-    """Run a module in ``dtype`` and return every call of a submodule, in the order in which they return."""
-    import torch
-
-    module, records = model.module(dtype), list[LayerRecord]()
-    args, kwargs, _ = tensors_of(case.astype(dtype))
-    with recording(module, records), pinned(dtype), torch.no_grad():
-        call_module(module, args, kwargs)
-    return records
-
-
-def longest_packed(model: TorchModel, case: Case) -> int:
-    """Return the length of the longest sequence that a module packs, or 0 if it packs none."""
-    graph = getattr(model.module(model.dtype), "graph", None)
-    if graph is None:
-        records = record_torch_layers(model, case, model.dtype)
-        return records[-1].ragged if records else 0
-    lengths = [a.max(initial=0) for a in case.arrays.values() if a.dtype.kind == "i" and a.ndim == 1]
-    packs = any("pack_padded" in str(node.target) for node in graph.nodes)
-    return int(max(lengths, default=0)) if packs else 0
 
 
 @contextlib.contextmanager

@@ -12,11 +12,22 @@ from jaxlstm.check.criteria.difference import without_padding
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.jax_model import JaxModel, ModelRunner
 from jaxlstm.check.reference.program import ProgramReference
-from jaxlstm.check.reference.torch_layers import longest_packed
+from jaxlstm.check.reference.torch_faults.planted import run_planted
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.subjects.moves import Moves, moved_arrays
 from jaxlstm.check.subjects.pairing import ModuleNames, Pairing, pair_parameters
 from jaxlstm.check.subjects.port import Port
+
+
+def longest_packed(theirs: TorchModel, case: Case) -> int:
+    """Return the length of the longest sequence that a module packs, or 0 if it packs none."""
+    graph = getattr(theirs.module(theirs.dtype), "graph", None)
+    if graph is None:
+        layers = run_planted(theirs, case, theirs.dtype, {}, record=True).layers
+        return layers[-1].ragged if layers else 0
+    lengths = [a.max(initial=0) for a in case.arrays.values() if a.dtype.kind == "i" and a.ndim == 1]
+    packs = any("pack_padded" in str(node.target) for node in graph.nodes)
+    return int(max(lengths, default=0)) if packs else 0
 
 
 class ModelSubject:
@@ -58,10 +69,12 @@ class ModelSubject:
                 **pair_parameters(self.working.call.buffers, theirs.statistics(), names.same_module).choices,
             }
         )
-        for name, (a, b) in self.pairing.summed().items():
-            index = self.pairing.choices[name][0][0].index
-            total = params[a].astype(np.float64) + params[b].astype(np.float64)
-            self.float64.set_param(name, total.ravel()[index])
+        sums = {
+            name: (params[a].astype(np.float64) + params[b].astype(np.float64)).ravel()
+            for name, (a, b) in self.pairing.summed().items()
+        }
+        exact = {name: total[self.pairing.choices[name][0][0].index] for name, total in sums.items()}
+        self.float64 = self.float64.moved(exact)
 
     def adapt(self, case: Case) -> Case:
         """Return the case: a model takes every argument."""
