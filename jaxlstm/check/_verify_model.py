@@ -90,12 +90,12 @@ def verify_model(
     )
     programs = [] if call else [ours]  # ``call`` may rearrange the arguments.
     program = next((model for model in (*programs, theirs) if isinstance(model, Program)), None)
-    notes = _try_cases(verification, subject, example, module, program, progress or no_progress)
-    moved, lines = _try_moved(verification, subject, example, module)
+    notes = _try_cases(verification, subject, program, progress or no_progress)
+    moved, lines = _try_moved(verification, subject)
     notes += [*moved, *(unused_inputs(program.graph) if program else [])]
     return report_on(
         verification,
-        lambda failures: lines or diagnose_model(verification, subject, module, failures, seconds),
+        lambda failures: lines or diagnose_model(verification, subject, failures, seconds),
         {
             "ours": model.name,
             "theirs": module.module_name,
@@ -104,20 +104,16 @@ def verify_model(
             "sizes": len({repr(c.shapes) for c in verification.tried if c.name not in verification.refused}),
         },
         name=model.name,
-        notes=(*notes, *_notes(subject, module)),
+        notes=(*notes, *_notes(subject)),
     )
 
 
 def _try_cases(
-    verification: Verification,
-    subject: ModelSubject,
-    example: Case,
-    theirs: TorchModel | ProgramReference,
-    program: Program | None,
-    progress: Progress,
+    verification: Verification, subject: ModelSubject, program: Program | None, progress: Progress
 ) -> list[str]:
     """Try the example and the cases made from it. Return notes about skipped cases."""
-    example = replace(example.astype(theirs.dtype), differentiate=True)
+    theirs = subject.theirs
+    example = replace(subject.example.astype(theirs.dtype), differentiate=True)
     finite = theirs.run(example, theirs.dtype).is_finite  # Let an exception of the module pass.
     rng = np.random.default_rng(verification.seed)
     free = free_axes(program, example) if program else None
@@ -157,9 +153,7 @@ def _try_cases(
     return notes
 
 
-def _try_moved(
-    verification: Verification, subject: ModelSubject, example: Case, theirs: TorchModel | ProgramReference
-) -> tuple[list[str], Diagnosis | None]:
+def _try_moved(verification: Verification, subject: ModelSubject) -> tuple[list[str], Diagnosis | None]:
     """Try the example with other parameters in both models. Return notes, and the diagnosis of a failure."""
     if verification.first_failure is not None:
         return [], None
@@ -173,6 +167,7 @@ def _try_moved(
         more = f" and {len(moves.fixed) - 3} more" * (len(moves.fixed) > 3)
         names = ", ".join(moves.fixed[:3]) + more
         notes.append(f"{names} kept the given values: it is not known what corresponds to them in the model")
+    theirs, example = subject.theirs, subject.example
     other = theirs.moved(moves.theirs)
     case = replace(example.astype(theirs.dtype), name="other parameters", optional=True, compared="results")
     if reason := other.refusal(case):
@@ -207,8 +202,8 @@ def _with_cotangents(case: Case, truth: Results, verification: Verification) -> 
     return replace(case, cotangents=cotangents, differentiate=bool(cotangents))
 
 
-def _notes(subject: ModelSubject, theirs: TorchModel | ProgramReference) -> Iterator[str]:
-    if theirs.was_training:
+def _notes(subject: ModelSubject) -> Iterator[str]:
+    if subject.theirs.was_training:
         yield "theirs is in training mode; a copy of it was checked in evaluation mode"
     if subject.padded:
         yield (

@@ -7,17 +7,14 @@ of them moves the first layer that differs further down.
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-import jax
 import numpy as np
 
 from jaxlstm.check.cases.case import Array, Case, LayerRecord
-from jaxlstm.check.criteria.difference import EQUAL, distance, shape_of, without_padding
+from jaxlstm.check.criteria.difference import AGREEMENT, EQUAL, distance, shape_of, without_padding
 from jaxlstm.check.diagnosis.search import Deadline, Explanation, FaultedReference
-from jaxlstm.check.reference.jax_runs import jax_settings, to_numpy
-from jaxlstm.check.reference.program import ProgramModel
+from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.torch_faults.operation import Replacement
 from jaxlstm.check.reference.torch_faults.planted import (
     PlantedFault,
@@ -27,13 +24,11 @@ from jaxlstm.check.reference.torch_faults.planted import (
     planted_faults,
     run_planted,
 )
-from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames, Pairing
-from jaxlstm.check.verification import Evidence
-from jaxlstm.programs.graph import Node
+from jaxlstm.check.verification import Evidence, Verification
 
 
 def compare_layers(
@@ -79,39 +74,6 @@ def compare_layers(
     return found
 
 
-def compare_nodes(model: ProgramModel, case: Case, precision: str | None) -> list[LayerDifference]:
-    """Compare each node of a program with torch's operator in float64, in the order of the graph.
-
-    Both sides start from the same inputs, so that the first node that differs is the wrong one.
-    """
-    if model.call is not None:
-        return []
-    ours: dict[str, Sequence[Array]] = {}
-
-    def record(node: Node, result: Any) -> None:
-        ours[node.name] = [np.asarray(a) for a in jax.tree.leaves(result) if isinstance(a, jax.Array)]
-
-    with jax_settings(np.float64, precision):
-        program = model.program_in(np.float64)
-        args, kwargs = case.call(jax.device_put(dict(case.astype(np.float64).arrays)))
-        program.evaluate(program.params, *args, record=record, **kwargs)
-        tensors = to_numpy({**program.params, **program.buffers, **program.constants})
-        inputs = to_numpy(program.bind(args, kwargs)[0])
-    theirs = run_graph(program.graph, tensors, inputs)
-    return [
-        _node_difference(node, ours[node.name], theirs[node.name])
-        for node in program.graph.nodes
-        if node.name in theirs and ours.get(node.name)
-    ]
-
-
-def _node_difference(node: Node, ours: Sequence[Array], theirs: Sequence[Array]) -> LayerDifference:
-    where = f"{node.name} in {node.module_path}" if node.module_path else node.name
-    return LayerDifference(
-        where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
-    )
-
-
 def _by_path(records: Sequence[LayerRecord]) -> dict[str, list[LayerRecord]]:
     by_path: dict[str, list[LayerRecord]] = {}
     for record in records:
@@ -154,43 +116,81 @@ def _partners(pairing: Pairing) -> Mapping[str, Sequence[str]]:
     return partners
 
 
+SHORT = 3
+"""Steps of a sequence that show the faults of a loop."""
+
+
+class FailedCase:
+    """The case on which the outputs of a model are wrong or imprecise, if possible a short one.
+
+    Attributes:
+      position: the position of the case among those tried. Wrong values show on the first case that failed;
+        rounding errors are measured over all cases.
+      whole: the case before it was shortened.
+      dtype: the dtype of the runs to compare.
+      agreement: the distance of runs in that dtype that agree.
+      evidence: the results in that dtype.
+    """
+
+    def __init__(self, verification: Verification, subject: ModelSubject, wrong: bool) -> None:
+        """Choose the case of a verification; ``wrong`` if not only rounding errors are too large."""
+        self.check, self.subject, self.theirs, self.wrong = verification, subject, subject.theirs, wrong
+        self.position = (verification.first_failure if wrong else None) or 0
+        self.case = self.whole = verification.tried[self.position]
+        in_float64 = wrong and not verification.float64_refusal
+        self.dtype = np.dtype(np.float64) if in_float64 else self.theirs.dtype
+        self.agreement = AGREEMENT["float32" if subject.casts else self.dtype.name]
+        self.evidence = verification.evidence["float64" if self.dtype == np.float64 else "working"]
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Take the first three elements of the axes that torch lets change as the case, if it fails too.
+
+        The search of causes runs torch for each fault, and loops over time steps take most of its time.
+        """
+        case = self.case
+        for size in sorted({n for shape in case.shapes for n in shape if n > SHORT}):
+            cut = {
+                k: a[tuple(slice(SHORT if n == size else n) for n in a.shape)] for k, a in case.arrays.items()
+            }
+            shorter = case.with_arrays(**cut)
+            case = case if self.theirs.refusal(shorter) else shorter
+        if not self.wrong or not self.evidence or case is self.case:
+            return
+        try:
+            truth = self.theirs.run(case, self.dtype)
+            ours = self.subject.comparable(self.subject.run(case, self.dtype), case, lambda: truth)
+        except PORT_EXCEPTIONS:
+            return
+        if self.agreement < output_distance(ours.outputs, truth.outputs) < np.inf:
+            self.case, self.position = case, -1
+            self.evidence = [Evidence(case, ours, truth, -1), *self.evidence]
+
+
 Faults = tuple[PlantedFault, ...]
 
 MAX_FAULTS = 3
 """Largest number of faults combined."""
 
 
-@dataclass
 class FaultedModule(FaultedReference):
-    """The runs of a torch module in ``dtype`` that should agree with the evidence.
+    """The runs of a torch module that should agree with the evidence on a failed case and on others."""
 
-    Attributes:
-      case: the case that is used first.
-      position: its position among the cases tried. It may lack evidence, if the model raised.
-      layers: the layers of the model on it.
-      whole: the case before it was shortened, whose operations have faults.
-      located: the path of the module that is searched first.
-    """
+    def __init__(
+        self, theirs: TorchModel, failed: FailedCase, layers: Sequence[LayerRecord], located: str
+    ) -> None:
+        """Take the layers of the model on the failed case, and the path of the module that is searched first.
 
-    theirs: TorchModel
-    subject: ModelSubject
-    case: Case
-    position: int
-    layers: Sequence[LayerRecord]
-    evidence: Sequence[Evidence]
-    dtype: Any
-    tolerance: float
-    whole: Case
-    located: str
-
-    def __post_init__(self) -> None:
-        """Run the module, and sort the evidence."""
-        self.start = f"matches {self.theirs.module_name} if"
-        finite = [entry for entry in self.evidence if entry.results.is_finite]
-        self.evidence = sorted(finite, key=lambda entry: entry.position != self.position)
-        self.raised = not self.evidence or self.evidence[0].position != self.position
-        self.right = run_planted(self.theirs, self.whole, self.dtype, {}, traced=True)
-        self.compared = len(self._compare(self._run((), self.case, record=True)))
+        The model may have raised on that case, which then lacks evidence.
+        """
+        self.theirs, self.failed, self.layers, self.located = theirs, failed, layers, located
+        self.start, self.tolerance = f"matches {theirs.module_name} if", failed.agreement
+        finite = [entry for entry in failed.evidence if entry.results.is_finite]
+        self.evidence = sorted(finite, key=lambda entry: entry.position != failed.position)
+        self.raised = not self.evidence or self.evidence[0].position != failed.position
+        # The operations of the whole case have faults.
+        self.right = run_planted(theirs, failed.whole, failed.dtype, {}, traced=True)
+        self.compared = len(self._compare(self._run((), failed.case, record=True)))
 
     def explain(self, deadline: Deadline) -> list[Explanation]:
         """Return the explanations, except for faults at more operations than another explanation needs."""
@@ -226,6 +226,7 @@ class FaultedModule(FaultedReference):
 
     def distances(self, faults: Faults) -> Iterator[float]:
         """Yield the distance from the layers if the model raised, then from the outputs on each case."""
+        padded = self.failed.subject.padded
         if self.raised:
             yield self._layer_distance(faults)
         for entry in self.evidence:
@@ -234,9 +235,7 @@ class FaultedModule(FaultedReference):
                 yield math.inf
                 continue
             # A fault may keep the padding that torch cuts off.
-            cut = {
-                n: without_padding(outputs[n], ours[n].shape) for n in self.subject.padded & outputs.keys()
-            }
+            cut = {n: without_padding(outputs[n], ours[n].shape) for n in padded & outputs.keys()}
             yield output_distance(ours, outputs | cut)
 
     def _run(self, faults: Faults, case: Case, record: bool = False) -> PlantedRun:
@@ -244,22 +243,23 @@ class FaultedModule(FaultedReference):
         for fault in faults:
             replacements |= fault.replacements
         traced = any(fault.traced for fault in faults)
-        return run_planted(self.theirs, case, self.dtype, replacements, record=record, traced=traced)
+        return run_planted(self.theirs, case, self.failed.dtype, replacements, record=record, traced=traced)
 
     def _layer_distance(self, faults: Faults) -> float:
         """Return the largest distance of the layers that a model recorded before it raised."""
-        layers = self._compare(self._run(faults, self.case, record=True))
+        layers = self._compare(self._run(faults, self.failed.case, record=True))
         if len(layers) < self.compared or not layers:
             return math.inf
         return max(max(layer.inputs, layer.outputs) for layer in layers)
 
     def _progress(self, faults: Faults) -> int:
         """Return the number of layers before the first difference."""
-        layers = self._compare(self._run(faults, self.case, record=True))
+        layers = self._compare(self._run(faults, self.failed.case, record=True))
         return next((k for k, layer in enumerate(layers) if not layer.ok), len(layers))
 
     def _compare(self, planted: PlantedRun) -> list[LayerDifference]:
-        return compare_layers(self.layers, planted.layers, self.subject.names, self.subject.pairing, {})
+        subject = self.failed.subject
+        return compare_layers(self.layers, planted.layers, subject.names, subject.pairing, {})
 
 
 def output_distance(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:

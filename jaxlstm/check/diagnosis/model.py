@@ -3,54 +3,50 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Case, LayerRecord, Results, is_floating
-from jaxlstm.check.criteria.difference import AGREEMENT, distance
-from jaxlstm.check.diagnosis.layers import FaultedModule, compare_layers, compare_nodes, output_distance
+from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_floating
+from jaxlstm.check.criteria.difference import AGREEMENT, EQUAL, distance, shape_of
+from jaxlstm.check.diagnosis.layers import FailedCase, FaultedModule, compare_layers, output_distance
 from jaxlstm.check.diagnosis.locate import wrong_gradients
 from jaxlstm.check.diagnosis.search import Deadline, Diagnosis
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS, describe
 from jaxlstm.check.reference.jax_model import FunctionModel, JaxModel, ModelRunner
+from jaxlstm.check.reference.jax_runs import jax_settings, to_numpy
 from jaxlstm.check.reference.program import ProgramModel, ProgramReference
 from jaxlstm.check.reference.torch_faults.planted import run_planted
+from jaxlstm.check.reference.torch_layers import run_graph
 from jaxlstm.check.reference.torch_model import TorchModel
 from jaxlstm.check.report.item import Item, LayerDifference
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.verification import Evidence, Verification
+from jaxlstm.programs.graph import Node
 
 OWN_ERRORS = 16.0
 """A layer is imprecise if its error exceeds torch's error in the same dtype by this factor."""
-
-SHORT = 3
-"""Steps of a sequence that show the faults of a loop."""
 
 ROUNDED_SUMS = 1e-6
 """The distance of right layers whose biases are float32 sums of torch's."""
 
 
 def diagnose_model(
-    verification: Verification,
-    subject: ModelSubject,
-    theirs: TorchModel | ProgramReference,
-    failures: Sequence[Item],
-    seconds: float,
+    verification: Verification, subject: ModelSubject, failures: Sequence[Item], seconds: float
 ) -> Diagnosis:
     """Explain the failures. ``seconds`` is the time for the search of causes."""
     kinds = {item.kind for item in failures}
     wrong = bool(kinds & {"exact", "semantic"})
     if not wrong and "precision" not in kinds:
-        return Diagnosis(tuple(_gradients(verification, subject, theirs)))
-    return _ModelDiagnosis(verification, subject, theirs, wrong).diagnosis(
+        return Diagnosis(tuple(_gradients(verification, subject)))
+    return _ModelDiagnosis(verification, subject, wrong).diagnosis(
         any(item.id == "runs" for item in failures), seconds
     )
 
 
-def _gradients(
-    verification: Verification, subject: ModelSubject, theirs: TorchModel | ProgramReference
-) -> list[str]:
+def _gradients(verification: Verification, subject: ModelSubject) -> list[str]:
     """Describe wrong gradients of a model whose outputs are right."""
+    theirs = subject.theirs
     for entry in verification.evidence["float64"][:1]:
         ours = subject.aligned(entry.results, entry.truth).gradients or {}
         lines = wrong_gradients(ours, entry.truth.gradients or {})
@@ -62,54 +58,8 @@ def _gradients(
     return []
 
 
-class _ModelDiagnosis:
-    """The explanations of wrong or imprecise outputs of a model.
-
-    Attributes:
-      position: the position of the case to look at among those tried. Wrong values show on the first case
-        that failed; rounding errors are measured over all cases.
-      dtype: the dtype of the runs to compare.
-      agreement: the distance of runs in that dtype that agree.
-    """
-
-    def __init__(
-        self,
-        verification: Verification,
-        subject: ModelSubject,
-        theirs: TorchModel | ProgramReference,
-        wrong: bool,
-    ) -> None:
-        self.check, self.subject, self.theirs, self.wrong = verification, subject, theirs, wrong
-        self.position = (verification.first_failure if wrong else None) or 0
-        self.case = self.whole = verification.tried[self.position]
-        in_float64 = wrong and not verification.float64_refusal
-        self.dtype = np.dtype(np.float64) if in_float64 else theirs.dtype
-        self.agreement = AGREEMENT["float32" if subject.casts else self.dtype.name]
-        self.evidence = verification.evidence["float64" if self.dtype == np.float64 else "working"]
-        self._shorten()
-
-    def _shorten(self) -> None:
-        """Take the first three elements of the axes that torch lets change as the case, if it fails too.
-
-        The search of causes runs torch for each fault, and loops over time steps take most of its time.
-        """
-        case = self.case
-        for size in sorted({n for shape in case.shapes for n in shape if n > SHORT}):
-            cut = {
-                k: a[tuple(slice(SHORT if n == size else n) for n in a.shape)] for k, a in case.arrays.items()
-            }
-            shorter = case.with_arrays(**cut)
-            case = case if self.theirs.refusal(shorter) else shorter
-        if not self.wrong or not self.evidence or case is self.case:
-            return
-        try:
-            truth = self.theirs.run(case, self.dtype)
-            ours = self.subject.comparable(self.subject.run(case, self.dtype), case, lambda: truth)
-        except PORT_EXCEPTIONS:
-            return
-        if self.agreement < output_distance(ours.outputs, truth.outputs) < np.inf:
-            self.case, self.position = case, -1
-            self.evidence = [Evidence(case, ours, truth, -1), *self.evidence]
+class _ModelDiagnosis(FailedCase):
+    """The explanations of wrong or imprecise outputs of a model."""
 
     def diagnosis(self, raised: bool, seconds: float) -> Diagnosis:
         """Return the explanations, and the layers or nodes of both models; ``raised`` if ours raised."""
@@ -135,7 +85,7 @@ class _ModelDiagnosis:
     def _nodes(self, program: ProgramModel) -> Diagnosis:
         """Name the first node of a program that differs from torch's operator on the same graph."""
         try:
-            nodes = compare_nodes(program, self.case, self.subject.precision)
+            nodes = _compare_nodes(program, self.case, self.subject.precision)
         except PORT_EXCEPTIONS as error:
             return Diagnosis((f"the nodes cannot be compared: {describe(error)}",))
         if not nodes:
@@ -230,20 +180,8 @@ class _ModelDiagnosis:
             return
         if isinstance(self.theirs, ProgramReference):
             return
-        faulted = FaultedModule(
-            self.theirs,
-            self.subject,
-            self.case,
-            self.position,
-            layers,
-            self.evidence,
-            dtype=self.dtype,
-            tolerance=self.agreement,
-            whole=self.whole,
-            located=located,
-        )
         deadline = Deadline(seconds)
-        found = faulted.explain(deadline)
+        found = FaultedModule(self.theirs, self, layers, located).explain(deadline)
         yield from map(str, found)
         if deadline.passed and not found:
             yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
@@ -253,6 +191,39 @@ class _ModelDiagnosis:
         if self.case.optional:
             names = f"{self.subject.model.name} equals {self.theirs.module_name}"
             yield f"{names} on the example; with {self.case.name} it does not"
+
+
+def _compare_nodes(model: ProgramModel, case: Case, precision: str | None) -> list[LayerDifference]:
+    """Compare each node of a program with torch's operator in float64, in the order of the graph.
+
+    Both sides start from the same inputs, so that the first node that differs is the wrong one.
+    """
+    if model.call is not None:
+        return []
+    ours: dict[str, Sequence[Array]] = {}
+
+    def record(node: Node, result: Any) -> None:
+        ours[node.name] = [np.asarray(a) for a in jax.tree.leaves(result) if isinstance(a, jax.Array)]
+
+    with jax_settings(np.float64, precision):
+        program = model.program_in(np.float64)
+        args, kwargs = case.call(jax.device_put(dict(case.astype(np.float64).arrays)))
+        program.evaluate(program.params, *args, record=record, **kwargs)
+        tensors = to_numpy({**program.params, **program.buffers, **program.constants})
+        inputs = to_numpy(program.bind(args, kwargs)[0])
+    theirs = run_graph(program.graph, tensors, inputs)
+    return [
+        _node_difference(node, ours[node.name], theirs[node.name])
+        for node in program.graph.nodes
+        if node.name in theirs and ours.get(node.name)
+    ]
+
+
+def _node_difference(node: Node, ours: Sequence[Array], theirs: Sequence[Array]) -> LayerDifference:
+    where = f"{node.name} in {node.module_path}" if node.module_path else node.name
+    return LayerDifference(
+        where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
+    )
 
 
 def _reference_layers(theirs: TorchModel | ProgramReference, case: Case, dtype: Any) -> list[LayerRecord]:

@@ -34,6 +34,7 @@ class ModelSubject:
     """A model in the dtype of a torch module and in float64.
 
     Attributes:
+      theirs: the reference that it should equal.
       names: the paths of its modules in torch.
       pairing: the layout of each of its parameters.
       padded: the outputs that go on after torch's longest sequence.
@@ -56,7 +57,7 @@ class ModelSubject:
         self.model, self.example, self.names, self.precision = model, example, names, precision
         self.casts: str | None = None
         self.padded: set[str] = set()
-        self._theirs = theirs
+        self.theirs = theirs
         self.working = ModelRunner(model, example, theirs.dtype, cast_model=False, precision=precision)
         self.float64 = ModelRunner(model, example, np.float64, cast_model=True, precision=precision)
         self.float64.finfo_dtype = theirs.dtype
@@ -99,7 +100,7 @@ class ModelSubject:
         if not self.pairing.choices:
             return None
         ours = {**call.params, **call.buffers}
-        theirs = {**self._theirs.params(), **self._theirs.statistics()}
+        theirs = {**self.theirs.params(), **self.theirs.statistics()}
         return moved_arrays(ours, theirs, self._every_pair, gradients, constants, rng)
 
     def moved(self, moves: Moves) -> "ModelSubject":
@@ -114,7 +115,7 @@ class ModelSubject:
 
     def comparable(self, results: Results, case: Case, truth: Callable[[], Results]) -> Results:
         """Return the results without the steps after the longest sequence, where torch's arrays end."""
-        if not isinstance(self._theirs, TorchModel):
+        if not isinstance(self.theirs, TorchModel):
             return results
         expected = truth().outputs
         cut = {
@@ -123,7 +124,7 @@ class ModelSubject:
             if name in expected and a.shape != expected[name].shape
         }
         cut = {name: a for name, a in cut.items() if a.shape == expected[name].shape}
-        longest = longest_packed(self._theirs, case) if cut else 0
+        longest = longest_packed(self.theirs, case) if cut else 0
         if longest not in {n for a in cut.values() for n in a.shape}:
             return results
         self.padded |= cut.keys()
