@@ -7,9 +7,8 @@ import pytest
 
 from jaxlstm.check import trace, verify
 from jaxlstm.check.cases import inputs as cases
-from jaxlstm.check.diagnosis.locate import wrong_gradients
+from jaxlstm.check.diagnosis.locate import differing_units, wrong_gradients
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import differing_units
 from jaxlstm.layer.config import LSTMConfig
 from testing.verification import random_params
 from testing.wrong_ports import WrongPort

@@ -10,13 +10,18 @@ import numpy as np
 from jaxlstm._shared.table import format_number
 from jaxlstm.check.cases.case import Array, Case, Results, largest
 from jaxlstm.check.cases.inputs import ordinary_case
+from jaxlstm.check.criteria.difference import AGREEMENT, EQUAL
 from jaxlstm.check.reference import oracle
 from jaxlstm.check.reference.oracle_lstm import OracleLSTM
-from jaxlstm.check.report.item import Candidate, Divergence, first_difference
+from jaxlstm.check.report.item import Divergence
 from jaxlstm.check.subjects.port import Port
 from jaxlstm.layer.config import LSTMConfig
 
 Activations = Mapping[str, Mapping[str, Any]]
+
+
+Candidate = tuple[tuple[int, int, int, int], Mapping[str, tuple[Array, Array]]]
+"""Layer, reverse, time and row; and by gate the values of a port and of the oracle, (units,) each."""
 
 
 def trace(
@@ -56,7 +61,7 @@ def trace(
         case = replace(case, arrays={name: np.asarray(a) for name, a in given.items() if a is not None})
     if callable(actual):
         return locate_difference(Port.of(actual, params, config), case, dtype, tolerance)
-    return first_difference(_activations(actual, params, config, case), tolerance)
+    return _first_difference(_activations(actual, params, config, case), tolerance)
 
 
 def _activations(
@@ -104,9 +109,9 @@ def locate_difference(
     for steps in range(1, case.inputs.shape[0] + 1):
         part = _first_steps(case, steps)
         ours, theirs = (run(part) for run in runs)
-        found = first_difference(_states(ours, theirs, config, part), tolerance)
+        found = _first_difference(_states(ours, theirs, config, part), tolerance)
         if found is None:
-            found = first_difference(_outputs(ours, theirs, config), tolerance)
+            found = _first_difference(_outputs(ours, theirs, config), tolerance)
         if found is not None:
             return found
     return None
@@ -145,6 +150,25 @@ def _outputs(ours: Results, theirs: Results, config: LSTMConfig) -> Iterator[Can
 def _have(name: str, ours: Results, theirs: Results) -> bool:
     """Return True if both results have an output of this name in the same shape."""
     return name in ours.outputs and ours.outputs[name].shape == theirs.outputs[name].shape
+
+
+def _first_difference(candidates: Iterable[Candidate], tolerance: float | None) -> Divergence | None:
+    """Return the first number of any candidate that differs from the oracle's, or None."""
+    for (layer, reverse, time, row), gates in candidates:
+        for gate, (actual, expected) in gates.items():
+            for unit in differing_units(actual, expected, tolerance)[:1].tolist():
+                direction = "reverse" if reverse else "forward"
+                values = float(actual[unit]), float(expected[unit])
+                return Divergence(layer, direction, time, row, gate, unit, *values)
+    return None
+
+
+def differing_units(actual: Array, expected: Array, tolerance: float | None) -> Array:
+    """Return the indices further from the oracle than ``tolerance``, which is relative above 1."""
+    if tolerance is None:
+        tolerance = AGREEMENT.get(actual.dtype.name, EQUAL)
+    allowed = tolerance * np.maximum(1.0, np.abs(expected))
+    return np.flatnonzero(~(np.abs(np.asarray(actual, np.float64) - expected) <= allowed))
 
 
 EXACT, ROUNDED = 1e-8, 1e-3

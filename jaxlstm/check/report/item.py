@@ -5,12 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxlstm._shared.sections import Section
 from jaxlstm._shared.table import format_number
-from jaxlstm.check.cases.case import Array
-from jaxlstm.check.criteria.difference import AGREEMENT, EQUAL
 
 
 @dataclass(frozen=True)
@@ -125,26 +121,3 @@ class Divergence(NamedTuple):
             f"row {self.row}, in {self.gate}, unit {self.unit}: "
             f"{self.actual:.9g}, expected {self.expected:.9g}"
         )
-
-
-Candidate = tuple[tuple[int, int, int, int], Mapping[str, tuple[Array, Array]]]
-"""Layer, reverse, time and row; and by gate the values of a port and of the oracle, (units,) each."""
-
-
-def first_difference(candidates: Iterable[Candidate], tolerance: float | None) -> Divergence | None:
-    """Return the first number of any candidate that differs from the oracle's, or None."""
-    for (layer, reverse, time, row), gates in candidates:
-        for gate, (actual, expected) in gates.items():
-            for unit in differing_units(actual, expected, tolerance)[:1].tolist():
-                direction = "reverse" if reverse else "forward"
-                values = float(actual[unit]), float(expected[unit])
-                return Divergence(layer, direction, time, row, gate, unit, *values)
-    return None
-
-
-def differing_units(actual: Array, expected: Array, tolerance: float | None) -> Array:
-    """Return the indices further from the oracle than ``tolerance``, which is relative above 1."""
-    if tolerance is None:
-        tolerance = AGREEMENT.get(actual.dtype.name, EQUAL)
-    allowed = tolerance * np.maximum(1.0, np.abs(expected))
-    return np.flatnonzero(~(np.abs(np.asarray(actual, np.float64) - expected) <= allowed))
