@@ -1,6 +1,6 @@
 """Where a port or recorded activations first differ from the oracle, and which gradients are wrong."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
