@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from jaxlstm_converters.porting_warning import PortingWarning as PortingWarning
     from jaxlstm_converters.pt2._from_module import from_module as from_module
     from jaxlstm_converters.pt2._load_program import load_program as load_program
+    from jaxlstm_converters.pt2._load_program import load_programs as load_programs
+    from jaxlstm_converters.pt2._save_programs import save_programs as save_programs
     from jaxlstm_converters.source._write_source import write_source as write_source
     from jaxlstm_converters.torchscript._load_torchscript import load_torchscript as load_torchscript
     from jaxlstm_converters.write._save import save as save

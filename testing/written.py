@@ -37,7 +37,7 @@ def write(module: nn.Module, *args: Any, **settings: Any) -> Written:
 
 
 def written_program(
-    program: jaxlstm.programs.Program,
+    program: Any,
     *,
     edits: Mapping[str, str] | None = None,
     weights: Callable[[dict[str, Any]], dict[str, Any]] = dict,

@@ -135,7 +135,7 @@ def _load(args: argparse.Namespace) -> _Subject:
         from jaxlstm_converters.pt2._load_program import load_program
 
         refuse_options(args, *refused)
-        program = load_program(args.checkpoint)
+        program = load_program(args.checkpoint, method=args.method)
         return _Subject("the program", program, partial(_check_program, program, args))
     params, config, *_ = load_selected(args)
     port = load_port(args.port) if args.port else None
@@ -219,7 +219,7 @@ def _check_program(
         )
     if any(node.op.startswith("jaxlstm.") for node in program.graph.nodes):
         import_module("jaxlstm_converters.pt2.packed")  # defines these operators in torch
-    exported = read_exported_program(args.checkpoint)
+    exported = read_exported_program(args.checkpoint, args.method)
     random, saved = as_arguments(program.graph, tensors), program.example
     for example, kwargs in (random, saved or random):
         try:

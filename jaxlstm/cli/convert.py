@@ -114,8 +114,8 @@ def _run_weights(args: argparse.Namespace) -> int:
 
 def run_source(args: argparse.Namespace) -> int:
     """Write the files and compare the model with the program: return 0 if they are equal, 1 if not."""
-    from jaxlstm_converters.pt2._load_program import load_program
-    from jaxlstm_converters.source._write_source import SourceFiles
+    from jaxlstm_converters.pt2._load_program import load_program, load_programs
+    from jaxlstm_converters.source.files import SourceFiles, methods_of
     from jaxlstm_converters.source.proof import example_of, prove, pytest_text
 
     is_script = takes_script(args)
@@ -131,26 +131,31 @@ def run_source(args: argparse.Namespace) -> int:
         from jaxlstm_converters.torchscript.example import script_program
 
         refuse_options(args, "test")
-        program, _ = script_program(args.checkpoint, args.submodule, args.method, args.input)
+        programs, _ = script_program(args.checkpoint, args.submodule, args.method, args.input)
+    elif args.method:
+        programs = load_program(args.checkpoint, method=args.method)
     else:
-        program = load_program(args.checkpoint)
-    files = SourceFiles.of(program, args.output, comments=args.comments)
+        programs = load_programs(args.checkpoint)
+    files, methods = SourceFiles.of(programs, args.output, comments=args.comments), methods_of(programs)
     require_output(files.weights, [args.checkpoint])
     others = {}
     if args.test:
         relative = os.path.relpath(args.checkpoint, files.source.parent)
         test = files.source.with_name(f"test_{files.source.name}")
         relative = Path(relative).as_posix()
+        if len(methods) > 1 or args.method:
+            raise ValueError(f"--test repeats the proof of a file with one program, got {args.checkpoint}")
+        ((_, program),) = methods.items()
         others[test] = pytest_text(files, relative, example_of(program), program.graph)
     files.write(overwrite=args.overwrite, others=others)
     with progress_bar() as progress:
-        proof = prove(files, program, progress)
-    text = "\n".join(_summary(files, proof, list(others)))
-    print(json.dumps(_as_json(files, proof), indent=2) if args.json else text)
-    return 0 if proof.holds else 1
+        proofs = {n: prove(files, p, progress, method=files.methods[n]) for n, p in methods.items()}
+    text = "\n".join(_summary(files, proofs, list(others)))
+    print(json.dumps(_as_json(files, proofs), indent=2) if args.json else text)
+    return 0 if all(proof.holds for proof in proofs.values()) else 1
 
 
-def _summary(files: SourceFiles, proof: Proof, others: list[Path]) -> Iterator[str]:
+def _summary(files: SourceFiles, proofs: dict[str, Proof], others: list[Path]) -> Iterator[str]:
     """Yield the lines about the files, remarks and the verdict."""
     classes = ", ".join(reversed(files.class_names))
     idiom = "every operator in Flax or jax.numpy"
@@ -160,18 +165,29 @@ def _summary(files: SourceFiles, proof: Proof, others: list[Path]) -> Iterator[s
         files.source.name: f"{classes}: {len(files.text.splitlines())} lines; {idiom}",
         files.weights.name: f"{len(files.tensors)} tensors, torch's names",
         **{path.name: "repeats the proof with pytest" for path in others},
-        "HOLDS" if proof.holds else "DOES NOT HOLD": proof.verdict if proof.holds else "",
     }
-    width = max(map(len, texts))
+    verdicts = {name: "HOLDS" if proof.holds else "DOES NOT HOLD" for name, proof in proofs.items()}
+    width = max(map(len, (*texts, *verdicts.values())))
     for name, text in texts.items():
-        yield f"{name:{width}} {text}".rstrip()
+        yield f"{name:{width}} {text}"
         if name == files.source.name:
             yield from (f"  {remark}" for remark in files.remarks)
-    if not proof.holds:
-        yield from (f"  {line}" for line in proof.lines)
+    for name, proof in proofs.items():
+        method = f"{name}: " if len(proofs) > 1 else ""
+        yield f"{verdicts[name]:{width}} {method}{proof.verdict if proof.holds else ''}".rstrip(": ")
+        if not proof.holds:
+            yield from (f"  {line}" for line in proof.lines)
 
 
-def _as_json(files: SourceFiles, proof: Proof) -> dict[str, Any]:
+def _as_json(files: SourceFiles, proofs: dict[str, Proof]) -> dict[str, Any]:
+    verdicts = {
+        name: {
+            "holds": proof.holds,
+            "sizes": proof.sizes,
+            "report": json.loads(proof.report.to_json()) if proof.report is not None else proof.problem,
+        }
+        for name, proof in proofs.items()
+    }
     return {
         "source": str(files.source),
         "weights": str(files.weights),
@@ -179,7 +195,5 @@ def _as_json(files: SourceFiles, proof: Proof) -> dict[str, Any]:
         "lines": len(files.text.splitlines()),
         "tensors": len(files.tensors),
         "remarks": list(files.remarks),
-        "holds": proof.holds,
-        "sizes": proof.sizes,
-        "report": json.loads(proof.report.to_json()) if proof.report is not None else proof.problem,
+        **(verdicts.popitem()[1] if len(verdicts) == 1 else {"methods": verdicts}),
     }

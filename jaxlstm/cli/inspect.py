@@ -39,9 +39,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the layers: return 0 if all LSTMs are valid, 1 if nothing is found or something is invalid."""
     report = describe(args.checkpoint, every_layer=args.all)
     print(json.dumps(report, indent=2) if args.json else listing(report))
-    found = "program" in report or report.get("layers", report["lstms"])
-    refused = report.get("program", {}).get("refused")
+    found = _programs_in(report) or report.get("layers", report["lstms"])
+    refused = any(described["refused"] for described in _programs_in(report).values())
     return 0 if found and not report["broken"] and not refused else 1
+
+
+def _programs_in(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the programs in a report by name, "" for an only one."""
+    return report.get("programs", {"": report["program"]} if "program" in report else {})
 
 
 def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
@@ -52,15 +57,16 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     from jaxlstm_converters.lstm._find_lstms import config_hints, survey
     from jaxlstm_converters.lstm.selected import assumptions, unrecorded_arguments
     from jaxlstm_converters.pt2._load_program import is_program
-    from jaxlstm_converters.pt2._read_pt2 import read_pt2
+    from jaxlstm_converters.pt2._read_pt2 import read_programs
     from jaxlstm_converters.pt2.layer_settings import recorded_arguments
 
     checkpoint = read_checkpoint(path)
     found, hints = survey(checkpoint), config_hints(checkpoint)
-    graph = read_pt2(path)[0] if is_program(path) else None
-    if graph is not None:
-        for prefix, settings in recorded_arguments(graph).items():
+    files = read_programs(path) if is_program(path) else {}
+    for file in files.values():
+        for prefix, settings in recorded_arguments(file.graph).items():
             hints[prefix] = {**hints.get(prefix, {}), **settings}
+    programs = {name: program.describe(file.graph) for name, file in files.items()}
     lstms = []
     for prefix, config in found.lstms.items():
         tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
@@ -80,7 +86,8 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         "container": checkpoint.container,
         "tensors": len(checkpoint),
         "bytes": sum(t.nbytes for t in checkpoint.values()),
-        **({} if graph is None else {"program": program.describe(graph)}),
+        **({"program": next(iter(programs.values()))} if len(programs) == 1 else {}),
+        **({"programs": programs} if len(programs) > 1 else {}),
         "lstms": lstms,
         **(_describe_layers(found, hints) if every_layer else {}),
         **(_describe_methods(path) if every_layer and checkpoint.container == "TorchScript" else {}),
@@ -136,8 +143,8 @@ def listing(report: dict[str, Any]) -> str:
         f"{size(report['bytes'])}",
         "",
     ]
-    if "program" in report:
-        lines += [*program_lines(report["program"]), ""]
+    for name, described in _programs_in(report).items():
+        lines += [*([f"program {name}"] if name else []), *program_lines(described), ""]
     if "layers" in report:
         lines += _layer_lines(report)
     else:
@@ -151,8 +158,8 @@ def listing(report: dict[str, Any]) -> str:
         ]
     lines += [f"method {signature}" for signature in report.get("methods", ())]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
-    if refused := report.get("program", report).get("refused"):
-        lines.append(f"CANNOT RUN: {refused}")
+    for described in (report, *_programs_in(report).values()):
+        lines += [f"CANNOT RUN: {described['refused']}"] if described.get("refused") else []
     return "\n".join(lines).rstrip("\n")
 
 

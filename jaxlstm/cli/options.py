@@ -161,7 +161,9 @@ def takes_program(args: argparse.Namespace) -> bool:
 def add_script_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which module of a TorchScript archive to use, with which example."""
     parser.add_argument("--submodule", metavar="PATH", help="the module of a TorchScript archive to use")
-    parser.add_argument("--method", metavar="NAME", help="a method of it instead of forward")
+    parser.add_argument(
+        "--method", metavar="NAME", help="a method of it instead of forward, or a program of a .pt2 file"
+    )
     parser.add_argument(
         "--input",
         action="append",
@@ -176,7 +178,8 @@ def takes_script(args: argparse.Namespace) -> bool:
     """Return True if a command applies to a module in a TorchScript archive: there is an example."""
     from jaxlstm_converters.torchscript.archive import is_script
 
-    given = [option_of(name) for name in ("submodule", "method", "input") if getattr(args, name)]
+    options = ("submodule", "input") if takes_program(args) else ("submodule", "method", "input")
+    given = [option_of(name) for name in options if getattr(args, name)]
     if given and not is_script(args.checkpoint):
         raise ValueError(f"{' and '.join(given)} need a TorchScript archive, and {args.checkpoint} is none")
     return bool(given)

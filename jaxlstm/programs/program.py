@@ -330,6 +330,13 @@ class Program:
           FileExistsError: ``path`` exists and must not be replaced.
           TypeError: the program was made from a graph and not from a file or module.
         """
+        write, values = self.as_saved(params, buffers)
+        write(Path(path), values, overwrite=overwrite)
+
+    def as_saved(
+        self, params: Mapping[str, Any] | None, buffers: Mapping[str, Any] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the writer of the program's file and the tensors to write, see :meth:`save`."""
         params = self.params if params is None else params
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
@@ -340,7 +347,7 @@ class Program:
                 "made from a graph"
             )
         tied = {name: params[first] for name, first in self.tied.items()}
-        self._write(Path(path), {**params, **tied, **buffers}, overwrite=overwrite)
+        return self._write, {**params, **tied, **buffers}
 
     def __str__(self) -> str:
         return listing(self.graph)

@@ -74,6 +74,25 @@ EXPRESSIONS = (
     "(" * 100_000,
     "",
 )
+
+
+def _second(
+    *more: Member, document: Any = VALID.document, config: Any = VALID.weights, name: str = "b"
+) -> Any:
+    """Return the edit that adds a second program."""
+    constants = Member(f"m/data/constants/{name}_constants_config.json", b'{"config": {}}')
+    texts = {f"models/{name}": document, f"data/weights/{name}_weights_config": config}
+    return added(*(Member(f"m/{n}.json", json.dumps(x).encode()) for n, x in texts.items()), constants, *more)
+
+
+def _many(members: list[Member]) -> list[Member]:
+    for number in range(1_000):
+        members = _second(name=f"p{number}")(members)
+    return members
+
+
+OTHER = {"config": {"w": PAYLOAD | {"path_name": "weight_1"}}}
+SWAPPED_AXES = PAYLOAD | {"tensor_meta": PAYLOAD["tensor_meta"] | {"strides": _ints(1, 2)}}
 UNOPENED = ("data/sample_inputs/model.pt", "extra/x", "data/weights/weight_9", ".data/serialization_id")
 PICKLED_SYSTEM = encode([b"\x80\x02", SYSTEM, b"."])
 NAN = np.full((2, 2), np.nan, "<f4")
@@ -97,7 +116,6 @@ TABLE: Table = {
             {"constants.config.w": PAYLOAD}, members=added(Member("m/data/constants/weight_0", BYTES))
         )
     },
-    Mutation(13, Program, "members", "zip-layout"): {"two roots": added(Member("n/archive_format", b"pt2"))},
     Mutation(13, PICKLED, "tensors", "truncated"): {
         "no archive": b"\x80\x02}.",
         "cut off": lambda raw: raw[:-30],
@@ -116,6 +134,17 @@ TABLE: Table = {
         "two dtypes": Edits({"v": PAYLOAD, "w.tensor_meta.dtype": 4})
     },
     Mutation(23, Program, "weights.config.v", tensors={"w": WEIGHT, "v": WEIGHT}): {"tied": PAYLOAD},
+    Mutation(23, Program, "members"): {"1,000 programs": _many, "a second program": _second()},
+    Mutation(11, Program, "members", "duplicate-name"): {
+        "second program, other bytes": _second(Member("m/data/weights/weight_1", bytes(16)), config=OTHER),
+        "second program, other strides": _second(config={"config": {"w": SWAPPED_AXES}}),
+    },
+    Mutation(13, Program, "members", "zip-layout"): {
+        "two roots": added(Member("n/archive_format", b"pt2")),
+        "second program alone": added(Member("m/models/b.json", json.dumps(VALID.document).encode())),
+    },
+    Mutation(25, Program, "members", "missing-storage"): {"second program": _second(config=OTHER)},
+    Mutation(42, Program, "members", "pt2-version"): {"second program": _second(document={})},
     Mutation(24, Program, f"{CONFIG}.path_name", "storage-key"): [
         *("../x", "weight_0/../../x", "/etc/passwd", "weight_", "weight_٣", "x", "", 0, None)
     ],
@@ -130,10 +159,7 @@ TABLE: Table = {
     Mutation(42, Program, "archive_version", "pt2-version"): [b"1", None],
     Mutation(42, Program, "document.schema_version.major", "pt2-version"): [9, 7, True, "8", None, [8]],
     Mutation(42, Program, "document.schema_version", "pt2-version"): {"no schema": DELETED},
-    Mutation(42, Program, "members", "pt2-unsupported"): {
-        "two programs": added(Member("m/models/other.json", b"{}")),
-        "no program": lambda members: members[1:],
-    },
+    Mutation(42, Program, "members", "pt2-unsupported"): {"no program": lambda members: members[1:]},
     Mutation(42, PICKLED, "document.schema_version.major", "pt2-version"): [5],
     Mutation(43, Program, ARGUMENT, "pt2-unsupported"): {
         "subgraph": {"as_graph": {"name": "g", "graph": VALID.document["graph_module"]["graph"]}},
@@ -238,6 +264,9 @@ TABLE: Table = {
         str(index): {"as_expr": {"expr_str": text}} for index, text in enumerate(EXPRESSIONS)
     },
     Mutation(44, Program, "members", "pt2-malformed"): {
+        "second program": _second(document={**VALID.document, "graph_module": {}})
+    }
+    | {
         f"calls {label}": added(Member("m/extra/jaxlstm_calls", text.encode()))
         for label, text in {
             "as a list": "[]",

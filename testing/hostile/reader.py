@@ -30,7 +30,7 @@ from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.checkpoint.io.storage import ByteReader
 from jaxlstm_converters.checkpoint.pickle._run_pickle import run_pickle
 from jaxlstm_converters.lstm._find_lstms import find_lstms, survey
-from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from jaxlstm_converters.pt2._read_pt2 import read_programs
 from jaxlstm_converters.pt2.example import example_tensors
 
 FORBIDDEN = (*("import", "exec", "compile", "os.", "subprocess.", "socket.", "shutil.", "ctypes."),)
@@ -128,16 +128,16 @@ def read(path: str, options: dict[str, bool], size: int) -> dict[str, Any]:
         BrokenPromiseError: the reader violates a guarantee.
         Exception: any other exception of the reader.
     """
-    stage, graph = "open", None
+    stage, graphs = "open", []
     try:
         checkpoint = read_checkpoint(path, **options)
         stage = "read"
         arrays = {name: _array(name, tensor) for name, tensor in checkpoint.items()}
         stage = "graph"
         if checkpoint.container == "pt2":
-            file = read_pt2(path, **options)
-            graph = file.graph
-            example_tensors(file.example, graph.inputs)
+            for file in read_programs(path, **options).values():
+                graphs.append(file.graph)
+                example_tensors(file.example, file.graph.inputs)
     except CheckpointError as error:
         _require_one_line(error)
         return {"code": error.code, "stage": stage, "line": str(error)}
@@ -150,8 +150,8 @@ def read(path: str, options: dict[str, bool], size: int) -> dict[str, Any]:
         )
     _search(checkpoint)
     result = {"container": checkpoint.container, "nbytes": nbytes, "warnings": len(checkpoint.warnings)}
-    if graph is not None:
-        result["program"] = _acceptance(graph)
+    if graphs:
+        result["program"] = next(filter(None, map(_acceptance, graphs)), "")
     return {"code": None, "names": list(arrays)[:8], "digest": digest(arrays), **result}
 
 

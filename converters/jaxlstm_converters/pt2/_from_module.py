@@ -27,7 +27,7 @@ from jaxlstm.programs.operators.dtypes import held
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
-from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_source
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
 from jaxlstm_converters.pt2.calls import without_paths
 from jaxlstm_converters.pt2.model_lines import condition_lines
 
@@ -260,7 +260,7 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
         # An unknown class has no name in a file.
         message = f"torch.export.save cannot write it: {error} Return tuples, lists, dicts or dataclasses"
         raise TypeError(message) from error
-    return read_source(MemoryFile(buffer.getvalue(), name))
+    return read_pt2(MemoryFile(buffer.getvalue(), name))
 
 
 def _resolved(value: Any) -> Any:

@@ -11,7 +11,7 @@ from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.formats.pt2_archive import is_pt2
 from jaxlstm_converters.checkpoint.io.files import CheckpointFile
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
-from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
+from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_programs, read_pt2
 from jaxlstm_converters.pt2._write_pt2 import ProgramWriter
 from jaxlstm_converters.pt2.example import example_tensors
 
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from jaxlstm.programs.program import Program
 
 
-def load_program(path: str | os.PathLike[str]) -> Program:
+def load_program(path: str | os.PathLike[str], *, method: str | None = None) -> Program:
     """Return the program in a file of ``torch.export.save``, without torch.
 
     The file is parsed as data: nothing in it is executed, and no expression is evaluated.
 
     Args:
       path: a ``.pt2`` file of torch 2.6 or later.
+      method: the name of a program in a file with several, see :func:`jaxlstm.save_programs`.
 
     Raises:
+      ValueError: the file has no program of this name.
       CheckpointError: the file is not a program, is damaged or hostile, or has parts that are not supported.
       ProgramError: the graph uses unsupported operators, or was exported in training mode.
       OSError: the file cannot be opened.
@@ -35,7 +37,17 @@ def load_program(path: str | os.PathLike[str]) -> Program:
     >>> program = jaxlstm.load_program("crnn.pt2")  # doctest: +SKIP
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
-    return program_of(read_pt2(path))
+    return program_of(read_pt2(path, method))
+
+
+def load_programs(path: str | os.PathLike[str]) -> dict[str, Program]:
+    """Return the programs in a file of :func:`jaxlstm.save_programs`, or of torch's ``package_pt2``, by name.
+
+    See :func:`jaxlstm.load_program` for the errors. ``torch.export.save`` names its only program "model".
+
+    >>> decode_step = jaxlstm.load_programs("translator.pt2")["decode_step"]  # doctest: +SKIP
+    """
+    return {name: program_of(file) for name, file in read_programs(path).items()}
 
 
 def is_program(path: str | os.PathLike[str]) -> bool:

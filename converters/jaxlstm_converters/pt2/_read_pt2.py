@@ -10,9 +10,10 @@ import numpy as np
 from jaxlstm.programs.graph import CallSignature, Graph, Structure
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import read_tensors
-from jaxlstm_converters.checkpoint.formats.pt2_archive import ProgramArchive, is_pt2, open_program
+from jaxlstm_converters.checkpoint.formats.pt2_archive import ONLY, ProgramArchive, is_pt2, open_programs
 from jaxlstm_converters.checkpoint.io._make_tensor import Budget
 from jaxlstm_converters.checkpoint.io.files import CheckpointFile
+from jaxlstm_converters.checkpoint.io.storage import Storage
 from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
 from jaxlstm_converters.pt2.fields import malformed, typed
@@ -21,7 +22,7 @@ from jaxlstm_converters.pt2.tensor_types import TensorTypes
 from jaxlstm_converters.pt2.tree_spec import MAX_DEPTH
 
 _LARGEST_EXAMPLE = 256 << 20
-_LINES, _CALLS = "extra/jaxlstm", "extra/jaxlstm_calls"
+LINES, CALLS = "extra/jaxlstm", "extra/jaxlstm_calls"
 _NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
 
 
@@ -42,32 +43,47 @@ class ProgramFile(NamedTuple):
     example: bytes
 
 
-def read_pt2(path: str | os.PathLike[str], *, check_crc: bool = True) -> ProgramFile:
-    """Return the graph of an exported program and its tensors, without torch."""
-    return read_source(CheckpointFile(path), check_crc=check_crc)
+def read_pt2(
+    file: str | os.PathLike[str] | CheckpointFile, name: str | None = None, *, check_crc: bool = True
+) -> ProgramFile:
+    """Return the program of a name, or the only one of a file."""
+    programs = read_programs(file, check_crc=check_crc)
+    shown = ", ".join(printable(name, 40) for name in [*programs][:8])
+    if name is None and len(programs) > 1:
+        fix = f"({shown}): pass the name of one as method, or call jaxlstm.load_programs"
+        raise CheckpointError("pt2-unsupported", f"the file holds {len(programs)} programs {fix}")
+    if name is not None and name not in programs:
+        raise ValueError(f"method must be a program of the file ({shown}), got {name!r}")
+    return programs[name or next(iter(programs))]
 
 
-def read_source(source: CheckpointFile, *, check_crc: bool = True) -> ProgramFile:
-    """Return the program in an open file; see `read_pt2`."""
+def read_programs(
+    file: str | os.PathLike[str] | CheckpointFile, *, check_crc: bool = True
+) -> dict[str, ProgramFile]:
+    """Return the graphs of exported programs and their tensors by name, without torch.
+
+    The same elements of a storage are one array in all programs.
+    """
+    source = file if isinstance(file, CheckpointFile) else CheckpointFile(file)
     try:
-        return _read(source, check_crc)
+        if source.read(0, min(2, source.size)) != b"PK" or not is_pt2(archive := Archive(source, check_crc)):
+            raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
+        shared = Budget(source.size), dict[str, Storage](), dict[object, np.ndarray]()
+        return {program.name: _read(program, *shared) for program in open_programs(archive)}
     except CheckpointError as error:
         error.path = error.path or source.path
         raise
 
 
-def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
-    if source.read(0, min(2, source.size)) != b"PK":
-        raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
-    archive = Archive(source, check_crc)
-    if not is_pt2(archive):
-        raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
-    program = open_program(archive)
-    tensors = read_tensors(program, Budget(source.size))
-    known: Any = {"lines": _read_lines(program), "signatures": _read_signatures(program)}
-    graph = replace(read_graph(program.document), shared=_shared_tensors(tensors), **known)
+def _read(
+    program: ProgramArchive, budget: Budget, storages: dict[str, Storage], known: dict[object, np.ndarray]
+) -> ProgramFile:
+    """Return a program; ``storages`` and ``known`` have what other programs of the file have read."""
+    source, tensors = program.archive.source, read_tensors(program, budget, storages)
+    facts: Any = {"lines": _read_lines(program), "signatures": _read_signatures(program)}
+    graph = replace(read_graph(program.document), shared=_shared_tensors(tensors), **facts)
     _require_tensors(graph, recorded_types(program.document), tensors)
-    arrays = _read_arrays(tensors)
+    arrays = _read_arrays(tensors, known)
     text = source.read(program.text.offset, program.text.size)
     example = program.pickled("sample_inputs")
     saved = b""
@@ -77,38 +93,44 @@ def _read(source: CheckpointFile, check_crc: bool) -> ProgramFile:
     return ProgramFile(graph, arrays, text, saved)
 
 
+def extra_name(kind: str, program: str) -> str:
+    """Return the name of the extra file with the lines or calls of a program."""
+    return kind if program == ONLY else f"{kind}@{program}"
+
+
 def _extra(program: ProgramArchive, name: str) -> dict[str, Any]:
     """Return the JSON object in an extra file that `Program.save` wrote; {} in files of torch."""
+    name = extra_name(name, program.name)
     entry = program.entry(name)
     return program.json(name) if entry and entry.size else {}
 
 
 def _read_lines(program: ProgramArchive) -> dict[str, str]:
     """Return the lines of the model's code."""
-    lines = _extra(program, _LINES)
-    return {key: printable(typed(line, str, _LINES), 200) for key, line in lines.items()}
+    lines = _extra(program, LINES)
+    return {key: printable(typed(line, str, LINES), 200) for key, line in lines.items()}
 
 
 def _read_signatures(program: ProgramArchive) -> dict[str, CallSignature]:
     """Return the signatures of the calls of modules."""
     found: dict[str, CallSignature] = {}
-    for key, record in _extra(program, _CALLS).items():
+    for key, record in _extra(program, CALLS).items():
         if type(record) is not list or len(record) != 2:
-            raise malformed(_CALLS, "a call is not a list of arguments and results")
-        pairs = [typed(pair, list, _CALLS) for pair in typed(record[0], list, _CALLS)]
+            raise malformed(CALLS, "a call is not a list of arguments and results")
+        pairs = [typed(pair, list, CALLS) for pair in typed(record[0], list, CALLS)]
         if any(len(pair) != 2 for pair in pairs):
-            raise malformed(_CALLS, "an argument is not a name and a value")
-        arguments = tuple((typed(name, str, _CALLS), _structure(value)) for name, value in pairs)
+            raise malformed(CALLS, "an argument is not a name and a value")
+        arguments = tuple((typed(name, str, CALLS), _structure(value)) for name, value in pairs)
         found[key] = CallSignature(arguments, _structure(record[1]))
     return found
 
 
 def _structure(value: Any, depth: int = 0) -> Structure:
     if depth > MAX_DEPTH:
-        raise CheckpointError("too-deep", f"{_CALLS}: a structure has more than {MAX_DEPTH} levels")
+        raise CheckpointError("too-deep", f"{CALLS}: a structure has more than {MAX_DEPTH} levels")
     if type(value) is list:
         return tuple(_structure(item, depth + 1) for item in value)
-    return None if value is None else typed(value, str, _CALLS)
+    return None if value is None else typed(value, str, CALLS)
 
 
 def _require_tensors(graph: Graph, types: TensorTypes, tensors: Mapping[str, Tensor]) -> None:
@@ -127,9 +149,8 @@ def _require_tensors(graph: Graph, types: TensorTypes, tensors: Mapping[str, Ten
                 )
 
 
-def _read_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def _read_arrays(tensors: Mapping[str, Tensor], arrays: dict[object, np.ndarray]) -> dict[str, np.ndarray]:
     """Read all tensors; tied tensors become one array."""
-    arrays: dict[object, np.ndarray] = {}
     for tensor in tensors.values():
         if tensor.identity not in arrays:
             arrays[tensor.identity] = tensor.read()

@@ -1,7 +1,7 @@
-"""`ProgramWriter`: a program with new values of its tensors as a file that torch.export.load opens.
+"""`write_programs`: programs with new values of their tensors as a file that torch opens.
 
 The file has the layout of torch 2.9 and later: the JSON text and the example that were read, the bytes of
-each tensor, and configs that describe them. Extra files are not written.
+each tensor, and configs that describe them. Programs share bytes. Extra files are not written.
 """
 
 from __future__ import annotations
@@ -10,27 +10,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from jaxlstm._shared.files import require_replaceable, write_atomically
 from jaxlstm.programs.graph import CallSignature, Input
 from jaxlstm_converters.checkpoint.formats.pt2 import SCALAR_TYPES, STRIDED
+from jaxlstm_converters.checkpoint.formats.pt2_archive import ONLY
 from jaxlstm_converters.checkpoint.io.tensor import contiguous_strides
-from jaxlstm_converters.pt2._read_pt2 import ProgramFile
+from jaxlstm_converters.pt2._read_pt2 import CALLS, LINES, ProgramFile, extra_name
 from jaxlstm_converters.pt2.example import example_tensors
 from jaxlstm_converters.write.torch_zip import has_entry, zip_bytes
 
 _ROOT = "program"
-# Extra files for torch. The first tells jaxlstm that it may replace the file, and has lines of the code.
-_MARKER = f"{_ROOT}/extra/jaxlstm"
 _CODES = {name: code for code, name in SCALAR_TYPES.items()}
+_Paths: TypeAlias = dict[tuple[str, tuple[str, ...], bytes], str]
+"""Folder, names and bytes of a tensor -> the name of its entry."""
 
 
 @dataclass(frozen=True)
 class ProgramWriter:
-    """Writes a program that was read from a file.
+    """A program that was read from a file, as it is written again.
 
     Attributes:
         document: the JSON text of the program.
@@ -59,31 +60,31 @@ class ProgramWriter:
         return cls(file.document, stored, constants, *known, file.example, graph.inputs)
 
     def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Write the file atomically."""
-        require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, _MARKER))
-        extra = {"jaxlstm": dict(self.lines), "jaxlstm_calls": dict(self.signatures)}
-        has_example = example_tensors(self.example, self.inputs) is not None
-        entries = {
-            "archive_format": b"pt2",
-            "archive_version": b"0",
-            "byteorder": b"little",
-            ".data/version": b"3\n",
-            "models/model.json": self.document,
-            # torch requires this entry; an empty one stands for no example.
-            "data/sample_inputs/model.pt": self.example if has_example else b"",
-            **{f"extra/{name}": json.dumps(x).encode() if x else b"" for name, x in extra.items()},
-            **self._tensor_entries({**self.constants, **values}),
-        }
-        write_atomically(path, [zip_bytes({f"{_ROOT}/{name}": data for name, data in entries.items()})])
+        """Write the file of this program alone."""
+        write_programs(path, {ONLY: (self, values)}, overwrite=overwrite)
 
-    def _tensor_entries(self, values: Mapping[str, Any]) -> dict[str, bytes]:
+    def entries(self, name: str, values: Mapping[str, Any], paths: _Paths) -> dict[str, bytes]:
+        """Return the entries of the program under a name; ``paths`` has the tensors of all programs."""
+        extra = {LINES: dict(self.lines), CALLS: dict(self.signatures)}
+        has_example = example_tensors(self.example, self.inputs) is not None
+        return {
+            f"models/{name}.json": self.document,
+            # torch requires this entry; an empty one stands for no example.
+            f"data/sample_inputs/{name}.pt": self.example if has_example else b"",
+            **{extra_name(kind, name): json.dumps(x).encode() if x else b"" for kind, x in extra.items()},
+            **self._tensor_entries(name, {**self.constants, **values}, paths),
+        }
+
+    def _tensor_entries(self, program: str, values: Mapping[str, Any], paths: _Paths) -> dict[str, bytes]:
         """Return the entries that hold the tensors, and the configs that describe them."""
         module = json.loads(self.document)["graph_module"]
         records = module["graph"]["tensor_values"]
         configs: dict[str, dict[str, Any]] = {"weights": {}, "constants": {}}
         entries: dict[str, bytes] = {}
         # Tied tensors were read as one array, and share an entry as long as their values are equal.
-        paths: dict[tuple[str, int, bytes], str] = {}
+        names: dict[int, list[str]] = {}
+        for name, (_, _, tie) in sorted(self.stored.items()):
+            names.setdefault(tie, []).append(name)
         for spec in module["signature"]["input_specs"]:
             ((kind, placeholder),) = spec.items()
             if kind not in ("parameter", "buffer", "tensor_constant"):
@@ -93,7 +94,7 @@ class ProgramWriter:
             folder, prefix = ("weights", "weight") if persistent else ("constants", "tensor")
             dtype, shape, tie = self.stored[name]
             array = _as_stored(values[name], dtype, shape)
-            key = folder, tie, array.tobytes()
+            key = folder, tuple(names[tie]), array.tobytes()
             path = paths.setdefault(key, f"{prefix}_{len(paths)}")
             entries[f"data/{folder}/{path}"] = key[2]
             configs[folder][name] = {
@@ -104,8 +105,26 @@ class ProgramWriter:
             }
         for folder, config in configs.items():
             text = json.dumps({"config": config})
-            entries[f"data/{folder}/model_{folder}_config.json"] = text.encode()
+            entries[f"data/{folder}/{program}_{folder}_config.json"] = text.encode()
         return entries
+
+
+def write_programs(
+    path: Path, programs: Mapping[str, tuple[ProgramWriter, Mapping[str, Any]]], *, overwrite: bool
+) -> None:
+    """Write a file of programs by name, each with the values of its parameters and buffers, atomically."""
+    require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, f"{_ROOT}/{LINES}"))
+    entries = {
+        "archive_format": b"pt2",
+        "archive_version": b"0",
+        "byteorder": b"little",
+        ".data/version": b"3\n",
+        LINES: b"",  # tells jaxlstm that it may replace the file
+    }
+    paths: _Paths = {}
+    for name, (writer, values) in programs.items():
+        entries |= writer.entries(name, values, paths)
+    write_atomically(path, [zip_bytes({f"{_ROOT}/{name}": data for name, data in entries.items()})])
 
 
 def _as_stored(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:

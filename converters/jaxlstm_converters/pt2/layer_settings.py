@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph import Graph, Node, used_values, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
-from jaxlstm_converters.pt2._read_pt2 import read_pt2
+from jaxlstm_converters.checkpoint.formats.pt2 import name_of_constant
+from jaxlstm_converters.pt2._read_pt2 import read_programs
 
 SETTINGS_KEY = "jaxlstm.settings"
 """The key of the settings in the metadata of a safetensors file."""
@@ -119,14 +120,16 @@ class ProgramRecords(NamedTuple):
 def read_records(path: str) -> ProgramRecords:
     """Return the records of a `.pt2` file; none if its graph cannot be read."""
     try:
-        graph = read_pt2(path).graph
+        files = read_programs(path).items()
     except CheckpointError:
         return ProgramRecords()
-    used = used_values(graph)
-    tensors = {**graph.parameters, **graph.buffers}
-    unused = {name for value, name in tensors.items() if value not in used}
-    settings = {**layer_settings(graph), **_convolutions(graph)}
-    return ProgramRecords(settings, frozenset(unused | set(graph.constants.values())))
+    settings, used, names = dict[str, dict[str, Any]](), set[str](), set[str]()
+    for program, (graph, *_) in files:
+        settings |= {**layer_settings(graph), **_convolutions(graph)}
+        tensors, constants = {**graph.parameters, **graph.buffers}, graph.constants.values()
+        used |= {tensors[value] for value in used_values(graph) & tensors.keys()}
+        names.update(tensors.values(), constants, (name_of_constant(name, program) for name in constants))
+    return ProgramRecords(settings, frozenset(names - used))
 
 
 def settings_text(settings: LayerSettings) -> str:

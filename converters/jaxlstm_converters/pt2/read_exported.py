@@ -11,14 +11,20 @@ if TYPE_CHECKING:
     import torch
 
 
-def read_exported_program(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
-    """Read a file with ``torch.export.load``, which may execute code that the file contains."""
+def read_exported_program(
+    path: str | os.PathLike[str], name: str | None = None
+) -> torch.export.ExportedProgram:
+    """Read a file, or the program of a name, with torch, which may execute code that the file contains."""
     torch = import_optional("torch", "torch")
     from jaxlstm_converters.pt2.export_patches import quiet
 
     with quiet():
         try:
-            return torch.export.load(os.fspath(path))
+            if name is None:
+                return torch.export.load(os.fspath(path))
+            from torch.export.pt2_archive._package import load_pt2
+
+            return load_pt2(os.fspath(path)).exported_programs[name]
         except Exception as error:  # torch raises many types for a file of another release
             raise ValueError(
                 f"torch {torch.__version__} cannot read {os.fspath(path)}: {type(error).__name__}: {error}"

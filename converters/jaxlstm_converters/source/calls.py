@@ -64,17 +64,19 @@ class Function(Graph):
     body: Sequence[Item]
 
 
+Outputs: TypeAlias = Sequence[tuple[Invocation, tuple[str, ...]]]
 # Node -> the calls around it that count.
 Chains: TypeAlias = Mapping[str, tuple[ModuleCall, ...]]
 
 
-def call_tree(graph: Graph, sizes: Sizes) -> Invocation:
-    """Return the call of the outermost module; nodes that compute sizes are left out."""
+def call_tree(graph: Graph, sizes: Sizes, method: str) -> Invocation:
+    """Return the call of a method of the outermost module; nodes that compute sizes are left out."""
+    method = "" if method in ("forward", "__call__") else method
     nodes = (node for node in all_nodes(graph) if not sizes.is_size(node.name))
     chains = _without_strangers({node.name: node.calls for node in nodes})
     root = next((calls[0] for calls in chains.values() if calls), None)
     root = root or ModuleCall("", "", "Model", "")
-    return Invocation("", root.class_name, root.key, "", _body(graph.nodes, chains, 0))
+    return Invocation("", root.class_name, root.key, method, _body(graph.nodes, chains, 0))
 
 
 def with_tied_buffers(
@@ -114,12 +116,16 @@ def first_paths(graph: Graph, tied: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def at_first_paths(graph: Graph, paths: Mapping[str, str]) -> Graph:
-    """Return a graph in which modules are called by the paths of their tensors, see `first_paths`."""
+def at_first_paths(graph: Graph, paths: Mapping[str, str], prefix: str) -> Graph:
+    """Return a graph in which modules are called by the paths of their tensors, see `first_paths`.
+
+    The keys of calls get a prefix.
+    """
 
     def at_first_path(call: ModuleCall) -> ModuleCall:
         old = max((old for old in paths if is_under(call.path, old)), key=len, default="")
-        return call._replace(path=paths[old] + call.path[len(old) :]) if old else call
+        path = paths[old] + call.path[len(old) :] if old else call.path
+        return call._replace(path=path, key=prefix + call.key)
 
     return rewrite(graph, lambda node, site: replace(node, calls=tuple(map(at_first_path, node.calls))))
 
@@ -216,18 +222,23 @@ def _sorted(groups: Sequence[Sequence[Node]]) -> tuple[list[Sequence[Node]], Seq
     return order, None
 
 
-def connect(root: Invocation, sizes: Sizes, owners: Mapping[str, str], outputs: tuple[str, ...]) -> None:
-    """Fill in the inputs and outputs of all calls, in the order of their use."""
-    for call in walk(root):
+def connect(calls: Sequence[Invocation], sizes: Sizes, owners: Mapping[str, str], outputs: Outputs) -> None:
+    """Fill in the inputs and outputs of all calls, in the order of their use.
+
+    ``outputs`` has each call of the outermost module with its results.
+    """
+    for call in calls:
         _find_inputs(call, sizes, owners)
-    _find_outputs(root.body, set(outputs))
-    for group in equal_calls(root):
+    for root, results in outputs:
+        _find_outputs(root.body, set(results))
+    for group in equal_calls(calls):
         _share_outputs(group)
-    for call in walk(root):
+    for call in calls:
         call.parameters = tuple(Parameter("", name) for name in call.inputs)
         call.results = call.outputs[0] if len(call.outputs) == 1 else call.outputs
-    # The results may also be inputs, whose variables no other value may have.
-    root.outputs = root.results = outputs
+    for root, results in outputs:
+        # The results may also be inputs, whose variables no other value may have.
+        root.outputs = root.results = results
 
 
 def walk(item: Item) -> Iterator[Invocation]:
@@ -238,10 +249,10 @@ def walk(item: Item) -> Iterator[Invocation]:
         yield item
 
 
-def equal_calls(root: Invocation) -> Collection[list[Invocation]]:
+def equal_calls(calls: Iterable[Invocation]) -> Collection[list[Invocation]]:
     """Return groups of the calls whose modules have one class and the same operators."""
     groups: dict[tuple[str, ...], list[Invocation]] = {}
-    for call in walk(root):
+    for call in calls:
         key = (call.class_name, call.method, *(node.op for node in nodes_of(call)))
         groups.setdefault(key, []).append(call)
     return groups.values()

@@ -62,15 +62,16 @@ class WrittenClass:
                 self.defaults[name] = copy.deepcopy(values[texts.index(most)])
 
 
-def written_classes(model: Model, parts: Part, remarks: dict[str, None]) -> list[WrittenClass]:
-    """Return the classes of a program, each after the classes that it uses."""
+def written_classes(
+    model: Model, parts: Part, methods: dict[int, Method], remarks: dict[str, None]
+) -> list[WrittenClass]:
+    """Return the classes of a model, each after the classes that it uses, and add methods and remarks."""
     calls: dict[str, list[Invocation]] = {}
     for call in model.calls:
         if model.is_class(call):
             calls.setdefault(call.path, []).append(call)
     heights = {path: parts.at(path).height() for path in calls}
     found: list[WrittenClass] = []
-    methods: dict[int, Method] = {}
     taken = {"Buffer", "Any"} | names.RESERVED
     for _, paths in itertools.groupby(sorted(calls, key=heights.__getitem__), heights.get):
         contexts = [Context(model, parts, methods, remarks, path) for path in paths]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jaxlstm.programs.graph.graph import Graph, Node, TensorType, Tree, Value
+from jaxlstm.programs.graph.graph import Graph, Input, ModuleCall, Node, TensorType, Tree, Value
 from jaxlstm.programs.graph.rewrite import Site, rewrite
 from jaxlstm.programs.graph.values import (
     functions_of,
@@ -25,23 +25,31 @@ _FUNCTIONS = {"cond": ("branch", "branch"), "while_loop": ("condition", "body")}
 
 
 class Closures:
-    """The graph of a program with closures.
+    """The graphs of programs with closures.
 
     Functions of ``cond`` keep their operands, except sizes and the tensors of modules. The ``in_tree`` of a
     function has its name, and a tuple for each argument that holds several operands.
 
     Attributes:
-        graph: the graph.
         types: the types of all values, also in functions.
     """
 
-    def __init__(self, graph: Graph, held: Mapping[str, TensorType]) -> None:
-        """Convert a graph; ``held`` has the types of parameters, buffers and constants."""
-        self.types, self._held = {**held, **graph.types}, held.keys()
-        self.graph = self._opened(graph)
+    def __init__(self) -> None:
+        self.types: dict[str, TensorType] = {}
+        self._held: dict[str, Value] = {}  # name in torch -> value
 
-    def _opened(self, graph: Graph) -> Graph:
-        return rewrite(graph, self._with_closures)
+    def opened(self, graph: Graph, held: Mapping[str, TensorType], prefix: str) -> Graph:
+        """Return the graph of a program with closures, in which the names of other values get a prefix.
+
+        ``held`` has the types of parameters, buffers and constants. Those of one name are one value.
+        """
+        owners = {**graph.parameters, **graph.buffers, **graph.constants}
+        around = {v: self._held.setdefault(name, Value(prefix + v)) for v, name in owners.items()}
+        self.types |= {around[v].name: type_ for v, type_ in held.items()}
+        graph = self._renamed(graph, graph.inputs, prefix, around)
+        kinds = ("parameters", "buffers", "constants")
+        named: Any = {k: {around[v].name: name for v, name in vars(graph)[k].items()} for k in kinds}
+        return replace(graph, **named)
 
     def _with_closures(self, node: Node, site: Site) -> Node | None:
         if not functions_of(node):
@@ -53,7 +61,7 @@ class Closures:
         count, ends = len(lists[0]), [len(results)]
         groups: list[Sequence[int]] = [range(count)]
         if kind == "cond":
-            own = {*self.types} - {*self._held}
+            own = {*self.types} - {value.name for value in self._held.values()}
             groups = [[i] for i, x in enumerate(operands) if isinstance(x, Value) and x.name in own]
         elif kind == "scan":
             groups, ends = [*groups, range(count, count + len(lists[1]))], [count, len(results)]
@@ -78,11 +86,28 @@ class Closures:
         """Return a function with new names, of which only the operands of the groups are arguments."""
         graph = live_graph(graph)
         own = [graph.inputs[place] for group in groups for place in group]
-        made = [name for inner in graph.nodes for name in results_of(inner)]
-        new = {name: prefix + name for name in (*(declared.name for declared in own), *made)}
-        around = {i.name: x for i, x in zip(graph.inputs, operands, strict=True) if i.name not in new}
+        around = {i.name: x for i, x in zip(graph.inputs, operands, strict=True) if i not in own}
         # Only the steps of a Python loop have separate calls.
         calls = None if "steps" in node.kwargs else tuple(call._replace(line="") for call in node.calls)
+        graph = self._renamed(graph, own, prefix, around, calls)
+        made = (name for inner in graph.nodes for name in results_of(inner))
+        known = {*made, *(declared.name for declared in graph.inputs)}
+        return replace(graph, captured=tuple(sorted(used_values(graph) - known)))
+
+    def _renamed(
+        self,
+        graph: Graph,
+        inputs: Sequence[Input],
+        prefix: str,
+        around: Mapping[str, Any],
+        calls: tuple[ModuleCall, ...] | None = None,
+    ) -> Graph:
+        """Return a graph with a prefix before the names of some inputs and of its results.
+
+        ``around`` has the arguments in the place of other values, ``calls`` the calls around all nodes.
+        """
+        made = [name for inner in graph.nodes for name in results_of(inner)]
+        new = {name: prefix + name for name in (*(declared.name for declared in inputs), *made)}
 
         def bound(value: Value) -> Any:
             # A size belongs to no graph.
@@ -93,11 +118,10 @@ class Closures:
             inner = with_results(with_arguments(inner, bound), new)
             return replace(inner, name=name, calls=inner.calls if calls is None else calls)
 
-        inputs = tuple(replace(declared, name=new[declared.name]) for declared in own)
-        graph = replace(rewrite(graph, inside), inputs=inputs)
+        declared = tuple(replace(declared, name=new[declared.name]) for declared in inputs)
+        graph = replace(rewrite(graph, inside), inputs=declared)
         self.types |= graph.types
-        graph = self._opened(graph)
-        return replace(graph, captured=tuple(sorted(used_values(graph) - {*new.values()})))
+        return rewrite(graph, self._with_closures)
 
 
 def _grouped(items: Sequence[Any]) -> Any:

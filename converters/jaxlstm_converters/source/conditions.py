@@ -5,11 +5,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
+import jax
+
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Node, Size, TensorType, Value, uses_of
+from jaxlstm.programs.inputs import as_arguments, bind_inputs
+from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.sizes.flow import symbols
-from jaxlstm.programs.sizes.guards import axes_in, python_of, require_guards, shown_guard
+from jaxlstm.programs.sizes.guards import UNDECIDED, axes_in, python_of, require_guards, shown_guard
 from jaxlstm_converters.source import trees
 
 Axis = tuple[str, int]
@@ -96,10 +100,7 @@ def _in_range(size: ast.expr, low: int, high: int | None) -> ast.expr | None:
 
 def _undecided(graph: Graph) -> Iterator[str]:
     """Yield the guards that do not hold for all sizes in the ranges of the axes."""
-    ranges = {axis: graph.size_range(axis) for axis in graph.free_axes}
-    # JAX's symbols are at least 1.
-    counts = {axis: (1, None if high is None else high - low + 1) for axis, (low, high) in ranges.items()}
-    sizes: dict[Any, Any] = {axis: n + ranges[axis][0] - 1 for axis, n in symbols(counts).items()}
+    sizes = _free_sizes(graph)
     shapes = {name: tuple(sizes.get(n, n) for n in t.shape) for name, t in graph.input_types.items()}
     constants = {item.name: item.constant for item in graph.inputs if item.type is None}
     for guard in dict.fromkeys(graph.guards):
@@ -107,6 +108,34 @@ def _undecided(graph: Graph) -> Iterator[str]:
             require_guards((guard,), shapes, constants)
         except (ProgramError, NotImplementedError):  # JAX does not know the fraction of a symbol.
             yield guard
+
+
+def _free_sizes(graph: Graph) -> dict[Any, Any]:
+    """Return the free axes as symbols of JAX, in the ranges that the graph takes."""
+    ranges = {axis: graph.size_range(axis) for axis in graph.free_axes}
+    # JAX's symbols are at least 1.
+    counts = {axis: (1, None if high is None else high - low + 1) for axis, (low, high) in ranges.items()}
+    return {axis: n + ranges[axis][0] - 1 for axis, n in symbols(counts).items()}
+
+
+def are_met(graph: Graph, types: Sequence[TensorType | None], around: Graph) -> bool:
+    """Return True if a graph takes all arguments of some types in another graph."""
+
+    def bind(*tensors: jax.Array) -> None:
+        inputs, _ = bind_inputs(graph, *as_arguments(graph, tensors), guards=True)
+        require_guards(graph.guards, {name: array.shape for name, array in inputs.items()}, {})
+
+    sizes, tensors = _free_sizes(around), list[jax.ShapeDtypeStruct]()
+    for type_ in types:
+        shape = tuple(sizes.get(size, size) for size in type_.shape) if type_ else (None,)
+        if type_ is None or any(size is None or isinstance(size, str) for size in shape):
+            return False
+        tensors.append(jax.ShapeDtypeStruct(shape, held(type_.dtype)))
+    try:
+        jax.eval_shape(bind, *tensors)
+    except (ProgramError, NotImplementedError, UNDECIDED):
+        return False
+    return True
 
 
 def checked_axes(graph: Graph) -> set[Axis]:

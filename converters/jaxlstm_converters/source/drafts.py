@@ -42,40 +42,54 @@ class Draft:
 
 def draft_of(context: Context, calls: Sequence[Invocation], methods: dict[int, Method]) -> Draft:
     """Return the draft of the module of some calls, and add their methods by id to ``methods``."""
-    part, root = context.parts.at(context.path), context.model.root
-    found: dict[str, Method] = {}
+    part, model = context.parts.at(context.path), context.model
+    equal: dict[str, list[Invocation]] = {}  # text of a method -> the calls that it was written for
+    written: dict[str, Method] = {}
+    of_programs = {_usual_name(call) for call in calls if id(call) in model.exported}
     for call in () if part.is_chain else calls:
-        method = methods[id(call)] = _method(context, call)
-        lines = ([p.arg for p in method.parameters], [trees.shown(s.tree) for s in method.body])
-        if (text := repr((lines, call is root))) in found:
-            method.name = found[text].name
+        method, exported = _method(context, call), model.exported.get(id(call))
+        methods[id(call)] = method
+        others = equal.setdefault(_text(method), [])
+        known = (other for other in others if model.may_run(other, call))
+        if exported is None and (other := next(known, None)):
+            method.name = methods[id(other)].name
         else:
-            taken = {*part.parts, *(other.name for other in found.values())}
-            if call.path == root.path and call is not root:
-                taken.add("__call__")  # for the model itself
-            usual = names.attribute_name(call.method) if call.method else "__call__"
+            taken = {*part.parts, *written, *(() if exported else of_programs)}
+            usual = _usual_name(call)
             number = names.unique(f"{call.method or 'call'}_2", taken)
             method.name = number if usual in taken else usual
-            found[text] = method
+            written[method.name] = method
+            others.append(call)
     base = "nnx.Sequential" if part.is_chain else "nnx.List" if part.is_list else "nnx.Module"
     init, layers = initialized(part), context.model.layers
     if (layer := layers.bases.get(context.path)) is not None:
         base, init = layer.constructor, [layers.made_base(context.path), *init]
-    written = {method.name: method for method in found.values()}
     made = Draft(context.path, calls[0].class_name.rpartition(".")[2], base, init, written)
-    nodes = (node for method in found.values() for s in method.body for node in ast.walk(s.tree))
+    nodes = (node for method in written.values() for s in method.body for node in ast.walk(s.tree))
     if any(trees.shown(node) == trees.shown(context.dtype) for node in nodes):
         made.init = [*init, trees.assign(context.dtype, SINGLE)]
     return made
 
 
+def _text(method: Method) -> str:
+    """Return the text of a method without the conditions on its arguments."""
+    parameters = [p.arg for p in (*method.parameters, *method.keywords)]
+    body = (s.tree for s in method.body if not isinstance(s.tree, ast.Assert))
+    return repr((parameters, [*map(trees.shown, body)]))
+
+
+def _usual_name(call: Invocation) -> str:
+    """Return the name that the method of a call gets if it is free."""
+    return names.attribute_name(call.method) if call.method else "__call__"
+
+
 def _method(context: Context, call: Invocation) -> Method:
     """Return the method that a call of a module runs."""
-    writer, graph = MethodWriter(call, context), context.model.graph
-    if call is context.model.root:
-        parameters, bound = signature(graph, writer.argument_name)
+    writer, exported = MethodWriter(call, context), context.model.exported.get(id(call))
+    if exported is not None:
+        parameters, bound = signature(exported.declared, writer.argument_name)
         method = writer.outermost(parameters, bound)
-        method.body[:0] = map(Statement, assertions(graph, bound, context.model.checked))
+        method.body[:0] = map(Statement, assertions(exported.declared, bound, exported.checked))
     else:
         method = writer.method()
     with_updates(method.body, [p.arg for p in (*method.parameters, *method.keywords)])

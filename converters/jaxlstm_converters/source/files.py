@@ -7,15 +7,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from jaxlstm._shared.files import require_path, require_replaceable, write_together
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.programs.program import Program
+from jaxlstm_converters.checkpoint.formats.pt2_archive import ONLY
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, settings_text
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source._source_text import WrittenSource, source_text
+
+
+def methods_of(programs: Program | Mapping[str, Program]) -> dict[str, Program]:
+    """Return programs by the names of their methods. A single program of a file is ``forward``."""
+    if isinstance(programs, Program) or [*programs] == [ONLY]:
+        programs = {"forward": programs if isinstance(programs, Program) else programs[ONLY]}
+    return {**programs}
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,15 @@ class SourceFiles(WrittenSource):
     settings: str
 
     @classmethod
-    def of(cls, program: Program, path: str | os.PathLike[str], *, comments: bool = False) -> SourceFiles:
-        """Return the files of a program, which are not written yet."""
+    def of(
+        cls,
+        programs: Program | Mapping[str, Program],
+        path: str | os.PathLike[str],
+        *,
+        comments: bool = False,
+    ) -> SourceFiles:
+        """Return the files of a program, or of methods of one module by name, which are not written yet."""
+        programs = methods_of(programs)
         require_path(path, "call jaxlstm.write_source(program, path)")
         source = Path(path)
         if source.suffix != ".py" or not source.stem.isidentifier() or keyword.iskeyword(source.stem):
@@ -41,16 +55,14 @@ class SourceFiles(WrittenSource):
             raise ValueError(
                 f"path must be a file that Python can import, such as {better}, got {os.fspath(path)!r}"
             )
-        tensors = {**program.params, **program.buffers, **program.constants}
-        arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         try:
-            in_training = getattr(program.at_sizes, "in_training", None)  # of a live module only
-            training = in_training() if in_training else None
-            written = source_text(program.graph, arrays, program.tied, training, comments=comments)
+            written = source_text(programs, comments=comments)
         except RecursionError as error:
             raise ValueError("the modules of the program are nested too deeply for written source") from error
-        weights, settings = source.with_suffix(".safetensors"), settings_text(layer_settings(program.graph))
-        return cls(**vars(written), source=source, weights=weights, settings=settings)
+        weights, settings = source.with_suffix(".safetensors"), dict[str, Any]()
+        for program in programs.values():
+            settings |= layer_settings(program.graph)
+        return cls(**vars(written), source=source, weights=weights, settings=settings_text(settings))
 
     def __repr__(self) -> str:
         return (

@@ -109,7 +109,7 @@ class Layers:
     def _with_path(self, layer: LayerSpelling, node: Node) -> LayerSpelling:
         """Return a layer that has a path: functional dropout belongs to the module around it."""
         numbers = itertools.count(1)
-        while not layer.path:
+        while not (layer.path or layer.tensors):
             number = next(numbers)
             path = f"{node.module_path}.dropout{f'_{number}' * (number > 1)}".lstrip(".")
             other = self._dropouts.get(path)

@@ -1,11 +1,11 @@
-"""A program as calls of modules and layers: everything that is known before a line is written."""
+"""Programs as calls of modules and layers: everything that is known before a line is written."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from jaxlstm.programs.graph import Graph, TensorType, functions_of, used_values, values_in
+from jaxlstm.programs.graph import functions_of, used_values, values_in
 from jaxlstm_converters.source import names
 from jaxlstm_converters.source.calls import (
     SEQUENTIAL,
@@ -17,48 +17,46 @@ from jaxlstm_converters.source.calls import (
     nodes_of,
     walk,
 )
-from jaxlstm_converters.source.conditions import Axis
+from jaxlstm_converters.source.conditions import are_met
+from jaxlstm_converters.source.exported import ExportedMethods
 from jaxlstm_converters.source.layers import Layers
 from jaxlstm_converters.source.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
-from jaxlstm_converters.source.user_signatures import UserSignatures
+from jaxlstm_converters.source.trees import leaves
 
 
 class Model:
-    """A program whose methods are to be written.
+    """The programs of a model whose methods are to be written.
 
     Attributes:
-        graph: its graph.
+        graph: all graphs as one.
         types: the types of all values, also in functions.
         tensors: name in torch -> value of the parameters, buffers and constants.
         owners: placeholder of a parameter, buffer or constant -> its name in torch.
         sizes: the sizes of the graph.
-        root: the call of the outermost module.
+        exported: id of a call of the outermost module -> the program that it is.
         calls: all calls of modules, each after the calls in it.
         layers: the modules that are layers of Flax or of this library.
         classes: path of a module that is written as a class -> name of its class in torch.
-        checked: axes of inputs whose size a layer checks itself.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        types: Mapping[str, TensorType],
-        tensors: Mapping[str, np.ndarray],
-        checked: Set[Axis],
-        signatures: UserSignatures,
-    ) -> None:
-        """Find the calls and layers of a graph with closures."""
-        self.graph, self.types, self.tensors, self.checked = graph, types, tensors, checked
+    def __init__(self, programs: ExportedMethods, tensors: Mapping[str, np.ndarray]) -> None:
+        """Find the calls and layers of the programs."""
+        graph = programs.graph
+        self.graph, self.types, self.tensors = graph, programs.types, tensors
         self.owners = {**graph.parameters, **graph.buffers, **graph.constants}
-        self.sizes = Sizes(graph, types)
-        self.root = call_tree(graph, self.sizes)
-        results = values_in((*graph.outputs, *graph.mutations.values()))
-        connect(self.root, self.sizes, self.owners, tuple(results))
-        for group in equal_calls(self.root):
-            signatures.apply(group)
-        self.calls = [*walk(self.root)]
-        self.layers = Layers(graph, self.calls, types, self.owners)
+        self.sizes = Sizes(graph, self.types)
+        methods = [(call_tree(m.graph, self.sizes, m.name), m) for m in programs.methods]
+        # A method comes before the methods that call it.
+        methods.sort(key=lambda method: sum(not call.path for call in walk(method[0])))
+        self.exported = {id(root): method for root, method in methods}
+        self.calls = [call for root, _ in methods for call in walk(root)]
+        outputs = [(root, (*m.graph.outputs, *m.graph.mutations.values())) for root, m in methods]
+        connect(self.calls, self.sizes, self.owners, [(root, tuple(values_in(o))) for root, o in outputs])
+        inner = (call for call in self.calls if id(call) not in self.exported)
+        for group in (*equal_calls(inner), *([root] for root, _ in methods)):
+            programs.signatures.apply(group)
+        self.layers = Layers(graph, self.calls, self.types, self.owners)
         self._move_out_of_layers()
         self.classes = {call.path: call.class_name for call in self.calls if self.is_class(call)}
         self.layers.write_out_defaults(self.classes)
@@ -74,6 +72,17 @@ class Model:
                 self.tensors = {**self.tensors, moved: self.tensors[name]}
         constants = {value: self.owners[value] for value in self.graph.constants}
         self.graph = replace(self.graph, constants=constants)
+
+    def may_run(self, method: Invocation, call: Invocation) -> bool:
+        """Return True if the conditions of a method, if it has any, hold for all arguments of a call."""
+        exported = self.exported.get(id(method))
+        if exported is None:
+            return True
+        types = [self.types.get(leaf) for p in call.parameters for leaf in leaves(p.value)]
+        if len(types) != len(exported.declared.input_types):
+            return False
+        around = next(other for other in self.exported.values() if call.key.startswith(other.prefix))
+        return are_met(exported.declared, types, around.declared)
 
     def held_tensors(self) -> list[str]:
         """Return the names of the tensors that the modules hold."""

@@ -5,6 +5,7 @@ import json
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,9 +104,13 @@ def example_of(program: Program, seed: int = 0) -> Arguments:
 
 
 def prove(
-    files: SourceFiles, program: Program, progress: Progress | None = None, arguments: Arguments | None = None
+    files: SourceFiles,
+    program: Program,
+    progress: Progress | None = None,
+    arguments: Arguments | None = None,
+    method: str = "__call__",
 ) -> Proof:
-    """Run the source in a separate module, fill the model from its weights, and verify it.
+    """Run the source in a separate module, fill the model from its weights, and verify a method of it.
 
     ``arguments`` is an example; the default is random.
     """
@@ -116,14 +121,19 @@ def prove(
         return Proof(None, f"the model cannot be made: {type(error).__name__}: {error}", 0, arguments)
     args, kwargs = arguments
     forward = _lacks_reverse(program.graph)
-    report = verify_model(model, program, args, kwargs, gradients=not forward, progress=progress)
-    problem = _difference(model, program, arguments, forward=True) if forward and report.ok else ""
+    call = None if method == "__call__" else partial(_call, method)
+    report = verify_model(model, program, args, kwargs, call=call, gradients=not forward, progress=progress)
+    problem = _difference(model, program, arguments, method, forward=True) if forward and report.ok else ""
     compared = "forward derivatives" if forward else "gradients"
     return Proof(report, problem, report.settings["sizes"], arguments, compared)
 
 
-def unproven(files: SourceFiles, program: Program) -> str:
-    """Return the reason why source could not be compared with its program; "" if the values are equal.
+def _call(method: str, model: Any, *args: Any, **kwargs: Any) -> Any:
+    return getattr(model, method)(*args, **kwargs)
+
+
+def unproven(files: SourceFiles, program: Program, method: str) -> str:
+    """Return the reason why a method could not be compared with its program; "" if the values are equal.
 
     Values in float64 are compared twice, at two sizes if there are others. A difference may be rounding: then
     the whole proof decides.
@@ -146,10 +156,10 @@ def unproven(files: SourceFiles, program: Program) -> str:
             model = load_written(trial)
         for arguments in given:
             with contextlib.suppress(*_NOT_MADE):
-                if model is not None and not _difference(model, program, arguments):
+                if model is not None and not _difference(model, program, arguments, method):
                     continue
             try:
-                proof = prove(trial, program, arguments=arguments)
+                proof = prove(trial, program, arguments=arguments, method=method)
             except ProgramError as error:
                 return f"the program refuses random inputs: {error}"
             if not proof.holds:
@@ -175,14 +185,17 @@ def make_written(files: SourceFiles) -> nnx.Module:
     return getattr(module, files.model)(rngs=nnx.Rngs(0))
 
 
-def _difference(model: Any, program: Program, arguments: tuple[Any, Any], *, forward: bool = False) -> str:
-    """Return the result that differs between a model and a program, in words; "" if all are equal.
+def _difference(
+    model: Any, program: Program, arguments: tuple[Any, Any], method: str, *, forward: bool = False
+) -> str:
+    """Return the result that differs between a method and a program, in words; "" if all are equal.
 
     ``forward`` compares the derivatives of the results, in the direction of other numbers for all parameters
     and inputs.
     """
     case = Case.of_model("example", *arguments)
-    ours, theirs = (_run(subject, case, forward) for subject in (FlaxModel(model), ProgramModel(program)))
+    subjects = FlaxModel(model, partial(_call, method)), ProgramModel(program)
+    ours, theirs = (_run(subject, case, forward) for subject in subjects)
     what = "forward derivative of " if forward else ""
     if ours.keys() != theirs.keys():
         return f"{what}results: the model returns {[*ours]}, the program {[*theirs]}"

@@ -31,8 +31,9 @@ class StatementWriter:
         self._context = context
         self._lines = [*self._expanded(call.body)]
         results = trees.marked_parts(call.results)
-        if call is context.model.root:
-            graph = context.model.graph
+        self._exported = context.model.exported.get(id(call))
+        if self._exported is not None:
+            graph = self._exported.graph
             leaves = (tree_of(output) for output in (*graph.outputs, *graph.mutations.values()))
             results = ast.Tuple([structure(graph.out_tree, leaves), *leaves], ast.Load())
         self._steps = with_rounds(self._lines, context, call.inputs, results)
@@ -101,11 +102,13 @@ class StatementWriter:
 
     def outermost(self, signature: Method, bound: Mapping[str, ast.expr]) -> Method:
         """Return the method of the outermost module; ``bound`` has the expression of each input."""
-        graph = self._context.model.graph
+        assert self._exported is not None
+        graph = self._exported.graph
         for name, expression in bound.items():
-            self._scope.values[name] = expression
+            value = self._exported.prefix + name
+            self._scope.values[value] = expression
             if isinstance(expression, ast.Name):
-                self._scope.parameters[name] = expression.id
+                self._scope.parameters[value] = expression.id
         body = self._body()
         listed = {Value(name) for values in self._lists for name in values}
         leaves = [tree_of(output) if output in listed else self._argument(output) for output in graph.outputs]
@@ -135,8 +138,9 @@ class StatementWriter:
 
     def argument_name(self, name: str, taken: Collection[str]) -> str:
         """Return the name of an argument of the outermost module, for which torch may give ``args_0``."""
+        assert self._exported is not None
         base, _, number = name.rpartition("_")
-        found = self._argument_names(name)
+        found = self._argument_names(self._exported.prefix + name)
         if base != "args" or not number.isdecimal() or name in found:
             return name
         candidates = [*found, "x", "y", "z", "u", "v", "w"]

@@ -19,12 +19,12 @@ class _Layout(NamedTuple):
 
 
 class UserSignatures:
-    """The signatures that an export recorded, for calls in a graph that passes have changed."""
+    """The signatures that exports recorded, for calls in graphs that passes have changed."""
 
-    def __init__(self, graph: Graph) -> None:
-        """Take the graph before the passes."""
-        self._signatures = graph.signatures
-        self._nodes = {node.name: node for node in all_nodes(graph)}
+    def __init__(self, graphs: Mapping[str, Graph]) -> None:
+        """Take the graphs before the passes, each with the prefix of its names and keys after them."""
+        self._signatures = {p + key: found for p, g in graphs.items() for key, found in g.signatures.items()}
+        self._nodes = {(p, node.name): node for p, g in graphs.items() for node in all_nodes(g)}
 
     def apply(self, calls: Sequence[Invocation]) -> None:
         """Give calls of equal modules the parameters and results of the one whose signature tells most."""
@@ -64,14 +64,15 @@ class UserSignatures:
         """Return the name of a value in the export -> its name here, known from the nodes that have both."""
         found: dict[str, str] = {}
         for node in nodes_of(call):
-            before = self._nodes.get(node.name.rpartition(".")[2])  # A function has a prefix.
+            number, _, name = node.name.partition(".")
+            before = self._nodes.get((f"{number}.", name.rpartition(".")[2]))  # A function has a prefix too.
             if before is not None and before.op == node.op:
                 uses = zip(uses_of(before), uses_of(node), strict=False)
                 results = zip(places_of(before), places_of(node), strict=False)
                 for old, new in (*uses, *results):
                     if old and new:
                         found.setdefault(old, new)
-        return {**{name: name for name in (*call.inputs, *call.outputs)}, **found}
+        return {**{name.rpartition(".")[2]: name for name in (*call.inputs, *call.outputs)}, **found}
 
 
 def _counts(call: Invocation) -> tuple[int, int]:

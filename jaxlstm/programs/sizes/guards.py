@@ -269,8 +269,16 @@ def _evaluate(node: ast.expr, inputs: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return equal(_evaluate(operand, inputs), 0)
         case ast.BoolOp(op=op, values=values):
-            results = [not equal(_evaluate(value, inputs), 0) for value in values]
-            return all(results) if isinstance(op, ast.And) else any(results)
+            decides, undecided = isinstance(op, ast.Or), None
+            for value in values:
+                try:
+                    if (not equal(_evaluate(value, inputs), 0)) == decides:
+                        return decides
+                except UNDECIDED as error:
+                    undecided = error
+            if undecided is not None:
+                raise undecided
+            return not decides
         case ast.Compare(
             left=ast.BinOp(left=left, op=ast.Mult(), right=right),
             ops=[ast.NotEq()],

@@ -219,7 +219,7 @@ def test_remarks(folder: Path) -> None:
     """Remarks follow the source; the verdict lists the comparisons and the number of sizes."""
     untested = [Item("a", None, id="float64"), Item("b", None, id="untested"), Item("c", True)]
     proof = Proof(Report("a", tuple(untested), (), (), {}, {}), "", 1, ((), {}))
-    lines = [*_summary(dataclasses.replace(files_in(folder), remarks=("one", "two")), proof, [])]
+    lines = [*_summary(dataclasses.replace(files_in(folder), remarks=("one", "two")), {"": proof}, [])]
     assert lines[0].endswith(" lines; 2 remarks")
     assert lines[1:3] == ["  one", "  two"]
     assert lines[-1].endswith(" equal to the program in float32, values, at 1 size")

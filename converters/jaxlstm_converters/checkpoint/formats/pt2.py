@@ -19,7 +19,7 @@ from ..io.storage import Storage
 from ..io.tensor import DTYPES, Tensor
 from ..io.zip_archive import Archive, ZipEntry
 from .byteorder import is_big_endian
-from .pt2_archive import ProgramArchive, open_program
+from .pt2_archive import ProgramArchive, open_programs
 
 # torch._export.serde.schema.ScalarType
 SCALAR_TYPES = {
@@ -36,34 +36,59 @@ FIRST_WEIGHT = "weight_ih_l0"
 
 
 def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
-    """Read the tensors of the only program of an archive."""
-    return read_tensors(open_program(archive), budget)
-
-
-def read_tensors(program: ProgramArchive, budget: Budget) -> Checkpoint:
-    """Return parameters and buffers, then constants, under their names in torch."""
-    checkpoint = Checkpoint(program.archive.source.path, "pt2")
-    checkpoint.hints = lstm_hints(program.document)
-    for kind in ("weights", "constants"):
-        pickled = program.pickled(kind)
-        tensors = _raw(program, kind, budget) if pickled is None else _pickled(program, pickled, budget)
-        for name, tensor in tensors:
-            checkpoint.add(name, tensor)
+    """Read the tensors of the programs of an archive, which share parameters and buffers."""
+    checkpoint, storages = Checkpoint(archive.source.path, "pt2"), dict[str, Storage]()
+    for program in open_programs(archive):
+        checkpoint.hints |= lstm_hints(program.document)
+        own = set[str]()
+        for kind, name, tensor in _tensors(program, budget, storages):
+            known = None if name in own else checkpoint.get(name)
+            own.add(name)
+            if known is None or known.identity != tensor.identity:
+                is_other = known is not None and kind == "constants"
+                checkpoint.add(name_of_constant(name, program.name) if is_other else name, tensor)
     return checkpoint
 
 
-def _raw(program: ProgramArchive, kind: str, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+def name_of_constant(name: str, program: str) -> str:
+    """Return the name of a constant that differs from one of its name in another program."""
+    owner, _, last = name.rpartition(".")
+    return f"{owner}.{program}_{last}".lstrip(".")
+
+
+def read_tensors(program: ProgramArchive, budget: Budget, storages: dict[str, Storage]) -> Checkpoint:
+    """Return parameters and buffers, then constants, under their names in torch.
+
+    ``storages`` has the entries that have been opened, also for other programs.
+    """
+    checkpoint = Checkpoint(program.archive.source.path, "pt2")
+    for _, name, tensor in _tensors(program, budget, storages):
+        checkpoint.add(name, tensor)
+    return checkpoint
+
+
+def _tensors(
+    program: ProgramArchive, budget: Budget, storages: dict[str, Storage]
+) -> Iterator[tuple[str, str, Tensor]]:
+    for kind in ("weights", "constants"):
+        entry = program.pickled(kind)
+        raw = entry is None
+        found = _raw(program, kind, budget, storages) if raw else _pickled(program, entry, budget)
+        yield from ((kind, name, tensor) for name, tensor in found)
+
+
+def _raw(
+    program: ProgramArchive, kind: str, budget: Budget, storages: dict[str, Storage]
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors that are stored as bytes, by name."""
     config = program.json(f"data/{kind}/{program.name}_{kind}_config.json").get("config")
     if not isinstance(config, dict):
         raise CheckpointError("pt2-malformed", f"the config of the {kind} is {describe(config)}")
     big_endian = is_big_endian(program.archive, program.root)
-    folder = f"{program.root}data/{kind}/"
-    storages: dict[str, Storage] = {}
     for name, entry in config.items():
-        path = _payload(name, entry)
+        path = f"{program.root}data/{kind}/{_payload(name, entry)}"
         if path not in storages:
-            storages[path] = program.archive.storage(f"{folder}{path}", big_endian)
+            storages[path] = program.archive.storage(path, big_endian)
         yield name, _tensor(name, entry["tensor_meta"], storages[path], budget)
 
 

@@ -7,6 +7,7 @@ folder. The user's extra files are never opened.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ FLAT_TENSORS = {
     "sample_inputs": "serialized_example_inputs.pt",
 }
 MODEL = re.compile(r"models/([^/]+)\.json")
+ONLY = "model"
+"""The name that torch.export.save gives to the only program of an archive."""
 # Major versions of the schema that this reader knows. A new minor version only adds optional fields.
 # A model of 8,000 nodes has 8 MB. The values take 7 times as much, and 28 times in a hostile text.
 _ALLOWED_TEXT = 16 << 20
@@ -30,12 +33,12 @@ SCHEMA_MAJORS = (8,)
 
 @dataclass(frozen=True, slots=True)
 class ProgramArchive:
-    """The program of an archive.
+    """A program of an archive.
 
     Attributes:
         archive: the zip file.
         root: the folder of all entries, such as "model/"; "" before torch 2.8.
-        name: the name of the program; torch.export.save calls it "model".
+        name: the name of the program.
         text: the entry with the JSON text of the program.
         document: the parsed text.
     """
@@ -69,21 +72,22 @@ def is_pt2(archive: Archive) -> bool:
     )
 
 
-def open_program(archive: Archive) -> ProgramArchive:
-    """Return the only program of an archive, after checking the versions."""
+def open_programs(archive: Archive) -> Iterator[ProgramArchive]:
+    """Yield the programs of an archive, after checking the versions."""
     archive.refuse_compressed()
     if FLAT_PROGRAM in archive.entries:
         text = archive.entries[FLAT_PROGRAM]
-        return ProgramArchive(archive, "", "model", text, _document(archive, text))
+        yield ProgramArchive(archive, "", ONLY, text, _document(archive, text))
+        return
     root = _root(archive)
     _expect_text(archive, f"{root}{FORMAT_ENTRY}", b"pt2")
     _expect_text(archive, f"{root}archive_version", b"0")
     found = [match for name in archive.entries if (match := MODEL.fullmatch(name.removeprefix(root)))]
-    if len(found) != 1:
-        problem = f"the archive holds {len(found)} programs of torch.export.save, expected one"
-        raise CheckpointError("pt2-unsupported", problem)
-    text = archive.entries[root + found[0][0]]
-    return ProgramArchive(archive, root, found[0][1], text, _document(archive, text))
+    if not found:
+        raise CheckpointError("pt2-unsupported", "the archive holds no program of torch.export.save")
+    for match in found:
+        text = archive.entries[root + match[0]]
+        yield ProgramArchive(archive, root, match[1], text, _document(archive, text))
 
 
 def _root(archive: Archive) -> str:

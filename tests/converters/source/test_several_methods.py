@@ -1,0 +1,168 @@
+"""Several methods of a module: saved in one file, and written as one class."""
+
+import importlib
+import re
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import Tensor, nn
+from torch.export.pt2_archive._package import load_pt2
+
+import jaxlstm
+from testing.command import jaxlstm_command
+from testing.written import written_program
+
+START, END = 1, 2
+
+
+class Translator(nn.Module):
+    """An encoder and a decoder with attention; ``forward`` calls both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 6, padding_idx=0), nn.Linear(12, 9)
+        self.encoder, self.cell = nn.LSTM(6, 6, batch_first=True), nn.LSTMCell(6, 6)
+        self.query = nn.Linear(6, 6)
+
+    def encode(self, words: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        memory, (h, c) = self.encoder(self.embed(words) * torch.linspace(0, 1, 6) + torch.tensor([3.0] * 6))
+        return memory, (h[0], c[0])
+
+    def decode_step(self, token: Tensor, state: tuple[Tensor, Tensor], memory: Tensor) -> Any:
+        h, c = self.cell(self.embed(token) * self.scale(), state)
+        weights = torch.einsum("bth,bh->bt", memory, self.query(h)).softmax(1)
+        context = (weights[..., None] * memory).sum(1)
+        return self.head(torch.cat([h, context], 1)), (h, c)
+
+    def scale(self) -> Tensor:
+        return torch.tensor([[float(row + column) for column in range(6)] for row in range(4)]).mean(0)
+
+    def forward(self, words: Tensor, texts: Tensor) -> Tensor:
+        memory, state = self.encode(words)
+        scores = []
+        for step in range(3):
+            y, state = self.decode_step(texts[:, step], state, memory)
+            scores.append(y)
+        return torch.stack(scores, 1)
+
+    def greedy(self, words: Tensor) -> Tensor:
+        memory, state = self.encode(words)
+        token, texts = torch.full_like(words[:, 0], START), []
+        for _ in range(8):
+            scores, state = self.decode_step(token, state, memory)
+            token = torch.where(token == END, END, scores.argmax(-1))
+            texts.append(token)
+        return torch.stack(texts, 1)
+
+
+def greedy(encode: Any, decode_step: Any, words: jax.Array) -> jax.Array:
+    def step(carry: Any) -> Any:
+        n, token, state, texts = carry
+        scores, state = decode_step(token, state, memory)
+        token = jnp.where(token == END, END, scores.argmax(-1))
+        return n + 1, token, state, texts.at[:, n].set(token)
+
+    memory, state = encode(words)
+    token, texts = jnp.full(len(words), START), jnp.full((len(words), 8), END)
+    start = 0, token, state, texts
+    return jax.lax.while_loop(lambda carry: (carry[0] < 8) & (carry[1] != END).any(), step, start)[-1]
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    return Translator().eval()
+
+
+@pytest.fixture(scope="module")
+def programs(translator: Translator) -> dict[str, jaxlstm.Program]:
+    words = torch.randint(3, 9, (2, 5))
+    memory, state = translator.encode(words)
+    examples = {"forward": (words, words), "encode": (words,), "decode_step": (words[:, 0], state, memory)}
+    return {name: jaxlstm.from_module(translator, args, method=name) for name, args in examples.items()}
+
+
+def test_one_file_and_one_class(
+    translator: Translator, programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both decode as torch does, also from new parameters; torch opens the file."""
+    words = torch.randint(3, 9, (3, 7))
+    expected, host = translator.greedy(words), words.numpy()
+    path, source = tmp_path / "translator.pt2", tmp_path / "translator_of_file.py"
+    jaxlstm.save_programs(path, programs, programs["encode"].params)
+    loaded = jaxlstm.load_programs(path)
+    params = jaxlstm.load_program(path, method="encode").params
+    encode, step = (partial(loaded[name], params) for name in ("encode", "decode_step"))
+    np.testing.assert_array_equal(jax.jit(lambda words: greedy(encode, step, words))(host), expected)
+    memory, _ = load_pt2(path).exported_programs["encode"].module()(words)
+    np.testing.assert_allclose(loaded["encode"](params, host)[0], memory.detach(), atol=1e-6)
+    entries = [name for name in zipfile.ZipFile(path).namelist() if "/weight_" in name]
+    assert len(entries) == len(params)
+
+    result = jaxlstm_command("convert", path, "-o", source)
+    assert (result.status, result.out.count("HOLDS")) == (0, 3)
+    methods = re.findall(r"def (\w+)", source.read_text())
+    assert sorted(methods) == ["__call__", "__init__", "decode_step", "encode", "scale"]
+    monkeypatch.syspath_prepend(tmp_path)
+    model = importlib.import_module(source.stem).Translator(rngs=nnx.Rngs(0))
+    model.eval()
+    state_dict = translator.state_dict()
+    for weights in (source.with_suffix(".safetensors"), state_dict, path):
+        jaxlstm.load_state_dict(model, weights, strict=weights is not state_dict)  # without constants
+        np.testing.assert_array_equal(
+            nnx.jit(lambda model, words: greedy(model.encode, model.decode_step, words))(model, host),
+            expected,
+        )
+
+
+class Rows(nn.Module):
+    """``forward`` calls ``part`` with any number of rows, and with four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def part(self, x: Tensor) -> Tensor:
+        return self.linear(x).tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x) + self.part(x.new_ones(4, 4)).sum()
+
+
+@pytest.mark.parametrize(("smallest", "methods"), [(3, ["part", "part_2"]), (1, ["part"])])
+def test_conditions(smallest: int, methods: list[str]) -> None:
+    """A method has its conditions for each call that meets them; other calls need another method."""
+    x, module = torch.randn(5, 4), Rows().eval()
+    free = ({0: torch.export.Dim("rows", min=smallest)},)
+    part = jaxlstm.from_module(module.part, (x,), dynamic_shapes=free)
+    written = written_program({"forward": jaxlstm.from_module(module, (x,)), "part": part})
+    assert re.findall(r"def (part\w*)", written.text) == methods
+    assert len(re.findall(r"assert x\.", written.text)) == 2
+    for rows in (5, 2):
+        expected = module(x[:rows]).detach()
+        np.testing.assert_allclose(written.model(x[:rows].numpy()), expected, atol=1e-6)
+
+
+def test_what_is_refused(programs: Any, tmp_path: Path) -> None:
+    module = Translator().eval()
+    module.head.bias.data += 1
+    other = jaxlstm.from_module(module.encode, (torch.ones(2, 3, dtype=torch.long),))
+    with pytest.raises(ValueError, match=r"methods of one module, but .* of 'other' has other values"):
+        jaxlstm.write_source({**programs, "other": other}, tmp_path / "a.py")
+    with pytest.raises(ValueError, match=r"names of methods, got \['a b'\]"):
+        jaxlstm.save_programs(tmp_path / "a.pt2", {"a b": other})
+    jaxlstm.save_programs(tmp_path / "a.pt2", programs)
+    with pytest.raises(jaxlstm.CheckpointError, match=r"3 programs \(forward, encode, decode_step\): pass"):
+        jaxlstm.load_program(tmp_path / "a.pt2")
+    with pytest.raises(ValueError, match=r"\(forward, encode, decode_step\), got 'greedy'"):
+        jaxlstm.load_program(tmp_path / "a.pt2", method="greedy")
+    arguments = ("convert", tmp_path / "a.pt2", "-o", tmp_path / "a.py", "--test")
+    assert "--test repeats" in jaxlstm_command(*arguments, status=2).err
+    assert "program decode_step\ninput token: int64" in jaxlstm_command("inspect", tmp_path / "a.pt2").out
