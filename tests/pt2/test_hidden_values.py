@@ -174,3 +174,27 @@ def test_random_numbers_without_effect() -> None:
     filled = module_of(lambda self, x: (torch.zeros_like(x).normal_(), x.clone().uniform_())[1])
     with pytest.raises(jaxlstm.programs.ProgramError, match="draws random numbers"):
         jaxlstm.from_module(filled, (torch.ones(2, 3),))
+
+
+def maxima(self: Any, x: Tensor) -> Tensor:
+    state, outputs = torch.zeros(x.shape[0], 3), []
+    for step in x.unbind(1):
+        first = (state == 0).all()
+        state = step if first else torch.maximum(state.view(x.shape[0], -1), step)
+        outputs.append(state)
+    return self.linear(torch.stack(outputs, 1))
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_conditions_at_other_sizes_are_decided_as_in_the_example() -> None:
+    """Under jit; where a value decides otherwise, the result is NaN. Outside of jit, its own value decides."""
+    model = module_of(maxima, linear=nn.Linear(3, 3)).eval()
+    program = jaxlstm.from_module(model, (torch.randn(2, 4, 3),))
+    for sizes in ((2, 4), (3, 4), (3, 7), (1, 2)):
+        x = torch.randn(*sizes, 3)
+        for run in (program, jax.jit(program)):
+            np.testing.assert_allclose(run(program.params, x.numpy()), model(x).detach(), atol=1e-6)
+    x = torch.randn(5, 3, 3)
+    x[:, 0] = 0  # The second step is the first of a state.
+    assert np.isnan(jax.jit(program)(program.params, x.numpy())).all()
+    np.testing.assert_allclose(program(program.params, x.numpy()), model(x).detach(), atol=1e-6)

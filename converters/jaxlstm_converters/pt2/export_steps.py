@@ -15,7 +15,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from unittest import mock
 
 import torch
@@ -75,23 +75,26 @@ class ExportStep(NamedTuple):
         fixed: the parts, for a warning.
         reason: why they are fixed.
         has_sizes: True if they include the sizes of axes.
+        only_truths: True if all of them are truths of tensors, as of ``(x > 0).all()``.
     """
 
     program: torch.export.ExportedProgram
     fixed: tuple[str, ...] = ()
     reason: str = ""
     has_sizes: bool = False
+    only_truths: bool = False
 
 
 @kept_regions()
-def export_at_sizes(call: ExportCall, *, with_values: bool) -> ExportStep:
-    """Return the export of a call at its sizes. It may depend on the values of the tensors."""
-    if with_values:  # The trace runs the module, which may change its buffers.
+def export_at_sizes(call: ExportCall, step: Literal[1, 3, 4]) -> ExportStep:
+    """Return the export of a call at its sizes, by one step."""
+    if step > 1:  # It may run the module, which may change its buffers.
         call = call._replace(module=copied(call.module))
     with keywords_by_name(call.module, call.kwargs), quiet():
-        if with_values:
-            return _with_values(call, ValueError("other values"))
-        return ExportStep(_export(call, free_axes(call, lambda axis: False)))
+        call = call._replace(shapes=free_axes(call, lambda axis: False))
+        if step == 1:
+            return ExportStep(_export(call, call.shapes))
+        return (_as_draft if step == 3 else _with_values)(call, ValueError("other sizes or values"))
 
 
 Result = TypeVar("Result")
@@ -300,11 +303,12 @@ def _sizes_in(error: Exception) -> set[str]:
 
 def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
     """Decide conditions on values as the example does."""
-    decided: list[str] = []
+    decided: dict[str, bool] = {}
     # torch leaves the values of parameters undefined.
     with _recorded_decisions(decided), replaced(meta_utils, "_safe_copy", _copy_values):
         program = _export(call, _shapes(call), "draft_export")
-    return ExportStep(program, tuple(dict.fromkeys(decided)), "the model has conditions on values")
+    reason = "the model has conditions on values"
+    return ExportStep(program, tuple(decided), reason, only_truths=all(decided.values()))
 
 
 def _copy_values(to: torch.Tensor, source: torch.Tensor | None) -> None:
@@ -316,14 +320,16 @@ _NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt
 
 
 @contextlib.contextmanager
-def _recorded_decisions(decided: list[str]) -> Iterator[None]:
-    """Record the conditions that a draft decides, with the line of the model's code."""
+def _recorded_decisions(decided: dict[str, bool]) -> Iterator[None]:
+    """Record the conditions that a draft decides, with the line of the model's code; True for truths."""
     original = ShapeEnv._log_real_tensor_propagation
 
     def log(self: Any, expression: Any, value: Any) -> None:
         if expression.has(*_NOT_ASSERTED):
             raise ValueError(f"torch writes no assertion that {expression} is {value}")
-        decided.append(f"{expression} is {value} at {line_of_model() or 'an unknown line'}")
+        ranges = [self.var_to_range[symbol] for symbol in expression.free_symbols]
+        text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
+        decided[text] = all(0 <= known.lower and known.upper <= 1 for known in ranges)
         original(self, expression, value)
 
     with replaced(ShapeEnv, "_log_real_tensor_propagation", log):

@@ -3,7 +3,8 @@
 import random
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -35,8 +36,10 @@ class OtherSizes:
     """The programs of a module at other sizes than its first, each exported for the first call of its sizes.
 
     Examples of zeros are enough, unless an export depends on values. If the first one may, a call outside of
-    ``jit`` that no program takes is exported with its values. Under ``jit``, at the sizes of the first
-    example, an operator that cannot do without hidden values has the example's.
+    ``jit`` that no program takes is exported with its values. Under ``jit`` values are hidden. If the first
+    export has only fixed truths, one at other sizes fixes those of the example, repeated to the sizes; and at
+    the sizes of the example, an operator that cannot do without hidden values has the example's. The program
+    asserts what was fixed.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class OtherSizes:
         self._call = call._replace(module=copied(call.module, shared))
         set_forward(self._call.module, call.method)
         self._finish, self._has_values = finish, bool(first.fixed)
+        self._only_truths = first.only_truths
         self._programs: tuple[Program, ...] = ()  # replaced as a whole: other threads may read it
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -81,16 +85,19 @@ class OtherSizes:
         leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
-        for with_values in [False] * (not fits) + [True] * (self._has_values and is_known):
+        is_allowed = ALLOWED.get() and not is_known
+        exports = [partial(self._export, _zeros, 1)] * (not fits)
+        exports += [partial(self._export, _given, 4)] * (self._has_values and is_known)
+        exports += [partial(self._export, _repeated, 3)] * (self._only_truths and is_allowed and not fits)
+        for export in exports:
             try:
-                program = self._export(first, args, kwargs, with_values, error)
+                program = export(first, args, kwargs, error)
                 self._programs = (*self._programs, program)[-_MOST:]
                 return run(program)
             except ProgramError as refused:
                 error = refused
-        is_hidden = error.code == "node-failed" and not is_known
-        if is_hidden and ALLOWED.get() and self._is_example((args, dict(kwargs))):
-            result = run(self._export(first, args, kwargs, True, error))
+        if is_allowed and error.code == "node-failed" and self._is_example((args, dict(kwargs))):
+            result = run(self._export(_repeated, 4, first, args, kwargs, error))
             warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)
             return result
         raise error
@@ -124,25 +131,27 @@ class OtherSizes:
         return "its code draws random numbers of Python or NumPy" if drawn else file
 
     def _export(
-        self, first: Program, args: Any, kwargs: Mapping[str, Any], with_values: bool, error: ProgramError
+        self,
+        example_for: Callable[[torch.Tensor, Any], torch.Tensor],
+        step: Literal[1, 3, 4],
+        first: Program,
+        args: Any,
+        kwargs: Mapping[str, Any],
+        error: ProgramError,
     ) -> Program:
         """Return the program of another export, or raise the error with the reason why there is none."""
 
-        def example_for(example: Any, other: Any) -> Any:
+        def leaf_for(example: Any, other: Any) -> Any:
             if not isinstance(example, torch.Tensor):
                 return example
-            if with_values and isinstance(other, Tracer):
-                return example
-            values = np.asarray(other).tolist() if with_values else 0
-            tensor = torch.tensor(values, dtype=example.dtype, device=example.device)
-            return tensor.expand(other.shape).clone().requires_grad_(example.requires_grad)
+            return example_for(example, other).requires_grad_(example.requires_grad)
 
         examples = self._call.args, self._call.kwargs
-        args, kwargs = _pytree.tree_map(example_for, examples, (args, dict(kwargs)))
         try:
             with LOCK, jax.ensure_compile_time_eval():
+                args, kwargs = _pytree.tree_map(leaf_for, examples, (args, dict(kwargs)))
                 call = self._call._replace(args=args, kwargs=kwargs)
-                program = program_of(self._finish(export_at_sizes(call, with_values=with_values).program))
+                program = program_of(self._finish(export_at_sizes(call, step).program))
         except Exception as cause:  # torch and the module raise many types.
             failed = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:200]}"
             message = f"{error.message}. torch.export at these sizes failed: {failed}"
@@ -151,6 +160,21 @@ class OtherSizes:
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers
         return program
+
+
+def _zeros(example: torch.Tensor, other: Any) -> torch.Tensor:
+    return torch.zeros(other.shape, dtype=example.dtype, device=example.device)
+
+
+def _given(example: torch.Tensor, other: Any) -> torch.Tensor:
+    return torch.tensor(np.asarray(other).tolist(), dtype=example.dtype, device=example.device)
+
+
+def _repeated(example: torch.Tensor, other: Any) -> torch.Tensor:
+    """Return the example at the sizes of ``other``, its elements repeated or cut off along each axis."""
+    for axis, size in enumerate(other.shape):
+        example = example.index_select(axis, torch.arange(size) % example.shape[axis])
+    return example.detach().clone()
 
 
 def _takes(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
