@@ -144,6 +144,7 @@ RULES: dict[str, Rule] = {
     **{f"{name}.dim": with_axes(partial(_extremum, name)) for name in ("max", "min")},
     **dict.fromkeys(("linalg_vector_norm", "norm"), _norm),
     "logsumexp": of_floats(with_axes(lambda op: f"nnx.logsumexp(self, {_over(op)})")),
+    "logcumsumexp": of_floats(with_axes(lambda op: f"lax.cumlogsumexp(self, axis={op.axis(op['dim'])})")),
     **{name: of_floats(with_axes(partial(_moment, name))) for name in ("var", "std")},
     **{name: partial(_sum, name) for name in ("cumsum", "cumprod")},
     "topk": _top,
