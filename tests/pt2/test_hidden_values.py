@@ -187,7 +187,7 @@ def maxima(self: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
 def test_conditions_at_other_sizes_are_decided_as_in_the_example() -> None:
-    """Under jit; where a value decides otherwise, the result is NaN. Outside of jit, its own value decides."""
+    """Under jit; the result is NaN if a value decides otherwise. Outside of jit, its own value decides."""
     model = module_of(maxima, linear=nn.Linear(3, 3)).eval()
     program = jaxlstm.from_module(model, (torch.randn(2, 4, 3),))
     for sizes in ((2, 4), (3, 4), (3, 7), (1, 2)):

@@ -60,7 +60,7 @@ class ProgramWriter:
         return cls(file.document, stored, constants, *known, file.example, graph.inputs)
 
     def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Write the file of this program alone."""
+        """Write a file with this program only."""
         write_programs(path, {ONLY: (self, values)}, overwrite=overwrite)
 
     def entries(self, name: str, values: Mapping[str, Any], paths: _Paths) -> dict[str, bytes]:

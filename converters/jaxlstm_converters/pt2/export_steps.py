@@ -329,7 +329,7 @@ def _recorded_decisions(decided: dict[str, bool]) -> Iterator[None]:
             raise ValueError(f"torch writes no assertion that {expression} is {value}")
         ranges = [self.var_to_range[symbol] for symbol in expression.free_symbols]
         text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
-        decided[text] = all(0 <= known.lower and known.upper <= 1 for known in ranges)
+        decided[text] = all(known.lower >= 0 and known.upper <= 1 for known in ranges)
         original(self, expression, value)
 
     with replaced(ShapeEnv, "_log_real_tensor_propagation", log):

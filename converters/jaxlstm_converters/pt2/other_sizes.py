@@ -37,9 +37,9 @@ class OtherSizes:
 
     Examples of zeros are enough, unless an export depends on values. If the first one may, a call outside of
     ``jit`` that no program takes is exported with its values. Under ``jit`` values are hidden. If the first
-    export has only fixed truths, one at other sizes fixes those of the example, repeated to the sizes; and at
-    the sizes of the example, an operator that cannot do without hidden values has the example's. The program
-    asserts what was fixed.
+    export fixed truths only, the values of an export at other sizes are the example's, repeated. At the sizes
+    of the example, an operator that cannot do without hidden values has the example's. Programs assert the
+    values that their exports fixed.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class Closures:
     def opened(self, graph: Graph, held: Mapping[str, TensorType], prefix: str) -> Graph:
         """Return the graph of a program with closures, in which the names of other values get a prefix.
 
-        ``held`` has the types of parameters, buffers and constants. Those of one name are one value.
+        ``held`` has the types of parameters, buffers and constants; two of one name are one value.
         """
         owners = {**graph.parameters, **graph.buffers, **graph.constants}
         around = {v: self._held.setdefault(name, Value(prefix + v)) for v, name in owners.items()}

@@ -64,7 +64,7 @@ class ExportedMethods:
 
     @property
     def graph(self) -> Graph:
-        """All graphs as one, whose results are those of all methods."""
+        """All graphs as one, with the results of all methods."""
         graphs, none = [method.graph for method in self.methods], Tree("none")
         kinds = ("parameters", "buffers", "constants")
         held: Any = {kind: {v: n for g in graphs for v, n in vars(g)[kind].items()} for kind in kinds}
@@ -89,7 +89,7 @@ def _as_written(graph: Graph, held: Mapping[str, TensorType], tensors: Tensors) 
 
 
 def with_shared_tensors(method: str, graph: Graph, own: Tensors, shared: dict[str, np.ndarray]) -> Graph:
-    """Add the tensors of a method to those of other ones, and return its graph with their names.
+    """Add the tensors of a method to the shared ones, and return its graph with their names.
 
     Equal tensors that forward makes get one name, and a constant that differs from another one of its name
     gets a new name.
