@@ -103,7 +103,7 @@ def test_writes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         require_equal(program, model, x.requires_grad_(), jit=seed % 2 == 0)
     except ProgramError as error:
         # Memory that is shared or not depending on strides; a view that torch's own check finds no room for;
-        # a part of an expanded tensor whose elements have memory of their own.
+        # a part of an expanded tensor whose elements have separate memory.
         known = ("depending on the strides", "writes to an expanded tensor")
         if error.code != "unsupported-alias" or not any(text in error.message for text in known):
             raise

@@ -34,7 +34,7 @@ def save_programs(
       overwrite: replace an existing file that jaxlstm did not write.
 
     Raises:
-      ValueError: there is no program, or the name of a program is not an identifier.
+      ValueError: ``programs`` is empty, or the name of a program is not an identifier.
       ProgramError, FileExistsError, TypeError: as for ``Program.save``.
 
     >>> jaxlstm.save_programs("translator.pt2", {"encode": encode, "decode_step": step})  # doctest: +SKIP

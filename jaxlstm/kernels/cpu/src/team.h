@@ -29,7 +29,7 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
   return std::chrono::nanoseconds(long(1e9 * std::min(kLongestWait, std::max(kShortestWait, kWaitShare * seconds))));
 }
 
-// What calls took whose helpers may sleep, as a share of their estimates: without the helpers, and with them. Estimates
+// The times of calls whose helpers may sleep, as shares of their estimates: without the helpers, and with them. Estimates
 // are for another processor and for warm caches, and a helper may arrive late or lose its core. So a call goes the way
 // that was faster for calls of about its length, and now and then tries the other.
 class Experience {
@@ -212,7 +212,7 @@ class Helpers {
     }
   };
 
-  // Adds up to `count` helpers to the team: those that are spinning, and sleeping ones that arrive within a share of
+  // Adds up to `count` helpers to the team: spinning ones, and sleeping ones that arrive within a share of
   // `seconds`. If that is 0, sleeping ones are woken for the next call.
   void recruit(size_t count, double seconds, std::chrono::nanoseconds spin, std::vector<Helper*>& team) {
     while (helpers_.size() < count && add_helper()) {}

@@ -18,7 +18,7 @@ bool cores_are_crowded();
 // Returns the number of the core that this thread runs on, or -1 if the system does not tell.
 int current_core();
 
-// Lets a thread run on all cores of this thread but its current one. Returns false if there are no others.
+// Lets a thread run on all cores of this thread but its current one. Returns false if it has one core only.
 bool keep_off_this_core(std::thread::native_handle_type thread);
 
 // A number that threads can wait on. The functions in wait.cc are compiled once, for the baseline processor.
