@@ -30,8 +30,8 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
 }
 
 // The times of calls whose helpers may sleep, as shares of their estimates: without the helpers, and with them.
-// Estimates are for another processor and for warm caches, and a helper may arrive late or lose its core. So a call goes
-// the way that was faster for calls of about its length, and now and then tries the other.
+// Estimates are for another processor and for warm caches, and a helper may arrive late or lose its core. So a call
+// goes the way that was faster for calls of about its length, and now and then tries the other.
 class Experience {
  public:
   // `slow` and `fast` are the weights of a call that is slower or faster than usual: equal ones for the mean, and a
