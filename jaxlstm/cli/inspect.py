@@ -225,6 +225,7 @@ def _layer_lines(report: dict[str, Any]) -> list[str]:
 
 _DEFAULTS = {
     "affine": True,
+    "add_bias_kv": False,
     **dict.fromkeys(("stride", "dilation", "groups"), 1),
     **dict.fromkeys(("padding", "output_padding"), 0),
     "padding_idx": -1,

@@ -64,7 +64,6 @@ def match_names(
     name_map = Names(names, layers)
     model = find_model(opened, make_plan(layers, name_map), name_map)
     plan = make_plan(layers, name_map, model.has)
-    model.fold_reparametrized(plan.torch_names)
     name_map.require_torch_prefixes(model.tensors)
     name_map.require_flax_prefixes(plan.flax_names)
     return plan, model, name_map

@@ -57,6 +57,12 @@ def transpose(*axes: int) -> WeightLayout:
     return each(lambda array: array.transpose(axes), lambda array: array.transpose(inverse))
 
 
+KERNEL = each(
+    lambda array: np.moveaxis(array, (0, 1), (-1, -2)), lambda array: np.moveaxis(array, (-1, -2), (0, 1))
+)
+"""The layout of a kernel: torch's first two axes are Flax's last two, reversed."""
+
+
 def flip(*axes: int) -> WeightLayout:
     """Reverse axes."""
     return each(lambda array: np.flip(array, axes), lambda array: np.flip(array, axes))

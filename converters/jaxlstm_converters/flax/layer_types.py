@@ -43,7 +43,7 @@ _BATCH_NORM = (*settings.NORM, settings.momentum, settings.running_average)
 _GROUP_NORM = (*settings.NORM, settings.same("num_groups"))
 _ATTENTION = (settings.same("num_heads"), settings.only_in_torch("add_zero_attn"))
 _TABLE: dict[tuple[type, ...], FlaxLayerType] = {
-    (nnx.Linear, nn.Dense): FlaxLayerType(rules.dense, ("kernel", 2)),
+    (nnx.Linear, nn.Dense): FlaxLayerType(rules.conv, ("kernel", 2)),
     (nnx.LinearGeneral,): FlaxLayerType(
         rules.dense_general, ("kernel", lambda module: len(module.in_features) + len(module.out_features))
     ),

@@ -1,7 +1,7 @@
 """The tensors of a model in a file, a state dict or a torch module, without nesting and wrappers."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from jaxlstm_converters.flax.names import (
 from jaxlstm_converters.flax.plan import ConversionPlan
 from jaxlstm_converters.flax.settings import SETTINGS
 from jaxlstm_converters.lstm._load import lookalikes, module_state_dict
-from jaxlstm_converters.lstm.fold import WeightNorm, fold, fold_pruning, is_length_of
+from jaxlstm_converters.lstm.fold import ComputedWeight, fold, parts_of_weights
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, read_records, read_settings
 
 
@@ -111,29 +111,23 @@ class ModelTensors:
         """Return True if there is a tensor of this plain name."""
         return name in self.tensors
 
-    def fold_reparametrized(self, expected: Iterable[str]) -> None:
-        """Fold pruning, and weight normalization for layers of the model that do not have it."""
-        expected = set(expected)
-        for name in expected - self.tensors.keys():
-            fold_pruning(self.tensors, self.notes, name)
-            if self.has(name):
-                self.original[name] = self.original[f"{name}_orig"]
-            pair = g, v = f"{name}_g", f"{name}_v"
-            if not expected.isdisjoint(pair) or not all(map(self.has, pair)):
-                continue
-            if is_length_of(self.tensors[g], self.tensors[v]):
-                self.tensors[name] = WeightNorm(self.tensors.pop(g), self.tensors.pop(v))
-                self.original[name] = self.original[v]
-                self.notes.append(f"{name} = {v} * ({g} / norm({v})) (weight normalization)")
+    def fold(self, held: Collection[str]) -> None:
+        """Fold reparametrized weights, except those of which the model has the parts itself."""
+        names = {id(tensor): self.original[name] for name, tensor in self.tensors.items()}
+        self.tensors, notes, _ = fold(self.tensors, held)
+        self.notes += notes
+        for name, tensor in self.tensors.items():
+            shaping = tensor.parameters[-1] if isinstance(tensor, ComputedWeight) else tensor
+            self.original.setdefault(name, names[id(shaping)])
 
 
 def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> ModelTensors:
     """Find the tensors of a model."""
-    tensors, fold_notes, _ = fold(source.tensors, tuple(f".{name}" for name in plan.torch_names))
     keep = {part for name in plan.flax_names for part in name.split(".")}
-    plain = {name: without_wrappers(name, keep) for name in tensors}
+    plain = {name: without_wrappers(name, keep) for name in source.tensors}
     wanted = [without_wrappers(name, keep) for name in plan.torch_names]
-    root = find_root(plain.values(), wanted)
+    known = [*plain.values(), *parts_of_weights(plain.values())]
+    root = find_root(known, wanted)
     key = leading_keys(root)
     start = f"{key}." if key else ""
     names.make_plain(lambda torch: without_wrappers(torch, keep).removeprefix(start))
@@ -141,9 +135,9 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
         without_wrappers(prefix, keep).removeprefix(start): recorded
         for prefix, recorded in source.settings.items()
     }
-    found = set(plain.values()).intersection(f"{root}.{name}" for name in wanted)
+    found = set(known).intersection(f"{root}.{name}" for name in wanted)
     root = root.removeprefix(key).strip(".") if 2 * len(found) >= len(wanted) else ""
-    model = ModelTensors({}, {}, settings, list(fold_notes), root, key, unused=source.unused)
+    model = ModelTensors({}, {}, settings, [], root, key, unused=source.unused)
     ignored: list[str] = []
     for original, name in plain.items():
         short = name[len(start) :]
@@ -153,11 +147,12 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
                     f"source holds {model.original[short]!r} and {original!r}, which are the same tensor of "
                     "the model once wrappers are removed; remove one"
                 )
-            model.tensors[short], model.original[short] = tensors[original], original
+            model.tensors[short], model.original[short] = source.tensors[original], original
         elif name.startswith(start) or names.selected or is_training_state(name, key):
             ignored.append(original)
         else:
-            model.beside[original] = tensors[original]
+            model.beside[original] = source.tensors[original]
+    model.fold({name.removeprefix(start) for name in wanted})
     if ignored:
         groups = sorted({name.split(".")[0] for name in ignored})
         outside = key or ", ".join(names.selected)

@@ -19,6 +19,7 @@ from flax import nnx
 import jaxlstm.linen.modules
 import jaxlstm.nnx
 from jaxlstm_converters.flax.layer import (
+    KERNEL,
     SAME,
     Arrays,
     FlaxLayer,
@@ -44,9 +45,9 @@ _SCALES = re.compile(r"scales\..*|.*/scale")
 _KERNEL_SCALE = re.compile(r"scales\.kernel|[^/]+/kernel/scale")
 
 
-def dense(layer: FlaxLayer) -> list[TensorPair]:
-    """Dense layers: torch's weight is (out, in), Flax's kernel (in, out)."""
-    return [pair("weight", "kernel", transpose(1, 0)), *_bias(layer)]
+def conv(layer: FlaxLayer) -> list[TensorPair]:
+    """Dense layers and convolutions: torch's weight is (O, I/groups, *k), Flax's kernel (*k, I/groups, O)."""
+    return [pair("weight", "kernel", KERNEL), *_bias(layer)]
 
 
 def dense_general(layer: FlaxLayer) -> list[TensorPair]:
@@ -61,22 +62,14 @@ def dense_general(layer: FlaxLayer) -> list[TensorPair]:
     return [pair("weight", "kernel", linear(kernel, inputs)), *bias]
 
 
-def conv(layer: FlaxLayer) -> list[TensorPair]:
-    """Convolutions: torch's weight is (O, I/groups, *k), Flax's kernel (*k, I/groups, O)."""
-    spatial = range(2, len(layer.shape("kernel")))
-    return [pair("weight", "kernel", transpose(*spatial, 1, 0)), *_bias(layer)]
-
-
 def conv_transpose(layer: FlaxLayer) -> list[TensorPair]:
     """Transposed convolutions: torch's weight is (I, O, *k).
 
     With ``transpose_kernel`` Flax's kernel is (*k, O, I). Without, it is (*k, I, O) and spatially flipped.
     """
-    spatial = range(2, len(layer.shape("kernel")))
-    if layer.module.transpose_kernel:
-        layout = transpose(*spatial, 1, 0)
-    else:
-        layout = chain(transpose(*spatial, 0, 1), flip(*range(len(spatial))))
+    ndim = len(layer.shape("kernel"))
+    flipped = chain(transpose(*range(2, ndim), 0, 1), flip(*range(ndim - 2)))
+    layout = KERNEL if layer.module.transpose_kernel else flipped
     hint = "Flax's ConvTranspose has no groups"
     return [pair("weight", "kernel", layout, hint=hint), *_bias(layer)]
 

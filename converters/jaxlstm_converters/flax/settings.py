@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm_converters.layer_kinds import KINDS
+
 Check = Callable[[Any, Mapping[str, Any]], Iterator[str]]
 Pads = tuple[tuple[int, int], ...]
 
 _OF_CONVOLUTIONS = ("stride", "dilation", "padding", "padding_mode", "transposed")
-SETTINGS = (
-    *("eps", "momentum", "num_heads", "num_groups", "add_zero_attn", "max_norm"),
-    *("batch_first", "nonlinearity"),
-    *_OF_CONVOLUTIONS,
-)
-"""The attributes of torch's layers that are compared."""
+SETTINGS = {*_OF_CONVOLUTIONS, "max_norm", "nonlinearity"}.union(*(kind.settings for kind in KINDS))
+"""The attributes of torch's layers that no state dict records."""
 
 
 def epsilon_from(default: float) -> Check:

@@ -22,7 +22,7 @@ from jaxlstm_converters.layers.types import (
     recorded_type,
 )
 from jaxlstm_converters.lstm._find_lstms import Survey, group_by_prefix, infer_config
-from jaxlstm_converters.lstm.fold import ComputedWeight, Pruned, WeightNorm
+from jaxlstm_converters.lstm.fold import ComputedWeight
 from jaxlstm_converters.lstm.selected import unrecorded_arguments
 from jaxlstm_converters.optimizer.state import is_optimizer_state
 
@@ -86,8 +86,7 @@ class _Draft(NamedTuple):
 
 def _recurrent(prefix: str, members: dict[str, Any], found: Survey, hints: Mapping[str, Any]) -> _Draft:
     kind = found.others.get(prefix, "LSTM")
-    folds = {WeightNorm: "weight normalization", Pruned: "pruning"}
-    notes = [note for fold, note in folds.items() if any(isinstance(t, fold) for t in members.values())]
+    notes = list(dict.fromkeys(t.note for t in members.values() if isinstance(t, ComputedWeight)))
     if prefix in found.broken:
         return _Draft(prefix, members, [LayerType(kind)], [*notes, "invalid"])
     shapes = {name[len(prefix) :]: tuple(tensor.shape) for name, tensor in members.items()}

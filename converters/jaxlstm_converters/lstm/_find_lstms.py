@@ -169,7 +169,7 @@ class Survey(NamedTuple):
       lstms: prefix -> config of each valid LSTM.
       broken: prefix of each invalid LSTM -> the reason.
       tensors: the state dict with each folded weight under its plain name.
-      notes: one line per folded weight.
+      notes: one line per folded weight of these layers.
       others: prefix -> "GRU" or "RNN".
     """
 
@@ -183,6 +183,7 @@ class Survey(NamedTuple):
 def survey(state_dict: Mapping[str, Any]) -> Survey:
     """Find the LSTMs as :func:`find_lstms` does, but report invalid ones instead of raising."""
     tensors, notes, problems = fold(state_dict)
+    notes = [note for note in notes if _NAME.fullmatch(note.partition(" = ")[0])]
     found = Survey({}, dict(problems), tensors, notes, {})
     hints = config_hints(state_dict)
     modules = module_shapes(tensors)

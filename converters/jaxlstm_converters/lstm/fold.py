@@ -1,4 +1,4 @@
-"""Fold reparametrized weights of a state dict into the weights that the LSTM runs with.
+"""Fold reparametrized weights of a state dict into the weights that the model runs with.
 
 - **Weight normalization** (Salimans and Kingma, 2016, https://arxiv.org/abs/1602.07868) stores a direction
   v and a length g, as ``weight_hh_l0_v`` and ``weight_hh_l0_g`` (``torch.nn.utils.weight_norm``) or as
@@ -15,21 +15,19 @@ A folded weight cannot be loaded back into the module that it came from, so the 
 
 import abc
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from jaxlstm._shared.torch_tensors import as_numpy
 
-_WEIGHT = r"(?P<prefix>(?:.*\.)?)(?P<base>(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+(?:_reverse)?)?)"
-_LENGTH = re.compile(_WEIGHT + "_g", re.DOTALL)
-_MASK = re.compile(_WEIGHT + "_mask", re.DOTALL)
-_RAW = re.compile(_WEIGHT + "_raw", re.DOTALL)
+_PART = re.compile(r"(?P<weight>.*[^.])_(?P<part>g|v|u|orig|mask|raw)", re.DOTALL)
 _PARAMETRIZATION = re.compile(
-    _WEIGHT.replace("(?P<base>", r"parametrizations\.(?P<base>") + r"\.(?P<part>.+)", re.DOTALL
+    r"(?P<prefix>(?:.*\.)?)parametrizations\.(?P<base>\w+)\.(?P<part>original\d?|\d+\..+)", re.DOTALL
 )
+_OF_LSTM = re.compile(r"(weight_(ih|hh|hr)|bias_(ih|hh))(_l\d+(_reverse)?)?")
 
 
 class Folded(NamedTuple):
@@ -48,6 +46,8 @@ class Folded(NamedTuple):
 
 class ComputedWeight(abc.ABC):
     """A weight that is computed from other tensors when it is read."""
+
+    note: ClassVar[str]
 
     @property
     @abc.abstractmethod
@@ -77,6 +77,7 @@ class ComputedWeight(abc.ABC):
 class WeightNorm(ComputedWeight):
     """The weight ``v * (g / norm(v))``."""
 
+    note = "weight normalization"
     g: Any
     v: Any
 
@@ -97,6 +98,7 @@ class WeightNorm(ComputedWeight):
 class Pruned(ComputedWeight):
     """The weight ``orig * mask``."""
 
+    note = "pruning"
     mask: Any
     orig: Any
 
@@ -111,79 +113,80 @@ class Pruned(ComputedWeight):
         return orig * as_numpy(self.mask).astype(orig.dtype)
 
 
-def is_length_of(g: Any, v: Any) -> bool:
+def parts_of_weights(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return weight -> part -> name, such as "lstm.weight_hh_l0" -> "g" -> "lstm.weight_hh_l0_g"."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := _PARAMETRIZATION.fullmatch(name):
+            found.setdefault(match["prefix"] + match["base"], {})[match["part"]] = name
+        elif match := _PART.fullmatch(name):
+            found.setdefault(match["weight"], {})[match["part"]] = name
+    return found
+
+
+def fold(state_dict: Mapping[str, Any], held: Collection[str] = ()) -> Folded:
+    """Return the state dict with each reparametrized weight under its plain name.
+
+    The names in ``held``, such as "lstm.weight_g", stay: the model itself has these parameters.
+    """
+    folded = Folded(dict(state_dict), [], {})
+    for weight, parts in parts_of_weights(state_dict).items():
+        start = weight.rfind(".") + 1
+        is_of_lstm = _OF_LSTM.fullmatch(weight, start) is not None
+        if any(name in held for name in parts.values()) or (weight in state_dict and not is_of_lstm):
+            continue
+        problem = _fold(folded, weight, parts)
+        if is_of_lstm and "raw" in parts:
+            _fold_raw(folded, weight)
+        elif is_of_lstm and problem:
+            folded.problems[weight[:start]] = problem
+    return folded
+
+
+def _fold(folded: Folded, weight: str, parts: Mapping[str, str]) -> str:
+    """Fold the parts of a weight; return the reason if that is not possible, or ""."""
+    tensors, kinds = folded.tensors, parts.keys()
+    if kinds >= {"orig", "mask"}:
+        orig, mask = parts["orig"], parts["mask"]
+        if tuple(tensors[orig].shape) == tuple(tensors[mask].shape):
+            tensors[weight] = Pruned(tensors.pop(mask), tensors.pop(orig))
+            folded.notes.append(f"{weight} = {orig} * {mask} (pruning)")
+    elif "g" in kinds or kinds == {"original0", "original1"}:
+        g, v = parts.get("g") or parts["original0"], parts.get("v") or parts.get("original1")
+        if v is None:
+            return f"{weight} cannot be folded: {g} needs a direction {weight}_v"
+        if not _is_length_of(tensors[g], tensors[v]):
+            length, direction = tuple(tensors[g].shape), tuple(tensors[v].shape)
+            return (
+                f"{weight} cannot be folded: {g} has shape {length}, expected (), or the shape {direction} "
+                f"of {v} with some axes of size 1"
+            )
+        tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
+        folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
+    elif kinds != {"original1"} and (other := sorted(n for n in parts.values() if "parametrizations." in n)):
+        return (
+            f"{weight} has a parametrization other than weight normalization ({', '.join(other)}); pass the "
+            "torch module to jaxlstm.from_torch, or call torch.nn.utils.parametrize.remove_parametrizations "
+            "on it and save the model again"
+        )
+    return ""
+
+
+def _is_length_of(g: Any, v: Any) -> bool:
     """Return True if g is a scalar, or has the shape of v with some axes of size 1."""
     if len(g.shape) != len(v.shape):
         return not g.shape
     return all(length in (1, size) for length, size in zip(g.shape, v.shape, strict=True))
 
 
-def fold(state_dict: Mapping[str, Any], held: tuple[str, ...] = ()) -> Folded:
-    """Return the state dict with each reparametrized weight under its plain name.
-
-    A parametrization other than weight normalization is reported as a problem of its LSTM. Names that end
-    with one of ``held`` (".lstm.weight_g") stay: the model itself has such parameters.
-    """
-    folded = Folded(dict(state_dict), [], {})
-    for name in (name for name in state_dict if not f".{name}".endswith(held)):
-        if match := _LENGTH.fullmatch(name):
-            _fold_weight_norm(folded, match, name, f"{name[:-2]}_v")
-        elif match := _MASK.fullmatch(name):
-            fold_pruning(folded.tensors, folded.notes, match["prefix"] + match["base"])
-        elif match := _RAW.fullmatch(name):
-            _fold_raw(folded, match, name)
-        elif match := _PARAMETRIZATION.fullmatch(name):
-            _fold_parametrization(folded, match, name)
-    return folded
-
-
-def _fold_weight_norm(folded: Folded, match: re.Match[str], g: str, v: str) -> None:
-    tensors = folded.tensors
-    weight = match["prefix"] + match["base"]
-    problem = ""
-    if v not in tensors:
-        problem = f"{g} needs a direction {v}"
-    elif not is_length_of(tensors[g], tensors[v]):
-        length, direction = tuple(tensors[g].shape), tuple(tensors[v].shape)
-        problem = (
-            f"{g} has shape {length}, expected (), or the shape {direction} of {v} with some axes of size 1"
-        )
-    if problem:
-        folded.problems[match["prefix"]] = f"{weight} cannot be folded: {problem}"
-        return
-    tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
-    folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
-
-
-def fold_pruning(tensors: dict[str, Any], notes: list[str], weight: str) -> None:
-    """Replace ``weight_orig`` and ``weight_mask`` by the weight, if both are there and have one shape."""
-    orig, mask = f"{weight}_orig", f"{weight}_mask"
-    if orig in tensors and mask in tensors and tuple(tensors[orig].shape) == tuple(tensors[mask].shape):
-        tensors[weight] = Pruned(tensors.pop(mask), tensors.pop(orig))
-        notes.append(f"{weight} = {orig} * {mask} (pruning)")
-
-
-def _fold_parametrization(folded: Folded, match: re.Match[str], name: str) -> None:
-    stem = name[: -len(match["part"])]
-    parts = {n for n in folded.tensors if n.startswith(stem)}
-    if match["part"] == "original0" and parts == {f"{stem}original0", f"{stem}original1"}:
-        _fold_weight_norm(folded, match, f"{stem}original0", f"{stem}original1")
-    elif parts and match["part"] != "original1":
-        folded.problems[match["prefix"]] = (
-            f"{match['prefix']}{match['base']} has a parametrization other than weight normalization "
-            f"({', '.join(sorted(parts))}); pass the torch module to jaxlstm.from_torch, or call "
-            "torch.nn.utils.parametrize.remove_parametrizations on it and save the model again"
-        )
-
-
-def _fold_raw(folded: Folded, match: re.Match[str], name: str) -> None:
+def _fold_raw(folded: Folded, weight: str) -> None:
     """Move ``weight_hh_l0_raw`` to the module that holds the other weights of the LSTM."""
-    prefix, base = match["prefix"], match["base"]
+    start, raw = weight.rfind(".") + 1, f"{weight}_raw"
     siblings = (
-        n.startswith(prefix) and re.fullmatch(r"(weight|bias)_[ih]h.*", n[len(prefix) :])
-        for n in folded.tensors
-        if not n.endswith("_raw")
+        name.startswith(weight[:start]) and re.fullmatch(r"(weight|bias)_[ih]h.*", name[start:])
+        for name in folded.tensors
+        if not name.endswith("_raw")
     )
-    weight = (prefix if any(siblings) else f"{prefix}module.") + base
-    folded.tensors[weight] = folded.tensors.pop(name)
-    folded.notes.append(f"{weight} = {name} (weight drop, off in inference)")
+    weight = weight if any(siblings) else f"{weight[:start]}module.{weight[start:]}"
+    folded.tensors[weight] = folded.tensors.pop(raw)
+    folded.notes.append(f"{weight} = {raw} (weight drop, off in inference)")

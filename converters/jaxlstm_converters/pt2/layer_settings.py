@@ -1,85 +1,69 @@
 """The arguments of torch's layers that no state dict records, from the graph of a program."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph import Graph, Node, used_values, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.formats.pt2 import name_of_constant
+from jaxlstm_converters.layer_kinds import KINDS
 from jaxlstm_converters.pt2._read_pt2 import read_programs
 
 SETTINGS_KEY = "jaxlstm.settings"
 """The key of the settings in the metadata of a safetensors file."""
-_CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-_RECURRENT = {"batch_first": False, "dropout": 0.0}
-_LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"conv{n}d": (f"Conv{n}d", _CONVOLUTION) for n in (1, 2, 3)},
-    **{
-        f"conv_transpose{n}d": (f"ConvTranspose{n}d", {**_CONVOLUTION, "output_padding": 0})
-        for n in (1, 2, 3)
-    },
-    "batch_norm": ("BatchNorm", {"eps": 1e-5, "momentum": 0.1}),
-    "instance_norm": ("InstanceNorm", {"eps": 1e-5, "momentum": 0.1}),
-    "layer_norm": ("LayerNorm", {"eps": 1e-5}),
-    "group_norm": ("GroupNorm", {"num_groups": None, "eps": 1e-5}),
-    "rms_norm": ("RMSNorm", {"eps": None}),
-    "embedding": ("Embedding", {"padding_idx": -1}),
-    "linear": ("Linear", {}),
-    "prelu": ("PReLU", {}),
-    "lstm": ("LSTM", _RECURRENT),
-    "gru": ("GRU", _RECURRENT),
-    "rnn_tanh": ("RNN", _RECURRENT),
-    "rnn_relu": ("RNN", _RECURRENT),
-}
-"""Operator -> the layer that calls it, and the arguments that no state dict records with torch's defaults."""
 _KINDS = {"eps": float, "momentum": float, "num_groups": int, "batch_first": bool, "nonlinearity": str}
 
 LayerSettings = Mapping[str, Mapping[str, Any]]
 """Path of a module -> name of an argument of torch's layer -> value."""
+_BY_OPERATOR = {
+    name.lower(): (name, kind.settings)
+    for kind in KINDS
+    for k in (1, 2, 3)
+    for name in [kind.name.format(k=k)]
+}
 
 
 def layer_settings(graph: Graph) -> dict[str, dict[str, Any]]:
-    """Return the settings of the layers in a graph."""
+    """Return the settings of the layers in a graph, of convolutions if no other operator pads their input."""
+    padded = {node.module_path for node in graph.nodes if _operator(node) == "pad"}
     found: dict[str, dict[str, Any]] = {}
-    for node in graph.nodes:
-        if settings := _of_node(node):
-            found.setdefault(node.module_path, {}).update(settings)
+    for node, recorded in _layers(graph):
+        kind, path = recorded["type"], _prefix(node, graph).removesuffix(".") or node.module_path
+        settings = _plain(recorded)
+        if kind.startswith("Conv") and path not in padded:
+            settings = {"padding_mode": "zeros", "transposed": "Transpose" in kind}
+            for name in ("stride", "padding", "dilation"):
+                if (value := recorded.get(name)) is not None:
+                    settings[name] = (value,) * int(kind[-2]) if isinstance(value, int) else value
+        if settings:
+            found.setdefault(path, {}).update(settings)
     return found
 
 
 def recorded_arguments(graph: Graph) -> dict[str, dict[str, Any]]:
     """Return prefix -> arguments of the layer with its tensors, and its type as "type"."""
     found: dict[str, dict[str, Any]] = {}
+    for node, recorded in _layers(graph):
+        found.setdefault(_prefix(node, graph), recorded)
+    return found
+
+
+def _layers(graph: Graph) -> Iterator[tuple[Node, dict[str, Any]]]:
+    """Yield the calls of layers, with their type and the arguments that are numbers and words."""
     for node in graph.nodes:
         operator = _operator(node)
-        if operator in _LAYERS:
-            kind, defaults = _LAYERS[operator]
-            arguments = {name: node.kwargs.get(name, default) for name, default in defaults.items()}
-            plain = {name: value for name, value in arguments.items() if _is_plain(value)}
-            found.setdefault(_prefix(node, graph), {"type": kind, **plain, **_of_node(node)})
-    return found
+        nonlinearity = {"nonlinearity": operator[-4:]} if operator in ("rnn_tanh", "rnn_relu") else {}
+        name, settings = _BY_OPERATOR.get("rnn" if nonlinearity else operator.replace("_", ""), ("", {}))
+        if name:
+            values = {argument: node.kwargs.get(argument, value) for argument, value in settings.items()}
+            plain = {argument: value for argument, value in values.items() if _is_plain(value)}
+            yield node, {"type": name, **plain, **nonlinearity}
 
 
 def _is_plain(value: Any) -> bool:
     parts = value if isinstance(value, tuple) else (value,)
     return all(part is None or isinstance(part, int | float | str) for part in parts)
-
-
-def _convolutions(graph: Graph) -> dict[str, dict[str, Any]]:
-    """Return path -> attributes of each convolution of torch whose input no other operator pads."""
-    padded = {node.module_path for node in graph.nodes if _operator(node) == "pad"}
-    found: dict[str, dict[str, Any]] = {}
-    for prefix, recorded in recorded_arguments(graph).items():
-        kind, path = recorded["type"], prefix.removesuffix(".")
-        if kind.startswith("Conv") and path not in padded:
-            each = {
-                name: (value,) * int(kind[-2]) if isinstance(value, int) else value
-                for name in ("stride", "padding", "dilation")
-                if (value := recorded.get(name)) is not None
-            }
-            found[path] = {**each, "padding_mode": "zeros", "transposed": "Transpose" in kind}
-    return found
 
 
 def _prefix(node: Node, graph: Graph) -> str:
@@ -94,15 +78,6 @@ def _prefix(node: Node, graph: Graph) -> str:
 def _operator(node: Node) -> str:
     """Return the name of the operator without namespace and overload: "lstm" of jaxlstm.packed_lstm too."""
     return node.op.partition(".")[2].partition(".")[0].removeprefix("packed_")
-
-
-def _of_node(node: Node) -> dict[str, Any]:
-    operator = _operator(node)
-    _, names = _LAYERS.get(operator, ("", {}))
-    settings = {name: node.kwargs[name] for name in names if name in node.kwargs}
-    if operator in ("rnn_tanh", "rnn_relu"):
-        settings["nonlinearity"] = operator[-4:]
-    return _plain(settings)
 
 
 class ProgramRecords(NamedTuple):
@@ -125,7 +100,7 @@ def read_records(path: str) -> ProgramRecords:
         return ProgramRecords()
     settings, used, names = dict[str, dict[str, Any]](), set[str](), set[str]()
     for program, (graph, *_) in files:
-        settings |= {**layer_settings(graph), **_convolutions(graph)}
+        settings |= layer_settings(graph)
         tensors, constants = {**graph.parameters, **graph.buffers}, graph.constants.values()
         used |= {tensors[value] for value in used_values(graph) & tensors.keys()}
         names.update(tensors.values(), constants, (name_of_constant(name, program) for name in constants))
@@ -134,7 +109,8 @@ def read_records(path: str) -> ProgramRecords:
 
 def settings_text(settings: LayerSettings) -> str:
     """Return the text of settings in a file."""
-    return json.dumps(settings, separators=(",", ":"), sort_keys=True)
+    plain = {path: row for path in settings if (row := _plain(settings[path]))}
+    return json.dumps(plain, separators=(",", ":"), sort_keys=True)
 
 
 def read_settings(text: str) -> dict[str, dict[str, Any]]:

@@ -109,38 +109,24 @@ def _linear(operation: TypedNode) -> LayerSpelling | None:
     return _layer("nnx.Linear", operation, sizes, use_bias=operation["bias"] is not None)
 
 
-def _conv(operation: TypedNode) -> LayerSpelling | None:
-    shape = _sizes(operation)
-    if not shape or not operation.channels_last:
+def _conv(operation: TypedNode, transposed: bool = False) -> LayerSpelling | None:
+    shape, groups = _sizes(operation), operation["groups"]
+    if not shape or not operation.channels_last or (transposed and groups != 1):
         return None
-    outputs, inputs, *kernel = shape
-    groups, n = operation["groups"], len(kernel)
+    outputs, inputs, *kernel = (shape[1], shape[0], *shape[2:]) if transposed else shape
+
+    def of_axes(name: str) -> Any:
+        values = repeated(operation[name], len(kernel))
+        return compact(values) if not transposed else values if {*values} != {1} else None
+
     return _layer(
-        "jaxlstm.nnx.Conv" if groups > 1 else "nnx.Conv",
+        "nnx.ConvTranspose" if transposed else "jaxlstm.nnx.Conv" if groups > 1 else "nnx.Conv",
         operation,
         {"in_features": inputs * groups, "out_features": outputs, "kernel_size": tuple(kernel)},
-        strides=compact(repeated(operation["stride"], n)),
-        padding=conv_padding(operation, kernel),
-        kernel_dilation=compact(repeated(operation["dilation"], n)),
+        strides=of_axes("stride"),
+        padding=(transposed_pads if transposed else conv_padding)(operation, kernel),
+        kernel_dilation=of_axes("dilation"),
         feature_group_count=groups,
-        use_bias=operation["bias"] is not None,
-    )
-
-
-def _conv_transpose(operation: TypedNode) -> LayerSpelling | None:
-    shape = _sizes(operation)
-    if not shape or operation["groups"] != 1 or not operation.channels_last:
-        return None
-    inputs, outputs, *kernel = shape
-    n = len(kernel)
-    strides, dilations = repeated(operation["stride"], n), repeated(operation["dilation"], n)
-    return _layer(
-        "nnx.ConvTranspose",
-        operation,
-        {"in_features": inputs, "out_features": outputs, "kernel_size": tuple(kernel)},
-        strides=None if set(strides) == {1} else strides,
-        padding=transposed_pads(operation, kernel),
-        kernel_dilation=None if set(dilations) == {1} else dilations,
         use_bias=operation["bias"] is not None,
         transpose_kernel=True,
     )
@@ -292,8 +278,8 @@ def _cell(kind: str, operation: TypedNode) -> LayerSpelling | None:
 RULES: dict[str, Callable[[TypedNode], LayerSpelling | None]] = {
     "aten.linear.default": _linear,
     **{f"aten.conv{n}d.{kind}": _conv for n in (1, 2, 3) for kind in ("default", "padding")},
-    "aten.conv_transpose1d.default": _conv_transpose,
-    **{f"aten.conv_transpose{n}d.input": _conv_transpose for n in (2, 3)},
+    "aten.conv_transpose1d.default": partial(_conv, transposed=True),
+    **{f"aten.conv_transpose{n}d.input": partial(_conv, transposed=True) for n in (2, 3)},
     "aten.embedding.default": _embed,
     "aten.batch_norm.default": _batch_norm,
     "aten.layer_norm.default": partial(_layer_norm, "nnx.LayerNorm"),
