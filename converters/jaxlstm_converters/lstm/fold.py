@@ -138,7 +138,7 @@ def fold(state_dict: Mapping[str, Any], held: Collection[str] = ()) -> Folded:
         problem = _fold(folded, weight, parts)
         if is_of_lstm and "raw" in parts:
             _fold_raw(folded, weight)
-        elif is_of_lstm and problem:
+        if is_of_lstm and problem:
             folded.problems[weight[:start]] = problem
     return folded
 
@@ -151,23 +151,24 @@ def _fold(folded: Folded, weight: str, parts: Mapping[str, str]) -> str:
         if tuple(tensors[orig].shape) == tuple(tensors[mask].shape):
             tensors[weight] = Pruned(tensors.pop(mask), tensors.pop(orig))
             folded.notes.append(f"{weight} = {orig} * {mask} (pruning)")
-    elif "g" in kinds or kinds == {"original0", "original1"}:
-        g, v = parts.get("g") or parts["original0"], parts.get("v") or parts.get("original1")
-        if v is None:
-            return f"{weight} cannot be folded: {g} needs a direction {weight}_v"
-        if not _is_length_of(tensors[g], tensors[v]):
-            length, direction = tuple(tensors[g].shape), tuple(tensors[v].shape)
-            return (
-                f"{weight} cannot be folded: {g} has shape {length}, expected (), or the shape {direction} "
-                f"of {v} with some axes of size 1"
-            )
-        tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
-        folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
-    elif kinds != {"original1"} and (other := sorted(n for n in parts.values() if "parametrizations." in n)):
+    others = sorted(name for name in parts.values() if "parametrizations." in name)
+    if others and kinds != {"original0", "original1"} and kinds != {"original1"}:
         return (
-            f"{weight} has a parametrization other than weight normalization ({', '.join(other)}); pass the "
+            f"{weight} has a parametrization other than weight normalization ({', '.join(others)}); pass the "
             "torch module to jaxlstm.from_torch, or call torch.nn.utils.parametrize.remove_parametrizations "
             "on it and save the model again"
+        )
+    g, v = parts.get("g") or parts.get("original0"), parts.get("v") or parts.get("original1")
+    if g and not v:
+        return f"{weight} cannot be folded: {g} needs a direction {weight}_v"
+    if g and v and _is_length_of(tensors[g], tensors[v]):
+        tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
+        folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
+    elif g and v:
+        length, direction = tuple(tensors[g].shape), tuple(tensors[v].shape)
+        return (
+            f"{weight} cannot be folded: {g} has shape {length}, expected (), or the shape {direction} "
+            f"of {v} with some axes of size 1"
         )
     return ""
 
