@@ -16,12 +16,6 @@ _KINDS = {"eps": float, "momentum": float, "num_groups": int, "batch_first": boo
 
 LayerSettings = Mapping[str, Mapping[str, Any]]
 """Path of a module -> name of an argument of torch's layer -> value."""
-_BY_OPERATOR = {
-    name.lower(): (name, kind.settings)
-    for kind in KINDS
-    for k in (1, 2, 3)
-    for name in [kind.name.format(k=k)]
-}
 
 
 def layer_settings(graph: Graph) -> dict[str, dict[str, Any]]:
@@ -51,14 +45,15 @@ def recorded_arguments(graph: Graph) -> dict[str, dict[str, Any]]:
 
 def _layers(graph: Graph) -> Iterator[tuple[Node, dict[str, Any]]]:
     """Yield the calls of layers, with their type and the arguments that are numbers and words."""
+    names = {kind.name.format(k=k): kind.settings for kind in KINDS for k in (1, 2, 3)}
+    kinds = {name.lower(): name for name in names}
     for node in graph.nodes:
         operator = _operator(node)
         nonlinearity = {"nonlinearity": operator[-4:]} if operator in ("rnn_tanh", "rnn_relu") else {}
-        name, settings = _BY_OPERATOR.get("rnn" if nonlinearity else operator.replace("_", ""), ("", {}))
-        if name:
-            values = {argument: node.kwargs.get(argument, value) for argument, value in settings.items()}
-            plain = {argument: value for argument, value in values.items() if _is_plain(value)}
-            yield node, {"type": name, **plain, **nonlinearity}
+        if kind := kinds.get("rnn" if nonlinearity else operator.replace("_", "")):
+            values = {name: node.kwargs.get(name, default) for name, default in names[kind].items()}
+            plain = {name: value for name, value in values.items() if _is_plain(value)}
+            yield node, {"type": kind, **plain, **nonlinearity}
 
 
 def _is_plain(value: Any) -> bool:
