@@ -43,7 +43,7 @@ class LayerKind(NamedTuple):
         for name, pattern in _pairs(self.tensors).items():
             axes[name] = name.rstrip("?") in shapes
             if axes[name]:
-                names, sizes = pattern.split(","), list(shapes[name.rstrip("?")])
+                names, sizes = pattern.split(","), list[Any](shapes[name.rstrip("?")])
                 if names[-1].startswith("*"):
                     sizes[len(names) - 1 :] = [sizes[len(names) - 1 :]]
                 if len(names) != len(sizes):
