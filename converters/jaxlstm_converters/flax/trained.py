@@ -62,7 +62,10 @@ def _rows(
         seen.update(paths)
         missing = [name for name in each.torch if found is not None and not _holds(found, name)]
         if missing or each.pair.layout.loss or each.pair.note:
-            reason = each.pair.layout.loss or each.pair.note or "the source has no such tensor"
+            absent = "the source has no such tensor"
+            if missing and found is not None and all(map(found.has, missing)):
+                absent = "it is computed from other tensors, so it has no moments"
+            reason = each.pair.layout.loss or each.pair.note or absent
             failures.append(f"{', '.join(missing or each.torch) or each.flax}: {reason}")
             continue
         (name,), (shape,), layout = each.torch, each.torch_shapes, each.pair.layout
