@@ -13,7 +13,7 @@ from torch import nn
 import jaxlstm
 from jaxlstm.check import verify_model
 from jaxlstm.check.cases.case import Case
-from jaxlstm.check.cases.sizes import other_sizes
+from jaxlstm.check.cases.sizes import ELEMENTS, other_sizes
 from testing.model_ports import CHANNELS_LAST, model_and_port
 from testing.modules import arrays, module_of
 from testing.verification import status
@@ -194,7 +194,10 @@ def test_large_sizes_of_many_axes_are_never_made():
     """Even 35 numbers along each of five axes would be 52 million: one axis alone becomes long."""
     example = Case.of_model("example", (np.ones((2, 3, 4, 5, 6), np.float32),), {})
     cases, _ = other_sizes(example, lambda case: "", None, 1, lambda case: True)
-    assert [case.shapes[0] for case in cases] == [(1,) * 5, (9, 8, 9, 10, 38)]
+    smallest, largest = (case.shapes[0] for case in cases)
+    assert smallest == (1,) * 5
+    assert max(largest) > 35
+    assert np.prod(largest) <= ELEMENTS
 
 
 def test_sizes_and_dtypes_that_the_model_refuses():
