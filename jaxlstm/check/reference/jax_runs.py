@@ -92,8 +92,8 @@ _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 class Jitted:
     """A jitted function, which runs eagerly if its control flow depends on values.
 
-    ``quickly`` compiles it for small arguments without optimizations, which half of the time goes into, unless
-    it compares computed numbers. ``is_eager`` is true after a run without ``jit``.
+    ``quickly`` compiles it for small arguments without optimizations, which half of the time goes into,
+    unless it compares computed numbers. ``is_eager`` is true after a run without ``jit``.
     """
 
     def __init__(self, function: Callable[..., Any], *, quickly: bool = False) -> None:
