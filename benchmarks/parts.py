@@ -62,6 +62,7 @@ PARTS = {
     "layer-infer": Part("layer", "infer", SIZES, (*STATEFUL, "flax-nnx"), mean=True),
     "layer-train": Part("layer", "train", SIZES, ("torch",), mean=True),
     "streams": Part("streams", "run", "step", STATEFUL),
+    "gru": Part("programs", "gru", SIZES, STATEFUL, mean=True),
     "programs": Part("programs", "run", "model", STATEFUL, mean=True),
 }
 DTYPES = ("float32", "bfloat16", "float16")

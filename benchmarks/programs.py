@@ -28,19 +28,31 @@ from jaxlstm import inference
 from testing.modules import module_of
 from testing.processes import resident_bytes
 
+Model = tuple[nn.Module, tuple[Any, ...]]
+"""A model and its arguments."""
+
 
 def run(settings: Settings) -> Iterator[dict[str, Any]]:
     """Time each model."""
+    return _rows(MODELS, settings)
+
+
+def gru(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Time a GRU of each size."""
+    return _rows(GRUS, settings)
+
+
+def _rows(models: dict[str, Callable[[], Model]], settings: Settings) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(settings.threads)
     with fresh_cache():  # of code that torch.compile compiled
-        for name in list(MODELS)[-1:] if settings.tiny else MODELS:
-            yield row(name, settings)
+        for name in list(models)[-1:] if settings.tiny else models:
+            yield row(name, models[name], settings)
 
 
-def row(name: str, settings: Settings) -> dict[str, Any]:
+def row(name: str, model: Callable[[], Model], settings: Settings) -> dict[str, Any]:
     """Time the implementations of a model on one input, after a check that they agree."""
     torch.manual_seed(0)
-    module, args = MODELS[name]()
+    module, args = model()
     program = jaxlstm.from_module(module, args)
     jitted, runner = jax.jit(program), inference.compile(program)
     hosts = [arg.numpy() for arg in args]
@@ -100,10 +112,6 @@ def _fault(call: Callable[[], Any]) -> str:
     except TorchDynamoException as error:
         return str(error).splitlines()[0]
     return ""
-
-
-Model = tuple[nn.Module, tuple[Any, ...]]
-"""A model and its arguments."""
 
 
 def text_recogniser() -> Model:
@@ -256,6 +264,15 @@ def cell_loop() -> Model:
     return module_of(forward, cell=nn.LSTMCell(64, 128)), (torch.randn(4, 400, 64),)
 
 
+def gru_layer(time: int, batch: int, input_size: int, hidden_size: int) -> Model:
+    """A GRU of one layer."""
+    return nn.GRU(input_size, hidden_size), (torch.randn(time, batch, input_size),)
+
+
+GRUS: dict[str, Callable[[], Model]] = {
+    ", ".join(map(str, (*sizes, 1))): functools.partial(gru_layer, *sizes)
+    for sizes in ((100, 16, 256, 256), (100, 1, 128, 128), (50, 32, 512, 512), (400, 4, 64, 128))
+}
 MODELS = {
     "text recogniser, 4 lines of 32 x 256": text_recogniser,
     "mobile recogniser, 4 lines of 32 x 128": mobile_recogniser,

@@ -413,7 +413,7 @@ class GRUCell(_Cell):
         """
         params, x, state = module_calls.promote_dtypes(self.dtype, self.params, x, state)
         params, x, h = cell_arguments(params, x, state, self.config)
-        return gru_rnn.cell_step(gru_rnn.step_of(self.config), params, x, h, precision=self.precision)
+        return gru_rnn.cell_step(self.config, params, x, h, precision=self.precision)
 
 
 class Conv(nnx.Conv):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm import LSTMConfig, lstm, param_shapes
+from jaxlstm.layer.config import LayerConfig
 from jaxlstm.layer.params import init_bound
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -27,14 +28,14 @@ def compilations() -> int:
 
 
 def random_params(
-    config: LSTMConfig, seed: int = 0, *, scale: float = 1.0, dtype: Any = np.float32
+    config: LayerConfig, seed: int = 0, *, scale: float = 1.0, dtype: Any = np.float32
 ) -> dict[str, np.ndarray]:
     """Return parameters from torch's initial distribution, times a scale."""
     rng, bound = np.random.default_rng(seed), scale * init_bound(config)
     return {name: rng.uniform(-bound, bound, s).astype(dtype) for name, s in param_shapes(config).items()}
 
 
-def weights(config: LSTMConfig, dtype: Any = np.float32, seed: int = 0) -> dict[str, jax.Array]:
+def weights(config: LayerConfig, dtype: Any = np.float32, seed: int = 0) -> dict[str, jax.Array]:
     """Return random parameters, twice as large as torch's, which move the gates away from 1/2."""
     params = random_params(config, seed, scale=2.0, dtype=dtype)
     return {name: jnp.asarray(array) for name, array in params.items()}

@@ -1,4 +1,4 @@
-"""Random LSTM calls whose shapes are awkward for a kernel, and the instruction set that runs them."""
+"""Random calls of LSTMs and GRUs with awkward shapes for a kernel, and the instruction set that runs them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm import LSTMConfig, LSTMState, kernels, lstm
+from jaxlstm import LSTMConfig, LSTMState, kernels
+from jaxlstm.functional import run_layers
 from jaxlstm.kernels.cpu.library import library
+from jaxlstm.layer.config import GRUConfig, LayerConfig
 from jaxlstm.layer.precision import gate_dtype
 from testing.inference import random_params
 
@@ -30,9 +32,11 @@ class Problem(NamedTuple):
     bidirectional: bool = False
     bias: bool = True
     ragged: bool = False
+    gru: bool = False
 
     def __str__(self) -> str:
         flags = ["bi"] * self.bidirectional + ["nobias"] * (not self.bias) + ["ragged"] * self.ragged
+        flags += ["gru"] * self.gru
         sizes = f"T{self.time}-B{self.batch}-I{self.input_size}-H{self.hidden_size}"
         return "-".join([sizes, *([f"P{self.proj_size}"] if self.proj_size else []), *flags])
 
@@ -49,23 +53,25 @@ ODD = [
     Problem(3, 64, 8, 8, proj_size=3, ragged=True),
     Problem(2, 5, 200, 1000),
     Problem(600, 1, 2, 40),
+    Problem(9, 4, 5, 33, bidirectional=True, ragged=True, gru=True),
+    Problem(12, 29, 40, 130, bias=False, gru=True),
 ]
 
 
-def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[LSTMConfig, dict, Any, Any, Any]:
+def draw(problem: Problem, dtype: Any, seed: int = 0) -> tuple[Any, dict, Any, Any, Any]:
     """Draw the config, params, inputs, state and lengths (None unless ragged) of a problem."""
     rng = np.random.default_rng(seed)
-    config = LSTMConfig(
-        problem.input_size,
-        problem.hidden_size,
-        bias=problem.bias,
-        bidirectional=problem.bidirectional,
-        proj_size=problem.proj_size,
-    )
+    sizes = problem.input_size, problem.hidden_size
+    options: dict[str, Any] = {"bias": problem.bias, "bidirectional": problem.bidirectional}
+    if problem.gru:
+        config: LayerConfig = GRUConfig(*sizes, **options)
+    else:
+        config = LSTMConfig(*sizes, **options, proj_size=problem.proj_size)
     params = {n: jnp.asarray(a, dtype) for n, a in random_params(config, seed + 1, dtype=float).items()}
     inputs = jnp.asarray(rng.standard_normal((problem.time, problem.batch, problem.input_size)), dtype)
     shapes = config.state_shapes(problem.batch)
-    state = LSTMState(*(jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes))
+    leaves = [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+    state = leaves[0] if problem.gru else LSTMState(*leaves)
     lengths = jnp.asarray(rng.integers(1, problem.time + 1, problem.batch)) if problem.ragged else None
     return config, params, inputs, state, lengths
 
@@ -83,10 +89,12 @@ def values_and_gradients(problem: Problem, dtype: Any, backend: str) -> Any:
     @jax.jit
     def run(params: Any, inputs: Any, state: Any) -> Any:
         def loss(params: Any, inputs: Any, state: Any) -> Any:
-            outputs, last = lstm(params, inputs, state, config=config, seq_lengths=lengths, backend=backend)
+            call = {"config": config, "seq_lengths": lengths, "backend": backend}
+            outputs, last = run_layers(params, inputs, state, **call)
             numbers = jnp.arange(outputs.size, dtype=gate_dtype(dtype))  # may exceed the largest float16
             weights = jnp.cos(numbers).astype(dtype).reshape(outputs.shape)
-            total = (weights * outputs).sum() + (last.h**2).sum() + jnp.sin(last.c).sum()
+            h, *c = jax.tree.leaves(last)
+            total = (weights * outputs).sum() + (h**2).sum() + sum(jnp.sin(leaf).sum() for leaf in c)
             return total, (outputs, last)
 
         return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(params, inputs, state)

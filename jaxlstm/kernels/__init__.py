@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxlstm.layer import gru_rnn
-from jaxlstm.layer.config import LayerConfig, LSTMConfig
+from jaxlstm.layer.config import LayerConfig, LSTMConfig, RNNConfig
 from jaxlstm.layer.direction import both_over_time, over_time
 from jaxlstm.layer.scan import PLAIN, Recurrence
 from jaxlstm.layer.stack import StackFunction, stack_by_direction
@@ -27,18 +27,20 @@ SMALL_WEIGHTS, WORTH_PACKING = 2**18, 64
 def select_stack(backend: str, config: LayerConfig, x: jax.Array) -> StackFunction:
     """Return the function that runs every layer and direction on a backend, for inputs like ``x``.
 
-    GRUs and RNNs have no kernels: each backend runs them as a plain scan.
+    RNNs have no kernel: each backend runs them as a plain scan.
 
     Raises:
       RuntimeError: the backend is not available.
     """
+    functions: tuple[Any, Any] = over_time, both_over_time
+    weights, rows = len(config.gates) * config.hidden_size * (config.input_size + config.h_size), x.shape[:2]
+    chosen = PLAIN
+    if not isinstance(config, RNNConfig):
+        chosen = select_recurrence(backend, weights=weights, rows=rows[0] * rows[1])
     if not isinstance(config, LSTMConfig):
-        return partial(stack_by_direction, partial(gru_rnn.over_time, gru_rnn.step_of(config)), None)
-    weights = 4 * config.hidden_size * (config.input_size + config.h_size)
-    chosen = select_recurrence(backend, weights=weights, rows=x.shape[0] * x.shape[1])
-    return partial(
-        stack_by_direction, partial(over_time, recurrence=chosen), partial(both_over_time, recurrence=chosen)
-    )
+        cell, chosen = gru_rnn.cell_of(config), chosen._replace(gates_tangent=PLAIN.gates_tangent)
+        functions = partial(gru_rnn.over_time, cell), partial(gru_rnn.both_over_time, cell)
+    return partial(stack_by_direction, *(partial(function, recurrence=chosen) for function in functions))
 
 
 def select_recurrence(backend: str, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:

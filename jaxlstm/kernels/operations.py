@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from jaxlstm.layer import scan
-from jaxlstm.layer.cell import LSTMState, StepDerivative
+from jaxlstm.layer.cell import LSTM, Cell, LSTMState, StepDerivative
 from jaxlstm.layer.mesh_types import whole_beside
 from jaxlstm.layer.precision import Precision, gate_dtype, linear, resolve
 from jaxlstm.layer.scan import RecurrentTangents
@@ -82,13 +82,21 @@ def _like(x: Any, batch_axis: int | None) -> ResultType:
     return ResultType(x.shape, x.dtype, batch_axis)
 
 
+def _like_state(state: LSTMState, suffix: Any = "") -> dict[str, ResultType]:
+    return {f"{name}{suffix}": _like(leaf, 0) for name, leaf in state._asdict().items() if leaf is not None}
+
+
+def _state(values: Mapping[str, Any], suffix: Any = "") -> Any:
+    return LSTMState(values[f"h{suffix}"], values.get(f"c{suffix}"))  # type: ignore[arg-type]
+
+
 def _forward_results(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> dict:
     outputs = ResultType((*inputs.shape[:2], state.h.shape[1]), inputs.dtype, 1)
-    return {"outputs": outputs, "h": _like(state.h, 0), "c": _like(state.c, 0)}
+    return {"outputs": outputs, **_like_state(state)}
 
 
 def _forward_tree(values: Mapping[str, Any]) -> Any:
-    return values["outputs"], LSTMState(values["h"], values["c"])
+    return values["outputs"], _state(values)
 
 
 FORWARD = KernelOperation("forward", scan.forward, (None, 1, 0, 1), _forward_results, _forward_tree)
@@ -96,8 +104,7 @@ FORWARD = KernelOperation("forward", scan.forward, (None, 1, 0, 1), _forward_res
 
 def _both_results(params: Any, inputs: Any, states: Any, valid: Any, **static: Any) -> dict:
     outputs = ResultType((*inputs.shape[:2], 2 * states[0].h.shape[1]), inputs.dtype, 1)
-    last = {f"{name}{d}": _like(getattr(states[d], name), 0) for d in (0, 1) for name in LSTMState._fields}
-    return {"outputs": outputs, **last}
+    return {"outputs": outputs, **_like_state(states[0], 0), **_like_state(states[1], 1)}
 
 
 FORWARD_BOTH = KernelOperation(
@@ -105,15 +112,22 @@ FORWARD_BOTH = KernelOperation(
     scan.forward_both,
     (None, 1, 0, 1),
     _both_results,
-    lambda values: (values["outputs"], tuple(LSTMState(values[f"h{d}"], values[f"c{d}"]) for d in (0, 1))),
+    lambda values: (values["outputs"], (_state(values, 0), _state(values, 1))),
 )
 
 
-def _differentiated_results(params: Any, inputs: Any, state: Any, valid: Any, **static: Any) -> dict:
-    steps, H, dtype = inputs.shape[:2], state.c.shape[1], gate_dtype(inputs.dtype)
-    results = _forward_results(params, inputs, state, valid, **static)
-    results["by_gates"] = ResultType((*steps, 4 * H), dtype, 1)
-    results["f"] = results["m_by_c"] = ResultType((*steps, H), dtype, 1)
+def _differentiated_results(
+    params: Any, inputs: Any, state: Any, valid: Any, *, cell: Cell = LSTM, **static: Any
+) -> dict:
+    steps, H, dtype = (
+        inputs.shape[:2],
+        params["weight_hh"].shape[0] // len(cell.of_h),
+        gate_dtype(inputs.dtype),
+    )
+    results = _forward_results(params, inputs, state, valid)
+    results["by_gates"] = ResultType((*steps, cell.blocks * H), dtype, 1)
+    for name in ("f", "m_by_c") if state.c is not None else ("f",):
+        results[name] = ResultType((*steps, H), dtype, 1)
     if "weight_hr" in params:
         results["m"] = ResultType((*steps, H), inputs.dtype, 1)
     return results
@@ -126,7 +140,7 @@ FORWARD_AND_DIFFERENTIATE = KernelOperation(
     _differentiated_results,
     lambda values: (
         _forward_tree(values),
-        StepDerivative(*(values[name] for name in StepDerivative._fields)),
+        StepDerivative(*(values.get(name) for name in StepDerivative._fields)),  # type: ignore[arg-type]
         values.get("m"),
     ),
 )
@@ -148,7 +162,7 @@ def _backward_results(
     weights: Any, derivative: Any, valid: Any, cotangents: tuple, *, projected: bool, **static: Any
 ) -> dict:
     outputs, state = cotangents
-    results = {"z_bar": _like(derivative.by_gates, 1), "h_bar": _like(state.h, 0), "c_bar": _like(state.c, 0)}
+    results = {"z_bar": _like(derivative.by_gates, 1), **_like_state(state, "_bar")}
     return results | ({"projection_bar": _like(outputs, 1)} if projected else {})
 
 
@@ -157,9 +171,7 @@ BACKWARD = KernelOperation(
     _backward,
     (None, 1, 1, (1, 0)),
     _backward_results,
-    lambda values: RecurrentTangents(
-        values["z_bar"], values.get("projection_bar"), LSTMState(values["h_bar"], values["c_bar"])
-    ),
+    lambda values: RecurrentTangents(values["z_bar"], values.get("projection_bar"), _state(values, "_bar")),
 )
 OUTPUTS_TANGENT = KernelOperation(
     "outputs_tangent",
@@ -169,8 +181,7 @@ OUTPUTS_TANGENT = KernelOperation(
         "outputs": ResultType(
             (*tangents.gates.shape[:2], tangents.state.h.shape[1]), tangents.state.h.dtype, 1
         ),
-        "h": _like(tangents.state.h, 0),
-        "c": _like(tangents.state.c, 0),
+        **_like_state(tangents.state),
     },
     _forward_tree,
     BACKWARD,
@@ -192,6 +203,7 @@ def _gradients(
     names: tuple[str, ...],
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> dict[str, Any]:
     """Return the transpose of :func:`jaxlstm.layer.scan.gates_tangent` for the tangents in ``names``."""
 

@@ -1,4 +1,4 @@
-r"""GRU and RNN: one time step, and one direction of one layer over time with its own derivative.
+r"""GRU and RNN: cells of a state h, and one direction of one layer over time.
 
 With :math:`x` for :math:`W_{ih} x + b_{ih}` and :math:`a` for :math:`W_{hh} h + b_{hh}`, each with one block
 of rows per gate,
@@ -11,143 +11,97 @@ of rows per gate,
     & h' = (1 - z) \odot n + z \odot h.
     \end{aligned}
 
-Time is the first axis. One product before the loop computes W_ih x of all steps. In the derivative, as in
-:mod:`jaxlstm.layer.direction`, one product after the loop computes dW_hh h of all steps, so that the loop
-contains only the products that need the previous step. Ragged batches are as in :mod:`jaxlstm.layer.scan`.
+As a :class:`jaxlstm.layer.cell.Cell`, a GRU has the four blocks :math:`x_n, x_r + a_r, x_z + a_z, a_n`. Time,
+ragged batches and derivatives are as for an LSTM, see :mod:`jaxlstm.layer.direction`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from jaxlstm.layer import direction
 from jaxlstm.layer.activations import sigmoid, tanh
-from jaxlstm.layer.cell import input_gates
+from jaxlstm.layer.cell import Cell, LSTMState, StepDerivative, input_gates
+from jaxlstm.layer.cell import cell_step as step_of_cell
 from jaxlstm.layer.config import GRUConfig, LayerConfig, RNNConfig
-from jaxlstm.layer.precision import Precision, add_bias, gate_dtype, linear, product
-from jaxlstm.layer.scan import or_zero, states_before, where
+from jaxlstm.layer.precision import Precision
 
-Step = Callable[[Sequence[jax.Array], jax.Array, jax.Array], jax.Array]
-"""``(x, a, h)`` to the next h: x (..., H) of each gate, a (..., gates * H), h (..., H)."""
+Step = tuple[jax.Array, None, Callable[[], StepDerivative]]
 
 
-def _gru_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
-    (x_r, x_z, x_n), (a_r, a_z, a_n) = x, jnp.split(a, 3, axis=-1)
-    n = tanh(x_n + sigmoid(x_r + a_r) * a_n)
-    return n + sigmoid(x_z + a_z) * (h - n)
+def _gru_step(blocks: Sequence[jax.Array], state: LSTMState) -> Step:
+    x_n, a_n = blocks[0], blocks[3]
+    r, z, h = sigmoid(blocks[1]), sigmoid(blocks[2]), state.h.astype(x_n.dtype)
+    n = tanh(x_n + r * a_n)
+
+    def derivative() -> StepDerivative:
+        by_n = (1 - z) * (1 + n) * (1 - n)
+        by_blocks = (by_n, by_n * a_n * r * (1 - r), (h - n) * z * (1 - z), by_n * r)
+        return StepDerivative(jnp.concatenate(by_blocks, axis=-1), z, None)
+
+    return n + z * (h - n), None, derivative
 
 
-def _tanh_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
-    return tanh(x[0] + a)
+def _gru_tangent(derivative: StepDerivative, dblocks: jax.Array, dstate: LSTMState) -> tuple[jax.Array, None]:
+    by_n, by_r, by_z, by_a = jnp.split(derivative.by_gates * dblocks, 4, axis=-1)
+    return derivative.f * dstate.h.astype(dblocks.dtype) + (by_n + by_r + by_z + by_a), None
 
 
-def _relu_step(x: Sequence[jax.Array], a: jax.Array, h: jax.Array) -> jax.Array:
-    return jax.nn.relu(x[0] + a)
+def _tanh_step(z: Sequence[jax.Array], state: LSTMState) -> Step:
+    h = tanh(z[0])
+    return h, None, lambda: StepDerivative((1 + h) * (1 - h), None, None)
 
 
-def step_of(config: LayerConfig) -> Step:
-    """Return the step of a GRU or RNN."""
+def _relu_step(z: Sequence[jax.Array], state: LSTMState) -> Step:
+    return jax.nn.relu(z[0]), None, lambda: StepDerivative((z[0] > 0).astype(z[0].dtype), None, None)
+
+
+def _rnn_tangent(derivative: StepDerivative, dz: jax.Array, dstate: LSTMState) -> tuple[jax.Array, None]:
+    return derivative.by_gates * dz, None
+
+
+GRU = Cell("GRU", 4, (1, 2, 0), (1, 2, 3), _gru_step, _gru_tangent, number=1)
+TANH = Cell("RNN_TANH", 1, (0,), (0,), _tanh_step, _rnn_tangent, number=-1)
+RELU = Cell("RNN_RELU", 1, (0,), (0,), _relu_step, _rnn_tangent, number=-1)
+
+
+def cell_of(config: LayerConfig) -> Cell:
+    """Return the cell of a GRU or RNN."""
     if isinstance(config, GRUConfig):
-        return _gru_step
+        return GRU
     assert isinstance(config, RNNConfig), config
-    return _tanh_step if config.nonlinearity == "tanh" else _relu_step
+    return TANH if config.nonlinearity == "tanh" else RELU
 
 
 def cell_step(
-    step: Step, params: Mapping[str, Any], x: jax.Array, h: jax.Array, *, precision: Precision
+    config: LayerConfig, params: Mapping[str, Any], x: jax.Array, h: jax.Array, *, precision: Precision
 ) -> jax.Array:
     """Return the next h of a cell, given its input (..., input_size) and h (..., H)."""
+    cell = cell_of(config)
     gates = input_gates(params, x, precision=precision)
-    a = linear(h, params["weight_hh"], params.get("bias_hh"), precision=precision)
-    return step(_by_gate(gates, h), a, h.astype(a.dtype)).astype(h.dtype)
-
-
-def _by_gate(gates: jax.Array, h: jax.Array) -> tuple[jax.Array, ...]:
-    # In a loop on a CPU, XLA does not vectorize a step that reads parts of one array.
-    return tuple(jnp.split(gates, gates.shape[-1] // h.shape[-1], axis=-1))
-
-
-class _Primals(NamedTuple):
-    """The arguments of one direction: x (T, B, H) of each gate, h_0 (B, H), ``weight_hh`` and ``bias_hh``."""
-
-    x: tuple[jax.Array, ...]
-    h_0: jax.Array
-    weight: jax.Array
-    bias: jax.Array | None
+    return step_of_cell(params, gates, (h, None), precision=precision, cell=cell).h
 
 
 def over_time(
-    step: Step,
-    params: Mapping[str, Any],
+    cell: Cell, params: Mapping[str, Any], inputs: jax.Array, h_0: jax.Array, *args: Any, **options: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Run one direction: :func:`jaxlstm.layer.direction.over_time` with h as the state."""
+    state: Any = (h_0, None)
+    outputs, last = direction.over_time(params, inputs, state, *args, cell=cell, **options)
+    return outputs, last.h
+
+
+def both_over_time(
+    cell: Cell,
+    params: Sequence[Mapping[str, Any]],
     inputs: jax.Array,
-    h_0: jax.Array,
-    valid: jax.Array | None = None,
-    *,
-    reverse: bool = False,
-    precision: Precision,
-) -> tuple[jax.Array, jax.Array]:
-    """Run a step over time.
-
-    Args:
-      params: the parameters of one direction without suffix.
-      inputs: (T, B, features).
-      h_0: (B, H).
-      valid: (T, B), True at the valid steps; None if every step is valid.
-      reverse: run from the last step to the first. Each output stays at the time of its input.
-
-    Returns:
-      Outputs (T, B, H), zero where not valid, and h after the last step.
-    """
-    gates = input_gates(params, inputs, precision=precision)
-    primals = _Primals(_by_gate(gates, h_0), h_0, params["weight_hh"], params.get("bias_hh"))
-    return _differentiable(step, reverse, precision, primals, valid)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _differentiable(
-    step: Step, reverse: bool, precision: Precision, primals: _Primals, valid: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    outputs, last, _ = _forward(step, reverse, precision, primals, valid, keep=False)
-    return outputs, last
-
-
-def _forward(
-    step: Step, reverse: bool, precision: Precision, primals: _Primals, valid: jax.Array | None, *, keep: bool
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Return outputs, the last h, and with ``keep`` the products a of all steps."""
-    # Transposed once: on a CPU, a product in the loop is then faster. In bfloat16 jaxlib 0.10.0 has none.
-    dtype = gate_dtype(primals.weight.dtype)
-    weight = primals.weight.T.astype(dtype)
-
-    def body(h: jax.Array, at: tuple) -> tuple[jax.Array, tuple]:
-        x, step_valid = at
-        a = add_bias(product(h.astype(dtype), weight, 0, precision=precision), primals.bias)
-        new = step(x, a, h.astype(a.dtype)).astype(h.dtype)
-        return where(step_valid, new, h), (or_zero(step_valid, new), a if keep else None)
-
-    last, (outputs, a) = lax.scan(body, primals.h_0, (primals.x, valid), reverse=reverse)
-    return outputs, last, a
-
-
-@_differentiable.defjvp
-def _differentiable_jvp(
-    step: Step, reverse: bool, precision: Precision, primals: tuple, tangents: tuple
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    (own, valid), (own_tangents, _) = primals, tangents
-    outputs, last, a = _forward(step, reverse, precision, own, valid, keep=True)
-    before = states_before(outputs, own.h_0, valid, reverse=reverse)
-    da = linear(before, own_tangents.weight, own_tangents.bias, precision=precision)
-
-    def body(dh: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
-        x, a, h, dx, da, step_valid = at
-        da = da + linear(dh, own.weight, precision=precision)
-        _, new = jax.jvp(step, (x, a, h.astype(a.dtype)), (dx, da, dh.astype(a.dtype)))
-        new = new.astype(dh.dtype)
-        return where(step_valid, new, dh), or_zero(step_valid, new)
-
-    steps = (own.x, a, before, own_tangents.x, da, valid)
-    dlast, doutputs = lax.scan(body, own_tangents.h_0, steps, reverse=reverse)
-    return (outputs, last), (doutputs, dlast)
+    h_0: Sequence[jax.Array],
+    *args: Any,
+    **options: Any,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Run both directions, as :func:`over_time`."""
+    states: Any = [(h, None) for h in h_0]
+    outputs, (ahead, back) = direction.both_over_time(params, inputs, states, *args, cell=cell, **options)
+    return outputs, (ahead.h, back.h)

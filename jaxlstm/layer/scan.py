@@ -20,7 +20,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlstm.layer.cell import LSTMState, StepDerivative, cell_step, differentiated_step, input_gates, project
+from jaxlstm.layer.cell import (
+    LSTM,
+    Cell,
+    LSTMState,
+    StepDerivative,
+    cell_step,
+    differentiated_step,
+    input_gates,
+    project,
+    split_gates,
+)
 from jaxlstm.layer.precision import Precision, gate_dtype, linear
 
 
@@ -28,7 +38,7 @@ class Recurrence(NamedTuple):
     """An implementation of the recurrence: the functions of this module, or a kernel's.
 
     Each function has the signature of the function of the same name in this module. All of them take
-    ``reverse`` and ``precision`` by keyword, but :func:`forward_both` has no ``reverse``.
+    ``reverse``, ``precision`` and ``cell`` by keyword, but :func:`forward_both` has no ``reverse``.
     """
 
     forward: Callable[..., tuple[jax.Array, LSTMState]]
@@ -42,7 +52,7 @@ class RecurrentTangents(NamedTuple):
     """The inputs of :func:`outputs_tangent` that enter linearly.
 
     Attributes:
-      gates: dz, (T, B, 4H).
+      gates: dz, (T, B, blocks * H).
       projection: dW_hr m, (T, B, h_size); None without a projection, or if dW_hr is zero.
       state: tangent of the initial state.
     """
@@ -60,15 +70,17 @@ def forward(
     *,
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> tuple[jax.Array, LSTMState]:
     """Return the outputs and the last state, as :func:`jaxlstm.layer.direction.over_time` does."""
+    recurrent = _params_of_loop(params)
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
         x_gates, step_valid = step_inputs
-        new = cell_step(params, x_gates, state, precision=precision)
+        new = cell_step(recurrent, x_gates, state, precision=precision, cell=cell)
         return where(step_valid, new, state), or_zero(step_valid, new.h)
 
-    x_gates = input_gates(params, inputs, precision=precision)
+    x_gates = split_gates(cell, input_gates(params, inputs, precision=precision))
     state, outputs = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
     return outputs, state
 
@@ -80,10 +92,11 @@ def forward_both(
     valid: jax.Array | None,
     *,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> tuple[jax.Array, tuple[LSTMState, LSTMState]]:
     """Run both directions of a layer: the outputs side by side, (T, B, 2 h_size), and the last states."""
     ahead, back = (
-        forward(params[d], inputs, initial_states[d], valid, reverse=d == 1, precision=precision)
+        forward(params[d], inputs, initial_states[d], valid, reverse=d == 1, precision=precision, cell=cell)
         for d in (0, 1)
     )
     return concatenate_features([ahead[0], back[0]]), (ahead[1], back[1])
@@ -97,19 +110,21 @@ def forward_and_differentiate(
     *,
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> tuple[tuple[jax.Array, LSTMState], StepDerivative, jax.Array | None]:
     """Return the results of :func:`forward`, the derivative of each step, and m (T, B, H).
 
     The derivative and m are zero at steps that are not valid. m is None without a projection.
     """
+    recurrent = _params_of_loop(params)
 
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, tuple]:
         x_gates, step_valid = step_inputs
-        new, derivative, m = differentiated_step(params, x_gates, state, precision=precision)
+        new, derivative, m = differentiated_step(recurrent, x_gates, state, precision=precision, cell=cell)
         stored = (new.h, derivative, m if "weight_hr" in params else None)
         return where(step_valid, new, state), or_zero(step_valid, stored)
 
-    x_gates = input_gates(params, inputs, precision=precision)
+    x_gates = split_gates(cell, input_gates(params, inputs, precision=precision))
     state, (outputs, derivative, m) = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
     return (outputs, state), derivative, m
 
@@ -122,6 +137,7 @@ def outputs_tangent(
     *,
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> tuple[jax.Array, LSTMState]:
     """Return the tangents of the outputs and of the last state, linear in ``tangents``.
 
@@ -132,12 +148,12 @@ def outputs_tangent(
     def step(state: LSTMState, step_inputs: tuple) -> tuple[LSTMState, jax.Array]:
         step_derivative, dz, dprojection, step_valid = step_inputs
         dh, dc = state
-        dz = dz + linear(dh, weights["weight_hh"], precision=precision)
-        dm, dc_next = step_derivative.apply(dz, dc.astype(dz.dtype))
+        dz = dz + cell.place(linear(dh, weights["weight_hh"], precision=precision), cell.of_h)
+        dm, dc_next = cell.tangent(step_derivative, dz, state)
         dh_next = project(weights, dm, dh.dtype, precision=precision)
         if dprojection is not None:
             dh_next = dh_next + dprojection
-        new = LSTMState(dh_next, dc_next.astype(dc.dtype))
+        new = LSTMState(dh_next, dc if dc is None else dc_next.astype(dc.dtype))
         return where(step_valid, new, state), or_zero(step_valid, new.h)
 
     steps = (derivative, tangents.gates, tangents.projection, valid)
@@ -155,23 +171,31 @@ def gates_tangent(
     *,
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> jax.Array:
-    """Return dz (T, B, 4H), linear in ``tangents``.
+    """Return dz (T, B, blocks * H), linear in ``tangents``.
 
-    They are the tangents of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, which is the sum of both
-    biases, in the dtype of the gates. A missing entry is zero.
+    They are the tangents of ``inputs``, ``weight_ih``, ``weight_hh`` and ``bias``, which is what both
+    biases add to z, in the dtype of the gates. A missing entry is zero.
     """
-    dz = jnp.zeros((*inputs.shape[:-1], weight_ih.shape[0]), gate_dtype(inputs.dtype))
+    gates = weight_ih.shape[0] // len(cell.of_x) * cell.blocks
+    dz = jnp.zeros((*inputs.shape[:-1], gates), gate_dtype(inputs.dtype))
     if "inputs" in tangents:
-        dz += linear(tangents["inputs"], weight_ih, precision=precision)
+        dz += cell.place(linear(tangents["inputs"], weight_ih, precision=precision), cell.of_x)
     if "weight_ih" in tangents:
-        dz += linear(inputs, tangents["weight_ih"], precision=precision)
+        dz += cell.place(linear(inputs, tangents["weight_ih"], precision=precision), cell.of_x)
     if "weight_hh" in tangents:
         h_before = states_before(outputs, h_0, valid, reverse=reverse)
-        dz += linear(h_before, tangents["weight_hh"], precision=precision)
+        dz += cell.place(linear(h_before, tangents["weight_hh"], precision=precision), cell.of_h)
     if "bias" in tangents:
         dz += tangents["bias"]
     return dz
+
+
+def _params_of_loop(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters with W_hh transposed once: on a CPU, a product in the loop is then faster."""
+    weight = params["weight_hh"]
+    return params if weight.dtype.itemsize < 4 else {**params, "transposed_weight_hh": weight.T}
 
 
 PLAIN = Recurrence(forward, forward_and_differentiate, outputs_tangent, gates_tangent, forward_both)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, lstm
+from jaxlstm.functional import run_layers
 from jaxlstm.inference import compile
 from jaxlstm.kernels import info
 from jaxlstm.kernels.cpu.library import library
+from jaxlstm.layer.config import GRUConfig
 from testing.inference import normal, weights
 from testing.problems import needs_native, rms, using
 
@@ -24,6 +26,7 @@ CONFIGS = {
     "both": LSTMConfig(16, 33, bidirectional=True, bias=False),
     "projected": LSTMConfig(5, 48, proj_size=9),
     "many rows": LSTMConfig(40, 130),
+    "gru": GRUConfig(7, 40, num_layers=2, bidirectional=True),
 }
 ROWS = {"many rows": 29}
 """Sequences of a config, if not a few. AMX takes 16 and more."""
@@ -54,14 +57,15 @@ def results(name: str, dtype: str, backend: str, *, wide: bool = False) -> tuple
     """
     config, rows = CONFIGS[name], ROWS.get(name, 12)
     params, x = half(dtype, weights(config)), half(dtype, normal(60, rows, config.input_size))
-    state = tuple(half(dtype, normal(*shape, seed=3)) for shape in config.state_shapes(rows))
+    state: Any = tuple(half(dtype, normal(*shape, seed=3)) for shape in config.state_shapes(rows))
     lengths = jnp.resize(jnp.array([60, 1, 7, 60, 59, 31, 60, 60, 2, 44, 60, 17]), (rows,))
     directions = (normal(60, rows, config.output_size, seed=5), *(normal(*h.shape, seed=6) for h in state))
+    state = state if isinstance(config, LSTMConfig) else state[0]
 
     def loss(params: Any, x: Any, state: Any) -> Any:
-        y, last = lstm(params, x, state, config=config, seq_lengths=lengths, backend=backend)
-        parts = [(a * b).sum() for a, b in zip((y, *last), directions, strict=True)]
-        return parts[0] + parts[1] + parts[2], (y, last)
+        y, last = run_layers(params, x, state, config=config, seq_lengths=lengths, backend=backend)
+        parts = [(a * b).sum() for a, b in zip((y, *jax.tree.leaves(last)), directions, strict=True)]
+        return sum(parts[1:], parts[0]), (y, last)
 
     with jax.enable_x64(wide):
         arguments = (params, x, state)
@@ -87,6 +91,8 @@ def scans(name: str, dtype: str) -> tuple[Any, Any]:
         ("projected", "bfloat16"),
         pytest.param("projected", "float16", marks=pytest.mark.slow),
         ("many rows", "bfloat16"),
+        ("gru", "bfloat16"),
+        pytest.param("gru", "float16", marks=pytest.mark.slow),
     ],
 )
 def test_results_are_at_least_as_accurate_as_the_plain_scan(

@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMState, kernels, lstm
+from jaxlstm.functional import run_layers
 from jaxlstm.kernels.cpu import ffi
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 from jaxlstm.kernels.operations import FORWARD, FORWARD_AND_DIFFERENTIATE
+from jaxlstm.layer.cell import LSTM
+from jaxlstm.layer.gru_rnn import GRU
 from testing.problems import ODD, Problem, draw, needs_native, rms, using, values_and_gradients, worst_error
 
 pytestmark = needs_native
@@ -67,7 +70,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.mark.parametrize("problem", [ODD[3], ODD[4], ODD[6]], ids=str)
+@pytest.mark.parametrize("problem", [ODD[3], ODD[4], ODD[6], *ODD[-2:]], ids=str)
 def test_instruction_sets(instruction_set: str, problem: Problem) -> None:
     assert library().instruction_set == instruction_set
     assert error(problem, jnp.float32) < 5e-6
@@ -79,8 +82,10 @@ def test_instruction_sets(instruction_set: str, problem: Problem) -> None:
         # threads split the units
         (Problem(30, 24, 40, 200, ragged=True, bidirectional=True), jnp.float32),
         (Problem(8, 24, 33, 96), jnp.bfloat16),
+        (Problem(20, 4, 40, 200, ragged=True, bidirectional=True, gru=True), jnp.float32),
         # threads split the rows
         (Problem(9, 48, 24, 100, proj_size=30), jnp.float32),
+        (Problem(9, 48, 24, 100, gru=True), jnp.float32),
     ],
     ids=str,
 )
@@ -99,8 +104,8 @@ def test_results_do_not_depend_on_the_number_of_threads(
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16], ids=["float32", "float16"])
 @pytest.mark.parametrize(
     "problem",
-    [ODD[3], ODD[4], Problem(12, 20, 60, 96, bidirectional=True)],
-    ids=["projected", "ragged", "units"],
+    [ODD[3], ODD[4], Problem(12, 20, 60, 96, bidirectional=True), ODD[-2]],
+    ids=["projected", "ragged", "units", "gru"],
 )
 def test_both_directions_at_once_have_the_bits_of_one_after_the_other(
     problem: Problem, dtype: Any, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +114,7 @@ def test_both_directions_at_once_have_the_bits_of_one_after_the_other(
     config, params, inputs, state, lengths = draw(problem, dtype)
 
     def run(x: jax.Array) -> Any:
-        return lstm(params, x, state, config=config, seq_lengths=lengths, backend="native")
+        return run_layers(params, x, state, config=config, seq_lengths=lengths, backend="native")
 
     one_by_one, _ = jax.jvp(run, (inputs,), (jnp.zeros_like(inputs),))
     for threads in (1, 2, 5):
@@ -123,6 +128,7 @@ def test_both_directions_at_once_have_the_bits_of_one_after_the_other(
         (Problem(12, 29, 40, 130), jnp.float32),
         (Problem(12, 29, 20, 70), jnp.bfloat16),
         (Problem(12, 29, 20, 70, proj_size=40), jnp.bfloat16),
+        (ODD[-1], jnp.float32),
         # With up to 20 rows W_ih x is computed ahead.
         (Problem(10, 29, 40, 400), jnp.float64),
     ],
@@ -141,17 +147,17 @@ def test_a_row_does_not_depend_on_its_batch(problem: Problem, dtype: Any) -> Non
 def assert_rows_are_independent(problem: Problem, dtype: Any) -> None:
     config, params, *arrays, _ = draw(problem, dtype)
     inputs, state = jax.tree.map(np.asarray, arrays)
-    run = jax.jit(lambda x, state: lstm(params, x, state, config=config, backend="native"))
+    run = jax.jit(lambda x, state: run_layers(params, x, state, config=config, backend="native"))
     whole, last = jax.tree.map(np.asarray, run(inputs, state))
     by_rows = kernels.info()["products"][jnp.dtype(dtype).name] == "float32"
-    amx = library().instruction_set.startswith("amx") and by_rows
+    amx = library().instruction_set.startswith("amx") and by_rows and not problem.gru
     few = (slice(0, 1), slice(3, 5), slice(4, 8), slice(10, 17))
     many = (slice(0, 12), slice(0, 16), slice(3, 27))
     for rows in many if amx else few + many:
-        state_part = type(state)(*(leaf[:, rows] for leaf in state))
-        part, last_part = run(inputs[:, rows], state_part)
+        part, last_part = run(inputs[:, rows], jax.tree.map(lambda leaf: leaf[:, rows], state))  # noqa: B023
         np.testing.assert_array_equal(part, whole[:, rows])
-        np.testing.assert_array_equal(last_part.c, last.c[:, rows])
+        for leaf, leaf_of_whole in zip(*map(jax.tree.leaves, (last_part, last)), strict=True):
+            np.testing.assert_array_equal(leaf, leaf_of_whole[:, rows])
 
 
 RAGGED = [
@@ -160,6 +166,8 @@ RAGGED = [
     Problem(40, 64, 8, 8),  # threads split the rows
     Problem(40, 13, 20, 130, proj_size=40),
     Problem(50, 29, 40, 130),  # two blocks of rows with AMX
+    Problem(40, 3, 6, 70, gru=True),
+    Problem(40, 64, 8, 8, gru=True),
 ]
 PATTERNS = ("longest first", "unsorted", "all empty", "nearly full", "scattered")
 
@@ -185,7 +193,8 @@ def direction(problem: Problem) -> tuple[dict, Any, LSTMState]:
     """Draw the params, inputs and state of one direction."""
     _, params, inputs, state, _ = draw(problem, jnp.float32)
     params = {name.removesuffix("_l0"): leaf for name, leaf in params.items()}
-    return params, inputs, LSTMState(*(np.asarray(leaf)[0] for leaf in state))
+    h, *c = (np.asarray(leaf)[0] for leaf in jax.tree.leaves(state))
+    return params, inputs, LSTMState(h, c[0] if c else None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -197,7 +206,8 @@ def test_ragged_batches(problem: Problem, reverse: bool, monkeypatch: pytest.Mon
     def results_of(*functions: Any) -> list[Any]:
         @jax.jit
         def run(valid: Any) -> Any:
-            arrays, static = (params, inputs, state, valid), {"reverse": reverse, "precision": None}
+            arrays = params, inputs, state, valid
+            static = {"reverse": reverse, "precision": None, "cell": GRU if problem.gru else LSTM}
             return [function(*arrays, **static) for function in functions]
 
         return [run(valid) for valid in masks]
@@ -211,8 +221,8 @@ def test_ragged_batches(problem: Problem, reverse: bool, monkeypatch: pytest.Mon
             (outputs, last), _ = jax.tree.map(np.asarray, actual)
             assert not outputs[~valid].any()
             never = ~valid.any(axis=0)
-            np.testing.assert_array_equal(last.h[never], state.h[never])
-            np.testing.assert_array_equal(last.c[never], state.c[never])
+            for leaf, first in zip(jax.tree.leaves(last), jax.tree.leaves(state), strict=True):
+                np.testing.assert_array_equal(leaf[never], first[never])
 
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-40, -1e-40], np.float32)
@@ -266,6 +276,7 @@ def draw_problem(number: int) -> tuple[Problem, str, int]:
     rng = np.random.default_rng([SEED, number])
     hidden_size = int(rng.choice([1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 65, 100, 130]))
     projected = hidden_size > 1 and rng.random() < 0.3
+    gru = bool(not projected and rng.random() < 0.5)
     problem = Problem(
         time=int(rng.choice([1, 2, 3, 5, 9, 20, 40])),
         batch=int(rng.choice([1, 2, 3, 4, 5, 7, 13, 16, 24, 29, 32, 33, 48, 67, 100])),
@@ -275,6 +286,7 @@ def draw_problem(number: int) -> tuple[Problem, str, int]:
         bidirectional=bool(rng.random() < 0.5),
         bias=bool(rng.random() < 0.5),
         ragged=bool(rng.random() < 0.5),
+        gru=gru,
     )
     return problem, str(rng.choice(list(TOLERANCE))), int(rng.choice([1, 2, 3, 8]))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import LSTMConfig, init_params, lstm
+from jaxlstm.functional import run_layers
 from testing.problems import Problem, draw, needs_native, worst_error
 
 pytestmark = needs_native
@@ -69,16 +70,18 @@ def test_per_example_gradients() -> None:
 
 
 @pytest.mark.slow
-def test_forward_mode_and_second_derivatives() -> None:
+@pytest.mark.parametrize("gru", [False, True])
+def test_forward_mode_and_second_derivatives(gru: bool) -> None:
     with jax.enable_x64(True):
-        problem = Problem(4, 3, 2, 4, proj_size=2, ragged=True, bidirectional=True)
+        proj_size = 0 if gru else 2
+        problem = Problem(4, 3, 2, 4, proj_size=proj_size, ragged=True, bidirectional=True, gru=gru)
         config, params, x, state, lengths = draw(problem, jnp.float64)
         direction = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), params)
 
         def derivatives(backend: str) -> Any:
             def f(p: Any) -> jax.Array:
-                outputs, last = lstm(p, x, state, config=config, seq_lengths=lengths, backend=backend)
-                return (outputs**2).sum() + (last.c**3).sum()
+                outputs, last = run_layers(p, x, state, config=config, seq_lengths=lengths, backend=backend)
+                return (outputs**2).sum() + (jax.tree.leaves(last)[-1] ** 3).sum()
 
             gradient_dot_params = lambda p: sum(  # noqa: E731
                 map(jnp.vdot, *map(jax.tree.leaves, (jax.grad(f)(p), p)))

@@ -40,7 +40,7 @@ class Handler(NamedTuple):
     arguments: dict[str, tuple[int, ...]]
     results: dict[str, tuple[int, ...]]
 
-    def run(self, shapes: Mapping[str, tuple] = {}, dtypes: Mapping[str, Any] = {}) -> Any:
+    def run(self, shapes: Mapping[str, tuple] = {}, dtypes: Mapping[str, Any] = {}, *, cell: int = 0) -> Any:
         """Run on zeros. ``shapes`` and ``dtypes`` replace the right ones."""
         default = {"valid": jnp.bool}
         arrays = {
@@ -50,7 +50,8 @@ class Handler(NamedTuple):
         results = [jax.ShapeDtypeStruct(*arrays[name]) for name in self.results]
         operands = [np.zeros(*arrays[name]) for name in self.arguments]
         call: Any = jax.ffi.ffi_call(self.target, results)
-        return jax.block_until_ready(call(*operands, threads=np.int64(0), reverse=False))
+        attributes = {} if self.target == "jaxlstm_gradients" else {"cell": np.int64(cell)}
+        return jax.block_until_ready(call(*operands, threads=np.int64(0), reverse=False, **attributes))
 
 
 HANDLERS = [
@@ -146,6 +147,25 @@ def test_parts_that_belong_together() -> None:
                 handler.run({name: (0,)})
 
 
+WITHOUT_C = ("weight_hr", "c_0", "c_n", "m_by_c", "m", "grad_c_n", "grad_c_0", "grad_projected")
+GRU = {name: (3 * H, *FORWARD[name][1:]) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+
+
+@pytest.mark.parametrize("handler", HANDLERS[:2], ids=lambda handler: handler.target)
+def test_gru(handler: Handler) -> None:
+    names = handler.arguments | handler.results
+    right = {name: (*shape[:-1], H) for name, shape in names.items() if shape[-1] == P}
+    right |= {**GRU, "weight_hh": (3 * H, H), **dict.fromkeys(WITHOUT_C, (0,))}
+    handler.run(right, cell=1)
+    with rejected("the cell must be 0 or 1"):
+        handler.run(right, cell=2)
+    with rejected(r"weight_hh must have shape \(15,5,\)"):
+        handler.run({**right, "weight_hh": (4 * H, H)}, cell=1)
+    for name in (name for name in WITHOUT_C if name in names):
+        with rejected("a GRU has no c and no projection"):
+            handler.run({**right, name: names[name]}, cell=1)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
@@ -172,7 +192,8 @@ def test_layer(name: str, shape: tuple[int, ...], message: str) -> None:
 
     def run(shapes: Mapping[str, tuple]) -> Any:
         operands = [np.zeros(shape, np.float32) for shape in shapes.values()]
-        return jax.block_until_ready(call(*operands, threads=np.int64(0), reverse=False))
+        attributes = {"threads": np.int64(0), "reverse": False, "cell": np.int64(0)}
+        return jax.block_until_ready(call(*operands, **attributes))
 
     run(shapes)
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):

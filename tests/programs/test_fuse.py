@@ -87,10 +87,10 @@ def test_gates_sums_and_means(size: tuple[int, int]) -> None:
 
 
 def layers(m: Any, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """LSTMs of all kinds; only those without a projection are prepared."""
+    """LSTMs of all kinds and a GRU; only those without a projection are prepared."""
     y, (h_n, c_n) = m.first(x, (h, h + 1))
     z, _ = m.second(y.transpose(0, 1))
-    return m.third(z.transpose(0, 1))[0], h_n, c_n
+    return *m.gru(m.third(z.transpose(0, 1))[0], h), h_n, c_n
 
 
 def test_layers() -> None:
@@ -100,11 +100,12 @@ def test_layers() -> None:
         first=nn.LSTM(5, 33, num_layers=2, bidirectional=True, batch_first=True),
         second=nn.LSTM(66, 8, bias=False),
         third=nn.LSTM(8, 6, proj_size=4, batch_first=True),
+        gru=nn.GRU(4, 33, num_layers=2, bidirectional=True, batch_first=True),
     )
     x, h = torch.randn(3, 7, 5), torch.randn(4, 3, 33)
     program = jaxlstm.from_module(module, (x, h))
     runner = compile(program)
-    assert len(runner._compiled._weights) == len(program.params) + 3
+    assert len(runner._compiled._weights) == len(program.params) + 5
     for part in (x, x[:, :4]):
         assert_close(runner(part.numpy(), h.numpy()), module(part, h), 2e-6, 0)
     x[1, 3:] = torch.nan
@@ -149,19 +150,21 @@ def test_an_input_that_changes() -> None:
 
 
 def steps(m: Any, x: torch.Tensor) -> torch.Tensor:
-    """Two cells and a linear layer in a loop."""
+    """Three cells and a linear layer in a loop."""
     h = c = x.new_zeros(x.shape[0], 33)
+    g = x.new_ones(x.shape[0], 8)
     state = x.new_zeros(x.shape[0], 8), x.new_ones(x.shape[0], 8)
     for step in range(20):
         h, c = m.first(x[:, step], (h, c))
         state = m.second(h, state)
         c = c + m.last(h)
-    return state[0] + state[1]
+        g = m.gru(h, g)
+    return state[0] + state[1] + g
 
 
 def test_cells() -> None:
     """Cells of a loop give torch's results, on weights that are packed once."""
-    cells = {"first": nn.LSTMCell(5, 33), "second": nn.LSTMCell(33, 8, bias=False)}
+    cells = {"first": nn.LSTMCell(5, 33), "second": nn.LSTMCell(33, 8, bias=False), "gru": nn.GRUCell(33, 8)}
     module = module_of(steps, last=nn.Linear(33, 33), **cells)
     runner = compile(jaxlstm.from_module(module, (torch.randn(3, 20, 5),)))
     for rows in (1, FEW_ROWS, FEW_ROWS + 1):
@@ -169,7 +172,7 @@ def test_cells() -> None:
         assert_close(runner(x.numpy()), module(x), 1e-5, 0)
         text = next(reversed(runner._compiled._executables.values())).call.as_text()
         assert ("jaxlstm_convolve" in text) == (rows <= FEW_ROWS)
-    assert len(runner._compiled._weights) == len(runner.program.params) + 4  # not 4 for each step
+    assert len(runner._compiled._weights) == len(runner.program.params) + 5  # not 5 for each step
     assert len(runner._compiled._executables) == 3
     for executable in runner._compiled._executables.values():
-        assert executable.call.as_text().count("jaxlstm_layer") >= 2
+        assert executable.call.as_text().count("jaxlstm_layer") >= 3

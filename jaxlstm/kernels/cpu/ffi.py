@@ -15,7 +15,7 @@ import numpy as np
 from jaxlstm.kernels import operations
 from jaxlstm.kernels.operations import TANGENTS, KernelOperation
 from jaxlstm.kernels.primitive import KernelPrimitive
-from jaxlstm.layer.cell import StepDerivative
+from jaxlstm.layer.cell import LSTM, Cell, StepDerivative
 from jaxlstm.layer.precision import Precision
 from jaxlstm.layer.scan import Recurrence
 
@@ -35,20 +35,28 @@ def forward_pass(
     *,
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> dict[str, Any]:
     """Run FORWARD, or FORWARD_AND_DIFFERENTIATE if ``out`` has the fields of a derivative."""
     operands = (inputs, *map(params.get, WEIGHTS), *state, valid)
     results = ("outputs", "h", "c", *StepDerivative._fields, "m")
-    return _call("jaxlstm_forward", operands, results, out, reverse)
+    return _call("jaxlstm_forward", operands, results, out, reverse, cell)
 
 
 def both_directions(
-    params: Any, inputs: Any, states: Any, valid: Any, out: dict[str, Any], *, precision: Precision
+    params: Any,
+    inputs: Any,
+    states: Any,
+    valid: Any,
+    out: dict[str, Any],
+    *,
+    precision: Precision,
+    cell: Cell = LSTM,
 ) -> dict[str, Any]:
     """Run FORWARD_BOTH."""
     weights = (direction.get(name) for direction in params for name in WEIGHTS)
     operands = (inputs, *weights, *states[0], *states[1], valid)
-    return _call("jaxlstm_forward_both", operands, tuple(out), out, False)
+    return _call("jaxlstm_forward_both", operands, ("outputs", "h0", "c0", "h1", "c1"), out, False, cell)
 
 
 def backward_pass(
@@ -61,6 +69,7 @@ def backward_pass(
     projected: bool,
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> dict[str, Any]:
     """Run BACKWARD."""
     outputs_bar, state_bar = cotangents
@@ -70,7 +79,7 @@ def backward_pass(
     operands = (*matrices, *derivative, valid, outputs_bar, *state_bar)
     results = ("z_bar", "projection_bar", "h_bar", "c_bar")
     # z_bar overwrites by_gates, which is not needed afterwards: fresh memory would cost more than the step.
-    found = _call("jaxlstm_backward", operands, results, out, reverse, input_output_aliases={2: 0})
+    found = _call("jaxlstm_backward", operands, results, out, reverse, cell, input_output_aliases={2: 0})
     return found if projected else {**found, "projection_bar": None}
 
 
@@ -86,21 +95,27 @@ def gradients(
     names: tuple[str, ...],
     reverse: bool,
     precision: Precision,
+    cell: Cell = LSTM,
 ) -> dict[str, Any]:
     """Run GRADIENTS: all in one call, because XLA would share the threads among several."""
     operands = (z_bar, inputs, outputs, h_0, valid, weight_ih)
     return _call("jaxlstm_gradients", operands, tuple(TANGENTS), out, reverse)
 
 
-def prepared_layer(prepared: Any, x: Any, h: Any, c: Any, valid: Any = None) -> tuple[jax.Array, ...]:
-    """Run a layer in float32. Return outputs (time, batch, directions * hidden_size), h and c.
+def prepared_layer(
+    cell: Cell, prepared: Any, x: Any, state: Sequence[Any], valid: Any = None
+) -> tuple[jax.Array, ...]:
+    """Run a layer in float32. Return outputs (time, batch, directions * hidden_size), and the last state.
 
     ``prepared`` is (directions, elements), as :func:`.stack.prepare` packs the weights of a direction; x is
-    (time, batch, input_size), h and c (directions, batch, hidden_size), and valid (time, batch).
+    (time, batch, input_size), ``state`` is h and for an LSTM c, each (directions, batch, hidden_size), and
+    valid (time, batch).
     """
-    shapes = {"outputs": (*x.shape[:2], h.shape[0] * h.shape[2]), "h": h.shape, "c": c.shape}
+    shapes = {"outputs": (*x.shape[:2], state[0].shape[0] * state[0].shape[2])}
+    shapes |= {name: leaf.shape for name, leaf in zip("hc", state, strict=False)}
     out = {name: jax.ShapeDtypeStruct(shape, x.dtype) for name, shape in shapes.items()}
-    return tuple(_call("jaxlstm_layer", (x, prepared, h, c, valid), tuple(out), out, False).values())
+    operands = (x, prepared, state[0], state[1] if len(state) > 1 else None, valid)
+    return tuple(_call("jaxlstm_layer", operands, ("outputs", "h", "c"), out, False, cell).values())
 
 
 def _call(
@@ -109,6 +124,7 @@ def _call(
     results: Sequence[str],
     out: dict[str, Any],
     reverse: bool,
+    cell: Cell | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Call the library. An array of shape (0,) stands for an operand of None, and a result not in ``out``."""
@@ -118,6 +134,7 @@ def _call(
         *(omitted if operand is None else operand for operand in operands),
         reverse=reverse,
         threads=np.int64(THREADS),
+        **({} if cell is None else {"cell": np.int64(cell.number)}),
     )
     return {name: array for name, array in zip(results, arrays, strict=True) if name in out}
 

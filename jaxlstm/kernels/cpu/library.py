@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm.layer.cell import LSTM, Cell
+
 SWITCH = "JAXLSTM_NATIVE"
 """Environment variable; 0 turns the kernel off."""
 
@@ -40,7 +42,7 @@ TARGETS = (
     "jaxlstm_layer",
 )
 
-INTERFACE = 9
+INTERFACE = 10
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -59,12 +61,12 @@ class Library(NamedTuple):
         assert self.handle is not None
         return self.handle.jaxlstm_instruction_set().decode()
 
-    def product_dtype(self, dtype: Any) -> np.dtype:
+    def product_dtype(self, dtype: Any, cell: Cell = LSTM) -> np.dtype:
         """Return the dtype in which products of ``dtype`` are computed: it, or float32 for half precision."""
         name = jnp.dtype(dtype).name
         assert self.handle is not None
         is_half = name in ("bfloat16", "float16")
-        if is_half and not self.handle.jaxlstm_multiplies(DTYPE_NUMBERS[name]):
+        if is_half and not self.handle.jaxlstm_multiplies(DTYPE_NUMBERS[name], ctypes.c_int64(cell.number)):
             return np.dtype(np.float32)
         return jnp.dtype(dtype)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxlstm._shared.aligned import aligned, aligned_zeros
 from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
+from jaxlstm.layer.cell import LSTM, Cell
 from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import gate_dtype
@@ -40,20 +41,21 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def prepare(params: Mapping[str, np.ndarray]) -> np.ndarray:
+def prepare(params: Mapping[str, np.ndarray], cell: Cell = LSTM) -> np.ndarray:
     """Pack the parameters of one direction for the current instruction set.
 
     Half-precision weights that it cannot multiply are widened to float32.
     """
     loaded = library()
     assert loaded.handle is not None
-    dtype = loaded.product_dtype(params["weight_hh"].dtype)
+    dtype = loaded.product_dtype(params["weight_hh"].dtype, cell)
     wide = gate_dtype(dtype)
     arrays = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in params.items() if "weight" in name}
     (gates, input_size), h_size = arrays["weight_ih"].shape, arrays["weight_hh"].shape[1]
     if "bias_ih" in params:
-        arrays["bias"] = params["bias_ih"].astype(wide) + params["bias_hh"].astype(wide)
-    sizes = [ctypes.c_int64(size) for size in (input_size, gates // 4, h_size)]
+        parts = cell.place(params["bias_ih"], cell.of_x), cell.place(params["bias_hh"], cell.of_h)
+        arrays["bias"] = np.asarray(parts[0]).astype(wide) + np.asarray(parts[1]).astype(wide)
+    sizes = [ctypes.c_int64(size) for size in (cell.number, input_size, gates // len(cell.of_x), h_size)]
     number = DTYPE_NUMBERS[dtype.name]
     count = loaded.handle.jaxlstm_prepared_size(number, *sizes, "weight_hr" in arrays)
     prepared = aligned_zeros((count,), dtype)

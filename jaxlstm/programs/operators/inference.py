@@ -6,6 +6,7 @@ it. Arrays that the kernel does not take run as the operators that these replace
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.export
@@ -16,16 +17,21 @@ from jax.core import Tracer
 
 from jaxlstm.kernels.cpu.convolution import convolve, packed, takes_convolution
 from jaxlstm.kernels.cpu.library import library
+from jaxlstm.layer.cell import LSTM
 from jaxlstm.layer.convolution import Geometry
+from jaxlstm.layer.gru_rnn import GRU
 from jaxlstm.layer.ragged import valid_steps
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.convolution import conv, pads_of
 from jaxlstm.programs.operators.normalization import batch_norm
-from jaxlstm.programs.operators.recurrent import lstm_cell_, run_layer
+from jaxlstm.programs.operators.recurrent import gru_cell_, lstm_cell_, run_layer
 from jaxlstm.programs.operators.registry import INFERENCE, Options, find_operator, register_operator
 
 CONVOLUTION, MEAN = INFERENCE + "convolution.default", INFERENCE + "mean.default"
-CELL, LSTM = INFERENCE + "lstm_cell.default", INFERENCE + "lstm.default"
+LSTM_CELL, LSTM_LAYER = INFERENCE + "lstm_cell.default", INFERENCE + "lstm.default"
+GRU_CELL, GRU_LAYER = INFERENCE + "gru_cell.default", INFERENCE + "gru.default"
+CELLS = {LSTM_CELL: LSTM, LSTM_LAYER: LSTM, GRU_CELL: GRU, GRU_LAYER: GRU}
+"""An operator -> the cell of the kernel."""
 LINEAR = INFERENCE + "linear.default"
 
 FEW_ROWS = 32
@@ -133,23 +139,24 @@ def prepared_linear(
     return y.reshape(*input.shape[:-1], -1)
 
 
-@register_operator(CELL)
-def prepared_lstm_cell(
-    input: Array, hx: Sequence[Array], prepared: Array | None = None, *, options: Options, **weights: Any
-) -> tuple[Array, Array]:
-    """Run one step of an LSTM, if possible with the weights that are prepared. Returns (h, c)."""
-    if prepared is not None and input.ndim == 2 and all(x.dtype == np.float32 for x in (input, *hx)):
+def prepared_cell(
+    op: str, input: Array, hx: Any, prepared: Array | None = None, *, options: Options, **weights: Any
+) -> Any:
+    """Run one step of an LSTM or GRU, if possible with the weights that are prepared. Returns (h, c) or h."""
+    state = hx if op == LSTM_CELL else (hx,)
+    if prepared is not None and input.ndim == 2 and all(x.dtype == np.float32 for x in (input, *state)):
         from jaxlstm.kernels.cpu.ffi import prepared_layer
 
-        _, h, c = prepared_layer(prepared[0], input[None], hx[0][None], hx[1][None])
-        return h[0], c[0]
-    return lstm_cell_(input, hx, options=options, **weights)
+        _, *last = prepared_layer(CELLS[op], prepared[0], input[None], [leaf[None] for leaf in state])
+        return (last[0][0], last[1][0]) if op == LSTM_CELL else last[0][0]
+    plain = lstm_cell_ if op == LSTM_CELL else gru_cell_
+    return plain(input, hx, options=options, **weights)
 
 
-@register_operator(LSTM)
-def prepared_lstm(
+def prepared_layers(
+    op: str,
     input: Array,
-    hx: Sequence[Array],
+    hx: Any,
     bidirectional: bool,
     batch_first: bool,
     prepared: Sequence[Array] | None = None,
@@ -157,10 +164,11 @@ def prepared_lstm(
     options: Options,
     **others: Any,
 ) -> tuple[Array, ...]:
-    """Run the layers of an LSTM, if possible with the weights that are prepared: (outputs, h_n, c_n)."""
-    if prepared is None or input.ndim != 3 or any(x.dtype != np.float32 for x in (input, *hx)):
+    """Run an LSTM or GRU as :func:`run_layer`, if possible with the weights that are prepared."""
+    given = hx if op == LSTM_LAYER else (hx,)
+    if prepared is None or input.ndim != 3 or any(x.dtype != np.float32 for x in (input, *given)):
         others |= {"bidirectional": bidirectional, "batch_first": batch_first, "options": options}
-        return run_layer("aten.lstm.input", input, hx, **others)
+        return run_layer("aten.lstm.input" if op == LSTM_LAYER else "aten.gru.input", input, hx, **others)
     from jaxlstm.kernels.cpu.ffi import prepared_layer
 
     x, valid = jnp.moveaxis(input, 1, 0) if batch_first else input, None
@@ -168,11 +176,16 @@ def prepared_lstm(
         valid = valid_steps(options.seq_lengths, len(x))
         x = jnp.where(valid[:, :, None], x, 0)  # padding may contain NaN
     states, directions = [], 1 + bidirectional
-    for first, weights in zip(range(0, len(hx[0]), directions), prepared, strict=True):
-        h, c = (part[first : first + directions] for part in hx)
-        x, *state = prepared_layer(weights, x, h, c, valid)
+    for first, weights in zip(range(0, len(given[0]), directions), prepared, strict=True):
+        initial = [part[first : first + directions] for part in given]
+        x, *state = prepared_layer(CELLS[op], weights, x, initial, valid)
         states.append(state)
     return jnp.moveaxis(x, 1, 0) if batch_first else x, *map(jnp.concatenate, zip(*states, strict=True))
+
+
+for _op in CELLS:
+    _function = prepared_cell if "cell" in _op else prepared_layers
+    register_operator(_op)(partial(_function, _op))
 
 
 def prepare_convolution(weight: Any, bias: Any, norm: Sequence[Any] | None, groups: int) -> tuple[Any, Any]:

@@ -92,11 +92,11 @@ def run_cell(
     params = {name: leaf for name, leaf in weights.items() if leaf is not None}
     if isinstance(config, LSTMConfig):
         return lstm_cell(params, input, (hx[0], hx[1]), precision=options.precision)
-    return gru_rnn.cell_step(gru_rnn.step_of(config), params, input, hx, precision=options.precision)
+    return gru_rnn.cell_step(config, params, input, hx, precision=options.precision)
 
 
 # The sizes of a cell follow from its weights.
 lstm_cell_ = register_operator("aten.lstm_cell.default")(partial(run_cell, LSTMConfig(1, 1)))
-register_operator("aten.gru_cell.default")(partial(run_cell, GRUConfig(1, 1)))
+gru_cell_ = register_operator("aten.gru_cell.default")(partial(run_cell, GRUConfig(1, 1)))
 register_operator("aten.rnn_tanh_cell.default")(partial(run_cell, RNNConfig(1, 1)))
 register_operator("aten.rnn_relu_cell.default")(partial(run_cell, RNNConfig(1, 1, nonlinearity="relu")))

@@ -12,10 +12,13 @@ from jaxlstm.layer.params import direction_params, param_shapes
 from jaxlstm.programs.graph import Argument, Graph, Node, Site, Value, results_of, rewrite, values_in
 from jaxlstm.programs.operators.inference import (
     ACTIVATIONS,
-    CELL,
+    CELLS,
     CONVOLUTION,
+    GRU_CELL,
+    GRU_LAYER,
     LINEAR,
-    LSTM,
+    LSTM_CELL,
+    LSTM_LAYER,
     MEAN,
     prepare_convolution,
 )
@@ -24,7 +27,13 @@ from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, run_cell, run_
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
-_LAYERS = {"aten.linear.default": LINEAR, "aten.lstm_cell.default": CELL, "aten.lstm.input": LSTM}
+_LAYERS = {
+    "aten.linear.default": LINEAR,
+    "aten.lstm_cell.default": LSTM_CELL,
+    "aten.lstm.input": LSTM_LAYER,
+    "aten.gru_cell.default": GRU_CELL,
+    "aten.gru.input": GRU_LAYER,
+}
 _FUNCTIONS = (linear, run_cell, run_layer)  # and not others, which the user may have registered
 _COMPUTED = ("input", "hx", "gate", "residual")
 """The arguments that the program computes; the others are weights and settings."""
@@ -140,7 +149,7 @@ def prepare_weights(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, di
 
     def with_weights(node: Node, site: Site) -> Node | None:
         own = {name: value for name, value in node.kwargs.items() if name not in _COMPUTED}
-        if node.op not in (CONVOLUTION, LINEAR, CELL, LSTM) or {*values_in(tuple(own.values()))} - {*names}:
+        if node.op not in (CONVOLUTION, LINEAR, *CELLS) or {*values_in(tuple(own.values()))} - {*names}:
             return None
         key = (node.op, *sorted(own.items(), key=lambda item: item[0]))
         if key not in found:
@@ -163,12 +172,13 @@ def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
         weight = own["weight"]
         is_taken = weight.ndim == 2 and weight.dtype == np.float32 and 0 < weight.size <= _LARGEST_LINEAR
         return prepare_convolution(weight[..., None], own.get("bias"), None, 1) if is_taken else ()
-    if op == CELL:
+    if op in (LSTM_CELL, GRU_CELL):
         names = _CELL_WEIGHTS.items()
         layers = [[{name: own[given] for given, name in names if own.get(given) is not None}]]
     else:
         settings = {name: own[name] for name in ("has_biases", "num_layers", "bidirectional", "batch_first")}
-        config = SEQUENCE_LAYERS["aten.lstm.input"]([leaf.shape for leaf in own["params"]], **settings)
+        layer = "aten.lstm.input" if op == LSTM_LAYER else "aten.gru.input"
+        config = SEQUENCE_LAYERS[layer]([leaf.shape for leaf in own["params"]], **settings)
         params = dict(zip(param_shapes(config), own["params"], strict=True))
         layers = [
             [direction_params(params, config, layer, d) for d in range(config.num_directions)]
@@ -177,4 +187,5 @@ def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
     weights = [leaf for layer in layers for direction in layer for leaf in direction.items()]
     if any(leaf.dtype != np.float32 or name == "weight_hr" for name, leaf in weights):
         return ()
-    return [np.stack([prepare(direction) for direction in layer]) for layer in layers]
+    cell = CELLS[op]
+    return [np.stack([prepare(direction, cell) for direction in layer]) for layer in layers]

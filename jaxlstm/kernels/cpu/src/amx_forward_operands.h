@@ -15,7 +15,7 @@ struct AmxForwardOperands {
   static constexpr long L = kLanes<T>;
   const ForwardPass<T>& plain;  // as packed for vectors
   const ForwardArguments<T>& p = plain.p;
-  const GateColumns gates = plain.gates;
+  const GateColumns<> gates = plain.gates;
   const PlainColumns outputs = plain.outputs;
   const long panels = plain.panels, output_panels = plain.output_panels;
   typedef std::conditional_t<kIsHalf<T>, PackedPanels, RightOperand<P>> Weights;

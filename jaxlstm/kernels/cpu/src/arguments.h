@@ -8,6 +8,9 @@
 //
 // Arrays are dense and row-major. T = time, B = batch, I = input_size, H = hidden_size, P = h_size. h_size is the size
 // of h: proj_size with a projection, else hidden_size. Gates are in the order i, f, g, o.
+//
+// A GRU has no c and no projection. Its weights have the three blocks r, z, n. Its n takes W_ih x and W_hh h apart, so
+// that a step has four gates, too: n of x, r, z, n of h.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,28 +21,34 @@
 
 namespace jaxlstm {
 
+// The numbers are repeated in jaxlstm/layer/cell.py and gru_rnn.py.
+enum class Cell : int64_t { kLstm, kGru };
+// The number of blocks of H rows of the weights.
+constexpr int blocks_of(Cell cell) { return cell == Cell::kGru ? 3 : 4; }
+
 // In half precision T is the dtype of the weights, inputs and outputs, and of their gradients. Everything else is
 // Wide<T>, that is float32: the state, the biases, the derivative, and the gradients of state, biases and gates.
 
 // See jaxlstm/layer/cell.py for the equations. m = o tanh(c').
 template <class T>
 struct ForwardArguments {
+  Cell cell;
   long time, batch, input_size, hidden_size, h_size;
   long y_stride;         // from one row of y to the next: P, or 2 P if the outputs of both directions lie side by side
   bool reverse;          // run from the last step to the first
   const T* x;            // [T, B, I]
-  const T* weight_ih;    // [4H, I]
-  const T* weight_hh;    // [4H, P]
-  const Wide<T>* bias;   // [4H], or null
+  const T* weight_ih;    // [4H, I], of a GRU [3H, I]
+  const T* weight_hh;    // [4H, P], of a GRU [3H, P]
+  const Wide<T>* bias;   // [4H], of the gates, or null
   const T* weight_hr;    // [P, H], or null without a projection
-  const Wide<T>*h_0, *c_0;  // [B, P], [B, H]
+  const Wide<T>*h_0, *c_0;  // [B, P], [B, H]; c_0 and c_n are null for a GRU
   const uint8_t* valid;  // [T, B], or null if all steps are valid; an invalid step keeps the state and outputs zeros
   T* y;                  // [T, B, P], with y_stride
   Wide<T>*h_n, *c_n;     // [B, P], [B, H]
   // The derivative of each step, or null in inference. With z for the gates before their nonlinearity:
-  Wide<T>* by_gates;  // [T, B, 4H]: dc'/dz for i, f and g, and dm/dz for o with c' held fixed
-  Wide<T>* f;         // [T, B, H]: dc'/dc
-  Wide<T>* m_by_c;    // [T, B, H]: dm/dc'
+  Wide<T>* by_gates;  // [T, B, 4H]: dc'/dz for i, f and g, and dm/dz for o with c' held fixed; for a GRU dh'/dz
+  Wide<T>* f;         // [T, B, H]: dc'/dc; for a GRU dh'/dh with z held fixed
+  Wide<T>* m_by_c;    // [T, B, H]: dm/dc'; null for a GRU
   T* m;               // [T, B, H], or null without a projection
   // Weights and bias as packed by prepare_weights, or null. If given, no other weights are read, and weight_hr only
   // needs to be non-null to indicate a projection. An instruction set that does not multiply T takes float32 weights.
@@ -48,14 +57,15 @@ struct ForwardArguments {
 
 template <class T>
 struct BackwardArguments {
+  Cell cell;
   long time, batch, hidden_size, h_size;
   bool reverse;                           // as in the forward pass
-  const T* weight_hh;                     // [4H, P]
+  const T* weight_hh;                     // [4H, P], of a GRU [3H, P]
   const T* weight_hr;                     // [P, H], or null
   const Wide<T>*by_gates, *f, *m_by_c;    // from the forward pass
   const uint8_t* valid;                   // [T, B], or null
   const T* grad_y;                        // [T, B, P]
-  const Wide<T>*grad_h_n, *grad_c_n;      // [B, P], [B, H]
+  const Wide<T>*grad_h_n, *grad_c_n;      // [B, P], [B, H]; grad_c_n and grad_c_0 are null for a GRU
   Wide<T>* grad_gates;                    // [T, B, 4H], of the gates before their nonlinearity; may alias by_gates
   T* grad_projected;                      // [T, B, P], of W_hr m, or null without a projection
   Wide<T>*grad_h_0, *grad_c_0;            // [B, P], [B, H]
@@ -136,7 +146,9 @@ struct InstructionSet {
   }
   // Returns true if weights of type T are multiplied as they are, and not widened to float32.
   template <class T>
-  bool multiplies() const { return passes<T>().prepared_bytes != nullptr; }
+  bool multiplies(Cell cell) const {
+    return passes<T>().prepared_bytes != nullptr && !(kIsHalf<T> && cell == Cell::kGru);
+  }
 };
 
 }  // namespace jaxlstm

@@ -16,13 +16,16 @@
 namespace jaxlstm {
 namespace {
 
-template <class T>
+template <class T, Cell kCell = Cell::kLstm>
 struct BackwardPass {
   static constexpr long L = kLanes<T>;
+  static constexpr bool kIsGru = kCell == Cell::kGru;
   const BackwardArguments<T>& p;
   const PlainColumns states{p.h_size}, units{p.hidden_size};
   const long state_panels = states.panels<T>(), unit_panels = units.panels<T>();
   const long gate_rows = 4 * p.hidden_size;
+  // The gates to which h contributes: of a GRU all but the first.
+  const long first_gate = kIsGru ? p.hidden_size : 0, depth = gate_rows - first_gate;
   // Packed weights, and two arrays [panel][row][4][lanes] that a step passes on to the next: the gradient of c, and the
   // part of the gradient of h that bypasses W_hh. The latter is the gradient of the last state, which invalid steps
   // hand on.
@@ -35,9 +38,9 @@ struct BackwardPass {
 
   BackwardPass(const BackwardArguments<T>& arguments, void* scratch) : p(arguments) {
     Arena arena(scratch);
-    weight_hh = arena.take<T>(state_panels * padded_depth<T>(gate_rows) * 4 * L);
+    weight_hh = arena.take<T>(state_panels * padded_depth<T>(depth) * 4 * L);
     weight_hr = p.weight_hr ? arena.take<T>(unit_panels * padded_depth<T>(p.h_size) * 4 * L) : nullptr;
-    grad_c = arena.take<Wide<T>>(unit_panels * p.batch * 4 * L);
+    grad_c = arena.take<Wide<T>>(kIsGru ? 0 : unit_panels * p.batch * 4 * L);
     grad_h = arena.take<Wide<T>>(state_panels * p.batch * 4 * L);
     for (T*& step : rounded_gates) step = arena.take<T>(kIsHalf<T> ? p.batch * gate_rows : 0);
     rounding_errors = arena.take<T>(kIsHalf<T> ? p.batch * gate_rows : 0);
@@ -64,7 +67,7 @@ struct BackwardPass {
   }
 
   bool split_rows(int threads) const {
-    const long weight_bytes = state_panels * gate_rows * 4 * L * long(sizeof(T));
+    const long weight_bytes = state_panels * depth * 4 * L * long(sizeof(T));
     return threads > 1 && sharing_rows_is_faster(p.batch / threads, weight_bytes);
   }
 
@@ -79,12 +82,12 @@ struct BackwardPass {
   void pack_weights(int thread, int threads) {
     const Range state_range = share_of({0, state_panels}, thread, threads);
     const Range unit_range = share_of({0, unit_panels}, thread, threads);
-    pack(p.weight_hh, gate_rows, p.h_size, 1, states, state_range.begin, state_range.end, weight_hh);
+    pack(p.weight_hh, depth, p.h_size, 1, states, state_range.begin, state_range.end, weight_hh);
     if (p.weight_hr) pack(p.weight_hr, p.h_size, p.hidden_size, 1, units, unit_range.begin, unit_range.end, weight_hr);
   }
   void prepare(Range rows, Range my_states, Range my_units) {
     copy_to_panels(p.grad_h_n, p.h_size, rows, states, my_states, grad_h);
-    copy_to_panels(p.grad_c_n, p.hidden_size, rows, units, my_units, grad_c);
+    if (!kIsGru) copy_to_panels(p.grad_c_n, p.hidden_size, rows, units, my_units, grad_c);
   }
   void copy_to_panels(const Wide<T>* from, long width, Range rows, PlainColumns columns, Range panels,
                       Wide<T>* to) const {
@@ -111,7 +114,8 @@ struct BackwardPass {
 #pragma GCC unroll 16
           for (int v = 0; v < 4 * N; v++) sums[r][v] = load(panel_row(grad_h, panel + v / 4, row + r) + v % 4 * L);
         if (has_next)
-          multiply<M, N>(next + row * gate_rows, gate_rows, panel_at(weight_hh, panel, gate_rows), gate_rows, sums);
+          multiply<M, N>(next + row * gate_rows + first_gate, gate_rows, panel_at(weight_hh, panel, depth), depth,
+                         sums);
         if constexpr (kIsHalf<T>)
           if (s < 0)
             multiply<M, N>(rounding_errors + row * gate_rows, gate_rows, panel_at(weight_hh, panel, gate_rows),
@@ -132,6 +136,7 @@ struct BackwardPass {
     prefetch_grad_y(at_t);
     store(panel_row(grad_h, panel, b) + v * L, valid ? Vector<T>{} : value);
     if (valid) value += load(p.grad_y + at_t, count);
+    if constexpr (kIsGru) return differentiate_gru_cell(t, b, panel, v, count, valid, value);
     if (p.weight_hr) store(p.grad_projected + at_t, valid ? value : Vector<T>{}, count);
     else store_gates(s, b, panel, v, count, valid, value);
   }
@@ -185,6 +190,17 @@ struct BackwardPass {
     for (int g = 0; g < 4; g++) store(p.grad_gates + gate + g * p.hidden_size, grads[g], count);
   }
 
+  // Computes the gradients of the gates, and of h where it bypasses W_hh, from the gradient of h'.
+  JAXLSTM_INLINE void differentiate_gru_cell(long t, long b, long panel, int v, long count, bool valid,
+                                             Vector<T> grad_h_next) {
+    const long unit = units.first<T>(panel, v), row = t * p.batch + b, gate = row * gate_rows + unit;
+    if (valid) store(panel_row(grad_h, panel, b) + v * L, load(p.f + row * p.hidden_size + unit, count) * grad_h_next);
+    for (int g = 0; g < 4; g++) {
+      const long at = gate + g * p.hidden_size;
+      store(p.grad_gates + at, valid ? load(p.by_gates + at, count) * grad_h_next : Vector<T>{}, count);
+    }
+  }
+
   JAXLSTM_INLINE void store_rounded(long s, long at, Vector<T> value, long count) {
     T* rounded = rounded_gates[s & 1] + at;
     store(rounded, value, count);
@@ -192,7 +208,7 @@ struct BackwardPass {
   }
 
   void finish(Range rows, Range panels) {
-    for (long panel = panels.begin; panel < panels.end; panel++)
+    for (long panel = panels.begin; panel < panels.end && !kIsGru; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         for (int v = 0; v < 4; v++) {
           const long count = units.count<T>(panel, v);

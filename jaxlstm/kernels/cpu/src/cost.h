@@ -54,11 +54,11 @@ Cost cost_of_steps(const Arguments& p, double multiplications_per_row, double ac
 }
 template <class T>
 Cost cost_of(const ForwardArguments<T>& p) {
-  return cost_of_steps<T>(p, 4.0 * p.hidden_size * (p.input_size + p.h_size), p.hidden_size);
+  return cost_of_steps<T>(p, 1.0 * blocks_of(p.cell) * p.hidden_size * (p.input_size + p.h_size), p.hidden_size);
 }
 template <class T>
 Cost cost_of(const BackwardArguments<T>& p) {
-  return cost_of_steps<T>(p, 4.0 * p.hidden_size * p.h_size, 0);
+  return cost_of_steps<T>(p, 1.0 * blocks_of(p.cell) * p.hidden_size * p.h_size, 0);
 }
 template <class T>
 Cost cost_of(const GradientsArguments<T>& p) {

@@ -75,6 +75,13 @@ class BufferChecker {
     return is_absent(*buffer) ? nullptr : output<T>(name, buffer, shape);
   }
 
+  // Returns true if the cell has c and a projection. Otherwise their buffers must be absent.
+  bool has_c(int64_t cell, std::initializer_list<const Buffer*> buffers) {
+    if (cell != int64_t(Cell::kLstm) && cell != int64_t(Cell::kGru)) fail("the cell must be 0 or 1");
+    for (const Buffer* buffer : buffers)
+      if (cell == int64_t(Cell::kGru) && !is_absent(*buffer)) fail("a GRU has no c and no projection");
+    return cell == int64_t(Cell::kLstm);
+  }
   void require_nonzero_sizes(long time, long hidden_size, long h_size) {
     if (time < 1 || hidden_size < 1 || h_size < 1) fail("time, hidden_size and h_size must be at least 1");
   }
@@ -169,29 +176,34 @@ struct ForwardDirection {
 
   ForwardDirection(const ForwardDirection&) = delete;
   ForwardDirection(BufferChecker& checker, const Buffer& x, const Weights& weights, const States& states,
-                   const Buffer& valid, bool reverse) {
+                   const Buffer& valid, bool reverse, int64_t cell) {
     const auto [T, B, I] = checker.sizes<3>("x", x);
-    const long P = checker.sizes<2>("h_0", states.h_0)[1], H = checker.sizes<2>("c_0", states.c_0)[1];
-    p = {T, B, I, H, P, P, reverse};
+    const bool has_c = checker.has_c(cell, {&weights.hr, &states.c_0, &*states.c_n});
+    const long P = checker.sizes<2>("h_0", states.h_0)[1];
+    const long H = has_c ? checker.sizes<2>("c_0", states.c_0)[1] : P;
+    p = {Cell(cell), T, B, I, H, P, P, reverse};
     checker.require_nonzero_sizes(T, H, P);
     p.x = checker.input<Real>("x", x, {T, B, I});
-    p.weight_ih = checker.input<Real>("weight_ih", weights.ih, {4 * H, I});
-    p.weight_hh = checker.input<Real>("weight_hh", weights.hh, {4 * H, P});
-    const Real* const b_ih = checker.optional_input<Real>("bias_ih", weights.bias_ih, {4 * H});
-    const Real* const b_hh = checker.optional_input<Real>("bias_hh", weights.bias_hh, {4 * H});
+    const long gates = blocks_of(p.cell) * H;
+    p.weight_ih = checker.input<Real>("weight_ih", weights.ih, {gates, I});
+    p.weight_hh = checker.input<Real>("weight_hh", weights.hh, {gates, P});
+    const Real* const b_ih = checker.optional_input<Real>("bias_ih", weights.bias_ih, {gates});
+    const Real* const b_hh = checker.optional_input<Real>("bias_hh", weights.bias_hh, {gates});
     if (!b_ih != !b_hh) checker.fail("bias_ih and bias_hh must be given together");
     p.weight_hr = checker.optional_input<Real>("weight_hr", weights.hr, {P, H});
     if (!p.weight_hr && P != H) checker.fail("h_0 must be as wide as c_0 without weight_hr");
     p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
     const Real* const h_0 = checker.input<Real>("h_0", states.h_0, {B, P});
-    const Real* const c_0 = checker.input<Real>("c_0", states.c_0, {B, H});
+    const Real* const c_0 = has_c ? checker.input<Real>("c_0", states.c_0, {B, H}) : nullptr;
     Real* const h_n = checker.output<Real>("h_n", states.h_n, {B, P});
-    Real* const c_n = checker.output<Real>("c_n", states.c_n, {B, H});
+    Real* const c_n = has_c ? checker.output<Real>("c_n", states.c_n, {B, H}) : nullptr;
     if (checker.failed()) return;
     bias.resize(b_ih ? 4 * H : 0);
-    for (size_t i = 0; i < bias.size(); i++) bias[i] = widen(b_ih[i]) + widen(b_hh[i]);
+    for (long i = 0; i < long(bias.size()); i++)
+      if (has_c) bias[i] = widen(b_ih[i]) + widen(b_hh[i]);
+      else bias[i] = (i < 3 * H ? widen(b_ih[(i + 2 * H) % (3 * H)]) : 0) + (i < H ? 0 : widen(b_hh[i - H]));
     if (!bias.empty()) p.bias = bias.data();
-    state.emplace(h_0, c_0, h_n, c_n, B * P, B * H);
+    state.emplace(h_0, c_0, h_n, c_n, B * P, has_c ? B * H : 0);
     p.h_0 = state->h, p.c_0 = state->c, p.h_n = state->h_end, p.c_n = state->c_end;
   }
 };
@@ -201,17 +213,18 @@ template <class Real>
 ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& weight_hh, Buffer& bias_ih,
                    Buffer& bias_hh, Buffer& weight_hr, Buffer& h_0, Buffer& c_0, Buffer& valid, Result& y, Result& h_n,
                    Result& c_n, Result& by_gates, Result& f, Result& m_by_c, Result& m, bool reverse,
-                   int64_t threads) {
+                   int64_t threads, int64_t cell) {
   BufferChecker checker(x);
   ForwardDirection<Real> direction(checker, x, {weight_ih, weight_hh, bias_ih, bias_hh, weight_hr},
-                                   {h_0, c_0, h_n, c_n}, valid, reverse);
+                                   {h_0, c_0, h_n, c_n}, valid, reverse, cell);
   ForwardArguments<Real>& p = direction.p;
   const long T = p.time, B = p.batch, H = p.hidden_size;
   p.y = checker.output<Real>("y", y, {T, B, p.h_size});
   p.by_gates = checker.optional_output<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.optional_output<Wide<Real>>("f", f, {T, B, H});
   p.m_by_c = checker.optional_output<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
-  if (!p.by_gates != !p.f || !p.f != !p.m_by_c) checker.fail("by_gates, f and m_by_c must be given together");
+  const bool has_m_by_c = checker.has_c(cell, {&*m_by_c, &*m}) ? p.m_by_c : p.f;
+  if (!p.by_gates != !p.f || !p.f != !has_m_by_c) checker.fail("by_gates, f and m_by_c must be given together");
   p.m = checker.optional_output<Real>("m", m, {T, B, H});
   if (checker.failed()) return checker.error();
   const ffi::Error error = run(p, active_instruction_set().passes<Real>().forward, threads, pool);
@@ -241,12 +254,13 @@ ffi::Error forward_both(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buf
                         Buffer& bias_hh, Buffer& weight_hr, Buffer& weight_ih_2, Buffer& weight_hh_2,
                         Buffer& bias_ih_2, Buffer& bias_hh_2, Buffer& weight_hr_2, Buffer& h_0, Buffer& c_0,
                         Buffer& h_0_2, Buffer& c_0_2, Buffer& valid, Result& y, Result& h_n, Result& c_n,
-                        Result& h_n_2, Result& c_n_2, bool, int64_t threads) {
+                        Result& h_n_2, Result& c_n_2, bool, int64_t threads, int64_t cell) {
   BufferChecker checker(x);
   const ForwardDirection<Real> directions[2] = {
-      {checker, x, {weight_ih, weight_hh, bias_ih, bias_hh, weight_hr}, {h_0, c_0, h_n, c_n}, valid, false},
+      {checker, x, {weight_ih, weight_hh, bias_ih, bias_hh, weight_hr}, {h_0, c_0, h_n, c_n}, valid, false,
+       cell},
       {checker, x, {weight_ih_2, weight_hh_2, bias_ih_2, bias_hh_2, weight_hr_2}, {h_0_2, c_0_2, h_n_2, c_n_2}, valid,
-       true}};
+       true, cell}};
   ForwardArguments<Real> passes[2] = {directions[0].p, directions[1].p};
   const long P = passes[0].h_size;
   if (passes[1].h_size != P || passes[1].hidden_size != passes[0].hidden_size)
@@ -263,28 +277,29 @@ template <class Real>
 ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr, Buffer& by_gates, Buffer& f,
                     Buffer& m_by_c, Buffer& valid, Buffer& grad_y, Buffer& grad_h_n, Buffer& grad_c_n,
                     Result& grad_gates, Result& grad_projected, Result& grad_h_0, Result& grad_c_0, bool reverse,
-                    int64_t threads) {
+                    int64_t threads, int64_t cell) {
   BufferChecker checker(grad_y);
   const auto [T, B, P] = checker.sizes<3>("grad_y", grad_y);
-  const long H = checker.sizes<2>("grad_c_n", grad_c_n)[1];
-  BackwardArguments<Real> p{T, B, H, P, reverse};
+  const bool has_c = checker.has_c(cell, {&weight_hr, &m_by_c, &grad_c_n, &*grad_projected, &*grad_c_0});
+  const long H = has_c ? checker.sizes<2>("grad_c_n", grad_c_n)[1] : P;
+  BackwardArguments<Real> p{Cell(cell), T, B, H, P, reverse};
   checker.require_nonzero_sizes(T, H, P);
   p.grad_y = checker.input<Real>("grad_y", grad_y, {T, B, P});
-  p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {4 * H, P});
+  p.weight_hh = checker.input<Real>("weight_hh", weight_hh, {blocks_of(p.cell) * H, P});
   p.weight_hr = checker.optional_input<Real>("weight_hr", weight_hr, {P, H});
   if (!p.weight_hr && P != H) checker.fail("grad_y must be as wide as grad_c_n without weight_hr");
   p.by_gates = checker.input<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.input<Wide<Real>>("f", f, {T, B, H});
-  p.m_by_c = checker.input<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
+  if (has_c) p.m_by_c = checker.input<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
   p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
   p.grad_gates = checker.output<Wide<Real>>("grad_gates", grad_gates, {T, B, 4 * H});
   if (p.weight_hr) p.grad_projected = checker.output<Real>("grad_projected", grad_projected, {T, B, P});
   const Real* const h_end = checker.input<Real>("grad_h_n", grad_h_n, {B, P});
-  const Real* const c_end = checker.input<Real>("grad_c_n", grad_c_n, {B, H});
+  const Real* const c_end = has_c ? checker.input<Real>("grad_c_n", grad_c_n, {B, H}) : nullptr;
   Real* const h_begin = checker.output<Real>("grad_h_0", grad_h_0, {B, P});
-  Real* const c_begin = checker.output<Real>("grad_c_0", grad_c_0, {B, H});
+  Real* const c_begin = has_c ? checker.output<Real>("grad_c_0", grad_c_0, {B, H}) : nullptr;
   if (checker.failed()) return checker.error();
-  const State<Real> state(h_end, c_end, h_begin, c_begin, B * P, B * H);
+  const State<Real> state(h_end, c_end, h_begin, c_begin, B * P, has_c ? B * H : 0);
   p.grad_h_n = state.h, p.grad_c_n = state.c, p.grad_h_0 = state.h_end, p.grad_c_0 = state.c_end;
   const ffi::Error error = run(p, active_instruction_set().passes<Real>().backward, threads, pool);
   state.finish();
@@ -331,13 +346,15 @@ constexpr double kImageBytesPerSecond = 20e9;
 // A layer, or one step of a cell, without projection. `prepared` is [directions, ...], as packed by
 // jaxlstm_prepare_weights. y is [T, B, directions H].
 ffi::Error layer(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Buffer c_0, Buffer valid, Result y,
-                 Result h_n, Result c_n, bool, int64_t threads) {
+                 Result h_n, Result c_n, bool, int64_t threads, int64_t cell) {
   BufferChecker checker(x);
+  const bool has_c = checker.has_c(cell, {&c_0, &*c_n});
   const auto [T, B, I] = checker.sizes<3>("x", x);
   const auto [D, state_B, H] = checker.sizes<3>("h_0", h_0);
   checker.require_nonzero_sizes(T, H, H);
   if (D < 1 || D > 2) checker.fail("h_0 must have one or two directions");
-  ForwardArguments<float> passes[2] = {{T, B, I, H, H, D * H, false}, {T, B, I, H, H, D * H, true}};
+  ForwardArguments<float> passes[2] = {{Cell(cell), T, B, I, H, H, D * H, false},
+                                       {Cell(cell), T, B, I, H, H, D * H, true}};
   const auto prepared_bytes = active_instruction_set().passes<float>().prepared_bytes;
   const int64_t size = checker.failed() ? 0 : int64_t(prepared_bytes(passes[0]) / sizeof(float));
   const float* const weights = checker.input<float>("prepared", prepared, {D, size});
@@ -348,10 +365,10 @@ ffi::Error layer(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Bu
     p.prepared = weights + d * size;
     p.valid = checker.optional_input<uint8_t>("valid", valid, {T, B});
     p.h_0 = checker.input<float>("h_0", h_0, {D, B, H}) + d * B * H;
-    p.c_0 = checker.input<float>("c_0", c_0, {D, B, H}) + d * B * H;
+    if (has_c) p.c_0 = checker.input<float>("c_0", c_0, {D, B, H}) + d * B * H;
     p.y = outputs + d * H;
     p.h_n = checker.output<float>("h_n", h_n, {D, B, H}) + d * B * H;
-    p.c_n = checker.output<float>("c_n", c_n, {D, B, H}) + d * B * H;
+    if (has_c) p.c_n = checker.output<float>("c_n", c_n, {D, B, H}) + d * B * H;
   }
   if (checker.failed()) return checker.error();
   return run_layer(LayerPasses<float>{passes, int(D)}, threads, kMinSecondsInProgram, pool);
@@ -432,16 +449,20 @@ template <int kInputs, int kOutputs>
 auto signature() {
   return with_buffers<kInputs, kOutputs>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>());
 }
+template <int kInputs, int kOutputs>
+auto cell_signature() {
+  return signature<kInputs, kOutputs>().template Attr<int64_t>("cell");
+}
 
 }  // namespace
 
 #pragma GCC visibility push(default)
 extern "C" {
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (signature<9, 7>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_both, JAXLSTM_BY_DTYPE(forward_both), (signature<16, 5>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (signature<9, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward, JAXLSTM_BY_DTYPE(forward), (cell_signature<9, 7>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_forward_both, JAXLSTM_BY_DTYPE(forward_both), (cell_signature<16, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_backward, JAXLSTM_BY_DTYPE(backward), (cell_signature<9, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<6, 4>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_layer, layer, (signature<5, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_layer, layer, (cell_signature<5, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_convolve, convolve,
                               (signature<5, 1>().Attr<ffi::Span<const int64_t>>("geometry")));
 }

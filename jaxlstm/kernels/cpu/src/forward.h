@@ -24,14 +24,18 @@ namespace {
 constexpr long kFewRows = 4, kMaxHoistedRows = 32, kMaxCachedWeightBytes = 2 << 20;
 constexpr long kHoistedBytes = 512 << 10, kMinStepsAhead = 8;
 
-template <class T>
+template <class T, Cell kCell = Cell::kLstm>
 struct ForwardPass {
   static constexpr long L = kLanes<T>;
+  static constexpr bool kIsGru = kCell == Cell::kGru;
+  // The number of gates to which x and h each contribute: of a GRU the first three and the last three.
+  static constexpr int V = blocks_of(kCell);
   const ForwardArguments<T>& p;
-  const GateColumns gates{p.hidden_size};
+  const GateColumns<> gates{p.hidden_size};
+  const GateColumns<V> gates_of_x{p.hidden_size, kIsGru ? 2 : 0}, gates_of_h{p.hidden_size};
   const PlainColumns outputs{p.h_size};
   const long panels = gates.panels<T>(), output_panels = outputs.panels<T>();
-  const long weight_bytes = panels * (p.input_size + p.h_size) * 4 * L * long(sizeof(T));
+  const long weight_bytes = panels * (p.input_size + p.h_size) * V * L * long(sizeof(T));
   bool hoisted = false;  // set by `run`
   // A small derivative is still in the caches when the backward pass reads it.
   const bool streams = kStreams && 6 * p.time * p.batch * p.hidden_size * long(sizeof(Wide<T>)) > 1 << 20;
@@ -47,13 +51,13 @@ struct ForwardPass {
 
   ForwardPass(const ForwardArguments<T>& arguments, void* scratch) : p(arguments) {
     Arena weights(p.prepared ? const_cast<void*>(p.prepared) : scratch);
-    weight_ih = weights.take<T>(panels * padded_depth<T>(p.input_size) * 4 * L);
-    weight_hh = weights.take<T>(panels * padded_depth<T>(p.h_size) * 4 * L);
+    weight_ih = weights.take<T>(panels * padded_depth<T>(p.input_size) * V * L);
+    weight_hh = weights.take<T>(panels * padded_depth<T>(p.h_size) * V * L);
     weight_hr = p.weight_hr ? weights.take<T>(output_panels * padded_depth<T>(p.hidden_size) * 4 * L) : nullptr;
     bias = weights.take<Wide<T>>(panels * 4 * L);
     prepared_bytes = weights.used();
     Arena arena(scratch, p.prepared ? 0 : prepared_bytes);
-    c = arena.take<Wide<T>>(panels * p.batch * L);
+    c = arena.take<Wide<T>>(kIsGru ? 0 : panels * p.batch * L);
     m = p.weight_hr ? arena.take<T>(p.batch * p.hidden_size) : nullptr;
     for (T*& buffer : h) buffer = arena.take<T>(p.batch * p.h_size);
     if (p.batch && hoists(weight_bytes)) {
@@ -103,8 +107,8 @@ struct ForwardPass {
   void pack_weights(int thread, int threads) const {
     const Range mine = share_of({0, panels}, thread, threads);
     const Range projected = share_of({0, output_panels}, thread, threads);
-    pack(p.weight_ih, p.input_size, 1, p.input_size, gates, mine.begin, mine.end, weight_ih);
-    pack(p.weight_hh, p.h_size, 1, p.h_size, gates, mine.begin, mine.end, weight_hh);
+    pack(p.weight_ih, p.input_size, 1, p.input_size, gates_of_x, mine.begin, mine.end, weight_ih);
+    pack(p.weight_hh, p.h_size, 1, p.h_size, gates_of_h, mine.begin, mine.end, weight_hh);
     if (p.weight_hr)
       pack(p.weight_hr, p.hidden_size, 1, p.hidden_size, outputs, projected.begin, projected.end, weight_hr);
   }
@@ -122,7 +126,7 @@ struct ForwardPass {
   void prepare_c(int thread, int threads) {
     const Range mine = share_of({0, panels}, thread, threads);
     if (!p.prepared) pack_bias(mine);
-    for (long panel = mine.begin; panel < mine.end; panel++) {
+    for (long panel = mine.begin; panel < mine.end && !kIsGru; panel++) {
       const long count = gates.count<T>(panel, 0);
       for (long b = 0; b < p.batch; b++)
         store(c + (panel * p.batch + b) * L, load(p.c_0 + b * p.hidden_size + panel * L, count));
@@ -130,7 +134,7 @@ struct ForwardPass {
   }
   // Stores the last c of some units of `rows`.
   void finish_c(Range rows, Range units) {
-    for (long panel = units.begin; panel < units.end; panel++)
+    for (long panel = units.begin; panel < units.end && !kIsGru; panel++)
       for (long b = rows.begin; b < rows.end; b++)
         store(p.c_n + b * p.hidden_size + panel * L, load(c + (panel * p.batch + b) * L), gates.count<T>(panel, 0));
   }
@@ -205,16 +209,22 @@ struct ForwardPass {
     while (first < last && !live_rows(last - 1, {0, p.batch}).size()) last--;
     const long t = p.reverse ? p.time - ahead_end : s;  // time of the first row of `ahead`
     const long begin = p.reverse ? ahead_end - last : first - s;
-    for_register_blocks(begin * p.batch, (begin + last - first) * p.batch, units.begin, units.end, false,
+    for_register_blocks<V>(begin * p.batch, (begin + last - first) * p.batch, units.begin, units.end, false,
       [&](long row, auto rows, long panel, auto count) {
         constexpr int M = decltype(rows)::count, N = decltype(count)::count;
         Vector<T> sums[M][4 * N];
         start_from_bias(panel, sums);
-        multiply<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size,
-                       panel_at(weight_ih, panel, p.input_size), p.input_size, sums);
+        add_product<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size, weight_ih, panel, 0, sums);
         for (int r = 0; r < M; r++)
           for (int v = 0; v < 4 * N; v++) store(ahead_at(panel + v / 4, row + r) + v % 4 * L, sums[r][v]);
       });
+  }
+  // Adds the product of rows with K elements and packed weights to V of the four sums of each panel.
+  template <int M, int N>
+  JAXLSTM_INLINE void add_product(const T* rows, long K, const T* weights, long panel, int first,
+                                  Vector<T> (&sums)[M][4 * N]) const {
+    if constexpr (V == 4) multiply<M, N>(rows, K, panel_at(weights, panel, K), K, sums);
+    else multiply<M, N, T, V, 4>(rows, K, panel_at<V>(weights, panel, K), K, sums, 1, first);
   }
   Wide<T>* ahead_at(long panel, long row) const { return ahead + (panel * steps_ahead * p.batch + row) * 4 * L; }
 
@@ -231,7 +241,7 @@ struct ForwardPass {
     const long ahead_begin = hoisted ? s - s % steps_ahead : 0;
     const long ahead_end = hoisted && ahead_begin + steps_ahead > p.time ? p.time : ahead_begin + steps_ahead;
     const long row_ahead = (p.reverse ? ahead_end - 1 - s : s - ahead_begin) * p.batch;
-    for_register_blocks(row_range.begin, row_range.end, units.begin, units.end, s & 1,
+    for_register_blocks<V>(row_range.begin, row_range.end, units.begin, units.end, s & 1,
       [&](long row, auto rows, long panel, auto count) {
         constexpr int M = decltype(rows)::count, N = decltype(count)::count;
         Vector<T> sums[M][4 * N];
@@ -243,10 +253,9 @@ struct ForwardPass {
               sums[r][v] = load(ahead_at(panel + v / 4, row_ahead + row + r) + v % 4 * L);
         } else {
           start_from_bias(panel, sums);
-          multiply<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size,
-                         panel_at(weight_ih, panel, p.input_size), p.input_size, sums);
+          add_product<M, N>(p.x + (t * p.batch + row) * p.input_size, p.input_size, weight_ih, panel, 0, sums);
         }
-        multiply<M, N>(h[s & 1] + row * p.h_size, p.h_size, panel_at(weight_hh, panel, p.h_size), p.h_size, sums);
+        add_product<M, N>(h[s & 1] + row * p.h_size, p.h_size, weight_hh, panel, 4 - V, sums);
         finish_cells(s, t, row, M, panel, N, sums[0]);
       });
   }
@@ -256,6 +265,7 @@ struct ForwardPass {
   // independent, and tanh(c') waits for them. The function is not inlined: each inlined copy could round differently.
   __attribute__((noinline)) void finish_cells(long s, long t, long row, int rows, long panel, int count,
                                               Vector<T>* sums) {
+    if constexpr (kIsGru) return finish_gru_cells(s, t, row, rows, panel, count, sums);
     for (Vector<T>* z = sums; z < sums + 4 * rows * count; z += 4)
       z[0] = sigmoid<T>(z[0]), z[1] = sigmoid<T>(z[1]), z[2] = tanh<T>(z[2]), z[3] = sigmoid<T>(z[3]);
     for (long b = row; b < row + rows; b++)
@@ -287,6 +297,27 @@ struct ForwardPass {
     put(p.m_by_c + at, o * ((1 + tanh_c) * (1 - tanh_c)));
     if (p.m) store(p.m + at, valid ? value : Vector<T>{}, count);
     return value;
+  }
+  // Computes h' = n + z (h - n) of some rows and panels, and the derivative of the step if requested.
+  JAXLSTM_INLINE void finish_gru_cells(long s, long t, long row, int rows, long panel, int count, Vector<T>* sums) {
+    Vector<T>* const end = sums + 4 * rows * count;
+    for (Vector<T>* x = sums; x < end; x += 4) x[1] = sigmoid<T>(x[1]), x[2] = sigmoid<T>(x[2]);
+    for (Vector<T>* x = sums; x < end; x += 4) x[0] = tanh<T>(x[0] + x[1] * x[3]);
+    for (long b = row; b < row + rows; b++)
+      for (long j = panel; j < panel + count; j++, sums += 4) {
+        const Vector<T> n = sums[0], r = sums[1], z = sums[2];
+        const long units = gates.template count<T>(j, 0);
+        const Vector<T> h_before = load(h[s & 1] + b * p.h_size + j * L, units);
+        store_m(s, t, b, j, n + z * (h_before - n));
+        if (!p.by_gates) continue;
+        const Vector<T> by_n = (1 - z) * ((1 + n) * (1 - n));
+        const Vector<T> by[4] = {by_n, by_n * sums[3] * (r * (1 - r)), (h_before - n) * (z * (1 - z)), by_n * r};
+        const long at = (t * p.batch + b) * p.hidden_size + j * L, gate = at + 3 * (t * p.batch + b) * p.hidden_size;
+        const bool valid = is_valid(t, b);
+        for (int g = 0; g < 4; g++)
+          store(p.by_gates + gate + g * p.hidden_size, valid ? by[g] : Vector<T>{}, units);
+        store(p.f + at, valid ? z : Vector<T>{}, units);
+      }
   }
   JAXLSTM_INLINE void prefetch_derivative(const Wide<T>* by, long at) const {  // of the next step
     const long next = (p.reverse ? -p.batch : p.batch) * p.hidden_size;

@@ -95,28 +95,54 @@ template <class T>
 using FastGradients = GradientsPass<T>;
 #endif
 
-template <class Arguments, class Implementation>
-size_t scratch_bytes(const Arguments& arguments) {
-  return Implementation(arguments, nullptr).scratch_bytes;
+// Returns f(pass) for the pass of the cell of a call.
+template <class Lstm, class Gru, class Arguments, class F>
+auto by_cell(const Arguments& arguments, void* memory, F&& f) {
+  if constexpr (!std::is_same_v<Lstm, Gru>)
+    if (arguments.cell == Cell::kGru) {
+      Gru pass(arguments, memory);
+      return f(pass);
+    }
+  Lstm pass(arguments, memory);
+  return f(pass);
 }
 
-template <class Arguments, class Implementation>
+template <class Arguments, class Lstm, class Gru>
+size_t scratch_bytes(const Arguments& arguments) {
+  return by_cell<Lstm, Gru>(arguments, nullptr, [](auto& pass) { return pass.scratch_bytes; });
+}
+
+template <class Arguments, class Lstm, class Gru>
 void run(const Arguments& arguments, void* scratch, int thread, int threads, Barrier& barrier) {
   const NoSubnormals zeros;
-  Implementation(arguments, scratch).run(thread, threads, barrier);
+  by_cell<Lstm, Gru>(arguments, scratch, [&](auto& pass) { pass.run(thread, threads, barrier); });
 }
 
-template <class Arguments, class Implementation>
-constexpr Pass<Arguments> kPass{scratch_bytes<Arguments, Implementation>, run<Arguments, Implementation>};
+template <class Arguments, class Lstm, class Gru = Lstm>
+constexpr Pass<Arguments> kPass{scratch_bytes<Arguments, Lstm, Gru>, run<Arguments, Lstm, Gru>};
+
+// A GRU has no passes for AMX, and none of its own for half precision.
+typedef ForwardPass<float, Cell::kGru> GruForward;
+typedef BackwardPass<float, Cell::kGru> GruBackward;
+template <class T, template <class, Cell> class Pass, class Half>
+using GruPass = std::conditional_t<kIsHalf<T>, Half, Pass<Wide<T>, Cell::kGru>>;
+template <class T>
+using GruForwardOf = GruPass<T, ForwardPass, WidenedPass<T, ForwardArguments, GruForward>>;
+template <class T>
+using GruBackwardOf = GruPass<T, BackwardPass, WidenedPass<T, BackwardArguments, GruBackward>>;
+
+// The forward pass that packs weights. In half precision it is an LSTM's.
+template <class T>
+using GruWeights = std::conditional_t<kIsHalf<T>, ForwardPass<T>, ForwardPass<Wide<T>, Cell::kGru>>;
 
 template <class T>
 size_t prepared_bytes(const ForwardArguments<T>& arguments) {
-  return ForwardPass<T>(arguments, nullptr).prepared_bytes;
+  return by_cell<ForwardPass<T>, GruWeights<T>>(arguments, nullptr, [](auto& pass) { return pass.prepared_bytes; });
 }
 
 template <class T>
 void prepare_weights(const ForwardArguments<T>& arguments, void* prepared) {
-  ForwardPass<T>(arguments, prepared).prepare_weights();
+  by_cell<ForwardPass<T>, GruWeights<T>>(arguments, prepared, [](auto& pass) { pass.prepare_weights(); });
 }
 
 template <class T>
@@ -138,7 +164,8 @@ constexpr double kMultiplicationsPerThread = 40e3;
 #endif
 
 template <class T, class Forward, class Backward, class Gradients>
-constexpr Passes<T> kPasses{kPass<ForwardArguments<T>, Forward>, kPass<BackwardArguments<T>, Backward>,
+constexpr Passes<T> kPasses{kPass<ForwardArguments<T>, Forward, GruForwardOf<T>>,
+                            kPass<BackwardArguments<T>, Backward, GruBackwardOf<T>>,
                             kPass<GradientsArguments<T>, Gradients>, prepared_bytes<T>, prepare_weights<T>,
                             activations<T>, kMultiplicationsPerThread<T>};
 
@@ -148,8 +175,8 @@ constexpr Passes<T> kFastPasses = kPasses<T, FastForward<T>, FastBackward<T>, Fa
 // Half precision by passes in float32.
 template <class T>
 constexpr Passes<T> kWidenedPasses{
-    kPass<ForwardArguments<T>, WidenedPass<T, ForwardArguments, FastForward<float>>>,
-    kPass<BackwardArguments<T>, WidenedPass<T, BackwardArguments, FastBackward<float>>>,
+    kPass<ForwardArguments<T>, WidenedPass<T, ForwardArguments, FastForward<float>>, GruForwardOf<T>>,
+    kPass<BackwardArguments<T>, WidenedPass<T, BackwardArguments, FastBackward<float>>, GruBackwardOf<T>>,
     kPass<GradientsArguments<T>, WidenedPass<T, GradientsArguments, FastGradients<float>>>, nullptr, nullptr,
     activations<float>, kMultiplicationsPerThread<float>};
 

@@ -35,19 +35,19 @@ constexpr long kHalfDepth = kPair;
 // The number of k of a packed panel: K, or in half precision the next multiple of kHalfDepth.
 template <class T>
 constexpr long padded_depth(long K) { return kIsHalf<T> ? (K + kHalfDepth - 1) / kHalfDepth * kHalfDepth : K; }
-// Returns a panel of packed weights with K rows of weights.
-template <class T>
+// Returns a panel of packed weights with K rows of V vectors of weights.
+template <int V = 4, class T>
 JAXLSTM_INLINE T* panel_at(T* packed, long panel, long K) {
   typedef std::remove_const_t<T> Element;
-  return packed + panel * padded_depth<Element>(K) * 4 * kLanes<Element>;
+  return packed + panel * padded_depth<Element>(K) * V * kLanes<Element>;
 }
 
 // Adds the product of M rows and N adjacent panels of V vectors to `sums`. Element k of row m is rows[m * row_stride +
 // k * k_stride]. The order of the additions does not depend on M or N, so the result of a row does not depend on its
-// batch.
-template <int M, int N, class T, int V = 4, std::enable_if_t<!kIsHalf<T>, int> = 0>
+// batch. The sums of a panel are V of its S, from `first` on.
+template <int M, int N, class T, int V = 4, int S = V, std::enable_if_t<!kIsHalf<T>, int> = 0>
 JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, long K,
-                             Vector<T> (&sums)[M][V * N], long k_stride = 1) {
+                             Vector<T> (&sums)[M][S * N], long k_stride = 1, int first = 0) {
   constexpr int L = kLanes<T>;
   const long panel_stride = K * V * L;
   for (long begin = 0; begin < K; begin += kSumLength) {
@@ -73,14 +73,15 @@ JAXLSTM_INLINE void multiply(const T* rows, long row_stride, const T* weights, l
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 16
-      for (int v = 0; v < V * N; v++) sums[m][v] += partial[m][v];
+      for (int v = 0; v < V * N; v++) sums[m][v / V * S + first + v % V] += partial[m][v];
   }
 }
 
 // Number of panels that `multiply` takes at once. One panel of a few rows has too few independent sums to hide the
 // latency of a multiply-add.
-constexpr int panels_at_once(int rows) {
+constexpr int panels_at_once(int rows, int vectors) {
   if (kRegisters == 32) return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+  if (vectors == 3) return rows == 1 ? 4 : rows == 2 ? 2 : 1;
   return rows == 1 ? 2 : 1;
 }
 
@@ -112,7 +113,7 @@ JAXLSTM_INLINE void for_row_blocks(long begin, long end, F&& f) {
 // Covers a product with register blocks, and calls f(first row, Rows<M>, first panel, Panels<N>) for each. A panel
 // meets all rows while it is in the cache. With `backwards` the panels come in reverse order: passes alternate the
 // direction from step to step, because the panels used last are still in the cache.
-template <class F>
+template <int V = 4, class F>
 JAXLSTM_INLINE void for_register_blocks(
     long row_begin, long row_end, long panel_begin, long panel_end, bool backwards, F&& f) {
   if (row_end - row_begin > kMaxBlockRows) {
@@ -123,7 +124,7 @@ JAXLSTM_INLINE void for_register_blocks(
     return;
   }
   for_row_blocks(row_begin, row_end, [&](long row, auto rows) {
-    constexpr int N = panels_at_once(decltype(rows)::count);
+    constexpr int N = panels_at_once(decltype(rows)::count, V);
     const long whole = (panel_end - panel_begin) / N;
     const long groups = whole + (panel_end - panel_begin) % N;  // the remaining panels form groups of one
     for (long i = 0; i < groups; i++) {
@@ -134,11 +135,14 @@ JAXLSTM_INLINE void for_register_blocks(
   });
 }
 
-// The columns of the forward product: vector v of panel j holds gate v of the hidden units from j * lanes on.
+// The columns of the forward product: vector v of panel j holds one of V blocks of the hidden units from j * lanes on, in
+// order from `block` on.
+template <int V = 4>
 struct GateColumns {
-  long hidden_size;
+  static constexpr int kVectors = V;
+  long hidden_size, block = 0;
   template <class T>
-  long first(long panel, int v) const { return v * hidden_size + panel * kLanes<T>; }
+  long first(long panel, int v) const { return (block + v) % V * hidden_size + panel * kLanes<T>; }
   template <class T>
   long count(long panel, int) const { return clip<T>(hidden_size - panel * kLanes<T>); }
   template <class T>
@@ -148,11 +152,12 @@ struct GateColumns {
 };
 // The columns of any other product: vector v of panel j holds the columns from (4 j + v) * lanes on.
 struct PlainColumns {
+  static constexpr int kVectors = 4;
   long columns;
   template <class T>
   long first(long panel, int v) const { return (4 * panel + v) * kLanes<T>; }
   template <class T>
-  long count(long panel, int v) const { return GateColumns::clip<T>(columns - first<T>(panel, v)); }
+  long count(long panel, int v) const { return GateColumns<>::clip<T>(columns - first<T>(panel, v)); }
   template <class T>
   long panels() const { return (columns + 4 * kLanes<T> - 1) / (4 * kLanes<T>); }
 };
@@ -164,12 +169,12 @@ struct PlainColumns {
 template <class T, class Columns>
 void pack(const T* source, long K, long k_stride, long column_stride, Columns columns, long begin,
           long end, T* packed) {
-  constexpr long L = kLanes<T>;
+  constexpr long L = kLanes<T>, V = Columns::kVectors;
   for (long panel = begin; panel < end; panel++)
-    for (int v = 0; v < 4; v++)
+    for (int v = 0; v < V; v++)
       for (long k = 0; k < K; k += L) {
         const long count = columns.template count<T>(panel, v), depth = k + L < K ? L : K - k;
-        for (long j = 0; j < L; j++) __builtin_prefetch(packed + ((panel * K + k + L + j) * 4 + v) * L, 1);
+        for (long j = 0; j < L; j++) __builtin_prefetch(packed + ((panel * K + k + L + j) * V + v) * L, 1);
         const T* from = source + k * k_stride + columns.template first<T>(panel, v) * column_stride;
         Vector<T> square[L];
         if (column_stride == 1) {
@@ -178,7 +183,7 @@ void pack(const T* source, long K, long k_stride, long column_stride, Columns co
           for (long l = 0; l < L; l++) square[l] = l < count ? load(from + l * column_stride, depth) : Vector<T>{};
           transpose<T>(square);
         }
-        for (long j = 0; j < depth; j++) store(packed + ((panel * K + k + j) * 4 + v) * L, square[j]);
+        for (long j = 0; j < depth; j++) store(packed + ((panel * K + k + j) * V + v) * L, square[j]);
       }
 }
 

@@ -24,8 +24,8 @@ auto with_dtype(Dtype dtype, F&& f) {
 
 // Returns the number of elements that the packed weights take.
 template <class T>
-int64_t prepared_size(int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
-  ForwardArguments<T> p{};
+int64_t prepared_size(Cell cell, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
+  ForwardArguments<T> p{cell};
   const T placeholder{};
   p.input_size = input_size, p.hidden_size = hidden_size, p.h_size = h_size;
   p.weight_hr = projected ? &placeholder : nullptr;
@@ -33,9 +33,9 @@ int64_t prepared_size(int64_t input_size, int64_t hidden_size, int64_t h_size, b
 }
 
 template <class T>
-void prepare_weights(int64_t input_size, int64_t hidden_size, int64_t h_size, const void* weight_ih,
+void prepare_weights(Cell cell, int64_t input_size, int64_t hidden_size, int64_t h_size, const void* weight_ih,
                      const void* weight_hh, const void* bias, const void* weight_hr, void* prepared) {
-  ForwardArguments<T> p{};
+  ForwardArguments<T> p{cell};
   p.input_size = input_size, p.hidden_size = hidden_size, p.h_size = h_size;
   p.weight_ih = static_cast<const T*>(weight_ih), p.weight_hh = static_cast<const T*>(weight_hh);
   p.bias = static_cast<const Wide<T>*>(bias), p.weight_hr = static_cast<const T*>(weight_hr);
@@ -47,7 +47,7 @@ void prepare_weights(int64_t input_size, int64_t hidden_size, int64_t h_size, co
 #pragma GCC visibility push(default)
 extern "C" {
 // Returns the version of the interface to Python.
-int jaxlstm_interface() { return 9; }
+int jaxlstm_interface() { return 10; }
 
 // Returns the name of the active instruction set.
 const char* jaxlstm_instruction_set() { return active_instruction_set().name; }
@@ -57,8 +57,8 @@ int jaxlstm_float_lanes() { return int(active_instruction_set().float_lanes); }
 bool jaxlstm_use_instruction_set(const char* name) { return use_instruction_set(name); }
 // Returns true if the active instruction set multiplies weights of this dtype. It prepares no others: half-precision
 // weights are then prepared as float32.
-bool jaxlstm_multiplies(Dtype dtype) {
-  return with_dtype(dtype, [](auto real) { return active_instruction_set().multiplies<decltype(real)>(); });
+bool jaxlstm_multiplies(Dtype dtype, Cell cell) {
+  return with_dtype(dtype, [=](auto real) { return active_instruction_set().multiplies<decltype(real)>(cell); });
 }
 // Returns true if the kernel takes AMX for a batch with these valid steps, [time, batch].
 bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {
@@ -76,17 +76,19 @@ void jaxlstm_activations(Dtype dtype, const void* x, void* sigmoids, void* tanhs
 }
 
 // Packs weights and biases for jaxlstm_run_stack. Absent arrays are null. In half precision the bias is float32.
-void jaxlstm_prepare_weights(Dtype dtype, int64_t input_size, int64_t hidden_size, int64_t h_size,
+void jaxlstm_prepare_weights(Dtype dtype, Cell cell, int64_t input_size, int64_t hidden_size, int64_t h_size,
                              const void* weight_ih, const void* weight_hh, const void* bias, const void* weight_hr,
                              void* prepared) {
   with_dtype(dtype, [&](auto real) {
-    prepare_weights<decltype(real)>(input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr, prepared);
+    prepare_weights<decltype(real)>(cell, input_size, hidden_size, h_size, weight_ih, weight_hh, bias, weight_hr,
+                                    prepared);
   });
 }
 // Returns the number of elements that jaxlstm_prepare_weights writes.
-int64_t jaxlstm_prepared_size(Dtype dtype, int64_t input_size, int64_t hidden_size, int64_t h_size, bool projected) {
+int64_t jaxlstm_prepared_size(Dtype dtype, Cell cell, int64_t input_size, int64_t hidden_size, int64_t h_size,
+                              bool projected) {
   return with_dtype(dtype, [&](auto real) {
-    return prepared_size<decltype(real)>(input_size, hidden_size, h_size, projected);
+    return prepared_size<decltype(real)>(cell, input_size, hidden_size, h_size, projected);
   });
 }
 // See run_stack in stack.h.

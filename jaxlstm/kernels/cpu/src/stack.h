@@ -37,7 +37,7 @@ class StackCall {
     const long B = stack.batch, H = stack.hidden_size, P = stack.h_size, width = directions_ * P;
     for (long i = 0; i < stack.layer_count * directions_; i++) {
       const Layer& layer = stack.layers[i / directions_];
-      ForwardArguments<T> p{time, B, layer.input_size, H, P, width, i % directions_ == 1};
+      ForwardArguments<T> p{Cell::kLstm, time, B, layer.input_size, H, P, width, i % directions_ == 1};
       p.prepared = layer.prepared[i % directions_];
       p.weight_hr = P == H ? nullptr : static_cast<const T*>(p.prepared);  // any non-null pointer
       const auto part = [i](void* state, long size) { return static_cast<Wide<T>*>(state) + i * size; };

@@ -64,12 +64,12 @@ class WideCopies {
 
 template <class T>
 ForwardArguments<float> widened(const ForwardArguments<T>& p, WideCopies<T>& copies) {
-  const long steps = p.time * p.batch, gates = 4 * p.hidden_size;
+  const long steps = p.time * p.batch, gates = blocks_of(p.cell) * p.hidden_size;
   // Prepared weights are not read here; the address of weight_hr then only indicates a projection.
   const auto weight = [&](const T* half, long count) {
     return p.prepared ? reinterpret_cast<const float*>(half) : copies.optional_operand(half, count);
   };
-  return {p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.h_size, p.reverse,
+  return {p.cell, p.time, p.batch, p.input_size, p.hidden_size, p.h_size, p.h_size, p.reverse,
           copies.operand(p.x, steps * p.input_size), weight(p.weight_ih, gates * p.input_size),
           weight(p.weight_hh, gates * p.h_size), p.bias, weight(p.weight_hr, p.h_size * p.hidden_size), p.h_0, p.c_0,
           p.valid, copies.result(p.y, steps, p.h_size, p.y_stride), p.h_n, p.c_n, p.by_gates, p.f, p.m_by_c,
@@ -79,8 +79,8 @@ ForwardArguments<float> widened(const ForwardArguments<T>& p, WideCopies<T>& cop
 template <class T>
 BackwardArguments<float> widened(const BackwardArguments<T>& p, WideCopies<T>& copies) {
   const long steps = p.time * p.batch;
-  return {p.time, p.batch, p.hidden_size, p.h_size, p.reverse,
-          copies.operand(p.weight_hh, 4 * p.hidden_size * p.h_size),
+  return {p.cell, p.time, p.batch, p.hidden_size, p.h_size, p.reverse,
+          copies.operand(p.weight_hh, blocks_of(p.cell) * p.hidden_size * p.h_size),
           copies.optional_operand(p.weight_hr, p.h_size * p.hidden_size), p.by_gates, p.f, p.m_by_c, p.valid,
           copies.operand(p.grad_y, steps * p.h_size), p.grad_h_n, p.grad_c_n, p.grad_gates,
           p.weight_hr ? copies.result(p.grad_projected, steps, p.h_size) : nullptr, p.grad_h_0, p.grad_c_0};
