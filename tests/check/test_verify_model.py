@@ -12,6 +12,8 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm.check import verify_model
+from jaxlstm.check.cases.case import Case
+from jaxlstm.check.cases.sizes import ELEMENTS, other_sizes
 from testing.model_ports import CHANNELS_LAST, model_and_port
 from testing.modules import arrays, module_of
 from testing.verification import status
@@ -186,6 +188,16 @@ def test_longer_inputs_show_a_fault_after_pooling():
 
     report = verify_model(ours, nn.AvgPool1d(2), (np.random.default_rng(0).normal(size=(2, 3, 12)),))
     assert status(report)["float64 semantics against torch"] == "FAILED"
+
+
+def test_large_sizes_of_many_axes_are_never_made():
+    """Even 35 numbers along each of five axes would be 52 million: one axis alone becomes long."""
+    example = Case.of_model("example", (np.ones((2, 3, 4, 5, 6), np.float32),), {})
+    cases, _ = other_sizes(example, lambda case: "", None, 1, lambda case: True)
+    smallest, largest = (case.shapes[0] for case in cases)
+    assert smallest == (1,) * 5
+    assert max(largest) > 35
+    assert np.prod(largest) <= ELEMENTS
 
 
 def test_sizes_and_dtypes_that_the_model_refuses():

@@ -1,6 +1,7 @@
 """The example of a model at other sizes: one smaller and one larger, of every axis that torch lets change."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -142,10 +143,15 @@ def _large(
         return size * -(-goal // size) if taken == 2 * size else goal + size % 2 + 2 * descending.index(axes)
 
     def allowed(changes: Changes) -> Case | None:
+        shapes = {name: [*a.shape] for name, a in example.arrays.items()}
+        for axes, size in changes.items():
+            for name, axis in axes:
+                shapes[name][axis] = size
+        elements = sum(map(math.prod, shapes.values()))
+        if elements > ELEMENTS or elements * parameters > WORK:
+            return None
         case = resize(example, changes, rng)
-        elements = sum(a.size for a in case.arrays.values())
-        fits = elements <= ELEMENTS and elements * parameters <= WORK
-        return case if fits and takes(case) else None
+        return case if takes(case) else None
 
     every = [
         {axes: max(taken, enlarged(axes, taken, goal)) for axes, taken in largest.items()} for goal in LARGE

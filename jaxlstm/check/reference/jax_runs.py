@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.errors import ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError
+from jax.extend.core import Literal, jaxprs_in_params
 
 from jaxlstm.check.cases.case import Array, Case, is_floating
 from jaxlstm.programs.errors import ProgramError
@@ -85,11 +86,14 @@ SMALL = 10**5
 """Number of elements of the arguments up to which compiling takes much longer than running."""
 
 
+_COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
+
+
 class Jitted:
     """A jitted function, which runs eagerly if its control flow depends on values.
 
-    ``quickly`` compiles it for small arguments without optimizations, which half of the time goes into.
-    ``is_eager`` is true after a run without ``jit``.
+    ``quickly`` compiles it for small arguments without optimizations, which half of the time goes into,
+    unless it compares computed numbers. ``is_eager`` is true after a run without ``jit``.
     """
 
     def __init__(self, function: Callable[..., Any], *, quickly: bool = False) -> None:
@@ -100,14 +104,34 @@ class Jitted:
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""
-        is_small = sum(np.size(leaf) for leaf in jax.tree.leaves(args)) <= SMALL
         try:
-            return (self._quick if self._quickly and is_small else self._optimized)(*args)
+            return (self._quick if self._quickly and self._is_quick(args) else self._optimized)(*args)
         except (*_UNKNOWN, ProgramError) as error:
             if not depends_on_values(error):
                 raise
             self.is_eager = True
             return self._function(*args)
+
+    def _is_quick(self, args: tuple[Any, ...]) -> bool:
+        """Return True for small arguments of a function whose results need no optimizations.
+
+        XLA may compute a number once for each of its uses. Only with optimizations, LLVM rounds a product and
+        a sum in the same way each time; without them no element may equal the maximum of all.
+        """
+        is_small = sum(np.size(leaf) for leaf in jax.tree.leaves(args)) <= SMALL
+        return is_small and not _compares(self._quick.trace(*args).jaxpr.jaxpr)
+
+
+def _compares(jaxpr: Any) -> bool:
+    """Return True if a function compares floating-point numbers of which none is a constant."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _COMPARISONS:
+            operands = {v for v in equation.invars if not isinstance(v, Literal)}
+            if len(operands) == 2 and all(is_floating(v.aval) for v in operands):
+                return True
+        if any(map(_compares, jaxprs_in_params(equation.params))):
+            return True
+    return False
 
 
 def depends_on_values(error: Exception) -> bool:
