@@ -276,12 +276,15 @@ class ProgramRunner:
     def _buckets(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Return the sizes to which axes are padded: powers of two or, except for a batch, 3/4 of one."""
         buckets, along = dict(sizes), self._along(sizes)
+        batches = {self._lengths[0]} if self._lengths else set[Any]()
+        if self._proof(sizes).independent:
+            batches.add(self._batch_axis)
         for name in along:
             size, high = sizes[name], self.program.graph.size_range(name)[1]
             if size < SMALLEST:
                 continue
             bucket = 1 << (size - 1).bit_length()
-            if name != self._batch_axis or not self._proof(sizes).independent:
+            if name not in batches:
                 fewer = 3 * bucket // 4
                 bucket = max(SHORTEST, fewer if size <= fewer else bucket)
             buckets[name] = bucket if high is None else min(bucket, high)

@@ -44,6 +44,14 @@ def test_few_executables() -> None:
     assert compilations() - before == exact.stats().compilations == 4
 
 
+def test_the_batch_of_layers_is_not_padded_to_a_length() -> None:
+    """Where the time comes first, the batch is the second axis, of 3 sequences here."""
+    layer = nn.GRU(3, 4)
+    runner, x = compile(program_of(layer)), torch.randn(20, 3, 3)
+    assert_close(runner(x.numpy()), layer(x), 1e-5, 0)
+    assert runner.stats().padding_waste == 1 - (20 * 3) / (24 * 4)
+
+
 @pytest.mark.parametrize("constants", [0, 2**28])
 def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small weights are constants of the executable, and large ones its arguments."""

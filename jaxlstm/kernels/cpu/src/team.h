@@ -68,7 +68,8 @@ class Experience {
 constexpr double kSlow = 0.25, kFast = 0.05;
 
 // A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It takes one or
-// two milliseconds until the system moves one of them, so a call below this time goes on without the helper.
+// two milliseconds until the system moves one of them, so a call below this time goes on without the helper. Waking
+// helpers costs little to a longer call of XLA's, so that it does not ask experience, which cold calls would spoil.
 constexpr double kTooShortToMove = 2e-3;
 
 // A thread of the pool sleeps about this time after its last work.
@@ -94,7 +95,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
   const auto begin = Clock::now();
   const bool is_soon = begin < last_end.load() + kPoolSpins, crowded = cores_are_crowded();
   Experience& experience = is_soon ? soon : later;
-  const bool learns = max_threads > 1 && !crowded && seconds < (is_soon ? kMinSecondsForHelpers : kLongCall);
+  const bool learns = max_threads > 1 && !crowded && seconds < (is_soon ? kMinSecondsForHelpers : kTooShortToMove);
   const bool pays = learns ? experience.helpers_pay(seconds) : !crowded || seconds >= kLongCall;
   const bool alone = max_threads <= 1 || !pays;
   const auto finish = [&] {
