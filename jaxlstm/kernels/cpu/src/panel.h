@@ -135,8 +135,8 @@ JAXLSTM_INLINE void for_register_blocks(
   });
 }
 
-// The columns of the forward product: the V vectors of panel j hold the blocks of the hidden units from j * lanes on, in
-// order from `block` on and then from the first.
+// The columns of the forward product: the V vectors of panel j hold the blocks of the hidden units from j * lanes on,
+// in order from `block` on and then from the first.
 template <int V = 4>
 struct GateColumns {
   static constexpr int kVectors = V;
