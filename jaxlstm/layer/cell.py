@@ -19,8 +19,8 @@ The derivative of c' and m with respect to z and c is elementwise:
     dm  &= o (1 - \tanh^2 c') \, dc' + \tanh(c') \, o (1 - o) \, dz_o
     \end{aligned}
 
-As in torch, the state is (h, c), with h first. A :class:`Cell` is what differs between this cell and those of
-:mod:`jaxlstm.layer.gru_rnn`: all of them compute z from x and h, and the rest element by element. Sources:
+As in torch, the state is (h, c), with h first. A :class:`Cell` holds the differences between an LSTM and the
+cells of :mod:`jaxlstm.layer.gru_rnn`: all compute z from x and h, and the rest element by element. Sources:
 Hochreiter and Schmidhuber (1997), the forget gate of Gers et al. (2000), and the projection of Sak et al.
 (2014), https://arxiv.org/abs/1402.1128.
 """
@@ -88,7 +88,7 @@ class Cell:
         return jnp.concatenate([found.get(block, zeros) for block in range(self.blocks)], axis=-1)
 
     def sums(self, x: Sequence[jax.Array], a: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return the blocks of z, from those of W_ih x + b_ih and of W_hh h + b_hh."""
+        """Return the blocks of z, given the blocks x of W_ih x + b_ih and a of W_hh h + b_hh."""
         z: dict[int, jax.Array] = dict(zip(self.of_x, x, strict=True))
         for block, part in zip(self.of_h, a, strict=True):
             z[block] = z[block] + part if block in z else part
@@ -147,9 +147,9 @@ class StepDerivative(NamedTuple):
     """The derivative of one step, a sparse linear map from (dz, dh, dc) to (dm, dc').
 
     Attributes:
-      by_gates: (..., blocks * H), the factors of dz; for an LSTM those of dz_i, dz_f and dz_g in dc', and of
-        dz_o in dm.
-      f: (..., H), the factor of dc in dc'; for a GRU that of dh in dm with z held fixed, for an RNN None.
+      by_gates: (..., blocks * H), the factors of dz in dm; for an LSTM the factors of dz_i, dz_f and dz_g in
+        dc', and of dz_o in dm.
+      f: (..., H), the factor of dc in dc'; for a GRU the factor of dh in dm at a fixed z; for an RNN None.
       m_by_c: (..., H), the factor of dc' in dm; None without c.
     """
 
