@@ -276,9 +276,8 @@ class ProgramRunner:
     def _buckets(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Return the sizes to which axes are padded: powers of two or, except for a batch, 3/4 of one."""
         buckets, along = dict(sizes), self._along(sizes)
-        batches = {self._lengths[0]} if self._lengths else set[Any]()
-        if self._proof(sizes).independent:
-            batches.add(self._batch_axis)
+        batches: list[Any] = [self._batch_axis] if self._proof(sizes).independent else []
+        batches += self._lengths[:1] if self._lengths else ()
         for name in along:
             size, high = sizes[name], self.program.graph.size_range(name)[1]
             if size < SMALLEST:
