@@ -220,7 +220,8 @@ class LSTM(_SequenceModule[LSTMState]):
 class GRU(_SequenceModule[jax.Array]):
     """A multi-layer GRU with the arguments, outputs and parameter names of ``torch.nn.GRU``.
 
-    It runs as a ``jax.lax.scan``. Unlike ``nnx.GRUCell`` of Flax, it has both biases of the candidate.
+    On a CPU it runs on the native kernel if that was built and pays off, otherwise as a ``jax.lax.scan``.
+    Unlike ``nnx.GRUCell`` of Flax, it has both biases of the candidate.
 
     >>> outputs, h_n = jaxlstm.nnx.GRU(3, 5, rngs=nnx.Rngs(0))(jnp.ones((7, 1, 3)))
     >>> outputs.shape, h_n.shape

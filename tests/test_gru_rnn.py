@@ -68,6 +68,15 @@ def test_values_gradients_and_weights(kind: str, kwargs: dict[str, Any]) -> None
         np.testing.assert_array_equal(array, theirs.state_dict()[name])
 
 
+def test_the_gradient_of_inactive_units_is_zero() -> None:
+    """Also where the gradient of an output is infinite, as in a float16 loss that overflows."""
+    ours: Any = jaxlstm.nnx.RNN(3, 4, nonlinearity="relu", bias=False, rngs=nnx.Rngs(0))
+    ours.load_params({name: -abs(array) for name, array in ours.params.items()})
+    y, pull = jax.vjp(lambda x: ours(x)[0], np.full((2, 1, 3), 1e-3, np.float32))
+    assert not y.any()
+    assert not np.any(pull(jnp.full_like(y, jnp.inf))[0])
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_cell(bias: bool) -> None:
     """Values with and without a state and a batch, gradients, weights, and a wrong port."""

@@ -274,18 +274,21 @@ class ProgramRunner:
         return _Call(casts, sizes, buckets, whole, lengths, cuts, elements)
 
     def _buckets(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Return the sizes to which axes are padded: powers of two or, except for a batch, 3/4 of one."""
+        """Return the sizes to which axes are padded: powers of two or, except for a batch, 3/4 of one.
+
+        The batch of recurrent layers may be another axis than the first. It may be shorter than a length.
+        """
         buckets, along = dict(sizes), self._along(sizes)
-        batches: list[Any] = [self._batch_axis] if self._proof(sizes).independent else []
-        batches += self._lengths[:1] if self._lengths else ()
+        batch = self._batch_axis if self._proof(sizes).independent else None
         for name in along:
             size, high = sizes[name], self.program.graph.size_range(name)[1]
             if size < SMALLEST:
                 continue
             bucket = 1 << (size - 1).bit_length()
-            if name not in batches:
+            if name != batch:
                 fewer = 3 * bucket // 4
-                bucket = max(SHORTEST, fewer if size <= fewer else bucket)
+                shortest = 1 if self._lengths and name == self._lengths[0] else SHORTEST
+                bucket = max(shortest, fewer if size <= fewer else bucket)
             buckets[name] = bucket if high is None else min(bucket, high)
         return buckets
 

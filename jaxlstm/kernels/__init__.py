@@ -6,6 +6,7 @@ reference for every kernel and the fallback where a kernel does not apply.
 ``backend="auto"`` of :func:`jaxlstm.lstm` selects the native CPU kernel if it was built. A
 program with ``"auto"`` that is compiled for another platform contains the plain scan.
 ``backend="scan"`` always selects the plain scan. ``"native"`` raises an error on any platform but a CPU.
+An RNN has no kernel: it is a plain scan with each of them.
 """
 
 from functools import partial
@@ -71,7 +72,7 @@ def info() -> dict[str, Any]:
 
     Returns:
       ``native``, ``reason`` and ``instruction_set``; ``dtypes``, the dtypes that run natively; and
-      ``products``, the dtype in which products of each of them are computed.
+      ``products``, the dtype in which an LSTM's products of each of them are computed.
     """
     from jaxlstm.kernels.cpu.library import DTYPE_NUMBERS, library
 

@@ -119,11 +119,8 @@ FORWARD_BOTH = KernelOperation(
 def _differentiated_results(
     params: Any, inputs: Any, state: Any, valid: Any, *, cell: Cell = LSTM, **static: Any
 ) -> dict:
-    steps, H, dtype = (
-        inputs.shape[:2],
-        params["weight_hh"].shape[0] // len(cell.of_h),
-        gate_dtype(inputs.dtype),
-    )
+    steps, dtype = inputs.shape[:2], gate_dtype(inputs.dtype)
+    H = params["weight_hh"].shape[0] // len(cell.of_h)
     results = _forward_results(params, inputs, state, valid)
     results["by_gates"] = ResultType((*steps, cell.blocks * H), dtype, 1)
     for name in ("f", "m_by_c") if state.c is not None else ("f",):

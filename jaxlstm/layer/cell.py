@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlstm.layer import precision as precision_
@@ -82,10 +83,11 @@ class Cell:
         """Return the blocks of a product (..., gates * H) at their places in z, and zeros in the others."""
         if places == tuple(range(self.blocks)):
             return product
-        parts = jnp.split(product, len(places), axis=-1)
+        xp: Any = np if isinstance(product, np.ndarray) else jnp
+        parts = xp.split(product, len(places), axis=-1)
         found = dict(zip(places, parts, strict=True))
-        zeros = jnp.zeros_like(parts[0])
-        return jnp.concatenate([found.get(block, zeros) for block in range(self.blocks)], axis=-1)
+        zeros = xp.zeros_like(parts[0])
+        return xp.concatenate([found.get(block, zeros) for block in range(self.blocks)], axis=-1)
 
     def sums(self, x: Sequence[jax.Array], a: Sequence[jax.Array]) -> list[jax.Array]:
         """Return the blocks of z, given the blocks x of W_ih x + b_ih and a of W_hh h + b_hh."""

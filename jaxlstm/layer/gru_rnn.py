@@ -58,13 +58,17 @@ def _relu_step(z: Sequence[jax.Array], state: LSTMState) -> Step:
     return jax.nn.relu(z[0]), None, lambda: StepDerivative((z[0] > 0).astype(z[0].dtype), None, None)
 
 
-def _rnn_tangent(derivative: StepDerivative, dz: jax.Array, dstate: LSTMState) -> tuple[jax.Array, None]:
+def _tanh_tangent(derivative: StepDerivative, dz: jax.Array, dstate: LSTMState) -> tuple[jax.Array, None]:
     return derivative.by_gates * dz, None
 
 
+def _relu_tangent(derivative: StepDerivative, dz: jax.Array, dstate: LSTMState) -> tuple[jax.Array, None]:
+    return jnp.where(derivative.by_gates > 0, dz, 0), None  # zero times infinity would be NaN
+
+
 GRU = Cell("GRU", 4, (1, 2, 0), (1, 2, 3), _gru_step, _gru_tangent, number=1)
-TANH = Cell("RNN_TANH", 1, (0,), (0,), _tanh_step, _rnn_tangent, number=-1)
-RELU = Cell("RNN_RELU", 1, (0,), (0,), _relu_step, _rnn_tangent, number=-1)
+TANH = Cell("RNN_TANH", 1, (0,), (0,), _tanh_step, _tanh_tangent, number=-1)
+RELU = Cell("RNN_RELU", 1, (0,), (0,), _relu_step, _relu_tangent, number=-1)
 
 
 def cell_of(config: LayerConfig) -> Cell:

@@ -10,7 +10,7 @@ length, as torch does for packed sequences.
 
 All functions but :func:`forward` serve the derivative, which :mod:`jaxlstm.layer.direction` defines.
 :func:`forward_and_differentiate` stores a :class:`jaxlstm.layer.cell.StepDerivative` per step, six numbers
-per hidden unit, so that the backward pass does not recompute the activations.
+per hidden unit of an LSTM, so that the backward pass does not recompute the activations.
 """
 
 from collections.abc import Callable, Sequence
@@ -193,7 +193,10 @@ def gates_tangent(
 
 
 def _params_of_loop(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters with W_hh transposed once: on a CPU, a product in the loop is then faster."""
+    """Return the parameters with W_hh transposed once: on a CPU, products in a loop are then faster.
+
+    Products of half precision are not: there are none of a transposed matrix in jaxlib 0.10.0.
+    """
     weight = params["weight_hh"]
     return params if weight.dtype.itemsize < 4 else {**params, "transposed_weight_hh": weight.T}
 

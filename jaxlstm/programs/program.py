@@ -282,7 +282,7 @@ class Program:
 
             - ``precision``: precision of matrix products and convolutions, see
               :mod:`jaxlstm.layer.precision`.
-            - ``backend``: implementation of the LSTMs, see :func:`jaxlstm.lstm`.
+            - ``backend``: implementation of LSTMs and GRUs, see :func:`jaxlstm.lstm`.
             - ``guards``: check the conditions on sizes that the export recorded, and refuse sizes below 2
               where it recorded none about them. Without the check, inputs that would take another branch of
               the model give wrong numbers.

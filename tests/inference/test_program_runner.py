@@ -44,12 +44,13 @@ def test_few_executables() -> None:
     assert compilations() - before == exact.stats().compilations == 4
 
 
-def test_the_batch_of_layers_is_not_padded_to_a_length() -> None:
-    """Where the time comes first, the batch is the second axis, of 3 sequences here."""
+@pytest.mark.parametrize(("batch", "padded"), [(3, 3), (33, 48)])
+def test_the_batch_of_layers_is_not_padded_to_a_length(batch: int, padded: int) -> None:
+    """Where the time comes first, the batch is the second axis."""
     layer = nn.GRU(3, 4)
-    runner, x = compile(program_of(layer)), torch.randn(20, 3, 3)
+    runner, x = compile(program_of(layer)), torch.randn(20, batch, 3)
     assert_close(runner(x.numpy()), layer(x), 1e-5, 0)
-    assert runner.stats().padding_waste == 1 - (20 * 3) / (24 * 4)
+    assert runner.stats().padding_waste == 1 - (20 * batch) / (24 * padded)
 
 
 @pytest.mark.parametrize("constants", [0, 2**28])

@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.layer.cell import LSTM, Cell
-
 SWITCH = "JAXLSTM_NATIVE"
 """Environment variable; 0 turns the kernel off."""
 
@@ -61,12 +59,12 @@ class Library(NamedTuple):
         assert self.handle is not None
         return self.handle.jaxlstm_instruction_set().decode()
 
-    def product_dtype(self, dtype: Any, cell: Cell = LSTM) -> np.dtype:
+    def product_dtype(self, dtype: Any) -> np.dtype:
         """Return the dtype in which products of ``dtype`` are computed: it, or float32 for half precision."""
         name = jnp.dtype(dtype).name
         assert self.handle is not None
         is_half = name in ("bfloat16", "float16")
-        if is_half and not self.handle.jaxlstm_multiplies(DTYPE_NUMBERS[name], ctypes.c_int64(cell.number)):
+        if is_half and not self.handle.jaxlstm_multiplies(DTYPE_NUMBERS[name]):
             return np.dtype(np.float32)
         return jnp.dtype(dtype)
 

@@ -48,13 +48,14 @@ def prepare(params: Mapping[str, np.ndarray], cell: Cell = LSTM) -> np.ndarray:
     """
     loaded = library()
     assert loaded.handle is not None
-    dtype = loaded.product_dtype(params["weight_hh"].dtype, cell)
+    dtype = params["weight_hh"].dtype
+    dtype = loaded.product_dtype(dtype) if cell is LSTM else gate_dtype(dtype)
     wide = gate_dtype(dtype)
     arrays = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in params.items() if "weight" in name}
     (gates, input_size), h_size = arrays["weight_ih"].shape, arrays["weight_hh"].shape[1]
     if "bias_ih" in params:
         parts = cell.place(params["bias_ih"], cell.of_x), cell.place(params["bias_hh"], cell.of_h)
-        arrays["bias"] = np.asarray(parts[0]).astype(wide) + np.asarray(parts[1]).astype(wide)
+        arrays["bias"] = parts[0].astype(wide) + parts[1].astype(wide)
     sizes = [ctypes.c_int64(size) for size in (cell.number, input_size, gates // len(cell.of_x), h_size)]
     number = DTYPE_NUMBERS[dtype.name]
     count = loaded.handle.jaxlstm_prepared_size(number, *sizes, "weight_hr" in arrays)

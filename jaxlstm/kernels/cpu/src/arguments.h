@@ -7,7 +7,7 @@
 // products over all steps.
 //
 // Arrays are dense and row-major. T = time, B = batch, I = input_size, H = hidden_size, P = h_size. h_size is the size
-// of h: proj_size with a projection, else hidden_size. Gates are in the order i, f, g, o.
+// of h: proj_size with a projection, else hidden_size. The gates of an LSTM are in the order i, f, g, o.
 //
 // A GRU has no c and no projection. Its weights have the three blocks r, z, n. Its n takes W_ih x and W_hh h apart, so
 // that a step has four gates, too: n of x, r, z, n of h.
@@ -71,7 +71,7 @@ struct BackwardArguments {
   Wide<T>*grad_h_0, *grad_c_0;            // [B, P], [B, H]
 };
 
-// Results that are null are not computed.
+// Of an LSTM. Results that are null are not computed.
 template <class T>
 struct GradientsArguments {
   long time, batch, input_size, hidden_size, h_size;
@@ -144,11 +144,9 @@ struct InstructionSet {
     else if constexpr (std::is_same_v<T, Bfloat16>) return bfloat16_passes;
     else return float16_passes;
   }
-  // Returns true if weights of type T are multiplied as they are, and not widened to float32.
+  // Returns true if an LSTM's weights of type T are multiplied as they are, and not widened to float32.
   template <class T>
-  bool multiplies(Cell cell) const {
-    return passes<T>().prepared_bytes != nullptr && !(kIsHalf<T> && cell == Cell::kGru);
-  }
+  bool multiplies() const { return passes<T>().prepared_bytes != nullptr; }
 };
 
 }  // namespace jaxlstm

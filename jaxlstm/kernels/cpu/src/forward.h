@@ -1,4 +1,4 @@
-// The forward pass. A step is one product of [x | h] with the packed weights (panel.h). A panel holds all four gates of
+// The forward pass. A step is one product of [x | h] with the packed weights (panel.h). A panel holds all gates of
 // some hidden units, so their new state is computed while the gates are still in registers.
 //
 // Threads share the hidden units or the rows of each step (pass.h). Only the rows up to the last valid one of a

@@ -131,7 +131,7 @@ using GruForwardOf = GruPass<T, ForwardPass, WidenedPass<T, ForwardArguments, Gr
 template <class T>
 using GruBackwardOf = GruPass<T, BackwardPass, WidenedPass<T, BackwardArguments, GruBackward>>;
 
-// The forward pass that packs weights. In half precision it is an LSTM's.
+// The forward pass that packs weights. A GRU has none in half precision.
 template <class T>
 using GruWeights = std::conditional_t<kIsHalf<T>, ForwardPass<T>, ForwardPass<Wide<T>, Cell::kGru>>;
 

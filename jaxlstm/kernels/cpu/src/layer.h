@@ -68,7 +68,7 @@ struct LayerPasses {
   static const Pass<ForwardArguments<T>>& pass() { return active_instruction_set().passes<T>().forward; }
   bool splits(int threads) const {
     const ForwardArguments<T>& p = passes[0];
-    const double weight_bytes = 4.0 * p.hidden_size * (p.input_size + p.h_size) * sizeof(T);
+    const double weight_bytes = 1.0 * blocks_of(p.cell) * p.hidden_size * (p.input_size + p.h_size) * sizeof(T);
     return directions == 2 && threads > 1 && weight_bytes <= threads / 2 * kMaxWeightBytesPerThread;
   }
 };

@@ -2,8 +2,8 @@
 //
 // A panel holds the weights of four vectors of output columns for every k, in the order in which the product reads
 // them: packed weights have the layout [panel][K][4][lanes], with zeros for columns past the end. In the forward
-// product the four vectors are the gates i, f, g, o of the same hidden units, so that the cell is computed while its
-// gates are still in registers. In all other products they are four adjacent vectors of columns.
+// product the four vectors are the gates i, f, g, o of the same hidden units (a GRU has three), so that the cell is
+// computed while its gates are still in registers. In all other products they are four adjacent vectors of columns.
 //
 // The product is register-blocked, as in GotoBLAS (Goto and van de Geijn 2008): M rows and N panels at a time
 // accumulate into M x 4 N vector registers. Each step over k loads 4 N vectors of weights and broadcasts M elements of

@@ -57,8 +57,8 @@ int jaxlstm_float_lanes() { return int(active_instruction_set().float_lanes); }
 bool jaxlstm_use_instruction_set(const char* name) { return use_instruction_set(name); }
 // Returns true if the active instruction set multiplies weights of this dtype. It prepares no others: half-precision
 // weights are then prepared as float32.
-bool jaxlstm_multiplies(Dtype dtype, Cell cell) {
-  return with_dtype(dtype, [=](auto real) { return active_instruction_set().multiplies<decltype(real)>(cell); });
+bool jaxlstm_multiplies(Dtype dtype) {
+  return with_dtype(dtype, [](auto real) { return active_instruction_set().multiplies<decltype(real)>(); });
 }
 // Returns true if the kernel takes AMX for a batch with these valid steps, [time, batch].
 bool jaxlstm_pays_for_tiles(const uint8_t* valid, int64_t time, int64_t batch) {
