@@ -239,7 +239,15 @@ SPELLINGS = {
     "torch.addmm(v, y, m, beta=3)": "3 * v + y @ m",
     "F.layer_norm(x, (4,), v, v)": "nnx.standardize(x, variance=x.var(axis=-1, keepdims=True)) * v + v",
     "F.scaled_dot_product_attention(y, y, y, y[:, :3])": (
-        "nnx.softmax(y @ y.mT / y.shape[-1] ** 0.5 + y[:, :3]) @ y"
+        "nnx.softmax(y @ y.mT / y.shape[-1] ** 0.5 + y[:, :3], where=y[:, :3] > -jnp.inf) @ y"
+    ),
+    "F.batch_norm(x, y[:, 0], y[:, 1], y[:, 2])": (
+        "nnx.standardize(x, mean=y[:, 0, None], variance=y[:, 1, None]) * y[:, 2, None]"
+    ),
+    "F.instance_norm(w)": "nnx.standardize(w, axis=(2, 3), variance=w.var(axis=(2, 3), keepdims=True))",
+    "F.group_norm(w, 2, v, v, 1e-3)": (
+        "nnx.standardize(w.reshape(w.shape[0], 2, -1), variance=w.reshape(w.shape[0], 2, -1)"
+        ".var(axis=-1, keepdims=True), epsilon=0.001).reshape(w.shape) * v[:, None, None] + v[:, None, None]"
     ),
     "F.scaled_dot_product_attention(y, y, y, is_causal=True, scale=2.0)": (
         "nnx.softmax(2.0 * (y @ y.mT), where=jnp.tri(y.shape[-2], y.shape[-2], dtype=bool)) @ y"

@@ -184,6 +184,28 @@ def attention(self: Any, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @SPECIMENS.of(
+    lambda n: (torch.randn(n, 5, 8), torch.arange(5) >= torch.arange(n)[:, None]),
+    lambda: {"attention": nn.MultiheadAttention(8, 2, batch_first=True)},
+    eager=((2,), (3,)),
+)
+def masked_attention(self: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """The first row has no key: torch gives zeros if nobody wants the weights."""
+    return self.attention(x, x, x, key_padding_mask=mask, need_weights=False)[0]
+
+
+@SPECIMENS.of(
+    lambda n: (torch.randn(n, 6, 3 + n),),
+    lambda: {"conv": nn.Conv1d(6, 6, 1), "scale": nn.Parameter(torch.randn(6))},
+    words={"jaxlstm.programs": 0},
+    proven=True,
+)
+def norms(self: Any, x: Tensor) -> Tensor:
+    """Norms that are functions, with the channels last, and an axis that may have any size."""
+    x = functional.group_norm(self.conv(x), 2, self.scale, self.scale)
+    return functional.group_norm(functional.instance_norm(x), 3).squeeze(2)
+
+
+@SPECIMENS.of(
     lambda n: (torch.randn(5, n, 3), {"h c": (torch.randn(1, n, 4), torch.randn(1, n, 4))}),
     lambda: {"lstm": nn.LSTM(3, 4)},
     lines=['y, (h, c) = self.lstm(x, state["h c"])'],

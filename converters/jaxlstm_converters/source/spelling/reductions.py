@@ -99,19 +99,44 @@ def _normalized(function: str, operation: TypedNode) -> str | None:
     return f"nnx.{function}({own}, axis=place)"
 
 
-def _standardized(operation: TypedNode) -> str:
-    """Return a norm of the last axes that is not a layer, by its weights or the epsilon of its dtype."""
-    axes = tuple(range(-len(operation["normalized_shape"]), 0))
+def _standardized(operation: TypedNode, axes: tuple[int, ...], x: str = "input") -> str:
+    """Return an expression divided by its deviation. The function's own variance loses precision."""
     operation.extra["axes"] = axes[0] if len(axes) == 1 else axes
+    return f"nnx.standardize({x}, axis=axes, variance={x}.var(axis=axes, keepdims=True), epsilon=eps)"
+
+
+def _scaled(operation: TypedNode, template: str, index: str = "") -> str:
+    """Return a norm by its weights, whose items ``index`` puts in the place of the channels."""
+    template += f" * weight{index}" * (operation["weight"] is not None)
+    return template + f" + bias{index}" * (operation.arguments.get("bias") is not None)
+
+
+def _norm_of_last_axes(operation: TypedNode) -> str:
+    """Return a norm of the last axes that is not a layer, by the epsilon of its dtype if it has none."""
+    axes = tuple(range(-len(operation["normalized_shape"]), 0))
     if "bias" in operation.arguments:
-        # The function's own variance loses precision.
-        variance = "input.var(axis=axes, keepdims=True)"
-        template = f"nnx.standardize(input, axis=axes, variance={variance}, epsilon=eps)"
+        return _scaled(operation, _standardized(operation, axes))
+    operation.extra["axes"] = axes[0] if len(axes) == 1 else axes
+    epsilon = "jnp.finfo(input.dtype).eps" if operation["eps"] is None else "eps"
+    squares = f"jnp.square(input).mean(axis=axes, keepdims=True) + {epsilon}"
+    return _scaled(operation, f"input * lax.rsqrt({squares})")
+
+
+def _norm_of_channels(operation: TypedNode) -> str:
+    """Return a norm of channels that is not a layer, by given statistics or those of its input."""
+    ndim, is_last = operation.ndim("input"), operation.channels_last or operation.ndim("input") == 2
+    positions = tuple(range(1, ndim - 1) if is_last else range(2, ndim))
+    index = "" if is_last else f"[:, {', '.join(['None'] * (ndim - 2))}]"
+    groups, of_input = operation.arguments.get("num_groups"), operation.arguments.get("use_input_stats")
+    if groups:
+        split = "-1, num_groups, input.shape[-1] // num_groups" if is_last else "num_groups, -1"
+        x = f"input.reshape(input.shape[0], {split})"
+        made = f"{_standardized(operation, (1, 3) if is_last else (-1,), x)}.reshape(input.shape)"
+    elif of_input or operation["running_mean"] is None:
+        made = _standardized(operation, positions if of_input else (0, *positions))
     else:
-        epsilon = "jnp.finfo(input.dtype).eps" if operation["eps"] is None else "eps"
-        template = f"input * lax.rsqrt(jnp.square(input).mean(axis=axes, keepdims=True) + {epsilon})"
-    template += " * weight" * (operation["weight"] is not None)
-    return template + " + bias" * (operation.arguments.get("bias") is not None)
+        made = f"nnx.standardize(input, mean=running_mean{index}, variance=running_var{index}, epsilon=eps)"
+    return _scaled(operation, made, index)
 
 
 def attention(operation: TypedNode) -> str | None:
@@ -125,6 +150,7 @@ def attention(operation: TypedNode) -> str | None:
     allowed = [causal] * bool(operation["is_causal"]) + ["attn_mask"] * is_bool
     if mask is not None and not is_bool:
         scores += " + attn_mask"
+        allowed.append("(attn_mask > -jnp.inf)")
     # A query without any key gives zeros.
     where = f", where={' & '.join(allowed)}" if allowed else ""
     return f"nnx.softmax({scores}{where}) @ value"
@@ -163,7 +189,8 @@ RULES: dict[str, Rule] = {
         for name in ("softmax", "log_softmax")
         for prefix in ("", "_", "special_")
     },
-    **dict.fromkeys(("layer_norm", "rms_norm"), of_floats(_standardized)),
+    **dict.fromkeys(("layer_norm", "rms_norm"), of_floats(_norm_of_last_axes)),
+    **dict.fromkeys(("batch_norm", "group_norm", "instance_norm"), of_floats(_norm_of_channels)),
     "glu": of_floats(lambda op: f"nnx.glu(self, axis={op.short_axis()})"),
     "scaled_dot_product_attention": attention,
 }

@@ -154,7 +154,9 @@ def _squeezed(operation: TypedNode) -> str | None:
     dims = (dim,) if isinstance(dim, int) else dim
     sizes = [own.shape[operation.axis(dim)] if own.shape else 0 for dim in dims]
     if any(not isinstance(size, int) for size in sizes):
-        return None
+        operation.extra["dims"] = dims
+        is_one = "jnp.squeeze(self, dims[0]) if self.shape[dims[0]] == 1 else self"
+        return is_one if len(dims) == 1 else None
     operation.extra["ones"] = ones = tuple(dim for dim, size in zip(dims, sizes, strict=True) if size == 1)
     if not ones:
         return "self"
