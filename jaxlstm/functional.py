@@ -155,7 +155,7 @@ def _run_time_major(
         valid = valid_steps(lengths, x.shape[0])
         x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
     stack = select_stack(backend, config, x)
-    return stack(
+    outputs, final = stack(
         params,
         x,
         initial_state,
@@ -164,6 +164,7 @@ def _run_time_major(
         precision=precision,
         between_layers=_dropout_between_layers(dropout_key, config.dropout),
     )
+    return outputs, final if isinstance(config, LSTMConfig) else final.h
 
 
 def _dropout_between_layers(key: jax.Array | None, rate: float) -> BetweenLayers | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
-from jaxlstm.layer import gru_rnn
 from jaxlstm.layer.config import LayerConfig, LSTMConfig, RNNConfig
 from jaxlstm.layer.direction import both_over_time, over_time
+from jaxlstm.layer.gru_rnn import cell_of
 from jaxlstm.layer.scan import PLAIN, Recurrence
 from jaxlstm.layer.stack import StackFunction, stack_by_direction
 
@@ -33,15 +33,14 @@ def select_stack(backend: str, config: LayerConfig, x: jax.Array) -> StackFuncti
     Raises:
       RuntimeError: the backend is not available.
     """
-    functions: tuple[Any, Any] = over_time, both_over_time
     weights, rows = len(config.gates) * config.hidden_size * (config.input_size + config.h_size), x.shape[:2]
     chosen = PLAIN
     if not isinstance(config, RNNConfig):
         chosen = select_recurrence(backend, weights=weights, rows=rows[0] * rows[1])
     if not isinstance(config, LSTMConfig):
-        cell, chosen = gru_rnn.cell_of(config), chosen._replace(gates_tangent=PLAIN.gates_tangent)
-        functions = partial(gru_rnn.over_time, cell), partial(gru_rnn.both_over_time, cell)
-    return partial(stack_by_direction, *(partial(function, recurrence=chosen) for function in functions))
+        chosen = chosen._replace(gates_tangent=PLAIN.gates_tangent)
+    settings: dict[str, Any] = {"recurrence": chosen, "cell": cell_of(config)}
+    return partial(stack_by_direction, partial(over_time, **settings), partial(both_over_time, **settings))
 
 
 def select_recurrence(backend: str, *, weights: int = 0, rows: int = WORTH_PACKING) -> Recurrence:

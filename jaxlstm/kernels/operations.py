@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from jaxlstm.layer import scan
-from jaxlstm.layer.cell import LSTM, Cell, LSTMState, StepDerivative
+from jaxlstm.layer.cell import Cell, LSTMState, StepDerivative
 from jaxlstm.layer.mesh_types import whole_beside
 from jaxlstm.layer.precision import Precision, gate_dtype, linear, resolve
 from jaxlstm.layer.scan import RecurrentTangents
@@ -117,7 +117,7 @@ FORWARD_BOTH = KernelOperation(
 
 
 def _differentiated_results(
-    params: Any, inputs: Any, state: Any, valid: Any, *, cell: Cell = LSTM, **static: Any
+    params: Any, inputs: Any, state: Any, valid: Any, *, cell: Cell, **static: Any
 ) -> dict:
     steps, dtype = inputs.shape[:2], gate_dtype(inputs.dtype)
     H = params["weight_hh"].shape[0] // len(cell.of_h)
@@ -200,7 +200,7 @@ def _gradients(
     names: tuple[str, ...],
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> dict[str, Any]:
     """Return the transpose of :func:`jaxlstm.layer.scan.gates_tangent` for the tangents in ``names``."""
 

@@ -97,54 +97,6 @@ class Cell:
         return [z[block] for block in range(self.blocks)]
 
 
-def input_gates(
-    params: Mapping[str, Any],
-    x: Float[Array, "*batch features"],
-    *,
-    precision: Precision = precision_.DEFAULT,
-) -> Float[Array, "*batch gates"]:
-    """Return ``W_ih x + b_ih``, the part of z that does not depend on h: (..., in) -> (..., gates * H)."""
-    return linear(x, params["weight_ih"], params.get("bias_ih"), precision=precision)
-
-
-def split_gates(cell: Cell, x_gates: jax.Array) -> list[jax.Array]:
-    """Return each gate as an array. On a CPU, XLA does not vectorize a loop that reads parts of one."""
-    return jnp.split(x_gates, len(cell.of_x), axis=-1)
-
-
-def cell_step(
-    params: Mapping[str, Any],
-    x_gates: Any,
-    state: tuple[Float[Array, "*batch h_size"], Any],
-    *,
-    precision: Precision = precision_.DEFAULT,
-    cell: Cell | None = None,
-) -> LSTMState:
-    """Return the next state.
-
-    Args:
-      x_gates: from :func:`input_gates`, or from :func:`split_gates`.
-      state: (h, c).
-    """
-    return _step(params, x_gates, state, precision, cell or LSTM)[0]
-
-
-def differentiated_step(
-    params: Mapping[str, Any], x_gates: Any, state: tuple, *, precision: Precision, cell: Cell
-) -> tuple[LSTMState, StepDerivative, jax.Array]:
-    """Return the next state as :func:`cell_step` does, the derivative of the step, and m."""
-    next_state, m, derivative = _step(params, x_gates, state, precision, cell)
-    return next_state, derivative(), m
-
-
-def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precision) -> jax.Array:
-    """Return ``W_hr m``, or m without a projection: (..., H) -> (..., h_size), in ``dtype``."""
-    m = m.astype(dtype)
-    if "weight_hr" not in params:
-        return m
-    return linear(m, params["weight_hr"], precision=precision).astype(dtype)
-
-
 class StepDerivative(NamedTuple):
     """The derivative of one step, a sparse linear map from (dz, dh, dc) to (dm, dc').
 
@@ -187,18 +139,60 @@ def _lstm_tangent(
 LSTM = Cell("LSTM", 4, (0, 1, 2, 3), (0, 1, 2, 3), _lstm_step, _lstm_tangent, number=0)
 
 
+def input_gates(
+    params: Mapping[str, Any],
+    x: Float[Array, "*batch features"],
+    *,
+    precision: Precision = precision_.DEFAULT,
+    cell: Cell = LSTM,
+) -> list[jax.Array]:
+    """Return ``W_ih x + b_ih``, the part of z that does not depend on h: (..., in) -> (..., H) for each gate.
+
+    On a CPU, XLA does not vectorize a loop that reads the gates as parts of one array.
+    """
+    x_gates = linear(x, params["weight_ih"], params.get("bias_ih"), precision=precision)
+    return jnp.split(x_gates, len(cell.of_x), axis=-1)
+
+
+def cell_step(
+    params: Mapping[str, Any],
+    x_gates: Sequence[jax.Array],
+    state: tuple[Float[Array, "*batch h_size"], Any],
+    *,
+    precision: Precision = precision_.DEFAULT,
+    cell: Cell = LSTM,
+) -> LSTMState:
+    """Return the next state, given the result of :func:`input_gates` and the state (h, c)."""
+    return _step(params, x_gates, state, precision, cell)[0]
+
+
+def differentiated_step(
+    params: Mapping[str, Any], x_gates: Sequence[jax.Array], state: tuple, *, precision: Precision, cell: Cell
+) -> tuple[LSTMState, StepDerivative, jax.Array]:
+    """Return the next state as :func:`cell_step` does, the derivative of the step, and m."""
+    next_state, m, derivative = _step(params, x_gates, state, precision, cell)
+    return next_state, derivative(), m
+
+
+def project(params: Mapping[str, Any], m: Any, dtype: Any, *, precision: Precision) -> jax.Array:
+    """Return ``W_hr m``, or m without a projection: (..., H) -> (..., h_size), in ``dtype``."""
+    m = m.astype(dtype)
+    if "weight_hr" not in params:
+        return m
+    return linear(m, params["weight_hr"], precision=precision).astype(dtype)
+
+
 def _step(
-    params: Mapping[str, Any], x_gates: Any, state: tuple, precision: Precision, cell: Cell
+    params: Mapping[str, Any], x_gates: Sequence[jax.Array], state: tuple, precision: Precision, cell: Cell
 ) -> tuple[LSTMState, jax.Array, Callable[[], StepDerivative]]:
     """Return the next state and m, rounded to the dtypes of the state, and a function for the derivative."""
     h, c = state
-    x = x_gates if isinstance(x_gates, list) else split_gates(cell, x_gates)
     bias = params.get("bias_hh")
     if "transposed_weight_hh" in params:
         a = add_bias(product(h, params["transposed_weight_hh"], 0, precision=precision), bias)
     else:
         a = linear(h, params["weight_hh"], bias, precision=precision)
-    z = cell.sums(x, jnp.split(a, len(cell.of_h), axis=-1))
+    z = cell.sums(x_gates, jnp.split(a, len(cell.of_h), axis=-1))
     m, c_next, derivative = cell.step(z, LSTMState(h, c))
     m = m.astype(h.dtype)
     h_next = project(params, m, h.dtype, precision=precision)

@@ -1,4 +1,4 @@
-r"""GRU and RNN: cells of a state h, and one direction of one layer over time.
+r"""GRU and RNN: cells of a state h.
 
 With :math:`x` for :math:`W_{ih} x + b_{ih}` and :math:`a` for :math:`W_{hh} h + b_{hh}`, each with one block
 of rows per gate,
@@ -21,11 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.layer import direction
 from jaxlstm.layer.activations import sigmoid, tanh
-from jaxlstm.layer.cell import Cell, LSTMState, StepDerivative, input_gates
+from jaxlstm.layer.cell import LSTM, Cell, LSTMState, StepDerivative, input_gates
 from jaxlstm.layer.cell import cell_step as step_of_cell
-from jaxlstm.layer.config import GRUConfig, LayerConfig, RNNConfig
+from jaxlstm.layer.config import GRUConfig, LayerConfig, LSTMConfig, RNNConfig
 from jaxlstm.layer.precision import Precision
 
 Step = tuple[jax.Array, None, Callable[[], StepDerivative]]
@@ -72,9 +71,9 @@ RELU = Cell("RNN_RELU", 1, (0,), (0,), _relu_step, _relu_tangent, number=-1)
 
 
 def cell_of(config: LayerConfig) -> Cell:
-    """Return the cell of a GRU or RNN."""
-    if isinstance(config, GRUConfig):
-        return GRU
+    """Return the cell of a layer."""
+    if isinstance(config, LSTMConfig | GRUConfig):
+        return LSTM if isinstance(config, LSTMConfig) else GRU
     assert isinstance(config, RNNConfig), config
     return TANH if config.nonlinearity == "tanh" else RELU
 
@@ -84,28 +83,5 @@ def cell_step(
 ) -> jax.Array:
     """Return the next h of a cell, given its input (..., input_size) and h (..., H)."""
     cell = cell_of(config)
-    gates = input_gates(params, x, precision=precision)
+    gates = input_gates(params, x, precision=precision, cell=cell)
     return step_of_cell(params, gates, (h, None), precision=precision, cell=cell).h
-
-
-def over_time(
-    cell: Cell, params: Mapping[str, Any], inputs: jax.Array, h_0: jax.Array, *args: Any, **options: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Run one direction: :func:`jaxlstm.layer.direction.over_time` with h as the state."""
-    state: Any = (h_0, None)
-    outputs, last = direction.over_time(params, inputs, state, *args, cell=cell, **options)
-    return outputs, last.h
-
-
-def both_over_time(
-    cell: Cell,
-    params: Sequence[Mapping[str, Any]],
-    inputs: jax.Array,
-    h_0: Sequence[jax.Array],
-    *args: Any,
-    **options: Any,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Run both directions, as :func:`over_time`."""
-    states: Any = [(h, None) for h in h_0]
-    outputs, (ahead, back) = direction.both_over_time(params, inputs, states, *args, cell=cell, **options)
-    return outputs, (ahead.h, back.h)

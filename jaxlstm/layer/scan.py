@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlstm.layer.cell import (
-    LSTM,
     Cell,
     LSTMState,
     StepDerivative,
@@ -29,7 +28,6 @@ from jaxlstm.layer.cell import (
     differentiated_step,
     input_gates,
     project,
-    split_gates,
 )
 from jaxlstm.layer.precision import Precision, gate_dtype, linear
 
@@ -70,7 +68,7 @@ def forward(
     *,
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> tuple[jax.Array, LSTMState]:
     """Return the outputs and the last state, as :func:`jaxlstm.layer.direction.over_time` does."""
     recurrent = _params_of_loop(params)
@@ -80,7 +78,7 @@ def forward(
         new = cell_step(recurrent, x_gates, state, precision=precision, cell=cell)
         return where(step_valid, new, state), or_zero(step_valid, new.h)
 
-    x_gates = split_gates(cell, input_gates(params, inputs, precision=precision))
+    x_gates = input_gates(params, inputs, precision=precision, cell=cell)
     state, outputs = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
     return outputs, state
 
@@ -92,7 +90,7 @@ def forward_both(
     valid: jax.Array | None,
     *,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> tuple[jax.Array, tuple[LSTMState, LSTMState]]:
     """Run both directions of a layer: the outputs side by side, (T, B, 2 h_size), and the last states."""
     ahead, back = (
@@ -110,7 +108,7 @@ def forward_and_differentiate(
     *,
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> tuple[tuple[jax.Array, LSTMState], StepDerivative, jax.Array | None]:
     """Return the results of :func:`forward`, the derivative of each step, and m (T, B, H).
 
@@ -124,7 +122,7 @@ def forward_and_differentiate(
         stored = (new.h, derivative, m if "weight_hr" in params else None)
         return where(step_valid, new, state), or_zero(step_valid, stored)
 
-    x_gates = split_gates(cell, input_gates(params, inputs, precision=precision))
+    x_gates = input_gates(params, inputs, precision=precision, cell=cell)
     state, (outputs, derivative, m) = lax.scan(step, initial_state, (x_gates, valid), reverse=reverse)
     return (outputs, state), derivative, m
 
@@ -137,7 +135,7 @@ def outputs_tangent(
     *,
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> tuple[jax.Array, LSTMState]:
     """Return the tangents of the outputs and of the last state, linear in ``tangents``.
 
@@ -171,7 +169,7 @@ def gates_tangent(
     *,
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> jax.Array:
     """Return dz (T, B, blocks * H), linear in ``tangents``.
 

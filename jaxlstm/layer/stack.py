@@ -5,24 +5,22 @@ are stacked in torch's order: layer 0 forward, layer 0 reverse, layer 1 forward,
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.layer.cell import LSTMState
 from jaxlstm.layer.config import LayerConfig
 from jaxlstm.layer.params import direction_params
 from jaxlstm.layer.precision import Precision
 from jaxlstm.layer.ragged import valid_steps
 from jaxlstm.layer.scan import concatenate_features
 
-State = TypeVar("State")
-"""The state of a layer: an ``LSTMState``, or the array h of a GRU or RNN."""
-
-DirectionFunction = Callable[[int, int, jax.Array, State], tuple[jax.Array, State]]
+DirectionFunction = Callable[[int, int, jax.Array, LSTMState], tuple[jax.Array, LSTMState]]
 """``(layer, direction, x, state)`` to the outputs and the final state of one direction of one layer."""
 
-LayerFunction = Callable[[int, jax.Array, list[State]], tuple[jax.Array, list[State]]]
+LayerFunction = Callable[[int, jax.Array, list[LSTMState]], tuple[jax.Array, list[LSTMState]]]
 """``(layer, x, states)`` to the outputs and the final states of the directions of one layer."""
 
 BetweenLayers = Callable[[int, jax.Array], jax.Array]
@@ -36,21 +34,21 @@ StackFunction = Callable[..., tuple[jax.Array, Any]]
 
 
 def stack_by_direction(
-    over_time: Callable[..., tuple[jax.Array, State]],
-    both_over_time: Callable[..., tuple[jax.Array, Sequence[State]]] | None,
+    over_time: Callable[..., tuple[jax.Array, LSTMState]],
+    both_over_time: Callable[..., tuple[jax.Array, Sequence[LSTMState]]],
     params: Mapping[str, Any],
     x: jax.Array,
-    initial_state: State,
+    initial_state: LSTMState,
     lengths: jax.Array | None,
     *,
     config: LayerConfig,
     precision: Precision,
     between_layers: BetweenLayers | None = None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, LSTMState]:
     """Run every layer and direction.
 
     ``over_time`` is called as :func:`jaxlstm.layer.direction.over_time`, but without ``recurrence``, and so
-    is ``both_over_time`` for layers with two directions, unless it is None. Arguments and results are as for
+    is ``both_over_time`` for layers with two directions. Arguments and results are as for
     :func:`over_layers`. Inputs are zero after the end of each sequence. ``lengths`` are integers (B,), or
     None if every step is valid. A length of 0 leaves the row's state unchanged; a length above T counts as T.
 
@@ -59,29 +57,31 @@ def stack_by_direction(
     """
     valid = None if lengths is None else valid_steps(lengths, x.shape[0])
 
-    def each_direction(layer: int, direction: int, x: jax.Array, state: State) -> tuple[jax.Array, State]:
+    def each_direction(
+        layer: int, direction: int, x: jax.Array, state: LSTMState
+    ) -> tuple[jax.Array, LSTMState]:
         weights = direction_params(params, config, layer, direction)
         return over_time(weights, x, state, valid, reverse=direction == 1, precision=precision)
 
-    def both_directions(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
-        assert both_over_time is not None
+    def both_directions(
+        layer: int, x: jax.Array, states: list[LSTMState]
+    ) -> tuple[jax.Array, list[LSTMState]]:
         weights = [direction_params(params, config, layer, direction) for direction in (0, 1)]
         outputs, last = both_over_time(weights, x, states, valid, precision=precision)
         return outputs, list(last)
 
-    is_one_call = both_over_time is not None and config.num_directions == 2
-    each_layer = both_directions if is_one_call else by_direction(each_direction)
+    each_layer = both_directions if config.num_directions == 2 else by_direction(each_direction)
     return over_layers(config, x, initial_state, each_layer, between_layers=between_layers)
 
 
 def over_layers(
     config: LayerConfig,
     x: jax.Array,
-    state: State,
-    each_layer: LayerFunction[State],
+    state: LSTMState,
+    each_layer: LayerFunction,
     *,
     between_layers: BetweenLayers | None = None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, LSTMState]:
     """Run every layer; each reads the outputs of the layer below.
 
     Args:
@@ -96,7 +96,7 @@ def over_layers(
       Outputs of the last layer (T, B, D*h_size), and the final state, with the shapes of ``state``.
     """
     count = config.num_directions
-    final: list[State] = []
+    final: list[LSTMState] = []
     for layer in range(config.num_layers):
         slots = range(layer * count, (layer + 1) * count)
         states = [jax.tree.map(lambda leaf, slot=slot: leaf[slot], state) for slot in slots]
@@ -107,13 +107,13 @@ def over_layers(
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *final)
 
 
-def by_direction(each_direction: DirectionFunction[State]) -> LayerFunction[State]:
+def by_direction(each_direction: DirectionFunction) -> LayerFunction:
     """Return the function of a whole layer that runs one direction after the other.
 
     Direction 1 runs from the last step to the first.
     """
 
-    def each_layer(layer: int, x: jax.Array, states: list[State]) -> tuple[jax.Array, list[State]]:
+    def each_layer(layer: int, x: jax.Array, states: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
         results = [each_direction(layer, direction, x, state) for direction, state in enumerate(states)]
         return concatenate_features([y for y, _ in results]), [last for _, last in results]
 

@@ -62,7 +62,7 @@ def lstm_arguments(
       time_axis: the time axis of ``inputs``; taken from ``config.batch_first`` if None.
 
     Returns:
-      Parameters, inputs, initial state (zeros if it was None; an array for a GRU or RNN) and lengths (None
+      Parameters, inputs, initial state (zeros if it was None; without c for a GRU or RNN) and lengths (None
       if they were None). Inputs and states without a batch axis get one of size 1.
     """
     _require_order("lstm(params, inputs, config=config)", params, inputs)
@@ -83,7 +83,7 @@ def lstm_arguments(
     if isinstance(config, LSTMConfig):
         state: Any = state_argument(initial_state, state_shapes, x.dtype)
     else:
-        state = _h_argument(initial_state, state_shapes[0], x.dtype)
+        state = LSTMState(_h_argument(initial_state, state_shapes[0], x.dtype), None)  # type: ignore[arg-type]
     if unbatched:
         state = jax.tree.map(lambda leaf: leaf[:, None], state)
     batch = x.shape[1 - time_axis]

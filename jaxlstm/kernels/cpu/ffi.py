@@ -35,7 +35,7 @@ def forward_pass(
     *,
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> dict[str, Any]:
     """Run FORWARD, or FORWARD_AND_DIFFERENTIATE if ``out`` has the fields of a derivative."""
     operands = (inputs, *map(params.get, WEIGHTS), *state, valid)
@@ -51,7 +51,7 @@ def both_directions(
     out: dict[str, Any],
     *,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> dict[str, Any]:
     """Run FORWARD_BOTH."""
     weights = (direction.get(name) for direction in params for name in WEIGHTS)
@@ -69,7 +69,7 @@ def backward_pass(
     projected: bool,
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> dict[str, Any]:
     """Run BACKWARD."""
     outputs_bar, state_bar = cotangents
@@ -95,9 +95,10 @@ def gradients(
     names: tuple[str, ...],
     reverse: bool,
     precision: Precision,
-    cell: Cell = LSTM,
+    cell: Cell,
 ) -> dict[str, Any]:
-    """Run GRADIENTS: all in one call, because XLA would share the threads among several."""
+    """Run GRADIENTS of an LSTM: all in one call, because XLA would share the threads among several."""
+    assert cell is LSTM, cell
     operands = (z_bar, inputs, outputs, h_0, valid, weight_ih)
     return _call("jaxlstm_gradients", operands, tuple(TANGENTS), out, reverse)
 

@@ -17,22 +17,27 @@ from jax.core import Tracer
 
 from jaxlstm.kernels.cpu.convolution import convolve, packed, takes_convolution
 from jaxlstm.kernels.cpu.library import library
-from jaxlstm.layer.cell import LSTM
+from jaxlstm.layer.cell import LSTM, Cell
 from jaxlstm.layer.convolution import Geometry
 from jaxlstm.layer.gru_rnn import GRU
 from jaxlstm.layer.ragged import valid_steps
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.convolution import conv, pads_of
 from jaxlstm.programs.operators.normalization import batch_norm
-from jaxlstm.programs.operators.recurrent import gru_cell_, lstm_cell_, run_layer
+from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, run_layer
 from jaxlstm.programs.operators.registry import INFERENCE, Options, find_operator, register_operator
 
 CONVOLUTION, MEAN = INFERENCE + "convolution.default", INFERENCE + "mean.default"
-LSTM_CELL, LSTM_LAYER = INFERENCE + "lstm_cell.default", INFERENCE + "lstm.default"
-GRU_CELL, GRU_LAYER = INFERENCE + "gru_cell.default", INFERENCE + "gru.default"
-CELLS = {LSTM_CELL: LSTM, LSTM_LAYER: LSTM, GRU_CELL: GRU, GRU_LAYER: GRU}
-"""An operator -> the cell of the kernel."""
 LINEAR = INFERENCE + "linear.default"
+RECURRENT = {
+    INFERENCE + op.removeprefix("aten."): (op, cell)
+    for cell, ops in {
+        LSTM: ("aten.lstm_cell.default", "aten.lstm.input"),
+        GRU: ("aten.gru_cell.default", "aten.gru.input"),
+    }.items()
+    for op in ops
+}
+"""An operator -> the operator of torch, and the cell of the kernel."""
 
 FEW_ROWS = 32
 """Up to so many rows, the kernel multiplies by the weight of a linear layer.
@@ -140,21 +145,21 @@ def prepared_linear(
 
 
 def prepared_cell(
-    op: str, input: Array, hx: Any, prepared: Array | None = None, *, options: Options, **weights: Any
+    op: str, cell: Cell, input: Array, hx: Any, prepared: Any = None, *, options: Options, **weights: Any
 ) -> Any:
-    """Run one step of an LSTM or GRU, if possible with the weights that are prepared. Returns (h, c) or h."""
-    state = hx if op == LSTM_CELL else (hx,)
+    """Run one step of torch's ``op``, if possible with the weights that are prepared. Returns (h, c) or h."""
+    state = hx if cell is LSTM else (hx,)
     if prepared is not None and input.ndim == 2 and all(x.dtype == np.float32 for x in (input, *state)):
         from jaxlstm.kernels.cpu.ffi import prepared_layer
 
-        _, *last = prepared_layer(CELLS[op], prepared[0], input[None], [leaf[None] for leaf in state])
-        return (last[0][0], last[1][0]) if op == LSTM_CELL else last[0][0]
-    plain = lstm_cell_ if op == LSTM_CELL else gru_cell_
-    return plain(input, hx, options=options, **weights)
+        _, *last = prepared_layer(cell, prepared[0], input[None], [leaf[None] for leaf in state])
+        return (last[0][0], last[1][0]) if cell is LSTM else last[0][0]
+    return _operator(op)(input, hx, options=options, **weights)
 
 
 def prepared_layers(
     op: str,
+    cell: Cell,
     input: Array,
     hx: Any,
     bidirectional: bool,
@@ -164,11 +169,11 @@ def prepared_layers(
     options: Options,
     **others: Any,
 ) -> tuple[Array, ...]:
-    """Run an LSTM or GRU as :func:`run_layer`, if possible with the weights that are prepared."""
-    given = hx if op == LSTM_LAYER else (hx,)
+    """Run torch's ``op`` as :func:`run_layer`, if possible with the weights that are prepared."""
+    given = hx if cell is LSTM else (hx,)
     if prepared is None or input.ndim != 3 or any(x.dtype != np.float32 for x in (input, *given)):
         others |= {"bidirectional": bidirectional, "batch_first": batch_first, "options": options}
-        return run_layer("aten.lstm.input" if op == LSTM_LAYER else "aten.gru.input", input, hx, **others)
+        return run_layer(op, input, hx, **others)
     from jaxlstm.kernels.cpu.ffi import prepared_layer
 
     x, valid = jnp.moveaxis(input, 1, 0) if batch_first else input, None
@@ -178,14 +183,14 @@ def prepared_layers(
     states, directions = [], 1 + bidirectional
     for first, weights in zip(range(0, len(given[0]), directions), prepared, strict=True):
         initial = [part[first : first + directions] for part in given]
-        x, *state = prepared_layer(CELLS[op], weights, x, initial, valid)
+        x, *state = prepared_layer(cell, weights, x, initial, valid)
         states.append(state)
     return jnp.moveaxis(x, 1, 0) if batch_first else x, *map(jnp.concatenate, zip(*states, strict=True))
 
 
-for _op in CELLS:
-    _function = prepared_cell if "cell" in _op else prepared_layers
-    register_operator(_op)(partial(_function, _op))
+for _op, (_of_torch, _cell) in RECURRENT.items():
+    _function = prepared_layers if _of_torch in SEQUENCE_LAYERS else prepared_cell
+    register_operator(_op)(partial(_function, _of_torch, _cell))
 
 
 def prepare_convolution(weight: Any, bias: Any, norm: Sequence[Any] | None, groups: int) -> tuple[Any, Any]:

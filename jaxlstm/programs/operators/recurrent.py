@@ -96,7 +96,7 @@ def run_cell(
 
 
 # The sizes of a cell follow from its weights.
-lstm_cell_ = register_operator("aten.lstm_cell.default")(partial(run_cell, LSTMConfig(1, 1)))
-gru_cell_ = register_operator("aten.gru_cell.default")(partial(run_cell, GRUConfig(1, 1)))
+register_operator("aten.lstm_cell.default")(partial(run_cell, LSTMConfig(1, 1)))
+register_operator("aten.gru_cell.default")(partial(run_cell, GRUConfig(1, 1)))
 register_operator("aten.rnn_tanh_cell.default")(partial(run_cell, RNNConfig(1, 1)))
 register_operator("aten.rnn_relu_cell.default")(partial(run_cell, RNNConfig(1, 1, nonlinearity="relu")))

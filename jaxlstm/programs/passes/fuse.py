@@ -12,14 +12,10 @@ from jaxlstm.layer.params import direction_params, param_shapes
 from jaxlstm.programs.graph import Argument, Graph, Node, Site, Value, results_of, rewrite, values_in
 from jaxlstm.programs.operators.inference import (
     ACTIVATIONS,
-    CELLS,
     CONVOLUTION,
-    GRU_CELL,
-    GRU_LAYER,
     LINEAR,
-    LSTM_CELL,
-    LSTM_LAYER,
     MEAN,
+    RECURRENT,
     prepare_convolution,
 )
 from jaxlstm.programs.operators.linear_algebra import linear
@@ -27,13 +23,7 @@ from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, run_cell, run_
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
-_LAYERS = {
-    "aten.linear.default": LINEAR,
-    "aten.lstm_cell.default": LSTM_CELL,
-    "aten.lstm.input": LSTM_LAYER,
-    "aten.gru_cell.default": GRU_CELL,
-    "aten.gru.input": GRU_LAYER,
-}
+_LAYERS = {"aten.linear.default": LINEAR, **{of_torch: op for op, (of_torch, _) in RECURRENT.items()}}
 _FUNCTIONS = (linear, run_cell, run_layer)  # and not others, which the user may have registered
 _COMPUTED = ("input", "hx", "gate", "residual")
 """The arguments that the program computes; the others are weights and settings."""
@@ -149,7 +139,7 @@ def prepare_weights(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, di
 
     def with_weights(node: Node, site: Site) -> Node | None:
         own = {name: value for name, value in node.kwargs.items() if name not in _COMPUTED}
-        if node.op not in (CONVOLUTION, LINEAR, *CELLS) or {*values_in(tuple(own.values()))} - {*names}:
+        if node.op not in (CONVOLUTION, LINEAR, *RECURRENT) or {*values_in(tuple(own.values()))} - {*names}:
             return None
         key = (node.op, *sorted(own.items(), key=lambda item: item[0]))
         if key not in found:
@@ -172,13 +162,13 @@ def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
         weight = own["weight"]
         is_taken = weight.ndim == 2 and weight.dtype == np.float32 and 0 < weight.size <= _LARGEST_LINEAR
         return prepare_convolution(weight[..., None], own.get("bias"), None, 1) if is_taken else ()
-    if op in (LSTM_CELL, GRU_CELL):
+    of_torch, cell = RECURRENT[op]
+    if of_torch not in SEQUENCE_LAYERS:
         names = _CELL_WEIGHTS.items()
         layers = [[{name: own[given] for given, name in names if own.get(given) is not None}]]
     else:
         settings = {name: own[name] for name in ("has_biases", "num_layers", "bidirectional", "batch_first")}
-        layer = "aten.lstm.input" if op == LSTM_LAYER else "aten.gru.input"
-        config = SEQUENCE_LAYERS[layer]([leaf.shape for leaf in own["params"]], **settings)
+        config = SEQUENCE_LAYERS[of_torch]([leaf.shape for leaf in own["params"]], **settings)
         params = dict(zip(param_shapes(config), own["params"], strict=True))
         layers = [
             [direction_params(params, config, layer, d) for d in range(config.num_directions)]
@@ -187,5 +177,4 @@ def _packed(op: str, own: Mapping[str, Any]) -> Sequence[np.ndarray]:
     weights = [leaf for layer in layers for direction in layer for leaf in direction.items()]
     if any(leaf.dtype != np.float32 or name == "weight_hr" for name, leaf in weights):
         return ()
-    cell = CELLS[op]
     return [np.stack([prepare(direction, cell) for direction in layer]) for layer in layers]
