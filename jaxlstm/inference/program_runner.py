@@ -82,7 +82,9 @@ class ProgramRunner:
         self._place: dict[str, tuple[int, int]] = {n: (i, k) for n, i, k in places if isinstance(n, str)}
         first = {shape[0] if shape else None for shape in self._shapes}
         self._batch_axis = first.pop() if len(first) == 1 else None
-        self._lengths = _axes_of_layers(program)
+        of_layers = _axes_of_layers(program)
+        self._batch_of_layers = of_layers[0] if of_layers else None
+        self._lengths = of_layers if of_layers and isinstance(of_layers[1], str) else None
         self._pad, self._proofs = pad, dict[Shape, Padding]()
         self._proven = find_padding(program, self._batch_axis, self._lengths, trusted=pad is True)
         along = self._along(example_sizes(program.graph))
@@ -287,7 +289,7 @@ class ProgramRunner:
             bucket = 1 << (size - 1).bit_length()
             if name != batch:
                 fewer = 3 * bucket // 4
-                shortest = 1 if self._lengths and name == self._lengths[0] else SHORTEST
+                shortest = 1 if name == self._batch_of_layers else SHORTEST
                 bucket = max(shortest, fewer if size <= fewer else bucket)
             buckets[name] = bucket if high is None else min(bucket, high)
         return buckets
@@ -365,8 +367,8 @@ def _without_padding(leaves: list[Any], along: Sequence[Long], size: int, bucket
     return cut
 
 
-def _axes_of_layers(program: Program) -> tuple[int | str, str] | None:
-    """Return the batch axis and the time, a free axis, of the first recurrent layer, or None."""
+def _axes_of_layers(program: Program) -> tuple[int | str, Any] | None:
+    """Return the batch and the time of the first recurrent layer: free axes of inputs, or numbers."""
     free, types = program.graph.free_axes, program.graph.input_types
     for node in program.graph.nodes:
         if node.op in SEQUENCE_LAYERS:
@@ -374,8 +376,8 @@ def _axes_of_layers(program: Program) -> tuple[int | str, str] | None:
             if type_ is None or len(type_.shape) != 3:
                 return None
             batch, time = type_.shape[:2] if node.kwargs["batch_first"] else type_.shape[1::-1]
-            is_known = time in free and (isinstance(batch, int) or batch in free)
-            return (batch, str(time)) if is_known and batch is not None else None
+            is_known = all(isinstance(size, int) or size in free for size in (batch, time))
+            return (batch, time) if is_known and batch is not None else None
         types.update(node.types)
     return None
 

@@ -44,13 +44,15 @@ def test_few_executables() -> None:
     assert compilations() - before == exact.stats().compilations == 4
 
 
-@pytest.mark.parametrize(("batch", "padded"), [(3, 3), (33, 48)])
-def test_the_batch_of_layers_is_not_padded_to_a_length(batch: int, padded: int) -> None:
-    """Where the time comes first, the batch is the second axis."""
-    layer = nn.GRU(3, 4)
-    runner, x = compile(program_of(layer)), torch.randn(20, batch, 3)
+@pytest.mark.parametrize(("batch", "padded", "steps"), [(3, 3, (20, 24)), (33, 48, (20, 24)), (3, 3, (7, 7))])
+def test_the_batch_of_layers_is_not_padded_to_a_length(batch: int, padded: int, steps: tuple) -> None:
+    """Where the time comes first, the batch is the second axis. The time is a free axis or fixed to 7."""
+    layer, example = nn.GRU(3, 4).eval(), torch.randn(7, 3, 3)
+    shapes = ({1: AUTO} if steps == (7, 7) else {0: AUTO, 1: AUTO},)
+    runner = compile(jaxlstm.from_module(layer, (example,), dynamic_shapes=shapes))
+    x = torch.randn(steps[0], batch, 3)
     assert_close(runner(x.numpy()), layer(x), 1e-5, 0)
-    assert runner.stats().padding_waste == 1 - (20 * batch) / (24 * padded)
+    assert runner.stats().padding_waste == pytest.approx(1 - steps[0] * batch / (steps[1] * padded))
 
 
 @pytest.mark.parametrize("constants", [0, 2**28])
