@@ -48,8 +48,8 @@ def compare(
     items = []
     for path in dict.fromkeys([*theirs, *ours]):
         if path not in ours or path not in theirs:
-            where, other = ("expected", "actual") if path in theirs else ("actual", "expected")
-            items.append(Item(path, False, detail=f"is in {where} but not in {other}"))
+            present, absent = ("expected", "actual") if path in theirs else ("actual", "expected")
+            items.append(Item(path, False, detail=f"is in {present} but not in {absent}"))
         else:
             items.append(_compare_leaf(path, ours[path], theirs[path], tolerance, equal_nan, check_dtype))
     source = "torch.testing.assert_close, by dtype" if tolerance is None else "the caller"

@@ -91,8 +91,8 @@ def verify_model(
     programs = [] if call else [ours]  # ``call`` may rearrange the arguments.
     program = next((model for model in (*programs, theirs) if isinstance(model, Program)), None)
     notes = _try_cases(verification, subject, program, progress or no_progress)
-    moved, lines = _try_moved(verification, subject)
-    notes += [*moved, *(unused_inputs(program.graph) if program else [])]
+    moved_notes, lines = _try_moved(verification, subject)
+    notes += [*moved_notes, *(unused_inputs(program.graph) if program else [])]
     return report_on(
         verification,
         lambda failures: lines or diagnose_model(verification, subject, failures, seconds),
@@ -147,8 +147,8 @@ def _try_cases(
             case = _with_cotangents(case, theirs.run(case), verification)
         verification.try_case(case)
     progress(len(cases), len(cases), "done")
-    others = [case for case in verification.tried if case.shapes != example.shapes]
-    if any(example.shapes) and all(case.name in verification.refused for case in others):
+    other_shapes = [case for case in verification.tried if case.shapes != example.shapes]
+    if any(example.shapes) and all(case.name in verification.refused for case in other_shapes):
         verification.sizes = "every axis is fixed" if free == [] else "none was accepted"
     return notes
 
@@ -158,36 +158,36 @@ def _try_moved(verification: Verification, subject: ModelSubject) -> tuple[list[
     if verification.first_failure is not None:
         return [], None
     evidence = [*verification.evidence["float64"], *verification.evidence["working"]][0]
-    found = (evidence.results, evidence.truth) if evidence.results.gradients else None
-    moves = subject.moves(found, np.random.default_rng([verification.seed, 2]))
+    gradients = (evidence.results, evidence.truth) if evidence.results.gradients else None
+    moves = subject.moves(gradients, np.random.default_rng([verification.seed, 2]))
     if moves is None or not moves.theirs:
         return ["other parameters were not tried: it is not known which arrays correspond"], None
     notes = []
     if moves.fixed:
-        more = f" and {len(moves.fixed) - 3} more" * (len(moves.fixed) > 3)
-        names = ", ".join(moves.fixed[:3]) + more
+        suffix = f" and {len(moves.fixed) - 3} more" * (len(moves.fixed) > 3)
+        names = ", ".join(moves.fixed[:3]) + suffix
         notes.append(f"{names} kept the given values: it is not known what corresponds to them in the model")
     theirs, example = subject.theirs, subject.example
-    other = theirs.moved(moves.theirs)
+    moved = theirs.moved(moves.theirs)
     case = replace(example.astype(theirs.dtype), name="other parameters", optional=True, compared="results")
-    if reason := other.refusal(case):
+    if reason := moved.refusal(case):
         return [*notes, f"{case.name}: skipped, torch refuses them: {reason}"], None
-    truth = other.run(case)
-    if theirs.run(case).is_finite and not (truth.is_finite and other.run(case, theirs.dtype).is_finite):
+    truth = moved.run(case)
+    if theirs.run(case).is_finite and not (truth.is_finite and moved.run(case, theirs.dtype).is_finite):
         return [*notes, f"{case.name}: skipped, the results are not finite"], None
     if verification.gradients:
         case = _with_cotangents(case, truth, verification)
-    moved = replace(
+    check = replace(
         verification,
         subject=subject.moved(moves),
-        references=[other],
-        evidence={which: [] for which in verification.evidence},
+        references=[moved],
+        evidence={precision: [] for precision in verification.evidence},
     )
-    moved.try_case(case)
-    if moved.first_failure is None:
+    check.try_case(case)
+    if check.first_failure is None:
         return notes, None
-    which = f"has nothing that corresponds to {', '.join(moves.missing[:3])}" if moves.missing else "differs"
-    line = f"the model equals {theirs.module_name} with the given parameters; with other ones it {which}"
+    fault = f"has nothing that corresponds to {', '.join(moves.missing[:3])}" if moves.missing else "differs"
+    line = f"the model equals {theirs.module_name} with the given parameters; with other ones it {fault}"
     return notes, Diagnosis((line,))
 
 

@@ -99,8 +99,8 @@ class Verification:
         """Yield every item of the report."""
         yield from self.findings.items()
         for case, problem in self.refused.items():
-            takes = "torch takes this case, " if self.subject.noun == "model" else ""
-            yield Item(case, None, detail=f"{takes}the {self.subject.noun} raised {problem}", id="refused")
+            premise = "torch takes this case, " if self.subject.noun == "model" else ""
+            yield Item(case, None, detail=f"{premise}the {self.subject.noun} raised {problem}", id="refused")
         if self.float64_refusal:
             yield Item("float64 semantics", None, detail=self.float64_refusal, id="float64")
         if self.sizes and not self.findings.failed:
@@ -108,9 +108,9 @@ class Verification:
         for name, reason in self.subject.untested(self.gradients):
             yield Item(name, None, detail=reason, id="untested")
 
-    def _judge(self, when: str, subject: Trial | Verification, case: str) -> None:
+    def _judge(self, stage: str, subject: Trial | Verification, case: str) -> None:
         for criterion in self.criteria:
-            for outcome in criterion.judge(subject) if criterion.judged == when else ():
+            for outcome in criterion.judge(subject) if criterion.judged == stage else ():
                 self.findings.add(criterion, case, outcome)
 
 
@@ -217,8 +217,8 @@ class Trial:
             except PORT_EXCEPTIONS as error:
                 problem = f"raised for float64 inputs: {describe(error)}"
             else:
-                wrong = check.subject.other_dtype(ours, np.float64)
-                problem = f"returned {wrong} for float64 inputs" if wrong else ""
+                wrong_dtype = check.subject.other_dtype(ours, np.float64)
+                problem = f"returned {wrong_dtype} for float64 inputs" if wrong_dtype else ""
             if problem:
                 check.float64_refusal = f"the {check.subject.noun} {problem}"
                 return None

@@ -171,9 +171,9 @@ class Case:
 
     def call(self, arrays: Mapping[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the args and kwargs of a model, with its own arrays or others by the same names."""
-        given = self.arrays if arrays is None else arrays
+        values = self.arrays if arrays is None else arrays
         return jax.tree.map(
-            lambda leaf: given[leaf.name] if isinstance(leaf, ArrayName) else leaf, self.arguments
+            lambda leaf: values[leaf.name] if isinstance(leaf, ArrayName) else leaf, self.arguments
         )
 
     def with_arrays(self, **changes: Array) -> Case:

@@ -75,8 +75,8 @@ def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
     def rng(number: int) -> np.random.Generator:
         return np.random.default_rng([seed, number])
 
-    one: dict[str, Any] = {"time": 1, "batch": LARGE_BATCH, "differentiate": False}
-    one_step = make_case("one step from zeros", config, rng(8), **one)
+    single_step: dict[str, Any] = {"time": 1, "batch": LARGE_BATCH, "differentiate": False}
+    one_step = make_case("one step from zeros", config, rng(8), **single_step)
     zeros = {name: np.zeros_like(one_step.arrays[name]) for name in ("h_0", "c_0")}
     return (
         ordinary_case(config, seed),
@@ -85,7 +85,7 @@ def standard_cases(config: LSTMConfig, seed: int = 0) -> tuple[Case, ...]:
         nan_case(config, rng(3)),
         make_case("dense", config, rng(4), time=9, batch=9),
         make_case("batch 1", config, rng(5), time=7, batch=1, differentiate=False),
-        make_case("one step", config, rng(6), **one),
+        make_case("one step", config, rng(6), **single_step),
         # From a zero state, where a fault of the initial state cannot hide another fault.
         one_step.with_arrays(**zeros),
         large_c_case(config, rng(9)),

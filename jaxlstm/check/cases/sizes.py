@@ -45,7 +45,7 @@ def other_sizes(
     if refused:
         declared = "" if free is None else ", although the program has them free"
         notes.append(f"sizes that torch refuses to change{declared}: {'; '.join(refused)}")
-    alone = [(axes, sizes[-1]) for axes, sizes in resized.items() if free and len(resized) > 1]
+    single_changes = [(axes, sizes[-1]) for axes, sizes in resized.items() if free and len(resized) > 1]
     # An axis without a larger size stays: in a short one, a fault far along another one may cancel out.
     smallest = {axes: sizes[0] for axes, sizes in resized.items() if sizes[0] < _size(example, axes)}
     largest = {axes: sizes[-1] for axes, sizes in resized.items() if sizes[-1] > _size(example, axes)}
@@ -56,14 +56,14 @@ def other_sizes(
     for changes in filter(None, (smallest, largest)):
         case = resize(example, changes, rng)
         if refusal(case):  # Sizes that torch takes one by one, but not together.
-            alone += changes.items()
+            single_changes += changes.items()
         elif changes is largest:
             # The gradients at one other size than the example's: compiling more of them would take long.
             large = _large(example, largest, parameters, lambda c: not refusal(c) and takes(c), rng)
             cases.append(replace(large or case, compared="results", differentiate=True))
         else:
             cases.append(case)
-    return cases + [resize(example, dict([change]), rng) for change in dict.fromkeys(alone)], notes
+    return cases + [resize(example, dict([change]), rng) for change in dict.fromkeys(single_changes)], notes
 
 
 def free_axes(program: Program, example: Case) -> list[tuple[Axis, ...]]:
@@ -121,9 +121,9 @@ def _accepted(example: Case, axes: tuple[Axis, ...], refusal: Refusal) -> list[i
     size = _size(example, axes)
 
     def first(sizes: tuple[int, ...]) -> list[int]:
-        fits = (n for n in dict.fromkeys(sizes) if 0 < n != size)
+        trials = (n for n in dict.fromkeys(sizes) if 0 < n != size)
         rng = np.random.default_rng(0)
-        return list(itertools.islice((n for n in fits if not refusal(resize(example, {axes: n}, rng))), 1))
+        return list(itertools.islice((n for n in trials if not refusal(resize(example, {axes: n}, rng))), 1))
 
     return first((1, size // 2, size - 1)) + first((_larger(size), 2 * size, size + 1))
 
@@ -138,9 +138,9 @@ def _large(
     """
     descending = sorted(largest, key=lambda axes: -_size(example, axes))
 
-    def enlarged(axes: tuple[Axis, ...], taken: int, goal: int) -> int:
+    def enlarged(axes: tuple[Axis, ...], large: int, goal: int) -> int:
         size = _size(example, axes)
-        return size * -(-goal // size) if taken == 2 * size else goal + size % 2 + 2 * descending.index(axes)
+        return size * -(-goal // size) if large == 2 * size else goal + size % 2 + 2 * descending.index(axes)
 
     def allowed(changes: Changes) -> Case | None:
         shapes = {name: [*a.shape] for name, a in example.arrays.items()}
@@ -154,15 +154,15 @@ def _large(
         return case if takes(case) else None
 
     every = [
-        {axes: max(taken, enlarged(axes, taken, goal)) for axes, taken in largest.items()} for goal in LARGE
+        {axes: max(large, enlarged(axes, large, goal)) for axes, large in largest.items()} for goal in LARGE
     ]
-    if found := next(filter(None, map(allowed, every)), None):
-        return found
+    if resized := next(filter(None, map(allowed, every)), None):
+        return resized
     changes = largest
     for axes, size in every[-1].items():  # One after the other, where torch does not take all together.
         if size > changes[axes] and (case := allowed({**changes, axes: size})):
-            changes, found = {**changes, axes: size}, case
-    return found
+            changes, resized = {**changes, axes: size}, case
+    return resized
 
 
 def resize(example: Case, changes: Changes, rng: np.random.Generator) -> Case:

@@ -118,8 +118,8 @@ def _discrete_forms(array: Array, rng: np.random.Generator) -> Iterator[Array]:
             place = rng.integers(array.shape[-1] - 1)
             drawn[..., place], drawn[..., place + 1] = True, False
         yield drawn.astype(array.dtype)
-        one = np.arange(array.size).reshape(array.shape) == rng.integers(array.size)
-        yield np.where(one, 1 - array.astype(np.int8), array).astype(array.dtype)
+        flipped = np.arange(array.size).reshape(array.shape) == rng.integers(array.size)
+        yield np.where(flipped, 1 - array.astype(np.int8), array).astype(array.dtype)
     elif array.size and array.dtype.kind in "iu":
         limits, low, high = np.iinfo(array.dtype), int(array.min()), int(array.max())
         drawn, far = array, high + min(max(abs(low), abs(high)), FAR) + 8

@@ -47,12 +47,12 @@ def shape_and_dtype(actual: Results, expected: Results, *, dtypes: bool = True) 
     """Describe every output whose shape or, with ``dtypes``, dtype is wrong. Integers may have any width."""
     problems = []
     for name, value in actual.outputs.items():
-        wanted = expected.outputs[name]
-        if value.shape != wanted.shape:
-            problems.append(f"{name} has shape {value.shape}, expected {wanted.shape}")
-        integers = value.dtype.kind in "iu" and wanted.dtype.kind in "iu"
-        if dtypes and value.dtype != wanted.dtype and not integers:
-            problems.append(f"{name} has dtype {value.dtype}, expected {wanted.dtype}")
+        reference = expected.outputs[name]
+        if value.shape != reference.shape:
+            problems.append(f"{name} has shape {value.shape}, expected {reference.shape}")
+        integers = value.dtype.kind in "iu" and reference.dtype.kind in "iu"
+        if dtypes and value.dtype != reference.dtype and not integers:
+            problems.append(f"{name} has dtype {value.dtype}, expected {reference.dtype}")
     return "; ".join(problems)
 
 
@@ -82,11 +82,11 @@ def repeatability(first: Results, second: Results) -> str:
 
     A port whose results differ keeps state between calls.
     """
-    again = second.arrays()
+    second_arrays = second.arrays()
     differ = [
         name
         for name, a in first.arrays().items()
-        if not np.array_equal(a.astype(np.float64), again[name].astype(np.float64), equal_nan=True)
+        if not np.array_equal(a.astype(np.float64), second_arrays[name].astype(np.float64), equal_nan=True)
     ]
     return f"a second call returned different values of {', '.join(differ)}" if differ else ""
 
@@ -124,9 +124,9 @@ def result_semantics(
 
     ``scale`` multiplies ``RESULT_LIMIT``.
     """
-    least = scale * RESULT_LIMIT
+    base_limit = scale * RESULT_LIMIT
     return worst_of(
-        largest_error(name, a, expected.outputs[name], max(least, CONDITION_FACTOR * condition[name]))
+        largest_error(name, a, expected.outputs[name], max(base_limit, CONDITION_FACTOR * condition[name]))
         for name, a in actual.outputs.items()
     )
 
@@ -181,23 +181,23 @@ def condition_of(reference: Reference, case: Case, truth: Results, seed: int) ->
         runs = (reference.perturbed(case, rounding, gradients=gradients) for rounding in roundings)
         return [worst_errors(run, truth) for run in runs]
 
-    def jumps(found: Sequence[dict[str, float]]) -> set[str]:
-        return {name for c in found for name, error in c.items() if error > DECISION * largest(exact[name])}
+    def jumps(runs: Sequence[dict[str, float]]) -> set[str]:
+        return {name for c in runs for name, error in c.items() if error > DECISION * largest(exact[name])}
 
-    found, whole, tied = changes("except zeros"), "except zeros", set[str]()
+    samples, whole, tied = changes("except zeros"), "except zeros", set[str]()
     both = (APART, -APART)  # Of two equal numbers, each is the larger one in one of the runs.
     floats = [a for a in case.arrays.values() if is_floating(a)]
     may_tie = any(is_discrete(a) or np.unique(a).size < a.size for a in floats)
-    if jumped := jumps(found + (changes("apart", both) if may_tie else [])):
+    if jumped := jumps(samples + (changes("apart", both) if may_tie else [])):
         if not may_tie or jumped & truth.outputs.keys() or jumps(changes("alike", both)):
-            found, whole = changes("not"), "not"
+            samples, whole = changes("not"), "not"
         else:
             tied = jumped
     if reference.dtype == np.float32:
         in_proportion = ulp / float(np.finfo(np.float32).eps)
         errors = worst_errors(reference.run(case, np.float32, gradients=gradients), truth)
-        found.append({name: in_proportion * error for name, error in errors.items()})
-    largest_changes = {name: max(change[name] for change in found) for name in found[0]}
+        samples.append({name: in_proportion * error for name, error in errors.items()})
+    largest_changes = {name: max(change[name] for change in samples) for name in samples[0]}
     return Condition(largest_changes | {name: largest(exact[name]) for name in tied}, whole, tied)
 
 
@@ -297,7 +297,7 @@ def with_rounding_as_unit(
     eps = float(ml_dtypes.finfo(dtype).eps)
     # A change of 2**7 ulp of float64 crosses no kink, and the errors that it causes are proportional to it.
     small = float(np.finfo(np.float64).eps) * 2**7
-    few, many = [perturbed(small) for _ in range(RUNS)], [perturbed(eps) for _ in range(RUNS)]
+    small_runs, eps_runs = [perturbed(small) for _ in range(RUNS)], [perturbed(eps) for _ in range(RUNS)]
     exact = truth.arrays()
 
     def errors(runs: Sequence[Results], name: str) -> list[float]:
@@ -306,8 +306,8 @@ def with_rounding_as_unit(
     def reconsidered(name: str, ratio: RmsRatio) -> RmsRatio:
         if not ratio.value > MEAN_LIMIT:
             return ratio
-        typical = float(np.sqrt(np.mean(np.square(errors(few, name))))) * eps / small
-        largest = max(errors(many, name))
+        typical = float(np.sqrt(np.mean(np.square(errors(small_runs, name))))) * eps / small
+        largest = max(errors(eps_runs, name))
         # One rounding changes a number by at most eps / 2: each argument, and each result.
         rounded = rms_error(exact[name] * (1 + eps / 2), exact[name])
         unit = (largest if largest > KINK * typical else typical / 2) + rounded

@@ -74,8 +74,8 @@ def _with_condition(
     trial: Trial, measured: Callable[[Mapping[str, float]], dict[str, Measurement]]
 ) -> dict[str, Measurement]:
     """Measure; the condition takes several runs, which an error within the least limit saves."""
-    found = measured(defaultdict(float))
-    return found if all(number.ok for number in found.values()) else measured(trial.once(_condition).changes)
+    errors = measured(defaultdict(float))
+    return errors if all(n.ok for n in errors.values()) else measured(trial.once(_condition).changes)
 
 
 def _theirs64(trial: Trial) -> dict[str, Results]:
@@ -98,11 +98,11 @@ def _semantics(trial: Trial) -> Iterator[Outcome]:
             for against, theirs in trial.once(_theirs64).items()
         }
 
-    found = _with_condition(trial, measured)
-    if not all(number.ok for number in found.values()) and (reason := _excuse(trial, ours)):
+    errors = _with_condition(trial, measured)
+    if not all(number.ok for number in errors.values()) and (reason := _excuse(trial, ours)):
         trial.check.float64_refusal = reason
         return
-    yield from (Outcome(number, against) for against, number in found.items())
+    yield from (Outcome(number, against) for against, number in errors.items())
 
 
 def _excuse(trial: Trial, ours: Results) -> str:
@@ -114,10 +114,10 @@ def _excuse(trial: Trial, ours: Results) -> str:
         return reason
     rng = np.random.default_rng([trial.check.seed, 101])
     derived = trial.check.subject.derived
-    other = trial.check.truth.with_other_tables(trial.case, rng, weights=bool(derived))
-    if other is None:
+    with_tables = trial.check.truth.with_other_tables(trial.case, rng, weights=bool(derived))
+    if with_tables is None:
         return ""
-    names, results = other
+    names, results = with_tables
     effect = worst_errors(results, Results(truth))
     if any(error > TABLE_FACTOR * effect[name] for name, error in errors.items()):
         return ""
@@ -141,13 +141,13 @@ def _gradients(trial: Trial) -> Iterator[Outcome]:
             if theirs.gradients
         }
 
-    found = _with_condition(trial, measured)
+    errors = _with_condition(trial, measured)
     # Results may be exact where their gradients are rounded to float32.
-    single = all(number.value <= SINGLE for number in found.values())
-    if not all(n.ok for n in found.values()) and single and (reason := _casts(trial, "gradients' error")):
+    single = all(number.value <= SINGLE for number in errors.values())
+    if not all(n.ok for n in errors.values()) and single and (reason := _casts(trial, "gradients' error")):
         trial.check.float64_refusal = reason
         return
-    yield from (Outcome(number, against) for against, number in found.items())
+    yield from (Outcome(number, against) for against, number in errors.items())
 
 
 def _casts(trial: Trial, error: str) -> str:
@@ -169,12 +169,12 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
             check.chaotic[case.name] = amplification
             return {}
     gradients = trial.ours.gradients is not None
-    right = [run.arrays() for run in check.rounded.right_runs(case, check.dtype, gradients=gradients)]
+    correct = [run.arrays() for run in check.rounded.right_runs(case, check.dtype, gradients=gradients)]
     torch = next((trial.theirs(r, check.dtype).arrays() for r in trial.references if r.name == "torch"), {})
     truth = trial.truth.arrays()
     ratios = {
         name: accuracy.rms_ratio(
-            place(case.name, name), a, truth[name], [run[name] for run in right], torch.get(name)
+            place(case.name, name), a, truth[name], [run[name] for run in correct], torch.get(name)
         )._replace(in_mean=case.scale == 1 and case.compared == "all")
         for name, a in trial.aligned.arrays().items()
         if is_floating(a)
@@ -183,8 +183,8 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
         coarse = float(np.sqrt(ml_dtypes.finfo(check.dtype).eps))
         sizes = {name: coarse * accuracy.rms_error(0 * truth[name], truth[name]) for name in ratios}
         ratios = {name: r._replace(own=max(r.own, sizes[name])) for name, r in ratios.items()}
-    wrong = any(item.ok is False and item.kind == "semantic" for item in check.findings.items())
-    if len(right) > 1 or wrong:  # Of wrong results, the unit of rounding errors is of no interest.
+    is_wrong = any(item.ok is False and item.kind == "semantic" for item in check.findings.items())
+    if len(correct) > 1 or is_wrong:  # The unit of rounding errors matters for right results only.
         return ratios
     rng = np.random.default_rng([check.seed, 100])
 
@@ -192,24 +192,24 @@ def _ratios(trial: Trial) -> dict[str, RmsRatio]:
         rounding = Rounding(size, rng, trial.once(_condition).whole)
         return check.truth.perturbed(case, rounding, gradients=gradients)
 
-    found = accuracy.with_rounding_as_unit(ratios, trial.truth, check.dtype, perturbed)
-    large = any(ratio.value > accuracy.MEAN_LIMIT for ratio in found.values())
+    adjusted = accuracy.with_rounding_as_unit(ratios, trial.truth, check.dtype, perturbed)
+    large = any(ratio.value > accuracy.MEAN_LIMIT for ratio in adjusted.values())
     tied = trial.once(_condition).tied if large else ()
-    return {name: ratio for name, ratio in found.items() if name not in tied}
+    return {name: ratio for name, ratio in adjusted.items() if name not in tied}
 
 
-def _rms(what: str, kind: Kind) -> tuple[Criterion, Criterion]:
+def _rms(noun: str, kind: Kind) -> tuple[Criterion, Criterion]:
     """Return the criteria of the mean and of the worst RMS error of results or of gradients."""
 
     def judge(trial: Trial) -> Iterator[Outcome]:
         for name, ratio in trial.once(_ratios).items():
-            if (name in trial.ours.outputs) == (what == "result"):
+            if (name in trial.ours.outputs) == (noun == "result"):
                 yield Outcome(ratio)
 
-    mean = Criterion(f"rms-{what}s", kind, f"RMS error of {what}s", judge, total=accuracy.mean_ratio)
+    mean = Criterion(f"rms-{noun}s", kind, f"RMS error of {noun}s", judge, total=accuracy.mean_ratio)
     worst = replace(
         mean,
-        id=f"rms-worst-{what}",
+        id=f"rms-worst-{noun}",
         text=f"{mean.text}, worst array",
         total=accuracy.worst_ratio,
         lists_ratios=False,

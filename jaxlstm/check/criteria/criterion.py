@@ -134,7 +134,7 @@ class Findings:
 
 def _summary(criterion: Criterion, cases: Cases) -> dict[str, Any]:
     """Return the fields of an item."""
-    values = [value for found in cases.values() for value in found]
+    values = [value for measured in cases.values() for value in measured]
     if isinstance(values[0], Untested):
         return {"ok": None, "detail": values[0].reason}
     if criterion.total is not None:
@@ -148,8 +148,8 @@ def _summary(criterion: Criterion, cases: Cases) -> dict[str, Any]:
 
 
 def _of_problems(cases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    problems = {case: [problem for problem in found if problem] for case, found in cases.items()}
-    failed = [case for case, found in problems.items() if found]
+    problems = {case: [problem for problem in messages if problem] for case, messages in cases.items()}
+    failed = [case for case, messages in problems.items() if messages]
     detail = f"{len(problems)} cases" if len(problems) > 1 else ""
     if failed:
         first, *others = problems[failed[0]]
@@ -160,7 +160,7 @@ def _of_problems(cases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 
 def _of_measurements(cases: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
-    numbers = {case: worst_of(found) for case, found in cases.items()}
+    numbers = {case: worst_of(measured) for case, measured in cases.items()}
     worst = worst_of(numbers.values())
     case = next(name for name, number in numbers.items() if number is worst)
     failed = [name for name, number in numbers.items() if not number.ok]

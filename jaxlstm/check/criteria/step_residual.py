@@ -80,8 +80,8 @@ def _direction_residuals(
     with np.errstate(invalid="ignore", over="ignore"):  # Weights may not be finite.
         step = oracle.cell(oracle.CORRECT, w, x, h_0, c_0)
         h_bound, c_bound = step_bound(w, x, h_0, c_0, step, dtype)
-    for name, ours, true, bound in (("h", h_n, step.h, h_bound), ("c", c_n, step.c, c_bound)):
-        ratio = _in_units(ours, true, bound)
+    for name, ours, exact, bound in (("h", h_n, step.h, h_bound), ("c", c_n, step.c, c_bound)):
+        ratio = _in_units(ours, exact, bound)
         row, unit = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         yield Measurement(float(ratio[row, unit]), 1.0, f"{name}, {place}, unit {unit}")
 
@@ -138,10 +138,10 @@ def _tanh_slope(z: Array) -> Array:
     return 1 - np.tanh(z) ** 2
 
 
-def _in_units(ours: Array, true: Array, bound: Array) -> Array:
+def _in_units(ours: Array, exact: Array, bound: Array) -> Array:
     """Return the error in units of the bound. Equal infinities and NaN in both have no error."""
-    alike = (ours == true) | (np.isnan(ours) & np.isnan(true))
+    alike = (ours == exact) | (np.isnan(ours) & np.isnan(exact))
     bound = np.where(np.isnan(bound), np.inf, bound)
     with np.errstate(invalid="ignore"):
-        ratio = np.where(alike, 0.0, np.abs(ours - true) / bound)
+        ratio = np.where(alike, 0.0, np.abs(ours - exact) / bound)
     return np.where(np.isnan(ratio), np.inf, ratio)

@@ -44,22 +44,22 @@ def compare_layers(
     without a counterpart are left out. ``limits`` holds the largest distance of equal outputs by position in
     ``theirs``; the default is ``EQUAL``.
     """
-    by_path, wanted = _by_path(ours), _by_path(theirs)
+    ours_by_path, theirs_by_path = _by_path(ours), _by_path(theirs)
     partners, calls = _partners(pairing), dict[str, int]()
-    found = []
+    differences = []
     for position, record in enumerate(theirs):
         calls[record.path] = call = calls.get(record.path, -1) + 1
-        candidates = [path for path in by_path if names.match(path, record.path)] if record.path else [""]
+        candidates = [p for p in ours_by_path if names.match(p, record.path)] if record.path else [""]
         candidates += partners.get(record.path, ())
-        same = wanted[record.path]
-        pairs = [_corresponding(by_path[p], same, call) for p in candidates if p in by_path]
+        same_path = theirs_by_path[record.path]
+        pairs = [_corresponding(ours_by_path[p], same_path, call) for p in candidates if p in ours_by_path]
         records = [pair[0] for pair in pairs if pair]
         if not records:
             continue
         record = next(pair[1] for pair in pairs if pair)
         compared = [(distance(r.outputs, record.outputs, bool(record.ragged)), r) for r in records]
         outputs, ours_record = min(compared, key=lambda pair: pair[0])
-        found.append(
+        differences.append(
             LayerDifference(
                 theirs=record.path,
                 ours=ours_record.path,
@@ -71,7 +71,7 @@ def compare_layers(
                 limit=limits.get(position, EQUAL),
             )
         )
-    return found
+    return differences
 
 
 def _by_path(records: Sequence[LayerRecord]) -> dict[str, list[LayerRecord]]:
@@ -109,9 +109,9 @@ def _partners(pairing: Pairing) -> Mapping[str, Sequence[str]]:
             for layout in choices[0]:
                 paths.setdefault(layout.theirs.rpartition(".")[0], []).append(name.split(".")[:-1])
     partners = {}
-    for module, found in paths.items():
-        same = itertools.takewhile(lambda steps: len(set(steps)) == 1, zip(*found, strict=False))
-        common = [steps[0] for steps in same]
+    for module, candidates in paths.items():
+        shared_steps = itertools.takewhile(lambda steps: len(set(steps)) == 1, zip(*candidates, strict=False))
+        common = [steps[0] for steps in shared_steps]
         partners[module] = [".".join(common[:length]) for length in range(len(common), 0, -1)]
     return partners
 
@@ -150,10 +150,10 @@ class FailedCase:
         """
         case = self.case
         for size in sorted({n for shape in case.shapes for n in shape if n > SHORT}):
-            cut = {
+            shortened = {
                 k: a[tuple(slice(SHORT if n == size else n) for n in a.shape)] for k, a in case.arrays.items()
             }
-            shorter = case.with_arrays(**cut)
+            shorter = case.with_arrays(**shortened)
             case = case if self.theirs.refusal(shorter) else shorter
         if not self.wrong or not self.evidence or case is self.case:
             return
@@ -194,11 +194,10 @@ class FaultedModule(FaultedReference):
 
     def explain(self, deadline: Deadline) -> list[Explanation]:
         """Return the explanations, except for faults at more operations than another explanation needs."""
-        found = super().explain(deadline)
-        sites = [{site for fault in each.faults for site in fault.replacements} for each in found]
-        return [
-            each for each, own in zip(found, sites, strict=True) if not any(other < own for other in sites)
-        ]
+        explanations = super().explain(deadline)
+        site_sets = [{site for fault in e.faults for site in fault.replacements} for e in explanations]
+        pairs = zip(explanations, site_sets, strict=True)
+        return [e for e, sites in pairs if not any(other < sites for other in site_sets)]
 
     def single(self, deadline: Deadline) -> Iterator[Faults]:
         """Yield each single fault, unless the model raised after layers that are right."""
@@ -235,8 +234,8 @@ class FaultedModule(FaultedReference):
                 yield math.inf
                 continue
             # A fault may keep the padding that torch cuts off.
-            cut = {n: without_padding(outputs[n], ours[n].shape) for n in padded & outputs.keys()}
-            yield output_distance(ours, outputs | cut)
+            trimmed = {n: without_padding(outputs[n], ours[n].shape) for n in padded & outputs.keys()}
+            yield output_distance(ours, outputs | trimmed)
 
     def _run(self, faults: Faults, case: Case, record: bool = False) -> PlantedRun:
         replacements: dict[Site, Replacement] = {}

@@ -57,8 +57,8 @@ def trace(
     case = ordinary_case(config)
     if inputs is not None:
         h_0, c_0 = initial_state or (None, None)
-        given = {"inputs": inputs, "h_0": h_0, "c_0": c_0, "seq_lengths": seq_lengths}
-        case = replace(case, arrays={name: np.asarray(a) for name, a in given.items() if a is not None})
+        arrays = {"inputs": inputs, "h_0": h_0, "c_0": c_0, "seq_lengths": seq_lengths}
+        case = replace(case, arrays={name: np.asarray(a) for name, a in arrays.items() if a is not None})
     if callable(actual):
         return locate_difference(Port.of(actual, params, config), case, dtype, tolerance)
     return _first_difference(_activations(actual, params, config, case), tolerance)
@@ -91,8 +91,8 @@ def _activations(
             if value.shape != expected.shape:
                 raise ValueError(f"{name} {gate} has shape {value.shape}, expected {expected.shape}")
         for times, rows in oracle.running(case.valid.sum(0), bool(reverse)):
-            for at in zip(times.tolist(), rows.tolist(), strict=True):
-                yield (layer, reverse, *at), {gate: (a[at], b[at]) for gate, (a, b) in pairs.items()}
+            for index in zip(times.tolist(), rows.tolist(), strict=True):
+                yield (layer, reverse, *index), {gate: (a[index], b[index]) for gate, (a, b) in pairs.items()}
 
 
 def locate_difference(
@@ -109,11 +109,11 @@ def locate_difference(
     for steps in range(1, case.inputs.shape[0] + 1):
         part = _first_steps(case, steps)
         ours, theirs = (run(part) for run in runs)
-        found = _first_difference(_states(ours, theirs, config, part), tolerance)
-        if found is None:
-            found = _first_difference(_outputs(ours, theirs, config), tolerance)
-        if found is not None:
-            return found
+        difference = _first_difference(_states(ours, theirs, config, part), tolerance)
+        if difference is None:
+            difference = _first_difference(_outputs(ours, theirs, config), tolerance)
+        if difference is not None:
+            return difference
     return None
 
 
@@ -143,8 +143,8 @@ def _outputs(ours: Results, theirs: Results, config: LSTMConfig) -> Iterator[Can
         a, b = (results.outputs["outputs"] for results in (ours, theirs))
         a, b = (array.reshape(*array.shape[:2], config.num_directions, -1) for array in (a, b))
         for time, row, reverse in np.ndindex(a.shape[:3]):
-            at = time, row, reverse
-            yield (config.num_layers - 1, reverse, time, row), {"output": (a[at], b[at])}
+            index = time, row, reverse
+            yield (config.num_layers - 1, reverse, time, row), {"output": (a[index], b[index])}
 
 
 def _have(name: str, ours: Results, theirs: Results) -> bool:

@@ -29,8 +29,8 @@ def diagnose_port(
     verification: Verification, port: Port, failures: Sequence[Item], seconds: float
 ) -> Diagnosis:
     """Explain the failures. ``seconds`` is the time for pairs of faults."""
-    found = _PortDiagnosis(verification, port, seconds)
-    return Diagnosis(tuple(found.lines(failures)), found.difference)
+    diagnosis = _PortDiagnosis(verification, port, seconds)
+    return Diagnosis(tuple(diagnosis.lines(failures)), diagnosis.difference)
 
 
 class _PortDiagnosis:
@@ -39,8 +39,8 @@ class _PortDiagnosis:
     def __init__(self, verification: Verification, port: Port, seconds: float) -> None:
         self.check, self.port, self.seconds = verification, port, seconds
         self.float64, self.working = (
-            [entry for entry in verification.evidence[which] if entry.case.is_finite and _has_shapes(entry)]
-            for which in ("float64", "working")
+            [entry for entry in verification.evidence[dtype] if entry.case.is_finite and _has_shapes(entry)]
+            for dtype in ("float64", "working")
         )
         self.oracle = OracleLSTM(port.params, port.config)
         self.case = ordinary_case(port.config, verification.seed)
@@ -137,8 +137,8 @@ class _PortDiagnosis:
 def _has_shapes(entry: Evidence) -> bool:
     """Return True if the results have outputs, and every array its shape."""
     shapes = {name: a.shape for name, a in entry.truth.outputs.items()}
-    found = entry.results.outputs
-    return "outputs" in found and all(a.shape == shapes[name] for name, a in found.items())
+    outputs = entry.results.outputs
+    return "outputs" in outputs and all(a.shape == shapes[name] for name, a in outputs.items())
 
 
 Faults = tuple[Fault, ...]
@@ -187,15 +187,15 @@ class FaultedOracle(FaultedReference):
 
     def distances(self, faults: Faults) -> Iterator[float]:
         """Yield the distance of the oracle under some faults from the results on each case."""
-        return (self._distance(faults, which) for which in range(len(self.calls)))
+        return (self._distance(faults, index) for index in range(len(self.calls)))
 
-    def _distance(self, faults: Faults, which: int) -> float:
-        call = self._call(faults, which)
-        run = call.run() if which else self._cheapest_run(faults)
-        return _distance(self.results[which], call.finished(run), self.calls[which])
+    def _distance(self, faults: Faults, index: int) -> float:
+        call = self._call(faults, index)
+        run = call.run() if index else self._cheapest_run(faults)
+        return _distance(self.results[index], call.finished(run), self.calls[index])
 
-    def _call(self, faults: Faults, which: int) -> OracleCall:
-        call = self.calls[which]
+    def _call(self, faults: Faults, index: int) -> OracleCall:
+        call = self.calls[index]
         for fault in faults:
             call = fault.apply(call)
         return call

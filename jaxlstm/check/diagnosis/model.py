@@ -77,8 +77,8 @@ class _ModelDiagnosis(FailedCase):
         if not causes and raised:
             causes = ["the model raised an exception: see the item runs"]
         elif not causes:
-            known = "no known fault of the operations of torch's module explains the results"
-            causes = [known] if isinstance(self.theirs, TorchModel) else []
+            message = "no known fault of the operations of torch's module explains the results"
+            causes = [message] if isinstance(self.theirs, TorchModel) else []
         lines = [*causes, *self._other_case(), *_location(layers), *nodes.lines]
         return Diagnosis(tuple(lines), layers=tuple(layers))
 
@@ -90,14 +90,14 @@ class _ModelDiagnosis(FailedCase):
             return Diagnosis((f"the nodes cannot be compared: {describe(error)}",))
         if not nodes:
             return Diagnosis()
-        wrong = next((node for node in nodes if not node.ok), None)
-        if wrong is None:
+        differing = next((node for node in nodes if not node.ok), None)
+        if differing is None:
             line = (
                 f"each of the {len(nodes)} nodes compared equals torch's operator in float64: the graph "
                 f"differs from {self.theirs.module_name}, or accuracy is lost only in the working dtype"
             )
         else:
-            line = f"first differs at node {wrong.theirs}, {wrong.kind}: {_size(wrong)}"
+            line = f"first differs at node {differing.theirs}, {differing.kind}: {_size(differing)}"
         return Diagnosis((line,), layers=tuple(nodes))
 
     def _layers(self) -> list[LayerRecord]:
@@ -112,8 +112,8 @@ class _ModelDiagnosis(FailedCase):
         if self.dtype == np.float64:
             limit = max(self.agreement, ROUNDED_SUMS) if self.subject.pairing.summed() else self.agreement
             return dict.fromkeys(range(len(theirs)), limit)
-        same = _reference_layers(self.theirs, self.case, self.dtype)
-        pairs = enumerate(zip(same, theirs, strict=True))
+        rounded = _reference_layers(self.theirs, self.case, self.dtype)
+        pairs = enumerate(zip(rounded, theirs, strict=True))
         return {k: OWN_ERRORS * distance(a.outputs, b.outputs) for k, (a, b) in pairs}
 
     def _settings(self, raised: bool) -> Iterator[str]:
@@ -138,31 +138,31 @@ class _ModelDiagnosis(FailedCase):
         if not evaluation or (ours := self._run(evaluation, evidence.case, np.float64, True)) is None:
             return
         truth = evidence.truth.outputs
-        found, before = (output_distance(r.outputs, truth) for r in (ours, evidence.results))
-        if found <= AGREEMENT["float32" if self.subject.casts else "float64"] < before:
+        eval_distance, train_distance = (output_distance(r.outputs, truth) for r in (ours, evidence.results))
+        if eval_distance <= AGREEMENT["float32" if self.subject.casts else "float64"] < train_distance:
             yield (
                 f"the model is in training mode: after model.eval() it matches {self.theirs.module_name}, "
-                f"to within {format_number(found)}"
+                f"to within {format_number(eval_distance)}"
             )
 
     def _channels_last(self) -> Iterator[str]:
         """Test if a model that raised runs with the channels of its arguments moved to the last axis."""
         example, dtype = self.subject.example, self.theirs.dtype
         case = example.map(lambda a: np.moveaxis(a, 1, -1) if a.ndim > 2 else a)
-        moved = [name for name, a in case.arrays.items() if a.ndim > 2 and is_floating(a)]
-        if not moved or (ours := self._run(self.subject.model, case, dtype, False)) is None:
+        names = [name for name, a in case.arrays.items() if a.ndim > 2 and is_floating(a)]
+        if not names or (ours := self._run(self.subject.model, case, dtype, False)) is None:
             return
         expected = self.theirs.run(example, dtype)
         near = output_distance(ours.outputs, expected.outputs) <= AGREEMENT[dtype.name]
         verb = f"matches {self.theirs.module_name}" if near else "runs"
-        axes = (0, *range(2, case.arrays[moved[0]].ndim), 1)
-        how = (
+        axes = (0, *range(2, case.arrays[names[0]].ndim), 1)
+        advice = (
             f"transpose them in the function, x.transpose{axes}"
             if isinstance(self.subject.model, FunctionModel)
             else f"pass call=lambda model, x: model(x.transpose{axes})"
         )
-        after = "" if near else "; if its outputs have channels last too, transpose them back"
-        yield f"the model {verb} if the channels of {', '.join(moved)} are the last axis: {how}{after}"
+        hint = "" if near else "; if its outputs have channels last too, transpose them back"
+        yield f"the model {verb} if the channels of {', '.join(names)} are the last axis: {advice}{hint}"
 
     def _foreign_weights(self) -> Iterator[str]:
         """Name the parameters whose values torch does not have."""
@@ -181,9 +181,9 @@ class _ModelDiagnosis(FailedCase):
         if isinstance(self.theirs, ProgramReference):
             return
         deadline = Deadline(seconds)
-        found = FaultedModule(self.theirs, self, layers, located).explain(deadline)
-        yield from map(str, found)
-        if deadline.passed and not found:
+        explanations = FaultedModule(self.theirs, self, layers, located).explain(deadline)
+        yield from map(str, explanations)
+        if deadline.passed and not explanations:
             yield f"no cause was found in {seconds:g} s; a longer search may find one (argument seconds)"
 
     def _other_case(self) -> Iterator[str]:
@@ -220,9 +220,9 @@ def _compare_nodes(model: ProgramModel, case: Case, precision: str | None) -> li
 
 
 def _node_difference(node: Node, ours: Sequence[Array], theirs: Sequence[Array]) -> LayerDifference:
-    where = f"{node.name} in {node.module_path}" if node.module_path else node.name
+    place = f"{node.name} in {node.module_path}" if node.module_path else node.name
     return LayerDifference(
-        where, where, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
+        place, place, node.op, shape_of(theirs), shape_of(ours), 0.0, distance(ours, theirs), EQUAL
     )
 
 
@@ -246,21 +246,21 @@ def _located(layers: Sequence[LayerDifference]) -> str:
 
 def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
     """Name the first layer that differs, and the one before it if the fault lies between the two."""
-    before = None
+    agreed = None
     for layer in layers:
         if layer.ok:
-            before = layer
+            agreed = layer
             continue
         size = _size(layer)
         if not layer.theirs:
             agree = (
-                f"the outputs of the layers agree; the results differ after {before.name}" if before else ""
+                f"the outputs of the layers agree; the results differ after {agreed.name}" if agreed else ""
             )
             yield f"{agree or 'the results differ'}: {size}"
         elif layer.inputs <= layer.limit:
             article = "an" if layer.kind.startswith((*"AEIO", "LSTM", "RNN")) else "a"
             yield f"first differs in {layer.name}, {article} {layer.kind} whose inputs agree: {size}"
         else:
-            start = before.name if before else "the arguments"
+            start = agreed.name if agreed else "the arguments"
             yield f"first differs between {start} and {layer.name}, whose inputs already differ: {size}"
         return

@@ -104,9 +104,9 @@ class FaultedReference(ABC):
     @np.errstate(all="ignore")  # Weights may be infinite, and faults may make them infinite.
     def explain(self, deadline: Deadline) -> list[Explanation]:
         """Return the single faults, or else the combination, that explain the evidence, the best first."""
-        found = list(self._agreeing([()])) if self.causes else []
+        faultless = list(self._agreeing([()])) if self.causes else []
         return (
-            found
+            faultless
             or _best(self._agreeing(self.single(deadline)))
             or list(itertools.islice(self._agreeing(self.combined(deadline)), 1))
         )
@@ -147,6 +147,6 @@ class FaultedReference(ABC):
 
 def _best(explanations: Iterable[Explanation]) -> list[Explanation]:
     """Sort explanations by distance. If they agree to rounding, the order of the catalogue decides."""
-    found = sorted(explanations, key=lambda e: math.floor(math.log10(e.distance + 1e-17)))
-    nearest = max(min((e.distance for e in found), default=0.0), ROUNDING)
-    return [e for e in found if e.distance <= MUCH_FURTHER * nearest][:MAX_EXPLANATIONS]
+    ranked = sorted(explanations, key=lambda e: math.floor(math.log10(e.distance + 1e-17)))
+    nearest = max(min((e.distance for e in ranked), default=0.0), ROUNDING)
+    return [e for e in ranked if e.distance <= MUCH_FURTHER * nearest][:MAX_EXPLANATIONS]

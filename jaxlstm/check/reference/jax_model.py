@@ -122,13 +122,13 @@ class ModelRunner:
 
     def moved(self, values: Mapping[str, Array]) -> ModelRunner:
         """Return the runner with other values of some parameters and buffers, and the same functions."""
-        other = copy.copy(self)
+        clone = copy.copy(self)
         with jax_settings(self.dtype, self.precision):
             for name in ("_params", "_buffers"):
                 arrays = getattr(self, name)
                 changed = {n: values[n].astype(a.dtype) for n, a in arrays.items() if n in values}
-                setattr(other, name, {**arrays, **jax.device_put(changed)})
-        return other
+                setattr(clone, name, {**arrays, **jax.device_put(changed)})
+        return clone
 
     def run(self, case: Case, *, gradients: bool = False) -> Results:
         """Run the model on a case, with its floating-point arrays rounded to the dtype.
@@ -143,9 +143,9 @@ class ModelRunner:
                 return Results(to_numpy(self._forward(self._params, floating, others)))
             # A function with gradients is not compiled again without them.
             cotangents = case.cotangents if gradients else self._compiled[shapes]
-            found = self._forward_and_back(self._params, floating, others, dict(cotangents))
+            results = self._forward_and_back(self._params, floating, others, dict(cotangents))
             self._compiled[shapes] = cotangents
-            outputs, derived = map(to_numpy, found)
+            outputs, derived = map(to_numpy, results)
             return Results(outputs, derived if gradients else None)
 
     def arrays(self) -> dict[str, Array]:
@@ -187,11 +187,11 @@ class ModelRunner:
     def float32_inside(self, case: Case) -> str:
         """Return in words where a float64 run converts numbers to float32 or computes in it, if it does."""
         try:
-            found = list(dict.fromkeys(_in_float32(self._traced(case).jaxpr)))
+            operations = list(dict.fromkeys(_in_float32(self._traced(case).jaxpr)))
         except PORT_EXCEPTIONS:  # Control flow that depends on values.
             return ""
         for verb in ("converts float64 to float32", "computes in float32"):
-            if places := [place for what, place in found if what == verb]:
+            if places := [place for action, place in operations if action == verb]:
                 return f"{verb} in {', '.join(places[:3])}"
         return ""
 
@@ -202,15 +202,15 @@ class ModelRunner:
 
 
 @contextlib.contextmanager
-def _finfo_of(own: np.dtype, dtype: np.dtype) -> Iterator[None]:
+def _finfo_of(own_dtype: np.dtype, dtype: np.dtype) -> Iterator[None]:
     """Let ``jnp.finfo`` tell a model about its own dtype where it runs in another."""
     finfo = jnp.finfo
 
-    def replaced(asked: Any) -> Any:
+    def replaced(requested: Any) -> Any:
         is_jax = sys._getframe(1).f_globals.get("__name__", "").startswith("jax.")
-        return finfo(own if asked == dtype and not is_jax else asked)
+        return finfo(own_dtype if requested == dtype and not is_jax else requested)
 
-    with mock.patch.object(jnp, "finfo", replaced) if own != dtype else contextlib.nullcontext():
+    with mock.patch.object(jnp, "finfo", replaced) if own_dtype != dtype else contextlib.nullcontext():
         yield
 
 

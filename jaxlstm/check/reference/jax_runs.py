@@ -21,10 +21,10 @@ _UNKNOWN = (ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayCo
 def default_device() -> Any:
     """Return the device that JAX uses by default."""
     config: Any = jax.config
-    chosen = config.jax_default_device
-    if isinstance(chosen, str):  # The name of a platform.
-        return jax.devices(chosen)[0]
-    return chosen or jax.devices()[0]
+    device = config.jax_default_device
+    if isinstance(device, str):  # The name of a platform.
+        return jax.devices(device)[0]
+    return device or jax.devices()[0]
 
 
 def lacks_float64(device: Any) -> bool:
@@ -65,11 +65,11 @@ def with_gradients(function: Callable[..., dict[str, Any]]) -> Callable[..., Any
             return {n: a for n, a in outputs.items() if hasattr(a, "dtype") and is_floating(a)}, outputs
 
         real, pull_back, outputs = jax.vjp(real_outputs, params, floating, has_aux=True)
-        given = {
+        real_cotangents = {
             n: _padded(cotangents[n].astype(a.dtype), a.shape) if n in cotangents else jnp.zeros_like(a)
             for n, a in real.items()
         }
-        d_params, d_inputs = pull_back(given)
+        d_params, d_inputs = pull_back(real_cotangents)
         return outputs, {**d_inputs, **d_params}
 
     return outputs_and_gradients

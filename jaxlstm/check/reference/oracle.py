@@ -168,8 +168,8 @@ class OracleCall:
         """Return the call in ``dtype``, without dropout and with the time-major arrays of a case."""
         params = {name: np.asarray(value).astype(dtype) for name, value in params.items()}
         x = np.asarray(inputs).astype(dtype)
-        given = map(np.zeros, config.state_shapes(x.shape[1])) if initial_state is None else initial_state
-        h_0, c_0 = (np.asarray(a).astype(dtype) for a in given)
+        state = map(np.zeros, config.state_shapes(x.shape[1])) if initial_state is None else initial_state
+        h_0, c_0 = (np.asarray(a).astype(dtype) for a in state)
         lengths = np.full(x.shape[1], x.shape[0]) if seq_lengths is None else seq_lengths
         return cls(params, x, (h_0, c_0), np.asarray(lengths).astype(np.int64), config, equations)
 

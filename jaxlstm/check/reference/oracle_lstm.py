@@ -92,8 +92,8 @@ class OracleLSTM:
             sigmoid=lambda z: half + half * np.tanh(half * z),
             product=lambda x, w: np.ascontiguousarray(x[:, ::-1]) @ w[:, ::-1].T,
         )
-        ways = [OracleLSTM(self.params, self.config, way) for way in (oracle.CORRECT, reordered)]
-        return [way.run(case, compute, gradients=gradients).astype(dtype) for way in ways]
+        runners = [OracleLSTM(self.params, self.config, eq) for eq in (oracle.CORRECT, reordered)]
+        return [runner.run(case, compute, gradients=gradients).astype(dtype) for runner in runners]
 
     def with_other_tables(self, case: Case, rng: np.random.Generator, *, weights: bool = False) -> None:
         """Return None: an LSTM has no tables."""

@@ -52,12 +52,12 @@ class ProgramModel(JaxModel):
             for arrays in (program.params, program.buffers)
         )
 
-        def function(given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            own, buffers = (
-                {name: given.get(name, a) for name, a in arrays.items()}
+        def function(overrides: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            weights, statistics = (
+                {name: overrides.get(name, a) for name, a in arrays.items()}
                 for arrays in (program.params, program.buffers)
             )
-            model = functools.partial(program, own, buffers=buffers)
+            model = functools.partial(program, weights, buffers=statistics)
             return self.call(model, *args, **kwargs) if self.call else model(*args, **kwargs)
 
         return Call(function, params, buffers)
@@ -88,8 +88,8 @@ class ProgramReference:
             return ModelRunner(self._model, example, dtype, cast_model=is_double, precision=_PRECISION)
 
         self._runners = {dtype: runner(dtype) for dtype in {self.dtype, np.dtype(np.float64)}}
-        other = _with_tanh_of_xla(self._model.program)
-        self._with_tanh = ProgramReference(other, example) if other else None
+        rewritten = _with_tanh_of_xla(self._model.program)
+        self._with_tanh = ProgramReference(rewritten, example) if rewritten else None
 
     def params(self) -> Tensors:
         """Return the parameters by name. A tied parameter appears once."""
@@ -102,10 +102,10 @@ class ProgramReference:
 
     def moved(self, values: Tensors) -> ProgramReference:
         """Return the reference with other values of some parameters and statistics."""
-        other = copy.copy(self)
-        other._runners = {dtype: runner.moved(values) for dtype, runner in self._runners.items()}
-        other._with_tanh = self._with_tanh.moved(values) if self._with_tanh else None
-        return other
+        clone = copy.copy(self)
+        clone._runners = {dtype: runner.moved(values) for dtype, runner in self._runners.items()}
+        clone._with_tanh = self._with_tanh.moved(values) if self._with_tanh else None
+        return clone
 
     def run(self, case: Case, dtype: Any = np.float64, *, gradients: bool = False) -> Results:
         """Run the program on a case in ``dtype``, its own or float64."""
@@ -124,13 +124,13 @@ class ProgramReference:
 
     def right_runs(self, case: Case, dtype: Any, *, gradients: bool) -> list[Results]:
         """Return the results of the program, and with XLA's tanh, which ports use."""
-        others = self._with_tanh.right_runs(case, dtype, gradients=gradients) if self._with_tanh else []
-        return [self.run(case, dtype, gradients=gradients), *others]
+        with_tanh = self._with_tanh.right_runs(case, dtype, gradients=gradients) if self._with_tanh else []
+        return [self.run(case, dtype, gradients=gradients), *with_tanh]
 
     def perturbed(self, case: Case, rounding: Rounding, *, gradients: bool) -> Results:
         """Return the float64 results after a change of every number of the call."""
-        moved = {name: rounding.of_weight(a) for name, a in self._float64.arrays().items()}
-        return self._float64.moved(moved).run(rounding.of_case(case), gradients=gradients)
+        weights = {name: rounding.of_weight(a) for name, a in self._float64.arrays().items()}
+        return self._float64.moved(weights).run(rounding.of_case(case), gradients=gradients)
 
     def with_other_tables(
         self, case: Case, rng: np.random.Generator, *, weights: bool = False
@@ -169,9 +169,9 @@ def _with_tanh_of_xla(program: Program) -> Program | None:
         return None
     tensors = {**program.params, **program.buffers, **program.constants}
     arrays = {name: np.asarray(a, program.dtypes[name]) for name, a in tensors.items()}
-    other = Program(graph, arrays)
-    other.options = program.options
-    return other
+    rewritten = Program(graph, arrays)
+    rewritten.options = program.options
+    return rewritten
 
 
 def _tanh_of_xla(node: Node, site: Site) -> Node | None:
@@ -199,8 +199,8 @@ def _module_calls(graph: Graph, arrays: Mapping[str, Array]) -> Iterator[LayerRe
     for keys, positions in sorted(calls.items(), key=lambda item: (item[1][-1], -len(item[0]))):
         nodes = [graph.nodes[position] for position in positions]
         inner = dict.fromkeys(name for node in nodes for name in results_of(node))
-        taken = dict.fromkeys(name for node in nodes for name in uses_of(node))
-        inputs = [arrays[n] for n in taken if n in arrays and n not in inner and n not in weights]
+        operands = dict.fromkeys(name for node in nodes for name in uses_of(node))
+        inputs = [arrays[n] for n in operands if n in arrays and n not in inner and n not in weights]
         outputs = [arrays[n] for n in inner if n in arrays and not users.get(n, set()) <= {*positions}]
         call = _modules_around(nodes[0])[len(keys) - 1]
         if outputs:

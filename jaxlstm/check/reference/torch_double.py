@@ -120,11 +120,11 @@ def _cond(pred: torch.Tensor, then: Any, otherwise: Any, operands: Any) -> Any:
     return (then if pred else otherwise)(*operands)
 
 
-def _while_loop(cond: Any, body: Any, carried: Any, others: Any) -> tuple[Any, ...]:
+def _while_loop(cond: Any, body: Any, carried: Any, additional_inputs: Any) -> tuple[Any, ...]:
     for _ in range(_MOST_STEPS):
-        if not cond(*carried, *others):
+        if not cond(*carried, *additional_inputs):
             return tuple(carried)
-        carried = body(*carried, *others)
+        carried = body(*carried, *additional_inputs)
     raise RuntimeError(f"a while_loop takes more than {_MOST_STEPS} steps")
 
 
@@ -132,10 +132,10 @@ _MOST_STEPS = 10_000
 """A limit for loops with a planted fault, which may never end."""
 
 
-def _scan(combine: Any, init: Any, xs: Any, others: Any) -> tuple[Any, ...]:
+def _scan(combine: Any, init: Any, xs: Any, additional_inputs: Any) -> tuple[Any, ...]:
     carry, steps = init, []
     for parts in zip(*xs, strict=True):
-        results = combine(*carry, *parts, *others)
+        results = combine(*carry, *parts, *additional_inputs)
         carry, out = results[: len(init)], results[len(init) :]
         steps.append(out)
     return *carry, *(None if out[0] is None else torch.stack(out) for out in zip(*steps, strict=True))
@@ -187,9 +187,9 @@ def dtypes_as_in(working: torch.dtype) -> Iterator[None]:
     true_dtype: Any = torch._C.TensorBase.dtype
 
     def dtype(tensor: torch.Tensor) -> torch.dtype:
-        found = true_dtype.__get__(tensor)
+        actual = true_dtype.__get__(tensor)
         is_ours = sys._getframe(1).f_globals.get("__name__", "").startswith(("torch.", "jaxlstm."))
-        return working if found == torch.float64 and not is_ours else found
+        return working if actual == torch.float64 and not is_ours else actual
 
     with mock.patch.object(torch.Tensor, "dtype", property(dtype)):
         yield
@@ -209,8 +209,8 @@ def in_double(value: Any) -> Any:
     dtype = value.dtype if isinstance(value, torch.Tensor) else value
     if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
         return value
-    wanted = torch.float64 if dtype.is_floating_point else torch.complex128
-    return value if dtype is wanted else wanted if value is dtype else value.to(wanted)
+    double = torch.float64 if dtype.is_floating_point else torch.complex128
+    return value if dtype is double else double if value is dtype else value.to(double)
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:

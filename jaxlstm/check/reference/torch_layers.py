@@ -93,7 +93,7 @@ def run_graph(
     for names in (graph.parameters, graph.buffers, graph.constants):
         values |= {value: to_tensor(tensors[name]) for value, name in names.items()}
     values |= {name: to_tensor(a) for name, a in inputs.items()}
-    found: dict[str, list[Array]] = {}
+    results: dict[str, list[Array]] = {}
     with pinned(np.float64), torch.no_grad():
         for node in graph.nodes:
             function = _function(node.op)
@@ -106,18 +106,18 @@ def run_graph(
             values.update(named_results(node, result))
             leaves = result if isinstance(result, (tuple, list)) else [result]
             # Copies, because a later operator may work in place.
-            found[node.name] = [np.array(tensor_to_numpy(a)) for a in leaves if hasattr(a, "detach")]
-    return found
+            results[node.name] = [np.array(tensor_to_numpy(a)) for a in leaves if hasattr(a, "detach")]
+    return results
 
 
 def _function(name: str) -> Any:
     """Return a Python operator, or the operator of torch with its overload."""
     import torch
 
-    namespace, _, rest = name.partition(".")
+    namespace, _, qualname = name.partition(".")
     if namespace == "_operator":
-        return getattr(operator, rest, None)
-    target, _, overload = rest.partition(".")
+        return getattr(operator, qualname, None)
+    target, _, overload = qualname.partition(".")
     packet = getattr(getattr(torch.ops, namespace), target, None)
     return getattr(packet, overload or "default", None)
 

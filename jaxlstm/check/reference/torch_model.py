@@ -88,14 +88,14 @@ class TorchModel:
 
     def moved(self, values: Mapping[str, Array]) -> TorchModel:
         """Return the module with other values of some parameters and statistics."""
-        other, self_modules = copy.copy(self), (self._copy, self._in_float64)
-        other._results = {}
-        other._copy, other._in_float64 = map(_deep_copy, self_modules)
-        for module in (other._copy, other._in_float64):
+        clone, self_modules = copy.copy(self), (self._copy, self._in_float64)
+        clone._results = {}
+        clone._copy, clone._in_float64 = map(_deep_copy, self_modules)
+        for module in (clone._copy, clone._in_float64):
             for name, tensor in (*module.named_parameters(), *module.named_buffers()):
                 if name in values:
                     tensor.data.copy_(numpy_to_tensor(values[name]))
-        return other
+        return clone
 
     def run(
         self, case: Case, dtype: Any = np.float64, *, gradients: bool = False, onednn: bool = True
@@ -278,13 +278,13 @@ def run_module(
             results = Results(_arrays(returned))
             if not outputs:
                 return results
-            given = [to_tensor(case.cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
-            found = torch.autograd.grad(
-                list(outputs.values()), list(sources.values()), grad_outputs=given, allow_unused=True
+            cotangents = [to_tensor(case.cotangents[n].astype(results.outputs[n].dtype)) for n in outputs]
+            derivatives = torch.autograd.grad(
+                list(outputs.values()), list(sources.values()), grad_outputs=cotangents, allow_unused=True
             )
     finally:
         _without_gradients(module)
-    by_name = zip(sources.items(), found, strict=True)
+    by_name = zip(sources.items(), derivatives, strict=True)
     gradients_or_zeros = {name: torch.zeros_like(source) if g is None else g for (name, source), g in by_name}
     return Results(results.outputs, _arrays(gradients_or_zeros))
 
@@ -308,8 +308,8 @@ def call_module(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str
     """Call a module, whose float64 copy sees its own dtype."""
     from jaxlstm.check.reference.torch_double import dtypes_as_in
 
-    own = vars(module).get(_OWN_DTYPE)
-    with dtypes_as_in(own) if own else contextlib.nullcontext():
+    own_dtype = vars(module).get(_OWN_DTYPE)
+    with dtypes_as_in(own_dtype) if own_dtype else contextlib.nullcontext():
         return module(*args, **kwargs)
 
 

@@ -27,12 +27,12 @@ def pinned() -> Iterator[None]:
     """Compute products in float32 within a context."""
     import torch
 
-    before = {setting: operator.attrgetter(setting)(torch) for setting in _here()}
+    previous = {setting: operator.attrgetter(setting)(torch) for setting in _here()}
     try:
         _set(_here())
         yield
     finally:
-        _set(before)
+        _set(previous)
 
 
 def _set(values: dict[str, Any]) -> None:

@@ -74,8 +74,8 @@ class Report:
         """The number of items by status, in words, and whether only the sizes of the example were tried."""
         statuses = [item.status for item in self.items]
         counts = {status: statuses.count(status) for status in ("ok", "FAILED", "untested")}
-        only = ", no other sizes tried" * any(item.id == "sizes" for item in self.items)
-        return ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n) + only
+        suffix = ", no other sizes tried" * any(item.id == "sizes" for item in self.items)
+        return ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n) + suffix
 
     @property
     def verdict(self) -> str:
@@ -110,9 +110,9 @@ class Report:
     def first_screen(self) -> str:
         """Return the verdict, the diagnosis and at most five of the failures."""
         items = self.failures or self.items
-        shown = items_section(items[:FIRST_SCREEN])
+        section = items_section(items[:FIRST_SCREEN])
         lines = [self.verdict, *section_text(lines_section("Diagnosis", self.diagnosis))]
-        lines.append(table(shown.header, shown.rows, right=shown.numbers))
+        lines.append(table(section.header, section.rows, right=section.numbers))
         if len(items) > FIRST_SCREEN:
             lines.append(f"... and {len(items) - FIRST_SCREEN} more, in str(report)")
         return "\n".join(lines)

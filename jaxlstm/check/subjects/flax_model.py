@@ -39,11 +39,11 @@ class FlaxModel(JaxModel):
         names = [[".".join(map(_step, path)) for path, _ in nnx.to_flat_state(state)] for state in states]
 
         def function(arrays: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            given = (
+            new_states = (
                 jax.tree.unflatten(treedef, [arrays[name] for name in part])
                 for part, (_, treedef) in zip(names, flat, strict=True)
             )
-            return self._call(nnx.merge(graph, *given, rest, copy=True), *args, **kwargs)
+            return self._call(nnx.merge(graph, *new_states, rest, copy=True), *args, **kwargs)
 
         params, buffers = (
             dict(zip(part, map(np.asarray, leaves), strict=True))

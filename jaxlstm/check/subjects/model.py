@@ -105,9 +105,9 @@ class ModelSubject:
 
     def moved(self, moves: Moves) -> "ModelSubject":
         """Return the subject with other values of the parameters."""
-        other = copy.copy(self)
-        other.working, other.float64 = (runner.moved(moves.ours) for runner in (self.working, self.float64))
-        return other
+        clone = copy.copy(self)
+        clone.working, clone.float64 = (runner.moved(moves.ours) for runner in (self.working, self.float64))
+        return clone
 
     def takes(self, case: Case, example: Case) -> bool:
         """Return True if the model takes a case, traced into about as many operations as the example."""
@@ -118,22 +118,22 @@ class ModelSubject:
         if not isinstance(self.theirs, TorchModel):
             return results
         expected = truth().outputs
-        cut = {
+        trimmed = {
             name: without_padding(a, expected[name].shape)
             for name, a in results.outputs.items()
             if name in expected and a.shape != expected[name].shape
         }
-        cut = {name: a for name, a in cut.items() if a.shape == expected[name].shape}
-        longest = longest_packed(self.theirs, case) if cut else 0
-        if longest not in {n for a in cut.values() for n in a.shape}:
+        trimmed = {name: a for name, a in trimmed.items() if a.shape == expected[name].shape}
+        longest = longest_packed(self.theirs, case) if trimmed else 0
+        if longest not in {n for a in trimmed.values() for n in a.shape}:
             return results
-        self.padded |= cut.keys()
-        return replace(results, outputs={**results.outputs, **cut})
+        self.padded |= trimmed.keys()
+        return replace(results, outputs={**results.outputs, **trimmed})
 
     def other_dtype(self, results: Results, dtype: Any) -> np.dtype | None:
         """Return the first floating-point dtype among the results that is not ``dtype``, or None."""
         dtypes = (a.dtype for a in results.outputs.values() if is_floating(a))
-        return next((found for found in dtypes if found != dtype), None)
+        return next((other for other in dtypes if other != dtype), None)
 
     def aligned(self, results: Results, truth: Results, *, resolve: bool = False) -> Results:
         """Return the results with the gradients of parameters under torch's names and in torch's order.

@@ -53,27 +53,27 @@ def moved_arrays(
     theirs = {name: a for name, a in theirs.items() if is_floating(a)}
     choices = {name: choice for name in ours if (choice := _certain(name, pairing, gradients))}
     choices = {n: choice for n, choice in choices.items() if all(p.theirs in theirs for p in choice)}
-    known = {name: np.zeros(a.size, bool) for name, a in theirs.items()}
+    paired = {name: np.zeros(a.size, bool) for name, a in theirs.items()}
     missing = []
     for choice in choices.values():
         for layout in choice:
-            known[layout.theirs][layout.index[layout.index >= 0]] = True
+            paired[layout.theirs][layout.index[layout.index >= 0]] = True
     # An array without a counterpart may hold a constant one of torch's in another form.
-    held = max((a.size for a in (*constants, *(a for n, a in ours.items() if n not in choices))), default=0)
+    unpaired_sizes = [0, *(a.size for a in constants), *(a.size for n, a in ours.items() if n not in choices)]
     for name, array in theirs.items():
         # The other bias may hold the sum of both.
-        both = {name, name.replace("bias_ih", "bias_hh"), name.replace("bias_hh", "bias_ih")} & known.keys()
-        if not any(known[n].any() for n in both) and array.size > held and _is_special(array):
-            known[name][:] = True
+        both = {name, name.replace("bias_ih", "bias_hh"), name.replace("bias_hh", "bias_ih")} & paired.keys()
+        if not any(paired[n].any() for n in both) and array.size > max(unpaired_sizes) and _is_special(array):
+            paired[name][:] = True
             missing.append(name)
-    moved = {name: _moved(theirs[name], places, rng) for name, places in known.items() if places.any()}
+    moved = {name: _moved(theirs[name], places, rng) for name, places in paired.items() if places.any()}
 
     def ours_of(name: str, choice: Choice) -> Array:
         index = choice[0].index
         values = [np.asarray(moved[layout.theirs], np.float64).ravel()[layout.index] for layout in choice]
         return np.where(index < 0, np.asarray(ours[name], np.float64), sum(values))
 
-    fixed = [name for name, a in theirs.items() if a.size and not known[name].all()]
+    fixed = [name for name, a in theirs.items() if a.size and not paired[name].all()]
     return Moves(moved, {name: ours_of(name, choice) for name, choice in choices.items()}, missing, fixed)
 
 

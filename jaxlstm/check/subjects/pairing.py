@@ -83,15 +83,15 @@ class Pairing:
             for layout in choices[0] if choices else ():
                 if layout.theirs not in theirs:  # Statistics, which have no gradient in torch.
                     continue
-                size, known = theirs[layout.theirs].size, layout.index >= 0
+                size, valid = theirs[layout.theirs].size, layout.index >= 0
                 total = totals.setdefault(layout.theirs, np.zeros(size, ours[name].dtype))
-                np.add.at(total, layout.index[known], ours[name][known])
-                covered.setdefault(layout.theirs, np.zeros(size, bool))[layout.index[known]] = True
-        filled = {
+                np.add.at(total, layout.index[valid], ours[name][valid])
+                covered.setdefault(layout.theirs, np.zeros(size, bool))[layout.index[valid]] = True
+        complete = {
             name: np.where(covered[name], total, theirs[name].ravel().astype(total.dtype))
             for name, total in totals.items()
         }
-        return {name: total.reshape(theirs[name].shape) for name, total in filled.items()}
+        return {name: total.reshape(theirs[name].shape) for name, total in complete.items()}
 
     def summed(self) -> dict[str, tuple[str, str]]:
         """Return the names of the two parameters of torch whose sum a parameter holds."""
@@ -106,12 +106,12 @@ def pair_parameters(
     sources = _Sources(theirs)
 
     def choices(name: str, value: Array) -> tuple[Choice, ...]:
-        found = [*sources.layouts(value), *sources.sums(value)]
-        near = [choice for choice in found if same_module(name, choice[0].theirs)]
+        layouts = [*sources.layouts(value), *sources.sums(value)]
+        near = [choice for choice in layouts if same_module(name, choice[0].theirs)]
         # Two biases of zeros have equal gradients, too.
         last = [(name.rpartition(".")[2],)]
-        same = [c for c in near if [tuple(part.theirs.rpartition(".")[2] for part in c)] == last]
-        return tuple(same or near or found)
+        same_name = [c for c in near if [tuple(part.theirs.rpartition(".")[2] for part in c)] == last]
+        return tuple(same_name or near or layouts)
 
     return Pairing({name: choices(name, value) for name, value in ours.items()})
 
@@ -125,13 +125,13 @@ class _Sources:
 
     def layouts(self, value: Array) -> Iterator[Choice]:
         """Yield every order of a parameter or of one of its blocks that gives ``value``."""
-        wanted = np.sort(value, axis=None)
+        sorted_value = np.sort(value, axis=None)
         for name, param in self._params.items():
             blocks = param.size // value.size if value.size else 0
             if not blocks or param.size % value.size or (blocks > 1 and len(param) % blocks):
                 continue
             for block in range(blocks):
-                if not np.array_equal(self._sorted_block(name, blocks, block, value.dtype), wanted):
+                if not np.array_equal(self._sorted_block(name, blocks, block, value.dtype), sorted_value):
                     continue
                 index = np.arange(param.size).reshape(param.shape)
                 if blocks > 1:
@@ -166,26 +166,26 @@ class _Sources:
 
 def _orders(name: str, param: Array, index: Array, value: Array) -> Iterator[ParameterLayout]:
     """Yield the permutations and flips that give ``value``, or else the order of the values themselves."""
-    found = False
+    matched = False
     spatial = tuple(range(2, index.ndim))
     for flipped in (False, True) if spatial else (False,):
         base = np.flip(index, spatial) if flipped else index
         for axes in itertools.permutations(range(index.ndim)):
             candidate = base.transpose(axes).reshape(value.shape)
             if np.array_equal(param.flat[candidate], value):
-                found = True
+                matched = True
                 yield ParameterLayout(name, candidate)
-    if not found:
+    if not matched:
         yield ParameterLayout(name, _by_value(param.ravel()[index.ravel()], index.ravel(), value))
 
 
 def _by_value(param: Array, index: Array, value: Array) -> Array:
     """Return the position of each value, or -1 for values that occur more than once."""
     order = np.argsort(param, kind="stable")
-    found = np.empty(value.size, np.int64)
-    found[np.argsort(value, axis=None, kind="stable")] = index[order]
+    positions = np.empty(value.size, np.int64)
+    positions[np.argsort(value, axis=None, kind="stable")] = index[order]
     _, inverse, counts = np.unique(value.ravel(), return_inverse=True, return_counts=True)
-    return np.where(counts[inverse] == 1, found, -1).reshape(value.shape)
+    return np.where(counts[inverse] == 1, positions, -1).reshape(value.shape)
 
 
 class ModuleNames:

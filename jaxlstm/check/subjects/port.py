@@ -123,8 +123,8 @@ class Port:
                 "port must return (outputs, (h_n, c_n)), where h_n and c_n are arrays or None; "
                 f"got {structure.replace('*', 'array')}"
             ) from None
-        named = {"outputs": outputs, "h_n": h_n, "c_n": c_n}
-        return {name: a for name, a in named.items() if a is not None}
+        results = {"outputs": outputs, "h_n": h_n, "c_n": c_n}
+        return {name: a for name, a in results.items() if a is not None}
 
     def run_float64(self, case: Case, *, gradients: bool) -> Results:
         """Run the port in float64."""
@@ -136,8 +136,8 @@ class Port:
 
     def other_dtype(self, results: Results, dtype: Any) -> np.dtype | None:
         """Return the dtype of the outputs unless it is ``dtype``. A state of another dtype is a fault."""
-        found = results.outputs["outputs"].dtype if "outputs" in results.outputs else dtype
-        return None if found == dtype else found
+        output_dtype = results.outputs["outputs"].dtype if "outputs" in results.outputs else dtype
+        return None if output_dtype == dtype else output_dtype
 
     def aligned(self, results: Results, truth: Results, *, resolve: bool = False) -> Results:
         """Return the results: a port names its gradients as torch does."""

@@ -143,17 +143,17 @@ def over_padding(
     run: Any, eq: Any, w: Any, x: Array, h: Array, c: Array, lengths: Array, reverse: bool
 ) -> Any:
     """Run over the padding too, and zero the outputs there."""
-    found = run(eq, w, x, h, c, np.full_like(lengths, len(x)), reverse)
+    result = run(eq, w, x, h, c, np.full_like(lengths, len(x)), reverse)
     valid = np.arange(len(x))[:, None, None] < lengths[None, :, None]
-    return found._replace(steps=Step(*(np.where(valid, a, 0) for a in found.steps)))
+    return result._replace(steps=Step(*(np.where(valid, a, 0) for a in result.steps)))
 
 
 def not_flipped_back(run: Any, *args: Any) -> DirectionRun:
     """Return the steps of the reverse direction in the order of computation; the padding stays in place."""
-    found, (*_, lengths, _) = run(*args), args
-    t, rows = np.arange(len(found.inputs))[:, None], np.arange(len(lengths))
+    result, (*_, lengths, _) = run(*args), args
+    t, rows = np.arange(len(result.inputs))[:, None], np.arange(len(lengths))
     source = np.where(t < lengths, lengths - 1 - t, t)
-    return found._replace(steps=Step(*(a[source, rows] for a in found.steps)))
+    return result._replace(steps=Step(*(a[source, rows] for a in result.steps)))
 
 
 def axes_swapped(call: OracleCall) -> OracleCall:

@@ -32,12 +32,12 @@ _CONFUSED = {
 @faults_of(*_SIGNS)
 def arithmetic(operation: Operation) -> Iterator[Variant]:
     """Yield the faults of an operand that is left out, another operator, and another number."""
-    for which, kept in (("first", "other"), ("second", "input")):
-        cause = f"the {which} operand of {{where}} is missing"
+    for ordinal, kept in (("first", "other"), ("second", "input")):
+        cause = f"the {ordinal} operand of {{where}} is missing"
         yield Variant(cause, lambda op, kept=kept: op.run() * 0 + op.get(kept))
-    for other in _CONFUSED.get(operation.name, ()):
-        sign = _SIGNS[other]
-        yield Variant(f"{{where}} is {other}", lambda op, sign=sign: sign(op.get("input"), op.get("other")))
+    for name in _CONFUSED.get(operation.name, ()):
+        sign = _SIGNS[name]
+        yield Variant(f"{{where}} is {name}", lambda op, sign=sign: sign(op.get("input"), op.get("other")))
     number = operation.get("other")
     if isinstance(number, (int, float)) and number > 0:
         for new in (1 - number, number**2, math.sqrt(number), 1 / number):
@@ -57,14 +57,14 @@ def scaled_input(operation: Operation) -> Iterator[Variant]:
 def _before_linear(operation: Operation) -> Any:
     """Multiply the input of the linear layer that made a factor, of which it may be a part."""
     for y, factor in (("input", "other"), ("other", "input")):
-        made, parts = operation.origin(operation.get(y)), []
-        while made is not None and made[0].name in ("chunk", "split"):
-            parts.append(made)
-            made = operation.origin(made[0].get("input"))
+        origin, parts = operation.origin(operation.get(y)), []
+        while origin is not None and origin[0].name in ("chunk", "split"):
+            parts.append(origin)
+            origin = operation.origin(origin[0].get("input"))
         scale = operation.get(factor)
-        if made is None or made[0].name != "linear" or made[0].get("input").shape != scale.shape:
+        if origin is None or origin[0].name != "linear" or origin[0].get("input").shape != scale.shape:
             continue
-        result = made[0].run(input=made[0].get("input") * scale)
+        result = origin[0].run(input=origin[0].get("input") * scale)
         for part, position in reversed(parts):
             result = part.run(input=result)[position]
         return result
@@ -72,10 +72,10 @@ def _before_linear(operation: Operation) -> Any:
 
 
 def _after_linear(operation: Operation, *, factor: str, other: str) -> Any:
-    made = operation.origin(operation.get("input"))
-    if made is None or made[0].name != "mul":
+    origin = operation.origin(operation.get("input"))
+    if origin is None or origin[0].name != "mul":
         return operation.run()
-    return made[0].get(factor) * operation.run(input=made[0].get(other))
+    return origin[0].get(factor) * operation.run(input=origin[0].get(other))
 
 
 @faults_of("chunk", "split", "unbind")
@@ -93,9 +93,9 @@ def parts(operation: Operation) -> Iterator[Variant]:
 @faults_of("matmul", "mm", "bmm")
 def product(operation: Operation) -> Iterator[Variant]:
     """Yield the faults of a transposed matrix."""
-    for name, which in (("input", "first"), ("other", "second")):
+    for name, ordinal in (("input", "first"), ("other", "second")):
         if operation.get(name).ndim > 1 and len(set(operation.get(name).shape[-2:])) == 1:
-            cause = f"the {which} matrix of {{where}} is transposed"
+            cause = f"the {ordinal} matrix of {{where}} is transposed"
             yield Variant(cause, lambda op, name=name: op.run(**{name: op.get(name).mT}))
 
 

@@ -49,7 +49,7 @@ def activation(operation: Operation) -> Iterator[Variant]:
         yield Variant("{where} is 1 - sigmoid, as a gate used the other way round", lambda op: 1 - op.run())
         for shift in (1, -1):
             cause = f"{{where}} has {shift} added to its input, as a forget bias"
-            yield Variant(cause, lambda op, by=shift: op.run(input=op.get("input") + by))
+            yield Variant(cause, lambda op, shift=shift: op.run(input=op.get("input") + shift))
     for name in _OTHERS:
         if name != operation.name:
             yield _instead(f"{{where}} is {name} instead of {operation.name}", name)
@@ -62,12 +62,12 @@ def activation(operation: Operation) -> Iterator[Variant]:
 def softmax(operation: Operation) -> Iterator[Variant]:
     """Yield faults of a softmax or a log-softmax."""
     other = "softmax" if operation.name == "log_softmax" else "log_softmax"
-    given, axes = operation.get("dim"), operation.get("input").ndim
+    dim, ndim = operation.get("dim"), operation.get("input").ndim
     yield missing()
-    yield _instead(f"{{where}} is {other} instead of {operation.name}", other, dim=given)
-    for axis in range(axes):
-        if axis != given % axes:
-            yield _instead(f"{{where}} is over axis {axis} instead of {given}", operation.name, dim=axis)
+    yield _instead(f"{{where}} is {other} instead of {operation.name}", other, dim=dim)
+    for axis in range(ndim):
+        if axis != dim % ndim:
+            yield _instead(f"{{where}} is over axis {axis} instead of {dim}", operation.name, dim=axis)
 
 
 @faults_of("indexing")
@@ -77,8 +77,8 @@ def indexing(operation: Operation) -> Iterator[Variant]:
     parts = index if isinstance(index, tuple) else (index,)
     for position, part in enumerate(parts):
         if type(part) is int:
-            other = (*parts[:position], -1 - part, *parts[position + 1 :])
-            cause = f"{{where}} is {_index(other)} instead of {_index(parts)}"
+            mirrored = (*parts[:position], -1 - part, *parts[position + 1 :])
+            cause = f"{{where}} is {_index(mirrored)} instead of {_index(parts)}"
             yield Variant(cause, partial(_from_other_end, position=position))
 
 

@@ -107,8 +107,8 @@ class Operation:
         """Call the function with some of its arguments replaced."""
         arguments = {**self.arguments, **changes}
         # A method and a builtin name their arguments differently; both take them in this order.
-        named = list(itertools.takewhile(arguments.__contains__, self.order))
-        args = [arguments.pop(name) for name in named]
+        names = list(itertools.takewhile(arguments.__contains__, self.order))
+        args = [arguments.pop(name) for name in names]
         return self.function(*self.positional, *args, **arguments)
 
 
@@ -189,7 +189,7 @@ def operation_of(
     if names and len(args) <= len(names):
         return Operation(name, path, function, {**dict(zip(names, args, strict=False)), **kwargs}, names)
     try:
-        bound = inspect.signature(function).bind(*args, **kwargs).arguments
+        arguments = inspect.signature(function).bind(*args, **kwargs).arguments
     except (TypeError, ValueError):  # A builtin without a signature.
         return Operation(name, path, function, dict(kwargs), positional=args)
-    return Operation(name, path, function, bound)
+    return Operation(name, path, function, arguments)

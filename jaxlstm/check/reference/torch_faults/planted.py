@@ -63,16 +63,16 @@ def planted_faults(run: PlantedRun, first: str = "") -> Iterator[PlantedFault]:
     """
     sites = sorted(run.operations.items(), key=lambda item: _rank(item[1].path, first))
     alike: dict[tuple[str, str], dict[Site, Replacement]] = {}
-    where = _places(run)
+    places = _places(run)
     for site, operation in sites:
         for variant in variants(operation):
-            cause = variant.cause.format(where=where[site])
+            cause = variant.cause.format(where=places[site])
             yield PlantedFault(cause, {site: variant.apply}, variant.traced)
             if not variant.traced:
                 alike.setdefault((operation.name, variant.cause), {})[site] = variant.apply
-    for (name, cause), found in alike.items():
-        if len(found) > 1:
-            yield PlantedFault(cause.format(where=f"every {name}"), found)
+    for (name, cause), replacements in alike.items():
+        if len(replacements) > 1:
+            yield PlantedFault(cause.format(where=f"every {name}"), replacements)
 
 
 def confused(run: PlantedRun, first: str = "") -> Iterator[PlantedFault]:
@@ -93,23 +93,23 @@ def _rank(path: str, first: str) -> int:
     return 0 if path == first else 1 if path.startswith(f"{first}.") else 2
 
 
-def _confused_weights(run: PlantedRun, where: Mapping[Site, str]) -> Iterator[PlantedFault]:
+def _confused_weights(run: PlantedRun, places: Mapping[Site, str]) -> Iterator[PlantedFault]:
     """Yield the faults of a linear layer with the weights of another one of the same shape."""
     linear = [(site, op) for site, op in run.operations.items() if op.name == "linear"]
-    for (one, ours), (other, theirs) in itertools.combinations(linear, 2):
+    for (a, ours), (b, theirs) in itertools.combinations(linear, 2):
         if ours.get("weight").shape == theirs.get("weight").shape and ours.path != theirs.path:
-            taken = {one: _with_weights_of(theirs), other: _with_weights_of(ours)}
-            for site, source in ((one, other), (other, one)):
-                cause = f"the weights of {where[site]} are those of {where[source]}"
-                yield PlantedFault(cause, {site: taken[site]})
-            yield PlantedFault(f"the weights of {where[one]} and {where[other]} are exchanged", taken)
+            exchanged = {a: _with_weights_of(theirs), b: _with_weights_of(ours)}
+            for site, source in ((a, b), (b, a)):
+                cause = f"the weights of {places[site]} are those of {places[source]}"
+                yield PlantedFault(cause, {site: exchanged[site]})
+            yield PlantedFault(f"the weights of {places[a]} and {places[b]} are exchanged", exchanged)
 
 
-def _with_weights_of(other: Operation) -> Replacement:
-    return lambda op: op.run(weight=other.get("weight"), bias=other.get("bias"))
+def _with_weights_of(source: Operation) -> Replacement:
+    return lambda op: op.run(weight=source.get("weight"), bias=source.get("bias"))
 
 
-def _confused_values(run: PlantedRun, where: Mapping[Site, str], first: str) -> Iterator[PlantedFault]:
+def _confused_values(run: PlantedRun, places: Mapping[Site, str], first: str) -> Iterator[PlantedFault]:
     """Yield the faults of an operand that is another value of the same shape in the same module or around it.
 
     The value is the latest one: of the step before, if the step has not computed it yet.
@@ -122,33 +122,33 @@ def _confused_values(run: PlantedRun, where: Mapping[Site, str], first: str) -> 
             if name in operation.arguments:
                 uses.setdefault(id(value), []).append((site, name))
     order = {site: position for position, site in enumerate(run.operations)}
-    for consumers in sorted(uses.values(), key=lambda found: _rank(found[0][0][0], first)):
-        used, (consumer, _) = values[consumers[0]], consumers[0]
-        tried = {(id(used), True), (id(used), False)}
+    for consumers in sorted(uses.values(), key=lambda users: _rank(users[0][0][0], first)):
+        operand, (consumer, _) = values[consumers[0]], consumers[0]
+        tried = {(id(operand), True), (id(operand), False)}
         for (source, name), value in values.items():
-            same = id(value), order[source] < order[consumer]  # Of this step, or of the one before.
+            key = id(value), order[source] < order[consumer]  # Of this step, or of the one before.
             around = consumer[0].startswith(source[0])
-            if not around or same in tried or getattr(value, "shape", None) != used.shape:
+            if not around or key in tried or getattr(value, "shape", None) != operand.shape:
                 continue
-            tried.add(same)
-            for part in ([consumers] if len(consumers) > 1 else []) + [[each] for each in consumers]:
-                taken = f"the {name} of {where[source]}" if name else f"the result of {where[source]}"
-                places = " and ".join(f"the {argument} of {where[site]}" for site, argument in part)
+            tried.add(key)
+            for part in ([consumers] if len(consumers) > 1 else []) + [[use] for use in consumers]:
+                replacement = f"the {name} of {places[source]}" if name else f"the result of {places[source]}"
+                operands = " and ".join(f"the {argument} of {places[site]}" for site, argument in part)
                 replaced = {site: _with_value(argument, source, name) for site, argument in part}
-                yield PlantedFault(f"{places} is {taken}", replaced, traced=True)
+                yield PlantedFault(f"{operands} is {replacement}", replaced, traced=True)
 
 
 def _operands(operation: Operation) -> dict[str, Any]:
     """Return the tensors that an operation takes, except weights; the parts of ``cat`` are numbered."""
-    named = {name: operation.get(name) for name in ("input", "other", "end")}
+    operands = {name: operation.get(name) for name in ("input", "other", "end")}
     parts = {f"part {number}": part for number, part in enumerate(operation.get("tensors", ()))}
-    return {name: value for name, value in (named | parts).items() if getattr(value, "ndim", 0)}
+    return {name: value for name, value in (operands | parts).items() if getattr(value, "ndim", 0)}
 
 
 def _with_value(argument: str, source: Site, name: str) -> Replacement:
     def apply(operation: Operation) -> Any:
-        made, result = operation.latest.get(source, (None, None))
-        value = _operands(made).get(name) if made is not None and name else result
+        producer, result = operation.latest.get(source, (None, None))
+        value = _operands(producer).get(name) if producer is not None and name else result
         return operation.run() if value is None else operation.run(**{argument: value})
 
     return apply
