@@ -34,12 +34,12 @@ def call(name: str, /, *args: Any, **kwargs: Any) -> Any:
     if operator is None:
         reason = refusal(name) or "jaxlstm.programs.register_operator adds operators"
         raise ProgramError("unsupported-operator", f"{name} is not registered; {reason}")
-    given = dict(zip(operator.signature.parameters, map(_argument, args), strict=False))
-    given |= {key: _argument(value) for key, value in operator.arguments(kwargs).items()}
-    if operator.in_training is not None and operator.in_training(given):
+    arguments = dict(zip(operator.signature.parameters, map(_argument, args), strict=False))
+    arguments |= {key: _argument(value) for key, value in operator.arguments(kwargs).items()}
+    if operator.in_training is not None and operator.in_training(arguments):
         raise ProgramError("training-mode", f"{name} must be called in evaluation mode, got {kwargs}")
     options = {"options": Options()} if operator.takes_options else {}
-    return operator.function(**given, **options)
+    return operator.function(**arguments, **options)
 
 
 def _argument(value: Any) -> Any:

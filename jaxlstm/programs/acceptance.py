@@ -21,7 +21,7 @@ from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.views import without_out
 
 
-def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> tuple[Graph, frozenset[str]]:
+def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple[Graph, frozenset[str]]:
     """Check a graph, and replace its in-place operators.
 
     Args:
@@ -37,11 +37,11 @@ def accept(graph: Graph, held: Mapping[str, TensorType] | None = None) -> tuple[
     graph = rewrite(graph, without_out)
     _require_defined_values(graph)
     graph = _without_unused(graph)
-    found = _operators_of(graph)
-    _require_evaluation_mode(graph, found)
-    for node, operator in zip(graph.nodes, found, strict=True):
+    operators = _operators_of(graph)
+    _require_evaluation_mode(graph, operators)
+    for node, operator in zip(graph.nodes, operators, strict=True):
         _require_known_arguments(node, operator)
-    pure, mutated = functionalize(graph, held or {})
+    pure, mutated = functionalize(graph, types or {})
     _require_unshared(graph, mutated)
     if pure is not graph:
         _operators_of(pure)
@@ -104,10 +104,10 @@ _FIX = (
 def _without_unused(graph: Graph) -> Graph:
     """Return the graph without unsupported operators that have no effect, nor the nodes that use them."""
     live = live_graph(graph, _has_effect)
-    kept = {node.name for node in live.nodes}
+    live_names = {node.name for node in live.nodes}
     nodes, unused = list[Node](), set[str]()
     for node in graph.nodes:
-        is_needed = node.name in kept or (find_operator(node.op) and unused.isdisjoint(uses_of(node)))
+        is_needed = node.name in live_names or (find_operator(node.op) and unused.isdisjoint(uses_of(node)))
         if is_needed:
             nodes.append(node)
         else:
@@ -124,15 +124,15 @@ def _has_effect(node: Node) -> bool:
 
 
 def _operators_of(graph: Graph) -> tuple[Operator, ...]:
-    found, missing = [], {}
+    operators, missing = [], {}
     for node in graph.nodes:
         operator = find_operator(node.op)
         if operator is None:
             missing.setdefault(node.op, []).append(node.module_path or "the outermost module")
         else:
-            found.append(operator)
+            operators.append(operator)
     if not missing:
-        return tuple(found)
+        return tuple(operators)
     lines = []
     for name, paths in sorted(missing.items()):
         reason = refusal(name)
@@ -147,16 +147,16 @@ def _operators_of(graph: Graph) -> tuple[Operator, ...]:
 
 
 def _require_evaluation_mode(graph: Graph, operators: Sequence[Operator]) -> None:
-    found = [
+    in_training = [
         f"{node.op} in {place_of(node)}"
         for node, operator in zip(graph.nodes, operators, strict=True)
         if operator.in_training is not None and operator.in_training(node.kwargs)
     ]
-    if found:
-        shown = ", ".join(dict.fromkeys(found))
+    if in_training:
+        places = ", ".join(dict.fromkeys(in_training))
         raise ProgramError(
             "training-mode",
-            f"the model was exported in training mode: {shown}. Its results would depend on random numbers "
+            f"the model was exported in training mode: {places}. Its results would depend on random numbers "
             "or on the other rows of the batch. Call model.eval() before torch.export.export",
         )
 
@@ -187,8 +187,8 @@ def _require_functions(node: Node, args: tuple[Any, ...]) -> None:
     """Raise a TypeError unless each function takes its operands, and returns the results of the node."""
     results = sum(len(output) if isinstance(output, tuple) else 1 for output in node.outputs)
     for function, operands, needed in _functions(node.op, args, results):
-        known = [output for output in function.outputs if isinstance(output, Value | int | float | None)]
-        if len(function.inputs) != operands or not len(known) == len(function.outputs) == needed:
+        values = [output for output in function.outputs if isinstance(output, Value | int | float | None)]
+        if len(function.inputs) != operands or not len(values) == len(function.outputs) == needed:
             raise TypeError(f"its functions must return {needed} tensors or numbers of {operands} values")
 
 

@@ -31,7 +31,7 @@ def bind_inputs(
     arguments = flatten_arguments(graph, args, kwargs)
     values: dict[str, Array] = {}
     sizes: dict[str, int] = {}
-    axis_of: dict[str, tuple[str, int]] = {}
+    first_axes: dict[str, tuple[str, int]] = {}
     for declared, argument in zip(graph.inputs, arguments, strict=True):
         if declared.type is None:
             constant = declared.constant
@@ -41,25 +41,25 @@ def bind_inputs(
                 require_constant(declared, argument)
             continue
         array = _as_array(declared.name, declared.type, argument)
-        _bind_sizes(graph, declared, array.shape, sizes, axis_of, guards=guards)
+        _bind_sizes(graph, declared, array.shape, sizes, first_axes, guards=guards)
         values[declared.name] = array
     return values, sizes
 
 
 def flatten_arguments(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """Return the arguments in the order of ``graph.inputs``."""
-    positional, named = graph.in_tree.children
-    if len(args) != len(positional.children) or kwargs.keys() != set(named.keys):
+    positional, keyword = graph.in_tree.children
+    if len(args) != len(positional.children) or kwargs.keys() != set(keyword.keys):
         expected = f"{count_of(len(positional.children), 'positional argument')} after params"
         got = str(len(args))
         if len(args) == len(positional.children):
-            expected, got = f"the keyword arguments {list(named.keys)}", str(list(kwargs))
+            expected, got = f"the keyword arguments {list(keyword.keys)}", str(list(kwargs))
         names = ", ".join(declared.name for declared in graph.inputs)
         raise ProgramError("input-structure", f"the program takes {expected}, got {got} (inputs: {names})")
     leaves = []
     for index, (child, argument) in enumerate(zip(positional.children, args, strict=True)):
         leaves += tree.flatten(child, argument, f"argument {index}")
-    for key, child in zip(named.keys, named.children, strict=True):
+    for key, child in zip(keyword.keys, keyword.children, strict=True):
         leaves += tree.flatten(child, kwargs[str(key)], f"argument {key}")
     return leaves
 
@@ -77,8 +77,8 @@ def tensors_of(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 def as_arguments(graph: Graph, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return (args, kwargs) with these tensors, and with the constants that the export fixed."""
-    given = iter(tensors)
-    leaves = (item.constant if item.type is None else next(given) for item in graph.inputs)
+    remaining = iter(tensors)
+    leaves = (item.constant if item.type is None else next(remaining) for item in graph.inputs)
     return tree.unflatten(graph.in_tree, leaves)
 
 
@@ -104,8 +104,8 @@ def _as_array(name: str, expected: TensorType, argument: Any) -> Array:
     # Without 64-bit mode, int32 stands for int64; with it, int32 fits into int64.
     fits = is_integer(dtype) and is_integer(argument.dtype) and np.can_cast(argument.dtype, expected.dtype)
     if argument.dtype != expected.dtype and not fits:
-        of_objects = "an array of objects: make one array with numpy.stack"
-        got = of_objects if argument.dtype == object else argument.dtype
+        hint = "an array of objects: make one array with numpy.stack"
+        got = hint if argument.dtype == object else argument.dtype
         raise ProgramError("input-dtype", f"input {name} must have dtype {expected.dtype}, got {got}")
     if isinstance(argument, jax.Array):
         return argument.astype(dtype)
@@ -117,7 +117,7 @@ def _bind_sizes(
     declared: Input,
     shape: tuple[int, ...],
     sizes: dict[str, int],
-    axis_of: dict[str, tuple[str, int]],
+    first_axes: dict[str, tuple[str, int]],
     *,
     guards: bool,
 ) -> None:
@@ -129,36 +129,36 @@ def _bind_sizes(
             f"input {declared.name} must have shape {shown_shape(expected)}, got {shown_shape(shape)}",
         )
     for place, (size, actual) in enumerate(zip(expected, shape, strict=True)):
-        here = f"axis {place} of input {declared.name}"
+        axis = f"axis {place} of input {declared.name}"
         if isinstance(size, int) and size != actual:
             raise ProgramError(
                 "input-shape",
-                f"{here} must have size {size}, which the export fixed, got {actual} (shape "
+                f"{axis} must have size {size}, which the export fixed, got {actual} (shape "
                 f"{shown_shape(shape)}). {how_to_free(declared, place)}",
             )
         if isinstance(size, str):
-            other, other_place = axis_of.setdefault(size, (declared.name, place))
+            name, other_place = first_axes.setdefault(size, (declared.name, place))
             if sizes.setdefault(size, actual) != actual:
-                equal = {(other, other_place), (declared.name, place)}
-                why = next((guard for guard in graph.guards if axes_in(guard) == equal), None)
-                reason = f" because of the condition {shown_guard(why, graph.lines)}" if why else ""
+                equal = {(name, other_place), (declared.name, place)}
+                cause = next((guard for guard in graph.guards if axes_in(guard) == equal), None)
+                reason = f" because of the condition {shown_guard(cause, graph.lines)}" if cause else ""
                 raise ProgramError(
                     "input-shape",
-                    f"{here} must have the size of axis {other_place} of input {other}, {sizes[size]}, got "
+                    f"{axis} must have the size of axis {other_place} of input {name}, {sizes[size]}, got "
                     f"{actual}{reason}",
                 )
             if guards or actual >= 2 or not graph.is_taken_as_positive(size):
-                _require_range(graph, size, actual, here)
+                _require_range(graph, size, actual, axis)
 
 
-def _require_range(graph: Graph, name: str, actual: int, where: str) -> None:
+def _require_range(graph: Graph, name: str, actual: int, axis: str) -> None:
     low, high = graph.size_range(name)
     if actual < low or (high is not None and actual > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        why = f" because of {graph.narrowed[name].reason}" if name in graph.narrowed else ""
+        reason = f" because of {graph.narrowed[name].reason}" if name in graph.narrowed else ""
         if actual < 2 and graph.is_taken_as_positive(name):
-            why = f". {_TAKEN_AS_POSITIVE}"
-        raise ProgramError("input-shape", f"{where} must be {bounds}, got {actual}{why}")
+            reason = f". {_TAKEN_AS_POSITIVE}"
+        raise ProgramError("input-shape", f"{axis} must be {bounds}, got {actual}{reason}")
 
 
 _TAKEN_AS_POSITIVE = (
@@ -168,29 +168,29 @@ _TAKEN_AS_POSITIVE = (
 )
 
 
-def require_tensors(what: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise if ``given`` has other names, shapes or dtypes than ``expected``."""
-    if given is expected:
+def require_tensors(role: str, actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise if ``actual`` has other names, shapes or dtypes than ``expected``."""
+    if actual is expected:
         return
-    if not isinstance(given, Mapping):
+    if not isinstance(actual, Mapping):
         raise ProgramError(
             "params",
-            f"{what} must be a dict of arrays, got {kind_of(given)}; call program(program.params, ...)",
+            f"{role} must be a dict of arrays, got {kind_of(actual)}; call program(program.params, ...)",
         )
-    missing = [name for name in expected if name not in given]
-    unknown = [name for name in given if name not in expected]
+    missing = [name for name in expected if name not in actual]
+    unknown = [name for name in actual if name not in expected]
     if missing or unknown:
         raise ProgramError(
             "params",
-            f"{what} must have the names of program.{what}; missing: {missing or 'none'}, unknown: "
+            f"{role} must have the names of program.{role}; missing: {missing or 'none'}, unknown: "
             f"{unknown or 'none'}",
         )
     for name, array in expected.items():
-        shape, dtype = np.shape(given[name]), getattr(given[name], "dtype", None)
+        shape, dtype = np.shape(actual[name]), getattr(actual[name], "dtype", None)
         if shape != array.shape or dtype != array.dtype:
             raise ProgramError(
                 "params",
-                f"{what}[{name!r}] must be {array.dtype}{list(array.shape)}, got {dtype}{list(shape)}",
+                f"{role}[{name!r}] must be {array.dtype}{list(array.shape)}, got {dtype}{list(shape)}",
             )
 
 

@@ -19,8 +19,8 @@ def listing(graph: Graph) -> str:
         ]
     for name in graph.ranges:
         low, high = graph.size_range(name)
-        why = f" ({graph.narrowed[name].reason})" if name in graph.narrowed else ""
-        lines.append(f"  {name}: {low} to {'any size' if high is None else high}{why}")
+        reason = f" ({graph.narrowed[name].reason})" if name in graph.narrowed else ""
+        lines.append(f"  {name}: {low} to {'any size' if high is None else high}{reason}")
     path = None
     for node in graph.nodes:
         if node.module_path != path:
@@ -50,8 +50,8 @@ def _node(node: Node, torch_names: dict[str, str]) -> str:
     shown_kwargs = {name: argument for name, argument in node.kwargs.items() if name not in IGNORED}
     for index, (name, argument) in enumerate(shown_kwargs.items()):
         # Leading tensors are clear without their names.
-        shown = _argument(argument, torch_names)
-        arguments.append(shown if index == 0 or isinstance(argument, Value) else f"{name}={shown}")
+        text = _argument(argument, torch_names)
+        arguments.append(text if index == 0 or isinstance(argument, Value) else f"{name}={text}")
     call = f"{node.op.removeprefix('aten.').removesuffix('.default')}({', '.join(arguments)})"
     return f"{results} = {call}" if results else call
 

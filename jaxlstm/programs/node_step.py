@@ -111,8 +111,8 @@ class NodeStep:
             else:
                 result = self._function(*args, **kwargs)
         except (ProgramError, *_UNKNOWN, *_FAILURES) as error:
-            below = error.__traceback__ and error.__traceback__.tb_next
-            result = self._recovered(error.with_traceback(below), args, kwargs, values, options)
+            traceback = error.__traceback__ and error.__traceback__.tb_next
+            result = self._recovered(error.with_traceback(traceback), args, kwargs, values, options)
         if not node.with_gradient:
             result = jax.tree.map(_without_gradient, result)
         self._store(result, values, options)
@@ -211,17 +211,17 @@ class NodeStep:
         for place, (size, actual) in enumerate(zip(expected, shape, strict=True)):
             if size is None or size == actual:
                 continue
-            here = f"node {title}: axis {place} of its result has size"
+            prefix = f"node {title}: axis {place} of its result has size"
             if jax.export.is_symbolic_dim(actual):
                 raise ProgramError(
                     "static-shape",
-                    f"{here} {size} in the file, and {actual} for the free axes of the artifact, which "
+                    f"{prefix} {size} in the file, and {actual} for the free axes of the artifact, which "
                     "differ for some sizes. Export the axis with a range in which they are equal, such as "
                     "dynamic_shapes={'x': {1: torch.export.Dim('time', min=3)}}, or with a fixed size",
                 )
             raise ProgramError(
                 "static-shape",
-                f"{here} {actual} for these inputs, and {size} in the file. The export fixed a size that "
+                f"{prefix} {actual} for these inputs, and {size} in the file. The export fixed a size that "
                 f"these inputs change. {_free_axes(options)}",
             )
 

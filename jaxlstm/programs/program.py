@@ -98,17 +98,17 @@ class Program:
         graph = settle_sizes(replace(graph, parameters=first_names))
         self.options = Options()
         names = {**graph.parameters, **graph.buffers, **graph.constants}
-        found = {value: np.asarray(tensors[name]) for value, name in names.items() if name in tensors}
-        self._held = {value: TensorType(array.dtype, array.shape) for value, array in found.items()}
+        host_arrays = {value: np.asarray(tensors[name]) for value, name in names.items() if name in tensors}
+        self._held = {value: TensorType(array.dtype, array.shape) for value, array in host_arrays.items()}
         graph, self._mutated = accept(graph, self._held)
         self.graph = graph
         self.params = _hold_tensors("parameter", graph.parameters, tensors, copy=copy)
         self.buffers = _hold_tensors("buffer", graph.buffers, tensors, copy=copy)
         self.constants = _hold_tensors("constant", graph.constants, tensors, copy=copy)
-        held = {**self.params, **self.buffers, **self.constants}
-        self.dtypes = {name: np.asarray(tensors[name]).dtype for name in held}
+        arrays = {**self.params, **self.buffers, **self.constants}
+        self.dtypes = {name: np.asarray(tensors[name]).dtype for name in arrays}
         self._in_order = Steps(graph)
-        self._fast = channels_last(graph, held)
+        self._fast = channels_last(graph, arrays)
         self._steps = self._bound(self._fast)
         self._write, self._example = write, example
         self.at_sizes: Callable[..., Any] | None = None
@@ -199,10 +199,10 @@ class Program:
             if self.at_sizes is None or error.code not in _NOT_TAKEN:
                 raise
 
-            def run(other: Program) -> Any:
-                other = copy.copy(other)
-                other.options = self.options
-                return other._call(params, args, kwargs, buffers, seq_lengths)
+            def run(program: Program) -> Any:
+                program = copy.copy(program)
+                program.options = self.options
+                return program._call(params, args, kwargs, buffers, seq_lengths)
 
             return self.at_sizes(self, args, kwargs, error, run)
         valid = self._assertions(values)
@@ -215,9 +215,9 @@ class Program:
                 "all results are booleans, which under jit cannot show that a fixed value differs or an "
                 "assertion about values fails. Call the program outside of jit",
             )
-        after = {name: values[value] for value, name in graph.buffers.items()}
-        after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
-        return tree.unflatten(self.graph.out_tree, iter(results)), after
+        new_buffers = {name: values[value] for value, name in graph.buffers.items()}
+        new_buffers |= {name: resolve(value, values) for name, value in graph.mutations.items()}
+        return tree.unflatten(self.graph.out_tree, iter(results)), new_buffers
 
     def _assertions(self, values: Mapping[str, Any]) -> jax.Array | None:
         """Return whether the assertions hold on values that ``jit`` hides; None if there are none."""
@@ -290,21 +290,21 @@ class Program:
         Raises:
           ValueError: the name of the precision or backend is unknown.
         """
-        other = copy.copy(self)
-        other.options = replace(self.options, **changes)
-        precision_.resolve(other.options.precision)
-        require_backend(other.options.backend)
-        return other
+        program = copy.copy(self)
+        program.options = replace(self.options, **changes)
+        precision_.resolve(program.options.precision)
+        require_backend(program.options.backend)
+        return program
 
     def for_inference(self) -> Program:
         """Return the program without derivatives, with weights of the native kernel among its ``params``."""
-        other = copy.copy(self)
+        program = copy.copy(self)
         tensors = {**self.params, **self.buffers, **self.constants}
         graph, weights = prepare_weights(fuse(self._fast), tensors)
-        other._steps, other.at_sizes = self._bound(graph), None
-        other.graph = replace(self.graph, parameters=graph.parameters)
-        other.params = {**self.params, **jax.device_put(weights)}
-        return other
+        program._steps, program.at_sizes = self._bound(graph), None
+        program.graph = replace(self.graph, parameters=graph.parameters)
+        program.params = {**self.params, **jax.device_put(weights)}
+        return program
 
     def save(
         self,
@@ -360,13 +360,13 @@ class Program:
 def _tied_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Return other name -> first name of the parameters whose tensor is the same array."""
     first: dict[int, str] = {}
-    others = {}
+    tied = {}
     for name in dict.fromkeys(names.values()):
         if name in tensors:
             owner = first.setdefault(id(tensors[name]), name)
             if owner != name:
-                others[name] = owner
-    return others
+                tied[name] = owner
+    return tied
 
 
 def _if_valid(output: Any, result: Any, valid: jax.Array | None) -> Any:

@@ -12,28 +12,28 @@ from jaxlstm.programs.graph import Tree
 _SEQUENCES = {"tuple": tuple, "list": list, "namedtuple": tuple}
 
 
-def flatten(tree: Tree, structure: Any, where: str) -> list[Any]:
+def flatten(tree: Tree, structure: Any, path: str) -> list[Any]:
     """Return the leaves of a structure that must have the form of ``tree``."""
     if tree.kind == "leaf":
         return [structure]
     if tree.kind == "none":
         if structure is not None:
-            raise ProgramError("input-structure", f"{where} must be None, got {type(structure).__name__}")
+            raise ProgramError("input-structure", f"{path} must be None, got {type(structure).__name__}")
         return []
-    parts = _members(tree, structure, where)
+    parts = _members(tree, structure, path)
     return [leaf for child, part, place in parts for leaf in flatten(child, part, place)]
 
 
-def _members(tree: Tree, structure: Any, where: str) -> Iterator[tuple[Tree, Any, str]]:
+def _members(tree: Tree, structure: Any, path: str) -> Iterator[tuple[Tree, Any, str]]:
     if tree.kind == "dict":
         keys = list(structure) if isinstance(structure, dict) else None
         if keys is None or set(keys) != set(tree.keys):
             got = type(structure).__name__ if keys is None else f"the keys {keys}"
             raise ProgramError(
-                "input-structure", f"{where} must be a dict with the keys {list(tree.keys)}, got {got}"
+                "input-structure", f"{path} must be a dict with the keys {list(tree.keys)}, got {got}"
             )
         members = [structure[key] for key in tree.keys]
-        places = [f"{where}[{key!r}]" for key in tree.keys]
+        places = [f"{path}[{key!r}]" for key in tree.keys]
     else:
         expected = _SEQUENCES[tree.kind]
         if not isinstance(structure, expected) or len(structure) != len(tree.children):
@@ -41,10 +41,10 @@ def _members(tree: Tree, structure: Any, where: str) -> Iterator[tuple[Tree, Any
             got += f" of length {len(structure)}" if isinstance(structure, Sequence) else ""
             raise ProgramError(
                 "input-structure",
-                f"{where} must be a {expected.__name__} of length {len(tree.children)}, got {got}",
+                f"{path} must be a {expected.__name__} of length {len(tree.children)}, got {got}",
             )
         members = list(structure)
-        places = [f"{where}[{index}]" for index in range(len(members))]
+        places = [f"{path}[{index}]" for index in range(len(members))]
     yield from zip(tree.children, members, places, strict=True)
 
 

@@ -52,19 +52,19 @@ class TensorType:
 
     def with_axis(self, axis: int, size: int, *, inserted: bool = False) -> TensorType:
         """Return the type with another size of an axis, or with a new axis in its place."""
-        rest = axis + (not inserted)
-        texts = (*self.expressions[:axis], str(size), *self.expressions[rest:])
-        shape = (*self.shape[:axis], size, *self.shape[rest:])
+        next_axis = axis + (not inserted)
+        texts = (*self.expressions[:axis], str(size), *self.expressions[next_axis:])
+        shape = (*self.shape[:axis], size, *self.shape[next_axis:])
         return TensorType(self.dtype, shape, texts if self.expressions else ())
 
 
-def same_size(first: TensorType, axis: int, second: TensorType, other: int) -> bool:
+def same_size(first: TensorType, axis: int, second: TensorType, other_axis: int) -> bool:
     """Return True if the sizes of two axes are known to be equal."""
     size = first.shape[axis]
-    if size is not None and size == second.shape[other]:
+    if size is not None and size == second.shape[other_axis]:
         return True
     texts = first.expressions, second.expressions
-    return all(texts) and texts[0][axis] == texts[1][other]
+    return all(texts) and texts[0][axis] == texts[1][other_axis]
 
 
 def same_sizes(first: TensorType, second: TensorType, without: int | None = None) -> bool:
@@ -236,8 +236,8 @@ class Graph:
     @property
     def types(self) -> dict[str, TensorType]:
         """Name -> recorded type of each tensor among the inputs and the results of nodes."""
-        made = {name: type_ for node in self.nodes for name, type_ in node.types.items()}
-        return {**self.input_types, **made}
+        computed = {name: type_ for node in self.nodes for name, type_ in node.types.items()}
+        return {**self.input_types, **computed}
 
     @property
     def result(self) -> Node:

@@ -68,8 +68,8 @@ class Site:
     @cached_property
     def _taken(self) -> set[str]:
         placeholders = {**self.graph.parameters, **self.graph.buffers, **self.graph.constants}
-        named = (name for node in self.graph.nodes for name in (node.name, *results_of(node)))
-        return {*self.types, *placeholders, *(item.name for item in self.graph.inputs), *named}
+        names = (name for node in self.graph.nodes for name in (node.name, *results_of(node)))
+        return {*self.types, *placeholders, *(item.name for item in self.graph.inputs), *names}
 
     def fresh(self, name: str) -> str:
         """Return a name that no other value or node has."""
@@ -100,16 +100,16 @@ class Site:
         for number, rule in enumerate(rules):
             if self._values and not self._values.keys().isdisjoint(uses_of(node)):
                 node = with_arguments(node, lambda value: self._values.get(value.name, value))
-            found = rule(node, self)
-            if isinstance(found, Value):
+            replacement = rule(node, self)
+            if isinstance(replacement, Value):
                 (result,) = results_of(node)
-                self._values[result] = self._values.get(found.name, found)
+                self._values[result] = self._values.get(replacement.name, replacement)
                 return
-            if found is not None and not isinstance(found, Node):
-                for new in found:
+            if replacement is not None and not isinstance(replacement, Node):
+                for new in replacement:
                     self._pass(new, rules[number + 1 :])
                 return
-            node = found or node
+            node = replacement or node
         self._add(node, self.place)
 
     def _rewritten(self) -> Graph:

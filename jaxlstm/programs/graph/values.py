@@ -122,13 +122,13 @@ def replaced(argument: Argument, argument_of: Callable[[Value], Argument]) -> Ar
     return argument
 
 
-def _bound(function: Graph, given: Mapping[str, Argument]) -> Graph:
+def _bound(function: Graph, arguments: Mapping[str, Argument]) -> Graph:
     """Return a function that uses other values by name."""
     *nodes, result = (
-        with_arguments(node, lambda value: given.get(value.name, value))
+        with_arguments(node, lambda value: arguments.get(value.name, value))
         for node in (*function.nodes, function.result)
     )
-    captured = tuple(sorted({*values_in(tuple(given.values()))}))
+    captured = tuple(sorted({*values_in(tuple(arguments.values()))}))
     return replace(function.with_nodes(nodes, result), captured=captured)
 
 

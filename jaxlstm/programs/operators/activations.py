@@ -131,8 +131,8 @@ def hardshrink(self: Array, lambd: float = 0.5) -> Array:
 @register_operator("aten.softshrink.default", layout="elementwise")
 def softshrink(self: Array, lambd: float = 0.5) -> Array:
     """Return x moved by ``lambd`` towards 0, and 0 in between."""
-    below = jnp.where(self < -lambd, self + lambd, jnp.zeros_like(self))
-    return jnp.where(self > lambd, self - lambd, jnp.where(self != self, self, below))
+    lower = jnp.where(self < -lambd, self + lambd, jnp.zeros_like(self))
+    return jnp.where(self > lambd, self - lambd, jnp.where(self != self, self, lower))
 
 
 @register_operator("aten.threshold.default", layout="elementwise")

@@ -43,9 +43,9 @@ def _flat(function: _Binary, is_flat: _Binary) -> _Binary:
     """Return a function whose gradient is 0 where ``is_flat`` holds for its arguments."""
 
     def flat(x: Array, y: Array) -> Array:
-        at = is_flat(x, y)
+        mask = is_flat(x, y)
         return jnp.where(
-            at, lax.stop_gradient(function(x, y)), function(jnp.where(at, 1, x), jnp.where(at, 1, y))
+            mask, lax.stop_gradient(function(x, y)), function(jnp.where(mask, 1, x), jnp.where(mask, 1, y))
         )
 
     return flat

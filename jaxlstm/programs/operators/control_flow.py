@@ -19,10 +19,10 @@ def _one_or_all(results: Sequence[Any]) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _require_arrays(values: Sequence[Any], what: str) -> None:
+def _require_arrays(values: Sequence[Any], subject: str) -> None:
     if not all(isinstance(value, jax.Array) for value in values):
         raise ProgramError(
-            "unsupported-operator", f"{what} has a Python number, not a tensor; use torch.tensor(number)"
+            "unsupported-operator", f"{subject} has a Python number, not a tensor; use torch.tensor(number)"
         )
 
 
@@ -30,8 +30,8 @@ def _on_arrays(function: Function, operands: Sequence[Any]) -> tuple[Function, l
     """Return a function of the arrays among its operands, with the other operands fixed, and the arrays."""
 
     def run(*arrays: Array) -> tuple[Any, ...]:
-        rest = iter(arrays)
-        return function(*(next(rest) if isinstance(x, jax.Array) else x for x in operands))
+        remaining = iter(arrays)
+        return function(*(next(remaining) if isinstance(x, jax.Array) else x for x in operands))
 
     return run, [x for x in operands if isinstance(x, jax.Array)]
 
@@ -111,11 +111,11 @@ def _is_regular(step: Callable[..., Any], init: Sequence[Any], xs: Sequence[Any]
             return False
 
     def results(state: Sequence[Any], x: Sequence[Any]) -> list[Any]:
-        after, row = step(state, x)
-        return [item if isinstance(item, Array) else None for item in (*after, *row)]
+        new_state, row = step(state, x)
+        return [item if isinstance(item, Array) else None for item in (*new_state, *row)]
 
-    after = jax.eval_shape(results, init, [x[0] for x in xs])
-    return None not in after and all(map(_is_alike, init, after))
+    types = jax.eval_shape(results, init, [x[0] for x in xs])
+    return None not in types and all(map(_is_alike, init, types))
 
 
 def _is_alike(first: Any, second: Any) -> bool:

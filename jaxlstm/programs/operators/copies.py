@@ -20,8 +20,8 @@ from jaxlstm.programs.operators.unary import of_tensor
 def cat(tensors: Sequence[Array], dim: int = 0) -> Array:
     """Concatenate along an axis. Tensors of shape (0,) are skipped, whatever the other shapes."""
     arrays = promoted(*tensors)
-    kept = [array for array in arrays if array.shape != (0,)] or arrays
-    return jnp.concatenate(kept, axis(kept[0], dim))
+    nonempty = [array for array in arrays if array.shape != (0,)] or arrays
+    return jnp.concatenate(nonempty, axis(nonempty[0], dim))
 
 
 @register_operator("aten.stack.default", layout="inserts")

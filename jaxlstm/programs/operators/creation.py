@@ -91,8 +91,8 @@ def linspace(start: float, end: float, steps: int, dtype: Any = None) -> Array:
     dtype = held(dtype or default_float())
     if is_integer(dtype):
         raise NotImplementedError("linspace of integers, whose rounding torch leaves to the device")
-    own = jnp if isinstance(start, Tracer) or isinstance(end, Tracer) else np
-    return jnp.asarray(own.linspace(start, end, steps).astype(dtype))
+    xp = jnp if isinstance(start, Tracer) or isinstance(end, Tracer) else np
+    return jnp.asarray(xp.linspace(start, end, steps).astype(dtype))
 
 
 @register_operator("aten.eye.default", "aten.eye.m", creates=True)

@@ -20,8 +20,8 @@ def diagonal_scatter(self: Array, src: Array, offset: int = 0, dim1: int = 0, di
     """Write a diagonal of each matrix in the axes ``dim1`` and ``dim2``."""
     dims = (axis(self, dim1), axis(self, dim2))
     places = (..., *_places(offset, src.shape[-1]))
-    written = jnp.moveaxis(self, dims, (-2, -1)).at[places].set(src.astype(self.dtype))
-    return jnp.moveaxis(written, (-2, -1), dims)
+    matrices = jnp.moveaxis(self, dims, (-2, -1)).at[places].set(src.astype(self.dtype))
+    return jnp.moveaxis(matrices, (-2, -1), dims)
 
 
 def _places(offset: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -38,33 +38,33 @@ def doubles_by_default(is_double: bool) -> Iterator[None]:
         _default_float.reset(token)
 
 
-def held(dtype: Any, what: str = "a tensor of the program") -> np.dtype:
+def held(dtype: Any, subject: str = "a tensor of the program") -> np.dtype:
     """Return the dtype in which JAX holds a torch dtype: int32 for int64 without the 64-bit mode."""
     dtype = np.dtype(dtype)
     if dtype in (np.float64, np.complex128) and not jax.config.read("jax_enable_x64"):
         raise ProgramError(
             "tensor-dtype",
-            f"{what} is {dtype}, but JAX's 64-bit mode is off. Turn it on with "
+            f"{subject} is {dtype}, but JAX's 64-bit mode is off. Turn it on with "
             "jax.config.update('jax_enable_x64', True) or JAX_ENABLE_X64=1",
         )
     return np.dtype(dtypes.canonicalize_dtype(dtype))
 
 
-def to_held(values: np.ndarray, what: str) -> Array:
+def to_held(values: np.ndarray, subject: str) -> Array:
     """Return a NumPy array as a JAX array; integers that do not fit into 32 bits are refused, not wrapped."""
     # Unlike jnp.asarray, this compiles nothing; the copy keeps the result apart from the caller's memory.
-    return jax.device_put(np.array(values, held_without_loss(values, what)))
+    return jax.device_put(np.array(values, held_without_loss(values, subject)))
 
 
-def held_without_loss(values: np.ndarray, what: str) -> np.dtype:
+def held_without_loss(values: np.ndarray, subject: str) -> np.dtype:
     """Return the dtype in which JAX holds an array; integers that do not fit into 32 bits are refused."""
-    dtype = held(values.dtype, what)
+    dtype = held(values.dtype, subject)
     if dtype != values.dtype and values.size:
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
             raise ProgramError(
                 "tensor-dtype",
-                f"{what} is {values.dtype} and holds values outside of {dtype}, which JAX uses unless its "
+                f"{subject} is {values.dtype} and holds values outside of {dtype}, which JAX uses unless its "
                 "64-bit mode is on. Turn it on with jax.config.update('jax_enable_x64', True)",
             )
     return dtype
@@ -172,8 +172,8 @@ def converted(x: Array, dtype: Any) -> Array:
     if is_float(x) and is_integer(dtype) and (size := np.dtype(dtype).itemsize) < 4:
         # torch goes through int64 for uint8 and int32 for others; beyond them all bits are 0.
         whole = jnp.trunc(x.astype(gate_dtype(x.dtype)))
-        fits = jnp.abs(whole) < 2.0 ** (63 if dtype == np.uint8 else 31)
-        x = jnp.where(fits, jnp.fmod(whole, 2 ** (8 * size)), 0).astype(np.int32)
+        in_range = jnp.abs(whole) < 2.0 ** (63 if dtype == np.uint8 else 31)
+        x = jnp.where(in_range, jnp.fmod(whole, 2 ** (8 * size)), 0).astype(np.int32)
     return x.astype(dtype)
 
 

@@ -20,7 +20,7 @@ from jaxlstm.programs.operators.dtypes import Operand, as_array, held
 from jaxlstm.programs.operators.registry import register_operator
 
 
-def require_in_range(indices: Array, low: int, high: int, what: str) -> None:
+def require_in_range(indices: Array, low: int, high: int, subject: str) -> None:
     """Raise if known indices are outside of low <= index < high."""
     if isinstance(indices, Tracer) or not indices.size:
         return
@@ -28,7 +28,7 @@ def require_in_range(indices: Array, low: int, high: int, what: str) -> None:
     outside = (values < low) | (values >= high)
     if outside.any():
         raise ProgramError(
-            "index-range", f"{what} must be from {low} to {high - 1}, got {values[outside].flat[0]}"
+            "index-range", f"{subject} must be from {low} to {high - 1}, got {values[outside].flat[0]}"
         )
 
 
@@ -160,8 +160,8 @@ def masked_scatter(self: Array, mask: Array, source: Array) -> Array:
     if not elements.size:
         return jnp.broadcast_to(self, shape)
     places = jnp.cumsum(mask.reshape(-1)) - 1
-    taken = elements.at[jnp.maximum(places, 0)].get(mode="fill")
-    return jnp.where(mask, taken.reshape(shape), self)
+    elements_by_place = elements.at[jnp.maximum(places, 0)].get(mode="fill")
+    return jnp.where(mask, elements_by_place.reshape(shape), self)
 
 
 @register_operator("aten.one_hot.default")

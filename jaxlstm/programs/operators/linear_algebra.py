@@ -105,7 +105,7 @@ def tensordot(
     self: Array, other: Array, dims_self: Sequence[int], dims_other: Sequence[int], *, options: Options
 ) -> Array:
     """Return the sum of products over pairs of axes; a size of 1 is broadcast to the size of the other."""
-    sizes = [max(self.shape[own], other.shape[its]) for own, its in zip(dims_self, dims_other, strict=True)]
+    sizes = [max(self.shape[i], other.shape[j]) for i, j in zip(dims_self, dims_other, strict=True)]
     self, other = _expanded(self, dims_self, sizes), _expanded(other, dims_other, sizes)
     pairs = (tuple(dims_self), tuple(dims_other))
     return _accumulated(jnp.tensordot, self, options)(self, other, pairs)
@@ -184,8 +184,8 @@ def scaled_dot_product_attention(
     # As in torch, the root of the scale on each side keeps half precision in range.
     sign = -1 if factor < 0 else 1
     root = jnp.asarray(math.sqrt(abs(factor)), wide)
-    left, right = query.astype(wide) * root * sign, jnp.swapaxes(key.astype(wide) * root, -1, -2)
-    scores = product(left, right, options)
+    queries, keys = query.astype(wide) * root * sign, jnp.swapaxes(key.astype(wide) * root, -1, -2)
+    scores = product(queries, keys, options)
     if is_causal:
         scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
     if attn_mask is not None and attn_mask.dtype == jnp.bool_:

@@ -154,17 +154,17 @@ def nll_loss(
     place = 1 if self.ndim > 1 else 0
     classes = self.shape[place]
     is_ignored = target == ignore_index
-    chosen = jnp.where(is_ignored, 0, target)
-    require_in_range(chosen, 0, classes, "targets of a cross entropy")
+    index = jnp.where(is_ignored, 0, target)
+    require_in_range(index, 0, classes, "targets of a cross entropy")
     weighted = self * _by_class(weight, self)
-    losses = -_of_target(weighted, chosen, place) * (1 - label_smoothing)
+    losses = -_of_target(weighted, index, place) * (1 - label_smoothing)
     if label_smoothing:
         losses -= jnp.sum(weighted, place) * (label_smoothing / classes)
     losses = jnp.where(is_ignored, 0, losses)
     if reduction != _MEAN:
         return _reduced(losses, reduction)
     ones = jnp.ones(classes, self.dtype)
-    weights = jnp.where(is_ignored, 0, (ones if weight is None else weight)[chosen])
+    weights = jnp.where(is_ignored, 0, (ones if weight is None else weight)[index])
     return sum_(losses) / sum_(weights)
 
 
@@ -176,5 +176,5 @@ def _by_class(weight: Array | None, scores: Array) -> Array | int:
 def _of_target(scores: Array, target: Array, place: int) -> Array:
     """Return the scores of the target classes; NaN for an index that is out of range."""
     beyond = jnp.where(target < 0, scores.shape[place], target)
-    taken = jnp.take_along_axis(scores, jnp.expand_dims(beyond, place), place, mode="fill")
-    return jnp.squeeze(taken, place)
+    target_scores = jnp.take_along_axis(scores, jnp.expand_dims(beyond, place), place, mode="fill")
+    return jnp.squeeze(target_scores, place)

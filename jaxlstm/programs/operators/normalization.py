@@ -117,8 +117,8 @@ def group_norm(
     place = x.ndim - 1 if last else 1
     split = (num_groups, x.shape[place] // num_groups)
     grouped = x.reshape(*x.shape[:place], *split, *x.shape[place + 1 :])
-    others = tuple(axis for axis in range(1, grouped.ndim) if axis != place)
-    y = _standardize(grouped, others, eps).reshape(x.shape)
+    axes = tuple(axis for axis in range(1, grouped.ndim) if axis != place)
+    y = _standardize(grouped, axes, eps).reshape(x.shape)
     return _scale_channels(last, y, weight, bias).astype(input.dtype)
 
 
@@ -162,8 +162,8 @@ def weight_norm(v: Array, g: Array, dim: int = 0) -> Array:
 def weight_norm_interface(v: Array, g: Array, dim: int = 0) -> tuple[Array, Array]:
     """Return the weight of :func:`weight_norm` and the norm."""
     kept = () if dim == -1 else (axis(v, dim),)
-    others = tuple(place for place in range(v.ndim) if place not in kept)
-    norm = jnp.sqrt(jnp.sum(jnp.square(_wide(v)), others, keepdims=dim != -1))
+    axes = tuple(place for place in range(v.ndim) if place not in kept)
+    norm = jnp.sqrt(jnp.sum(jnp.square(_wide(v)), axes, keepdims=dim != -1))
     return (_wide(v) * (_wide(g) / norm)).astype(v.dtype), norm
 
 

@@ -32,9 +32,9 @@ def _extrema_jvp(smallest: bool, places: tuple[int, ...], primals: Any, tangents
     rows = ordered.reshape(*ordered.shape[: x.ndim - len(places)], -1) if x.size else ordered
     first = (jnp.argmin if smallest else jnp.argmax)(rows, -1, keepdims=True)
     is_first = (jnp.arange(rows.shape[-1]) == first).reshape(ordered.shape).transpose(np.argsort(order))
-    chosen = (x == values) | is_first
-    shared = jnp.where(chosen, change, 0).sum(places, keepdims=True)
-    return values, shared / chosen.sum(places, keepdims=True).astype(shared.dtype)
+    mask = (x == values) | is_first
+    shared = jnp.where(mask, change, 0).sum(places, keepdims=True)
+    return values, shared / mask.sum(places, keepdims=True).astype(shared.dtype)
 
 
 def _over(smallest: bool, x: Array, places: tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
@@ -94,9 +94,9 @@ def _middle(skips_nan: bool, x: Array) -> Array:
 
 def _median_along(skips_nan: bool, self: Array, dim: int, keepdim: bool = False) -> tuple[Array, Array]:
     """Return the lower medians along an axis and their indices. Only the elements there have a gradient."""
-    moved = jnp.moveaxis(self, axis(self, dim), -1) if self.ndim else self[None]
-    indices = _middle(skips_nan, moved)
-    both = jnp.take_along_axis(moved, indices, -1), indices.astype(held("int64"))
+    rows = jnp.moveaxis(self, axis(self, dim), -1) if self.ndim else self[None]
+    indices = _middle(skips_nan, rows)
+    both = jnp.take_along_axis(rows, indices, -1), indices.astype(held("int64"))
     shaped = (jnp.moveaxis(x, -1, axis(self, dim)) if keepdim and self.ndim else x.squeeze(-1) for x in both)
     values, indices = shaped
     return values, indices
@@ -113,8 +113,8 @@ def _median_of_all(skips_nan: bool, self: Array) -> Array:
 def _median_jvp(skips_nan: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x,), (change,) = primals, tangents
     value = _median_of_all(skips_nan, x)
-    chosen = (x == value) | ((x != x) & (value != value))
-    return value, jnp.where(chosen, change, 0).sum() / chosen.sum().astype(change.dtype)
+    mask = (x == value) | ((x != x) & (value != value))
+    return value, jnp.where(mask, change, 0).sum() / mask.sum().astype(change.dtype)
 
 
 register_family(lambda skips_nan, self: _median_of_all(skips_nan, self), {"median": False, "nanmedian": True})
@@ -163,8 +163,8 @@ def searchsorted(
     if sorter is not None:
         sorted_sequence = jnp.take_along_axis(sorted_sequence, sorter, -1)
     sequences, values = promoted(sorted_sequence, self)
-    chosen: Any = "right" if right or side == "right" else "left"
-    search = partial(jnp.searchsorted, side=chosen)
+    search_side: Any = "right" if right or side == "right" else "left"
+    search = partial(jnp.searchsorted, side=search_side)
     if sequences.ndim > 1:
         search = jnp.vectorize(search, signature="(n),(m)->(m)")
     return search(sequences, values).astype(np.int32 if out_int32 else held("int64"))

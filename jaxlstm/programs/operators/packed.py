@@ -37,14 +37,14 @@ def _known_lengths(lengths: Array, batch: int, steps: int) -> np.ndarray | None:
         raise ProgramError("guard", str(error)) from error
     if isinstance(lengths, Tracer):
         return None
-    known = np.asarray(lengths)
-    if np.any(np.diff(known) > 0):
+    values = np.asarray(lengths)
+    if np.any(np.diff(values) > 0):
         raise ProgramError(
             "guard",
-            f"lengths must be decreasing, got {known.tolist()}; pack with enforce_sorted=False, and export "
+            f"lengths must be decreasing, got {values.tolist()}; pack with enforce_sorted=False, and export "
             "again",
         )
-    return known
+    return values
 
 
 @register_operator("jaxlstm.pad_packed.default")

@@ -30,8 +30,8 @@ def overlap_add(parts: Array, step: int) -> Array:
     rows = jnp.swapaxes(rows, -3, -2).reshape(*batch, blocks * (width + 1), step)
     # Block k of a part belongs k blocks after its start. In rows that are one place shorter, row k is moved
     # by k places, and the places that it leaves hold the padding.
-    moved = rows[..., : blocks * width, :].reshape(*batch, blocks, width, step)
-    return moved.sum(-3).reshape(*batch, width * step)[..., : (count - 1) * step + length]
+    shifted = rows[..., : blocks * width, :].reshape(*batch, blocks, width, step)
+    return shifted.sum(-3).reshape(*batch, width * step)[..., : (count - 1) * step + length]
 
 
 class _Axis:
@@ -103,9 +103,9 @@ def col2im(
     return images if self.ndim == 3 else images[0]
 
 
-def _require_divisible(size: int, divisor: int, what: str) -> None:
+def _require_divisible(size: int, divisor: int, quantity: str) -> None:
     if divisor < 1 or size % divisor:
-        raise ValueError(f"{what} must be a multiple of {divisor}, a positive number; got {size}")
+        raise ValueError(f"{quantity} must be a multiple of {divisor}, a positive number; got {size}")
 
 
 @register_operator("aten.pixel_shuffle.default")

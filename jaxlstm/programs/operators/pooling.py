@@ -97,9 +97,9 @@ class Windows:
         return x
 
     def _reduce_window(self, x: Array, start: np.ndarray, function: Function) -> Array:
-        after = (1,) * len(self.after)
-        other = (1,) * (x.ndim - len(self.kernel) - len(after))
-        shape, strides = (*other, *self.kernel, *after), (*other, *self.stride, *after)
+        trailing = (1,) * len(self.after)
+        leading = (1,) * (x.ndim - len(self.kernel) - len(trailing))
+        shape, strides = (*leading, *self.kernel, *trailing), (*leading, *self.stride, *trailing)
         return lax.reduce_window(x, start, function, shape, strides, self._pads(x.ndim))
 
     def largest_with_indices(self, x: Array) -> tuple[Array, Array]:
@@ -114,14 +114,14 @@ class Windows:
         indices = np.stack([self._at_offset(places, offset) for offset in offsets], -1)
         winner = jnp.argmax(candidates, -1, keepdims=True)
         values = jnp.take_along_axis(candidates, winner, -1).squeeze(-1)
-        chosen = jnp.take_along_axis(jnp.broadcast_to(indices, candidates.shape), winner, -1).squeeze(-1)
-        return values, chosen.astype(held("int64"))
+        index = jnp.take_along_axis(jnp.broadcast_to(indices, candidates.shape), winner, -1).squeeze(-1)
+        return values, index.astype(held("int64"))
 
     def _pads(self, ndim: int) -> list[tuple[int, int]]:
         """Return the padding (before, after) of each axis of an array."""
         pads = [(pad, pad + extra) for pad, extra in zip(self.padding, self.extra, strict=True)]
-        after = [(0, 0)] * len(self.after)
-        return [(0, 0)] * (ndim - len(pads) - len(after)) + pads + after
+        trailing = [(0, 0)] * len(self.after)
+        return [(0, 0)] * (ndim - len(pads) - len(trailing)) + pads + trailing
 
     def _at_offset(self, x: Any, offset: Sequence[int]) -> Any:
         """Return the element at an offset in each window of a padded array."""
@@ -237,8 +237,8 @@ def _largest_of_parts(
     members = np.minimum(low[:, None] + np.arange(longest), high[:, None] - 1)
     candidates = [jnp.take(array, members, place) for array in (x, places)]
     winner = jnp.argmax(candidates[0], place + 1, keepdims=True)
-    values, chosen = (jnp.take_along_axis(array, winner, place + 1) for array in candidates)
-    return values.squeeze(place + 1), chosen.squeeze(place + 1)
+    values, their_places = (jnp.take_along_axis(array, winner, place + 1) for array in candidates)
+    return values.squeeze(place + 1), their_places.squeeze(place + 1)
 
 
 def part_bounds(size: int, count: int) -> list[tuple[int, int]]:

@@ -132,8 +132,8 @@ def _running_extremum(running: Callable[..., Array], self: Array, dim: int) -> t
     fixed = jax.lax.stop_gradient(self.astype(jnp.int8) if self.dtype == jnp.bool_ else self)
     # NaN wins, and the last one counts.
     is_extremum = (fixed == running(fixed, place)) | jnp.isnan(fixed)
-    own = jax.lax.broadcasted_iota(held("int64"), self.shape, place)
-    indices = jax.lax.cummax(jnp.where(is_extremum, own, 0), place)
+    positions = jax.lax.broadcasted_iota(held("int64"), self.shape, place)
+    indices = jax.lax.cummax(jnp.where(is_extremum, positions, 0), place)
     return jnp.take_along_axis(self, indices, place, mode="promise_in_bounds"), indices
 
 

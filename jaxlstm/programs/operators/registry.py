@@ -150,11 +150,11 @@ def _with_values_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return primals[1], tangents[0]
 
 
-def shares_elements(what: str) -> ProgramError:
+def shares_elements(target: str) -> ProgramError:
     """Return the error of a write to a view whose elements share memory."""
     return ProgramError(
         "unsupported-alias",
-        f"it writes to {what}, whose elements share memory. Insert .clone() before it, and export again",
+        f"it writes to {target}, whose elements share memory. Insert .clone() before it, and export again",
     )
 
 
@@ -247,8 +247,8 @@ def register_layouts(*names: str, **declared: Any) -> Callable[[Function], Funct
 
     def register(function: Function) -> Function:
         register_operator(*names, **declared, layout="channels")(functools.partial(function, False))
-        others = [name.replace("aten.", CHANNELS_LAST) for name in names]
-        register_operator(*others, **declared)(functools.partial(function, True))
+        channels_last_names = [name.replace("aten.", CHANNELS_LAST) for name in names]
+        register_operator(*channels_last_names, **declared)(functools.partial(function, True))
         return function
 
     return register
@@ -289,8 +289,8 @@ def find_operator(name: str) -> Operator | None:
 
 def functional_name(name: str) -> str:
     """Return ``"aten.relu.default"`` for ``"aten.relu_.default"``; any other name unchanged."""
-    namespace, _, rest = name.partition(".")
-    base, dot, overload = rest.partition(".")
+    namespace, _, qualname = name.partition(".")
+    base, dot, overload = qualname.partition(".")
     if base.startswith("__i") and base.endswith("__"):  # aten.__iand__.Tensor
         return f"{namespace}.__{base[3:]}{dot}{overload}"
     if base.endswith("_") and not base.endswith("__"):

@@ -52,8 +52,8 @@ def _to_size_or_by_factors(
     if output_size:
         return resample(last, input, output_size, [None] * len(output_size), align_corners)
     assert scale_factors is not None, "interpolation needs sizes or factors"
-    own = input.shape[input.ndim - len(scale_factors) - last :][: len(scale_factors)]
-    sizes = [math.floor(size * factor) for size, factor in zip(own, scale_factors, strict=True)]
+    input_sizes = input.shape[input.ndim - len(scale_factors) - last :][: len(scale_factors)]
+    sizes = [math.floor(size * factor) for size, factor in zip(input_sizes, scale_factors, strict=True)]
     return resample(last, input, sizes, scale_factors, align_corners)
 
 
@@ -118,11 +118,11 @@ def _cubic(x: Array, place: int, positions: np.ndarray) -> Array:
     return reduce(jnp.add, neighbours)
 
 
-def _cubic_weights(after: Any) -> tuple[Any, ...]:
+def _cubic_weights(offset: Any) -> tuple[Any, ...]:
     """Return the weights of the four neighbours of a place, an array of NumPy or JAX, after the second."""
     a = -0.75  # torch's parameter of the cubic convolution
-    near = (((a + 2) * distance - (a + 3)) * distance * distance + 1 for distance in (after, 1 - after))
-    first, last = (((a * d - 5 * a) * d + 8 * a) * d - 4 * a for d in (1 + after, 2 - after))
+    near = (((a + 2) * distance - (a + 3)) * distance * distance + 1 for distance in (offset, 1 - offset))
+    first, last = (((a * d - 5 * a) * d + 8 * a) * d - 4 * a for d in (1 + offset, 2 - offset))
     return first, *near, last
 
 
@@ -224,9 +224,9 @@ def _reflected(place: Array, low: float, high: float) -> Array:
     if equal(span, 0):
         return jnp.zeros_like(place)
     distance = jnp.where(place < low, low - place, place - low)
-    rest = jnp.fmod(distance, span)
+    remainder = jnp.fmod(distance, span)
     is_even = jnp.floor(distance / span) % 2 == 0
-    return jnp.where(is_even, rest, span - rest) + low
+    return jnp.where(is_even, remainder, span - remainder) + low
 
 
 def _weighted(image: Array, neighbours: Sequence[_Neighbour]) -> Array:
@@ -238,11 +238,11 @@ def _weighted(image: Array, neighbours: Sequence[_Neighbour]) -> Array:
     indices = tuple(jnp.where(is_inside, n.element, 0).astype(jnp.int32) for n in neighbours)
     flat = jnp.ravel_multi_index(indices, tuple(sizes), mode="clip")
     # Rows of channels: one look-up for each place.
-    taken = jax.vmap(lambda x, index: x.at[index].get(mode="promise_in_bounds"))(
+    elements = jax.vmap(lambda x, index: x.at[index].get(mode="promise_in_bounds"))(
         jnp.moveaxis(image.reshape(batch, channels, -1), 1, 2), flat.reshape(batch, -1)
     )
     weight = reduce(jnp.multiply, (neighbour.weight for neighbour in neighbours))
-    weighted = jnp.where(is_inside.reshape(batch, -1, 1), taken, 0) * weight.reshape(batch, -1, 1)
+    weighted = jnp.where(is_inside.reshape(batch, -1, 1), elements, 0) * weight.reshape(batch, -1, 1)
     return jnp.moveaxis(weighted, 1, 2).reshape(batch, channels, *shape)
 
 

@@ -107,13 +107,13 @@ def scatter_reduce(
     if self.dtype == jnp.bool_:
         numbers = (self.astype(jnp.int32), dim, index, src.astype(jnp.int32))
         return scatter_reduce(*numbers, reduce, include_self).astype(jnp.bool_)
-    flat, where, source = _along(self, dim, index, src)
-    counts = jnp.zeros(flat.shape, jnp.int32).at[where].add(1, mode="drop")
+    flat, places, source = _along(self, dim, index, src)
+    counts = jnp.zeros(flat.shape, jnp.int32).at[places].add(1, mode="drop")
     start = flat if include_self else jnp.where(counts > 0, _identity(reduce, flat.dtype), flat)
     if reduce == "prod":
-        result = _multiplied(start, where, source)
+        result = _multiplied(start, places, source)
     else:
-        result = getattr(start.at[where], _METHODS[reduce])(source, mode="drop")
+        result = getattr(start.at[places], _METHODS[reduce])(source, mode="drop")
     if reduce == "mean":
         result = _divided(result, jnp.maximum(counts + int(include_self), 1))
     return result.reshape(self.shape)
@@ -138,16 +138,16 @@ def _divided(sums: Array, counts: Array) -> Array:
 
 
 @jax.custom_jvp
-def _multiplied(x: Array, where: Any, source: Array) -> Array:
+def _multiplied(x: Array, places: Any, source: Array) -> Array:
     """Multiply elements by all sources with their index. JAX has no gradient of this."""
-    return x.at[where].multiply(source, mode="drop")
+    return x.at[places].multiply(source, mode="drop")
 
 
 @_multiplied.defjvp
 def _multiplied_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    x, where, source = primals
-    zeros = (x == 0).astype(jnp.int32).at[where].add(source == 0, mode="drop")
-    product = _multiplied(jnp.where(x == 0, 1, x), where, jnp.where(source == 0, 1, source))
+    x, places, source = primals
+    zeros = (x == 0).astype(jnp.int32).at[places].add(source == 0, mode="drop")
+    product = _multiplied(jnp.where(x == 0, 1, x), places, jnp.where(source == 0, 1, source))
 
     def others(factor: Array, zeros: Array, product: Array) -> Array:
         """Return the product of the other factors, given the zeros among all and the product of the rest."""
@@ -156,9 +156,9 @@ def _multiplied_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
     by_x = tangents[0] * others(x, zeros, product)
     by_source = tangents[2] * others(
-        source, *(array.at[where].get(mode="fill") for array in (zeros, product))
+        source, *(array.at[places].get(mode="fill") for array in (zeros, product))
     )
-    return _multiplied(x, where, source), by_x.at[where].add(by_source, mode="drop")
+    return _multiplied(x, places, source), by_x.at[places].add(by_source, mode="drop")
 
 
 @register_operator("aten.max_unpool2d.default", "aten.max_unpool3d.default")

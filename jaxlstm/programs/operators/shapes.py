@@ -58,8 +58,8 @@ def flatten(self: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
 def unflatten(self: Array, dim: int, sizes: Sequence[int]) -> Array:
     """Split an axis into several; one size may be -1."""
     place = axis(self, dim)
-    known = math.prod(size for size in sizes if size != -1)
-    split = tuple(self.shape[place] // known if size == -1 else size for size in sizes)
+    product = math.prod(size for size in sizes if size != -1)
+    split = tuple(self.shape[place] // product if size == -1 else size for size in sizes)
     if math.prod(split) != self.shape[place]:
         raise ValueError(
             f"sizes {tuple(sizes)} do not multiply to {self.shape[place]}, the size of axis {dim}"
@@ -98,8 +98,8 @@ register_family(_each, _AT_LEAST, "Sequence", write_back=_reshape_back)
 def expand(self: Array, size: Sequence[int], implicit: bool = False) -> Array:
     """Repeat axes of size 1 and add axes in front; -1 keeps a size."""
     added = len(size) - self.ndim
-    kept = (*((1,) * added), *self.shape)
-    return jnp.broadcast_to(self, [own if new == -1 else new for own, new in zip(kept, size, strict=True)])
+    sizes = (*((1,) * added), *self.shape)
+    return jnp.broadcast_to(self, [old if new == -1 else new for old, new in zip(sizes, size, strict=True)])
 
 
 @register_operator("aten.expand_as.default", write_back=_reshape_back, layout="elementwise")

@@ -62,8 +62,8 @@ def unique_consecutive(
     groups = (jnp.cumsum(starts) - 1).astype(held("int64"))
     inverse = groups.reshape(self.shape) if is_flat else groups
     counts = jnp.bincount(groups).astype(held("int64"))
-    found = jnp.moveaxis(rows[starts], 0, place), inverse, counts
-    return asked_for(found, return_inverse, return_counts) if is_flat else found
+    results = jnp.moveaxis(rows[starts], 0, place), inverse, counts
+    return asked_for(results, return_inverse, return_counts) if is_flat else results
 
 
 @register_operator("aten.bincount.default")

@@ -42,22 +42,22 @@ def channels_last(graph: Graph, tensors: Mapping[str, Any]) -> Graph:
     if not any(is_convolution(node) for node in graph.nodes):
         return graph
     names = {**graph.parameters, **graph.buffers, **graph.constants}
-    held = {value: tensors[name] for value, name in names.items()}
-    types = {value: TensorType(np.dtype(a.dtype), tuple(a.shape)) for value, a in held.items()}
+    arrays = {value: tensors[name] for value, name in names.items()}
+    types = {value: TensorType(np.dtype(a.dtype), tuple(a.shape)) for value, a in arrays.items()}
     types |= graph.types
     return rewrite(graph, Orders(graph, types, _LAYOUTS))
 
 
 def _without(order: Order, axes: Iterable[int]) -> Order:
     """Return the order of the axes that remain after some of torch's axes are removed."""
-    kept = [axis for axis in order if axis not in set(axes)]
-    return tuple(sorted(kept).index(axis) for axis in kept)
+    remaining = [axis for axis in order if axis not in set(axes)]
+    return tuple(sorted(remaining).index(axis) for axis in remaining)
 
 
 def _elementwise(state: Orders, node: Node, operator: Operator) -> Node | None:
-    outputs, given = results_of(node), tuple(node.kwargs.values())
-    tensors = [value for value in given if isinstance(value, Value) and value.name in state.types]
-    if len(outputs) != 1 or outputs[0] not in node.types or any(isinstance(value, tuple) for value in given):
+    outputs, args = results_of(node), tuple(node.kwargs.values())
+    tensors = [value for value in args if isinstance(value, Value) and value.name in state.types]
+    if len(outputs) != 1 or outputs[0] not in node.types or any(isinstance(value, tuple) for value in args):
         return None
     rank = len(node.types[outputs[0]].shape)
 
@@ -70,10 +70,10 @@ def _elementwise(state: Orders, node: Node, operator: Operator) -> Node | None:
         orders = [part(value, order) if state.rank(value) else () for value in tensors]
         if any(order is None for order in orders):
             return None
-        return sum(state.cost(value, own) for value, own in zip(tensors, orders, strict=True) if own)
+        return sum(state.cost(value, axes) for value, axes in zip(tensors, orders, strict=True) if axes)
 
-    full = [value for value in tensors if state.rank(value) == rank]
-    order = state.best(full, outputs[0], [own_order(rank)], cost)
+    full_rank = [value for value in tensors if state.rank(value) == rank]
+    order = state.best(full_rank, outputs[0], [own_order(rank)], cost)
     if order is None:
         return None
     changed = {}
@@ -84,10 +84,10 @@ def _elementwise(state: Orders, node: Node, operator: Operator) -> Node | None:
 
 
 def _channels(state: Orders, node: Node, operator: Operator) -> Node | None:
-    found = _tensor_and_rank(state, node, operator)
-    if found is None:
+    operand = _tensor_and_rank(state, node, operator)
+    if operand is None:
         return None
-    value, rank = found
+    value, rank = operand
     last = channel_order(node, rank, state.types)
     order: Order | None = last
     if not is_convolution(node):
@@ -102,9 +102,9 @@ def _tensors(state: Orders, node: Node, operator: Operator) -> list[Value]:
     """Return the first argument as a list of tensors of one rank; empty if it is anything else."""
     argument = node.kwargs.get(operator.first_parameter)
     values = [v for v in (argument if isinstance(argument, tuple) else (argument,)) if isinstance(v, Value)]
-    known = [value for value in values if value.name in state.types]
-    same = len({state.rank(value) for value in known}) == 1
-    return known if same and len(known) == len(argument if isinstance(argument, tuple) else (1,)) else []
+    typed = [value for value in values if value.name in state.types]
+    alike = len({state.rank(value) for value in typed}) == 1
+    return typed if alike and len(typed) == len(argument if isinstance(argument, tuple) else (1,)) else []
 
 
 def _dims(node: Node, operator: Operator, rank: int) -> tuple[str, Any, tuple[int, ...]] | None:
@@ -128,20 +128,20 @@ def _arrays(
 
 
 def _by_axes(
-    after: Callable[[Order, tuple[int, ...]], Order], state: Orders, node: Node, operator: Operator
+    order_after: Callable[[Order, tuple[int, ...]], Order], state: Orders, node: Node, operator: Operator
 ) -> Node | None:
-    """Emit a node with its axes renamed; ``after`` returns the order of the results."""
+    """Emit a node with its axes renamed; ``order_after`` returns the order of the results."""
     tensors = _tensors(state, node, operator)
-    found = _dims(node, operator, state.rank(tensors[0])) if tensors else None
-    if found is None:
+    named_dims = _dims(node, operator, state.rank(tensors[0])) if tensors else None
+    if named_dims is None:
         return None
-    name, value, dims = found
+    name, value, dims = named_dims
     outputs = [output for output in results_of(node) if output in node.types]
     follows = outputs[0] if outputs and len(node.types[outputs[0]].shape) == state.rank(tensors[0]) else None
     order = state.best(tensors, follows)
     if order is None:
         return None
-    result = after(order, dims)
+    result = order_after(order, dims)
     if any(len(node.types[output].shape) != len(result) for output in outputs):
         return None
     places = tuple(order.index(dim) for dim in dims)
@@ -171,10 +171,10 @@ def _tensor_and_rank(state: Orders, node: Node, operator: Operator) -> tuple[Val
 
 def _single(state: Orders, node: Node, operator: Operator) -> tuple[Value, Order, int] | None:
     """Return the tensor of a node, the order to take it in, and the rank of the result; None for torch's."""
-    found = _tensor_and_rank(state, node, operator)
-    if found is None:
+    operand = _tensor_and_rank(state, node, operator)
+    if operand is None:
         return None
-    value, rank = found
+    value, rank = operand
     follows = results_of(node)[0] if rank == state.rank(value) else None
     order = state.best([value], follows)
     return None if order is None else (value, order, rank)
@@ -182,21 +182,21 @@ def _single(state: Orders, node: Node, operator: Operator) -> tuple[Value, Order
 
 def _writes(state: Orders, node: Node, operator: Operator) -> Node | None:
     """Write a part of an axis, or of one place of it, in any order."""
-    found, src, dim = _single(state, node, operator), node.kwargs.get("src"), node.kwargs.get("dim", 0)
-    if not found or not isinstance(src, Value) or src.name not in state.types or type(dim) is not int:
+    operand, src, dim = _single(state, node, operator), node.kwargs.get("src"), node.kwargs.get("dim", 0)
+    if not operand or not isinstance(src, Value) or src.name not in state.types or type(dim) is not int:
         return None
-    value, order, rank = found
+    value, order, rank = operand
     part = order if state.rank(src) == rank else _without(order, (dim % rank,))
     arrays: dict[str, Any] = {"self": state.array(value, order), "src": state.array(src, part)}
     return state.emit(node, order, **arrays, dim=order.index(dim % rank))
 
 
 def _squeezes(state: Orders, node: Node, operator: Operator) -> Node | None:
-    found = _single(state, node, operator)
-    dims = found and _dims(node, operator, state.rank(found[0]))
-    if not found or not dims:
+    operand = _single(state, node, operator)
+    dims = operand and _dims(node, operator, state.rank(operand[0]))
+    if not operand or not dims:
         return None
-    value, order, rank = found
+    value, order, rank = operand
     candidates = order if dims[1] is None else dims[2]
     removed = [axis for axis in candidates if state.types[value.name].shape[axis] == 1]
     if len(order) - len(removed) != rank:
@@ -213,8 +213,8 @@ def _inserts(state: Orders, node: Node, operator: Operator) -> Node | None:
     rank = state.rank(tensors[0]) + 1
     order = state.best(tensors, None) or own_order(rank - 1)
     new = dim % rank
-    others = [axis + (axis >= new) for axis in order]
-    results = [(*others[:place], new, *others[place:]) for place in range(rank)]
+    shifted = [axis + (axis >= new) for axis in order]
+    results = [(*shifted[:place], new, *shifted[place:]) for place in range(rank)]
     # The new axis may stand where the convolution after it wants it.
     liked = state.wanted.get(outputs[0]), own_order(rank), (0, *range(2, rank), 1), results[new]
     result = next(order for order in liked if order in results)
@@ -222,26 +222,26 @@ def _inserts(state: Orders, node: Node, operator: Operator) -> Node | None:
 
 
 def _pads(state: Orders, node: Node, operator: Operator) -> Node | None:
-    found = _single(state, node, operator)
+    operand = _single(state, node, operator)
     name = "padding" if "padding" in node.kwargs else "pad"
-    given: Any = node.kwargs.get(name)
-    if found is None or not isinstance(given, tuple) or len(given) % 2 or len(given) > 2 * found[2]:
+    padding: Any = node.kwargs.get(name)
+    if operand is None or not isinstance(padding, tuple) or len(padding) % 2 or len(padding) > 2 * operand[2]:
         return None
-    value, order, rank = found
-    pairs = [(0, 0)] * (rank - len(given) // 2) + list(zip(given[::2], given[1::2], strict=True))[::-1]
-    moved = [number for axis in reversed(order) for number in pairs[axis]]
-    while moved[-2:] == [0, 0]:
-        del moved[-2:]
-    return state.emit(node, order, **{"self": state.array(value, order), name: tuple(moved)})
+    value, order, rank = operand
+    pairs = [(0, 0)] * (rank - len(padding) // 2) + list(zip(padding[::2], padding[1::2], strict=True))[::-1]
+    reordered = [number for axis in reversed(order) for number in pairs[axis]]
+    while reordered[-2:] == [0, 0]:
+        del reordered[-2:]
+    return state.emit(node, order, **{"self": state.array(value, order), name: tuple(reordered)})
 
 
 def _merges(state: Orders, node: Node, operator: Operator) -> Node | None:
     """Merge axes that stand next to each other in the order, too."""
-    found = _single(state, node, operator)
-    merged = found and _merged(state.types[found[0].name].shape, node.types[results_of(node)[0]].shape)
-    if not found or not merged:
+    operand = _single(state, node, operator)
+    merged = operand and _merged(state.types[operand[0].name].shape, node.types[results_of(node)[0]].shape)
+    if not operand or not merged:
         return None
-    value, order, _ = found
+    value, order, _ = operand
     start, end = merged
     places = sorted(order.index(axis) for axis in range(start, end + 1))
     first = places[0]
@@ -256,11 +256,11 @@ def _merges(state: Orders, node: Node, operator: Operator) -> Node | None:
 
 def _merged(before: Sequence[Size], after: Sequence[Size]) -> tuple[int, int] | None:
     """Return the first and the last of consecutive axes that a reshape merges; None for any other one."""
-    more = len(before) - len(after)
-    for start in range(len(after)) if more > 0 else ():
-        kept = (*before[:start], *before[start + more + 1 :])
-        if not {None, 0} & {*kept} and kept == (*after[:start], *after[start + 1 :]):
-            return start, start + more
+    removed = len(before) - len(after)
+    for start in range(len(after)) if removed > 0 else ():
+        remaining = (*before[:start], *before[start + removed + 1 :])
+        if not {None, 0} & {*remaining} and remaining == (*after[:start], *after[start + 1 :]):
+            return start, start + removed
     return None
 
 
@@ -272,11 +272,11 @@ _PERMUTATIONS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def _permutes(state: Orders, node: Node, operator: Operator) -> Sequence[Node] | None:
-    found = _tensor_and_rank(state, node, operator)
+    operand = _tensor_and_rank(state, node, operator)
     # A permutation inside of no_grad stops the gradient, so it cannot be left out.
-    if found is None or not node.with_gradient:
+    if operand is None or not node.with_gradient:
         return None
-    value, (output,) = found[0], results_of(node)
+    (value, rank), (output,) = operand, results_of(node)
     kwargs: dict[str, Any] = {n: a for n, a in operator.arguments(node.kwargs).items() if a != value}
     permute = next((function for name, function in _PERMUTATIONS.items() if name in kwargs), None)
     try:
@@ -284,7 +284,7 @@ def _permutes(state: Orders, node: Node, operator: Operator) -> Sequence[Node] |
         order = permute(np.empty(own_order(state.rank(value))), **kwargs).shape if permute else ()
     except (TypeError, ValueError, IndexError):
         order = ()
-    if len(order) != found[1] or len(order) != state.rank(value):
+    if len(order) != rank or len(order) != state.rank(value):
         return None  # If the file is malformed, running the program raises, and names the node.
     state.stored[output] = {
         tuple(order.index(axis) for axis in stored): name for stored, name in state.stored[value.name].items()

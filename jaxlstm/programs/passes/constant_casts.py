@@ -21,14 +21,14 @@ def with_casts(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, Mapping
     double = {v: n for v, n in graph.constants.items() if np.asarray(tensors.get(n)).dtype == np.float64}
     if not double:
         return graph, tensors
-    users, found, cast = users_of(graph), dict[str, np.dtype](), dict(tensors)
+    users, new_dtypes, cast = users_of(graph), dict[str, np.dtype](), dict(tensors)
     for value, name in double.items():
         if (dtype := _only_dtype(value, users)) is not None:
-            found[value], cast[name] = dtype, np.asarray(tensors[name]).astype(dtype)
+            new_dtypes[value], cast[name] = dtype, np.asarray(tensors[name]).astype(dtype)
 
     def without_cast(node: Node, site: Site) -> Node | Value | list[Node] | None:
         source = next(iter(node.kwargs.values()), None)
-        if not isinstance(source, Value) or source.name not in found:
+        if not isinstance(source, Value) or source.name not in new_dtypes:
             return None
         if node.op == _ASSERTION:
             return []
@@ -41,14 +41,14 @@ def with_casts(graph: Graph, tensors: Mapping[str, Any]) -> tuple[Graph, Mapping
 
 def _only_dtype(value: str, users: Mapping[str, list[Node]]) -> np.dtype | None:
     """Return the floating-point dtype to which all uses cast a float64 value; None if others exist."""
-    dtypes, left = set[np.dtype | None](), [value]
-    while left:
-        for node in users.get(left.pop(), []):
+    dtypes, pending = set[np.dtype | None](), [value]
+    while pending:
+        for node in users.get(pending.pop(), []):
             dtype = _dtype_after(node)
             if node.op == _ASSERTION:
                 continue
             if dtype == np.float64:
-                left += results_of(node)
+                pending += results_of(node)
             else:
                 dtypes.add(dtype)
     (only, *others) = dtypes or {None}

@@ -38,8 +38,8 @@ def _in_double_precision(node: Node, site: Site) -> Node:
     if operator is not None and operator.creates and kwargs.get("dtype") is None and is_floating:
         kwargs["dtype"] = np.dtype(np.float64)
     if node.op == "aten.rms_norm.default" and kwargs.get("eps") is None:  # It depends on the model's dtype.
-        (own,) = node.types.values()
-        kwargs["eps"] = float(jnp.finfo(own.dtype).eps)
+        (result_type,) = node.types.values()
+        kwargs["eps"] = float(jnp.finfo(result_type.dtype).eps)
     return replace(node, kwargs=kwargs, args=tuple(map(_argument, node.args)), types=types)
 
 

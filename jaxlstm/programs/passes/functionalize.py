@@ -76,7 +76,7 @@ class _Write(NamedTuple):
     target: str
 
 
-def functionalize(graph: Graph, held: Mapping[str, TensorType]) -> tuple[Graph, frozenset[str]]:
+def functionalize(graph: Graph, types: Mapping[str, TensorType]) -> tuple[Graph, frozenset[str]]:
     """Return a graph without in-place operators, and the placeholders that the given graph writes to.
 
     Writes of buffers become mutations.
@@ -91,7 +91,7 @@ def functionalize(graph: Graph, held: Mapping[str, TensorType]) -> tuple[Graph, 
     if not any(is_in_place(node.op) or changes_shape(node.op) for node in graph.nodes):
         return graph, frozenset()
     memory = _Memory(graph)
-    pure = live_graph(rewrite(graph, memory, types=held), lambda node: node.name not in memory.added)
+    pure = live_graph(rewrite(graph, memory, types=types), lambda node: node.name not in memory.added)
     placeholders = {*graph.parameters, *graph.buffers, *graph.constants, *(i.name for i in graph.inputs)}
     return pure, frozenset(placeholders & memory.written.keys())
 
@@ -245,18 +245,18 @@ class _Memory:
             return base
         node = single_view(with_names(view.node, {view.seen: base}), view.index, self._site.types)
         node = replace(node, name=self._site.fresh(f"{writer.name}_{name}"), calls=self._calls)
-        made = self._append(node, name)
+        view_name = self._append(node, name)
         return (
-            self._with_values(name, made, self._site.fresh(made), node)
+            self._with_values(name, view_name, self._site.fresh(view_name), node)
             if name in self._own_gradient
-            else made
+            else view_name
         )
 
-    def _with_values(self, name: str, values: str, made: str, node: Node) -> str:
-        """Return ``made``, the name of a value with other contents and its own gradient."""
+    def _with_values(self, name: str, values: str, result: str, node: Node) -> str:
+        """Return ``result``, the name of a value with other contents and its own gradient."""
         kwargs: dict[str, Argument] = {"base": Value(self._now(name)), "values": Value(values)}
-        kept = replace(node, name=made, op=WITH_VALUES, args=(), kwargs=kwargs, with_gradient=True)
-        return self._append(kept, name)
+        with_values = replace(node, name=result, op=WITH_VALUES, args=(), kwargs=kwargs, with_gradient=True)
+        return self._append(with_values, name)
 
     # Writes
 
@@ -267,11 +267,11 @@ class _Memory:
         result = next((output for output in node.outputs if isinstance(output, str)), node.name)
         kwargs = {operator.first_parameter if n == "self" else n: a for n, a in pure.kwargs.items()}
         pure = replace(pure, op=functional_name(node.op), kwargs=kwargs)
-        *before, last = self._in_dtype(pure, operator, target, result)
+        *leading, last = self._in_dtype(pure, operator, target, result)
         is_detached = operator.write_back is same_values  # by detach_, which leaves views as they are
         values = result if last.with_gradient or is_detached else self._site.fresh(f"{result}_values")
         types = self._typed(values, target)
-        self._nodes += [*before, replace(last, name=values, outputs=(values,), types=types)]
+        self._nodes += [*leading, replace(last, name=values, outputs=(values,), types=types)]
         if values != result:
             # Inside of no_grad, torch replaces the contents of a tensor and keeps its gradient.
             values = self._with_values(target, values, result, last)
@@ -281,16 +281,16 @@ class _Memory:
 
     def _in_dtype(self, pure: Node, operator: Operator, target: str, result: str) -> Iterator[Node]:
         """Yield the functional form of an in-place node, and a conversion if it may have another dtype."""
-        own, dtype = self._site.types.get(target), self._dtype(pure)
-        if own is not None and (pure.op.split(".")[1] in _KEEP_DTYPE or dtype == own.dtype):
+        target_type, dtype = self._site.types.get(target), self._dtype(pure)
+        if target_type is not None and (pure.op.split(".")[1] in _KEEP_DTYPE or dtype == target_type.dtype):
             yield pure
             return
         wide, types = self._site.fresh(f"{result}_wide"), {}
-        if own is not None and dtype is not None and operator.layout == "elementwise":
-            types[wide] = self._site.types[wide] = replace(own, dtype=dtype)
+        if target_type is not None and dtype is not None and operator.layout == "elementwise":
+            types[wide] = self._site.types[wide] = replace(target_type, dtype=dtype)
         yield replace(pure, name=wide, outputs=(wide,), types=types)
-        if own is not None:
-            yield replace(pure, op="aten.to.dtype", kwargs={"self": Value(wide), "dtype": own.dtype})
+        if target_type is not None:
+            yield replace(pure, op="aten.to.dtype", kwargs={"self": Value(wide), "dtype": target_type.dtype})
         else:
             copied = {"self": Value(self._now(target)), "src": Value(wide)}
             yield replace(pure, op="aten.copy.default", kwargs=copied)
@@ -298,12 +298,12 @@ class _Memory:
     def _dtype(self, pure: Node) -> np.dtype | None:
         """Return the dtype of the result of an operator of tensors, if it is known."""
         function = pure.op.split(".")[1]
-        given = [argument for name, argument in pure.kwargs.items() if name not in _PLACES]
-        types = [self._site.types.get(name) for name in values_in(tuple(given))]
-        known = [type_ for type_ in types if type_ is not None]
-        if function in _PREDICATES or not known or len(known) < len(types):
+        arguments = [argument for name, argument in pure.kwargs.items() if name not in _PLACES]
+        types = [self._site.types.get(name) for name in values_in(tuple(arguments))]
+        known_types = [type_ for type_ in types if type_ is not None]
+        if function in _PREDICATES or not known_types or len(known_types) < len(types):
             return np.dtype(bool) if function in _PREDICATES else None
-        dtype = promoted_type(known)
+        dtype = promoted_type(known_types)
         return None if function in _SUMS and dtype.kind in "biu" else dtype
 
     def _put_back(self, target: str, node: Node) -> None:
@@ -311,16 +311,16 @@ class _Memory:
         root, owner = self._root(target), self._owner(target)
         last = self._writes.get(owner, [])
         number = last[0].number + 1 if last else 1
-        others = [write for write in last if write.root != root]
-        self._writes[owner] = [_Write(number, root, node, target), *others[:1]]
+        other_roots = [write for write in last if write.root != root]
+        self._writes[owner] = [_Write(number, root, node, target), *other_roots[:1]]
         self.written[root] = self._seen[target] = number
         while (view := self._views.get(target)) is not None:
             base, written = Value(self._now(view.base)), Value(self._now(target))
             name = written.name
             if view.operator.write_back not in (same, same_values):
                 back, may_fail = put_back_node(view.node, view.index, base, written, self._site.types)
-                made = self._site.fresh(f"{node.name}_{view.base}")
-                back = replace(back, name=made, calls=node.calls, with_gradient=view.has_gradient)
+                back_name = self._site.fresh(f"{node.name}_{view.base}")
+                back = replace(back, name=back_name, calls=node.calls, with_gradient=view.has_gradient)
                 name = self._append(back, view.base, may_fail=may_fail)
             if not view.has_gradient:
                 self._own_gradient.add(target)

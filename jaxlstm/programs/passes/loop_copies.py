@@ -77,7 +77,7 @@ class LoopCopies:
     def __init__(self, graph: Graph, start: int, period: int, count: int) -> None:
         self.graph, self.start, self.count = graph, start, count
         self.end = start + period * count
-        self.copies = [graph.nodes[at : at + period] for at in range(start, self.end, period)]
+        self.copies = [graph.nodes[k : k + period] for k in range(start, self.end, period)]
         self.names = [[name for node in copy for name in places_of(node)] for copy in self.copies]
         # Name -> copy and place among its results.
         self.homes = {
@@ -98,11 +98,11 @@ class LoopCopies:
 
     def loop(self) -> Loop:
         """Return the loop; raise if the copies are not its iterations."""
-        nodes = [self._node(same) for same in zip(*self.copies, strict=True)]
+        nodes = [self._node(matching) for matching in zip(*self.copies, strict=True)]
         collected, last = self._used_outside()
-        named = [*self.state, *self.rows, *self.lists, *self.invariants]
+        names = [*self.state, *self.rows, *self.lists, *self.invariants]
         moves = self.state or self.rows or self.lists
-        _refuse_if(not (moves and any(nodes)) or len(named) != len(set(named)))
+        _refuse_if(not (moves and any(nodes)) or len(names) != len(set(names)))
         constant = {node.name: node for node in self.constant.values()}
         roles = (self.state, self.initial, self.rows, self.lists, self.indices, frozenset(self.invariants))
         return Loop(self.start, self.count, tuple(constant.values()), tuple(nodes), *roles, collected, last)
@@ -197,7 +197,7 @@ def _parts_of(node: Node) -> Iterator[tuple[str, tuple[str, int, int]]]:
     base, axis, index = node.kwargs.get("self"), node.kwargs.get("dim", 0), node.kwargs.get("index")
     if isinstance(base, Value) and isinstance(axis, int) and node.with_gradient:
         if node.op == _UNBIND:
-            yield from ((name, (base.name, axis, at)) for at, name in enumerate(places_of(node)) if name)
+            yield from ((name, (base.name, axis, k)) for k, name in enumerate(places_of(node)) if name)
         elif node.op == SELECT and isinstance(index, int):
             yield node.name, (base.name, axis, index)
 

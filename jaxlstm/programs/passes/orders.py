@@ -60,8 +60,8 @@ def _wanted_orders(graph: Graph, types: Mapping[str, TensorType]) -> dict[str, O
 
     def vote(argument: Argument, order: Order | None) -> None:
         for name in values_in(argument):
-            fits = order is not None and name in types and len(types[name].shape) == len(order)
-            votes[name].add(order if fits else None)
+            has_rank = order is not None and name in types and len(types[name].shape) == len(order)
+            votes[name].add(order if has_rank else None)
 
     vote((*graph.outputs, *graph.mutations.values()), None)
     for node in reversed(graph.nodes):
@@ -169,9 +169,9 @@ class Orders:
     def _cost(self, value: str, before: Order, after: Order) -> int:
         """Return the number of elements that a permutation moves; axes of size 1 move for free."""
         type_ = self.types[value]
-        before, after = ([axis for axis in o if type_.shape[axis] != 1] for o in (before, after))  # type: ignore[assignment]
+        old, new = ([axis for axis in order if type_.shape[axis] != 1] for order in (before, after))
         sizes = (size if isinstance(size, int) else _ASSUMED_SIZE for size in type_.shape)
-        return 0 if before == after else math.prod(sizes)
+        return 0 if old == new else math.prod(sizes)
 
     def cost(self, value: Value, order: Order) -> int:
         """Return the number of elements that are moved to have a value in an order."""
@@ -196,7 +196,7 @@ class Orders:
           cost: order -> number of elements, or None if it is impossible; by default all tensors take it.
         """
         wanted = self.wanted.get(output or "")
-        found = []
+        scored = []
         candidates: list[Order] = [wanted] if wanted else []
         candidates += [order for value in tensors for order in self._stored(value)]
         for order in dict.fromkeys([*candidates, *more]):
@@ -206,8 +206,8 @@ class Orders:
                     total += self._cost(str(output), order, wanted)
                 # Of equal orders, torch's if nothing moves; else the chain goes on.
                 is_own = order == own_order(len(order))
-                found.append((total, order != wanted, is_own == (total > 0), order))
-        order = min(found)[-1] if found else ()
+                scored.append((total, order != wanted, is_own == (total > 0), order))
+        order = min(scored)[-1] if scored else ()
         return None if order == own_order(len(order)) else order
 
     def emit(self, node: Node, order: Order | None, /, *, op: str | None = None, **changed: Any) -> Node:
@@ -217,9 +217,9 @@ class Orders:
         new = replace(node, op=op or node.op, args=args, kwargs=kwargs | changed)
         names: dict[str, str] = {}
         for name, type_ in node.types.items():
-            own = order or own_order(len(type_.shape))
-            names[name] = name if own == own_order(len(own)) else self.site.fresh(f"{name}_last")
-            self.stored[name] = {own: names[name]}
+            axes = order or own_order(len(type_.shape))
+            names[name] = name if axes == own_order(len(axes)) else self.site.fresh(f"{name}_last")
+            self.stored[name] = {axes: names[name]}
             self.made[names[name]] = self.site.place
         if order is None or order == own_order(len(order)):
             return new

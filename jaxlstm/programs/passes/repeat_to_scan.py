@@ -28,40 +28,40 @@ MOST_FAILURES_AT_A_NODE = 4
 Types = Mapping[str, TensorType]
 
 
-def repeat_to_scan(graph: Graph, held: Types) -> Graph:
+def repeat_to_scan(graph: Graph, held_types: Types) -> Graph:
     """Return a graph with scans in the place of its loops, also in its functions.
 
-    ``held`` has the types of parameters, buffers and constants.
+    ``held_types`` has the types of parameters, buffers and constants.
     """
     if any(functions_of(node) for node in graph.nodes):
         graph = rewrite(
             graph, lambda node, site: with_functions(node, lambda inner: repeat_to_scan(inner, {}))
         )
-    types = {**held, **graph.types}
+    types = {**held_types, **graph.types}
     loops = _loops(graph, types)
     if not loops:
         return graph
-    nodes, place, made = [], 0, set[str]()
+    nodes, place, added = [], 0, set[str]()
     for loop in sorted(loops, key=lambda loop: loop.start):
         is_regular = _is_regular(graph, loop, types)
         new = [*scan_nodes(loop, types, rows_listed=not is_regular, listed=not is_regular)]
         nodes += [*graph.nodes[place : loop.start], *new]
-        made.update(node.name for node in new)
+        added.update(node.name for node in new)
         place = loop.end
     whole = graph.with_nodes((*nodes, *graph.nodes[place:]))
-    return live_graph(rewrite(whole, rows_to_slices, types=held), lambda node: node.name not in made)
+    return live_graph(rewrite(whole, rows_to_slices, types=held_types), lambda node: node.name not in added)
 
 
 def _loops(graph: Graph, types: Types) -> list[Loop]:
     loops: list[Loop] = []
-    taken = np.zeros(len(graph.nodes), bool)
+    in_loop = np.zeros(len(graph.nodes), bool)
     refused = np.zeros(len(graph.nodes), int)
     failures = 0
     for start, end, period in repetitions(graph.nodes, FEWEST_COPIES):
-        free = start + np.flatnonzero(~taken[start:end])
+        free = start + np.flatnonzero(~in_loop[start:end])
         start, count = (int(free[0]), len(free) // period) if free.size else (start, 0)
         copies = slice(start, start + period * count)
-        if count < FEWEST_COPIES or taken[copies].any() or refused[copies].min() >= MOST_FAILURES_AT_A_NODE:
+        if count < FEWEST_COPIES or in_loop[copies].any() or refused[copies].min() >= MOST_FAILURES_AT_A_NODE:
             continue
         try:
             loop = LoopCopies(graph, start + period, period, count - 2).loop()
@@ -73,7 +73,7 @@ def _loops(graph: Graph, types: Types) -> list[Loop]:
                 break
             continue
         loops.append(loop)
-        taken[copies] = True
+        in_loop[copies] = True
     return loops
 
 
@@ -115,14 +115,14 @@ def scan_nodes(loop: Loop, types: Types, *, rows_listed: bool, listed: bool) -> 
     def rows_of(name: str) -> str:  # Several loops may take the rows of one tensor.
         return f"{name} in loop {loop.start}"
 
-    own = {name: f"{name} constant" for node in loop.constant for name in results_of(node)}
-    yield from (renamed(node, own) for node in loop.constant)
+    renames = {name: f"{name} constant" for node in loop.constant for name in results_of(node)}
+    yield from (renamed(node, renames) for node in loop.constant)
     xs: dict[str, Argument] = {name: tuple(map(Value, items)) for name, items in loop.lists.items()}
     names = {rows: name for name, rows in loop.rows.items()}
     for rows, name in names.items():
-        each = [_row(f"{rows_of(name)} {k}", rows, k, types.get(name)) for k in range(loop.count)]
-        yield from (with_names(node, own) for node in each)
-        xs[name] = tuple(Value(node.name) for node in each)
+        row_nodes = [_row(f"{rows_of(name)} {k}", rows, k, types.get(name)) for k in range(loop.count)]
+        yield from (with_names(node, renames) for node in row_nodes)
+        xs[name] = tuple(Value(node.name) for node in row_nodes)
     if not rows_listed:
         for name, items in xs.items():
             yield _node(rows_of(name), STACK, _stacked(name, loop, types), tensors=items, dim=0)
@@ -132,15 +132,15 @@ def scan_nodes(loop: Loop, types: Types, *, rows_listed: bool, listed: bool) -> 
         bounds = {"start": places[0], "end": places[-1] + step, "step": step}
         yield _node(rows_of(name), "aten.arange.start_step", None, **bounds)
     stacked = {f"{name} stacked": _stacked(name, loop, types) for name in loop.collected if not listed}
-    known = {last: types[end] for end, last in loop.last.items() if end in types}
-    known |= {item: types[item] for items in loop.collected.values() for item in items if listed}
+    result_types = {last: types[end] for end, last in loop.last.items() if end in types}
+    result_types |= {item: types[item] for items in loop.collected.values() for item in items if listed}
     outputs = (*map(loop.last.get, loop.state.values()), *(stacked or loop.collected.values()))
     invariants = sorted(loop.invariants)
     states, values = (tuple(map(Value, names)) for names in (loop.initial.values(), invariants))
     step = _step(loop, (*loop.state, *xs, *invariants), types)
     kwargs = {"steps": loop.count, "listed": listed}
     name, args = f"{step.nodes[0].name} scan", (step, states, tuple(xs.values()), values)
-    yield Node(name, "higher_order.scan", args, kwargs, outputs, types=known | stacked)
+    yield Node(name, "higher_order.scan", args, kwargs, outputs, types=result_types | stacked)
     for name, items in loop.collected.items():
         for place, item in enumerate(items if not listed else ()):
             yield _node(item, SELECT, types[item], self=Value(f"{name} stacked"), dim=0, index=place)

@@ -16,14 +16,14 @@ def repetitions(nodes: Sequence[Node], fewest: int) -> list[tuple[int, int, int]
     """Return (start, end, length of a copy) of nodes with a number of copies at least, most nodes first."""
     numbers: dict[Any, int] = {}
     tokens = np.array([numbers.setdefault(token_of(node), len(numbers)) for node in nodes])
-    found = []
+    runs = []
     for period in range(1, min(len(nodes) // fewest, LONGEST_BODY) + 1):
         equal = np.concatenate([[False], tokens[period:] == tokens[:-period], [False]])
         starts, ends = np.flatnonzero(np.diff(equal)).reshape(-1, 2).T
         for start, length in zip(starts.tolist(), (ends - starts).tolist(), strict=True):
             if length // period + 1 >= fewest:
-                found.append((start, start + length + period, period))
-    return sorted(found, key=lambda run: (run[0] - run[1], run[2]))
+                runs.append((start, start + length + period, period))
+    return sorted(runs, key=lambda run: (run[0] - run[1], run[2]))
 
 
 def token_of(node: Node, *, with_types: bool = True) -> Any:

@@ -32,12 +32,12 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
     # torch.cat promotes dtypes, and leaves out empty tensors.
     if len(kinds) != 1 or None in kinds or all(len(run) < _FEWEST for run, _ in runs):
         return None
-    is_stack, made = node.op == STACK, list[Node]()
+    is_stack, added = node.op == STACK, list[Node]()
 
     def add(op: str, type_: TensorType | None = None, **kwargs: Argument) -> Value:
-        name = site.fresh(f"{node.name} part {len(made)}")
+        name = site.fresh(f"{node.name} part {len(added)}")
         types = {name: type_} if type_ else {}
-        made.append(replace(node, name=name, op=f"aten.{op}", kwargs=kwargs, outputs=(name,), types=types))
+        added.append(replace(node, name=name, op=f"aten.{op}", kwargs=kwargs, outputs=(name,), types=types))
         return Value(name)
 
     rank = max(len(type_.shape) for type_ in types if type_) + is_stack
@@ -69,11 +69,11 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
             piece if is_stack else add("flatten.using_ints", self=piece, start_dim=dim, end_dim=dim + 1)
         )
     if len(pieces) > 1:
-        return [*made, replace(node, op=_CAT, kwargs={"tensors": tuple(pieces), "dim": dim})]
-    if not made:
+        return [*added, replace(node, op=_CAT, kwargs={"tensors": tuple(pieces), "dim": dim})]
+    if not added:
         return [replace(node, op="aten.alias.default", kwargs={"self": pieces[0]})]
-    last = made.pop()
-    return [*made, replace(node, op=last.op, kwargs=last.kwargs)]
+    last = added.pop()
+    return [*added, replace(node, op=last.op, kwargs=last.kwargs)]
 
 
 def place_in(graph: Graph, type_: TensorType | None, axis: Argument, index: Argument) -> int | None:

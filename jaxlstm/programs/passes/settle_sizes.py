@@ -32,17 +32,17 @@ def settle_sizes(graph: Graph) -> Graph:
     reasons: dict[tuple[str, int], str] = {}
     guards = frozenset(graph.guards)
     for guard in itertools.islice(dict.fromkeys((*graph.guards, *graph.lines)), _MOST_GUARDS):
-        found = sizes_allowed(guard)
-        if found is None:
+        comparison = sizes_allowed(guard)
+        if comparison is None:
             continue
-        name, place, allowed = found
-        why = f"the condition {shown_guard(guard, graph.lines)}"
+        name, place, allowed = comparison
+        reason = f"the condition {shown_guard(guard, graph.lines)}"
         size = sizes.get((name, place))
         if isinstance(size, int) and allowed == range(size, size + 1):
-            reasons[name, place] = why
+            reasons[name, place] = reason
         if not isinstance(size, str) or guard not in guards:
             continue
-        if axis := _narrowed(graph, narrowed.get(size), size, allowed, why):
+        if axis := _narrowed(graph, narrowed.get(size), size, allowed, reason):
             narrowed[size] = axis
     single = {name: axis for name, axis in narrowed.items() if axis.low == axis.high}
     reasons |= {key: single[size].reason for key, size in sizes.items() if size in single}
@@ -73,7 +73,7 @@ def _fixed_type(type_: TensorType, fixed: Mapping[str, int]) -> TensorType:
 
 
 def _fixed_input(declared: Input, fixed: Mapping[str, int], reasons: Mapping[tuple[str, int], str]) -> Input:
-    new = {place: why for (name, place), why in reasons.items() if name == declared.name}
+    new = {place: reason for (name, place), reason in reasons.items() if name == declared.name}
     type_ = declared.type and _fixed_type(declared.type, fixed)
     return replace(declared, type=type_, fixed={**new, **declared.fixed})
 
@@ -106,10 +106,10 @@ def _known_sizes(graph: Graph) -> list[Rule]:
         if node.op == "_operator.eq" and node.name in asserted:
             args = [equal.get(a.name, a) if isinstance(a, Value) else a for a in node.args]
             numbers = [a for a in args if isinstance(a, Value) and a.name in unknown]
-            others = [a for a in args if a not in numbers]
-            if len(numbers) == 1 == len(others):
-                start = places.get(others[0].name, -1) if isinstance(others[0], Value) else -1
-                sizes.setdefault(numbers[0].name, (start, others[0]))
+            other_args = [a for a in args if a not in numbers]
+            if len(numbers) == 1 == len(other_args):
+                start = places.get(other_args[0].name, -1) if isinstance(other_args[0], Value) else -1
+                sizes.setdefault(numbers[0].name, (start, other_args[0]))
 
     def with_size(node: Node, site: Site) -> Node | None:
         if node.name in asserted or node.op == RESULT:

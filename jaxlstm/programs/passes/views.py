@@ -36,8 +36,8 @@ def without_out(node: Node, site: Site) -> Sequence[Node] | None:
         return None
     result = f"<{node.name} result>"
     kwargs = {name: argument for name, argument in node.kwargs.items() if name != "out"}
-    made = replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={result: type_})
-    return made, replace(node, op="aten.copy_.default", kwargs={"self": out, "src": Value(result)})
+    computed = replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={result: type_})
+    return computed, replace(node, op="aten.copy_.default", kwargs={"self": out, "src": Value(result)})
 
 
 def bases_of(node: Node, operator: Operator) -> Sequence[tuple[Any, str | None]]:
@@ -51,8 +51,8 @@ def bases_of(node: Node, operator: Operator) -> Sequence[tuple[Any, str | None]]
         # broadcast_tensors and meshgrid: a view of each tensor.
         bases = [_only_value(tensor) for tensor in tensors]
     else:
-        given = node.kwargs.get("self" if changes_shape(node.op) else operator.first_parameter)
-        bases = [_only_value(given) or _only_value(tensors)] * len(results)
+        source = node.kwargs.get("self" if changes_shape(node.op) else operator.first_parameter)
+        bases = [_only_value(source) or _only_value(tensors)] * len(results)
     return list(zip(results, bases, strict=True))
 
 

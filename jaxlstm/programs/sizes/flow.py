@@ -45,10 +45,10 @@ class Axes:
         """Return True if the elements along an axis belong to one row each, or to all rows alike."""
         return axis == self.row or (self.row is None and axis in self.same)
 
-    def moved(self, by: int) -> "State":
+    def moved(self, offset: int) -> "State":
         """Return the state with each axis one further or nearer; None if the rows have no axis then."""
-        row = None if self.row is None else self.row + by
-        same = frozenset(axis + by for axis in self.same if axis + by >= 0)
+        row = None if self.row is None else self.row + offset
+        same = frozenset(axis + offset for axis in self.same if axis + offset >= 0)
         return None if row is not None and row < 0 else Axes(row, same)
 
 
@@ -61,8 +61,8 @@ def symbols(ranges: Mapping[str, tuple[int, int | None]]) -> dict[str, Any]:
     names = {axis: f"free{index}" for index, axis in enumerate(ranges)}
     bounds = [f"{names[axis]} >= {low}" for axis, (low, _) in ranges.items()]
     bounds += [f"{names[axis]} <= {high}" for axis, (_, high) in ranges.items() if high is not None]
-    made = jax.export.symbolic_shape(", ".join(names.values()), constraints=bounds) if names else ()
-    return dict(zip(names, made, strict=True))
+    sizes = jax.export.symbolic_shape(", ".join(names.values()), constraints=bounds) if names else ()
+    return dict(zip(names, sizes, strict=True))
 
 
 class Flow:
@@ -84,15 +84,15 @@ class Flow:
 
     def long(self, shape: Sequence[Any]) -> Long | None:
         """Return the long axes of a shape, or None if a size is not a multiple of the symbol."""
-        found = {axis: divmod(n, self.size) for axis, n in enumerate(shape) if self.contains_size(n)}
-        is_multiple = all(rest == 0 and not self.contains_size(times) for times, rest in found.values())
-        return {axis: times for axis, (times, _) in found.items()} if is_multiple else None
+        multiples = {axis: divmod(n, self.size) for axis, n in enumerate(shape) if self.contains_size(n)}
+        is_multiple = all(rest == 0 and not self.contains_size(times) for times, rest in multiples.values())
+        return {axis: times for axis, (times, _) in multiples.items()} if is_multiple else None
 
-    def run(self, function: Any, given: Sequence[State]) -> list[State]:
+    def run(self, function: Any, arguments: Sequence[State]) -> list[State]:
         """Return the states of the results of a jaxpr from the states of its arguments."""
         jaxpr = function.jaxpr if isinstance(function, ClosedJaxpr) else function
         states: dict[Any, State] = dict.fromkeys(jaxpr.constvars, Axes())
-        states.update(zip(jaxpr.invars, given, strict=True))
+        states.update(zip(jaxpr.invars, arguments, strict=True))
 
         def state_of(atom: Any) -> State:
             return Axes() if isinstance(atom, Literal) else states[atom]
@@ -155,9 +155,9 @@ class Flow:
 
     def _while(self, eqn: Any, ins: list[State]) -> list[State]:
         first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        of_condition, of_body, carry = ins[:first], ins[first : first + second], ins[first + second :]
-        carry, _ = self._until_stable(eqn.params["body_jaxpr"], of_body, carry, [])
-        is_mixed = None in self.run(eqn.params["cond_jaxpr"], [*of_condition, *carry])
+        cond_consts, body_consts, carry = ins[:first], ins[first : first + second], ins[first + second :]
+        carry, _ = self._until_stable(eqn.params["body_jaxpr"], body_consts, carry, [])
+        is_mixed = None in self.run(eqn.params["cond_jaxpr"], [*cond_consts, *carry])
         return [None] * len(carry) if is_mixed else carry
 
     def _until_stable(
@@ -166,10 +166,10 @@ class Flow:
         """Return the states of the values that a loop carries from step to step, and of its other results."""
         while True:
             results = self.run(body, [*consts, *carry, *parts])
-            after = [*map(_joined, carry, results)]
-            if after == carry:
+            joined = [*map(_joined, carry, results)]
+            if joined == carry:
                 return carry, results[len(carry) :]
-            carry = after
+            carry = joined
 
     def _cond(self, eqn: Any, ins: list[State]) -> list[State]:
         results = [self.run(branch, ins[1:]) for branch in eqn.params["branches"]]

@@ -131,8 +131,8 @@ def shown_guard(guard: str, lines: Mapping[str, str]) -> str:
     line = lines.get(guard, "")
     loop = "; a loop in Python is unrolled, torch._higher_order_ops.scan leaves the axis free"
     is_loop = re.match(r"\S+: (for|while) ", line)
-    shown = _INPUT.sub(lambda m: _joined(re.findall(r"\w+", m[1])), guard).replace(".size()[", ".shape[")
-    return f"{shown[:200]!r}" + (f" ({line}{loop if is_loop else ''})" if line else "")
+    text = _INPUT.sub(lambda m: _joined(re.findall(r"\w+", m[1])), guard).replace(".size()[", ".shape[")
+    return f"{text[:200]!r}" + (f" ({line}{loop if is_loop else ''})" if line else "")
 
 
 def sizes_allowed(

@@ -37,16 +37,16 @@ def _aligned(eqn: Any, name: str, rows: bool) -> Kept:
 
     An operand of one element along an axis, or without axes, is the same for all elements of the result.
     """
-    after, params = _shape(eqn.outvars[0]), eqn.params
+    result_shape, params = _shape(eqn.outvars[0]), eqn.params
     changed = _changed(eqn, name, rows)
     kept = [
-        {a: a for a, n in enumerate(_shape(operand)) if n == after[a] and a not in changed}
-        if len(_shape(operand)) == len(after)
+        {a: a for a, n in enumerate(_shape(operand)) if n == result_shape[a] and a not in changed}
+        if len(_shape(operand)) == len(result_shape)
         else {}
         for operand in eqn.invars
     ]
     if name == "slice" and not rows:
-        strides = params["strides"] or (1,) * len(after)
+        strides = params["strides"] or (1,) * len(result_shape)
         pairs = enumerate(zip(params["start_indices"], strides, strict=True))
         kept[0] |= {a: a for a, pair in pairs if pair == (0, 1)}
     return kept
@@ -75,8 +75,8 @@ def _changed(eqn: Any, name: str, rows: bool) -> Collection[int]:
 def _without_axes(eqn: Any) -> Kept:
     axes = eqn.params["axes"] if "axes" in eqn.params else eqn.params["dimensions"]
     rank = len(_shape(eqn.invars[0]))
-    left = [axis for axis in range(rank) if axis not in axes]
-    kept = {axis: place for place, axis in enumerate(left)}
+    remaining = [axis for axis in range(rank) if axis not in axes]
+    kept = {axis: place for place, axis in enumerate(remaining)}
     return [kept if len(_shape(operand)) == rank else {} for operand in eqn.invars]
 
 
@@ -104,11 +104,11 @@ def _dot(eqn: Any, size: Any) -> Kept:
     contracted, batches = eqn.params["dimension_numbers"]
     kept, place = [], len(batches[0])
     for operand, summed, batch in zip(eqn.invars, contracted, batches, strict=True):
-        own = [axis for axis in range(len(_shape(operand))) if axis not in (*summed, *batch)]
+        free = [axis for axis in range(len(_shape(operand))) if axis not in (*summed, *batch)]
         kept.append(
-            {axis: k for k, axis in enumerate(batch)} | {axis: place + k for k, axis in enumerate(own)}
+            {axis: k for k, axis in enumerate(batch)} | {axis: place + k for k, axis in enumerate(free)}
         )
-        place += len(own)
+        place += len(free)
     return kept
 
 
@@ -122,17 +122,17 @@ def _gather(eqn: Any, size: Any) -> Kept:
     """Keep axes of which each part is whole, the axes of the indices, and axes beside them."""
     numbers, parts = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     table, indices = map(_shape, eqn.invars)
-    beside = dict(zip(numbers.start_indices_batching_dims, numbers.operand_batching_dims, strict=True))
-    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-    windows = [axis for axis in range(len(table)) if axis not in gone]
-    of_table = {
+    batching = dict(zip(numbers.start_indices_batching_dims, numbers.operand_batching_dims, strict=True))
+    dropped = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    windows = [axis for axis in range(len(table)) if axis not in dropped]
+    table_axes = {
         axis: place
         for axis, place in zip(windows, numbers.offset_dims, strict=True)
         if parts[axis] == table[axis] and axis not in numbers.start_index_map
     }
     places = [axis for axis in range(len(_shape(eqn.outvars[0]))) if axis not in numbers.offset_dims]
-    of_indices = dict(zip(range(len(indices) - 1), places, strict=True))
-    return [of_table | {axis: of_indices[k] for k, axis in beside.items()}, of_indices]
+    index_axes = dict(zip(range(len(indices) - 1), places, strict=True))
+    return [table_axes | {axis: index_axes[k] for k, axis in batching.items()}, index_axes]
 
 
 def _transpose(eqn: Any, size: Any) -> Kept:

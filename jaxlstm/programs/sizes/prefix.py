@@ -153,11 +153,11 @@ def _trace(apply: Apply, leaves: Sequence[Any], structure: Any, size: Any) -> An
     """Return the operator, traced with ``size`` instead of ``count.size`` for the unknown axes."""
 
     def run(*arrays: Array) -> list[Any]:
-        given = iter(arrays)
-        filled = [
-            next(given) if isinstance(leaf, Prefix | Array) else _at_size(leaf, size) for leaf in leaves
+        remaining = iter(arrays)
+        arguments = [
+            next(remaining) if isinstance(leaf, Prefix | Array) else _at_size(leaf, size) for leaf in leaves
         ]
-        args, kwargs = jax.tree.unflatten(structure, filled)
+        args, kwargs = jax.tree.unflatten(structure, arguments)
         return jax.tree.leaves(apply(*args, opaque=True, **kwargs))
 
     shapes = []

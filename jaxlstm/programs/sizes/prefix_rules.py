@@ -91,8 +91,8 @@ def _slice_scatter(
     """Write a slice whose end is unknown."""
     if is_unknown(self) or not isinstance(src, Prefix) or not isinstance(end, Tracer | Count):
         return None
-    fits = src.axis == axis(self, dim) and src.array.shape == self.shape
-    return jnp.where(src.valid(), src.array.astype(self.dtype), self) if fits else None
+    is_aligned = src.axis == axis(self, dim) and src.array.shape == self.shape
+    return jnp.where(src.valid(), src.array.astype(self.dtype), self) if is_aligned else None
 
 
 def _unique(
@@ -101,7 +101,7 @@ def _unique(
     settings: Any = {"return_inverse": True, "return_counts": True, "equal_nan": False}
     values, inverse, counts = jnp.unique(self, size=self.size, **settings)
     count = Count(inverse.max(initial=-1) + 1, self.size)
-    inverse, counts = (others.astype(held("int64")) for others in (inverse, counts))
+    inverse, counts = (array.astype(held("int64")) for array in (inverse, counts))
     groups = Prefix(values, 0, count).repeated(), inverse, Prefix(counts, 0, count).repeated()
     return asked_for(groups, return_inverse, return_counts)
 
@@ -166,7 +166,7 @@ def _cat(apply: Apply, tensors: Sequence[Any], dim: int = 0) -> Prefix | None:
         return None
     ones = (jnp.ones(array.shape[place], bool) for array in arrays)
     pairs = zip(ones, tensors, strict=True)
-    valid = jnp.concatenate([one & x.valid().reshape(-1) if is_unknown(x) else one for one, x in pairs])
+    valid = jnp.concatenate([mask & x.valid().reshape(-1) if is_unknown(x) else mask for mask, x in pairs])
     array = jnp.take(apply(arrays, dim), jnp.argsort(~valid, stable=True), place)
     return Prefix(array, place, Count(valid.sum(), valid.size)).repeated()
 
@@ -174,8 +174,8 @@ def _cat(apply: Apply, tensors: Sequence[Any], dim: int = 0) -> Prefix | None:
 def _index_select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
     if not _along(self, dim):
         return None
-    taken = take(self.array, _places(self, index), self.axis)
-    return Prefix(taken, self.axis, index.count) if isinstance(index, Prefix) else taken
+    elements = take(self.array, _places(self, index), self.axis)
+    return Prefix(elements, self.axis, index.count) if isinstance(index, Prefix) else elements
 
 
 def _places(self: Prefix, index: Any) -> Array:
@@ -203,9 +203,9 @@ def _index(apply: Apply, self: Any, indices: Sequence[Any]) -> Any:
     index, places = indices[self.axis], arrays[self.axis]
     places = jnp.where(places < 0, places + self.count.number(), places)
     arrays[self.axis] = _places(self, replace(index, array=places) if isinstance(index, Prefix) else places)
-    taken = apply(self.array, tuple(arrays))
+    elements = apply(self.array, tuple(arrays))
     counts = [index.count for index in indices if isinstance(index, Prefix)]
-    return Prefix(taken, 0, counts[0]) if counts else taken
+    return Prefix(elements, 0, counts[0]) if counts else elements
 
 
 def _gather(apply: Apply, self: Any, dim: int, index: Any, **settings: Any) -> Any:
@@ -214,8 +214,8 @@ def _gather(apply: Apply, self: Any, dim: int, index: Any, **settings: Any) -> A
     if not are_prefixes or self.axis != index.axis or _along(self, dim):
         return None
     inner = axis(self.array, dim) - (axis(self.array, dim) > self.axis)
-    along = jax.vmap(lambda row, places: apply(row, inner, places), self.axis, self.axis)
-    return replace(self, array=along(self.array, index.array))
+    gather = jax.vmap(lambda row, places: apply(row, inner, places), self.axis, self.axis)
+    return replace(self, array=gather(self.array, index.array))
 
 
 def _flip(apply: Apply, self: Any, dims: Sequence[int]) -> Prefix | None:
@@ -223,8 +223,8 @@ def _flip(apply: Apply, self: Any, dims: Sequence[int]) -> Prefix | None:
         return None
     last = self.count.number() - 1
     array = take(self.array, jnp.maximum(last - jnp.arange(self.array.shape[self.axis]), 0), self.axis)
-    others = [dim for dim in dims if not _along(self, dim)]
-    return replace(self, array=apply(array, others) if others else array)
+    known_dims = [dim for dim in dims if not _along(self, dim)]
+    return replace(self, array=apply(array, known_dims) if known_dims else array)
 
 
 def _scatter(apply: Apply, self: Any, dim: int, index: Any, *source: Any, **settings: Any) -> Any:
@@ -284,12 +284,12 @@ def _new(apply: Apply, self: Any, size: Any, **settings: Any) -> Any:
     return run_proven(apply, args, settings) if is_among(size) else apply(*args, **settings)
 
 
-def _recurrence(apply: Apply, input: Any, *others: Any, batch_first: bool, **settings: Any) -> Any:
+def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **settings: Any) -> Any:
     """Run a recurrent layer over time: each sequence ends after the steps that torch has."""
     if not _along(input, 1 if batch_first else 0):
         return None
     lengths = jnp.broadcast_to(input.count.number(), input.array.shape[0 if batch_first else 1])
-    results = apply(input.array, *others, batch_first=batch_first, seq_lengths=lengths, **settings)
+    results = apply(input.array, *operands, batch_first=batch_first, seq_lengths=lengths, **settings)
     return replace(input, array=results[0]), *results[1:]
 
 
@@ -300,8 +300,8 @@ def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **sett
         return None
     # Equal elements share the gradient of an extremum, but integers have no gradient.
     is_neutral = fill is not None and (math.isfinite(fill) or jnp.issubdtype(self.array.dtype, jnp.inexact))
-    others = jnp.asarray(fill if is_neutral else 0, self.array.dtype)
-    array = jnp.where(self.valid(), self.array, others) if is_neutral else self.repeated().array
+    neutral = jnp.asarray(fill if is_neutral else 0, self.array.dtype)
+    array = jnp.where(self.valid(), self.array, neutral) if is_neutral else self.repeated().array
     return apply(array, dim, **settings) if dim is not None else apply(array, **settings)
 
 
