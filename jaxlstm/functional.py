@@ -208,6 +208,6 @@ def lstm_cell(
     >>> h.shape
     (2, 5)
     """
-    params, x, given = cell_arguments(params, x, state)
-    new = cell_step(params, input_gates(params, x, precision=precision), given, precision=precision)
+    params, x, initial_state = cell_arguments(params, x, state)
+    new = cell_step(params, input_gates(params, x, precision=precision), initial_state, precision=precision)
     return new if state is None else jax.tree.unflatten(jax.tree.structure(state), new)

@@ -100,18 +100,18 @@ def lstm_in_blocks(
         return (state, jax.tree.map(jnp.add, total, result)), None
 
     size = _block_size(block, time)
-    full = time // size * size  # steps in full blocks
-    blocks = (*_split((inputs, targets), axis, 0, full, size), jnp.arange(0, full, size))
+    full_steps = time // size * size
+    blocks = (*_split((inputs, targets), axis, 0, full_steps, size), jnp.arange(0, full_steps, size))
     state, total = LSTMState(*initial_state), None
     if readout is not None:
         result = jax.eval_shape(lambda arguments: run_block(state, *arguments)[1], _first(blocks))
         total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result)
     (state, total), outputs = lax.scan(step, (state, total), blocks)
     parts = [] if readout is not None else [_join(outputs, axis)]
-    if full < time:
+    if full_steps < time:
         # The remaining steps are a shorter block. Padding them would need a mask in every step.
-        rest = _first(_split((inputs, targets), axis, full, time, time - full))
-        (state, total), last = step((state, total), (*rest, full))
+        last_block = _first(_split((inputs, targets), axis, full_steps, time, time - full_steps))
+        (state, total), last = step((state, total), (*last_block, full_steps))
         parts.append(last)
     if readout is not None:
         return total, state

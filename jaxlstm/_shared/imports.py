@@ -16,16 +16,16 @@ def lazy_names(
     The package's `__init__.py` imports the names under `if TYPE_CHECKING:`, so that each is listed once,
     where type checkers read it too. `fixes` has advice for the errors of names that the package lacks.
     """
-    module_of = {name: module for module, name in _typed_imports(package)}
-    names = sorted(module_of)
+    modules = {name: module for module, name in _typed_imports(package)}
+    names = sorted(modules)
 
     def get(name: str) -> Any:
-        if name not in module_of:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}{(fixes or {}).get(name, '')}")
-        if module_of[name] == package:
+        if modules[name] == package:
             value = importlib.import_module(f"{package}.{name}")
         else:
-            value = getattr(importlib.import_module(module_of[name]), name)
+            value = getattr(importlib.import_module(modules[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 

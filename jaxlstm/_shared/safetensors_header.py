@@ -79,21 +79,21 @@ def read_header(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str,
 
 
 def _entry(name: str, value: Any, data_start: int) -> TensorEntry:
-    shown = repr(name[:100])
+    label = repr(name[:100])
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        message = f"the entry of {shown} does not have exactly the keys dtype, shape and data_offsets"
+        message = f"the entry of {label} does not have exactly the keys dtype, shape and data_offsets"
         raise SafetensorsError("header", message)
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if type(offsets) is not list or len(offsets) != 2 or not all(type(n) is int for n in offsets):
-        raise SafetensorsError("header", f"the data_offsets of {shown} are not two integers")
+        raise SafetensorsError("header", f"the data_offsets of {label} are not two integers")
     if not 0 <= offsets[0] <= offsets[1] < 1 << 62:
-        message = f"the data_offsets of {shown} are out of order or out of range"
+        message = f"the data_offsets of {label} are out of order or out of range"
         raise SafetensorsError("header", message)
     if type(code) is not str or code not in DTYPES:
         text = repr(code[:100]) if type(code) is str else f"a {type(code).__name__}"
-        raise SafetensorsError("dtype", f"{shown} has dtype {text}, which is not supported")
+        raise SafetensorsError("dtype", f"{label} has dtype {text}, which is not supported")
     if type(shape) is not list:
-        raise SafetensorsError("header", f"the shape of {shown} is not a list")
+        raise SafetensorsError("header", f"the shape of {label} is not a list")
     return TensorEntry(data_start + offsets[0], data_start + offsets[1], name, DTYPES[code], shape)
 
 
@@ -101,8 +101,8 @@ def _require_filled(entries: list[TensorEntry], position: int, size: int) -> Non
     """Raise unless the tensors fill the file from `position` to its end, without gap or overlap."""
     for entry in entries:
         if entry.start != position:
-            shown = repr(entry.name[:100])
-            message = f"{shown} starts at byte {entry.start}, but the tensor before it ends at {position}"
+            label = repr(entry.name[:100])
+            message = f"{label} starts at byte {entry.start}, but the tensor before it ends at {position}"
             raise SafetensorsError("layout", message, position)
         position = entry.stop
     if position != size:

@@ -29,13 +29,13 @@ def method_of(module: Any, name: str | None = None) -> tuple[Any, Callable[..., 
         return module.__self__, module.__func__
     if name is None or not isinstance(module, base):
         return module, None
-    bound = getattr(module, name, None)
-    if not isinstance(bound, MethodType) or bound.__self__ is not module:
+    method = getattr(module, name, None)
+    if not isinstance(method, MethodType) or method.__self__ is not module:
         kinds = [kind for kind in type(module).__mro__ if issubclass(kind, base) and kind is not base]
-        found = {n for kind in kinds for n, value in vars(kind).items() if isinstance(value, FunctionType)}
-        names = ", ".join(sorted(n for n in found if not n.startswith("_")))
+        methods = {n for kind in kinds for n, value in vars(kind).items() if isinstance(value, FunctionType)}
+        names = ", ".join(sorted(n for n in methods if not n.startswith("_")))
         raise ValueError(f"method must be a method of {type(module).__name__} ({names}), got {name!r}")
-    return module, bound.__func__
+    return module, method.__func__
 
 
 def set_forward(module: Any, function: Callable[..., Any] | None) -> Callable[[], None]:
@@ -50,13 +50,13 @@ def set_forward(module: Any, function: Callable[..., Any] | None) -> Callable[[]
 
     @functools.wraps(function)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own, outer = vars(self).pop(_OWN), _take_hidden(self)
-        vars(self).update({"forward": super(kind, self).forward, **own})
+        hidden, outer = vars(self).pop(_OWN), _take_hidden(self)
+        vars(self).update({"forward": super(kind, self).forward, **hidden})
         try:
             return function(self, *args, **kwargs)
         finally:
             _take_hidden(self)
-            vars(self).update({**outer, _OWN: own})
+            vars(self).update({**outer, _OWN: hidden})
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return (plain.__call__ if _OWN in vars(self) else base.__call__)(self, *args, **kwargs)
@@ -72,8 +72,8 @@ def set_forward(module: Any, function: Callable[..., Any] | None) -> Callable[[]
     # The user's class, or its metaclass, may register subclasses by name.
     with replaced(base, "__init_subclass__", classmethod(lambda cls: None)):
         kind: Any = type.__new__(type(base), base.__name__, (base,), namespace)
-    own = _take_hidden(module)
-    vars(module).update({_OWN: own, **{name: OrderedDict() for name in own if "hooks" in name}})
+    hidden = _take_hidden(module)
+    vars(module).update({_OWN: hidden, **{name: OrderedDict() for name in hidden if "hooks" in name}})
     object.__setattr__(module, "__class__", kind)
     return restore
 

@@ -52,6 +52,6 @@ def with_attributes_of(module: Any, copied: Any) -> Any:
         # The copy of an exported module has other names, too.
         olds = dict(getattr(module, kind)(remove_duplicate=False))
         for path, new in getattr(copied, kind)(remove_duplicate=False):
-            own = vars(olds[path]) if path in olds else {}
-            vars(new).update({name: value for name, value in own.items() if name not in vars(new)})
+            attributes = vars(olds[path]) if path in olds else {}
+            vars(new).update({name: value for name, value in attributes.items() if name not in vars(new)})
     return copied

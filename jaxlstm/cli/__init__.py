@@ -92,11 +92,11 @@ def _parse(
     """Parse the arguments; report unknown ones for their command, with the closest option."""
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        own = commands.get(args.command, parser)
-        name, options = unknown[0].partition("=")[0], own._option_string_actions
+        subparser = commands.get(args.command, parser)
+        name, options = unknown[0].partition("=")[0], subparser._option_string_actions
         close = difflib.get_close_matches(name, options, n=1, cutoff=0.7)
         hint = f"; did you mean {close[0]}?" if close else ""
-        own.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        subparser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args
 
 
@@ -124,12 +124,12 @@ def in_one_line(error: Exception, args: argparse.Namespace) -> str:
 @contextlib.contextmanager
 def warnings_in_one_line(args: argparse.Namespace) -> Iterator[None]:
     """Print each of Python's warnings as one line of the command, without the source line that caused it."""
-    shown: set[str] = set()
+    printed: set[str] = set()
 
     def show(message: Any, *_: Any, **__: Any) -> None:
         text = " ".join(str(message).split())
-        if text not in shown:
-            shown.add(text)
+        if text not in printed:
+            printed.add(text)
             print(f"jaxlstm {args.command}: warning: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():

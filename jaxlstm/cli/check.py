@@ -95,8 +95,8 @@ def run(args: argparse.Namespace) -> int:
         for backend, device in devices.items():
             labelled = _labelled(progress, backend)
             for dtype, report in subject.check(device, labelled):
-                again = command_line(args, backend=backend, dtype=dtype if dtype in DTYPES else "")
-                reports[backend, dtype] = dataclasses.replace(report, again=again)
+                command = command_line(args, backend=backend, dtype=dtype if dtype in DTYPES else "")
+                reports[backend, dtype] = dataclasses.replace(report, again=command)
     if args.report:
         whole = merge_reports(args, subject.value, reports, absent)
         write_atomically(Path(args.report), [whole.to_html().encode()])
@@ -263,8 +263,8 @@ def load_port(spec: str) -> Callable[..., Any]:
         return port
     problem = "is not callable" if hasattr(module, name) else "does not exist"
     functions = [
-        own
-        for own, value in vars(module).items()
+        attribute
+        for attribute, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
     choices = f" ({', '.join(functions)})" if functions else ""

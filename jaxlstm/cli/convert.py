@@ -91,12 +91,12 @@ def _run_weights(args: argparse.Namespace) -> int:
         params, config = selected.params, selected.config
         options = {"overwrite": args.overwrite, "assumed": selected.unrecorded, "progress": progress}
         save(output, params, config, format=form, **options)
-        written, written_config, *_ = read_lstm(output, progress=progress)
+        read_params, read_config, *_ = read_lstm(output, progress=progress)
     warn_of_assumptions(args, selected)
-    bit_exact = written_config == config and all(
-        written[name].dtype == array.dtype
+    bit_exact = read_config == config and all(
+        read_params[name].dtype == array.dtype
         # As integers, NaN equals NaN and -0 differs from 0.
-        and np.array_equal(written[name].view(f"u{array.itemsize}"), array.view(f"u{array.itemsize}"))
+        and np.array_equal(read_params[name].view(f"u{array.itemsize}"), array.view(f"u{array.itemsize}"))
         for name, array in params.items()
     )
     report = {
@@ -120,9 +120,9 @@ def run_source(args: argparse.Namespace) -> int:
 
     is_script = takes_script(args)
     if not is_script and not takes_program(args):
-        other = "and not with --prefix" if args.prefix else f"and {args.checkpoint} is none"
+        problem = "and not with --prefix" if args.prefix else f"and {args.checkpoint} is none"
         raise ValueError(
-            f"-o {args.output}: source is written of a .pt2 program, {other}. To make one in Python: "
+            f"-o {args.output}: source is written from a .pt2 program, {problem}. To make one in Python: "
             'jaxlstm.from_module(model, (example,)).save("model.pt2"). A TorchScript archive needs --input'
         )
     refuse_options(args, "format", "batch_first", "dropout")
@@ -138,7 +138,7 @@ def run_source(args: argparse.Namespace) -> int:
         programs = load_programs(args.checkpoint)
     files, methods = SourceFiles.of(programs, args.output, comments=args.comments), methods_of(programs)
     require_output(files.weights, [args.checkpoint])
-    others = {}
+    extra_files = {}
     if args.test:
         relative = os.path.relpath(args.checkpoint, files.source.parent)
         test = files.source.with_name(f"test_{files.source.name}")
@@ -146,16 +146,16 @@ def run_source(args: argparse.Namespace) -> int:
         if len(methods) > 1 or args.method:
             raise ValueError(f"--test repeats the proof of a file with one program, got {args.checkpoint}")
         ((_, program),) = methods.items()
-        others[test] = pytest_text(files, relative, example_of(program), program.graph)
-    files.write(overwrite=args.overwrite, others=others)
+        extra_files[test] = pytest_text(files, relative, example_of(program), program.graph)
+    files.write(overwrite=args.overwrite, others=extra_files)
     with progress_bar() as progress:
         proofs = {n: prove(files, p, progress, method=files.methods[n]) for n, p in methods.items()}
-    text = "\n".join(_summary(files, proofs, list(others)))
+    text = "\n".join(_summary(files, proofs, list(extra_files)))
     print(json.dumps(_as_json(files, proofs), indent=2) if args.json else text)
     return 0 if all(proof.holds for proof in proofs.values()) else 1
 
 
-def _summary(files: SourceFiles, proofs: dict[str, Proof], others: list[Path]) -> Iterator[str]:
+def _summary(files: SourceFiles, proofs: dict[str, Proof], extra_files: list[Path]) -> Iterator[str]:
     """Yield the lines about the files, remarks and the verdict."""
     classes = ", ".join(reversed(files.class_names))
     idiom = "every operator in Flax or jax.numpy"
@@ -164,7 +164,7 @@ def _summary(files: SourceFiles, proofs: dict[str, Proof], others: list[Path]) -
     texts = {
         files.source.name: f"{classes}: {len(files.text.splitlines())} lines; {idiom}",
         files.weights.name: f"{len(files.tensors)} tensors, torch's names",
-        **{path.name: "repeats the proof with pytest" for path in others},
+        **{path.name: "repeats the proof with pytest" for path in extra_files},
     }
     verdicts = {name: "HOLDS" if proof.holds else "DOES NOT HOLD" for name, proof in proofs.items()}
     width = max(map(len, (*texts, *verdicts.values())))

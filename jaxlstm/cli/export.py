@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     from jaxlstm.inference.artifact import goes_beside, weights_beside
 
     output = Path(args.output)
-    beside = goes_beside(subject.params, args.weights)
-    if beside:
+    has_weights_file = goes_beside(subject.params, args.weights)
+    if has_weights_file:
         require_output(weights_beside(output), checkpoint_files(args.checkpoint))
     platforms = [name.strip() for name in args.platforms.split(",")]
     with progress_bar() as progress:
@@ -71,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
             difference = _difference(output, subject.example)
         except KeyboardInterrupt:
             output.unlink()
-            if beside:
+            if has_weights_file:
                 weights_beside(output).unlink()
             raise
     report = {
         "output": str(output),
         "bytes": output.stat().st_size,
-        "weights": str(weights_beside(output)) if beside else "inside",
+        "weights": str(weights_beside(output)) if has_weights_file else "inside",
         "platforms": platforms,
         **subject.described,
         "largest_difference": difference,
@@ -179,10 +179,10 @@ def _difference(path: Path, example: Callable[[], tuple[Sequence[Any], Any] | No
 
     from jaxlstm.inference.artifact import read_artifact, read_weights
 
-    exported, here = read_artifact(path), jax.default_backend()
-    if {"gpu": "cuda"}.get(here, here) not in exported.platforms or (given := example()) is None:
+    exported, platform = read_artifact(path), jax.default_backend()
+    if {"gpu": "cuda"}.get(platform, platform) not in exported.platforms or (sample := example()) is None:
         return None
-    tensors, expected = given
+    tensors, expected = sample
     weights = read_weights(path, exported)
     actual = jax.jit(exported.call)(*(() if weights is None else (weights,)), *tensors)
     differences = [0.0]

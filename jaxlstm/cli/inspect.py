@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the layers: return 0 if all LSTMs are valid, 1 if nothing is found or something is invalid."""
     report = describe(args.checkpoint, every_layer=args.all)
     print(json.dumps(report, indent=2) if args.json else listing(report))
-    found = _programs_in(report) or report.get("layers", report["lstms"])
+    contents = _programs_in(report) or report.get("layers", report["lstms"])
     refused = any(described["refused"] for described in _programs_in(report).values())
-    return 0 if found and not report["broken"] and not refused else 1
+    return 0 if contents and not report["broken"] and not refused else 1
 
 
 def _programs_in(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -61,15 +61,15 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     from jaxlstm_converters.pt2.layer_settings import recorded_arguments
 
     checkpoint = read_checkpoint(path)
-    found, hints = survey(checkpoint), config_hints(checkpoint)
+    surveyed, hints = survey(checkpoint), config_hints(checkpoint)
     files = read_programs(path) if is_program(path) else {}
     for file in files.values():
         for prefix, settings in recorded_arguments(file.graph).items():
             hints[prefix] = {**hints.get(prefix, {}), **settings}
     programs = {name: program.describe(file.graph) for name, file in files.items()}
     lstms = []
-    for prefix, config in found.lstms.items():
-        tensors = [found.tensors[prefix + name] for name in param_shapes(config)]
+    for prefix, config in surveyed.lstms.items():
+        tensors = [surveyed.tensors[prefix + name] for name in param_shapes(config)]
         unrecorded = unrecorded_arguments(config, hints.get(prefix, {}))
         lstms.append(
             {
@@ -89,21 +89,21 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         **({"program": next(iter(programs.values()))} if len(programs) == 1 else {}),
         **({"programs": programs} if len(programs) > 1 else {}),
         "lstms": lstms,
-        **(_describe_layers(found, hints) if every_layer else {}),
+        **(_describe_layers(surveyed, hints) if every_layer else {}),
         **(_describe_methods(path) if every_layer and checkpoint.container == "TorchScript" else {}),
-        "broken": found.broken,
-        "folded": found.notes,
-        "others": found.others,
-        "warnings": [*checkpoint.warnings, *_lookalikes(checkpoint, found)],
+        "broken": surveyed.broken,
+        "folded": surveyed.notes,
+        "others": surveyed.others,
+        "warnings": [*checkpoint.warnings, *_lookalikes(checkpoint, surveyed)],
     }
 
 
-def _lookalikes(checkpoint: Any, found: Any) -> list[str]:
+def _lookalikes(checkpoint: Any, surveyed: Any) -> list[str]:
     from jaxlstm_converters.lstm._load import lookalike_warning
 
     classes = {prefix: hint.get("lookalike") for prefix, hint in checkpoint.hints.items()}
-    named = [(prefix, classes[prefix]) for prefix in found.lstms if classes.get(prefix)]
-    return [f"{prefix or '(root)'}: {lookalike_warning(class_name)}" for prefix, class_name in named]
+    lookalikes = [(prefix, classes[prefix]) for prefix in surveyed.lstms if classes.get(prefix)]
+    return [f"{prefix or '(root)'}: {lookalike_warning(class_name)}" for prefix, class_name in lookalikes]
 
 
 def _describe_methods(path: str) -> dict[str, Any]:
@@ -116,11 +116,11 @@ def _describe_methods(path: str) -> dict[str, Any]:
         return {"methods": [], "refused": f"the code is not read: {error.message}"}
 
 
-def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _describe_layers(surveyed: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     from jaxlstm_converters.layers import find_layers
     from jaxlstm_converters.optimizer.state import is_optimizer_state
 
-    layers = find_layers(found, hints)
+    layers = find_layers(surveyed, hints)
     total = sum(layer.parameters for layer in layers)
     in_lstms = sum(layer.parameters for layer in layers if layer.types in (("LSTM",), ("LSTMCell",)))
     return {
@@ -130,7 +130,7 @@ def _describe_layers(found: Any, hints: Mapping[str, Mapping[str, Any]]) -> dict
         ],
         "parameters": total,
         "lstm_share": in_lstms / total if total else 0.0,
-        "optimizer_tensors": sum(map(is_optimizer_state, found.tensors)),
+        "optimizer_tensors": sum(map(is_optimizer_state, surveyed.tensors)),
     }
 
 
@@ -248,10 +248,10 @@ def _sizes_text(sizes: Mapping[str, Any]) -> str:
 
     defaults = {field.name: field.default for field in dataclasses.fields(LSTMConfig)} | _DEFAULTS
     ends = [name for name in sizes if name.startswith(("in_", "input_", "out_", "hidden_"))]
-    shown = [" -> ".join(str(sizes[name]) for name in ends)] if ends else []
+    parts = [" -> ".join(str(sizes[name]) for name in ends)] if ends else []
     for name, value in sizes.items():
         values = value if isinstance(value, (list, tuple)) else [value]
         if name not in ends and (name not in defaults or any(v != defaults[name] for v in values)):
             text = "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            shown.append(f"{name}={text}")
-    return ", ".join(shown)
+            parts.append(f"{name}={text}")
+    return ", ".join(parts)

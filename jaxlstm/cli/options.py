@@ -91,9 +91,9 @@ def load_selected(args: argparse.Namespace, progress: Progress = no_progress) ->
     selected = read_lstm(args.checkpoint, args.prefix, progress=progress, **fields)
     if selected.lookalike:
         warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
-    given = [option_of(name) for name, value in fields.items() if value is not None]
-    if given and isinstance(selected.config, LSTMCellConfig):
-        raise ValueError(f"{' and '.join(given)} cannot be used with an LSTMCell")
+    passed = [option_of(name) for name, value in fields.items() if value is not None]
+    if passed and isinstance(selected.config, LSTMCellConfig):
+        raise ValueError(f"{' and '.join(passed)} cannot be used with an LSTMCell")
     return selected
 
 
@@ -179,16 +179,16 @@ def takes_script(args: argparse.Namespace) -> bool:
     from jaxlstm_converters.torchscript.archive import is_script
 
     options = ("submodule", "input") if takes_program(args) else ("submodule", "method", "input")
-    given = [option_of(name) for name in options if getattr(args, name)]
-    if given and not is_script(args.checkpoint):
-        raise ValueError(f"{' and '.join(given)} need a TorchScript archive, and {args.checkpoint} is none")
-    return bool(given)
+    passed = [option_of(name) for name in options if getattr(args, name)]
+    if passed and not is_script(args.checkpoint):
+        raise ValueError(f"{' and '.join(passed)} need a TorchScript archive, and {args.checkpoint} is none")
+    return bool(passed)
 
 
 def refuse_options(args: argparse.Namespace, *names: str) -> None:
     """Raise if one of these options, which have no meaning for a whole program, was given."""
-    given = [option_of(name) for name in names if getattr(args, name) not in (None, False)]
-    if given:
+    passed = [option_of(name) for name in names if getattr(args, name) not in (None, False)]
+    if passed:
         raise ValueError(
-            f"{' and '.join(given)} cannot be used with a .pt2 program; for one LSTM of it pass --prefix"
+            f"{' and '.join(passed)} cannot be used with a .pt2 program; for one LSTM of it pass --prefix"
         )

@@ -41,16 +41,16 @@ def verdict_text(args: argparse.Namespace, subject: str, reports: Reports, absen
     if absent:
         paragraphs.append("\n".join(f"{backend}: {NOT_RUN}" for backend in absent))
     counts = "; ".join(f"{run}: {report.counts}" for run, report in runs.items())
-    more = "" if ok or args.verbose else "; --verbose shows every item"
-    verdict = f"{title} {'HOLDS' if ok else 'DOES NOT HOLD'} ({counts}){more}"
+    hint = "" if ok or args.verbose else "; --verbose shows every item"
+    verdict = f"{title} {'HOLDS' if ok else 'DOES NOT HOLD'} ({counts}){hint}"
     return "\n\n".join([*paragraphs, verdict])
 
 
 def _items(runs: dict[str, Report]) -> str:
     """Return a table with a row for each item and a column for each run. No item failed."""
-    found = {run: {item.name: item for item in report.items} for run, report in runs.items()}
-    names = dict.fromkeys(name for items in found.values() for name in items)
-    rows = [(name, *(_cell(items.get(name)) for items in found.values())) for name in names]
+    items_by_run = {run: {item.name: item for item in report.items} for run, report in runs.items()}
+    names = dict.fromkeys(name for items in items_by_run.values() for name in items)
+    rows = [(name, *(_cell(items.get(name)) for items in items_by_run.values())) for name in names]
     return table(("item", *runs), rows)
 
 
@@ -68,8 +68,8 @@ def matrix_table(items: Iterable[Item]) -> str:
     """Return the items of ``verify_matrix`` as a grid, with one column for each length."""
     cells: dict[str, dict[str, str]] = {}
     for item in items:
-        shown = item.status if item.measured is None else f"{item.status} {item.measured:.2g}"
-        cells.setdefault(item.data["row"], {})[item.data["column"]] = shown
+        text = item.status if item.measured is None else f"{item.status} {item.measured:.2g}"
+        cells.setdefault(item.data["row"], {})[item.data["column"]] = text
     columns = list(next(iter(cells.values()), ()))
     rows = [(label, *(row[column] for column in columns)) for label, row in cells.items()]
     return table(("", *columns), rows, right=range(1, len(columns) + 1))

@@ -119,9 +119,9 @@ def export_program(
     arrays = {name: np.asarray(array) for name, array in program.params.items()}
     options: Any = {"platforms": platforms, "weights": weights, "overwrite": overwrite}
     try:
-        return _write(Path(path), function, arrays, _shapes(program, least=1), **options)
+        return _write(Path(path), function, arrays, _shapes(program, smallest=1), **options)
     except ProgramError:
-        return _write(Path(path), function, arrays, _shapes(program, least=2), **options)
+        return _write(Path(path), function, arrays, _shapes(program, smallest=2), **options)
 
 
 def positional(program: Program) -> Callable[..., Any]:
@@ -157,14 +157,14 @@ def shapes_at(program: Program, sizes: Mapping[str, Any]) -> list[jax.ShapeDtype
     ]
 
 
-def _shapes(program: Program, *, least: int) -> list[jax.ShapeDtypeStruct]:
-    """Return the shape of each tensor among the inputs, with symbolic sizes from ``least`` on."""
+def _shapes(program: Program, *, smallest: int) -> list[jax.ShapeDtypeStruct]:
+    """Return the shape of each tensor among the inputs, with symbolic sizes from ``smallest`` on."""
     graph, types = program.graph, program.graph.input_types
     names, constraints = graph.free_axes, []
     for name in names:
         low, high = graph.size_range(name)
         is_low = not program.options.guards and graph.is_taken_as_positive(name)
-        constraints.append(f"{name} >= {max(0 if is_low else low, least)}")
+        constraints.append(f"{name} >= {max(0 if is_low else low, smallest)}")
         constraints += [f"{name} <= {high}"] if high is not None else []
     examples = {declared.name: declared.example for declared in graph.inputs if declared.example}
     for guard in graph.guards if program.options.guards else ():
@@ -198,16 +198,16 @@ def _write(
 ) -> jax.export.Exported:
     """Write ``function(arrays, *arguments)`` as an artifact, and its weights beside it if they are large."""
     _check_arguments(path, platforms, weights)
-    called: Callable[..., Any] = partial(function, arrays)
+    entry_point: Callable[..., Any] = partial(function, arrays)
     files: dict[Path, Iterable[bytes | memoryview]] = {}
     if goes_beside(arrays, weights):
-        called = function
+        entry_point = function
         shapes = [{name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}, *shapes]
         files[weights_beside(path)] = safetensors_bytes(arrays, {"format": "pt", **metadata})
     ours = _files_of(path, function.__name__)
     for output in (path, *files):
         require_replaceable(output, overwrite=overwrite, is_ours=ours.__contains__)
-    exported = jax.export.export(jax.jit(called), platforms=tuple(platforms))(*shapes)
+    exported = jax.export.export(jax.jit(entry_point), platforms=tuple(platforms))(*shapes)
     write_together({**files, path: [bytes(exported.serialize())]})
     return exported
 

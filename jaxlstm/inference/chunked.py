@@ -80,11 +80,11 @@ class ChunkedForward:
             layer: int, direction: int, x: jax.Array, state: LSTMState
         ) -> tuple[jax.Array, LSTMState]:
             size = config.layer_input_size(layer)
-            one = dataclasses.replace(config, input_size=size, num_layers=1, bidirectional=False)
+            layer_config = dataclasses.replace(config, input_size=size, num_layers=1, bidirectional=False)
             params = direction_params(weights, config, layer, direction)
             params = {f"{name}_l0": leaf for name, leaf in params.items()}
             x = _reversed(x, lengths) if direction else x
-            y, h, c = self._in_chunks(params, one, x, state.h[None], state.c[None], lengths)
+            y, h, c = self._in_chunks(params, layer_config, x, state.h[None], state.c[None], lengths)
             return _reversed(y, lengths) if direction else y, LSTMState(h[0], c[0])
 
         outputs, final = over_layers(config, inputs, LSTMState(h, c), by_direction(run_direction))

@@ -64,10 +64,10 @@ class RowInput:
             raise ValueError("is null")
         array = _from_arrow(value, self.shape) if hasattr(value, "as_py") else _dense(value)
         fixed = [(k, size) for k, size in enumerate(self.shape) if isinstance(size, int)]
-        wrong = [axis for axis, size in fixed if array.shape[axis : axis + 1] != (size,)]
-        if wrong or array.ndim != len(self.shape) or not array.size:
-            declared = self.program_input if wrong and array.ndim == len(self.shape) else None
-            fix = f". {how_to_free(declared, wrong[0] + 1)}" if declared else ""
+        wrong_axes = [axis for axis, size in fixed if array.shape[axis : axis + 1] != (size,)]
+        if wrong_axes or array.ndim != len(self.shape) or not array.size:
+            declared = self.program_input if wrong_axes and array.ndim == len(self.shape) else None
+            fix = f". {how_to_free(declared, wrong_axes[0] + 1)}" if declared else ""
             raise ValueError(f"has shape {array.shape}, expected {shown_shape(self.shape)}, not empty{fix}")
         for size, actual in zip(self.shape, array.shape, strict=True):
             low, high = self.ranges.get(str(size), (0, None))
@@ -192,10 +192,10 @@ def arrow_memory(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
     """Return the flat array of which the arrays are the parts in order, or None if there is none."""
-    filled = [array for array in arrays if array.size]
-    whole = filled[0].base if filled else None
+    nonempty = [array for array in arrays if array.size]
+    whole = nonempty[0].base if nonempty else None
     if not isinstance(whole, np.ndarray) or whole.ndim != 1:
         return None
-    ends = np.cumsum([whole.ctypes.data, *(array.nbytes for array in filled)])
-    places = [a.ctypes.data if a.base is whole and a.flags.c_contiguous else 0 for a in filled]
+    ends = np.cumsum([whole.ctypes.data, *(array.nbytes for array in nonempty)])
+    places = [a.ctypes.data if a.base is whole and a.flags.c_contiguous else 0 for a in nonempty]
     return whole if [*places, whole.ctypes.data + whole.nbytes] == ends.tolist() else None

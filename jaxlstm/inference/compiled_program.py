@@ -81,10 +81,10 @@ class CompiledProgram:
     def cast(self, arrays: list[Any], places: Sequence[int]) -> list[Any]:
         """Return arrays with the dtypes in which JAX holds the program's tensors."""
         for k in places:
-            declared, what = self.tensors[k].type, f"input {self.tensors[k].name}"
+            declared, subject = self.tensors[k].type, f"input {self.tensors[k].name}"
             assert declared is not None
-            held_without_loss(arrays[k], what)
-            arrays[k] = arrays[k].astype(held(declared.dtype, what), copy=False)
+            held_without_loss(arrays[k], subject)
+            arrays[k] = arrays[k].astype(held(declared.dtype, subject), copy=False)
         return arrays
 
     def executable(
@@ -105,10 +105,10 @@ class CompiledProgram:
     def _compile(self, *arguments: Any) -> Executable:
         sharding = jax.sharding.SingleDeviceSharding(self._computes_on)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-        others: list[Any] = []
+        leaves: list[Any] = []
 
         def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
-            arrays, others[:] = split_leaves(leaves_of(self._form, params, tensors, lengths))
+            arrays, leaves[:] = split_leaves(leaves_of(self._form, params, tensors, lengths))
             return arrays
 
         copies = 1 + sum(not executable.weights for executable in self._executables.values())
@@ -119,7 +119,7 @@ class CompiledProgram:
         if on_cpu and self._nbytes * max(8, copies) <= CONSTANTS:
             bound, weights = partial(run, self._weights), ()
         compiled = jax.jit(bound).lower(*weights, *shapes).compile(options)
-        return Executable(compiled, weights, [] if set(others) <= {ARRAY} else others)
+        return Executable(compiled, weights, [] if set(leaves) <= {ARRAY} else leaves)
 
 
 @cache

@@ -92,10 +92,10 @@ def checked_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray | jax.Ar
             "numpy.stack, or call runner.map with a list of sequences of different lengths"
         )
     if value.dtype != dtype:
-        other = f", or compile a Runner with dtype={str(value.dtype)!r}"
+        hint = f", or compile a Runner with dtype={str(value.dtype)!r}"
         raise TypeError(
             f"{name} must be {dtype}, the dtype of this Runner; got {value.dtype}. Cast it with "
-            f".astype{other if value.dtype in DTYPES else ''}"
+            f".astype{hint if value.dtype in DTYPES else ''}"
         )
     return value
 

@@ -69,8 +69,8 @@ def find_padding(
         return None
     rows = symbolic.get(str(batch), batch)
     independent = rows == 1 or (rows is not None and trace.has_independent_rows(rows, trusted))
-    along = {name: trace.along(name, size, trusted) for name, size in symbolic.items()}
-    return Padding({name: long for name, long in along.items() if long is not None}, independent)
+    long_axes = {name: trace.along(name, size, trusted) for name, size in symbolic.items()}
+    return Padding({name: long for name, long in long_axes.items() if long is not None}, independent)
 
 
 class _Trace:
@@ -81,10 +81,10 @@ class _Trace:
     ) -> None:
         traced = program.with_options(backend="scan", guards=False)
         traced.options, traced.at_sizes = replace(traced.options, opaque_layers=True), None
-        self.lengths, others = lengths, []
+        self.lengths, leaves = lengths, []
 
         def run(params: Any, valid: Any, *tensors: Any) -> list[jax.Array]:
-            arrays, others[:] = split_leaves(leaves_of(traced, params, tensors, valid))
+            arrays, leaves[:] = split_leaves(leaves_of(traced, params, tensors, valid))
             return arrays
 
         tensors = shapes_at(program, sizes)
@@ -92,9 +92,9 @@ class _Trace:
         self.jaxpr = jax.make_jaxpr(run)(program.params, valid, *tensors)
         arrays = iter(self.jaxpr.out_avals)
         self._arguments = self.jaxpr.in_avals
-        self._results = [next(arrays) if other is ARRAY else other for other in others]
-        of_lengths = [Axes(row=0) if lengths[0] == batch else Axes()] if lengths else []
-        self._rows: list[Any] = [*(Axes() for _ in program.params), *of_lengths, *(Axes(0) for _ in tensors)]
+        self._results = [next(arrays) if other is ARRAY else other for other in leaves]
+        length_axes = [Axes(row=0) if lengths[0] == batch else Axes()] if lengths else []
+        self._rows: list[Any] = [*(Axes() for _ in program.params), *length_axes, *(Axes(0) for _ in tensors)]
 
     def along(self, name: str, size: Any, trusted: bool) -> list[Long] | None:
         """Return the long axes of each result if the axis may be padded, or None."""
@@ -102,9 +102,9 @@ class _Trace:
         states: list[State] = [
             Axes() if long is not None else None for long in self._longs(flow, self._arguments)
         ]
-        along = self._longs(flow, self._results)
+        long_axes = self._longs(flow, self._results)
         is_proven = trusted or None not in flow.run(self.jaxpr, states)
-        return along if is_proven and None not in along else None  # type: ignore[return-value]
+        return long_axes if is_proven and None not in long_axes else None  # type: ignore[return-value]
 
     def has_independent_rows(self, size: Any, trusted: bool) -> bool:
         """Return True if each row of the results depends on the same row of the inputs only.

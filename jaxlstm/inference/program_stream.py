@@ -88,8 +88,8 @@ class ProgramStream:
         """Return the axis of the rows: it has the name of the inputs' first axis, or the size of the mask."""
         first = next((s[0] for n, s in self._inputs.items() if n not in self._fed and s), None)
         declared = self._inputs[name]
-        named = [axis for axis, size in enumerate(declared) if isinstance(size, str) and size == first]
-        axes = named or [axis for axis, size in enumerate(shape) if mask.shape == (size,)]
+        by_name = [axis for axis, size in enumerate(declared) if isinstance(size, str) and size == first]
+        axes = by_name or [axis for axis, size in enumerate(shape) if mask.shape == (size,)]
         if mask.dtype != bool or len(axes) != 1 or mask.shape != (shape[axes[0]],):
             raise ValueError(
                 f"mask must be Booleans (batch,) for the rows of the state {name} of shape {tuple(shape)}, "
@@ -130,15 +130,15 @@ class ProgramStream:
             signature = [(np.shape(x), getattr(x, "dtype", None)) for x in tensors]
             if signature != self._signature:
                 self._prepare(tensors)
-            rest, state = iter(tensors), self._state
-            arguments = [state[name] if name in state else np.asarray(next(rest)) for name in self._inputs]
+            inputs, state = iter(tensors), self._state
+            arguments = [state[name] if name in state else np.asarray(next(inputs)) for name in self._inputs]
             leaves = self._executable.leaves([None, *self._compiled.cast(arguments, self._casts)])
             self._state = {name: leaves[k] for name, k in self._fed.items()}
-            same = all(np.shape(self._state[name]) == np.shape(old) for name, old in state.items())
-            self._signature = signature if same else None
+            is_stable = all(np.shape(self._state[name]) == np.shape(old) for name, old in state.items())
+            self._signature = signature if is_stable else None
         self._compiled.work.add_call(1, 1)
-        kept = {name: np.asarray(leaves[k]) for name, k in self._kept.items()}
-        return kept if len(kept) > 1 else next(iter(kept.values()), None)
+        results = {name: np.asarray(leaves[k]) for name, k in self._kept.items()}
+        return results if len(results) > 1 else next(iter(results.values()), None)
 
     def _prepare(self, tensors: Sequence[Any]) -> None:
         """Check the tensors, and find the casts, the executable and the states of zeros."""

@@ -40,11 +40,11 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
     for sizes in (*map(partial(_sizes, program.graph), tried), example_sizes(program.graph)):
         shapes = [_shape(declared, sizes) for declared in tensors]
         if _accepts(program, shapes):
-            made = [
+            generated = [
                 _random(rng, declared, sizes, program, like)
                 for declared, like in zip(tensors, example or [None] * len(tensors), strict=True)
             ]
-            return example if example and _refuses(program, made) else made
+            return example if example and _refuses(program, generated) else generated
     if example and _accepts(program, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in example]):
         return example
     return None
@@ -87,8 +87,8 @@ def _shape(declared: Input, sizes: Mapping[str, int]) -> jax.ShapeDtypeStruct:
     # The example also has the axes whose size is computed from others.
     computed = declared.example or (1,) * len(type_.shape)
     shape = [
-        sizes.get(size, known) if isinstance(size, str) else known if size is None else size
-        for size, known in zip(type_.shape, computed, strict=True)
+        sizes.get(size, default) if isinstance(size, str) else default if size is None else size
+        for size, default in zip(type_.shape, computed, strict=True)
     ]
     return jax.ShapeDtypeStruct(shape, type_.dtype)
 

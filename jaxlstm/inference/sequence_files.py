@@ -28,8 +28,8 @@ def read_sequences(path: Path, column: str) -> dict[str, Any]:
     require_exists(path)
     if path.suffix not in READERS:
         raise ValueError(f"{path}: the suffix must be one of {', '.join(READERS)}")
-    read = READERS[path.suffix](path)
-    columns = read if path.suffix == ".parquet" else {"name": list(read), column: list(read.values())}
+    data = READERS[path.suffix](path)
+    columns = data if path.suffix == ".parquet" else {"name": list(data), column: list(data.values())}
     if not columns or not len(next(iter(columns.values()))):
         raise ValueError(f"{path} has no sequences")
     return columns
@@ -83,8 +83,8 @@ def write_results(
     if suffix == ".parquet":
         import pyarrow
 
-        made = {n: arrow_column(c, blanks[n]) if n in blanks else c for n, c in columns.items()}
-        table = pyarrow.table(made, metadata={"writer": note})
+        arrow_columns = {n: arrow_column(c, blanks[n]) if n in blanks else c for n, c in columns.items()}
+        table = pyarrow.table(arrow_columns, metadata={"writer": note})
         import_optional("pyarrow.parquet", "parquet").write_table(table, path)
     elif suffix == ".npy":
         write_npy(path, note, len(columns["outputs"]), (array[None] for array in columns["outputs"]))
@@ -102,25 +102,25 @@ def write_results(
 
 def write_npy(path: Path, note: str, count: int, pieces: Iterable[np.ndarray]) -> None:
     """Write ``count`` rows, given in pieces, as one array, and the note after it, which NumPy ignores."""
-    rest = iter(pieces)
-    first = next(rest)
+    remaining = iter(pieces)
+    first = next(remaining)
     header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, *first.shape[1:])})
-        file.writelines(np.ascontiguousarray(piece).data for piece in itertools.chain([first], rest))
+        file.writelines(np.ascontiguousarray(piece).data for piece in itertools.chain([first], remaining))
         file.write(note.encode())
 
 
 def _named(columns: Mapping[str, Any], blanks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the name of each result -> its array."""
-    named: dict[str, np.ndarray] = {}
+    arrays_by_name: dict[str, np.ndarray] = {}
     for result in blanks:
         for row, array in enumerate(columns[result]):
             name = str(columns["name"][row] if "name" in columns else row)
-            full = name if result == "outputs" else f"{name}.{result}"
-            if full in named:
+            full_name = name if result == "outputs" else f"{name}.{result}"
+            if full_name in arrays_by_name:
                 raise ValueError(
-                    f"{full} would be the name of two results; rename a sequence, or write .parquet"
+                    f"{full_name} would be the name of two results; rename a sequence, or write .parquet"
                 )
-            named[full] = array
-    return named
+            arrays_by_name[full_name] = array
+    return arrays_by_name

@@ -90,7 +90,7 @@ def _run_here(jobs: Sequence[FileJob], predictor: BatchPredictor) -> int:
         for number, job in enumerate(jobs, 1):
             label = f" of {job.source.name} (file {number} of {len(jobs)})" if len(jobs) > 1 else ""
             count += job.compute(
-                predictor, lambda done, total, what, label=label: bar(done, total, what + label)
+                predictor, lambda done, total, step, label=label: bar(done, total, step + label)
             )
     return count
 
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--address and --workers need --engine ray")
     if args.workers is not None:
         positive_int("workers", args.workers)
-    jobs, done = missing_files(args, options)
+    jobs, files_done = missing_files(args, options)
     predictor = BatchPredictor(args.checkpoint, batch_size=args.batch_size, **options)
     if args.engine == "ray" and jobs:
         count = run_on_cluster(jobs, predictor, args)
@@ -117,12 +117,12 @@ def run(args: argparse.Namespace) -> int:
         count = _run_here(jobs, predictor)
     report = {
         "output": args.output,
-        "files": len(jobs) + done,
-        "files_done_before": done,
+        "files": len(jobs) + files_done,
+        "files_done_before": files_done,
         "sequences_run_now": count,
         "seconds": time.perf_counter() - start,
     }
-    before = f"; {count_of(done, 'file')} done before" if done else ""
-    text = f"{args.output}: {count_of(count, 'sequence')} in {report['seconds']:.1f} s{before}"
+    suffix = f"; {count_of(files_done, 'file')} done before" if files_done else ""
+    text = f"{args.output}: {count_of(count, 'sequence')} in {report['seconds']:.1f} s{suffix}"
     print(json.dumps(report, indent=2) if args.json else text)
     return 0

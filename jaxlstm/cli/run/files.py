@@ -50,16 +50,16 @@ class FileJob(NamedTuple):
             return 1
         self._require_suffix(predictor, "sequences", {*READERS} - ({".npy"} if array is None else set()))
         columns = read_sequences(self.source, model.inputs[0].column)
-        kept = columns if self.source.suffix == ".parquet" else {"name": columns["name"]}
+        base_columns = columns if self.source.suffix == ".parquet" else {"name": columns["name"]}
         try:
             added = predictor.added(columns, progress)
         except ValueError as error:
             reason = str(error)
-            if isinstance(error, RowError) and kept is not columns:
+            if isinstance(error, RowError) and base_columns is not columns:
                 reason = f"sequence {columns['name'][error.row]} {error.reason}"
             raise ValueError(f"{self.source}: {reason}") from error
         with written_whole(self.output) as path:
-            write_results(path, self.output.suffix, self.note, {**kept, **added}, predictor.blanks)
+            write_results(path, self.output.suffix, self.note, {**base_columns, **added}, predictor.blanks)
         return len(next(iter(columns.values())))
 
     def _require_suffix(self, predictor: BatchPredictor, kind: str, suffixes: set[str]) -> None:
@@ -83,10 +83,10 @@ class FileJob(NamedTuple):
         for start in range(0, max(len(sequence), 1), CHUNK_STEPS):
             progress(start, len(sequence), "steps")
             try:
-                piece = model.inputs[0].array(np.array(sequence[start : start + CHUNK_STEPS]))
+                chunk = model.inputs[0].array(np.array(sequence[start : start + CHUNK_STEPS]))
             except ValueError as error:
                 raise ValueError(f"{self.source}: the sequence {error}") from error
-            yield stream(piece)
+            yield stream(chunk)
 
 
 def missing_files(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[list[FileJob], int]:
@@ -103,18 +103,18 @@ def missing_files(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple
     return jobs, len(sources) - len(jobs)
 
 
-def _sources(given: list[str]) -> list[Path]:
+def _sources(inputs: list[str]) -> list[Path]:
     """Return the input files, each once."""
     sources: list[Path] = []
-    for text in given:
-        path, found = Path(text), [Path(text)]
+    for text in inputs:
+        path, matches = Path(text), [Path(text)]
         if path.is_dir():
-            found = sorted(child for child in path.iterdir() if child.suffix in READERS)
+            matches = sorted(child for child in path.iterdir() if child.suffix in READERS)
         elif not path.exists() and glob.has_magic(text):
-            found = sorted(map(Path, glob.glob(text)))
-        if not found:
+            matches = sorted(map(Path, glob.glob(text)))
+        if not matches:
             raise FileNotFoundError(f"--input {text}: there is no such file of {', '.join(READERS)}")
-        sources += found
+        sources += matches
     return list(dict.fromkeys(sources))
 
 
