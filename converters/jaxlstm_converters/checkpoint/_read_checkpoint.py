@@ -97,5 +97,5 @@ def _read_zip(source: CheckpointFile, budget: Budget, check_crc: bool) -> Checkp
     if is_pt2(archive):
         return read_pt2(archive, budget)
     prefix = root_folder(archive)
-    read = read_torchscript if is_torchscript(archive, prefix) else read_torch_zip
-    return read(archive, prefix, budget)
+    reader = read_torchscript if is_torchscript(archive, prefix) else read_torch_zip
+    return reader(archive, prefix, budget)

@@ -88,9 +88,9 @@ class CheckpointError(ValueError):
         return CheckpointError, (self.code, self.message, self.offset, self.path)
 
     def __str__(self) -> str:
-        where = "" if self.path is None else f"{printable(os.fspath(self.path), 400)}: "
-        at = "" if self.offset is None else f" at byte {self.offset}"
-        return f"{where}{self.message} [{self.code}{at}]"
+        location = "" if self.path is None else f"{printable(os.fspath(self.path), 400)}: "
+        position = "" if self.offset is None else f" at byte {self.offset}"
+        return f"{location}{self.message} [{self.code}{position}]"
 
 
 def printable(text: str, limit: int = 100) -> str:

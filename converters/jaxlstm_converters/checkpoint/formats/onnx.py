@@ -57,8 +57,8 @@ def read_onnx(source: CheckpointFile) -> Checkpoint:
     graphs = list(_graphs(model.graph))
     nodes = [node for graph in graphs for node in graph.node]
     stored = [(tensor.name, tensor) for graph in graphs for tensor in graph.initializer]
-    made = (node for node in nodes if node.op_type == "Constant" and node.output)
-    constants = [(node.output[0], a.t) for node in made for a in node.attribute if a.t.data_type]
+    constant_nodes = (node for node in nodes if node.op_type == "Constant" and node.output)
+    constants = [(node.output[0], a.t) for node in constant_nodes for a in node.attribute if a.t.data_type]
     budget = _include_data(source, [tensor for _, tensor in stored + constants])
     # Inlining a function turns its initializers into constants that keep their names.
     stored += [(name, tensor) for name, tensor in constants if tensor.name]
@@ -107,8 +107,8 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 def _last_sizes(graphs: list[Any]) -> dict[Any, int]:
     """Return the sizes of the last axes of values, by name, as far as the graphs declare them."""
-    declared = (info for graph in graphs for info in (*graph.input, *graph.output, *graph.value_info))
-    dims = {info.name: info.type.tensor_type.shape.dim[-1:] for info in declared}
+    declared = (value for graph in graphs for value in (*graph.input, *graph.output, *graph.value_info))
+    dims = {value.name: value.type.tensor_type.shape.dim[-1:] for value in declared}
     return {name: dim.dim_value for name, last in dims.items() for dim in last if dim.HasField("dim_value")}
 
 

@@ -40,12 +40,12 @@ def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
     checkpoint, storages = Checkpoint(archive.source.path, "pt2"), dict[str, Storage]()
     for program in open_programs(archive):
         checkpoint.hints |= lstm_hints(program.document)
-        own = set[str]()
+        names = set[str]()
         for kind, name, tensor in _tensors(program, budget, storages):
-            known = None if name in own else checkpoint.get(name)
-            own.add(name)
-            if known is None or known.identity != tensor.identity:
-                is_other = known is not None and kind == "constants"
+            existing = None if name in names else checkpoint.get(name)
+            names.add(name)
+            if existing is None or existing.identity != tensor.identity:
+                is_other = existing is not None and kind == "constants"
                 checkpoint.add(name_of_constant(name, program.name) if is_other else name, tensor)
     return checkpoint
 
@@ -73,8 +73,8 @@ def _tensors(
     for kind in ("weights", "constants"):
         entry = program.pickled(kind)
         raw = entry is None
-        found = _raw(program, kind, budget, storages) if raw else _pickled(program, entry, budget)
-        yield from ((kind, name, tensor) for name, tensor in found)
+        tensors = _raw(program, kind, budget, storages) if raw else _pickled(program, entry, budget)
+        yield from ((kind, name, tensor) for name, tensor in tensors)
 
 
 def _raw(
@@ -127,51 +127,51 @@ def scalar_type(code: Any) -> np.dtype[Any]:
 
 def _payload(name: str, entry: Any) -> str:
     """Return the file name of the bytes of a tensor."""
-    shown = repr(printable(name))
+    label = repr(printable(name))
     if not isinstance(entry, dict) or not {"path_name", "use_pickle", "tensor_meta"} <= entry.keys():
-        raise CheckpointError("pt2-malformed", f"the entry of {shown} lacks path_name or tensor_meta")
+        raise CheckpointError("pt2-malformed", f"the entry of {label} lacks path_name or tensor_meta")
     path = entry["path_name"]
     if type(path) is str and OBJECT.match(path):
-        raise CheckpointError("pt2-unsupported", f"{shown} is a custom object, which only torch can read")
+        raise CheckpointError("pt2-unsupported", f"{label} is a custom object, which only torch can read")
     if entry["use_pickle"] is not False:
-        raise CheckpointError("pt2-unsupported", f"{shown} is a pickled subclass; export plain tensors")
+        raise CheckpointError("pt2-unsupported", f"{label} is a pickled subclass; export plain tensors")
     if type(path) is not str or not BLOB.fullmatch(path):
-        message = f"the bytes of {shown} are in {describe(path)}, expected a name such as 'weight_0'"
+        message = f"the bytes of {label} are in {describe(path)}, expected a name such as 'weight_0'"
         raise CheckpointError("storage-key", message)
     return path
 
 
 def _tensor(name: str, meta: Any, storage: Storage, budget: Budget) -> Tensor:
-    shown = repr(printable(name))
+    label = repr(printable(name))
     if not isinstance(meta, dict):
-        raise CheckpointError("pt2-malformed", f"the tensor_meta of {shown} is {describe(meta)}")
+        raise CheckpointError("pt2-malformed", f"the tensor_meta of {label} is {describe(meta)}")
     if meta.get("layout") != STRIDED:
-        message = f"{shown} has layout {describe(meta.get('layout'))}, expected a dense tensor"
+        message = f"{label} has layout {describe(meta.get('layout'))}, expected a dense tensor"
         raise CheckpointError("unsupported-tensor", message)
     dtype = scalar_type(meta.get("dtype"))
     if storage.nbytes % dtype.itemsize:
-        message = f"the storage of {shown} has {storage.nbytes} bytes, which {dtype.name} does not divide"
+        message = f"the storage of {label} has {storage.nbytes} bytes, which {dtype.name} does not divide"
         raise CheckpointError("storage-size", message, storage.offset)
     return make_tensor(
         storage,
         dtype,
-        _integers(shown, meta.get("sizes")),
+        _integers(label, meta.get("sizes")),
         budget=budget,
-        strides=_integers(shown, meta.get("strides")),
-        offset=_integer(shown, meta.get("storage_offset")),
+        strides=_integers(label, meta.get("strides")),
+        offset=_integer(label, meta.get("storage_offset")),
     )
 
 
-def _integers(shown: str, values: Any) -> list[Any]:
+def _integers(label: str, values: Any) -> list[Any]:
     if type(values) is not list:
-        raise CheckpointError("pt2-malformed", f"sizes or strides of {shown} are {describe(values)}")
-    return [_integer(shown, value) for value in values]
+        raise CheckpointError("pt2-malformed", f"sizes or strides of {label} are {describe(values)}")
+    return [_integer(label, value) for value in values]
 
 
-def _integer(shown: str, value: Any) -> Any:
+def _integer(label: str, value: Any) -> Any:
     """Return n of {"as_int": n}; `make_tensor` checks n."""
     if not isinstance(value, dict) or value.keys() != {"as_int"}:
-        raise CheckpointError("pt2-malformed", f"a size, stride or offset of {shown} is not an integer")
+        raise CheckpointError("pt2-malformed", f"a size, stride or offset of {label} is not an integer")
     return value["as_int"]
 
 

@@ -82,10 +82,10 @@ def open_programs(archive: Archive) -> Iterator[ProgramArchive]:
     root = _root(archive)
     _expect_text(archive, f"{root}{FORMAT_ENTRY}", b"pt2")
     _expect_text(archive, f"{root}archive_version", b"0")
-    found = [match for name in archive.entries if (match := MODEL.fullmatch(name.removeprefix(root)))]
-    if not found:
+    matches = [match for name in archive.entries if (match := MODEL.fullmatch(name.removeprefix(root)))]
+    if not matches:
         raise CheckpointError("pt2-unsupported", "the archive holds no program of torch.export.save")
-    for match in found:
+    for match in matches:
         text = archive.entries[root + match[0]]
         yield ProgramArchive(archive, root, match[1], text, _document(archive, text))
 
@@ -113,8 +113,8 @@ def _document(archive: Archive, entry: ZipEntry) -> dict[str, Any]:
     version = document.get("schema_version")
     major = version.get("major") if isinstance(version, dict) else None
     if type(major) is not int or major not in SCHEMA_MAJORS:
-        known = " or ".join(map(str, SCHEMA_MAJORS))
-        message = f"the program has schema version {describe(major)}, expected {known}"
+        expected = " or ".join(map(str, SCHEMA_MAJORS))
+        message = f"the program has schema version {describe(major)}, expected {expected}"
         raise CheckpointError("pt2-version", f"{message}; export the model with a supported torch version")
     return document
 

@@ -145,10 +145,10 @@ def read_torchscript(archive: Archive, prefix: str, budget: Budget) -> Checkpoin
     """Read the tensors under their state_dict() names, and constants as "CONSTANTS.c0" etc."""
     checkpoint = Checkpoint(archive.source.path, "TorchScript")
     constants = Checkpoint(archive.source.path, "TorchScript")
-    root, of_code = run_torchscript(archive, prefix, budget)
-    of_code.value = {"CONSTANTS": {f"c{index}": value for index, value in enumerate(of_code.value)}}
+    root, code = run_torchscript(archive, prefix, budget)
+    code.value = {"CONSTANTS": {f"c{index}": value for index, value in enumerate(code.value)}}
     name_tensors(checkpoint, root, budget=budget, members=_attributes)
-    name_tensors(constants, of_code, budget=budget, members=_attributes)
+    name_tensors(constants, code, budget=budget, members=_attributes)
     checkpoint.warnings += constants.warnings
     for name, tensor in constants.items():
         checkpoint.add(name, tensor)

@@ -73,9 +73,9 @@ class Latin1Storage(Storage):
         """Fill `target` from byte `start` on. The text before it is decoded too."""
         assert self.source is not None
         self.source.check_unchanged()
-        position, rest, end = 0, b"", start + len(target)
+        position, remainder, end = 0, b"", start + len(target)
         for part in self.source.chunks(self.offset, self.encoded):
-            raw, rest = _decode(rest + part)
+            raw, remainder = _decode(remainder + part)
             low, high = max(start, position), min(end, position + len(raw))
             if low < high:
                 target[low - start : high - start] = raw[low - position : high - position]
@@ -87,14 +87,14 @@ class Latin1Storage(Storage):
 
 def count_latin1(source: CheckpointFile, offset: int, length: int) -> int:
     """Return the number of bytes that UTF-8 text at `offset` stands for."""
-    count, rest = 0, b""
+    count, remainder = 0, b""
     try:
         for part in source.chunks(offset, length):
-            raw, rest = _decode(rest + part)
+            raw, remainder = _decode(remainder + part)
             count += len(raw)
     except UnicodeError:
-        rest = b"?"
-    if rest:
+        remainder = b"?"
+    if remainder:
         message = "bytes are pickled as text, but the text is not Latin-1"
         raise CheckpointError("pickle-malformed", message, offset)
     return count
@@ -102,8 +102,8 @@ def count_latin1(source: CheckpointFile, offset: int, length: int) -> int:
 
 def _decode(text: bytes) -> tuple[bytes, bytes]:
     """Return the bytes that UTF-8 text stands for, and the first byte of a character cut in two."""
-    cut = len(text) - (text[-1] >= 0xC0)
-    return text[:cut].decode("utf-8").encode("latin1"), text[cut:]
+    end = len(text) - (text[-1] >= 0xC0)
+    return text[:end].decode("utf-8").encode("latin1"), text[end:]
 
 
 WINDOW = 1 << 16
@@ -176,12 +176,12 @@ class ByteReader:
     def span(self, count: int) -> Span:
         """Skip the next `count` bytes and return their range."""
         self.require(count)
-        at = self.offset
+        offset = self.offset
         if self._position + count <= self._filled:
             self._position += count
         else:
-            self._base, self._position, self._buffer, self._filled = at + count, 0, b"", 0
-        return Span(self.source, at, count)
+            self._base, self._position, self._buffer, self._filled = offset + count, 0, b"", 0
+        return Span(self.source, offset, count)
 
     def require(self, count: int) -> None:
         """Raise unless `count` more bytes remain."""
@@ -211,6 +211,6 @@ class ByteReader:
 
     def _fill(self, count: int) -> None:
         self.require(count)
-        at = self.offset
-        self._buffer = self.source.read(at, min(max(count, WINDOW), self._end - at))
-        self._base, self._position, self._filled = at, 0, len(self._buffer)
+        offset = self.offset
+        self._buffer = self.source.read(offset, min(max(count, WINDOW), self._end - offset))
+        self._base, self._position, self._filled = offset, 0, len(self._buffer)

@@ -156,8 +156,8 @@ class Tensor:
                 count += int((~np.isfinite(flat[start : start + CHUNK])).sum())
         if count:
             self._nonfinite_reported = True
-            shown = printable(self.name)
-            self._warnings.append(f"{shown!r} holds {count} values that are NaN or infinite")
+            name = printable(self.name)
+            self._warnings.append(f"{name!r} holds {count} values that are NaN or infinite")
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -40,8 +40,8 @@ class CentralHeader:
 
     def error(self, code: str, problem: str) -> CheckpointError:
         """Return the error for this entry, such as "is encrypted"."""
-        shown = printable(self.name.decode("utf-8", "replace"))
-        return CheckpointError(code, f"entry {shown!r} {problem}", self.local_offset)
+        name = printable(self.name.decode("utf-8", "replace"))
+        return CheckpointError(code, f"entry {name!r} {problem}", self.local_offset)
 
 
 def read_directory(source: CheckpointFile) -> tuple[list[CentralHeader], int]:
@@ -50,38 +50,38 @@ def read_directory(source: CheckpointFile) -> tuple[list[CentralHeader], int]:
     data = source.read(start, size)
     headers, position = [], 0
     for _ in range(count):
-        at = start + position
+        file_offset = start + position
         if data[position : position + 4] != CENTRAL or position + 46 > size:
-            raise _directory_error("a central header is malformed", at)
+            raise _directory_error("a central header is malformed", file_offset)
         flags, method, crc, compressed, plain, n_name, n_extra, n_comment, disk, offset = struct.unpack_from(
             "<8xHH4xIIIHHHH6xI", data, position
         )
-        name_at = position + 46
-        position = name_at + n_name + n_extra + n_comment
+        name_start = position + 46
+        position = name_start + n_name + n_extra + n_comment
         if position > size or disk or n_comment:
-            raise _directory_error("a central header is cut off, has a comment or names a disk", at)
-        name = data[name_at : name_at + n_name]
-        extra = data[name_at + n_name : name_at + n_name + n_extra]
-        plain, compressed, offset = widen(extra, (plain, compressed, offset), at)
+            raise _directory_error("a central header is cut off, has a comment or names a disk", file_offset)
+        name = data[name_start : name_start + n_name]
+        extra = data[name_start + n_name : name_start + n_name + n_extra]
+        plain, compressed, offset = widen(extra, (plain, compressed, offset), file_offset)
         headers.append(CentralHeader(name, flags, method, crc, compressed, plain, offset))
     if position != size:
         raise _directory_error("the central directory is larger than its entries", start + position)
     return headers, start
 
 
-def widen(extra: bytes, fields: tuple[int, ...], at: int) -> tuple[int, ...]:
+def widen(extra: bytes, fields: tuple[int, ...], file_offset: int) -> tuple[int, ...]:
     """Replace the fields that refer to ZIP64 values by those values, in order."""
-    wide = wide_field(extra, at)
+    wide = wide_field(extra, file_offset)
     unset = sum(value == UNSET32 for value in fields)
     if wide is None and unset == 0:
         return fields
     if wide is None or len(wide) != 8 * unset:
-        raise CheckpointError("zip-header-mismatch", "the ZIP64 field does not match the header", at)
+        raise CheckpointError("zip-header-mismatch", "the ZIP64 field does not match the header", file_offset)
     values = iter(struct.unpack(f"<{unset}Q", wide))
     return tuple(next(values) if value == UNSET32 else value for value in fields)
 
 
-def wide_field(extra: bytes, at: int) -> bytes | None:
+def wide_field(extra: bytes, file_offset: int) -> bytes | None:
     """Return the ZIP64 extra field (0x0001) or None. torch adds a padding field of another kind."""
     wide: bytes | None = None
     position = 0
@@ -89,7 +89,7 @@ def wide_field(extra: bytes, at: int) -> bytes | None:
         kind, length = struct.unpack_from("<HH", extra, position)
         body = extra[position + 4 : position + 4 + length]
         if len(body) != length or (kind == 1 and wide is not None):
-            raise _directory_error("an extra field is malformed", at)
+            raise _directory_error("an extra field is malformed", file_offset)
         if kind == 1:
             wide = body
         position += 4 + length
@@ -112,8 +112,8 @@ def _find_directory(source: CheckpointFile) -> tuple[int, int, int]:
             message = "a comment or other bytes follow the end record"
             raise CheckpointError("trailing-bytes", message, end)
         raise CheckpointError("truncated", missing, source.size)
-    disk, first_disk, here, count, size, start, comment = struct.unpack("<4xHHHHIIH", tail)
-    if disk or first_disk or here != count or comment:
+    disk, first_disk, disk_count, count, size, start, comment = struct.unpack("<4xHHHHIIH", tail)
+    if disk or first_disk or disk_count != count or comment:
         raise _directory_error("the end record has several disks or a comment", end)
     directory_end = end
     if end >= 76 and source.read(end - 20, 4) == LOCATOR64:
@@ -140,8 +140,8 @@ def _read_end64(source: CheckpointFile, locator: int, record: int) -> tuple[int,
     if disk or disks != 1 or offset != record:
         raise _directory_error("the ZIP64 locator does not point to the record before it", locator)
     head = source.read(record, 56)
-    rest, disk, first_disk, here, count, size, start = struct.unpack("<4xQ4xIIQQQQ", head)
-    if not head.startswith(END64) or rest != 44 or disk or first_disk or here != count:
+    record_size, disk, first_disk, disk_count, count, size, start = struct.unpack("<4xQ4xIIQQQQ", head)
+    if not head.startswith(END64) or record_size != 44 or disk or first_disk or disk_count != count:
         raise _directory_error("the ZIP64 end record is malformed", record)
     return start, count, size
 
@@ -258,32 +258,32 @@ class Archive:
 def _read_entry(source: CheckpointFile, header: CentralHeader, end: int) -> ZipEntry:
     """Return the entry whose bytes end at `end`, after comparing its local and central headers."""
     name = _decode_name(header)
-    at = header.local_offset
-    extra_at = at + 30 + len(header.name)
-    if extra_at > end:
+    start = header.local_offset
+    extra_start = start + 30 + len(header.name)
+    if extra_start > end:
         raise header.error("zip-overlap", "has a header that overlaps the next entry")
-    head = source.read(at, extra_at - at)
+    head = source.read(start, extra_start - start)
     signature, flags, method, crc, compressed, size, n_name, n_extra = struct.unpack_from(
         "<4s2xHH4xIIIHH", head
     )
     mismatch = "has a local header that differs from the central directory"
     if signature != LOCAL or n_name != len(header.name) or head[30:] != header.name:
         raise header.error("zip-header-mismatch", mismatch)
-    data = extra_at + n_extra
+    data = extra_start + n_extra
     data_end = data + header.compressed
     if data_end > end:
         raise header.error("zip-overlap", "has data that overlaps the next entry")
-    extra = source.read(extra_at, n_extra)
+    extra = source.read(extra_start, n_extra)
     expected = (header.crc, header.compressed, header.size)
     if flags & HAS_DESCRIPTOR and (crc, compressed, size) == (0, 0, 0):
         # torch leaves the fields at 0 and still writes ZIP64 values: the size, the offset, or 0.
-        wide = wide_field(extra, at) or b""
+        wide = wide_field(extra, start) or b""
         values = set(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
-        agrees = len(wide) % 8 == 0 and values <= {0, header.size, at}
+        agrees = len(wide) % 8 == 0 and values <= {0, header.size, start}
     else:
         # zipfile before Python 3.11.4, repeats the sizes in a needless ZIP64 field.
-        if wide_field(extra, at) != struct.pack("<QQ", size, compressed):
-            size, compressed = widen(extra, (size, compressed), at)
+        if wide_field(extra, start) != struct.pack("<QQ", size, compressed):
+            size, compressed = widen(extra, (size, compressed), start)
         agrees = (crc, compressed, size) == expected
     if (flags, method) != (header.flags, header.method) or not agrees:
         raise header.error("zip-header-mismatch", mismatch)
@@ -296,13 +296,13 @@ def _read_entry(source: CheckpointFile, header: CentralHeader, end: int) -> ZipE
     return ZipEntry(name, data, header.size, header.crc, header.method != 0, header.compressed)
 
 
-def _check_descriptor(data: bytes, expected: tuple[int, int, int], at: int) -> None:
+def _check_descriptor(data: bytes, expected: tuple[int, int, int], file_offset: int) -> None:
     """Compare a data descriptor, with or without signature, with sizes of 32 or 64 bits."""
     body = data[4:] if len(data) in (16, 24) and data.startswith(DESCRIPTOR) else data
     layout = {12: "<III", 20: "<IQQ"}.get(len(body))
     if layout is None or struct.unpack(layout, body) != expected:
         message = "a data descriptor differs from the central directory"
-        raise CheckpointError("zip-header-mismatch", message, at)
+        raise CheckpointError("zip-header-mismatch", message, file_offset)
 
 
 def _decode_name(header: CentralHeader) -> str:

@@ -130,8 +130,8 @@ def name_tensors(
         message = f"the file holds {_describe(root)}; expected tensors, or dicts of them"
         raise CheckpointError("foreign-root", message)
     walk.visit_all(root)
-    named = set(map(id, checkpoint.values()))
-    unnamed = sum(id(tensor) not in named for tensor in result.tensors)
+    named_ids = set(map(id, checkpoint.values()))
+    unnamed = sum(id(tensor) not in named_ids for tensor in result.tensors)
     if unnamed:
         checkpoint.warnings.append(f"{unnamed} tensors belong to objects of unknown classes and are skipped")
 

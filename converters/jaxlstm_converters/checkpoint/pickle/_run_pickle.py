@@ -68,10 +68,10 @@ def run_pickle(
     """
     machine = PickleMachine(stream, budget, VOCABULARY, persistent, nested)
     take, find_operation = stream.take, OPERATIONS.get
-    at = stream.offset
+    offset = stream.offset
     try:
         while True:
-            at = stream.offset
+            offset = stream.offset
             code = take(1)
             machine.opcodes += 1
             operation = find_operation(code)
@@ -85,7 +85,7 @@ def run_pickle(
                 raise CheckpointError("pickle-opcode", message)
     except CheckpointError as error:
         if error.offset is None:
-            error.offset = at
+            error.offset = offset
         raise
 
 

@@ -101,11 +101,11 @@ def load_from_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> Storage:
         raise machine.malformed(
             "a storage in a pickle is not stored as bytes; write it with pickle protocol 3 or later"
         )
-    known = machine.nested_storages.get(id(args[0]))
-    if known is None:
-        known = (args[0], machine.nested(machine, args[0]))
-        machine.nested_storages[id(args[0])] = known
-    return known[1]
+    cached = machine.nested_storages.get(id(args[0]))
+    if cached is None:
+        cached = (args[0], machine.nested(machine, args[0]))
+        machine.nested_storages[id(args[0])] = cached
+    return cached[1]
 
 
 def _view(

@@ -255,8 +255,8 @@ class PickleMachine:
         elif (set_state := self.vocabulary.set_state.get(type(target))) is not None:
             set_state(self, target, state)
         elif not isinstance(target, OrderedDict | Tensor | UnsupportedTensor):
-            shown = str(target) if isinstance(target, GlobalName) else _kind(target)
-            raise CheckpointError("pickle-build", f"BUILD sets the state of {shown}, which has none")
+            kind = str(target) if isinstance(target, GlobalName) else _kind(target)
+            raise CheckpointError("pickle-build", f"BUILD sets the state of {kind}, which has none")
 
     def persistent(self, key: Any) -> None:
         """Push the value of a persistent id."""
