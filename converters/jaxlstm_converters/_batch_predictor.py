@@ -135,8 +135,8 @@ class BatchPredictor:
         options: dict[str, Any] = {"batch_size": self.batch_size, "cast": self._cast}
         options["finite"] = self._error_column is not None
         if self._prefix is None and is_program(self._path):
-            given = {"dtype": self._dtype, "states": self._states or None, **self._given}
-            unused = " and ".join(name for name, value in given.items() if value is not None)
+            lstm_options = {"dtype": self._dtype, "states": self._states or None, **self._given}
+            unused = " and ".join(name for name, value in lstm_options.items() if value is not None)
             if unused:
                 raise ValueError(
                     f"{unused} cannot be used with a .pt2 program; for one LSTM of it pass prefix="
@@ -206,13 +206,13 @@ class BatchPredictor:
 @contextlib.contextmanager
 def _cpu_threads(threads: int | None) -> Iterator[None]:
     """Set NPROC, from which XLA and the native kernel take their number of threads when they are created."""
-    before = os.environ.get("NPROC")
-    number = threads or before or os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    previous = os.environ.get("NPROC")
+    number = threads or previous or os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if number:
         os.environ["NPROC"] = str(number)
     try:
         yield
     finally:
         os.environ.pop("NPROC", None)
-        if before is not None:
-            os.environ["NPROC"] = before
+        if previous is not None:
+            os.environ["NPROC"] = previous

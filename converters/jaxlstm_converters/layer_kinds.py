@@ -34,8 +34,8 @@ class LayerKind(NamedTuple):
     def claimed(self, names: Iterable[str]) -> list[str]:
         """Return the names of the tensors that the layer has; none if it needs others."""
         tensors = _pairs(self.tensors)
-        own = [name for name in names if name in tensors or f"{name}?" in tensors]
-        return own if all(name in own or name.endswith("?") for name in tensors) else []
+        present = [name for name in names if name in tensors or f"{name}?" in tensors]
+        return present if all(name in present or name.endswith("?") for name in tensors) else []
 
     def axes(self, shapes: Mapping[str, tuple[int, ...]]) -> Axes | None:
         """Return the axes of a layer with tensors of these shapes, or None if they do not fit."""
@@ -54,8 +54,8 @@ class LayerKind(NamedTuple):
 
     def arguments(self, axes: Axes) -> dict[str, Any]:
         """Return the arguments that the axes tell."""
-        known = {f"*{axis}": [size] for axis, size in axes.items()} | axes
-        return {name: known[axis] for name, axis in _pairs(self.sizes).items() if axis in known}
+        values = {f"*{axis}": [size] for axis, size in axes.items()} | axes
+        return {name: values[axis] for name, axis in _pairs(self.sizes).items() if axis in values}
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _is_image(axes: Axes) -> bool:
 
 
 def _has_groups(axes: Axes) -> bool:
-    """Return True if a weight of I, P channels and a bias of O are those of a convolution with groups."""
+    """Return True if the shapes of a weight (I, P) and a bias (O) fit a convolution with groups."""
     groups, remainder = divmod(axes.get("O", 0), axes["P"] or 1)
     return _is_image(axes) and groups > 1 and remainder == 0 and axes["I"] % groups == 0
 

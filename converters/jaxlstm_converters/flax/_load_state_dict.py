@@ -66,8 +66,8 @@ def load_state_dict(
 
 def _tied(model: nnx.Module) -> dict[str, str]:
     """Return the other names of tensors in torch that written models have in their attribute ``tied``."""
-    found = {".".join([*map(str, path), ""]): getattr(m, "tied", None) for path, m in nnx.iter_modules(model)}
-    pairs = [(path, *pair) for path, tied in found.items() if isinstance(tied, dict) for pair in tied.items()]
+    ties = {".".join([*map(str, path), ""]): getattr(m, "tied", None) for path, m in nnx.iter_modules(model)}
+    pairs = [(path, *pair) for path, tied in ties.items() if isinstance(tied, dict) for pair in tied.items()]
     return {f"{path}{name}": f"{path}{first}" for path, name, first in pairs}
 
 

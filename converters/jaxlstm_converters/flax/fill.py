@@ -83,19 +83,19 @@ class _Match:
         # By the identity of a slot, to compare the copies of tied weights.
         self._written: dict[object, tuple[Assignment, np.ndarray]] = {}
         present = [a for a in plan.assignments if all(map(model.has, a.torch))]
-        filled = {slot.key for a in present for slot in a.slots}
+        filled_keys = {slot.key for a in present for slot in a.slots}
         for assignment in plan.assignments:
             if all(map(model.has, assignment.torch)):
                 self._fill(assignment)
-            elif not filled.issuperset(slot.key for slot in assignment.slots):
+            elif not filled_keys.issuperset(slot.key for slot in assignment.slots):
                 self._record_missing(assignment)
 
     def _fill(self, assignment: Assignment) -> None:
         if not self._shapes_fit(assignment):
             return
-        read = tuple(as_numpy(self._model.tensors[name]) for name in assignment.torch)
+        tensors = tuple(as_numpy(self._model.tensors[name]) for name in assignment.torch)
         try:
-            arrays = _converted(assignment, read, self._cast)
+            arrays = _converted(assignment, tensors, self._cast)
         except ValueError as error:
             self.failures.append(f"{', '.join(assignment.torch)} -> {assignment.flax}: {error}")
             return

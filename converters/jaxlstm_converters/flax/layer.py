@@ -183,7 +183,7 @@ class TensorPair:
 
     def below(self, name: str) -> TensorPair:
         """Return the pairing of the layer that holds this one's as its submodule ``name``."""
-        return replace(self, flax=tuple(f"{name}.{own}" for own in self.flax))
+        return replace(self, flax=tuple(f"{name}.{leaf}" for leaf in self.flax))
 
 
 def pair(torch: str, flax: str, layout: WeightLayout = SAME, **kwargs: Any) -> TensorPair:

@@ -115,7 +115,7 @@ def settings_to_check(
 
     ``recorded`` holds the settings that the source records, by prefix in torch.
     """
-    found: dict[str, list[str]] = {}
+    paths_by_line: dict[str, list[str]] = {}
     for layer in layers:
         torch = names.to_torch(join(layer.torch_path, "weight"))
         theirs = recorded.get(torch[0].rpartition(".")[0] if torch else "", {})
@@ -123,13 +123,13 @@ def settings_to_check(
         if "lookalike" in theirs:
             lines.append(lookalike_warning(theirs["lookalike"]))
         for line in lines:
-            found.setdefault(line, []).append(layer.path or "the model")
-    return [f"{_listed(paths)}: {line}" for line, paths in found.items()]
+            paths_by_line.setdefault(line, []).append(layer.path or "the model")
+    return [f"{_listed(paths)}: {line}" for line, paths in paths_by_line.items()]
 
 
 def _listed(paths: list[str]) -> str:
-    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
-    return ", ".join(paths[:4]) + more
+    suffix = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+    return ", ".join(paths[:4]) + suffix
 
 
 UserRow = str | tuple[str, Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]

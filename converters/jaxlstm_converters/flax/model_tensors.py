@@ -111,10 +111,10 @@ class ModelTensors:
         """Return True if there is a tensor of this plain name."""
         return name in self.tensors
 
-    def fold(self, held: Collection[str]) -> None:
-        """Fold reparametrized weights, except those of which the model has the parts itself."""
+    def fold(self, model_names: Collection[str]) -> None:
+        """Fold reparametrized weights, unless the model itself has their parts."""
         names = {id(tensor): self.original[name] for name, tensor in self.tensors.items()}
-        self.tensors, notes, _ = fold(self.tensors, held)
+        self.tensors, notes, _ = fold(self.tensors, model_names)
         self.notes += notes
         for name, tensor in self.tensors.items():
             shaping = tensor.parameters[-1] if isinstance(tensor, ComputedWeight) else tensor
@@ -125,9 +125,9 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
     """Find the tensors of a model."""
     keep = {part for name in plan.flax_names for part in name.split(".")}
     plain = {name: without_wrappers(name, keep) for name in source.tensors}
-    wanted = [without_wrappers(name, keep) for name in plan.torch_names]
-    known = [*plain.values(), *parts_of_weights(plain.values())]
-    root = find_root(known, wanted)
+    expected = [without_wrappers(name, keep) for name in plan.torch_names]
+    available = [*plain.values(), *parts_of_weights(plain.values())]
+    root = find_root(available, expected)
     key = leading_keys(root)
     start = f"{key}." if key else ""
     names.make_plain(lambda torch: without_wrappers(torch, keep).removeprefix(start))
@@ -135,13 +135,13 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
         without_wrappers(prefix, keep).removeprefix(start): recorded
         for prefix, recorded in source.settings.items()
     }
-    found = set(known).intersection(f"{root}.{name}" for name in wanted)
-    root = root.removeprefix(key).strip(".") if 2 * len(found) >= len(wanted) else ""
+    matches = set(available).intersection(f"{root}.{name}" for name in expected)
+    root = root.removeprefix(key).strip(".") if 2 * len(matches) >= len(expected) else ""
     model = ModelTensors({}, {}, settings, [], root, key, unused=source.unused)
     ignored: list[str] = []
     for original, name in plain.items():
         short = name[len(start) :]
-        if _is_model(name, start, names) and not (name.rpartition(".")[2] == COUNT and name not in wanted):
+        if _is_model(name, start, names) and not (name.rpartition(".")[2] == COUNT and name not in expected):
             if model.has(short):
                 raise ValueError(
                     f"source holds {model.original[short]!r} and {original!r}, which are the same tensor of "
@@ -152,7 +152,7 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
             ignored.append(original)
         else:
             model.beside[original] = source.tensors[original]
-    model.fold({name.removeprefix(start) for name in wanted})
+    model.fold({name.removeprefix(start) for name in expected})
     if ignored:
         groups = sorted({name.split(".")[0] for name in ignored})
         outside = key or ", ".join(names.selected)

@@ -55,8 +55,8 @@ class Names:
         if prefix is None:
             candidates = [name]
         else:
-            rest = _rest(name, prefix)
-            candidates = [join(torch, rest) for torch, flax in self.flax_of.items() if flax == prefix]
+            suffix = _rest(name, prefix)
+            candidates = [join(torch, suffix) for torch, flax in self.flax_of.items() if flax == prefix]
         return [torch for torch in candidates if self.to_flax(torch) == name]
 
     def to_flax(self, torch: str) -> str:
@@ -69,13 +69,13 @@ class Names:
         names = list(names)
         for torch, flax in self.flax_of.items():
             if not _any_below(flax, names):
-                layer, _, own = flax.rpartition(".")
-                spelled = _TORCH_NAMES.get(own)
+                layer, _, leaf = flax.rpartition(".")
+                torch_name = _TORCH_NAMES.get(leaf)
                 raise ValueError(
                     f"names maps {torch!r} to {flax!r}, but no layer of the model has this path; "
                     + (
-                        f"names maps to torch's names of tensors: write {join(layer, spelled)!r}"
-                        if spelled and _any_below(layer, names)
+                        f"names maps to torch's names of tensors: write {join(layer, torch_name)!r}"
+                        if torch_name and _any_below(layer, names)
                         else f"the paths are {_list_prefixes(names)}"
                     )
                 )
@@ -112,19 +112,19 @@ def without_wrappers(name: str, keep: Iterable[str] = ()) -> str:
     return _PARAMETRIZATION.sub(lambda match: f"{match[1]}_{'gv'[int(match[2])]}", plain)
 
 
-def find_root(names: Iterable[str], wanted: Iterable[str]) -> str:
-    """Return the prefix below which a state dict holds most of the wanted names.
+def find_root(names: Iterable[str], expected: Iterable[str]) -> str:
+    """Return the prefix below which a state dict holds most of the expected names.
 
     Of equals, a usual key of checkpoints comes before others, and then the shortest.
     """
-    wanted = set(wanted)
-    found: Counter[str] = Counter()
+    expected = set(expected)
+    counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
         splits = ((".".join(parts[:k]), ".".join(parts[k:])) for k in range(len(parts)))
-        found.update(prefix for prefix, rest in splits if rest in wanted)
-    most = max(found.values(), default=0)
-    equals = sorted((prefix for prefix in found if found[prefix] == most), key=len)
+        counts.update(prefix for prefix, suffix in splits if suffix in expected)
+    most = max(counts.values(), default=0)
+    equals = sorted((prefix for prefix in counts if counts[prefix] == most), key=len)
     keys = [prefix for prefix in equals if is_key(prefix)]
     if "" in equals or not keys:
         return min(equals, key=len, default="")
@@ -165,8 +165,8 @@ def _any_below(prefix: str, names: Iterable[str]) -> bool:
 
 def _list_prefixes(names: Iterable[str]) -> str:
     """Return the prefixes of the first layers, for messages."""
-    found = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
-    return ", ".join(map(repr, found[:20])) + (", ..." if len(found) > 20 else "")
+    prefixes = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    return ", ".join(map(repr, prefixes[:20])) + (", ..." if len(prefixes) > 20 else "")
 
 
 def _longest(name: str, prefixes: Iterable[str]) -> str | None:

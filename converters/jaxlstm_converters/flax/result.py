@@ -75,7 +75,7 @@ class LoadResult:
     @property
     def differences(self) -> list[str]:
         """One line for each tensor that does not fit."""
-        return [f"{kind:10} {one}" for kind in _KINDS for one in getattr(self, kind)]
+        return [f"{kind:10} {difference}" for kind in _KINDS for difference in getattr(self, kind)]
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in _KINDS)
@@ -144,8 +144,8 @@ def unexpected_hints(used: set[str], model: ModelTensors) -> dict[str, str]:
             continue
         hints[name] = ""
         if twin is not None:
-            other = twin.rpartition(".")[0]
-            names = {prefix: other, other: other}
+            twin_prefix = twin.rpartition(".")[0]
+            names = {prefix: twin_prefix, twin_prefix: twin_prefix}
             hints[name] = f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"
         elif last == "bias" and f"{prefix}.weight" in used:
             hints[name] = "the Flax layer has no bias: create it with use_bias=True"
@@ -187,17 +187,17 @@ def propose_names(plan: ConversionPlan, result: LoadResult, model: ModelTensors)
     layers of the model take, in their order, the first prefix of torch with tensors of the same names and
     shapes.
     """
-    unexpected = {one.torch for one in result.unexpected}
+    unexpected = {difference.torch for difference in result.unexpected}
     free = {
         name: tuple(model.tensors[name].shape)
         for name, original in model.original.items()
         if original in unexpected
     }
-    missing = {one.torch: one for one in result.missing}
+    missing = {difference.torch: difference for difference in result.missing}
     names: dict[str, str] = {}
-    for name, one in missing.items():
-        if name and free.get(weight := f"{name}.weight") == one.expected:
-            names[weight] = one.flax
+    for name, difference in missing.items():
+        if name and free.get(weight := f"{name}.weight") == difference.expected:
+            names[weight] = difference.flax
             del free[weight]
     for path, tensors in _missing_layers(plan, set(missing)).items():
         match = _first_prefix(free, tensors)
@@ -205,8 +205,8 @@ def propose_names(plan: ConversionPlan, result: LoadResult, model: ModelTensors)
             for name in tensors:
                 del free[f"{match}.{name}"]
             names |= [_shortened(match, path)]
-        elif later := _later_layer(free, tensors):
-            for name, torch in later.items():
+        elif stacked := _later_layer(free, tensors):
+            for name, torch in stacked.items():
                 del free[torch]
                 names[torch] = f"{path}.{name}"
     return names
@@ -228,7 +228,7 @@ def _first_prefix(free: Mapping[str, Shape], tensors: Mapping[str, Shape]) -> st
     first = next(iter(tensors))
     for name in free:
         prefix = name.removesuffix(f".{first}")
-        if prefix != name and all(free.get(f"{prefix}.{own}") == shape for own, shape in tensors.items()):
+        if prefix != name and all(free.get(f"{prefix}.{leaf}") == shape for leaf, shape in tensors.items()):
             return prefix
     return None
 
@@ -239,9 +239,9 @@ def _later_layer(free: Mapping[str, Shape], tensors: Mapping[str, Shape]) -> dic
     torch has one module for stacked layers, where the model has a list of them.
     """
     for name in free:
-        if found := re.fullmatch(r"(.*?)\w+_l([1-9]\d*)(_reverse)?", name):
-            names = {own: found[1] + own.replace("_l0", f"_l{found[2]}") for own in tensors}
-            if all(free.get(names[own]) == shape for own, shape in tensors.items()):
+        if match := re.fullmatch(r"(.*?)\w+_l([1-9]\d*)(_reverse)?", name):
+            names = {leaf: match[1] + leaf.replace("_l0", f"_l{match[2]}") for leaf in tensors}
+            if all(free.get(names[leaf]) == shape for leaf, shape in tensors.items()):
                 return names
     return {}
 

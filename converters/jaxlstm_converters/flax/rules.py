@@ -115,8 +115,8 @@ def attention(layer: FlaxLayer) -> list[TensorPair]:
         layout = chain(split(3), linear(layer.shape("query.kernel")))
         pairs = [TensorPair(("in_proj_weight",), tuple(kernels), layout)]
     else:
-        named = zip(_PROJECTIONS.values(), kernels.items(), strict=True)
-        pairs = [pair(torch, name, linear(kernel)) for torch, (name, kernel) in named]
+        projections = zip(_PROJECTIONS.values(), kernels.items(), strict=True)
+        pairs = [pair(torch, name, linear(kernel)) for torch, (name, kernel) in projections]
     if "query.bias" in layer.slots:
         heads = layer.shape("query.bias")
         layout = chain(split(3), reshape((math.prod(heads),), heads))
@@ -132,21 +132,21 @@ def weight_norm(layer: FlaxLayer, inner: Rule | None) -> list[TensorPair]:
     ``original0``. Names in the new spelling are replaced when a source is read, and torch accepts the old
     one for both. g has the size of the weight on the feature axes, and size 1 on all others.
     """
-    module, below = layer.module, "layer_instance"
+    module, submodule = layer.module, "layer_instance"
     scales = [name for name in layer.slots if _SCALES.fullmatch(name)]
     if inner is None or len(scales) != 1 or not _KERNEL_SCALE.fullmatch(scales[0]):
         raise ValueError(
             "WeightNorm is supported around one layer with the default variable_filter and use_scale; wrap "
             "each layer separately"
         )
-    wrapped = layer.below(below, module.layer_instance)
+    wrapped = layer.below(submodule, module.layer_instance)
     pairs = []
-    for own in inner(wrapped):
-        if own.torch == ("weight",):
-            length = _length_layout(own.layout, wrapped.shape("kernel"), module.feature_axes)
+    for inner_pair in inner(wrapped):
+        if inner_pair.torch == ("weight",):
+            length = _length_layout(inner_pair.layout, wrapped.shape("kernel"), module.feature_axes)
             pairs.append(pair("weight_g", scales[0], length))
-            own = dataclasses.replace(own, torch=("weight_v",))
-        pairs.append(own.below(below))
+            inner_pair = dataclasses.replace(inner_pair, torch=("weight_v",))
+        pairs.append(inner_pair.below(submodule))
     return pairs
 
 
@@ -192,7 +192,7 @@ def lone_cell(layer: FlaxLayer) -> list[TensorPair]:
 
 def _cell_in(layer: FlaxLayer, name: str, cell: Any, suffix: str) -> list[TensorPair]:
     """Return the pairs of a cell below a layer."""
-    return [own.below(name) for own in _cell(layer.below(name, cell), suffix)]
+    return [cell_pair.below(name) for cell_pair in _cell(layer.below(name, cell), suffix)]
 
 
 def _cell(layer: FlaxLayer, suffix: str) -> list[TensorPair]:

@@ -108,10 +108,10 @@ def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = Fa
         kinds = ("transposed convolution", "convolution")[:: 1 if transposed else -1]
         yield f"the layer is a {kinds[0]}, but the torch layer is a {kinds[1]}"
         return
-    for name, other in (("strides", "stride"), ("kernel_dilation", "dilation")):
+    for name, torch_name in (("strides", "stride"), ("kernel_dilation", "dilation")):
         ours = _each(getattr(module, name), len(kernel))
-        if ours != tuple(theirs[other]):
-            yield f"{name}={ours}, but the torch layer has {other}={tuple(theirs[other])}"
+        if ours != tuple(theirs[torch_name]):
+            yield f"{name}={ours}, but the torch layer has {torch_name}={tuple(theirs[torch_name])}"
     if not transposed:
         extents = [d * (k - 1) for d, k in zip(theirs["dilation"], kernel, strict=True)]
         yield from _padding(module.padding, theirs, extents)
@@ -145,8 +145,8 @@ def _pads(padding: Any, extents: list[int]) -> Pads:
         if padding.upper() == "VALID":
             return ((0, 0),) * len(extents)
         return tuple((extent // 2, extent - extent // 2) for extent in extents)
-    each = (padding,) * len(extents) if isinstance(padding, int) else padding
-    return tuple((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in each)
+    per_axis = (padding,) * len(extents) if isinstance(padding, int) else padding
+    return tuple((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in per_axis)
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:

@@ -23,11 +23,11 @@ def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any 
     layers, tree = _layers_and_parameters(model)
     params = dotted_leaves(tree)
     if source is None:
-        plan, found = plan_alone(layers, names), None
+        plan, tensors = plan_alone(layers, names), None
     else:
-        plan, found, _ = match_names(layers, source, names)
-    rows = _rows(plan, params, found)
-    originals = {row.torch: found.original[row.torch] if found else row.torch for row in rows}
+        plan, tensors, _ = match_names(layers, source, names)
+    rows = _rows(plan, params, tensors)
+    originals = {row.torch: tensors.original[row.torch] if tensors else row.torch for row in rows}
     return TrainedParameters(params, jax.tree.structure(tree), rows, originals)
 
 
@@ -44,46 +44,46 @@ def _slot(name: str, array: Any) -> Slot:
 
 
 def _rows(
-    plan: ConversionPlan, params: Mapping[str, Any], found: ModelTensors | None
+    plan: ConversionPlan, params: Mapping[str, Any], tensors: ModelTensors | None
 ) -> tuple[ParameterRow, ...]:
     """Return the rows of the parameters, one for each; raise if a parameter has none.
 
     Tensors of torch that become one array lose or add numbers, and are refused.
     """
-    own = {slot.key: slot.path for each in plan.assignments for slot in each.slots if slot.path in params}
+    paths_by_key = {s.key: s.path for a in plan.assignments for s in a.slots if s.path in params}
     rows: list[ParameterRow] = []
     seen: set[str] = set()
     failures = list(plan.failures)
-    for each in plan.assignments:
+    for assignment in plan.assignments:
         # Tied parameters have several names in torch, of which the optimizer knows the first.
-        paths = tuple(own.get(slot.key, "") for slot in each.slots)
+        paths = tuple(paths_by_key.get(slot.key, "") for slot in assignment.slots)
         if not paths or not all(paths) or not seen.isdisjoint(paths):
             continue
         seen.update(paths)
-        missing = [name for name in each.torch if found is not None and not _holds(found, name)]
-        if missing or each.pair.layout.loss or each.pair.note:
+        missing = [name for name in assignment.torch if tensors is not None and not _holds(tensors, name)]
+        if missing or assignment.pair.layout.loss or assignment.pair.note:
             absent = "the source has no such tensor"
-            if missing and found is not None and all(map(found.has, missing)):
+            if missing and tensors is not None and all(map(tensors.has, missing)):
                 absent = "it is computed from other tensors, so it has no moments"
-            reason = each.pair.layout.loss or each.pair.note or absent
-            failures.append(f"{', '.join(missing or each.torch) or each.flax}: {reason}")
+            reason = assignment.pair.layout.loss or assignment.pair.note or absent
+            failures.append(f"{', '.join(missing or assignment.torch) or assignment.flax}: {reason}")
             continue
-        (name,), (shape,), layout = each.torch, each.torch_shapes, each.pair.layout
+        (name,), (shape,), layout = assignment.torch, assignment.torch_shapes, assignment.pair.layout
         rows.append(ParameterRow(name, paths, shape, layout.to_flax, layout.to_torch))
     failures += [f"{path}: it has no tensor in torch" for path in params if path not in seen]
     if failures:
-        shown = [*failures[:3], *[f"and {len(failures) - 3} more"] * (len(failures) > 3)]
+        listed = [*failures[:3], *[f"and {len(failures) - 3} more"] * (len(failures) > 3)]
         lines = [
             "the moments of these parameters cannot be converted (the file needs the model's tensors, too)",
-            *shown,
+            *listed,
         ]
         raise StateDictError("\n  ".join(lines))
     return tuple(rows)
 
 
-def _holds(found: ModelTensors, name: str) -> bool:
+def _holds(tensors: ModelTensors, name: str) -> bool:
     """Return True if a source has a tensor that is not computed from others."""
-    if not found.has(name):
+    if not tensors.has(name):
         return False
-    original = without_wrappers(found.original[name])
+    original = without_wrappers(tensors.original[name])
     return original.rpartition(".")[2] == name.rpartition(".")[2]

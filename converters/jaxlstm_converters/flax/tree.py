@@ -60,9 +60,9 @@ def linen_layers(
     module: nn.Module, variables: Variables, inputs: Any, kwargs: Mapping[str, Any], method: Any
 ) -> list[FlaxLayer]:
     """Return every submodule of a model that the call with ``inputs`` reaches, in the order of the calls."""
-    found = _modules(module, inputs, kwargs, method)
+    modules = _modules(module, inputs, kwargs, method)
     slots = variables.slots()
-    reached = {path[:k] for path in found for k in range(len(path) + 1)}
+    reached = {path[:k] for path in modules for k in range(len(path) + 1)}
     for path in slots:
         if path[:-1] not in reached:
             raise ValueError(
@@ -70,19 +70,19 @@ def linen_layers(
                 "other inputs or kwargs, or a method that calls all layers"
             )
     return [
-        FlaxLayer(own, ".".join(path), ".".join(_torch_path(path, found)), _slots_below(own, path, slots))
-        for path, own in found.items()
+        FlaxLayer(m, ".".join(path), ".".join(_torch_path(path, modules)), _slots_below(m, path, slots))
+        for path, m in modules.items()
     ]
 
 
 def _modules(module: nn.Module, inputs: Any, kwargs: Mapping[str, Any], method: Any) -> dict[Path, nn.Module]:
     """Return path -> module of each call in an abstract init."""
-    found: dict[Path, nn.Module] = {}
+    modules: dict[Path, nn.Module] = {}
 
     def record(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
-        found.setdefault(context.module.path, context.module)
+        modules.setdefault(context.module.path, context.module)
         return call(*args, **kwargs)
 
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -97,7 +97,7 @@ def _modules(module: nn.Module, inputs: Any, kwargs: Mapping[str, Any], method: 
 
     with nn.intercept_methods(record):
         jax.eval_shape(init, [leaf for leaf, is_array in zip(leaves, abstract, strict=True) if is_array])
-    return found
+    return modules
 
 
 def _slots_below(module: nn.Module, path: Path, slots: Mapping[Path, Slot]) -> dict[str, Slot]:
@@ -106,39 +106,39 @@ def _slots_below(module: nn.Module, path: Path, slots: Mapping[Path, Slot]) -> d
     A module that was given to the constructor, such as the cell of an RNN, may have a path elsewhere. Its
     slots are here under the name of the field.
     """
-    below = {".".join(key[len(path) :]): slot for key, slot in slots.items() if key[: len(path)] == path}
+    by_name = {".".join(key[len(path) :]): slot for key, slot in slots.items() if key[: len(path)] == path}
     for field in getattr(type(module), "__dataclass_fields__", {}):
         child = getattr(module, field, None)
         if field != "parent" and isinstance(child, nn.Module) and child.scope is not None:
             for name, slot in _slots_below(child, child.path, slots).items():
-                below.setdefault(f"{field}.{name}", slot)
-    return below
+                by_name.setdefault(f"{field}.{name}", slot)
+    return by_name
 
 
-def _torch_path(path: Path, found: Mapping[Path, nn.Module]) -> Path:
+def _torch_path(path: Path, modules: Mapping[Path, nn.Module]) -> Path:
     """Return the path in torch: "layers_0", which Linen makes of a list, is "layers", "0"."""
     if not path:
         return ()
-    parent = found.get(path[:-1])
+    parent = modules.get(path[:-1])
     name = next(_attribute(parent, path[-1]), (path[-1],)) if parent is not None else (path[-1],)
     if any(isinstance(parent, kind) and name[0] == hidden for kind, hidden in _TRANSPARENT.items()):
         name = name[1:]
-    return (*_torch_path(path[:-1], found), *name)
+    return (*_torch_path(path[:-1], modules), *name)
 
 
 def _attribute(parent: nn.Module, name: str) -> Iterator[Path]:
     """Yield the attribute, and the indices in it, of the child with a name."""
 
-    def visit(value: Any, at: Path) -> Iterator[Path]:
+    def visit(value: Any, path: Path) -> Iterator[Path]:
         if isinstance(value, nn.Module):
             if value.name == name:
-                yield at
+                yield path
         elif isinstance(value, Mapping):
             for key, item in value.items():
-                yield from visit(item, (*at, str(key)))
+                yield from visit(item, (*path, str(key)))
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
-                yield from visit(item, (*at, str(index)))
+                yield from visit(item, (*path, str(index)))
 
     for attribute, value in vars(parent).items():
         if attribute not in ("parent", "scope", "_state"):
@@ -167,12 +167,12 @@ def nnx_layers(model: nnx.Module) -> list[FlaxLayer]:
         if isinstance(node, nnx.WeightNorm):
             scales = node.scales or {}
             for key in scales:
-                at = (*path, "scales", *map(str, key))
-                _add(_scale_slot(scales, key, ".".join(at)), at, open_)
+                scale_path = (*path, "scales", *map(str, key))
+                _add(_scale_slot(scales, key, ".".join(scale_path)), scale_path, open_)
         hidden = next((name for kind, name in _TRANSPARENT.items() if isinstance(node, kind)), None)
         for name, child in _children(node):
-            shown = torch_path if name == hidden else join(torch_path, name)
-            visit(child, (*path, name), shown, (*parents, id(node)), open_)
+            child_torch_path = torch_path if name == hidden else join(torch_path, name)
+            visit(child, (*path, name), child_torch_path, (*parents, id(node)), open_)
 
     visit(model, (), "", (), [])
     return layers

@@ -54,18 +54,18 @@ class Layer:
     notes: list[str] = field(default_factory=list)
 
 
-def find_layers(found: Survey, hints: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
+def find_layers(surveyed: Survey, hints: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
     """Return the layers of a state dict in its order, without the state of optimizers."""
-    tensors = {name: t for name, t in found.tensors.items() if not is_optimizer_state(name)}
+    tensors = {name: t for name, t in surveyed.tensors.items() if not is_optimizer_state(name)}
     recurrent = {
         prefix: {prefix + name: tensors[prefix + name] for name in shapes}
         for prefix, shapes in group_by_prefix(tensors).items()
-        if prefix in found.lstms or prefix in found.broken or prefix in found.others
+        if prefix in surveyed.lstms or prefix in surveyed.broken or prefix in surveyed.others
     }
     in_recurrent = {name for members in recurrent.values() for name in members}
     modules = group_by_module({name: t for name, t in tensors.items() if name not in in_recurrent})
     drafts = [
-        _recurrent(prefix, members, found, hints.get(prefix, {})) for prefix, members in recurrent.items()
+        _recurrent(prefix, members, surveyed, hints.get(prefix, {})) for prefix, members in recurrent.items()
     ]
     for prefix, module in modules.items():
         drafts += _drafts(prefix, module, hints.get(prefix, {}))
@@ -84,15 +84,15 @@ class _Draft(NamedTuple):
     notes: list[str]
 
 
-def _recurrent(prefix: str, members: dict[str, Any], found: Survey, hints: Mapping[str, Any]) -> _Draft:
-    kind = found.others.get(prefix, "LSTM")
+def _recurrent(prefix: str, members: dict[str, Any], surveyed: Survey, hints: Mapping[str, Any]) -> _Draft:
+    kind = surveyed.others.get(prefix, "LSTM")
     notes = list(dict.fromkeys(t.note for t in members.values() if isinstance(t, ComputedWeight)))
-    if prefix in found.broken:
+    if prefix in surveyed.broken:
         return _Draft(prefix, members, [LayerType(kind)], [*notes, "invalid"])
     shapes = {name[len(prefix) :]: tuple(tensor.shape) for name, tensor in members.items()}
     if kind != "LSTM":  # Only an LSTM has projections.
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("weight_hr")}
-    config = found.lstms.get(prefix) or infer_config(shapes)
+    config = surveyed.lstms.get(prefix) or infer_config(shapes)
     sizes = config_to_dict(config)
     cell = "Cell" if sizes.pop("type") == "LSTMCell" else ""
     missing = list(unrecorded_arguments(config, hints))
@@ -114,11 +114,11 @@ def _drafts(prefix: str, module: Module, hints: Mapping[str, Any]) -> Iterator[_
     types = fitting_types({leaf: shapes[leaf] for leaf in claimed})
     if types:
         recorded = recorded_type(types, hints)
-        chosen = [recorded] if recorded else choose_by_name(types, prefix.removesuffix("."))
+        candidates = [recorded] if recorded else choose_by_name(types, prefix.removesuffix("."))
         notes = [f"{leaf}: {module[leaf].note}" for leaf in claimed if module[leaf].note]
-        notes += ["type from the name"] * (len(chosen) < len(types) and not recorded)
+        notes += ["type from the name"] * (len(candidates) < len(types) and not recorded)
         tensors = {name: t for leaf in claimed for name, t in module[leaf].tensors.items()}
-        yield _Draft(prefix, tensors, chosen, notes)
+        yield _Draft(prefix, tensors, candidates, notes)
     for leaf, variable in module.items():
         if not types or leaf not in claimed:
             for name, tensor in variable.tensors.items():

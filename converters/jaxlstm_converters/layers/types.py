@@ -106,22 +106,22 @@ def choose_by_name(types: list[LayerType], name: str) -> list[LayerType]:
     misleading = "LayerNorm" if any(t.name == "RMSNorm" for t in types) else ""
     for part in reversed(name.split(".")):
         for word, pattern in _WORDS.items():
-            chosen = [t for t in types if t.name.rstrip("123d") == word != misleading]
-            if chosen and re.search(pattern, part, re.IGNORECASE):
-                return chosen
+            matches = [t for t in types if t.name.rstrip("123d") == word != misleading]
+            if matches and re.search(pattern, part, re.IGNORECASE):
+                return matches
     return types
 
 
 def recorded_type(types: list[LayerType], recorded: Mapping[str, Any]) -> LayerType | None:
     """Return the type that a program records, with its arguments, or None if it is not one of ``types``."""
     arguments = {name: value for name, value in recorded.items() if name != "type"}
-    for found in types:
-        if found.name == recorded.get("type"):
-            sizes = {**found.sizes, **arguments}
+    for candidate in types:
+        if candidate.name == recorded.get("type"):
+            sizes = {**candidate.sizes, **arguments}
             groups = arguments.get("groups", 1)
-            if isinstance(groups, int) and found.name.startswith("ConvTranspose"):
+            if isinstance(groups, int) and candidate.name.startswith("ConvTranspose"):
                 sizes["out_channels"] *= 1 if sizes["bias"] else groups
             elif isinstance(groups, int) and "in_channels" in sizes:
                 sizes["in_channels"] *= groups
-            return found._replace(sizes=sizes, not_recorded=())
+            return candidate._replace(sizes=sizes, not_recorded=())
     return None

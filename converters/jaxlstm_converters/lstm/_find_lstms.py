@@ -66,8 +66,8 @@ def foreign_tensors(shapes: Shapes, config: LSTMConfig) -> Shapes:
     submodules, also all with one number per row of the gates, such as the weight of a layer normalization.
     """
     per_row = (4 * config.hidden_size,) if isinstance(config, LSTMCellConfig) else None
-    others = {name: shape for name, shape in shapes.items() if not _NAME.fullmatch(name)}
-    return {name: shape for name, shape in others.items() if shape == per_row or _FOREIGN.fullmatch(name)}
+    unknown = {name: shape for name, shape in shapes.items() if not _NAME.fullmatch(name)}
+    return {name: shape for name, shape in unknown.items() if shape == per_row or _FOREIGN.fullmatch(name)}
 
 
 def layer_kind(shapes: Shapes) -> str:
@@ -149,17 +149,17 @@ def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -
     ['encoder.']
     """
     if isinstance(state_dict_or_path, Mapping):
-        found = survey(state_dict_or_path)
+        surveyed = survey(state_dict_or_path)
     elif isinstance(state_dict_or_path, (str, os.PathLike)):
-        found = survey(read_checkpoint(state_dict_or_path))
+        surveyed = survey(read_checkpoint(state_dict_or_path))
     else:
         raise TypeError(
             "state_dict_or_path must be a mapping of names to tensors or the path of a checkpoint, got "
             f"{type(state_dict_or_path).__name__}; pass module.state_dict() for a torch module"
         )
-    for problem in found.broken.values():
+    for problem in surveyed.broken.values():
         raise ValueError(problem)
-    return found.lstms
+    return surveyed.lstms
 
 
 class Survey(NamedTuple):
@@ -184,7 +184,7 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
     """Find the LSTMs as :func:`find_lstms` does, but report invalid ones instead of raising."""
     tensors, notes, problems = fold(state_dict)
     notes = [note for note in notes if _NAME.fullmatch(note.partition(" = ")[0])]
-    found = Survey({}, dict(problems), tensors, notes, {})
+    result = Survey({}, dict(problems), tensors, notes, {})
     hints = config_hints(state_dict)
     modules = module_shapes(tensors)
     for prefix, shapes in group_by_prefix(tensors).items():
@@ -195,19 +195,19 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
             try:
                 config = infer_config(shapes, **hints.get(prefix, {}))
             except ValueError as error:  # for example a projection that is larger than the hidden size
-                found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
+                result.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
                 continue
             mismatches = shape_mismatches(shapes, config, prefix=prefix)
             if foreign := foreign_tensors(modules[prefix], config):
                 mismatches += [f"unexpected {prefix}{name} {shape}" for name, shape in foreign.items()]
                 mismatches.append("torch.nn.LSTM does not have these, so this is another kind of layer")
             if mismatches:
-                found.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {'; '.join(mismatches)}"
+                result.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {'; '.join(mismatches)}"
             else:
-                found.lstms[prefix] = config
+                result.lstms[prefix] = config
         elif kind:
-            found.others[prefix] = kind
-    return found
+            result.others[prefix] = kind
+    return result
 
 
 def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -115,25 +115,25 @@ class Pruned(ComputedWeight):
 
 def parts_of_weights(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return weight -> part -> name, such as "lstm.weight_hh_l0" -> "g" -> "lstm.weight_hh_l0_g"."""
-    found: dict[str, dict[str, str]] = {}
+    parts: dict[str, dict[str, str]] = {}
     for name in names:
         if match := _PARAMETRIZATION.fullmatch(name):
-            found.setdefault(match["prefix"] + match["base"], {})[match["part"]] = name
+            parts.setdefault(match["prefix"] + match["base"], {})[match["part"]] = name
         elif match := _PART.fullmatch(name):
-            found.setdefault(match["weight"], {})[match["part"]] = name
-    return found
+            parts.setdefault(match["weight"], {})[match["part"]] = name
+    return parts
 
 
-def fold(state_dict: Mapping[str, Any], held: Collection[str] = ()) -> Folded:
+def fold(state_dict: Mapping[str, Any], keep: Collection[str] = ()) -> Folded:
     """Return the state dict with each reparametrized weight under its plain name.
 
-    The names in ``held``, such as "lstm.weight_g", stay: the model itself has these parameters.
+    The names in ``keep``, such as "lstm.weight_g", stay: the model itself has these parameters.
     """
     folded = Folded(dict(state_dict), [], {})
     for weight, parts in parts_of_weights(state_dict).items():
         start = weight.rfind(".") + 1
         is_of_lstm = _OF_LSTM.fullmatch(weight, start) is not None
-        if any(name in held for name in parts.values()) or (weight in state_dict and not is_of_lstm):
+        if any(name in keep for name in parts.values()) or (weight in state_dict and not is_of_lstm):
             continue
         problem = _fold(folded, weight, parts)
         if is_of_lstm and "raw" in parts:
@@ -151,10 +151,10 @@ def _fold(folded: Folded, weight: str, parts: Mapping[str, str]) -> str:
         if tuple(tensors[orig].shape) == tuple(tensors[mask].shape):
             tensors[weight] = Pruned(tensors.pop(mask), tensors.pop(orig))
             folded.notes.append(f"{weight} = {orig} * {mask} (pruning)")
-    others = sorted(name for name in parts.values() if "parametrizations." in name)
-    if others and kinds != {"original0", "original1"} and kinds != {"original1"}:
+    custom = sorted(name for name in parts.values() if "parametrizations." in name)
+    if custom and kinds != {"original0", "original1"} and kinds != {"original1"}:
         return (
-            f"{weight} has a parametrization other than weight normalization ({', '.join(others)}); pass the "
+            f"{weight} has a parametrization other than weight normalization ({', '.join(custom)}); pass the "
             "torch module to jaxlstm.from_torch, or call torch.nn.utils.parametrize.remove_parametrizations "
             "on it and save the model again"
         )

@@ -34,22 +34,22 @@ def select_lstm(
     progress: Progress = no_progress,
 ) -> SelectedLSTM:
     """Return one LSTM with its parameters as NumPy arrays."""
-    found = survey(state_dict)
-    if not found.lstms and not found.broken:
-        raise ValueError(_no_lstm_message(state_dict, found.others))
-    chosen = choose_prefix([*found.lstms, *found.broken], prefix, found.others)
-    if chosen in found.broken:
-        raise ValueError(found.broken[chosen])
-    of_module = (hints or {}).get(chosen, {})
-    given = {name: value for name, value in of_module.items() if name != "lookalike"}
-    config = with_fields(found.lstms[chosen], **given)
-    recorded = {*config_hints(state_dict).get(chosen, {}), *given}
-    lookalike = {**getattr(state_dict, "hints", {}).get(chosen, {}), **of_module}.get("lookalike", "")
+    surveyed = survey(state_dict)
+    if not surveyed.lstms and not surveyed.broken:
+        raise ValueError(_no_lstm_message(state_dict, surveyed.others))
+    full_prefix = choose_prefix([*surveyed.lstms, *surveyed.broken], prefix, surveyed.others)
+    if full_prefix in surveyed.broken:
+        raise ValueError(surveyed.broken[full_prefix])
+    module_hints = (hints or {}).get(full_prefix, {})
+    settings = {name: value for name, value in module_hints.items() if name != "lookalike"}
+    config = with_fields(surveyed.lstms[full_prefix], **settings)
+    recorded = {*config_hints(state_dict).get(full_prefix, {}), *settings}
+    lookalike = {**getattr(state_dict, "hints", {}).get(full_prefix, {}), **module_hints}.get("lookalike", "")
     names = list(param_shapes(config))
     params = {}
     for done, name in enumerate(names):
-        progress(done, len(names), f"reading {chosen}{name}")
-        params[name] = as_numpy(found.tensors[chosen + name])
+        progress(done, len(names), f"reading {full_prefix}{name}")
+        params[name] = as_numpy(surveyed.tensors[full_prefix + name])
     return SelectedLSTM(params, config, unrecorded_arguments(config, recorded), lookalike)
 
 

@@ -73,18 +73,18 @@ def load_optimizer(
     trained, checkpoint = _trained(path, model, config, prefix, names)
     optimizers = find_optimizers(checkpoint)
     shapes = model_shapes(checkpoint, optimizers)
-    if folded := [full for full in trained.originals.values() if full not in shapes]:
+    if folded := [name for name in trained.originals.values() if name not in shapes]:
         raise ValueError(f"{folded[0]!r} is computed from other tensors, so it has no moments")
 
     mapped: dict[str, OptimizerState] = {}
     problems = []
-    for one in _named(optimizers, optimizer, checkpoint):
+    for opt in _named(optimizers, optimizer, checkpoint):
         try:
-            rules = [rule(group.hyper, decoupled_weight_decay) for group in one.groups]
-            homes = _homes(one, shapes, trained.originals, order, certain=bool(order or optimizer))
-            mapped[one.root] = fill(_groups(one, rules, homes, trained), trained, written_groups(one, homes))
+            rules = [rule(group.hyper, decoupled_weight_decay) for group in opt.groups]
+            homes = _homes(opt, shapes, trained.originals, order, certain=bool(order or optimizer))
+            mapped[opt.root] = fill(_groups(opt, rules, homes, trained), trained, written_groups(opt, homes))
         except ValueError as error:
-            problems.append(f"the optimizer at {one.label!r} {error}")
+            problems.append(f"the optimizer at {opt.label!r} {error}")
     if not mapped:
         raise ValueError("; ".join(problems))
     if len(mapped) > 1:
@@ -126,19 +126,19 @@ def _lstm(checkpoint: Checkpoint, config: LSTMConfig, prefix: str | None) -> str
     expected = param_shapes(config)
     fits = {p: param_shapes(c) == expected for p, c in survey(checkpoint).lstms.items()}
     fitting = [p for p in fits if fits[p]]
-    chosen = choose_prefix(fits if prefix or not fitting else fitting, prefix)
-    if not fits[chosen]:
-        raise ValueError(f"the LSTM at {chosen!r} does not have the shapes of {config}")
-    return chosen
+    selected = choose_prefix(fits if prefix or not fitting else fitting, prefix)
+    if not fits[selected]:
+        raise ValueError(f"the LSTM at {selected!r} does not have the shapes of {config}")
+    return selected
 
 
 def _named(
     optimizers: list[TorchOptimizer], name: str | None, checkpoint: Checkpoint
 ) -> list[TorchOptimizer]:
     """Return the optimizers called ``name``, or all if it is None; raise if there is none."""
-    selected = [one for one in optimizers if name is None or one.label == name.rstrip(".")]
+    selected = [opt for opt in optimizers if name is None or opt.label == name.rstrip(".")]
     if not selected:
-        listed = ", ".join(repr(one.label) for one in optimizers) or "none"
+        listed = ", ".join(repr(opt.label) for opt in optimizers) or "none"
         raise ValueError(
             f"no optimizer{'' if name is None else f' at {name!r}'} with state and param_groups in "
             f"{checkpoint.path!r}; " + "; ".join([f"the optimizers are: {listed}", *checkpoint.warnings])
@@ -159,9 +159,9 @@ def _homes(
     if not optimizer.state and all(hyper == hypers[0] for hyper in hypers):
         return dict.fromkeys(originals, (0, 0))  # without state, all places are equivalent
     stored = [name for group in optimizer.groups for name in group.names]
-    wanted = list(originals.values())
-    found = find_places(optimizer, shapes, wanted, order or stored or None, certain=certain)
-    return {name: found[full] for name, full in originals.items()}
+    full_names = list(originals.values())
+    places = find_places(optimizer, shapes, full_names, order or stored or None, certain=certain)
+    return {name: places[original] for name, original in originals.items()}
 
 
 def _groups(
@@ -171,8 +171,8 @@ def _groups(
     hypers = [relevant(group.hyper) for group in optimizer.groups]
     stored = {name: optimizer.state.get(optimizer.groups[g].keys[k], {}) for name, (g, k) in homes.items()}
     moments = model_moments(trained, stored)
-    found: dict[int, RuleGroup] = {}
+    groups: dict[int, RuleGroup] = {}
     for path, name in trained.names.items():
         first = hypers.index(hypers[homes[name][0]])
-        found.setdefault(first, RuleGroup(rules[first], {})).moments[path] = moments[path]
-    return list(found.values())
+        groups.setdefault(first, RuleGroup(rules[first], {})).moments[path] = moments[path]
+    return list(groups.values())

@@ -66,7 +66,7 @@ def save_optimizer(
     moments = _moments(state, trained)
     fields = {k: _of_group(group, name, moments.get(name, {})) for k, (group, name) in enumerate(order)}
     document = {
-        "state": {number: of_parameter for number, of_parameter in fields.items() if of_parameter},
+        "state": {number: values for number, values in fields.items() if values},
         "param_groups": list(_numbered(groups)),
     }
     path = Path(path)
@@ -80,15 +80,15 @@ def _order(
 ) -> list[tuple[Mapping[str, Any], str]]:
     """Return (group, name) of each parameter of the torch optimizer, in its order."""
     order = [(group, name) for group in groups for name in group.get("param_names", [""])]
-    found = [name for _, name in order]
-    own = set(trained.names.values())
-    if not groups or "" in found:
+    names = [name for _, name in order]
+    expected = set(trained.names.values())
+    if not groups or "" in names:
         raise ValueError(
             "groups must have the names of all parameters, in the order of the torch optimizer; pass groups="
             "[{'lr': 1e-3, ..., 'param_names': [name for name, _ in model.named_parameters()]}]"
         )
-    missing, unknown = sorted(own - set(found)), sorted(set(found) - own)
-    if missing or unknown or len(found) != len(set(found)):
+    missing, unknown = sorted(expected - set(names)), sorted(set(names) - expected)
+    if missing or unknown or len(names) != len(set(names)):
         raise ValueError(
             "groups must name each parameter of the model once; missing: "
             f"{', '.join(missing) or 'none'}, unknown: {', '.join(unknown) or 'none'}"
@@ -117,8 +117,8 @@ def _moments(state: Any, trained: TrainedParameters) -> dict[str, dict[str, Any]
         for field in _FIELDS.keys() & set(node._fields):
             # Parameters of other groups are masked, and have no leaves.
             leaves = dotted_leaves(getattr(node, field))
-            of_field = arrays.setdefault(_FIELDS[field], {})
-            of_field.update((name, np.asarray(leaf)) for name, leaf in leaves.items())
+            field_arrays = arrays.setdefault(_FIELDS[field], {})
+            field_arrays.update((name, np.asarray(leaf)) for name, leaf in leaves.items())
             if field == "mu":
                 steps.update(dict.fromkeys(leaves, np.asarray(node.count, np.float32)))
     if unknown := set().union(*arrays.values()) - trained.params.keys():
@@ -129,10 +129,10 @@ def _moments(state: Any, trained: TrainedParameters) -> dict[str, dict[str, Any]
     for field, by_path in arrays.items():
         for row in trained.rows:
             if by_path.keys() >= set(row.paths):
-                of_name = moments.setdefault(row.torch, {})
-                (of_name[field],) = row.to_torch(tuple(by_path[path] for path in row.paths))
+                parameter_moments = moments.setdefault(row.torch, {})
+                (parameter_moments[field],) = row.to_torch(tuple(by_path[path] for path in row.paths))
                 if field == "exp_avg":
-                    of_name["step"] = steps[row.paths[0]]
+                    parameter_moments["step"] = steps[row.paths[0]]
     return moments
 
 

@@ -25,7 +25,7 @@ _BUFFER = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked)", r
 
 def model_shapes(checkpoint: Checkpoint, optimizers: Sequence[TorchOptimizer]) -> dict[str, Shape]:
     """Return name -> shape of the possible parameters: float tensors except known buffers."""
-    inside = tuple(f"{one.root}{part}." for one in optimizers for part in ("state", "param_groups"))
+    inside = tuple(f"{opt.root}{part}." for opt in optimizers for part in ("state", "param_groups"))
     return {
         name: tuple(tensor.shape)
         for name, tensor in checkpoint.items()
@@ -46,23 +46,23 @@ def find_places(
     The model is taken to be the smallest part of the file that holds the LSTM and matches the optimizer.
     """
     match = _by_order(optimizer, model) if names is None else _by_name(optimizer, model, names)
-    home, found = next(
-        ((root, found) for root in reversed(_roots(lstm[0])) if (found := match(root))), ("", {})
+    home, matched = next(
+        ((root, matched) for root in reversed(_roots(lstm[0])) if (matched := match(root))), ("", {})
     )
-    if not found:
+    if not matched:
         raise ValueError(
             f"has {optimizer.num_params} parameters, which do not match the model's in "
             f"{'names' if names else 'order and shape'}; pass order=[name for name, _ in "
             "model.named_parameters()], in the order of the optimizer"
         )
-    others = {root for name in model for root in _roots(name)} if not certain else set()
-    for root in sorted(others):
+    other_roots = {root for name in model for root in _roots(name)} if not certain else set()
+    for root in sorted(other_roots):
         if not root.startswith(home) and not home.startswith(root) and match(root):
             raise ValueError(
                 f"matches both {home!r} and {root!r}; pass optimizer={optimizer.label!r} if it trains "
                 "this model"
             )
-    options = {name: found.get(name, {None}) for name in lstm}
+    options = {name: matched.get(name, {None}) for name in lstm}
     if all(places == {None} for places in options.values()):
         raise ValueError("does not train this model")
     return {name: _only(name, places) for name, places in options.items()}
@@ -88,8 +88,8 @@ def _by_order(optimizer: TorchOptimizer, model: Mapping[str, Shape]) -> Callable
         shapes = {name: shape for name, shape in model.items() if name.startswith(root)}
         if len(shapes) < optimizer.num_params:
             return None
-        found = dict(zip(shapes, places(list(shapes.values()), groups), strict=True))
-        return found if any(found.values()) else None
+        options = dict(zip(shapes, places(list(shapes.values()), groups), strict=True))
+        return options if any(options.values()) else None
 
     return match
 
@@ -104,10 +104,10 @@ def _by_name(
     shapes = [optimizer.shape(key) for group in optimizer.groups for key in group.keys]
 
     def match(root: str) -> Options | None:
-        full = [root + name for name in names]
-        if any(n not in model or s not in (None, model[n]) for n, s in zip(full, shapes, strict=True)):
+        full_names = [root + name for name in names]
+        if any(n not in model or s not in (None, model[n]) for n, s in zip(full_names, shapes, strict=True)):
             return None
-        return {name: {slot} for name, slot in zip(full, slots, strict=True)}
+        return {name: {slot} for name, slot in zip(full_names, slots, strict=True)}
 
     return match
 
@@ -129,17 +129,17 @@ def places(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) ->
       the tensor is not a parameter. The sets are empty if no layout exists.
     """
     layers = _forward(shapes, groups)
-    found: list[set[Place | None]] = [set() for _ in shapes]
+    options: list[set[Place | None]] = [set() for _ in shapes]
     alive = layers[-1]
     for position in reversed(range(len(shapes))):
         earlier = set()
         for pointers in layers[position]:
-            for place, moved in _moves(pointers, shapes[position], groups):
-                if moved in alive:
+            for place, next_pointers in _moves(pointers, shapes[position], groups):
+                if next_pointers in alive:
                     earlier.add(pointers)
-                    found[position].add(place)
+                    options[position].add(place)
         alive = earlier
-    return found
+    return options
 
 
 def _forward(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) -> list[set[tuple[int, ...]]]:
@@ -150,10 +150,10 @@ def _forward(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) 
     for position, shape in enumerate(shapes, start=1):
         layer = set()
         for pointers in layers[-1]:
-            for _, moved in _moves(pointers, shape, groups):
+            for _, next_pointers in _moves(pointers, shape, groups):
                 moves += 1
-                if surplus + position <= sum(moved):  # enough tensors are left for the others
-                    layer.add(moved)
+                if surplus + position <= sum(next_pointers):  # enough tensors are left for the others
+                    layer.add(next_pointers)
             if moves > MAX_MOVES:
                 raise ValueError("has parameters that match the model in too many ways")
         layers.append(layer)

@@ -66,7 +66,7 @@ def rule(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule:
     if names == _RMSPROP:
         return _rmsprop(hyper)
     kind = next((kind for marker, kind in _OTHERS.items() if marker in names), "another optimizer")
-    if any(known <= names for known in (_ADAM, _SGD, _RMSPROP)):
+    if any(required <= names for required in (_ADAM, _SGD, _RMSPROP)):
         kind = "not an optimizer of torch.optim"
     raise ValueError(
         f"is {kind} according to its hyperparameters {', '.join(sorted(names))}; "
@@ -154,8 +154,8 @@ def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransfo
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
 
         def step(m: Any, v: Any) -> Any:
-            of_mu, of_nu = ((1 - beta**count).astype(m.dtype) for beta in (b1, b2))
-            return m / of_mu / (jnp.sqrt(v / of_nu) + eps)
+            mu_correction, nu_correction = ((1 - beta**count).astype(m.dtype) for beta in (b1, b2))
+            return m / mu_correction / (jnp.sqrt(v / nu_correction) + eps)
 
         return jax.tree.map(step, mu, nu_max), optax.ScaleByAmsgradState(count, mu, nu, nu_max)
 

@@ -163,12 +163,12 @@ class OptimizerState(NamedTuple):
 
 def model_moments(trained: TrainedParameters, stored: Mapping[str, Moments]) -> dict[str, Moments]:
     """Return path of a parameter -> moments in its layout, given the moments of each name in torch."""
-    found = {path: dict(stored[name]) for path, name in trained.names.items()}
+    moments = {path: dict(stored[name]) for path, name in trained.names.items()}
     for field in _MOMENTS:
-        arrays = {name: np.asarray(of[field]) for name, of in stored.items() if field in of}
+        arrays = {name: np.asarray(values[field]) for name, values in stored.items() if field in values}
         for path, array in trained.to_model(arrays).items():
-            found[path][field] = array
-    return found
+            moments[path][field] = array
+    return moments
 
 
 def written_groups(

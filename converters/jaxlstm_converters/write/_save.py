@@ -67,13 +67,13 @@ def save(
     check_params(params, config)
     arrays = {name: np.asarray(params[name]) for name in param_shapes(config)}
     require_replaceable(path, overwrite=overwrite, is_ours=is_saved_file)
-    named = {prefix + name: array for name, array in arrays.items()}
+    tensors = {prefix + name: array for name, array in arrays.items()}
     config_text = saved_metadata(prefix, config, assumed)
     parts: Iterable[bytes | memoryview]
     if format == "torch":
-        parts = [torch_bytes(named, config_text)]
+        parts = [torch_bytes(tensors, config_text)]
     else:
-        parts = safetensors_bytes(named, {"format": "pt", **(metadata or {}), METADATA_KEY: config_text})
+        parts = safetensors_bytes(tensors, {"format": "pt", **(metadata or {}), METADATA_KEY: config_text})
     total = sum(array.nbytes for array in arrays.values())
     write_atomically(path, reported_bytes(parts, total, f"writing {path.name}", progress or no_progress))
 
