@@ -1,5 +1,6 @@
 """Archives of every kind as modules: TorchScript's values, free sizes, gradients, clean layers."""
 
+import io
 import re
 import zipfile
 from pathlib import Path
@@ -104,6 +105,34 @@ def test_a_layer_with_other_code_is_interpreted(tmp_path: Path) -> None:
     assert torch.equal(original(x), layer(x))
     assert type(changed[0]).__mro__[1].__name__ == "ScriptedModule"  # type: ignore[index]
     assert torch.equal(changed(x), -x)
+
+
+class Quotients(nn.Module):
+    """Operators that torch changed."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        n = x.size(0)
+        return x / 2, x / (x + 20), torch.full([n], 3), torch.full([2], n) * ((n - 8) / 3)
+
+
+@pytest.mark.parametrize("version", [1, 3, 4, 10])
+@pytest.mark.parametrize("way", [torch.jit.script, lambda module: torch.jit.trace(module, -X)])
+def test_archives_of_old_versions(way: Any, version: int, tmp_path: Path) -> None:
+    """They divide integers as torch 1.4 did, to integers. torch.jit.load gives the reference."""
+    raw, path = io.BytesIO(), tmp_path / "old.jit"
+    torch.jit.save(way(Quotients()), raw)
+    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            head = b"op_version_set = 1\n" * (name.endswith(".py") and version == 1)
+            text = f"{version}\n" if name.endswith("version") else head + source.read(name)
+            target.writestr(name, text)
+    module, reference = jaxlstm.load_torchscript(path), torch.jit.load(path)
+    program = jaxlstm.from_module(module, (-X,))
+    for x in (-X, OTHER - 3):
+        expected = reference(x)
+        assert (expected[0].dtype == torch.int64) is (version < 4)
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=0)
+        assert_close(program(program.params, x.numpy()), expected, 1e-6)
 
 
 class Counter(nn.Module):

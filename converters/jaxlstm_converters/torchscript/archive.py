@@ -56,13 +56,13 @@ def read_archive(source: CheckpointFile) -> ScriptArchive:
 
 
 def method_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Return the signatures of the public methods of a file's classes, except torch's, with module paths."""
+    """Return the signatures of the public methods of a file's modules, except torch's, with module paths."""
     archive = read_archive(CheckpointFile(path))
     lines, seen, stack = list[str](), set[str](), [("", archive.root)]
     while stack:
         prefix, value = stack.pop()
         kind = archive.class_of(value)
-        if kind is None or kind.name in seen or kind.name.startswith("__torch__.torch."):
+        if kind is None or kind.name in seen or (prefix and kind.name.startswith("__torch__.torch.")):
             continue
         seen.add(kind.name)
         lines += [prefix + f.signature for name, f in kind.methods.items() if not name.startswith("_")]

@@ -33,8 +33,6 @@ _IMPLICIT = {"int": "IntImplicit", "float": "FloatImplicit", "number": "ScalarIm
 """Type of a number -> operator that makes one of a tensor."""
 _WITH_NUMBERS = ("add", "sub", "mul", "div")
 """Operators whose second argument TorchScript replaces by a number if it is a constant without axes."""
-_SINCE = {"div": 4, "div_": 4, "full": 5}
-"""Operators of tensors of integers -> the first version of archives with their present meaning."""
 _CONTEXTS = {
     "__torch__.torch.autograd.grad_mode.no_grad": torch.no_grad,
     "__torch__.torch.autograd.grad_mode.enable_grad": torch.enable_grad,
@@ -261,9 +259,11 @@ class _Frame:
         ):
             is_number = isinstance(args[1], torch.Tensor) and not args[1].dim()
             args[1] = args[1].item() if is_number else args[1]
-        is_old = self.interpreter.version < _SINCE.get(name, 0) and isinstance(args[0], (torch.Tensor, list))
-        if is_old and not any(map(is_floating, args)):
-            raise UnsupportedValueError(f"torch.{name} of integers had another meaning in old archives")
+        is_old_quotient = self.interpreter.version < 4 and name in ("div", "div_")
+        if is_old_quotient and isinstance(args[0], (torch.Tensor, NumberTensor)) and not any(map(is_floating, args)):
+            kwargs["rounding_mode"] = "trunc"
+        if self.interpreter.version < 5 and name == "full" and kwargs.get("dtype") is None:
+            args[1] = torch.sym_float(args[1])
         return call_operator("aten", name, args, kwargs)
 
     def _call_method(self, owner: Any, name: str, args: tuple[Any, ...]) -> Any:

@@ -101,8 +101,9 @@ class ModuleTree:
             return {key: self._value(item, depth) for key, item in value.items()}
         if not isinstance(value, Placeholder):
             raise _unsupported(f"{describe(value)} is not supported")
-        if value.packed_class:
-            raise _unsupported(f"quantized models are not supported: the archive has a {value.packed_class}")
+        if value.packed_class or ".quantized." in value.cls.module:
+            packed = value.packed_class or str(value.cls)
+            raise _unsupported(f"quantized models are not supported: the archive has a {packed}")
         if value.cls.module == "torch.jit._pickle" and value.cls.name in _PICKLED and value.args:
             return self._value(value.args[0], depth)
         if value.cls == GlobalName("torch", "device"):

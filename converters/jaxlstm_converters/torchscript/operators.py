@@ -92,15 +92,23 @@ _OF_SIZES: dict[str, Callable[..., Any]] = {
 }
 """Operators on numbers of which one depends on a free size."""
 
+
+def _truncated(one: Any, other: Any) -> Any:
+    """Return the quotient of integers, rounded towards zero."""
+    return one // other if bool(one < 0) == bool(other < 0) else -(-one // other)
+
+
 _OF_NUMBER_TENSORS: dict[str, Callable[..., Any]] = {
     "add": lambda one, other, alpha=1: one + other * alpha,
     "sub": lambda one, other, alpha=1: one - other * alpha,
     "mul": operator.mul,
     "neg": operator.neg,
     "floor_divide": operator.floordiv,
+    "div floor": operator.floordiv,
+    "div trunc": _truncated,
     "remainder": operator.mod,
 }
-"""Operators on tensors of one integer whose result is another."""
+"""Operators on tensors of one integer, with the rounding mode, whose result is another."""
 
 
 def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -186,8 +194,9 @@ def call_operator(namespace: str, name: str, args: list[Any], kwargs: Mapping[st
             return numbers[0]
         if name == "Bool" and numbers[0] is not None:
             return numbers[0] != 0
-        if name in _OF_NUMBER_TENSORS and None not in numbers and not kwargs.keys() - {"alpha"}:
-            return NumberTensor(_OF_NUMBER_TENSORS[name](*numbers, **kwargs))
+        function = _OF_NUMBER_TENSORS.get(f"{name} {kwargs.get('rounding_mode') or ''}".rstrip())
+        if function and None not in numbers and not kwargs.keys() - {"alpha", "rounding_mode"}:
+            return NumberTensor(function(*numbers, **({"alpha": kwargs["alpha"]} if "alpha" in kwargs else {})))
         args = plain(args)
     first = args[0] if args else None
     for kind, table in _TABLES:
