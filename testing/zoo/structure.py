@@ -326,7 +326,7 @@ def literals() -> nn.Module:
             x = functional.conv1d(x, self.weight.tanh(), stride=size)
             return functional.pad(x * (size + 3), (size + 4, 1))[..., size + 5 :] + (size + 6)
 
-        return module_of(forward, weight=nn.Parameter(torch.randn(4, 4, size)))
+        return module_of(forward, weight=nn.Parameter(torch.randn(4, 4, size) / 4))
 
     return module_of(lambda self, x: self.second(self.first(x)), first=block(1), second=block(2))
 

@@ -38,7 +38,7 @@ EXPRESSIONS = {
     "s": """
         "ab"; word; word + "c"; str(<i>); word[1:]; word.upper(); "{}-{}".format(<i>, <b>);
         str(<f>); "%d" % <i>; word.replace("a", "b"); "_".join([word, "x"]); word[-1];
-        word.split("b")[0]; str(items)
+        word.split("b")[0]; str(items); "b\\u00e9" + word; word[::-1]
     """,
     "t": """
         x; x + <i>; x * <f>; x / <i>; x - x.size(0); -x; x[0]; x[-1:]; x[..., None];
@@ -72,7 +72,7 @@ LEAVING = """
 """
 ARGUMENTS = (
     (torch.arange(6.0).reshape(2, 3) - 2.5, 2, 0.75, "ab"),
-    (torch.ones(3, 2, dtype=torch.int64), -5, -1.5, "b", 3),
+    (torch.ones(3, 2, dtype=torch.int64), -5, -1.5, "b\u00e9", 3),
 )
 
 

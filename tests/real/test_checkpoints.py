@@ -37,6 +37,8 @@ PINS = {
     "silero-vad": ("6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"),
     "silero-vad@5.1": ("5.1", "ecb50b484f538f7a962ce5cd3c07120d9db7b9d5a0c5861ccafe459856f22c8f"),
     "deepbet": ("1.0.2", "1999e2ea00ec48f6233b95b96f3901a962d3f70431c63aeb985e8a49a198473c"),
+    "nnsplit": ("0.2.2", "c32bc25598eafa1d4d3a52658fba6ebfb5b034d62e0c7a75c1e7db3a89a14ee9"),
+    "silero-stress": ("1.5", "408e333e67ebb407be656f32e8d5c46ad811c2598ebdbaed0e627ee980579e4a"),
     "g2pM": ("0.1.2.5", "9e920b82df4002f96d8679720c7a858d10816d438dbd61b8b6b621a80a976361"),
 }
 

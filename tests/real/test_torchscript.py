@@ -1,11 +1,14 @@
 """Published TorchScript archives: TorchScript's values from the text of their code."""
 
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import torch
+from torch.package import PackageImporter
 
 import jaxlstm
 from tests.real.test_checkpoints import fetch_pinned
@@ -66,3 +69,45 @@ def test_published_archives(archive: str) -> None:
     for actual, same, value in zip(*map(jax.tree.leaves, (in_jax, in_torch, expected)), strict=True):
         np.testing.assert_array_equal(same, value)
         np.testing.assert_allclose(actual, value, rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_an_archive_of_torch_1_4(language: str, tmp_path: Path) -> None:
+    """LSTMs in float16, traced on a GPU. The reference is the archive with another device."""
+    folder = f"nnsplit/data/{language}"
+    path, on_cpu = fetch_pinned("nnsplit", f"{folder}/ts_cuda.pt"), tmp_path / "cpu.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(on_cpu, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b'device("cuda:0")', b'device("cpu")'))
+    theirs, ours = torch.jit.load(on_cpu, map_location="cpu"), jaxlstm.load_torchscript(path).eval()
+    program = jaxlstm.from_module(ours, (torch.zeros(2, 20, dtype=torch.int64),))
+    for sizes in ((2, 20), (3, 31)):
+        text = torch.randint(0, 127, sizes, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = theirs(text)
+            assert torch.equal(ours(text), expected)
+        actual = jax.jit(program)(program.params, text.numpy())
+        assert actual.dtype == np.float16
+        np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-3)
+    with pytest.raises(jaxlstm.CheckpointError, match=r"quantized models are not supported.*\.quantized"):
+        jaxlstm.load_torchscript(fetch_pinned("nnsplit", f"{folder}/ts_cpu.pt"))
+
+
+def test_scripts_in_a_torch_package() -> None:
+    """Silero's stress: n-grams of words in bytes, and a BERT with words of tensors."""
+    path = fetch_pinned("silero-stress", "silero_stress/data/accentor.pt")
+    package = PackageImporter(path).load_pickle("accentor_models", "accentor")
+    accentor, solver = package.accentor.model.eval(), package.homosolver.model.eval()
+    own_accentor, own_solver = map(jaxlstm.load_torchscript, (accentor, solver))
+    words = ["\u043f\u0440\u0438\u0432\u0435\u0442", "\u0451\u043b\u043a\u0430", "a"]
+    torch.manual_seed(0)
+    tokens, starts = torch.randint(1, 100, (3, 14)), torch.tensor([1, 2, 1])
+    with torch.no_grad():
+        for ours, theirs in zip(own_accentor(words), accentor(words), strict=True):
+            assert torch.equal(ours, theirs)
+        assert torch.equal(own_solver(tokens, starts, starts + 5), solver(tokens, starts, starts + 5))
+        expected = solver.bert(tokens)
+    program = jaxlstm.from_module(own_solver.get_submodule("bert"), (tokens[:2, :9],))
+    actual = jax.jit(program)(program.params, tokens.numpy())
+    for ours, theirs in zip(actual[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)

@@ -46,6 +46,8 @@ READ = {
     "import": ("import os", "Import"),
     "a call at the top": ("print(1)", "Expr"),
     "garbage": ("\0\1", "not the text of TorchScript"),
+    "text that torch escapes": (HEAD + "    return '\u00e9'", "not ASCII"),
+    "a version": ("op_version_set = 2", "Assign"),
     "a decorator": ("@x\ndef f(a: int) -> int:\n  return a", "decorators"),
     "a lambda": (HEAD + "    return (lambda: x)()", ":7: Lambda"),
     "a comprehension": (HEAD + "    return [i for i in x]", ":7: ListComp"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.jit._fuser import optimized_execution
 from torch.jit._trace import TracingCheckError
 from torch.jit.frontend import FrontendError
 from torch.utils._pytree import tree_leaves
@@ -85,7 +86,9 @@ def test_values_and_gradients_in_jax(way: str, name: str) -> None:
     for sizes in specimen.others if way == "script" and specimen.free else (specimen.example,):
         args = specimen.arguments(sizes)
         if specimen.gradients and specimen.jit:
-            require_equal(program, script, *args, atol=2 * specimen.atol)
+            # TorchScript's own derivative of abs does not take complex numbers.
+            with optimized_execution(False):
+                require_equal(program, script, *args, atol=2 * specimen.atol)
         else:
             results = program(program.params, *map(to_numpy, args))
             assert_close(results, script(*args), 2 * specimen.atol)

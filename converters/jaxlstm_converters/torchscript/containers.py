@@ -159,10 +159,44 @@ def _percent_format(text: str, *values: Any) -> str:
     return _format(re.sub("%[ds]", "{}", text), *values)
 
 
+def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Return a value with the results of a function as the items of its lists, tuples and dicts."""
+    if type(value) is list:
+        return [mapped(item, function) for item in value]
+    if type(value) is dict:
+        return {function(key): mapped(item, function) for key, item in value.items()}
+    if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "_fields")):
+        items = (mapped(item, function) for item in value)
+        return value._make(items) if hasattr(value, "_fields") else tuple(items)  # type: ignore[attr-defined]
+    return function(value)
+
+
+def to_bytes(value: Any) -> Any:
+    """Return a string as TorchScript's, which counts bytes: a string with a character for each byte."""
+    return value.encode().decode("latin-1") if type(value) is str else value
+
+
+def from_bytes(value: Any) -> Any:
+    """Return the string of a string of bytes."""
+    return value.encode("latin-1").decode() if type(value) is str else value
+
+
+def _find(name: str) -> Callable[..., Any]:
+    def find(text: str, *args: Any) -> Any:
+        if not text.isascii():
+            raise UnsupportedValueError(f"{name} of text that is not ASCII is not supported")
+        return getattr(torch.ops.aten, name)(text, *args)
+
+    return find
+
+
 STRINGS: dict[str, Callable[..., Any]] = {
+    **{name: _find(name) for name in ("find", "rfind", "center", "ljust", "rjust", "zfill", "hash")},
     "format": _format,
     "percentFormat": _percent_format,
     "len": len,
+    "ord": ord,
+    "slice": lambda text, start=None, end=None, step=1: text[start:end:step],
     "__getitem__": get_item,
     "add": _joined,
     "__contains__": lambda text, part: part in text,

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .containers import get_item, make_dict
+from .containers import from_bytes, get_item, make_dict, mapped, to_bytes
 from .objects import ScriptObject, class_of, new_object
-from .operators import NumberTensor, call_operator, is_floating, plain
+from .operators import call_operator, is_floating
+from .sizes import NumberTensor, plain
 from .text import ScriptFunction, ScriptText, UnsupportedValueError, dotted, refused
 from .types import has_type, with_type
 
@@ -70,7 +71,8 @@ class Interpreter:
         depth = getattr(state, "depth", 0)
         if depth >= MAX_CALLS:
             raise refused(function.file, function.node, f"more than {MAX_CALLS} calls inside of each other")
-        state.steps = state.steps if depth else 0
+        if not depth:
+            args, kwargs, state.steps = mapped(args, to_bytes), mapped(dict(kwargs), to_bytes), 0
         state.depth = depth + 1
         try:
             frame = _Frame(self, function, self._bound(function, args, kwargs, checked=not depth))
@@ -80,7 +82,7 @@ class Interpreter:
         finally:
             state.depth = depth
         result = returned.value if returned else None
-        return result if depth else _as_tensors(result)
+        return result if depth else mapped(result, lambda value: from_bytes(plain([value])[0]))
 
     def count_step(self, function: ScriptFunction, node: ast.stmt) -> None:
         """Count one statement."""
@@ -107,13 +109,6 @@ class Interpreter:
     def default(self, function: ScriptFunction, node: ast.expr) -> Any:
         """Return the value of a default or constant."""
         return _Frame(self, function, {}).value(node)
-
-
-def _as_tensors(value: Any) -> Any:
-    """Return a result with tensors in the place of tensors of one integer."""
-    if type(value) in (list, tuple):
-        return type(value)(_as_tensors(item) for item in value)
-    return plain([value])[0]
 
 
 class _Frame:
@@ -259,9 +254,9 @@ class _Frame:
         ):
             is_number = isinstance(args[1], torch.Tensor) and not args[1].dim()
             args[1] = args[1].item() if is_number else args[1]
-        is_old_quotient = self.interpreter.version < 4 and name in ("div", "div_")
-        if is_old_quotient and isinstance(args[0], (torch.Tensor, NumberTensor)) and not any(map(is_floating, args)):
-            kwargs["rounding_mode"] = "trunc"
+        if self.interpreter.version < 4 and name in ("div", "div_"):
+            is_integer = isinstance(args[0], (torch.Tensor, NumberTensor)) and not any(map(is_floating, args))
+            kwargs |= {"rounding_mode": "trunc"} if is_integer else {}
         if self.interpreter.version < 5 and name == "full" and kwargs.get("dtype") is None:
             args[1] = torch.sym_float(args[1])
         return call_operator("aten", name, args, kwargs)

@@ -16,6 +16,7 @@ from ..checkpoint.errors import CheckpointError, describe
 from ..checkpoint.io.tensor import Tensor
 from ..checkpoint.pickle.values import GlobalName, Placeholder, UnsupportedTensor
 from .archive import ScriptArchive
+from .containers import to_bytes
 from .interpreter import Interpreter
 from .layers import make_layer
 from .objects import ScriptObject
@@ -80,7 +81,7 @@ class ModuleTree:
     def _value(self, value: Any, depth: int) -> Any:
         """Return a value of a pickle for torch."""
         if value is None or type(value) in (bool, int, float, str):
-            return value
+            return to_bytes(value)
         if isinstance(value, Tensor):
             return self._tensor(value)
         if depth > MAX_DEPTH:
@@ -98,7 +99,7 @@ class ModuleTree:
         if type(value) in (list, tuple):
             return type(value)(self._value(item, depth) for item in value)
         if isinstance(value, dict):
-            return {key: self._value(item, depth) for key, item in value.items()}
+            return {to_bytes(key): self._value(item, depth) for key, item in value.items()}
         if not isinstance(value, Placeholder):
             raise _unsupported(f"{describe(value)} is not supported")
         if value.packed_class or ".quantized." in value.cls.module:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.overrides import is_tensor_like
 
+from ..pt2.packed_rows import as_tensors
 from .containers import ANY, DICTS, LISTS, STRINGS, text_of
-from .overloads import CODES, call_overload, is_bool, is_int
+from .overloads import CODES, call_overload, is_int
+from .sizes import OF_SIZES, NumberTensor, depends_on_sizes, of_number_tensors, plain
 from .text import UnsupportedValueError
 
 _OF_NUMBERS = """
@@ -27,8 +28,8 @@ _OF_NUMBERS = """
     acos atan atan2 sinh cosh any all sum sorted index count
 """
 _OF_STRINGS = """
-    lower upper strip lstrip rstrip split join startswith endswith find rfind replace isdigit isalpha
-    isupper islower capitalize title slice ord chr hash center ljust rjust zfill splitlines
+    lower upper strip lstrip rstrip split join startswith endswith replace isdigit isalpha
+    isupper islower capitalize title splitlines
 """
 _COMPOSITE = """
     _shape_as_tensor argwhere fft_fft2 fft_fftn fft_fftshift fft_ifft2 fft_ifftn fft_ifftshift fft_irfft2
@@ -52,63 +53,6 @@ def _known() -> frozenset[str]:
 
 _PACKED = ("_pack_padded_sequence", "_pad_packed_sequence")
 """Functions that an export of packed sequences replaces, which sees no call of an operator."""
-
-
-class NumberTensor:
-    """The tensor of one integer that a traced archive makes of a size, whose value is still known.
-
-    As a tensor, a free size would be a value that torch does not know during an export.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self._tensor: torch.Tensor | None = None
-
-    def tensor(self) -> torch.Tensor:
-        """Return the tensor, always the same."""
-        if self._tensor is None:
-            self._tensor = torch.scalar_tensor(self.value, dtype=torch.int64)
-        return self._tensor
-
-
-_OF_SIZES: dict[str, Callable[..., Any]] = {
-    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "abs")},
-    **{name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
-    "div": operator.truediv,
-    "floordiv": operator.floordiv,
-    "remainder": operator.mod,
-    "min": torch.sym_min,
-    "max": torch.sym_max,
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "Int": lambda value: value if is_int(value) else math.trunc(value),
-    "Float": torch.sym_float,
-    "Bool": lambda value: value != 0 if not is_bool(value) else value,
-    "__not__": lambda value: not value,
-    "__and__": lambda one, other: bool(one) and bool(other),
-    "__or__": lambda one, other: bool(one) or bool(other),
-    "__range_length": lambda start, end, step: max(0, (end - start + step - (1 if step > 0 else -1)) // step),
-    "__derive_index": lambda index, start, step: start + index * step,
-}
-"""Operators on numbers of which one depends on a free size."""
-
-
-def _truncated(one: Any, other: Any) -> Any:
-    """Return the quotient of integers, rounded towards zero."""
-    return one // other if bool(one < 0) == bool(other < 0) else -(-one // other)
-
-
-_OF_NUMBER_TENSORS: dict[str, Callable[..., Any]] = {
-    "add": lambda one, other, alpha=1: one + other * alpha,
-    "sub": lambda one, other, alpha=1: one - other * alpha,
-    "mul": operator.mul,
-    "neg": operator.neg,
-    "floor_divide": operator.floordiv,
-    "div floor": operator.floordiv,
-    "div trunc": _truncated,
-    "remainder": operator.mod,
-}
-"""Operators on tensors of one integer, with the rounding mode, whose result is another."""
 
 
 def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -155,7 +99,7 @@ def _raise(message: str, kind: str | None = None) -> None:
     name = (kind or message.partition(":")[0]).removeprefix("builtins.")
     kinds = (ValueError, TypeError, KeyError, IndexError, NotImplementedError, AssertionError, RuntimeError)
     error = next((error for error in kinds if error.__name__ == name), RuntimeError)
-    raise error(message)
+    raise error(message.encode("latin-1").decode(errors="replace"))
 
 
 _PRIM: dict[str, Callable[..., Any]] = {
@@ -189,14 +133,8 @@ def call_operator(namespace: str, name: str, args: list[Any], kwargs: Mapping[st
     if namespace != "aten":
         raise UnsupportedValueError(f"the operator {namespace}::{name} is not supported")
     if any(isinstance(arg, NumberTensor) for arg in args):
-        numbers = [_number(arg) for arg in args]
-        if name in ("Int", "IntImplicit", "ScalarImplicit", "item") and numbers[0] is not None:
-            return numbers[0]
-        if name == "Bool" and numbers[0] is not None:
-            return numbers[0] != 0
-        function = _OF_NUMBER_TENSORS.get(f"{name} {kwargs.get('rounding_mode') or ''}".rstrip())
-        if function and None not in numbers and not kwargs.keys() - {"alpha", "rounding_mode"}:
-            return NumberTensor(function(*numbers, **({"alpha": kwargs["alpha"]} if "alpha" in kwargs else {})))
+        if (result := of_number_tensors(name, args, kwargs)) is not None:
+            return result
         args = plain(args)
     first = args[0] if args else None
     for kind, table in _TABLES:
@@ -214,15 +152,17 @@ def _call_torch(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         return _OWN[name](*args, **kwargs)
     if name not in _known():
         raise UnsupportedValueError(f"the operator torch.{name} is not supported")
-    if name in _OF_SIZES and _depends_on_sizes(args):
-        return _OF_SIZES[name](*args, **kwargs)
+    if name in OF_SIZES and depends_on_sizes(args):
+        return OF_SIZES[name](*args, **kwargs)
     if name == "select" and args[1:] == [0, 0] and not isinstance(args[0], torch.Tensor):
         return args[0][0]  # The number of packed sequences.
     if name in _PACKED or any(is_tensor_like(x) and not isinstance(x, torch.Tensor) for x in args):
-        if name in ("size", "dim"):
+        if name in ("size", "dim", "to") and hasattr(type(args[0]), name):
             return getattr(args[0], name)(*args[1:])
         function = getattr(torch._C._VariableFunctions, name, None)  # type: ignore[attr-defined]
-        return NotImplemented if function is None else function(*args, **kwargs)
+        if function is not None:
+            return function(*args, **kwargs)
+        args = as_tensors(args)
     if name == "remainder" and type(args[-1]) is int and args[-1] == 0 and is_int(args[0]):
         raise ZeroDivisionError("integer modulo by zero")  # It would end the process.
     result = call_overload("aten", name, args, kwargs)
@@ -255,6 +195,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "unsafe_chunk": lambda *args: [part.clone() for part in torch.chunk(*args)],
     "unsafe_split": lambda *args: [part.clone() for part in torch.split(*args)],
     "tensor": _tensor,
+    "chr": chr,
     "as_tensor": lambda data, **kwargs: (_to if torch.is_tensor(data) else _tensor)(data, **kwargs),
     "str": text_of,
     "is_grad_enabled": torch.is_grad_enabled,
@@ -262,13 +203,6 @@ _OWN: dict[str, Callable[..., Any]] = {
     "device": lambda *name: torch.device("cpu"),
 }
 """Functions of all values. JAX places arrays itself, so that every device is the CPU."""
-
-
-def _depends_on_sizes(args: list[Any]) -> bool:
-    symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
-    return any(isinstance(arg, symbols) for arg in args) and not any(
-        isinstance(arg, (torch.Tensor, list)) for arg in args
-    )
 
 
 def is_floating(value: Any) -> bool:
@@ -281,21 +215,6 @@ def _of_numbers(name: str, args: list[Any]) -> Any:
     """Return prim::min, max or abs."""
     if isinstance(args[0], torch.Tensor):
         return torch.abs(*args)
-    if _depends_on_sizes(args):
-        return _OF_SIZES[name](*args)
+    if depends_on_sizes(args):
+        return OF_SIZES[name](*args)
     return _required(call_overload("prim", name, args, {}), name, args)
-
-
-def _number(value: Any) -> Any:
-    """Return the integer of a number, or of the tensor of one integer; None for other values."""
-    if isinstance(value, NumberTensor):
-        return value.value if value._tensor is None else None
-    if is_int(value):
-        return value
-    is_constant = type(value) is torch.Tensor and value.dtype == torch.int64 and value.dim() == 0
-    return int(value) if is_constant else None
-
-
-def plain(values: list[Any]) -> list[Any]:
-    """Return values with tensors in the place of tensors of one integer."""
-    return [value.tensor() if isinstance(value, NumberTensor) else value for value in values]

@@ -152,6 +152,8 @@ def dotted(node: ast.expr) -> str:
 
 
 def _parsed(file: str, text: str) -> ast.Module:
+    if not text.isascii():  # torch prints other characters as escapes of bytes
+        raise CheckpointError("torchscript-text", f"{printable(file)} has characters that are not ASCII")
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

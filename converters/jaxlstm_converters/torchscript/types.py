@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.overrides import is_tensor_like
 
-from .operators import NumberTensor
 from .overloads import is_bool, is_float, is_int, is_number
+from .sizes import NumberTensor
 from .text import dotted, plain_name, type_text
 
 _PLAIN = {
