@@ -53,7 +53,7 @@ class LayerKind(NamedTuple):
         return axes if self.fits(axes) else None
 
     def arguments(self, axes: Axes) -> dict[str, Any]:
-        """Return the arguments that the axes tell."""
+        """Return the arguments that the axes determine."""
         values = {f"*{axis}": [size] for axis, size in axes.items()} | axes
         return {name: values[axis] for name, axis in _pairs(self.sizes).items() if axis in values}
 

@@ -50,7 +50,7 @@ class ByThread:
 
 @contextlib.contextmanager
 def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace an attribute of a class, module or object inside the block, for this thread alone."""
+    """Replace an attribute of a class, module or object inside the block, for this thread only."""
     original = inspect.getattr_static(target, name, _MISSING)
     is_own = name in vars(target)
     with LOCK:

@@ -1,4 +1,4 @@
-"""Methods of torch modules in the place of ``forward``, without importing torch."""
+"""Methods of torch modules that replace ``forward``, without importing torch."""
 
 from __future__ import annotations
 

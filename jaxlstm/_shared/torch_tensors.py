@@ -50,8 +50,8 @@ def with_attributes_of(module: Any, copied: Any) -> Any:
     """Return a copy of a torch module, whose tensors get the Python attributes that torch did not copy."""
     for kind in ("named_parameters", "named_buffers"):
         # The copy of an exported module has other names, too.
-        olds = dict(getattr(module, kind)(remove_duplicate=False))
+        originals = dict(getattr(module, kind)(remove_duplicate=False))
         for path, new in getattr(copied, kind)(remove_duplicate=False):
-            attributes = vars(olds[path]) if path in olds else {}
+            attributes = vars(originals[path]) if path in originals else {}
             vars(new).update({name: value for name, value in attributes.items() if name not in vars(new)})
     return copied

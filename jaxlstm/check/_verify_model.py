@@ -138,8 +138,8 @@ def _try_cases(
     if verification.tolerance is not None:  # The caller's tolerance may not fit other magnitudes.
         cases = [case for case in cases if case.compared != "values"]
     for done, case in enumerate(cases):
-        failed, alike = verification.first_failure is not None, case.shapes == example.shapes
-        if failed and (not verification.evidence["working"] or not alike):
+        failed, same_shapes = verification.first_failure is not None, case.shapes == example.shapes
+        if failed and (not verification.evidence["working"] or not same_shapes):
             notes.append(f"{case.name}: not tried after the failure")
             continue
         progress(done, len(cases), case.name)

@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
                 command = command_line(args, backend=backend, dtype=dtype if dtype in DTYPES else "")
                 reports[backend, dtype] = dataclasses.replace(report, again=command)
     if args.report:
-        whole = merge_reports(args, subject.value, reports, absent)
-        write_atomically(Path(args.report), [whole.to_html().encode()])
+        merged = merge_reports(args, subject.value, reports, absent)
+        write_atomically(Path(args.report), [merged.to_html().encode()])
     text = verdict_text(args, subject.name, reports, absent)
     print(json.dumps(_as_json(args.checkpoint, reports, absent), indent=2) if args.json else text)
     return 0 if all(report.ok for report in reports.values()) else 1
@@ -215,7 +215,7 @@ def _check_program(
     if tensors is None:
         raise ValueError(
             f"{args.checkpoint}: the program refuses inputs of all sizes that were tried; call "
-            "jaxlstm.check.verify_model with an example of yours"
+            "jaxlstm.check.verify_model with your own example"
         )
     if any(node.op.startswith("jaxlstm.") for node in program.graph.nodes):
         import_module("jaxlstm_converters.pt2.packed")  # defines these operators in torch
@@ -230,7 +230,7 @@ def _check_program(
     else:
         raise ValueError(
             f"{args.checkpoint}: torch refuses random inputs ({describe(refusal)}); call "
-            "jaxlstm.check.verify_model with an example of yours"
+            "jaxlstm.check.verify_model with your own example"
         ) from refusal
     with jax.default_device(device):
         yield "program", verify_model(program, exported, example, kwargs, seed=args.seed, progress=progress)

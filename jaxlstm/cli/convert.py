@@ -120,7 +120,7 @@ def run_source(args: argparse.Namespace) -> int:
 
     is_script = takes_script(args)
     if not is_script and not takes_program(args):
-        problem = "and not with --prefix" if args.prefix else f"and {args.checkpoint} is none"
+        problem = "not with --prefix" if args.prefix else f"got {args.checkpoint}"
         raise ValueError(
             f"-o {args.output}: source is written from a .pt2 program, {problem}. To make one in Python: "
             'jaxlstm.from_module(model, (example,)).save("model.pt2"). A TorchScript archive needs --input'

@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     verdict = "not run: this machine has none of these platforms, or the program refused the sizes tried"
     if difference is not None:
         verdict = f"read back and run: largest difference from {subject.reference} {difference:.1e}"
-    about = f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, {subject.title}"
-    text = f"{about}\nweights: {report['weights']}\n{verdict}"
+    summary = f"{output}: {size(report['bytes'])} for {', '.join(platforms)}, {subject.title}"
+    text = f"{summary}\nweights: {report['weights']}\n{verdict}"
     print(json.dumps(report, indent=2) if args.json else text)
     return 0 if difference is None or difference <= TOLERANCE else 1
 

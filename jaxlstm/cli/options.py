@@ -181,7 +181,7 @@ def takes_script(args: argparse.Namespace) -> bool:
     options = ("submodule", "input") if takes_program(args) else ("submodule", "method", "input")
     passed = [option_of(name) for name in options if getattr(args, name)]
     if passed and not is_script(args.checkpoint):
-        raise ValueError(f"{' and '.join(passed)} need a TorchScript archive, and {args.checkpoint} is none")
+        raise ValueError(f"{' and '.join(passed)} need a TorchScript archive, got {args.checkpoint}")
     return bool(passed)
 
 

@@ -193,9 +193,9 @@ def arrow_memory(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
     """Return the flat array of which the arrays are the parts in order, or None if there is none."""
     nonempty = [array for array in arrays if array.size]
-    whole = nonempty[0].base if nonempty else None
-    if not isinstance(whole, np.ndarray) or whole.ndim != 1:
+    flat = nonempty[0].base if nonempty else None
+    if not isinstance(flat, np.ndarray) or flat.ndim != 1:
         return None
-    ends = np.cumsum([whole.ctypes.data, *(array.nbytes for array in nonempty)])
-    places = [a.ctypes.data if a.base is whole and a.flags.c_contiguous else 0 for a in nonempty]
-    return whole if [*places, whole.ctypes.data + whole.nbytes] == ends.tolist() else None
+    ends = np.cumsum([flat.ctypes.data, *(array.nbytes for array in nonempty)])
+    places = [a.ctypes.data if a.base is flat and a.flags.c_contiguous else 0 for a in nonempty]
+    return flat if [*places, flat.ctypes.data + flat.nbytes] == ends.tolist() else None

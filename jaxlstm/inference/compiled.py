@@ -183,8 +183,8 @@ class CompiledState:
         """Run up to ``max_length`` steps of x (time, batch, input_size), zero after each length."""
         steps = bucket_of(len(x), self._engine.length_buckets)
         executable = self._engine.executable("batch", steps, self._batch)
-        whole = padded(x, (steps,))
-        y, self._h, self._c = executable(self._engine.weights, whole, self._h, self._c, lengths)
+        padded_x = padded(x, (steps,))
+        y, self._h, self._c = executable(self._engine.weights, padded_x, self._h, self._c, lengths)
         return np.asarray(y)[: len(x)]
 
     def reset(self, rows: np.ndarray) -> None:

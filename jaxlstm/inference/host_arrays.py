@@ -130,9 +130,9 @@ def without_padding(x: np.ndarray | jax.Array, lengths: np.ndarray) -> np.ndarra
     if lengths.min() == len(x):
         return x
     valid = np.arange(len(x))[:, None] < lengths
-    clean = aligned_zeros(x.shape, x.dtype)
-    np.copyto(clean, x, where=valid[:, :, None])
-    return clean
+    zero_padded = aligned_zeros(x.shape, x.dtype)
+    np.copyto(zero_padded, x, where=valid[:, :, None])
+    return zero_padded
 
 
 def host_state(

@@ -37,9 +37,9 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     graph = rewrite(graph, without_out)
     _require_defined_values(graph)
     graph = _without_unused(graph)
-    operators = _operators_of(graph)
-    _require_evaluation_mode(graph, operators)
-    for node, operator in zip(graph.nodes, operators, strict=True):
+    node_operators = _operators_of(graph)
+    _require_evaluation_mode(graph, node_operators)
+    for node, operator in zip(graph.nodes, node_operators, strict=True):
         _require_known_arguments(node, operator)
     pure, mutated = functionalize(graph, types or {})
     _require_unshared(graph, mutated)
@@ -124,15 +124,15 @@ def _has_effect(node: Node) -> bool:
 
 
 def _operators_of(graph: Graph) -> tuple[Operator, ...]:
-    operators, missing = [], {}
+    registered, missing = [], {}
     for node in graph.nodes:
         operator = find_operator(node.op)
         if operator is None:
             missing.setdefault(node.op, []).append(node.module_path or "the outermost module")
         else:
-            operators.append(operator)
+            registered.append(operator)
     if not missing:
-        return tuple(operators)
+        return tuple(registered)
     lines = []
     for name, paths in sorted(missing.items()):
         reason = refusal(name)

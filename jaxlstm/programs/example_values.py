@@ -1,4 +1,4 @@
-"""Values of the example of an export, in the place of values that ``jit`` hides."""
+"""Values of the example of an export, which replace values that ``jit`` hides."""
 
 import contextlib
 from collections.abc import Iterator

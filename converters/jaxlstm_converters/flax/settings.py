@@ -118,11 +118,11 @@ def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = Fa
 
 
 def _padding(padding: Any, theirs: Mapping[str, Any], extents: list[int]) -> Iterator[str]:
-    """Compare what both pad. A kernel reaches ``extents`` further than its first element."""
+    """Compare the padding of both layers. A kernel reaches ``extents`` further than its first element."""
     mode, name = theirs["padding_mode"], str(padding).upper()
-    reads_around = name if name in ("CIRCULAR", "REFLECT") else "zeros"
-    if reads_around.lower() != mode:
-        yield f"padding={padding!r} pads with {reads_around}, but the torch layer has padding_mode={mode!r}"
+    our_mode = name if name in ("CIRCULAR", "REFLECT") else "zeros"
+    if our_mode.lower() != mode:
+        yield f"padding={padding!r} pads with {our_mode}, but the torch layer has padding_mode={mode!r}"
         return
     if name == "CAUSAL":  # torch has no such padding: the model pads elsewhere
         return

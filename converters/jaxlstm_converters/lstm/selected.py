@@ -111,15 +111,15 @@ def choose_prefix(
     raise ValueError(f"prefix {prefix!r} {problem}; the LSTMs are {listed}")
 
 
-def _no_lstm_message(state_dict: Mapping[str, Any], others: Mapping[str, str]) -> str:
+def _no_lstm_message(state_dict: Mapping[str, Any], kinds_by_prefix: Mapping[str, str]) -> str:
     if any("_all_weight_values" in name for name in state_dict):
         return (
             "the state dict has no LSTM, only a dynamically quantized one with packed weights; "
             "convert the float model that was quantized"
         )
-    if others:
+    if kinds_by_prefix:
         layers = ", ".join(
-            f"{prefix or 'the root'} is {WITH_ARTICLE[kind]}" for prefix, kind in others.items()
+            f"{prefix or 'the root'} is {WITH_ARTICLE[kind]}" for prefix, kind in kinds_by_prefix.items()
         )
         return (
             f"the state dict has no LSTM: {layers}; only LSTM and LSTMCell can be converted. Load a GRU or "

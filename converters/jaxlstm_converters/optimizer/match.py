@@ -132,13 +132,13 @@ def places(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) ->
     options: list[set[Place | None]] = [set() for _ in shapes]
     alive = layers[-1]
     for position in reversed(range(len(shapes))):
-        earlier = set()
-        for pointers in layers[position]:
-            for place, next_pointers in _moves(pointers, shapes[position], groups):
-                if next_pointers in alive:
-                    earlier.add(pointers)
-                    options[position].add(place)
-        alive = earlier
+        moves = [
+            (pointers, place)
+            for pointers in layers[position]
+            for place, next_pointers in _moves(pointers, shapes[position], groups)
+            if next_pointers in alive
+        ]
+        alive, options[position] = {pointers for pointers, _ in moves}, {place for _, place in moves}
     return options
 
 

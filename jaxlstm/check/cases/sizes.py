@@ -36,7 +36,7 @@ def other_sizes(
 
     Of a program, ``free`` holds the axes that share each free size; these sizes are changed one by one and
     together. Otherwise axes of equal size are resized together, to different sizes if torch takes those.
-    ``takes`` tells whether the subject takes a case of large sizes without much more work than the example;
+    ``takes`` returns True if the subject can run a case of large sizes at about the cost of the example.
     ``parameters`` is the number of parameters.
     """
     rng, cases, notes = np.random.default_rng(1), [], []
@@ -46,10 +46,10 @@ def other_sizes(
         declared = "" if free is None else ", although the program has them free"
         notes.append(f"sizes that torch refuses to change{declared}: {'; '.join(refused)}")
     single_changes = [(axes, sizes[-1]) for axes, sizes in resized.items() if free and len(resized) > 1]
-    # An axis without a larger size stays: in a short one, a fault far along another one may cancel out.
+    # An axis that cannot grow keeps its size: on a short axis, a fault far along another one may cancel out.
     smallest = {axes: sizes[0] for axes, sizes in resized.items() if sizes[0] < _size(example, axes)}
     largest = {axes: sizes[-1] for axes, sizes in resized.items() if sizes[-1] > _size(example, axes)}
-    for whole, *parts in groups:  # Equal sizes of the example differ where torch takes that.
+    for whole, *parts in groups:  # Equal sizes become different if torch accepts that.
         unequal = {axes: _larger(_size(example, axes), number) for number, axes in enumerate(parts)}
         if parts and whole in largest and not refusal(resize(example, unequal, rng)):
             largest = {axes: size for axes, size in largest.items() if axes != whole} | unequal
@@ -131,10 +131,10 @@ def _accepted(example: Case, axes: tuple[Axis, ...], refusal: Refusal) -> list[i
 def _large(
     example: Case, largest: Changes, parameters: int, takes: Callable[[Case], bool], rng: np.random.Generator
 ) -> Case | None:
-    """Return a case with much larger sizes that is within the limits and is taken, or None.
+    """Return an accepted case with much larger sizes within the limits, or None.
 
-    An even size becomes odd and the reverse, or a multiple where only the double was taken. The largest size
-    becomes the smallest.
+    Even sizes become odd and odd sizes even; a size becomes a multiple if only its double was accepted. The
+    largest size becomes the smallest.
     """
     descending = sorted(largest, key=lambda axes: -_size(example, axes))
 
@@ -159,7 +159,7 @@ def _large(
     if resized := next(filter(None, map(allowed, every)), None):
         return resized
     changes = largest
-    for axes, size in every[-1].items():  # One after the other, where torch does not take all together.
+    for axes, size in every[-1].items():  # One after the other, if torch rejects all together.
         if size > changes[axes] and (case := allowed({**changes, axes: size})):
             changes, resized = {**changes, axes: size}, case
     return resized

@@ -120,7 +120,7 @@ APART = 2.0**-40
 def result_semantics(
     actual: Results, expected: Results, condition: Mapping[str, float], scale: float = 1.0
 ) -> Measurement:
-    """Measure the largest absolute error, of the array that comes nearest its limit.
+    """Measure the largest absolute error of the array that is nearest to its limit.
 
     ``scale`` multiplies ``RESULT_LIMIT``.
     """
@@ -259,10 +259,10 @@ def _geometric_mean(values: Any) -> float:
 
 def rms_error(value: Array, truth: Array) -> float:
     """Return the RMS error of an array where the truth is finite."""
-    usable = np.isfinite(truth)
-    if not usable.any():
+    finite = np.isfinite(truth)
+    if not finite.any():
         return 0.0
-    error = np.asarray(value, np.float64)[usable] - truth[usable]
+    error = np.asarray(value, np.float64)[finite] - truth[finite]
     return float(np.sqrt(np.mean(error**2)))
 
 

@@ -73,7 +73,7 @@ def _condition(trial: Trial) -> accuracy.Condition:
 def _with_condition(
     trial: Trial, measured: Callable[[Mapping[str, float]], dict[str, Measurement]]
 ) -> dict[str, Measurement]:
-    """Measure; the condition takes several runs, which an error within the least limit saves."""
+    """Measure; skip the condition, which takes several runs, if the errors are within the base limit."""
     errors = measured(defaultdict(float))
     return errors if all(n.ok for n in errors.values()) else measured(trial.once(_condition).changes)
 

@@ -47,14 +47,14 @@ class ArrayDifference:
     def __str__(self) -> str:
         if self.absolute is None or self.relative is None:
             return "empty"
-        share = 100 * self.mismatched / self.total
+        percentage = 100 * self.mismatched / self.total
         errors = {"absolute": self.absolute, "relative": self.relative}
         parts = [
             f"worst {name} error {format_number(error.value)} at {error.index} "
             f"(absolute error allowed: {format_number(error.allowed)})"
             for name, error in errors.items()
         ]
-        return f"{self.mismatched} of {self.total} ({share:.3g} %) differ; {', '.join(parts)}"
+        return f"{self.mismatched} of {self.total} ({percentage:.3g} %) differ; {', '.join(parts)}"
 
 
 def array_difference(
@@ -66,15 +66,15 @@ def array_difference(
     a, e = actual.astype(np.float64), expected.astype(np.float64)
     integers = not (is_floating(actual) or is_floating(expected))
     # Large integers are not exact in float64.
-    agree = actual == expected if integers else a == e
+    is_equal = actual == expected if integers else a == e
     if equal_nan:
-        agree = agree | (np.isnan(a) & np.isnan(e))
+        is_equal = is_equal | (np.isnan(a) & np.isnan(e))
     with np.errstate(all="ignore"):
         error = np.maximum(np.abs(a - e), 1.0) if integers else np.abs(a - e)
-        error = np.where(agree, 0.0, np.where(np.isnan(error), np.inf, error))
+        error = np.where(is_equal, 0.0, np.where(np.isnan(error), np.inf, error))
         allowed = atol + rtol * np.abs(e)
         allowed = np.where(np.isfinite(allowed), allowed, 0.0)  # Infinity must be met exactly.
-        relative = np.where(agree, 0.0, error / np.abs(e))
+        relative = np.where(is_equal, 0.0, error / np.abs(e))
         relative = np.where(np.isnan(relative), np.inf, relative)
 
     def place(values: Array) -> LargestError:

@@ -119,8 +119,8 @@ def step_bound(
 
 def gamma(n: int, u: float) -> float:
     """Return the relative error bound of a sum of n products."""
-    certain = n * u / (1 - n * u) if n * u < 1 else np.inf
-    return min(certain, CONFIDENCE * np.sqrt(n) * u)
+    worst_case = n * u / (1 - n * u) if n * u < 1 else np.inf
+    return min(worst_case, CONFIDENCE * np.sqrt(n) * u)
 
 
 def _propagated(slope: Callable[[Array], Array], z: Array, d_z: Array, u: float) -> Array:
@@ -140,8 +140,8 @@ def _tanh_slope(z: Array) -> Array:
 
 def _in_units(ours: Array, exact: Array, bound: Array) -> Array:
     """Return the error in units of the bound. Equal infinities and NaN in both have no error."""
-    alike = (ours == exact) | (np.isnan(ours) & np.isnan(exact))
+    is_equal = (ours == exact) | (np.isnan(ours) & np.isnan(exact))
     bound = np.where(np.isnan(bound), np.inf, bound)
     with np.errstate(invalid="ignore"):
-        ratio = np.where(alike, 0.0, np.abs(ours - exact) / bound)
+        ratio = np.where(is_equal, 0.0, np.abs(ours - exact) / bound)
     return np.where(np.isnan(ratio), np.inf, ratio)

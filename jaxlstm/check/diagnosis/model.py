@@ -153,15 +153,15 @@ class _ModelDiagnosis(FailedCase):
         if not names or (ours := self._run(self.subject.model, case, dtype, False)) is None:
             return
         expected = self.theirs.run(example, dtype)
-        near = output_distance(ours.outputs, expected.outputs) <= AGREEMENT[dtype.name]
-        verb = f"matches {self.theirs.module_name}" if near else "runs"
+        is_match = output_distance(ours.outputs, expected.outputs) <= AGREEMENT[dtype.name]
+        verb = f"matches {self.theirs.module_name}" if is_match else "runs"
         axes = (0, *range(2, case.arrays[names[0]].ndim), 1)
         advice = (
             f"transpose them in the function, x.transpose{axes}"
             if isinstance(self.subject.model, FunctionModel)
             else f"pass call=lambda model, x: model(x.transpose{axes})"
         )
-        hint = "" if near else "; if its outputs have channels last too, transpose them back"
+        hint = "" if is_match else "; if its outputs have channels last too, transpose them back"
         yield f"the model {verb} if the channels of {', '.join(names)} are the last axis: {advice}{hint}"
 
     def _foreign_weights(self) -> Iterator[str]:
@@ -253,10 +253,10 @@ def _location(layers: Sequence[LayerDifference]) -> Iterator[str]:
             continue
         size = _size(layer)
         if not layer.theirs:
-            agree = (
+            premise = (
                 f"the outputs of the layers agree; the results differ after {agreed.name}" if agreed else ""
             )
-            yield f"{agree or 'the results differ'}: {size}"
+            yield f"{premise or 'the results differ'}: {size}"
         elif layer.inputs <= layer.limit:
             article = "an" if layer.kind.startswith((*"AEIO", "LSTM", "RNN")) else "a"
             yield f"first differs in {layer.name}, {article} {layer.kind} whose inputs agree: {size}"

@@ -137,8 +137,8 @@ def _flax_message(error: FlaxError) -> str:
     """Return Flax's message, and what to pass if a collection is missing."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, ScopeCollectionNotFound):
-        every = "the function needs every collection that init returns, such as batch_stats"
-        message = f"{every}: params={{'params': ..., 'batch_stats': ...}}. {message}"
+        hint = "the function needs every collection that init returns, such as batch_stats"
+        message = f"{hint}: params={{'params': ..., 'batch_stats': ...}}. {message}"
     return message
 
 

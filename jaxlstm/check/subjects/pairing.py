@@ -107,11 +107,11 @@ def pair_parameters(
 
     def choices(name: str, value: Array) -> tuple[Choice, ...]:
         layouts = [*sources.layouts(value), *sources.sums(value)]
-        near = [choice for choice in layouts if same_module(name, choice[0].theirs)]
+        same_path = [choice for choice in layouts if same_module(name, choice[0].theirs)]
         # Two biases of zeros have equal gradients, too.
         last = [(name.rpartition(".")[2],)]
-        same_name = [c for c in near if [tuple(part.theirs.rpartition(".")[2] for part in c)] == last]
-        return tuple(same_name or near or layouts)
+        same_name = [c for c in same_path if [tuple(part.theirs.rpartition(".")[2] for part in c)] == last]
+        return tuple(same_name or same_path or layouts)
 
     return Pairing({name: choices(name, value) for name, value in ours.items()})
 

@@ -66,7 +66,7 @@ def run_on_cluster(jobs: Sequence[FileJob], predictor: BatchPredictor, args: arg
 
 
 def _require_cluster(address: str) -> None:
-    """Raise if no cluster answers at an address, for which Ray would wait for minutes.
+    """Raise if no cluster answers at an address; Ray would wait for minutes.
 
     Ray uses gRPC, hence HTTP/2, in which a server starts with a frame of settings too.
     """

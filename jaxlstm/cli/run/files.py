@@ -113,7 +113,7 @@ def _sources(inputs: list[str]) -> list[Path]:
         elif not path.exists() and glob.has_magic(text):
             matches = sorted(map(Path, glob.glob(text)))
         if not matches:
-            raise FileNotFoundError(f"--input {text}: there is no such file of {', '.join(READERS)}")
+            raise FileNotFoundError(f"--input {text}: there is no such file ({', '.join(READERS)})")
         sources += matches
     return list(dict.fromkeys(sources))
 

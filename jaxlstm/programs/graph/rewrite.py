@@ -96,7 +96,7 @@ class Site:
         self._nodes.append((place, node))
 
     def _pass(self, node: Node, rules: tuple[Rule, ...]) -> None:
-        """Add what becomes of a node after rules."""
+        """Add the nodes that rules make of a node."""
         for number, rule in enumerate(rules):
             if self._values and not self._values.keys().isdisjoint(uses_of(node)):
                 node = with_arguments(node, lambda value: self._values.get(value.name, value))

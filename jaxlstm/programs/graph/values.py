@@ -105,14 +105,14 @@ def live_graph(graph: Graph, is_needed: Callable[[Node], bool] = lambda node: Fa
 
 
 def with_arguments(node: Node, argument_of: Callable[[Value], Argument]) -> Node:
-    """Return a node with other arguments in the place of values."""
+    """Return a node with its values replaced by other arguments."""
     args = tuple(replaced(argument, argument_of) for argument in node.args)
     kwargs = {name: replaced(argument, argument_of) for name, argument in node.kwargs.items()}
     return replace(node, args=args, kwargs=kwargs)
 
 
 def replaced(argument: Argument, argument_of: Callable[[Value], Argument]) -> Argument:
-    """Return an argument with other arguments in the place of values, also in functions that capture them."""
+    """Return an argument with its values replaced by other arguments, also in functions that capture them."""
     if isinstance(argument, Value):
         return argument_of(argument)
     if isinstance(argument, tuple):

@@ -71,14 +71,14 @@ def new_full(self: Array, size: Sequence[int], fill_value: Operand, dtype: Any =
 def arange(end: Operand, start: Operand = 0, step: Operand = 1, dtype: Any = None) -> Array:
     """Return numbers from ``start`` to below ``end``: int64 for integers, else float32."""
     bounds = (start, end, step)
-    whole = all(isinstance(bound, int) or jax.export.is_symbolic_dim(bound) for bound in bounds)
-    dtype = held(dtype or (np.int64 if whole else default_float()))
+    integral = all(isinstance(bound, int) or jax.export.is_symbolic_dim(bound) for bound in bounds)
+    dtype = held(dtype or (np.int64 if integral else default_float()))
     if any(map(jax.export.is_symbolic_dim, bounds)):
         places = jax.lax.iota(held("int64"), -((start - end) // step))
         return (start + step * places).astype(dtype)
     if is_integer(dtype):
-        start, end, step, whole = int(start), int(end), int(step), True
-    count = -((start - end) // step) if whole else math.ceil((end - start) / step)
+        start, end, step, integral = int(start), int(end), int(step), True
+    count = -((start - end) // step) if integral else math.ceil((end - start) / step)
     if count < 0:
         raise ValueError(f"arange from {start} to {end} needs a step of the other sign, got {step}")
     # As in torch, each element is rounded once.

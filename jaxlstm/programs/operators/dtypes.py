@@ -171,9 +171,9 @@ def converted(x: Array, dtype: Any) -> Array:
     x = x.real if loses_it else x
     if is_float(x) and is_integer(dtype) and (size := np.dtype(dtype).itemsize) < 4:
         # torch goes through int64 for uint8 and int32 for others; beyond them all bits are 0.
-        whole = jnp.trunc(x.astype(gate_dtype(x.dtype)))
-        in_range = jnp.abs(whole) < 2.0 ** (63 if dtype == np.uint8 else 31)
-        x = jnp.where(in_range, jnp.fmod(whole, 2 ** (8 * size)), 0).astype(np.int32)
+        truncated = jnp.trunc(x.astype(gate_dtype(x.dtype)))
+        in_range = jnp.abs(truncated) < 2.0 ** (63 if dtype == np.uint8 else 31)
+        x = jnp.where(in_range, jnp.fmod(truncated, 2 ** (8 * size)), 0).astype(np.int32)
     return x.astype(dtype)
 
 

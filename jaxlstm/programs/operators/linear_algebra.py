@@ -21,9 +21,9 @@ def product(a: Array, b: Array, options: Options) -> Array:
 
 def _accumulated(function: Callable[..., Array], like: Array, options: Options) -> Callable[..., Array]:
     """Return a function of products that accumulates at least in float32, with results like an array."""
-    wide = precision_.gate_dtype(like.dtype) if is_float(like) else like.dtype
+    wide_dtype = precision_.gate_dtype(like.dtype) if is_float(like) else like.dtype
     precision = precision_.resolve(options.precision)
-    run = partial(function, precision=precision, preferred_element_type=wide)
+    run = partial(function, precision=precision, preferred_element_type=wide_dtype)
     return lambda *args: run(*args).astype(like.dtype)
 
 
@@ -179,23 +179,23 @@ def scaled_dot_product_attention(
     if enable_gqa:
         key = jnp.repeat(key, query.shape[-3] // key.shape[-3], axis=-3)
         value = jnp.repeat(value, query.shape[-3] // value.shape[-3], axis=-3)
-    wide = precision_.gate_dtype(query.dtype)
+    dtype = precision_.gate_dtype(query.dtype)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     # As in torch, the root of the scale on each side keeps half precision in range.
     sign = -1 if factor < 0 else 1
-    root = jnp.asarray(math.sqrt(abs(factor)), wide)
-    queries, keys = query.astype(wide) * root * sign, jnp.swapaxes(key.astype(wide) * root, -1, -2)
+    root = jnp.asarray(math.sqrt(abs(factor)), dtype)
+    queries, keys = query.astype(dtype) * root * sign, jnp.swapaxes(key.astype(dtype) * root, -1, -2)
     scores = product(queries, keys, options)
     if is_causal:
         scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
     if attn_mask is not None and attn_mask.dtype == jnp.bool_:
         scores = jnp.where(attn_mask, scores, -jnp.inf)
     elif attn_mask is not None:
-        scores = scores + attn_mask.astype(wide)
-    return product(_safe_softmax(scores), value.astype(wide), options).astype(query.dtype)
+        scores = scores + attn_mask.astype(dtype)
+    return product(_safe_softmax(scores), value.astype(dtype), options).astype(query.dtype)
 
 
 def _safe_softmax(scores: Array) -> Array:
     """Return the softmax over the last axis, and zeros where every score is -inf."""
-    nothing = jnp.all(scores == -jnp.inf, -1, keepdims=True)
-    return jnp.where(nothing, 0, jax.nn.softmax(jnp.where(nothing, 0, scores), axis=-1))
+    is_masked = jnp.all(scores == -jnp.inf, -1, keepdims=True)
+    return jnp.where(is_masked, 0, jax.nn.softmax(jnp.where(is_masked, 0, scores), axis=-1))

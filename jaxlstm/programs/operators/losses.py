@@ -78,8 +78,8 @@ def binary_cross_entropy(
     """Return the cross entropy of probabilities; logarithms are at least -100."""
     if not isinstance(self, Tracer) and not bool(jnp.all((self >= 0) & (self <= 1))):
         raise ValueError("binary_cross_entropy needs probabilities from 0 to 1; apply a sigmoid before")
-    wide = gate_dtype(self.dtype)
-    losses = _entropy(self.astype(wide), target.astype(wide))
+    wide_dtype = gate_dtype(self.dtype)
+    losses = _entropy(self.astype(wide_dtype), target.astype(wide_dtype))
     losses = losses if weight is None else losses * weight
     return _reduced(losses.astype(self.dtype), reduction)
 

@@ -43,11 +43,11 @@ class _Axis:
                 "kernel_size, dilation and stride must be at least 1 and padding at least 0, got "
                 f"{kernel}, {dilation}, {stride} and {padding}"
             )
-        room = size + 2 * padding - dilation * (kernel - 1) - 1
-        if room < 0:
+        last_start = size + 2 * padding - dilation * (kernel - 1) - 1
+        if last_start < 0:
             raise ValueError(f"a patch of {kernel} does not fit into an axis of size {size}")
         self.size, self.kernel, self.dilation, self.padding = size, kernel, dilation, padding
-        self.stride, self.count = stride, room // stride + 1
+        self.stride, self.count = stride, last_start // stride + 1
 
     def places(self) -> np.ndarray:
         """Return the places of the elements of each patch on the padded axis, (kernel, count)."""

@@ -22,8 +22,8 @@ from jaxlstm.programs.operators.unary import power
 def sum_(self: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """Return the sum over axes; over all axes for None or an empty list."""
     result = sum_type(self, dtype)
-    wide = gate_dtype(result) if jnp.issubdtype(result, jnp.inexact) else result
-    return jnp.sum(converted(self, wide), axes(self, dim), keepdims=keepdim).astype(result)
+    wide_dtype = gate_dtype(result) if jnp.issubdtype(result, jnp.inexact) else result
+    return jnp.sum(converted(self, wide_dtype), axes(self, dim), keepdims=keepdim).astype(result)
 
 
 @register_operator("aten.mean.default", "aten.mean.dim", layout="over")

@@ -160,13 +160,13 @@ def grid_sampler(
 ) -> Array:
     """Return an image (N, C, ...) at the places (N, ..., axes) of a grid, (N, C, ...)."""
     _require_grid(input, grid, interpolation_mode)
-    wide = gate_dtype(input.dtype)
+    wide_dtype = gate_dtype(input.dtype)
     by_axis = []
     for size, coordinate in zip(input.shape[2:], jnp.moveaxis(grid, -1, 0)[::-1], strict=True):
         padded = partial(_padded, size=size, padding_mode=padding_mode, align_corners=align_corners)
-        place = _place(coordinate.astype(wide), size, align_corners)
+        place = _place(coordinate.astype(wide_dtype), size, align_corners)
         by_axis.append(_neighbours(place, padded, interpolation_mode))
-    image = input.astype(wide)
+    image = input.astype(wide_dtype)
     terms = (_weighted(image, neighbours) for neighbours in itertools.product(*by_axis))
     return reduce(jnp.add, terms).astype(input.dtype)
 

@@ -170,10 +170,10 @@ def max_unpool(
     padding: Sequence[int] = (),
 ) -> Array:
     """Write the elements of a pool to their places in arrays of zeros; torch needs no stride and padding."""
-    lead = self.shape[: self.ndim - len(output_size)]
-    zeros = jnp.zeros((*lead, math.prod(output_size)), self.dtype)
-    result = _put(zeros, indices.reshape(*lead, -1), self.reshape(*lead, -1))
-    return result.reshape(*lead, *output_size)
+    batch_shape = self.shape[: self.ndim - len(output_size)]
+    zeros = jnp.zeros((*batch_shape, math.prod(output_size)), self.dtype)
+    result = _put(zeros, indices.reshape(*batch_shape, -1), self.reshape(*batch_shape, -1))
+    return result.reshape(*batch_shape, *output_size)
 
 
 @jax.custom_jvp

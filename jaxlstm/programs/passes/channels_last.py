@@ -216,8 +216,8 @@ def _inserts(state: Orders, node: Node, operator: Operator) -> Node | None:
     shifted = [axis + (axis >= new) for axis in order]
     results = [(*shifted[:place], new, *shifted[place:]) for place in range(rank)]
     # The new axis may stand where the convolution after it wants it.
-    liked = state.wanted.get(outputs[0]), own_order(rank), (0, *range(2, rank), 1), results[new]
-    result = next(order for order in liked if order in results)
+    preferred = state.wanted.get(outputs[0]), own_order(rank), (0, *range(2, rank), 1), results[new]
+    result = next(order for order in preferred if order in results)
     return state.emit(node, result, **_arrays(state, node, operator, tensors, order), dim=result.index(new))
 
 
@@ -245,8 +245,8 @@ def _merges(state: Orders, node: Node, operator: Operator) -> Node | None:
     start, end = merged
     places = sorted(order.index(axis) for axis in range(start, end + 1))
     first = places[0]
-    long = [axis for axis in order if start <= axis <= end and state.types[value.name].shape[axis] != 1]
-    if places != list(range(first, first + len(places))) or long != sorted(long):
+    long_axes = [axis for axis in order if start <= axis <= end and state.types[value.name].shape[axis] != 1]
+    if places != list(range(first, first + len(places))) or long_axes != sorted(long_axes):
         return None
     result = _without(order, range(start + 1, end + 1))
     kwargs = {"self": state.array(value, order), "start_dim": first, "end_dim": first + end - start}

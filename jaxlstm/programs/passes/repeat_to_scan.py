@@ -29,7 +29,7 @@ Types = Mapping[str, TensorType]
 
 
 def repeat_to_scan(graph: Graph, held_types: Types) -> Graph:
-    """Return a graph with scans in the place of its loops, also in its functions.
+    """Return a graph with scans instead of its loops, also in its functions.
 
     ``held_types`` has the types of parameters, buffers and constants.
     """
@@ -48,8 +48,8 @@ def repeat_to_scan(graph: Graph, held_types: Types) -> Graph:
         nodes += [*graph.nodes[place : loop.start], *new]
         added.update(node.name for node in new)
         place = loop.end
-    whole = graph.with_nodes((*nodes, *graph.nodes[place:]))
-    return live_graph(rewrite(whole, rows_to_slices, types=held_types), lambda node: node.name not in added)
+    scanned = graph.with_nodes((*nodes, *graph.nodes[place:]))
+    return live_graph(rewrite(scanned, rows_to_slices, types=held_types), lambda node: node.name not in added)
 
 
 def _loops(graph: Graph, types: Types) -> list[Loop]:

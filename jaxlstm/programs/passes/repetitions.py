@@ -13,7 +13,7 @@ LONGEST_BODY = 1_000
 
 
 def repetitions(nodes: Sequence[Node], fewest: int) -> list[tuple[int, int, int]]:
-    """Return (start, end, length of a copy) of nodes with a number of copies at least, most nodes first."""
+    """Return (start, end, length of a copy) of each run of at least ``fewest`` copies, the longest first."""
     numbers: dict[Any, int] = {}
     tokens = np.array([numbers.setdefault(token_of(node), len(numbers)) for node in nodes])
     runs = []

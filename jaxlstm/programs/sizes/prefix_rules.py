@@ -294,7 +294,7 @@ def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **s
 
 
 def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
-    """Reduce the elements that torch has; by a neutral element, or by the first element, for the others."""
+    """Reduce the elements that torch has; the others hold a neutral element or repeat the first one."""
     dims = dim if isinstance(dim, tuple) else (dim,)
     if not isinstance(self, Prefix) or not (set(dims) <= {None} or any(_along(self, n) for n in dims)):
         return None

@@ -228,7 +228,7 @@ def test_remarks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "output", "options", "message"),
     [
-        ("reader.pt", "reader.py", (), "reader.pt is none. To make one in Python: jaxlstm.from_module(model"),
+        ("reader.pt", "reader.py", (), "reader.pt. To make one in Python: jaxlstm.from_module(model"),
         ("reader.pt2", "reader.py", ("--prefix", "rnn."), "source is written from a .pt2 program"),
         ("reader.pt2", "reader.py", ("--format", "torch"), "--format cannot be used with a .pt2 program"),
         ("reader.pt2", "a.npz", ("--comments",), "-o must end in .py"),

@@ -72,8 +72,8 @@ def _tensors(
 ) -> Iterator[tuple[str, str, Tensor]]:
     for kind in ("weights", "constants"):
         entry = program.pickled(kind)
-        raw = entry is None
-        tensors = _raw(program, kind, budget, storages) if raw else _pickled(program, entry, budget)
+        is_raw = entry is None
+        tensors = _raw(program, kind, budget, storages) if is_raw else _pickled(program, entry, budget)
         yield from ((kind, name, tensor) for name, tensor in tensors)
 
 

@@ -62,15 +62,15 @@ def planted_faults(run: PlantedRun, first: str = "") -> Iterator[PlantedFault]:
     Sites in the module ``first`` come first, then those below it.
     """
     sites = sorted(run.operations.items(), key=lambda item: _rank(item[1].path, first))
-    alike: dict[tuple[str, str], dict[Site, Replacement]] = {}
+    by_cause: dict[tuple[str, str], dict[Site, Replacement]] = {}
     places = _places(run)
     for site, operation in sites:
         for variant in variants(operation):
             cause = variant.cause.format(where=places[site])
             yield PlantedFault(cause, {site: variant.apply}, variant.traced)
             if not variant.traced:
-                alike.setdefault((operation.name, variant.cause), {})[site] = variant.apply
-    for (name, cause), replacements in alike.items():
+                by_cause.setdefault((operation.name, variant.cause), {})[site] = variant.apply
+    for (name, cause), replacements in by_cause.items():
         if len(replacements) > 1:
             yield PlantedFault(cause.format(where=f"every {name}"), replacements)
 
@@ -82,10 +82,10 @@ def confused(run: PlantedRun, first: str = "") -> Iterator[PlantedFault]:
 
 
 def _places(run: PlantedRun) -> dict[Site, str]:
-    """Return the sites in words, with the line where the path and the name do not tell."""
-    wheres = Counter(op.where for op in run.operations.values())
+    """Return the sites in words, with the line if the path and the name are ambiguous."""
+    counts = Counter(op.where for op in run.operations.values())
     return {
-        s: op.where + (f", {op.line}" if wheres[op.where] > 1 else "") for s, op in run.operations.items()
+        s: op.where + (f", {op.line}" if counts[op.where] > 1 else "") for s, op in run.operations.items()
     }
 
 
@@ -127,8 +127,8 @@ def _confused_values(run: PlantedRun, places: Mapping[Site, str], first: str) ->
         tried = {(id(operand), True), (id(operand), False)}
         for (source, name), value in values.items():
             key = id(value), order[source] < order[consumer]  # Of this step, or of the one before.
-            around = consumer[0].startswith(source[0])
-            if not around or key in tried or getattr(value, "shape", None) != operand.shape:
+            is_around = consumer[0].startswith(source[0])
+            if not is_around or key in tried or getattr(value, "shape", None) != operand.shape:
                 continue
             tried.add(key)
             for part in ([consumers] if len(consumers) > 1 else []) + [[use] for use in consumers]:
