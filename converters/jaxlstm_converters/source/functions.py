@@ -187,7 +187,7 @@ class _Scan:
         pattern = tuple(part[0] if len(part) == 1 else part or None for part in used)
         usual: Any = [part[0] if len(part) == 1 else [*part] for part in hints]
         fits = leaves_fit(targets, pattern)
-        target = method._unpacked(pattern, targets if fits else usual, self._step, call)
+        target = method._unpacked(pattern, targets if fits else usual, self._step)
         method._statements.append(Statement(trees.assign(target, call), self._step.line))
         method._statements += method._scope.read_inner_sizes(pattern)
 

@@ -126,6 +126,13 @@ def matched(wanted: Sequence[str], results: Sequence[ast.expr]) -> list[Target]:
     return [name or other for name, other in zip(found, own, strict=True)]
 
 
+def completed(target: Target, result: ast.expr) -> Target:
+    """Return a caller's names of a result, with the names in the called module for the parts of a tuple."""
+    if not isinstance(result, ast.Tuple) or not isinstance(target, str):
+        return target
+    return [completed(item.id if isinstance(item, ast.Name) else "", item) for item in result.elts]
+
+
 def singular(name: str) -> str:
     """Return the name of one element of a list: "block" for "blocks"."""
     if name.endswith("s") and len(name) > 2 and is_name(name[:-1]):

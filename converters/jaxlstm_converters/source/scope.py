@@ -74,8 +74,8 @@ class Scope:
         assert tensor is not None, f"{name} is not defined in {self._context.path}"
         return tensor
 
-    def named(self, value: str, target: str, step: LineItem, expression: ast.expr) -> ast.Name:
-        """Give a value a variable, which no other value in use has."""
+    def named(self, value: str, target: str, step: LineItem, expression: ast.expr | None = None) -> ast.Name:
+        """Give a value a variable, which no other value in use has: one of its expression if it has one."""
         taken = self.taken()
         candidates = [target, *self._fallbacks(step, expression), *LETTERS]
         name = next((c for c in candidates if c and names.is_name(c) and c not in taken), "")
@@ -83,12 +83,12 @@ class Scope:
         self.values[value] = variable
         return variable
 
-    def _fallbacks(self, step: LineItem, expression: ast.expr) -> list[str]:
+    def _fallbacks(self, step: LineItem, expression: ast.expr | None) -> list[str]:
         if isinstance(step.item, Node):
             kind = _kind(step.item)
             if kind in _KINDS:
                 return [_KINDS[kind]]
-        return trees.variables(expression)[:4]
+        return trees.variables(expression)[:4] if expression else []
 
     def taken(self) -> set[str]:
         """Return the variables that values in use need."""

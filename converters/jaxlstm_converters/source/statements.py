@@ -204,6 +204,8 @@ class StatementWriter:
         assert called is not None
         target = ", ".join(names.leaves(targets))
         expression, pattern = self._resolved(called.expression, target), self._used(called.results)
+        if called.is_whole and len(targets) == len(called.returned):
+            targets = [*map(names.completed, targets, called.returned)]
         is_known = called.is_whole and isinstance(pattern, tuple) and leaves_fit(targets, pattern)
         if called.returned and max(len(called.returned), len(targets)) > 1 and not is_known:
             targets = names.matched(names.leaves(targets), called.returned)
@@ -227,7 +229,7 @@ class StatementWriter:
             assert pattern is not None
             fits = leaves_fit(targets, pattern)
             given = targets if fits else usual_names(step.item, pattern)
-            tree = self._unpacked(pattern, given, step, expression)
+            tree = self._unpacked(pattern, given, step)
         self._statements.append(Statement(trees.assign(tree, expression), step.line))
 
     def _is_inlined(self, step: LineItem, expression: ast.expr, value: str, target: str, ends: bool) -> bool:
@@ -237,9 +239,7 @@ class StatementWriter:
             return False
         return not (target and (ends or value in self._planned)) and len(trees.shown(expression)) <= _LONGEST
 
-    def _unpacked(
-        self, pattern: tuple[Pattern, ...], targets: Sequence[Target], step: LineItem, expression: ast.expr
-    ) -> ast.expr:
+    def _unpacked(self, pattern: tuple[Pattern, ...], targets: Sequence[Target], step: LineItem) -> ast.expr:
         """Return the target of an assignment that unpacks a tuple."""
         items: list[ast.expr] = []
         for part, target in zip(pattern, targets, strict=True):
@@ -247,12 +247,12 @@ class StatementWriter:
                 items.append(trees.name("_"))
             elif isinstance(part, tuple):
                 given = target if isinstance(target, list) and len(target) == len(part) else [""] * len(part)
-                items.append(self._unpacked(part, given, step, expression))
+                items.append(self._unpacked(part, given, step))
             else:
                 wanted = (
                     names.unique(target, self._scope.taken()) if target and isinstance(target, str) else ""
                 )
-                items.append(self._scope.named(part, wanted, step, expression))
+                items.append(self._scope.named(part, wanted, step))
         return ast.Tuple(items, ast.Load())
 
     def _used(self, pattern: Pattern) -> Pattern:

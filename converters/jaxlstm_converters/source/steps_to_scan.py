@@ -126,7 +126,8 @@ class _Unrolled:
         """Return the graph with a scan in their place."""
         loop, graph = self.loop, self._graph
         before = [self._without_cell(node) for node in graph.nodes[: loop.start]]
-        last = {end: loop.last.get(end, f"{end} last") for end in loop.state.values()}
+        ends = {end: loop.collected.get(end, (end,))[-1] for end in loop.state.values()}
+        last = {end: loop.last.get(end, f"{name} last") for end, name in ends.items()}
         after = [*graph.nodes[loop.end :], graph.result]
         used = {name for node in after if node.op not in _JOINS for name in uses_of(node)}
         # A result of the last step is the last state, unless it is one of several results.
@@ -173,7 +174,8 @@ class _Unrolled:
     def _without_cell(self, node: Node) -> Node:
         """Return a node before the loop; the zeros that a cell makes in the first step are not the cell's."""
         is_initial = not {*self.loop.initial.values()}.isdisjoint(results_of(node))
-        is_inner = [call.key for call in node.calls[: len(self._calls)]] == [call.key for call in self._calls]
+        outer, inner = node.calls[: len(self._calls)], node.calls[len(self._calls) :]
+        is_inner = bool(inner) and [call.key for call in outer] == [call.key for call in self._calls]
         is_cells = is_initial and is_inner and node.op.startswith(_MADE)
         return replace(node, calls=self._calls) if is_cells else node
 

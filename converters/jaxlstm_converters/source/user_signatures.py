@@ -3,7 +3,7 @@
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxlstm.programs.graph import CallSignature, Graph, Structure, all_nodes, places_of, uses_of
+from jaxlstm.programs.graph import Graph, Node, Structure, all_nodes, places_of, uses_of
 from jaxlstm_converters.source.calls import Invocation, Parameter, nodes_of
 from jaxlstm_converters.source.trees import leaves
 
@@ -24,14 +24,25 @@ class UserSignatures:
     def __init__(self, graphs: Mapping[str, Graph]) -> None:
         """Take the graphs before the passes, each with the prefix of its names and keys after them."""
         self._signatures = {p + key: found for p, g in graphs.items() for key, found in g.signatures.items()}
-        self._nodes = {(p, node.name): node for p, g in graphs.items() for node in all_nodes(g)}
+        nodes = [(p, node, call) for p, g in graphs.items() for node in all_nodes(g) for call in node.calls]
+        self._nodes = {call.key: dict[tuple[str, str], Node]() for _, _, call in nodes}
+        for prefix, node, call in nodes:
+            self._nodes[call.key][prefix, node.name] = node
+        callees = {call.key: (call.path, call.class_name, call.method) for _, _, call in nodes}
+        self._equal: dict[object, list[str]] = {}  # the module and the operators of calls -> their keys
+        for key in filter(self._signatures.__contains__, callees):
+            self._equal.setdefault((callees[key], *self._operators(key)), []).append(key)
+        self._twins = {key: keys for keys in self._equal.values() for key in keys}
 
     def apply(self, calls: Sequence[Invocation]) -> None:
         """Give calls of equal modules the parameters and results of the one whose signature tells most."""
         layouts: dict[tuple[int, int], _Layout] = {}  # number of inputs and of outputs -> layout
         for call in (call for call in calls if call.key in self._signatures):
-            layout, counts = self._layout(call, self._signatures[call.key]), _counts(call)
-            layouts[counts] = max(layouts.get(counts, layout), layout, key=_named)
+            # The first step of a loop may give one value twice, such as a state of zeros.
+            most = max(self._twins.get(call.key, [call.key]), key=self._distinct)
+            for key in dict.fromkeys((call.key, most)):
+                layout, counts = self._layout(call, key), _counts(call)
+                layouts[counts] = max(layouts.get(counts, layout), layout, key=_named)
         for call in calls:
             if (layout := layouts.get(_counts(call))) is not None:
                 old, new = (*layout.inputs, *layout.outputs), (*call.inputs, *call.outputs)
@@ -40,8 +51,9 @@ class UserSignatures:
                 call.results, call.is_whole = _whole(layout.results, names), layout.is_whole
                 call.inputs = tuple(leaf for p in call.parameters for leaf in leaves(p.value))
 
-    def _layout(self, call: Invocation, signature: CallSignature) -> _Layout:
-        names = self._present_names(call)
+    def _layout(self, call: Invocation, key: str) -> _Layout:
+        """Return the layout of a call by the signature of the call with a key, its twin."""
+        signature, names = self._signatures[key], self._present_names(call, key)
         left = dict.fromkeys(call.inputs)
         parameters = list[Parameter]()
         for name, value in signature.arguments:
@@ -60,19 +72,28 @@ class UserSignatures:
             results = flat[0] if len(flat) == 1 else flat
         return _Layout(call.inputs, call.outputs, tuple(parameters), results, is_whole)
 
-    def _present_names(self, call: Invocation) -> dict[str, str]:
+    def _present_names(self, call: Invocation, key: str) -> dict[str, str]:
         """Return the name of a value in the export -> its name here, known from the nodes that have both."""
         found: dict[str, str] = {}
+        twins = dict(zip(self._nodes.get(call.key, ()), self._nodes.get(key, {}).values(), strict=True))
         for node in nodes_of(call):
             number, _, name = node.name.partition(".")
-            before = self._nodes.get((f"{number}.", name.rpartition(".")[2]))  # A function has a prefix too.
+            before = twins.get((f"{number}.", name.rpartition(".")[2]))  # A function has a prefix too.
             if before is not None and before.op == node.op:
                 uses = zip(uses_of(before), uses_of(node), strict=False)
                 results = zip(places_of(before), places_of(node), strict=False)
                 for old, new in (*uses, *results):
                     if old and new:
                         found.setdefault(old, new)
-        return {**{name.rpartition(".")[2]: name for name in (*call.inputs, *call.outputs)}, **found}
+        own = (*call.inputs, *call.outputs) if key == call.key else ()
+        return {**{name.rpartition(".")[2].removesuffix(" last"): name for name in own}, **found}
+
+    def _operators(self, key: str) -> tuple[str, ...]:
+        return tuple(node.op for node in self._nodes[key].values())
+
+    def _distinct(self, key: str) -> int:
+        """Return the number of different values among the arguments of a call."""
+        return len({leaf for _, value in self._signatures[key].arguments for leaf in leaves(value)})
 
 
 def _counts(call: Invocation) -> tuple[int, int]:
@@ -80,7 +101,8 @@ def _counts(call: Invocation) -> tuple[int, int]:
 
 
 def _named(layout: _Layout) -> int:
-    return sum(parameter.name != "" for parameter in layout.parameters)
+    """Return the number of parameters with names, less those without."""
+    return sum(1 if parameter.name else -1 for parameter in layout.parameters)
 
 
 def _whole(value: Structure, names: Mapping[str, str], allowed: Container[str] | None = None) -> Structure:

@@ -52,6 +52,48 @@ class Translator(nn.Module):
         return torch.stack(logits, 1)
 
 
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.hidden = nn.Linear(4, 16), nn.Linear(4, 16)
+
+    def forward(self, x: Tensor, state: State) -> State:
+        h, c = state
+        i, f, g, o = (self.inputs(x) + self.hidden(h)).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        return h, c
+
+
+class Layer(nn.Module):
+    """A loop that starts with one tensor in both places of its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Cell()
+
+    def forward(self, sequence: Tensor) -> tuple[Tensor, State]:
+        zeros = sequence.new_zeros(sequence.shape[0], 4)
+        state, outputs = (zeros, zeros), []
+        for x in sequence.unbind(1):
+            state = self.cell(x, state)
+            outputs.append(state[0])
+        return torch.stack(outputs, 1), state
+
+
+class Stack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(), Layer()])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[State]]:
+        states = []
+        for layer in self.layers:
+            x, state = layer(x)
+            states.append(state)
+        return x, states
+
+
 class Methods(nn.Module):
     """Static methods, properties, generators, recursion, stars and writes in place."""
 
@@ -119,6 +161,13 @@ CASES: dict[type[nn.Module], tuple[tuple[int, ...], list[str]]] = {
         [
             *("def encode(self, x):", "def init(self, memory):", "def step(self, token, state):"),
             *("return self.out(h), (h, c)", "= self.decoder.init(memory)", "memory = self.encode(x)"),
+        ],
+    ),
+    Stack: (
+        (2, 5, 4),
+        [
+            *("def __call__(self, x, state):", "h, c = state", "h, c = self.cell(sequence_t, (h, c))"),
+            *("(zeros, zeros)", "return outputs.swapaxes(0, 1), (h, c)", "x, (h2, c2) = self.layers[1](x)"),
         ],
     ),
     Methods: ((2, 4), ["def repeated(self, x):", "a, b = self.scaled(x, y)", "def several(self, x):"]),
