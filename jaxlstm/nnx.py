@@ -1,7 +1,7 @@
-"""torch's LSTM, GRU, RNN, LSTMCell and GRUCell as Flax NNX modules, and a faster ``nnx.Conv``.
+"""torch's LSTM, GRU, RNN, LSTMCell, GRUCell and Embedding as Flax NNX modules, and a faster ``nnx.Conv``.
 
 The constructors take torch's arguments in torch's order, and then Flax's keywords. Parameters are attributes
-with torch's names, such as ``lstm.weight_ih_l0``. ``Conv`` has Flax's arguments and parameters.
+with torch's names, such as ``lstm.weight_ih_l0``. ``Conv`` and ``Embed`` have Flax's arguments and parameters.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from jaxlstm.layer.params import Params, init_params, param_shapes
 from jaxlstm.layer.precision import Precision
 from jaxlstm.layer.validate import cell_arguments, torch_keywords
 
-__all__ = ("GRU", "LSTM", "RNN", "Conv", "GRUCell", "LSTMCell")
+__all__ = ("GRU", "LSTM", "RNN", "Conv", "Embed", "GRUCell", "LSTMCell")
 
 State = TypeVar("State", bound=tuple[Any, ...])
 LastState = TypeVar("LastState")
@@ -430,3 +430,23 @@ class Conv(nnx.Conv):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, conv_general_dilated=convolve_in_flax, **kwargs)
+
+
+class Embed(nnx.Embed):
+    """``flax.nnx.Embed`` with torch's ``padding_idx``: the row of this index has no gradient.
+
+    >>> embed = jaxlstm.nnx.Embed(9, 4, padding_idx=0, rngs=nnx.Rngs(0))
+    >>> embed(jnp.array([[3, 0]])).shape
+    (1, 2, 4)
+    """
+
+    def __init__(
+        self, num_embeddings: int, features: int, *, padding_idx: int, rngs: nnx.Rngs, **kwargs: Any
+    ):
+        super().__init__(num_embeddings, features, rngs=rngs, **kwargs)
+        self.padding_idx = padding_idx
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> jax.Array:
+        """Return the row of each index, (*shape, features) for integers of a shape."""
+        y = super().__call__(inputs, **kwargs)
+        return jnp.where((inputs == self.padding_idx)[..., None], jax.lax.stop_gradient(y), y)

@@ -184,6 +184,23 @@ def attention(self: Any, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @SPECIMENS.of(
+    normal((5, 8), (6, 8)),
+    lambda: {
+        "own": nn.MultiheadAttention(8, 2, dropout=0.1, batch_first=True),
+        "cross": nn.MultiheadAttention(8, 4, bias=False),
+    },
+    proven=True,
+    words={"nnx.MultiHeadAttention(": 2, "self.own(x)": 1, "class MultiheadAttention": 0},
+)
+def attention_as_layers(self: Any, x: Tensor, memory: Tensor) -> Tensor:
+    """Attention without masks, with the batch first and second, whose weights nobody wants."""
+    x = x + self.own(x, x, x, need_weights=False)[0]
+    memory = memory.transpose(0, 1)
+    y, _ = self.cross(x.transpose(0, 1), memory, memory * 2)
+    return y.transpose(0, 1) + x
+
+
+@SPECIMENS.of(
     lambda n: (torch.randn(n, 5, 8), torch.arange(5) >= torch.arange(n)[:, None]),
     lambda: {"attention": nn.MultiheadAttention(8, 2, batch_first=True)},
     eager=((2,), (3,)),
@@ -367,7 +384,7 @@ def _derived_layers() -> dict[str, nn.Module]:
     _derived_layers,
     proven=True,
     words=[
-        *("class Scaled(nnx.Embed):\n", "class Causal(nnx.Conv):\n", "class Recurrent(nnx.Module):\n"),
+        *("class Scaled(jaxlstm.nnx.Embed):\n", "class Causal(nnx.Conv):\n", "class Recurrent(nnx.Module):\n"),
         'padding="VALID", kernel_dilation=kernel_dilation, rngs=rngs)',
         "[head(self.recurrent(x)) for head in self.heads]",
     ],

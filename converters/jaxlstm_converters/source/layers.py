@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from jaxlstm.programs.graph import Graph, Node, TensorType, all_nodes, results_of, users_of
 from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.attention import attention_layers
 from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
 from jaxlstm_converters.source.method import Called, Pattern
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
@@ -15,6 +16,7 @@ from jaxlstm_converters.source.spelling.template import filled, tree_of
 
 # How other operators read the tensors of a layer, in torch's layout.
 _READABLE: dict[str, dict[str, str]] = {
+    "jaxlstm.nnx.Embed": {"weight": "layer.embedding[...]"},
     "nnx.Embed": {"weight": "layer.embedding[...]"},
     "nnx.Linear": {"weight": "layer.kernel[...].T", "bias": "layer.bias[...]"},
 }
@@ -46,6 +48,10 @@ class Layers:
         for node in all_nodes(graph):
             if (layer := layer_of(node, types, owners, producers)) is not None:
                 self._of_nodes[node.name] = self._with_path(layer, node)
+        for name, layer in attention_layers(calls, types, owners).items():
+            for value in layer.consumed:
+                self._of_nodes.pop(value, None)
+            self._of_nodes[name] = layer
         self._find(graph, calls)
 
     def __contains__(self, path: str) -> bool:
@@ -57,7 +63,9 @@ class Layers:
     def holds(self, tensor: str) -> bool:
         """Return True if a tensor belongs to a layer."""
         owner, _, name = tensor.rpartition(".")
-        return owner in self or (owner in self.bases and name in self.bases[owner].tensors)
+        around = self._of_paths.get(owner.rpartition(".")[0])
+        is_inner = around is not None and tensor.removeprefix(f"{around.path}.") in around.tensors
+        return is_inner or owner in self or (owner in self.bases and name in self.bases[owner].tensors)
 
     def made(self, path: str) -> ast.expr:
         """Return the expression that makes a layer, whose literals know the names of their arguments."""
@@ -171,6 +179,7 @@ class Layers:
             if (
                 all(trees.shown(_made(other)) == trees.shown(_made(layer)) for other in others)
                 and layer.results is None
+                and not layer.operands
                 and not any("." in name for name in below)
                 and not below & attributes_of(layer.constructor)
                 and (not is_read or layer.constructor in _READABLE)

@@ -114,7 +114,7 @@ def spell_call(layer: LayerSpelling, node: Node, receiver: ast.expr, *, is_base:
 
     ``is_base`` calls the method of the class from which the module is derived.
     """
-    arguments: dict[str, Any] = {**TypedNode(node, {}).arguments, "layer": receiver}
+    arguments: dict[str, Any] = {**TypedNode(node, {}).arguments, **layer.operands, "layer": receiver}
     if not is_base:
         return filled(layer.call, arguments)
     arguments["base"] = ast.parse("super().__call__", mode="eval").body

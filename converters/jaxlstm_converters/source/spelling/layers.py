@@ -39,6 +39,7 @@ class LayerSpelling:
       results: the structure that the layer returns, with the numbers of the operator's results:
         ``(0, (1, 2))`` for an LSTM.
       rngs: True if the constructor takes ``rngs``.
+      operands: further names in the template of the call, for a layer of several operators.
     """
 
     constructor: str
@@ -50,6 +51,7 @@ class LayerSpelling:
     consumed: tuple[str, ...] = ()
     results: Any = None
     rngs: bool = True
+    operands: Mapping[str, Value] = field(default_factory=dict)
 
 
 @cache
@@ -133,15 +135,13 @@ def _conv(operation: TypedNode, transposed: bool = False) -> LayerSpelling | Non
 
 
 def _embed(operation: TypedNode) -> LayerSpelling | None:
-    """Return an embedding; the row of ``padding_idx`` has no gradient in torch."""
+    """Return an embedding, with the index whose row has no gradient if there is one."""
     shape = _sizes(operation)
     if not shape or shape[0] == 1 or operation["scale_grad_by_freq"]:
         return None
-    call = "layer(indices)"
-    if operation["padding_idx"] >= 0:
-        frozen = "lax.stop_gradient(layer.embedding[padding_idx])"
-        call = f"jnp.where((indices == padding_idx)[..., None], {frozen}, {call})"
-    return _layer("nnx.Embed", operation, {"num_embeddings": shape[0], "features": shape[1]}, call)
+    sizes, padding = {"num_embeddings": shape[0], "features": shape[1]}, operation["padding_idx"]
+    constructor = "nnx.Embed" if padding < 0 else "jaxlstm.nnx.Embed"
+    return _layer(constructor, operation, sizes, "layer(indices)", padding_idx=padding)
 
 
 def _norm(
