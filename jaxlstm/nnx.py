@@ -1,7 +1,7 @@
 """torch's LSTM, GRU, RNN, LSTMCell, GRUCell and Embedding as Flax NNX modules, and a faster ``nnx.Conv``.
 
 The constructors take torch's arguments in torch's order, and then Flax's keywords. Parameters are attributes
-with torch's names, such as ``lstm.weight_ih_l0``. ``Conv`` and ``Embed`` have Flax's arguments and parameters.
+with torch's names, such as ``lstm.weight_ih_l0``. ``Conv`` and ``Embed`` have Flax's.
 """
 
 from collections.abc import Mapping
@@ -446,7 +446,7 @@ class Embed(nnx.Embed):
         super().__init__(num_embeddings, features, rngs=rngs, **kwargs)
         self.padding_idx = padding_idx
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> jax.Array:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> jax.Array:
         """Return the row of each index, (*shape, features) for integers of a shape."""
-        y = super().__call__(inputs, **kwargs)
+        y = super().__call__(inputs, *args, **kwargs)
         return jnp.where((inputs == self.padding_idx)[..., None], jax.lax.stop_gradient(y), y)

@@ -384,7 +384,7 @@ def _derived_layers() -> dict[str, nn.Module]:
     _derived_layers,
     proven=True,
     words=[
-        *("class Scaled(jaxlstm.nnx.Embed):\n", "class Causal(nnx.Conv):\n", "class Recurrent(nnx.Module):\n"),
+        *("class Scaled(jaxlstm.nnx.Embed):", "class Causal(nnx.Conv):", "class Recurrent(nnx.Module):"),
         'padding="VALID", kernel_dilation=kernel_dilation, rngs=rngs)',
         "[head(self.recurrent(x)) for head in self.heads]",
     ],

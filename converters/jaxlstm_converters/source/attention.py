@@ -52,22 +52,24 @@ def _layer(
         or {*used.values()} not in ({*_TENSORS}, {*_TENSORS[:2]})
         or call.outputs != tuple(results_of(nodes[-1]))
         or len({node.with_gradient for node in nodes}) > 1
-        or any(types[name].dtype not in (np.float32, np.float64) for name in (*made, *used))
+        or not all(t and t.dtype in (np.float32, np.float64) for t in map(types.get, (*made, *used)))
     ):
         return None
     tensors, first = {name: value for value, name in used.items()}, TypedNode(core[0], types)
     query = first.tensors("query" if core[0].op == _FUSED else "self")[0]
-    inputs = [node.kwargs["input"].name for node in nodes if node.op == _LINEAR][:-1]
-    operands, parts = {}, list[str]()
+    inputs = [next(iter(uses_of(node))) for node in nodes if node.op == _LINEAR][:-1]
+    operands, parts = dict[str, Value](), list[str]()
     for letter, name in zip("qkv", inputs, strict=False):
         turned = made.get(name)
-        operands[letter] = turned.kwargs["self"] if turned else Value(name)
+        operand = next(uses_of(turned)) if turned else name
+        operands[letter] = Value(operand)
         parts.append(letter if turned else f"{letter}.swapaxes(0, 1)")
-        if len(types[name].shape) != 3 or (turned and not _turns(turned)) or operands[letter].name in made:
+        if (turned and not _turns(turned)) or operand in made or operand not in types or operand in owners:
             return None
-    if core[0].op == _FUSED and (first["attn_mask"] is not None or first["is_causal"]):
-        return None
+    is_masked = core[0].op == _FUSED and (first["attn_mask"] is not None or first["is_causal"])
     width, features = query.shape[-1], types[tensors["in_proj_weight"]].shape[1]
+    if is_masked or not isinstance(width, int) or not isinstance(features, int):
+        return None
     rate = next(filter(None, map(drop_rate, nodes)), 0)
     return LayerSpelling(
         "nnx.MultiHeadAttention",
