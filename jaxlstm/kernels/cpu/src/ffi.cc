@@ -1,112 +1,16 @@
 // The handlers that XLA calls: each checks its buffers and runs a pass on the threads of XLA's pool.
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <initializer_list>
 #include <optional>
-#include <string>
 #include <type_traits>
 #include <vector>
 
-#include "half.h"
+#include "buffers.h"
 #include "layer.h"
-#include "memory.h"
 #include "team.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace jaxlstm {
 namespace {
-
-namespace ffi = xla::ffi;
-using Buffer = ffi::AnyBuffer;
-using Result = ffi::Result<ffi::AnyBuffer>;
-using Shape = std::initializer_list<int64_t>;
-
-template <class T>
-constexpr ffi::DataType dtype_of() {
-  if constexpr (std::is_same_v<T, float>) return ffi::F32;
-  else if constexpr (std::is_same_v<T, double>) return ffi::F64;
-  else if constexpr (std::is_same_v<T, Bfloat16>) return ffi::BF16;
-  else if constexpr (std::is_same_v<T, Float16>) return ffi::F16;
-  else if constexpr (std::is_same_v<T, int32_t>) return ffi::S32;
-  else return ffi::PRED;
-}
-
-// A buffer of shape (0,) stands for an absent array.
-inline bool is_absent(const Buffer& buffer) { return buffer.dimensions().size() == 1 && buffer.element_count() == 0; }
-
-// Checks all buffers of a call and keeps the first error, so that callers test for failure only once.
-class BufferChecker {
- public:
-  // `buffer` determines the dtype of the call.
-  explicit BufferChecker(const Buffer& buffer) {
-    for (const ffi::DataType dtype : {ffi::F32, ffi::F64, ffi::BF16, ffi::F16})
-      if (buffer.element_type() == dtype) return;
-    fail("inputs must be float16, bfloat16, float32 or float64");
-  }
-
-  // Returns the shape of a buffer with kAxes axes, or zeros after an error.
-  template <size_t kAxes>
-  std::array<long, kAxes> sizes(const char* name, const Buffer& buffer) {
-    std::array<long, kAxes> result{};
-    const auto dimensions = buffer.dimensions();
-    if (dimensions.size() == kAxes) std::copy(dimensions.begin(), dimensions.end(), result.begin());
-    else fail(std::string(name) + " must have " + std::to_string(kAxes) + " axes");
-    return result;
-  }
-
-  template <class T>
-  const T* input(const char* name, const Buffer& buffer, Shape shape) {
-    check(name, buffer, shape, dtype_of<T>());
-    return static_cast<const T*>(buffer.untyped_data());
-  }
-  template <class T>
-  const T* optional_input(const char* name, const Buffer& buffer, Shape shape) {
-    return is_absent(buffer) ? nullptr : input<T>(name, buffer, shape);
-  }
-  template <class T>
-  T* output(const char* name, Result& buffer, Shape shape) {
-    check(name, *buffer, shape, dtype_of<T>());
-    advise_huge_pages(buffer->untyped_data(), buffer->size_bytes());
-    return static_cast<T*>(buffer->untyped_data());
-  }
-  template <class T>
-  T* optional_output(const char* name, Result& buffer, Shape shape) {
-    return is_absent(*buffer) ? nullptr : output<T>(name, buffer, shape);
-  }
-
-  // Returns true if the cell has c and a projection. Otherwise their buffers must be absent.
-  bool has_c(int64_t cell, std::initializer_list<const Buffer*> buffers) {
-    if (cell != int64_t(Cell::kLstm) && cell != int64_t(Cell::kGru)) fail("the cell must be 0 or 1");
-    for (const Buffer* buffer : buffers)
-      if (cell == int64_t(Cell::kGru) && !is_absent(*buffer)) fail("a GRU has no c and no projection");
-    return cell == int64_t(Cell::kLstm);
-  }
-  void require_nonzero_sizes(long time, long hidden_size, long h_size) {
-    if (time < 1 || hidden_size < 1 || h_size < 1) fail("time, hidden_size and h_size must be at least 1");
-  }
-  void fail(std::string message) {
-    if (message_.empty()) message_ = "jaxlstm: " + message;
-  }
-  bool failed() const { return !message_.empty(); }
-  ffi::Error error() const { return ffi::Error::InvalidArgument(message_); }
-
- private:
-  void check(const char* name, const Buffer& buffer, Shape shape, ffi::DataType dtype) {
-    const auto dimensions = buffer.dimensions();
-    if (buffer.element_type() != dtype) fail(std::string(name) + " has the wrong dtype");
-    if (!std::equal(dimensions.begin(), dimensions.end(), shape.begin(), shape.end()))
-      fail(std::string(name) + " must have shape " + text(shape) + ", got " + text(dimensions));
-  }
-  template <class Sizes>
-  static std::string text(const Sizes& sizes) {
-    std::string out = "(";
-    for (int64_t size : sizes) out += std::to_string(size) + ",";
-    return out + ")";
-  }
-
-  std::string message_;
-};
 
 inline ffi::Error no_memory() {
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
@@ -178,7 +82,7 @@ struct ForwardDirection {
   ForwardDirection(BufferChecker& checker, const Buffer& x, const Weights& weights, const States& states,
                    const Buffer& valid, bool reverse, int64_t cell) {
     const auto [T, B, I] = checker.sizes<3>("x", x);
-    const bool has_c = checker.has_c(cell, {&weights.hr, &states.c_0, &*states.c_n});
+    const bool has_c = checker.check_cell(cell, {&weights.hr, &states.c_0, &*states.c_n});
     const long P = checker.sizes<2>("h_0", states.h_0)[1];
     const long H = has_c ? checker.sizes<2>("c_0", states.c_0)[1] : P;
     p = {Cell(cell), T, B, I, H, P, P, reverse};
@@ -223,7 +127,7 @@ ffi::Error forward(ffi::ThreadPool& pool, Buffer& x, Buffer& weight_ih, Buffer& 
   p.by_gates = checker.optional_output<Wide<Real>>("by_gates", by_gates, {T, B, 4 * H});
   p.f = checker.optional_output<Wide<Real>>("f", f, {T, B, H});
   p.m_by_c = checker.optional_output<Wide<Real>>("m_by_c", m_by_c, {T, B, H});
-  const bool has_m_by_c = checker.has_c(cell, {&*m_by_c, &*m}) ? p.m_by_c : p.f;
+  const bool has_m_by_c = checker.check_cell(cell, {&*m_by_c, &*m}) ? p.m_by_c : p.f;
   if (!p.by_gates != !p.f || !p.f != !has_m_by_c) checker.fail("by_gates, f and m_by_c must be given together");
   p.m = checker.optional_output<Real>("m", m, {T, B, H});
   if (checker.failed()) return checker.error();
@@ -280,7 +184,7 @@ ffi::Error backward(ffi::ThreadPool& pool, Buffer& weight_hh, Buffer& weight_hr,
                     int64_t threads, int64_t cell) {
   BufferChecker checker(grad_y);
   const auto [T, B, P] = checker.sizes<3>("grad_y", grad_y);
-  const bool has_c = checker.has_c(cell, {&weight_hr, &m_by_c, &grad_c_n, &*grad_projected, &*grad_c_0});
+  const bool has_c = checker.check_cell(cell, {&weight_hr, &m_by_c, &grad_c_n, &*grad_projected, &*grad_c_0});
   const long H = has_c ? checker.sizes<2>("grad_c_n", grad_c_n)[1] : P;
   BackwardArguments<Real> p{Cell(cell), T, B, H, P, reverse};
   checker.require_nonzero_sizes(T, H, P);
@@ -348,7 +252,7 @@ constexpr double kImageBytesPerSecond = 20e9;
 ffi::Error layer(ffi::ThreadPool pool, Buffer x, Buffer prepared, Buffer h_0, Buffer c_0, Buffer valid, Result y,
                  Result h_n, Result c_n, bool, int64_t threads, int64_t cell) {
   BufferChecker checker(x);
-  const bool has_c = checker.has_c(cell, {&c_0, &*c_n});
+  const bool has_c = checker.check_cell(cell, {&c_0, &*c_n});
   const auto [T, B, I] = checker.sizes<3>("x", x);
   const auto [D, state_B, H] = checker.sizes<3>("h_0", h_0);
   checker.require_nonzero_sizes(T, H, H);
