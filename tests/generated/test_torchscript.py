@@ -13,7 +13,7 @@ from torch.jit._fuser import optimized_execution
 import jaxlstm
 from testing.seeds import seeds
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated", "ignore:std")
 
 EXPRESSIONS = {
     "i": """

@@ -154,6 +154,10 @@ GRADIENTS: dict[str, tuple[Function, list[Tensor]]] = {
         lambda x: (nn.functional.cosine_similarity(x, x.flip(1)), torch.linalg.norm(x, 3, 1), x.norm(1.5, 1)),
         [leaf(0, 0, 1, 2).detach().reshape(2, 2).requires_grad_()],
     ),
+    "one of the running sums": (
+        lambda x: (x.cumsum(1)[:, 4].square(),),
+        [torch.arange(18.0).reshape(2, 9).double().requires_grad_()],
+    ),
     "xlogy of 0": (lambda x, y: (torch.xlogy(x, y),), [leaf(0, 0, 2, 0), leaf(-1, 3, 4, 0.5)]),
     "certain probabilities": (
         lambda x, target: (nn.functional.binary_cross_entropy(x, target, reduction="none"),),

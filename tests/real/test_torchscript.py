@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch.package import PackageImporter
+from torch.package.package_importer import PackageImporter
 
 import jaxlstm
 from tests.real.test_checkpoints import fetch_pinned

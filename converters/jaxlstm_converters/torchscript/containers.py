@@ -108,6 +108,7 @@ LISTS: dict[str, Callable[..., Any]] = _BOTH | {
     "reverse": lambda items: items.reverse(),
     "sort": lambda items, reverse=False: items.sort(reverse=reverse),
     "list": list,
+    "Size": list,
     "__contains__": lambda items, item: any(_equal(item, other) for other in items),
     "add": _joined,
     "add_": _extend,

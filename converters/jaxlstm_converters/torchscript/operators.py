@@ -92,7 +92,8 @@ _OF_TENSORS: dict[str, Callable[..., Any]] = {
 def _tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> torch.Tensor:
     if isinstance(data, list) and not data and dtype is None:
         raise UnsupportedValueError("torch.tensor([]) needs a dtype")
-    return torch.tensor(data, dtype=_dtype(dtype))
+    # TorchScript rounds a number to the default dtype first.
+    return torch.tensor(data) if dtype is None else torch.tensor(data).to(_dtype(dtype))
 
 
 def _raise(message: str, kind: str | None = None) -> None:

@@ -21,7 +21,8 @@ def kept_axes(eqn: Any, size: Any, rows: bool) -> Kept | None:
       rows: False to also keep axes along which an element depends on the elements before it.
     """
     name = eqn.primitive.name
-    if name in _ALIGNED or name.startswith(("cum", "reduce_window")):
+    is_barrier = name == "optimization_barrier" and len(eqn.invars) == 1
+    if is_barrier or name in _ALIGNED or name.startswith(("cum", "reduce_window")):
         return _aligned(eqn, name, rows)
     if name.startswith(("reduce", "arg")) or name == "squeeze":
         return _without_axes(eqn)
