@@ -43,6 +43,7 @@ class BatchPredictor:
       column: the column of the input. For a program with several inputs, a dict from each input to its
         column; by default the columns have the names of the inputs.
       prefix: the LSTM to use, as for ``jaxlstm.load``; of a program, it selects one LSTM.
+      method: the name of a program in a ``.pt2`` file with several.
       batch_first, dropout: accepted as by ``jaxlstm.load``, without effect: a row has no batch axis, and
         inference no dropout.
       dtype: dtype in which an LSTM runs; the dtype of its weights if None.
@@ -76,6 +77,7 @@ class BatchPredictor:
         *,
         column: str | Mapping[str, str] = "inputs",
         prefix: str | None = None,
+        method: str | None = None,
         batch_first: bool | None = None,
         dropout: float | None = None,
         dtype: Any = None,
@@ -91,6 +93,7 @@ class BatchPredictor:
         # Absolute, because a worker may run in another folder.
         self._path = os.path.abspath(path)
         self._given = {"batch_first": batch_first, "dropout": dropout}
+        self._method = method
         self._column, self._prefix, self._dtype, self._states = column, prefix, dtype, states
         self._cast, self._keep_inputs, self._error_column = cast, keep_inputs, error_column
         self.batch_size, self._pad = positive_int("batch_size", batch_size), pad
@@ -141,7 +144,10 @@ class BatchPredictor:
                 raise ValueError(
                     f"{unused} cannot be used with a .pt2 program; for one LSTM of it pass prefix="
                 )
-            return ProgramRows(load_program(self._path), self._column, pad=self._pad, **options)
+            program = load_program(self._path, method=self._method)
+            return ProgramRows(program, self._column, pad=self._pad, **options)
+        if self._method is not None:
+            raise ValueError(f"method selects a program of a .pt2 file, got {self._path}")
         if not isinstance(self._column, str):
             raise TypeError(f"column must be a str for an LSTM, got {self._column}")
         params, config, _, lookalike = read_lstm(self._path, self._prefix, **self._given)

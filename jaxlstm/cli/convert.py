@@ -133,7 +133,7 @@ def run_source(args: argparse.Namespace) -> int:
         refuse_options(args, "test")
         programs, _ = script_program(args.checkpoint, args.submodule, args.method, args.input)
     elif args.method:
-        programs = load_program(args.checkpoint, method=args.method)
+        programs = {args.method: load_program(args.checkpoint, method=args.method)}
     else:
         programs = load_programs(args.checkpoint)
     files, methods = SourceFiles.of(programs, args.output, comments=args.comments), methods_of(programs)

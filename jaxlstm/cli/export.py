@@ -10,6 +10,7 @@ from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import size
 from jaxlstm.cli.options import (
     add_command,
+    add_method,
     add_unrecorded,
     checkpoint_files,
     load_selected,
@@ -39,6 +40,7 @@ def add_parser(commands: Any) -> None:
         output="the file to write, such as model.stablehlo; it must not be FILE",
     )
     add_unrecorded(parser)
+    add_method(parser)
     parser.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
@@ -111,6 +113,8 @@ class _Exportable(NamedTuple):
 
 def _lstm(args: argparse.Namespace) -> _Exportable:
     require_output(args.output, checkpoint_files(args.checkpoint))
+    if args.method:
+        raise ValueError(f"--method selects a program of a .pt2 file, got {args.checkpoint}")
     import numpy as np
 
     from jaxlstm.functional import lstm
@@ -148,7 +152,7 @@ def _program(args: argparse.Namespace) -> _Exportable:
     require_output(args.output, [args.checkpoint])
     with progress_bar() as progress:
         progress(0, 1, f"reading {args.checkpoint}")
-        program = load_program(args.checkpoint)
+        program = load_program(args.checkpoint, method=args.method)
 
     def example() -> tuple[Sequence[Any], Any] | None:
         tensors = random_inputs(program)

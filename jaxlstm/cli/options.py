@@ -185,6 +185,11 @@ def takes_script(args: argparse.Namespace) -> bool:
     return bool(passed)
 
 
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Add the option that selects one of several programs."""
+    parser.add_argument("--method", metavar="NAME", help="a program of a .pt2 file with several")
+
+
 def refuse_options(args: argparse.Namespace, *names: str) -> None:
     """Raise if one of these options, which have no meaning for a whole program, was given."""
     passed = [option_of(name) for name in names if getattr(args, name) not in (None, False)]

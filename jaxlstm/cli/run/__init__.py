@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm._shared.table import count_of
-from jaxlstm.cli.options import add_command, path_argument
+from jaxlstm.cli.options import add_command, add_method, path_argument
 
 if TYPE_CHECKING:
     from jaxlstm.cli.run.files import FileJob
@@ -55,6 +55,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--dtype", help="the dtype to run in (default: the dtype of the checkpoint)")
     parser.add_argument("--cast", action="store_true", help="round inputs of another dtype to this dtype")
+    add_method(parser)
     parser.add_argument("--states", action="store_true", help="also write h_n and c_n")
     parser.add_argument(
         "--column",
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     names = ("prefix", "column", "dtype", "cast", "states", "error_column")
-    options = {name: getattr(args, name) for name in names}
+    options = {name: getattr(args, name) for name in names} | ({"method": args.method} if args.method else {})
     if args.engine != "ray" and (args.address or args.workers):
         raise ValueError("--address and --workers need --engine ray")
     if args.workers is not None:

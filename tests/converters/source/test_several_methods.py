@@ -122,6 +122,28 @@ def test_one_file_and_one_class(
         )
 
 
+def test_commands(translator: Translator, programs: Any, tmp_path: Path) -> None:
+    """Each command takes one of the methods; files and artifacts without programs have none."""
+    path, words = tmp_path / "a.pt2", torch.randint(3, 9, (3, 7))
+    jaxlstm.save_programs(path, programs)
+    np.save(tmp_path / "words.npy", words.numpy())
+    outputs = {name: ("-o", tmp_path / f"a.{name}") for name in ("npz", "stablehlo", "py")}
+    run = ("run", path, "--input", tmp_path / "words.npy", *outputs["npz"])
+    assert "3 programs (forward, encode, decode_step): pass" in jaxlstm_command(*run, status=2).err
+    jaxlstm_command(*run, "--method", "encode", status=0)
+    with np.load(tmp_path / "a.npz") as results:
+        memory = translator.encode(words)[0].detach()
+        np.testing.assert_allclose([results[f"{row}.0"] for row in range(3)], memory, atol=1e-6)
+    commands = ("export", path, *outputs["stablehlo"]), ("check", path), ("convert", path, *outputs["py"])
+    for command in commands:
+        jaxlstm_command(*command, "--method", "decode_step", status=0)
+    assert "def decode_step(self, token, state, memory):" in (tmp_path / "a.py").read_text()
+    lstm = Path(__file__).parents[3] / "examples" / "demo.pt"
+    for command in (("export", lstm, *outputs["stablehlo"]), ("run", lstm, *run[2:])):
+        refused = jaxlstm_command(*command, "--method", "encode", status=2)
+        assert "method selects a program of a .pt2 file" in refused.err
+
+
 class Rows(nn.Module):
     """``forward`` calls ``part`` with any number of rows, and with four."""
 
