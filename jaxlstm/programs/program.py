@@ -18,6 +18,7 @@ from jaxlstm.layer import precision as precision_
 from jaxlstm.layer.validate import require_backend
 from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
+from jaxlstm.programs.branches import in_branches
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
 from jaxlstm.programs.inputs import as_arguments, bind_inputs, require_lstms, require_tensors
@@ -191,20 +192,40 @@ class Program:
         kwargs: Mapping[str, Any],
         buffers: Mapping[str, Any] | None,
         seq_lengths: Any,
+        branches: Callable[..., tuple[Program, ...]] | None = None,
     ) -> tuple[Any, dict[str, jax.Array]]:
+        """Run this program, the one that takes the arguments, or as ``jit`` decides, one of ``branches``."""
         buffers = self.buffers if buffers is None else buffers
+        branches = branches or getattr(self.at_sizes, "branches", None)
+        settings = {"buffers": buffers, "seq_lengths": seq_lengths}
+
+        def with_these_options(program: Program) -> Program:
+            program = copy.copy(program)
+            program.options = self.options
+            return program
+
+        def run(program: Program) -> tuple[list[Any], dict[str, Any], jax.Array | None]:
+            program = with_these_options(program)
+            return program._results(program.evaluate(params, *args, **settings, **kwargs))
+
         try:
-            values = self.evaluate(params, *args, buffers=buffers, seq_lengths=seq_lengths, **kwargs)
+            results, after, valid = run(self)
         except ProgramError as error:
             if self.at_sizes is None or error.code not in _NOT_TAKEN:
                 raise
+            given = params, args, kwargs, buffers, seq_lengths, branches
+            return self.at_sizes(
+                self, args, kwargs, error, lambda other: with_these_options(other)._call(*given)
+            )
+        if valid is not None and branches is not None and (others := branches(self, args, kwargs)):
+            results, after = in_branches((self, *others), run)
+        return tree.unflatten(self.graph.out_tree, iter(results)), after
 
-            def run(program: Program) -> Any:
-                program = copy.copy(program)
-                program.options = self.options
-                return program._call(params, args, kwargs, buffers, seq_lengths)
+    def _results(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any], jax.Array | None]:
+        """Return the results, the buffers after the call, and whether the assertions hold, see `_assertions`.
 
-            return self.at_sizes(self, args, kwargs, error, run)
+        The results are NaN if they do not.
+        """
         valid = self._assertions(values)
         graph = self._steps.graph
         results = [_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs]
@@ -215,9 +236,9 @@ class Program:
                 "all results are booleans, which under jit cannot show that a fixed value differs or an "
                 "assertion about values fails. Call the program outside of jit",
             )
-        new_buffers = {name: values[value] for value, name in graph.buffers.items()}
-        new_buffers |= {name: resolve(value, values) for name, value in graph.mutations.items()}
-        return tree.unflatten(self.graph.out_tree, iter(results)), new_buffers
+        after = {name: values[value] for value, name in graph.buffers.items()}
+        after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
+        return results, after, valid
 
     def _assertions(self, values: Mapping[str, Any]) -> jax.Array | None:
         """Return whether the assertions hold on values that ``jit`` hides; None if there are none."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import jaxlstm
+from testing.gradients import require_equal
 from testing.modules import module_of
 
 
@@ -187,14 +188,37 @@ def maxima(self: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
 def test_conditions_at_other_sizes_are_decided_as_in_the_example() -> None:
-    """Under jit; the result is NaN if a value decides otherwise. Outside of jit, its own value decides."""
+    """If there are three under jit; the result is NaN if a value decides otherwise. Outside, it decides."""
     model = module_of(maxima, linear=nn.Linear(3, 3)).eval()
     program = jaxlstm.from_module(model, (torch.randn(2, 4, 3),))
     for sizes in ((2, 4), (3, 4), (3, 7), (1, 2)):
         x = torch.randn(*sizes, 3)
         for run in (program, jax.jit(program)):
             np.testing.assert_allclose(run(program.params, x.numpy()), model(x).detach(), atol=1e-6)
-    x = torch.randn(5, 3, 3)
+    x = torch.randn(5, 4, 3)
     x[:, 0] = 0  # The second step is the first of a state.
     assert np.isnan(jax.jit(program)(program.params, x.numpy())).all()
     np.testing.assert_allclose(program(program.params, x.numpy()), model(x).detach(), atol=1e-6)
+
+
+def episodes(self: Any, x: Tensor, starts: Tensor) -> Any:
+    """Where one branch is taken, the other has a derivative of NaN."""
+    y, _ = self.lstm(x)
+    y = y * 2 if (starts == 0).all() else (y * starts[..., None]).abs().sqrt()
+    return {"y": y.tanh() if (x > 0).any() else y + 1, "steps": x.shape[1]}
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts .* takes the other branch under jax.jit")
+def test_branches_of_hidden_conditions() -> None:
+    """Under jit, values decide as in torch, at the example's sizes and at others."""
+    model = module_of(episodes, lstm=nn.LSTM(3, 3)).eval()
+    program = jaxlstm.from_module(model, (torch.rand(2, 4, 3), torch.ones(2, 4)))
+    for start, sign, shape in ((1, 1, (2, 4)), (0, 1, (2, 4)), (1, -1, (3, 5)), (0, -1, (3, 5))):
+        require_equal(program, model, sign * torch.rand(*shape, 3), torch.full(shape, start).float())
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_branches_with_other_shapes() -> None:
+    model = module_of(lambda self, x: x if (x > 0).all() else x.sum(0))
+    program = jaxlstm.from_module(model, (torch.ones(2, 3),))
+    assert np.isnan(jax.jit(program)(program.params, -np.ones((2, 3), np.float32))).all()

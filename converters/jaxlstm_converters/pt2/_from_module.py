@@ -203,10 +203,14 @@ def _warning(step: ExportStep, method: Callable[..., Any] | None) -> str:
         ". The loop takes another export for each number of rounds: write it in JAX, around the program of a "
         "method, as docs/decoding.md shows"
     )
+    jitted = "takes the other branch under jax.jit if its results have equal shapes, or else gives NaN"
+    has_branches = bool(step.truths and step.truths.others())
     return (
         f"from_module fixed parts of {f'the method {method.__name__}' if method else 'the model'} to the "
         f"example, because {step.reason}. Fixed: {shown}. A call with other values exports the module again "
-        "outside of jax.jit, and gives NaN under jax.jit" + loop * any(": while " in x for x in step.fixed)
+        f"outside of jax.jit, and {jitted if has_branches else 'gives NaN under jax.jit'}"
+        + loop
+        * any(": while " in x for x in step.fixed)
     )
 
 

@@ -68,6 +68,28 @@ class ExportCall(NamedTuple):
     method: Callable[..., Any] | None = None
 
 
+_MOST_CONDITIONS = 2
+
+
+class Truths(NamedTuple):
+    """The truths of tensors, as of ``(x > 0).all()``, that a module read, in order.
+
+    Attributes:
+        decided: the places of those that decided a condition.
+        given: the number of them that the caller of the export gave.
+    """
+
+    values: tuple[bool, ...]
+    decided: tuple[int, ...]
+    given: int = 0
+
+    def others(self) -> list[tuple[bool, ...]]:
+        """Return the first truths of each other branch; none if a path has many conditions, as in a loop."""
+        places = self.decided if len(self.decided) <= _MOST_CONDITIONS else ()
+        new = (place for place in places if place >= self.given)
+        return [(*self.values[:place], not self.values[place]) for place in new]
+
+
 class ExportStep(NamedTuple):
     """An exported program, and the parts that a step after the first fixed.
 
@@ -75,25 +97,29 @@ class ExportStep(NamedTuple):
         fixed: the parts, for a warning.
         reason: why they are fixed.
         has_sizes: True if they include the sizes of axes.
-        only_truths: True if all of them are truths of tensors, as of ``(x > 0).all()``.
+        truths: the truths that decided conditions, if nothing else is fixed.
     """
 
     program: torch.export.ExportedProgram
     fixed: tuple[str, ...] = ()
     reason: str = ""
     has_sizes: bool = False
-    only_truths: bool = False
+    truths: Truths | None = None
 
 
 @kept_regions()
-def export_at_sizes(call: ExportCall, step: Literal[1, 3, 4]) -> ExportStep:
-    """Return the export of a call at its sizes, by one step."""
+def export_at_sizes(
+    call: ExportCall, step: Literal[1, 3, 4], truths: tuple[bool, ...] | None = None
+) -> ExportStep:
+    """Return the export of a call at its sizes, by one step, or with given first truths of tensors."""
     if step > 1:  # It may run the module, which may change its buffers.
         call = call._replace(module=copied(call.module))
     with keywords_by_name(call.module, call.kwargs), quiet():
         call = call._replace(shapes=free_axes(call, lambda axis: False))
         if step == 1:
             return ExportStep(_export(call, call.shapes))
+        if truths is not None:
+            return _as_draft(call, ValueError("other truths"), truths)
         return (_as_draft if step == 3 else _with_values)(call, ValueError("other sizes or values"))
 
 
@@ -301,14 +327,21 @@ def _sizes_in(error: Exception) -> set[str]:
     return found
 
 
-def _as_draft(call: ExportCall, first: Exception) -> ExportStep:
-    """Decide conditions on values as the example does."""
-    decided: dict[str, bool] = {}
+def _as_draft(call: ExportCall, first: Exception, given: tuple[bool, ...] = ()) -> ExportStep:
+    """Decide conditions on values as the example does, except for the given first truths."""
+    decided: dict[str, set[Any]] = {}
+    truths: dict[Any, bool] = {}
     # torch leaves the values of parameters undefined.
-    with _recorded_decisions(decided), replaced(meta_utils, "_safe_copy", _copy_values):
+    with (
+        _recorded_decisions(decided),
+        _recorded_truths(truths, given),
+        replaced(meta_utils, "_safe_copy", _copy_values),
+    ):
         program = _export(call, _shapes(call), "draft_export")
-    reason = "the model has conditions on values"
-    return ExportStep(program, tuple(decided), reason, only_truths=all(decided.values()))
+    symbols = set[Any]().union(*decided.values())
+    places = tuple(place for place, symbol in enumerate(truths) if symbol in symbols)
+    known = Truths((*truths.values(),), places, len(given)) if symbols <= truths.keys() else None
+    return ExportStep(program, (*decided,), "the model has conditions on values", truths=known)
 
 
 def _copy_values(to: torch.Tensor, source: torch.Tensor | None) -> None:
@@ -320,19 +353,36 @@ _NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt
 
 
 @contextlib.contextmanager
-def _recorded_decisions(decided: dict[str, bool]) -> Iterator[None]:
-    """Record the conditions that a draft decides, with the line of the model's code; True for truths."""
+def _recorded_decisions(decided: dict[str, set[Any]]) -> Iterator[None]:
+    """Record the conditions that a draft decides, with the line of the model's code, and their symbols."""
     original = ShapeEnv._log_real_tensor_propagation
 
     def log(self: Any, expression: Any, value: Any) -> None:
         if expression.has(*_NOT_ASSERTED):
             raise ValueError(f"torch writes no assertion that {expression} is {value}")
-        ranges = [self.var_to_range[symbol] for symbol in expression.free_symbols]
         text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
-        decided[text] = all(known.lower >= 0 and known.upper <= 1 for known in ranges)
+        decided[text] = expression.free_symbols
         original(self, expression, value)
 
     with replaced(ShapeEnv, "_log_real_tensor_propagation", log):
+        yield
+
+
+@contextlib.contextmanager
+def _recorded_truths(truths: dict[Any, bool], given: tuple[bool, ...]) -> Iterator[None]:
+    """Record the truths of tensors that a draft reads by their symbols, in order; the first are given."""
+    original = ShapeEnv.set_real_tensor_prop_unbacked_vals
+
+    def set_value(self: Any, key: Any, value: Any) -> None:
+        symbol = key if key.is_Symbol else key.lhs  # of u0 == 1
+        known = self.var_to_range[symbol]
+        if known.lower >= 0 and known.upper <= 1:
+            place = [*truths].index(symbol) if symbol in truths else len(truths)
+            truths[symbol] = given[place] if place < len(given) else bool(value)
+            value = int(truths[symbol]) if key.is_Symbol else truths[symbol]
+        original(self, key, value)
+
+    with replaced(ShapeEnv, "set_real_tensor_prop_unbacked_vals", set_value):
         yield
 
 

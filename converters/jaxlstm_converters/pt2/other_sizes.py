@@ -1,5 +1,6 @@
 """`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
+import contextlib
 import random
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,7 +23,13 @@ from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.pt2.export_patches import own_gradients
-from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_at_sizes, export_in_steps
+from jaxlstm_converters.pt2.export_steps import (
+    ExportCall,
+    ExportStep,
+    Truths,
+    export_at_sizes,
+    export_in_steps,
+)
 from jaxlstm_converters.pt2.module_copies import copied
 
 _ONLY_EXAMPLE = (
@@ -37,9 +44,9 @@ class OtherSizes:
 
     Examples of zeros are enough, unless an export depends on values. If the first one may, a call outside of
     ``jit`` that no program takes is exported with its values. Under ``jit`` values are hidden. If the first
-    export fixed truths only, the values of an export at other sizes are the example's, repeated. At the sizes
-    of the example, an operator that cannot do without hidden values has the example's. Programs assert the
-    values that their exports fixed.
+    export fixed truths only, the values of an export at other sizes are the example's, repeated, and the
+    other branches of a few conditions are programs too. At the sizes of the example, an operator that cannot
+    do without hidden values has the example's. Programs assert the values that their exports fixed.
     """
 
     def __init__(
@@ -57,7 +64,9 @@ class OtherSizes:
         self._call = call._replace(module=copied(call.module, shared))
         set_forward(self._call.module, call.method)
         self._finish, self._has_values = finish, bool(first.fixed)
-        self._only_truths = first.only_truths
+        self._truths: dict[int, tuple[Any, Truths | None]] = {}  # by the identity of a program's graph
+        self._first_truths = first.truths
+        self._branches = dict[Any, tuple[Program, ...]]()  # by graph and shapes
         self._programs: tuple[Program, ...] = ()  # replaced as a whole: other threads may read it
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -88,7 +97,9 @@ class OtherSizes:
         is_allowed = ALLOWED.get() and not is_known
         exports = [partial(self._export, _zeros, 1)] * (not fits)
         exports += [partial(self._export, _given, 4)] * (self._has_values and is_known)
-        exports += [partial(self._export, _repeated, 3)] * (self._only_truths and is_allowed and not fits)
+        exports += [partial(self._export, _repeated, 3)] * (
+            self._first_truths is not None and is_allowed and not fits
+        )
         for export in exports:
             try:
                 program = export(first, args, kwargs, error)
@@ -104,11 +115,25 @@ class OtherSizes:
 
     def _is_example(self, given: Any) -> bool:
         """Return True for arguments with the shapes of the first example."""
+        return _shapes((self._call.args, self._call.kwargs)) == _shapes(given)
 
-        def shapes(tree: Any) -> list[tuple[int, ...]]:
-            return [tuple(getattr(leaf, "shape", ())) for leaf in _pytree.tree_leaves(tree)]
-
-        return shapes((self._call.args, self._call.kwargs)) == shapes(given)
+    def branches(
+        self, program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Program, ...]:
+        """Return the programs of the other branches at the sizes of a call, if there are few conditions."""
+        _, truths = self._truths.get(id(program.graph), (None, self._first_truths))
+        key = id(program.graph), *_shapes((args, dict(kwargs)))
+        if key not in self._branches:
+            found, waiting = list[Program](), truths.others() if truths else []
+            for first in waiting:
+                failed = ProgramError("node-failed", "there is no other branch")
+                # A branch may not run on the example.
+                with contextlib.suppress(ProgramError):
+                    found.append(self._export(_repeated, 3, program, args, kwargs, failed, first))
+                    truths = self._truths[id(found[-1].graph)][1]
+                    waiting += truths.others() if truths else []
+            self._branches[key] = tuple(found)
+        return self._branches[key]
 
     def in_training(self) -> ProgramFile | str:
         """Return the export of the module in training mode, or the reason why there is none."""
@@ -138,6 +163,7 @@ class OtherSizes:
         args: Any,
         kwargs: Mapping[str, Any],
         error: ProgramError,
+        truths: tuple[bool, ...] | None = None,
     ) -> Program:
         """Return the program of another export, or raise the error with the reason why there is none."""
 
@@ -151,7 +177,8 @@ class OtherSizes:
             with LOCK, jax.ensure_compile_time_eval():
                 args, kwargs = _pytree.tree_map(leaf_for, examples, (args, dict(kwargs)))
                 call = self._call._replace(args=args, kwargs=kwargs)
-                program = program_of(self._finish(export_at_sizes(call, step).program))
+                exported = export_at_sizes(call, step, truths)
+                program = program_of(self._finish(exported.program))
         except Exception as cause:  # torch and the module raise many types.
             failed = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:200]}"
             message = f"{error.message}. torch.export at these sizes failed: {failed}"
@@ -159,7 +186,12 @@ class OtherSizes:
         require_tensors("params", first.params, program.params)
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers
+        self._truths[id(program.graph)] = program.graph, exported.truths
         return program
+
+
+def _shapes(tree: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(getattr(leaf, "shape", ())) for leaf in _pytree.tree_leaves(tree))
 
 
 def _zeros(example: torch.Tensor, other: Any) -> torch.Tensor:

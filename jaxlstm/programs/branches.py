@@ -1,0 +1,53 @@
+"""The branches of a model whose condition ``jit`` hides, each a program, as one ``jax.lax.cond``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.programs.errors import ProgramError
+
+Run = Callable[[Any], tuple[Any, Any, jax.Array | None]]
+"""Runs a program: (its results, the buffers after the call, whether its assertions hold)."""
+
+
+def in_branches(programs: Sequence[Any], run: Run) -> tuple[Any, Any]:
+    """Return the results, and the buffers after the call, of the program whose assertions hold.
+
+    The results are those of the first program, which are NaN where its assertions fail, if another one has
+    results of other shapes or does not run.
+    """
+    first, *rest = programs
+    *found, valid = run(first)
+    if valid is None or not rest:
+        return found[0], found[1]
+    leaves, structure = jax.tree.flatten(found)
+    try:
+        others = jax.tree.flatten([*in_branches(rest, run)])
+    except ProgramError:
+        return found[0], found[1]
+    if structure != others[1] or [*map(_kind, leaves)] != [*map(_kind, others[0])]:
+        return found[0], found[1]
+    pairs = enumerate(zip(leaves, others[0], strict=True))
+    # Equal sizes of axes stay Python's integers.
+    places = [
+        place
+        for place, pair in pairs
+        if any(isinstance(leaf, jax.Array) for leaf in pair) or pair[0] != pair[1]
+    ]
+
+    def arrays(results: Any) -> list[jax.Array]:
+        leaves = jax.tree.leaves(results)
+        return [jnp.asarray(leaves[place]) for place in places]
+
+    # The programs run inside of the branches: a program whose assertions fail has a gradient of NaN.
+    chosen = jax.lax.cond(valid, lambda: arrays([*run(first)[:2]]), lambda: arrays([*in_branches(rest, run)]))
+    for place, array in zip(places, chosen, strict=True):
+        leaves[place] = array
+    results, after = jax.tree.unflatten(structure, leaves)
+    return results, after
+
+
+def _kind(leaf: Any) -> Any:
+    return (jnp.shape(leaf), jnp.result_type(leaf)) if isinstance(leaf, jax.Array | int | float) else leaf
