@@ -52,7 +52,10 @@ def put(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
     steps = torch.arange(x.shape[1]) < lengths[:, None]
     results[2] = results[2].masked_scatter(steps[..., None], self.linear(x[steps]).cumsum(0))
     results[3][some] += self.linear(x[some].flip(0, 1))
-    return torch.stack(results)
+    # A mask of as many places as there are rows.
+    both = x.new_zeros(2, *x.shape)
+    both[torch.stack([some, ~some])] = self.linear(x)
+    return torch.stack([*results, *both])
 
 
 def last_steps(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:

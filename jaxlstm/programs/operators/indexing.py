@@ -117,6 +117,12 @@ def index_put(self: Array, indices: Sequence[Array | None], values: Array, accum
         # Unlike an index, a mask has a static shape.
         mask = mask.reshape(*mask.shape, *((1,) * (self.ndim - mask.ndim)))
         return masked_fill(self, mask, values.reshape(()))
+    if isinstance(mask, Tracer) and mask.dtype == jnp.bool_ and not accumulate and len(values) > 1:
+        # NaN, unless the mask has as many places as there are values.
+        rows = jnp.where(mask.sum() == len(values), jnp.arange(len(values)), len(values))
+        values = jnp.broadcast_to(values, (len(values), *self.shape[mask.ndim :])).astype(self.dtype)
+        mask = mask.reshape(*mask.shape, *((1,) * (self.ndim - mask.ndim)))
+        return masked_scatter(self, mask, values.at[rows].get(mode="fill"))
     places = self.at[_index(self, indices)]
     values = values.astype(self.dtype)
     return places.add(values, mode="drop") if accumulate else places.set(values, mode="drop")
