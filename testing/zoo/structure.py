@@ -223,6 +223,17 @@ def norms(self: Any, x: Tensor) -> Tensor:
 
 
 @SPECIMENS.of(
+    normal((4, 4), (3,)),
+    lambda: {"net": nn.Sequential(nn.GroupNorm(2, 4), nn.ReLU()), "cell": nn.RNNCell(4, 3)},
+    words={"def __call__(self, x, hx):": 2, "self.net = nnx.List(": 1},
+    proven=True,
+)
+def channels_first(self: Any, x: Tensor, hx: Tensor) -> Tensor:
+    """A Sequential whose norm is no plain call of Flax's layer, and a cell whose input is called `input`."""
+    return self.cell(self.net(x).mean(2), hx)
+
+
+@SPECIMENS.of(
     lambda n: (torch.randn(5, n, 3), {"h c": (torch.randn(1, n, 4), torch.randn(1, n, 4))}),
     lambda: {"lstm": nn.LSTM(3, 4)},
     lines=['y, (h, c) = self.lstm(x, state["h c"])'],

@@ -147,7 +147,7 @@ class _Scan:
         """Return the function of a step, whose states have the wanted names if they are free."""
         method = self._method
         sources = [next((v for v in trees.variables(array) if v != "jnp"), "x") for array in self._arrays]
-        hints = [*([name] for name in wanted), *([f"{source}_t", "x_t"] for source in sources)]
+        hints = [*([name] for name in wanted), *([f"{source.rstrip('_')}_t", "x_t"] for source in sources)]
         if not self._settings.get("listed"):
             return method._function(self._function, hints, in_function=True)
         variables = (*self._modules.values(), *self._arrays)
@@ -170,7 +170,9 @@ class _Scan:
             nodes = (step.item for step in lines if step.line and isinstance(step.item, Node))
             users = (node for node in nodes if first in {*uses_of(node)} and node.op != SELECT)
             line = next((line_of(node, method._call) for node in users), "")
-            found.append(next((arg for arg in names.arguments(line) if arg not in {*taken, *found}), name))
+            found.append(
+                next((arg for arg in names.arguments(line) if arg not in {"", *taken, *found}), name)
+            )
         return found
 
     def _write_scan(

@@ -91,7 +91,11 @@ class _Chains:
         """Return True if a call takes and returns one value."""
         layers = self.model.layers
         if call.path in layers:
-            return isinstance(layers.called(call, trees.name("layer")).results, str)
+            called = layers.called(call, trees.name("layer"))
+            texts = [f"layer({trees.MARK}{name})" for name in call.inputs]
+            # The chain passes its input on as it is.
+            is_plain = trees.shown(called.expression) in (*texts, *map("lax.stop_gradient({})".format, texts))
+            return is_plain and isinstance(called.results, str)
         if call.class_name == SEQUENTIAL:
             return self.is_chain(call)
         return self.model.is_class(call) or self._function(call) is not None

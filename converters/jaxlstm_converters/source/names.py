@@ -91,7 +91,7 @@ def _usable(name: str) -> str:
 
 
 def arguments(line: str) -> list[str]:
-    """Return the names of variables that a line of Python passes to functions, in their order."""
+    """Return the variables that a line of Python passes to functions in their order, "" for other names."""
     tree = tree_of_line(line)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     others = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
@@ -103,7 +103,7 @@ def arguments(line: str) -> list[str]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in called
     ]
     names.sort(key=lambda node: (node.lineno, node.col_offset))
-    return [name for node in names if (name := _usable(node.id))]
+    return [_usable(node.id) for node in names]
 
 
 def matched(wanted: Sequence[str], results: Sequence[ast.expr]) -> list[Target]:

@@ -32,7 +32,7 @@ _BINARY = {
     ast.BitAnd: "bitwise_and",
     ast.BitOr: "bitwise_or",
 }
-_MODULES = ("torch", "F", "functional", "nn")
+_MODULES = ("torch", "F", "_VF", "functional", "nn")
 
 
 def named_operands(line: str, items: Sequence[Item]) -> dict[str, str]:

@@ -156,7 +156,7 @@ class StatementWriter:
         others = {found for step in before for found in names.leaves(names.targets(step.line))}
         others |= {"F", "_VF", "functional", "torch", "nn", "s", "self"}
         named = [self._named[name]] if name in self._named else [*{*names.arguments(line)} - others]
-        return named if len(named) == 1 and named[0] not in others else []
+        return named if len(named) == 1 and named[0] not in {"", *others} else []
 
     @cached_property
     def _inner_lines(self) -> list[LineItem]:
