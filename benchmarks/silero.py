@@ -17,15 +17,15 @@ import torch
 
 import jaxlstm
 
-CALLS = 500
+ROUNDS, CALLS = 50, 20
 
 
 def main(folder: Path) -> None:
-    """Print the median times in microseconds, after a comparison of the results."""
+    """Print the median times of a call in alternating bursts, after a comparison of the results."""
     model: Any = jaxlstm.load_torchscript(folder / "silero_vad.jit").eval()
     example = torch.randn(2, 576), torch.zeros(2, 2, 128)
     program = jaxlstm.from_module(model._model, example)
-    run = jax.jit(program)
+    run, compiled = jax.jit(program), jaxlstm.inference.compile(program)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / "silero_vad.onnx", options)
@@ -35,18 +35,22 @@ def main(folder: Path) -> None:
     )
     feed = {"input": x, "state": state, "sr": np.array(16000)}
     calls: dict[str, Callable[[], Any]] = {
-        "jaxlstm": lambda: jax.block_until_ready(run(program.params, x, state)),
+        "jax.jit": lambda: jax.block_until_ready(run(program.params, x, state)),
+        "inference.compile": lambda: jax.block_until_ready(compiled(x, state)),
         "ONNX Runtime": lambda: session.run(None, feed),
     }
-    np.testing.assert_allclose(calls["jaxlstm"]()[0], calls["ONNX Runtime"]()[0], rtol=0, atol=1e-5)
+    for name, call in calls.items():
+        np.testing.assert_allclose(call()[0], session.run(None, feed)[0], rtol=0, atol=1e-5, err_msg=name)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(CALLS):
+    for _ in range(ROUNDS):
         for name, call in calls.items():
             start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
+            for _ in range(CALLS):
+                call()
+            times[name].append((time.perf_counter() - start) / CALLS)
     for name, values in times.items():
-        print(f"{name}: {1e6 * statistics.median(values):.0f} us for a window of two streams")
+        ratio = statistics.median(np.divide(values, times["ONNX Runtime"]))
+        print(f"{name}: {1e6 * statistics.median(values):.0f} us for two streams, {ratio:.2f} of ONNX's")
 
 
 if __name__ == "__main__":

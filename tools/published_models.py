@@ -1,17 +1,20 @@
 """Run published recurrent models through `jaxlstm.from_module`, and write the table of a page.
 
     pip install --no-deps -r tools/published_models.txt
-    python -m tools.published_models docs/published_models.md
+    python -m tools.published_models docs/published_models.md [--torchscript]
 
-Each model has random weights and is passed as its package defines it. Its program runs jitted at the size of
-the example and at other sizes. The table has the largest difference from torch, divided by the largest
-result, and the time of eager torch, divided by the program's on the same threads. The exit status is 1
-if a result is wrong.
+With --torchscript, each model is first saved as a TorchScript archive, by torch.jit.script or else by
+torch.jit.trace, whose values are the reference. Each model has random weights and is passed as its
+package defines it. Its program runs jitted at the size of the example and at other sizes. The table has
+the largest difference from torch, divided by the largest result, and without --torchscript the time of
+eager torch, divided by the program's on the same threads. The exit status is 1 if a result is wrong.
 """
 
 # pyright: reportMissingImports=false
 import argparse
+import copy
 import importlib.metadata
+import io
 import statistics
 import sys
 import time
@@ -24,12 +27,13 @@ import jax
 import numpy as np
 import torch
 from torch import Tensor
+from torch.jit.frontend import FrontendError
 from torch.utils import _pytree
 
 import jaxlstm
 from jaxlstm.programs import ProgramError
 
-MARKER = "<!-- The table below is written by tools/published_models.py. -->\n"
+MARKER = "<!-- The table below is written by tools/published_models.py{}. -->\n"
 TOLERANCE = 1e-4
 """Largest difference relative to the largest result: the models sum many float32 terms."""
 ROUNDS = 9
@@ -125,17 +129,83 @@ def text_models() -> Iterator[Model]:
     yield Model("supar modules.lstm.CharLSTM", CharLSTM(30, 16, 16, 8), sizes)
 
 
-def row(model: Model) -> list[str]:
-    """Return the columns of a model: class, free axes of each input, difference, speed and a note."""
-    package, _, kind = model.name.partition(" ")
-    name = f"{package} {importlib.metadata.version(package)} `{kind}`"
+def script_models() -> Iterator[Model]:
+    """Yield models for torch.jit.script of torch's own libraries."""
+    from torchaudio import models as audio
+    from torchaudio.models import rnnt
+    from torchvision import models as vision
+
+    randn, full = torch.randn, torch.full
+    lengths = _ragged(lambda b, t: (randn(b, t, 16),))
+    yield Model("torchaudio models.Conformer", audio.Conformer(16, 4, 32, 2, 3), lengths)
+    emformer = audio.Emformer(16, 2, 32, 2, 4, right_context_length=1)
+    sizes = _sized(lambda b, t: (randn(b, t + 1, 16), full((b,), t)), (2, 8), (3, 12))
+    yield Model("torchaudio models.Emformer", emformer, sizes)
+    waves = _sized(lambda b, t: (randn(b, 1, t),), (2, 800), (3, 1200))
+    tasnet = audio.ConvTasNet(2, 8, 16, 3, 8, 16, 2, 2)
+    yield Model("torchaudio models.ConvTasNet", tasnet, waves)
+    yield Model("torchaudio models.Wav2Letter", audio.Wav2Letter(10), waves)
+    wav2vec = audio.wav2vec2_model(
+        *("layer_norm", [(8, 10, 5), (8, 3, 2)], True, 16, 0.0, 5, 2, 2, 4, 0.0, 32, 0.0, 0.0, False, 0.0, 9)
+    )
+    yield Model("torchaudio models.Wav2Vec2Model", wav2vec, [(wave[:, 0],) for (wave,) in waves])
+    predictor = rnnt._Predictor(30, 24, 16, 2, 20, True, 1e-3)
+    sizes = _sized(lambda b, t: (_tokens(30, b, t), full((b,), t, dtype=torch.int32)), (2, 5), (3, 7))
+    yield Model("torchaudio models.rnnt._Predictor", predictor, sizes)
+    make = lambda b, t: (randn(b, t, 8), full((b,), t), randn(b, 4, 8), full((b,), 4))  # noqa: E731
+    sizes = _sized(make, (2, 6), (3, 9))
+    yield Model("torchaudio models.rnnt._Joiner", rnnt._Joiner(8, 10), sizes)
+    squim = audio.squim_objective_base()
+    yield Model("torchaudio models.SquimObjective", squim, [(wave[:, 0],) for (wave,) in waves])
+    images = _sized(lambda b, t: (randn(b, 3, 64, t),), (2, 64), (3, 96))
+    names = "resnet18 squeezenet1_1 mobilenet_v2 mobilenet_v3_small shufflenet_v2_x0_5 mnasnet0_5"
+    for name in f"{names} regnet_x_400mf efficientnet_b0 convnext_tiny".split():
+        yield Model(f"torchvision models.{name}", getattr(vision, name)(num_classes=10), images)
+    transformer = vision.VisionTransformer(64, 16, 2, 2, 16, 32, num_classes=10)
+    sizes = _sized(lambda b: (randn(b, 3, 64, 64),), (2,), (3,))
+    yield Model("torchvision models.VisionTransformer", transformer, sizes)
+
+
+def as_script(model: Model) -> Model | str:
+    """Return the model in its TorchScript archive, with the sizes that it takes, or why torch makes none."""
+    module, reason = model.module.eval(), ""
+    ways = {
+        "script": lambda: torch.jit.script(copy.deepcopy(module)),
+        "trace": lambda: torch.jit.trace(module, model.sizes[0], check_trace=False, strict=False),
+    }
+    for way, make in ways.items():
+        raw = io.BytesIO()
+        try:
+            torch.jit.save(make(), raw)
+        except (RuntimeError, TypeError, AttributeError, LookupError, FrontendError) as error:
+            reason = " ".join(str(error).split())[:150]
+            continue
+        script = torch.jit.load(io.BytesIO(raw.getvalue())).eval()
+        # A trace may hold the sizes of its example.
+        return Model(f"{model.name} {way}", script, [args for args in model.sizes if _runs(script, args)])
+    return f"torch makes no archive of {model.name}: {reason}"
+
+
+@torch.no_grad()
+def _runs(script: Any, args: tuple[Any, ...]) -> bool:
+    try:
+        script(*args)
+    except RuntimeError:
+        return False
+    return True
+
+
+def row(model: Model, *, timed: bool) -> list[str]:
+    """Return the columns of a model: class, free axes of each input, difference, speed (if timed), note."""
+    package, kind, *way = model.name.split(" ")
+    name = " ".join([package, importlib.metadata.version(package), f"`{kind}`", *way])
     model.module.eval()
     try:
         program = jaxlstm.from_module(model.module, model.sizes[0])
         run = jax.jit(program.__call__)
         run(program.params, *_numpy(model.sizes[0]))
     except ProgramError as error:
-        return [name, "", "", "", f"refused: {_first_sentence(error)}"]
+        return [name, "", "", *[""] * timed, f"refused: {_first_sentence(error)}"]
     worst, note = 0.0, ""
     for args in model.sizes:
         with torch.no_grad():
@@ -149,7 +219,8 @@ def row(model: Model) -> list[str]:
     free = ", ".join(
         f"{sum(not isinstance(size, int) for size in shape)} of {len(shape)}" for shape in shapes
     )
-    return [name, free, f"{worst:.0e}", _speed(model, run, program.params), note]
+    speed = [_speed(model, run, program.params)] if timed else []
+    return [name, free, f"{worst:.0e}", *speed, note]
 
 
 def _first_sentence(error: ProgramError) -> str:
@@ -193,16 +264,23 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("page", type=Path, help="the page whose table is replaced")
-    page = parser.parse_args(arguments).page
+    parser.add_argument("--torchscript", action="store_true", help="run the models' TorchScript archives")
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    lines = ["| Model | Free axes of each input | Difference | Speed | Note |", "|---|---|---|---|---|"]
-    for models in (audio_models, text_models):
-        for model in models():
-            lines.append(f"| {' | '.join(row(model))} |")
-            print(lines[-1], flush=True)
-    text = page.read_text().partition(MARKER)[0]
-    page.write_text(f"{text}{MARKER}\n" + "\n".join(lines) + "\n")
+    heads = ["Model", "Free axes of each input", "Difference", *["Speed"] * (not options.torchscript), "Note"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    groups = (audio_models, text_models, *([script_models] if options.torchscript else []))
+    for model in (model for models in groups for model in models()):
+        chosen = as_script(model) if options.torchscript else model
+        columns = [] if isinstance(chosen, str) else row(chosen, timed=not options.torchscript)
+        text = f"| {' | '.join(columns)} |" if columns else str(chosen)
+        print(text, flush=True)
+        lines += [text] if columns else []
+    marker = MARKER.format(" --torchscript" * options.torchscript)
+    start, _, rest = options.page.read_text().partition(marker)
+    _, heading, rest = rest.partition("\n## ")
+    options.page.write_text(start + marker + "\n" + "\n".join(lines) + "\n" + heading + rest)
     return int("WRONG" in "".join(lines))
 
 

@@ -40,11 +40,10 @@ class ScriptArchive:
 def read_archive(source: CheckpointFile) -> ScriptArchive:
     """Read the archive in a file, or in a `MemoryFile`."""
     try:
-        archive = Archive(source, check_crc=True) if source.read(0, min(2, source.size)) == b"PK" else None
-        prefix = root_folder(archive) if archive else ""
-        if archive is None or not is_torchscript(archive, prefix):
-            message = "the file is not an archive of torch.jit.save"
-            raise CheckpointError("unknown-format", message)
+        opened = _opened(source, check_crc=True)
+        if opened is None:
+            raise CheckpointError("unknown-format", "the file is not an archive of torch.jit.save")
+        archive, prefix = opened
         root, constants = run_torchscript(archive, prefix, Budget(source.size))
         text, version = _read_text(archive, prefix), _read_version(archive, prefix)
         result = ScriptArchive(source.path, text, root.value, constants.value, version)
@@ -73,13 +72,16 @@ def method_lines(path: str | os.PathLike[str]) -> list[str]:
 def is_script(path: str | os.PathLike[str]) -> bool:
     """Return True if a file is an archive of `torch.jit.save`."""
     try:
-        source = CheckpointFile(path)
-        if source.read(0, min(2, source.size)) != b"PK":
-            return False
-        archive = Archive(source, check_crc=False)
-        return is_torchscript(archive, root_folder(archive))
+        return _opened(CheckpointFile(path), check_crc=False) is not None
     except CheckpointError:  # read_checkpoint raises the error that explains the fault.
         return False
+
+
+def _opened(source: CheckpointFile, *, check_crc: bool) -> tuple[Archive, str] | None:
+    """Return the archive of `torch.jit.save` in a file, and its folder; None for another file."""
+    archive = Archive(source, check_crc=check_crc) if source.read(0, min(2, source.size)) == b"PK" else None
+    prefix = root_folder(archive) if archive else ""
+    return (archive, prefix) if archive and is_torchscript(archive, prefix) else None
 
 
 def _read_version(archive: Archive, prefix: str) -> int:
