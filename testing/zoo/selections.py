@@ -52,9 +52,10 @@ def put(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tensor:
     steps = torch.arange(x.shape[1]) < lengths[:, None]
     results[2] = results[2].masked_scatter(steps[..., None], self.linear(x[steps]).cumsum(0))
     results[3][some] += self.linear(x[some].flip(0, 1))
-    # A mask of as many places as there are rows.
+    # A mask of as many places as there are rows, and the same values at each place.
     both = x.new_zeros(2, *x.shape)
     both[torch.stack([some, ~some])] = self.linear(x)
+    both[0, some, :] = self.linear.weight[:1]
     return torch.stack([*results, *both])
 
 

@@ -5,6 +5,7 @@ a look-up gives NaN for floats (the smallest number for integers) and a write dr
 index never selects a wrong row.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,20 +113,29 @@ def nonzero_by_axis(self: Array) -> tuple[Array, ...]:
 @register_operator("aten.index_put.default", "aten._unsafe_index_put.default")
 def index_put(self: Array, indices: Sequence[Array | None], values: Array, accumulate: bool = False) -> Array:
     """Write values at the places that :func:`index` reads."""
-    mask = indices[0] if len(indices) == 1 else None
-    if mask is not None and mask.dtype == jnp.bool_ and values.size == 1 and not accumulate:
-        # Unlike an index, a mask has a static shape.
-        mask = mask.reshape(*mask.shape, *((1,) * (self.ndim - mask.ndim)))
-        return masked_fill(self, mask, values.reshape(()))
-    if isinstance(mask, Tracer) and mask.dtype == jnp.bool_ and not accumulate and len(values) > 1:
-        # NaN, unless the mask has as many places as there are values.
-        rows = jnp.where(mask.sum() == len(values), jnp.arange(len(values)), len(values))
-        values = jnp.broadcast_to(values, (len(values), *self.shape[mask.ndim :])).astype(self.dtype)
-        mask = mask.reshape(*mask.shape, *((1,) * (self.ndim - mask.ndim)))
-        return masked_scatter(self, mask, values.at[rows].get(mode="fill"))
+    values, mask = values.astype(self.dtype), indices[0]
+    is_mask = mask is not None and mask.dtype == jnp.bool_ and not any(i is not None for i in indices[1:])
+    if is_mask and not accumulate and (result := _put_masked(self, mask, values)) is not None:
+        return result
     places = self.at[_index(self, indices)]
-    values = values.astype(self.dtype)
     return places.add(values, mode="drop") if accumulate else places.set(values, mode="drop")
+
+
+def _put_masked(self: Array, mask: Array, values: Array) -> Array | None:
+    """Write values where a mask, which unlike an index has a static shape, is True; None if it is known.
+
+    Values for each place must be as many as the places: results are NaN if they are not.
+    """
+    ndim = self.ndim - mask.ndim
+    by_place = values.shape[: max(values.ndim - ndim, 0)]
+    of_elements = mask.reshape(*mask.shape, *(1,) * ndim)
+    if math.prod(by_place) == 1:
+        return jnp.where(of_elements, values.reshape(values.shape[len(by_place) :]), self)
+    if not isinstance(mask, Tracer) or len(by_place) > 1 or not len(values):
+        return None
+    rows = jnp.where(mask.sum() == len(values), jnp.arange(len(values)), len(values))
+    values = jnp.broadcast_to(values, (len(values), *self.shape[mask.ndim :]))
+    return masked_scatter(self, of_elements, values.at[rows].get(mode="fill"))
 
 
 def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
