@@ -190,11 +190,13 @@ def attention(self: Any, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         "cross": nn.MultiheadAttention(8, 4, bias=False),
     },
     proven=True,
-    words={"nnx.MultiHeadAttention(": 2, "self.own(x)": 1, "class MultiheadAttention": 0},
+    words={"nnx.MultiHeadAttention(": 2, "self.own(x": 2, "class MultiheadAttention": 0},
 )
 def attention_as_layers(self: Any, x: Tensor, memory: Tensor) -> Tensor:
-    """Attention without masks, with the batch first and second, whose weights nobody wants."""
+    """Attention with the batch first and second, whose weights nobody wants, and one with a causal mask."""
     x = x + self.own(x, x, x, need_weights=False)[0]
+    mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+    x = x * self.own(x, x, x, need_weights=False, attn_mask=mask, is_causal=True)[0]
     memory = memory.transpose(0, 1)
     y, _ = self.cross(x.transpose(0, 1), memory, memory * 2)
     return y.transpose(0, 1) + x

@@ -24,8 +24,8 @@ def attention_layers(
 ) -> dict[str, LayerSpelling]:
     """Return the last node of each call of attention -> the layer, for modules whose calls are all layers.
 
-    The class tells how torch's code splits and joins the heads. Masks, weights among the results and separate
-    projections are other operators and tensors, which Flax's layer does not have.
+    The class tells how torch's code splits and joins the heads. Masks that may leave a query without keys,
+    weights among the results and separate projections are other operators and tensors than Flax's layer has.
     """
     found: dict[str, dict[str, LayerSpelling | None]] = {}
     for call in (call for call in calls if call.class_name == f"{TORCH}activation.MultiheadAttention"):
@@ -66,7 +66,9 @@ def _layer(
         parts.append(letter if turned else f"{letter}.swapaxes(0, 1)")
         if (turned and not _turns(turned)) or operand in made or operand not in types or operand in owners:
             return None
-    is_masked = core[0].op == _FUSED and (first["attn_mask"] is not None or first["is_causal"])
+    is_causal = core[0].op == _FUSED and first["is_causal"]
+    is_masked = core[0].op == _FUSED and (first["attn_mask"] is not None or (is_causal and len(parts) > 1))
+    parts += [f"mask=nnx.make_causal_mask({parts[0]}[..., 0])"] * is_causal
     width, features = query.shape[-1], types[tensors["in_proj_weight"]].shape[1]
     if is_masked or not isinstance(width, int) or not isinstance(features, int):
         return None
