@@ -131,8 +131,8 @@ def _put_masked(self: Array, mask: Array, values: Array) -> Array | None:
     of_elements = mask.reshape(*mask.shape, *(1,) * ndim)
     if math.prod(by_place) == 1:
         return jnp.where(of_elements, values.reshape(values.shape[len(by_place) :]), self)
-    if not isinstance(mask, Tracer) or len(by_place) > 1 or not len(values):
-        return None
+    if not isinstance(mask, Tracer) or len(by_place) > 1 or not len(values) or self.dtype == jnp.bool_:
+        return None  # Booleans have no NaN.
     rows = jnp.where(mask.sum() == len(values), jnp.arange(len(values)), len(values))
     values = jnp.broadcast_to(values, (len(values), *self.shape[mask.ndim :]))
     return masked_scatter(self, of_elements, values.at[rows].get(mode="fill"))
