@@ -8,8 +8,11 @@ import jax.numpy as jnp
 
 from jaxlstm.programs.errors import ProgramError
 
-Run = Callable[[Any], tuple[Any, Any, jax.Array | None]]
-"""Runs a program: (its results, the buffers after the call, whether its assertions hold)."""
+Run = Callable[..., tuple[Any, Any, jax.Array | None]]
+"""Runs a program: (its results, the buffers after the call, whether its assertions hold).
+
+If True is a second argument, they are known to hold.
+"""
 
 
 def in_branches(programs: Sequence[Any], run: Run) -> tuple[Any, Any]:
@@ -41,8 +44,9 @@ def in_branches(programs: Sequence[Any], run: Run) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(results)
         return [jnp.asarray(leaves[place]) for place in places]
 
-    # The programs run inside of the branches: a program whose assertions fail has a gradient of NaN.
-    chosen = jax.lax.cond(valid, lambda: arrays([*run(first)[:2]]), lambda: arrays([*in_branches(rest, run)]))
+    # A program whose assertions fail has a gradient of NaN.
+    run_first, run_rest = lambda: [*run(first, True)[:2]], lambda: [*in_branches(rest, run)]
+    chosen = jax.lax.cond(valid, lambda: arrays(run_first()), lambda: arrays(run_rest()))
     for place, array in zip(places, chosen, strict=True):
         leaves[place] = array
     results, after = jax.tree.unflatten(structure, leaves)

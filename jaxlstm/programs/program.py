@@ -204,9 +204,9 @@ class Program:
             program.options = self.options
             return program
 
-        def run(program: Program) -> tuple[list[Any], dict[str, Any], jax.Array | None]:
+        def run(program: Program, is_valid: bool = False) -> tuple[list[Any], dict[str, Any], Any]:
             program = with_these_options(program)
-            return program._results(program.evaluate(params, *args, **settings, **kwargs))
+            return program._results(program.evaluate(params, *args, **settings, **kwargs), is_valid)
 
         try:
             results, after, valid = run(self)
@@ -221,12 +221,14 @@ class Program:
             results, after = in_branches((self, *others), run)
         return tree.unflatten(self.graph.out_tree, iter(results)), after
 
-    def _results(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any], jax.Array | None]:
+    def _results(
+        self, values: Mapping[str, Any], is_valid: bool
+    ) -> tuple[list[Any], dict[str, Any], jax.Array | None]:
         """Return the results, the buffers after the call, and whether the assertions hold, see `_assertions`.
 
-        The results are NaN if they do not.
+        The results are NaN if they do not. With ``is_valid``, they are known to hold.
         """
-        valid = self._assertions(values)
+        valid = None if is_valid else self._assertions(values)
         graph = self._steps.graph
         results = [_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs]
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)}
