@@ -1,5 +1,6 @@
 """The text of written source: classes, names, loops and sizes. Every file runs and equals its program."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import jaxlstm
 from jaxlstm_converters.source.calls import with_tied_buffers
+from testing.exported import save
 from testing.modules import module_of
 from testing.written import Written, body_of, write, written_program
 from testing.zoo.structure import tied
@@ -100,14 +102,15 @@ class Attention(nn.Module):
         return (weights[..., None] * memory).sum(1)
 
 
-def test_arguments_of_modules_have_the_names_of_the_user() -> None:
+def test_names_of_a_file_that_torch_saved(tmp_path: Path) -> None:
     """A line with several names tells which is which by its operators; memory and query were exchanged."""
 
     def forward(self: Any, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         return self.attention(query.tanh(), memory.tanh(), mask == 0)
 
     arguments = torch.randn(2, 4), torch.randn(2, 3, 4), torch.ones(2, 3)
-    text = write(module_of(forward, attention=Attention()), *arguments).text
+    save(tmp_path / "a.pt2", module_of(forward, attention=Attention()), *arguments)
+    text = written_program(jaxlstm.load_program(tmp_path / "a.pt2")).text
     method = "\n".join(body_of(text, "Attention"))
     assert "self, query, memory, mask)" in method
     assert "scores = (memory @ self.query_layer(query)[..., None])[..., 0]" in method
