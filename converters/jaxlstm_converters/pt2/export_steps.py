@@ -14,7 +14,7 @@ import contextlib
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 from unittest import mock
 
@@ -24,12 +24,12 @@ from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
-from torch.utils._sympy import functions
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2.call_signatures import SIGNATURES, CallSignatures
+from jaxlstm_converters.pt2.draft_decisions import DraftDecisions, Truths
 from jaxlstm_converters.pt2.export_patches import (
     free_time,
     kept_regions,
@@ -39,7 +39,7 @@ from jaxlstm_converters.pt2.export_patches import (
     with_parameters,
 )
 from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
-from jaxlstm_converters.pt2.model_lines import line_of_model, recorded_calls, recorded_lines
+from jaxlstm_converters.pt2.model_lines import recorded_calls, recorded_lines
 from jaxlstm_converters.pt2.module_copies import copied
 from jaxlstm_converters.pt2.shared_arrays import SharedArrays
 from jaxlstm_converters.pt2.sizes_from_one import sizes_from_one
@@ -66,28 +66,6 @@ class ExportCall(NamedTuple):
     runs: Callable[[ExportCall, torch.export.ExportedProgram], bool]
     changed: dict[str, str]
     method: Callable[..., Any] | None = None
-
-
-_MOST_CONDITIONS = 2
-
-
-class Truths(NamedTuple):
-    """The truths of tensors, as of ``(x > 0).all()``, that a module read, in order.
-
-    Attributes:
-        decided: the places of those that decided a condition.
-        given: the number of them that the caller of the export gave.
-    """
-
-    values: tuple[bool, ...]
-    decided: tuple[int, ...]
-    given: int = 0
-
-    def others(self) -> list[tuple[bool, ...]]:
-        """Return the first truths of each other branch; none if a path has many conditions, as in a loop."""
-        places = self.decided if len(self.decided) <= _MOST_CONDITIONS else ()
-        new = (place for place in places if place >= self.given)
-        return [(*self.values[:place], not self.values[place]) for place in new]
 
 
 class ExportStep(NamedTuple):
@@ -329,61 +307,17 @@ def _sizes_in(error: Exception) -> set[str]:
 
 def _as_draft(call: ExportCall, first: Exception, given: tuple[bool, ...] = ()) -> ExportStep:
     """Decide conditions on values as the example does, except for the given first truths."""
-    decided: dict[str, set[Any]] = {}
-    truths: dict[Any, bool] = {}
+    decisions = DraftDecisions(given)
     # torch leaves the values of parameters undefined.
-    with (
-        _recorded_decisions(decided),
-        _recorded_truths(truths, given),
-        replaced(meta_utils, "_safe_copy", _copy_values),
-    ):
+    with decisions.recorded(), replaced(meta_utils, "_safe_copy", _copy_values):
         program = _export(call, _shapes(call), "draft_export")
-    symbols = set[Any]().union(*decided.values())
-    places = tuple(place for place, symbol in enumerate(truths) if symbol in symbols)
-    known = Truths((*truths.values(),), places, len(given)) if symbols <= truths.keys() else None
-    return ExportStep(program, (*decided,), "the model has conditions on values", truths=known)
+    reason = "the model has conditions on values"
+    return ExportStep(program, decisions.conditions, reason, truths=decisions.truths())
 
 
 def _copy_values(to: torch.Tensor, source: torch.Tensor | None) -> None:
     if source is not None and type(source) in (torch.Tensor, torch.nn.Parameter):
         to.copy_(source.detach())
-
-
-_NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt
-
-
-@contextlib.contextmanager
-def _recorded_decisions(decided: dict[str, set[Any]]) -> Iterator[None]:
-    """Record the conditions that a draft decides, with the line of the model's code, and their symbols."""
-    original = ShapeEnv._log_real_tensor_propagation
-
-    def log(self: Any, expression: Any, value: Any) -> None:
-        if expression.has(*_NOT_ASSERTED):
-            raise ValueError(f"torch writes no assertion that {expression} is {value}")
-        text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
-        decided[text] = expression.free_symbols
-        original(self, expression, value)
-
-    with replaced(ShapeEnv, "_log_real_tensor_propagation", log):
-        yield
-
-
-@contextlib.contextmanager
-def _recorded_truths(truths: dict[Any, bool], given: tuple[bool, ...]) -> Iterator[None]:
-    """Record the truths of tensors that a draft reads by their symbols, in order; the first are given."""
-    original = ShapeEnv.set_real_tensor_prop_unbacked_vals
-
-    def set_value(self: Any, key: Any, value: Any) -> None:
-        symbol = key if key.is_Symbol else key.lhs  # of u0 == 1
-        known = self.var_to_range[symbol]
-        if known.lower >= 0 and known.upper <= 1:
-            place = [*truths].index(symbol) if symbol in truths else len(truths)
-            truths[symbol] = given[place] if place < len(given) else bool(value)
-            value = int(truths[symbol]) if key.is_Symbol else truths[symbol]
-        original(self, key, value)
-
-    with replaced(ShapeEnv, "set_real_tensor_prop_unbacked_vals", set_value):
-        yield
 
 
 def _with_values(call: ExportCall, first: Exception) -> ExportStep:

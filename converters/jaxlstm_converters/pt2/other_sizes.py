@@ -22,14 +22,9 @@ from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
+from jaxlstm_converters.pt2.draft_decisions import Truths
 from jaxlstm_converters.pt2.export_patches import own_gradients
-from jaxlstm_converters.pt2.export_steps import (
-    ExportCall,
-    ExportStep,
-    Truths,
-    export_at_sizes,
-    export_in_steps,
-)
+from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_at_sizes, export_in_steps
 from jaxlstm_converters.pt2.module_copies import copied
 
 _ONLY_EXAMPLE = (
