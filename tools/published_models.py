@@ -130,7 +130,8 @@ def text_models() -> Iterator[Model]:
 
 
 def script_models() -> Iterator[Model]:
-    """Yield models that torch.jit.script takes."""
+    """Yield models for archives."""
+    from encodec.modules.seanet import SEANetDecoder
     from openunmix.model import OpenUnmix
     from stanza.models.langid.model import LangIDBiLSTM
     from torchaudio import models as audio
@@ -159,6 +160,9 @@ def script_models() -> Iterator[Model]:
     yield Model("torchaudio models.rnnt._Joiner", rnnt._Joiner(8, 10), sizes)
     squim = audio.squim_objective_base()
     yield Model("torchaudio models.SquimObjective", squim, [(wave[:, 0],) for (wave,) in waves])
+    settings = {"channels": 1, "dimension": 16, "n_filters": 4, "ratios": [4, 2], "lstm": 2}
+    sizes = _sized(lambda b, t: (randn(b, 16, t),), (2, 8), (3, 12))
+    yield Model("encodec modules.seanet.SEANetDecoder", SEANetDecoder(**settings), sizes)
     unmix = OpenUnmix(nb_bins=65, nb_channels=2, hidden_size=32, nb_layers=3)
     sizes = _sized(lambda b, t: (randn(b, 2, 65, t).abs(),), (2, 9), (3, 14))
     yield Model("openunmix model.OpenUnmix", unmix, sizes)
