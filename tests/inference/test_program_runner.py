@@ -55,6 +55,16 @@ def test_the_batch_of_layers_is_not_padded_to_a_length(batch: int, padded: int, 
     assert runner.stats().padding_waste == pytest.approx(1 - steps[0] * batch / (steps[1] * padded))
 
 
+@pytest.mark.parametrize("layer", [nn.GRU(3, 4), nn.LSTM(3, 4, num_layers=2, bidirectional=True)])
+def test_padding_of_nan(layer: nn.Module) -> None:
+    """Steps after the end of a row and of the batch are NaN in the inputs of the layer."""
+    program = program_of(module_of(lambda self, x: self.layer(x / x.abs() * x), layer=layer))
+    x, lengths = normal(20, 3, 3), np.array([20, 13, 1])
+    x[np.arange(20)[:, None] >= lengths] = 0
+    expected = program.with_options(backend="scan")(program.params, x, seq_lengths=lengths)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5, 0), compile(program)(x, seq_lengths=lengths), expected)
+
+
 @pytest.mark.parametrize("constants", [0, 2**28])
 def test_weights_are_bound(constants: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small weights are constants of the executable, and large ones its arguments."""

@@ -178,8 +178,7 @@ def prepared_layers(
 
     x, valid = jnp.moveaxis(input, 1, 0) if batch_first else input, None
     if options.seq_lengths is not None:
-        valid = valid_steps(options.seq_lengths, len(x))
-        x = jnp.where(valid[:, :, None], x, 0)  # padding may contain NaN
+        valid = valid_steps(options.seq_lengths, len(x))  # The kernel selects, so padding may contain NaN.
     states, directions = [], 1 + bidirectional
     for first, weights in zip(range(0, len(given[0]), directions), prepared, strict=True):
         initial = [part[first : first + directions] for part in given]
