@@ -96,7 +96,8 @@ def test_an_archive_of_torch_1_4(language: str, tmp_path: Path) -> None:
 def test_scripts_in_a_torch_package() -> None:
     """Silero's stress: n-grams of words in bytes, and a BERT with words of tensors."""
     path = fetch_pinned("silero-stress", "silero_stress/data/accentor.pt")
-    package = PackageImporter(path).load_pickle("accentor_models", "accentor")
+    with torch.enable_grad():  # The code of the package turns gradients off.
+        package = PackageImporter(path).load_pickle("accentor_models", "accentor")
     accentor, solver = package.accentor.model.eval(), package.homosolver.model.eval()
     own_accentor, own_solver = map(jaxlstm.load_torchscript, (accentor, solver))
     torch.manual_seed(0)
