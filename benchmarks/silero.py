@@ -39,8 +39,9 @@ def main(folder: Path) -> None:
         "inference.compile": lambda: jax.block_until_ready(compiled(x, state)),
         "ONNX Runtime": lambda: session.run(None, feed),
     }
+    expected: Any = session.run(None, feed)[0]
     for name, call in calls.items():
-        np.testing.assert_allclose(call()[0], session.run(None, feed)[0], rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(call()[0], expected, rtol=0, atol=1e-5, err_msg=name)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, call in calls.items():

@@ -114,9 +114,11 @@ def nonzero_by_axis(self: Array) -> tuple[Array, ...]:
 def index_put(self: Array, indices: Sequence[Array | None], values: Array, accumulate: bool = False) -> Array:
     """Write values at the places that :func:`index` reads."""
     values, mask = values.astype(self.dtype), indices[0]
-    is_mask = mask is not None and mask.dtype == jnp.bool_ and not any(i is not None for i in indices[1:])
-    if is_mask and not accumulate and (result := _put_masked(self, mask, values)) is not None:
-        return result
+    is_alone = all(index is None for index in indices[1:])
+    if mask is not None and mask.dtype == jnp.bool_ and is_alone and not accumulate:
+        written = _put_masked(self, mask, values)
+        if written is not None:
+            return written
     places = self.at[_index(self, indices)]
     return places.add(values, mode="drop") if accumulate else places.set(values, mode="drop")
 
