@@ -33,7 +33,12 @@ def _sum(method: str, operation: TypedNode) -> str | None:
     if own.dtype.kind in "biu" and not (own.dtype in _WHOLE and result.dtype == np.int64):
         operation.extra["to"] = result.dtype
         return f"self.{method}({over}, dtype=to)"
-    return f"self.{method}({over})" if own.dtype.kind in "biu" or result.dtype == own.dtype else None
+    if own.dtype.kind not in "biu" and result.dtype != own.dtype:
+        return None
+    if method == "cumsum" and own.dtype.kind == "f":
+        # On CPUs, XLA computes wrong gradients of one element of jnp.cumsum, see programs/operators/.
+        return f"lax.associative_scan(jnp.add, self, {over})"
+    return f"self.{method}({over})"
 
 
 def _norm(operation: TypedNode) -> str | None:
