@@ -158,6 +158,10 @@ def script_models() -> Iterator[Model]:
     make = lambda b, t: (randn(b, t, 8), full((b,), t), randn(b, 4, 8), full((b,), 4))  # noqa: E731
     sizes = _sized(make, (2, 6), (3, 9))
     yield Model("torchaudio models.rnnt._Joiner", rnnt._Joiner(8, 10), sizes)
+    sizes = _sized(lambda b, t: (randn(t, b, 8), None), (2, 6), (3, 9))
+    yield Model("torchaudio models.rnnt._CustomLSTM", rnnt._CustomLSTM(8, 12, layer_norm=True), sizes)
+    reduced = _sized(lambda b, t: (randn(b, t, 8), full((b,), t)), (2, 8), (3, 12))
+    yield Model("torchaudio models.rnnt._TimeReduction", rnnt._TimeReduction(4), reduced)
     squim = audio.squim_objective_base()
     yield Model("torchaudio models.SquimObjective", squim, [(wave[:, 0],) for (wave,) in waves])
     settings = {"channels": 1, "dimension": 16, "n_filters": 4, "ratios": [4, 2], "lstm": 2}
@@ -171,15 +175,15 @@ def script_models() -> Iterator[Model]:
     sizes = _sized(lambda b, t: (_tokens(20, b, t),), (2, 7), (3, 9))
     yield Model("stanza models.langid.model.LangIDBiLSTM", languages, sizes)
     images = _sized(lambda b, t: (randn(b, 3, 64, t),), (2, 64), (3, 96))
-    for name in [
-        "resnet18",
-        "squeezenet1_1",
-        "mobilenet_v2",
-        "mobilenet_v3_small",
-        "mnasnet0_5",
-        "regnet_x_400mf",
-    ]:
+    names = (
+        "alexnet convnext_tiny densenet121 mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf resnet18"
+    )
+    for name in f"{names} squeezenet1_1 vgg11".split():
         yield Model(f"torchvision models.{name}", getattr(vision, name)(num_classes=10), images)
+    segments = vision.segmentation
+    for make in (segments.lraspp_mobilenet_v3_large, segments.fcn_resnet50, segments.deeplabv3_resnet50):
+        module = make(num_classes=4, weights_backbone=None)
+        yield Model(f"torchvision models.segmentation.{make.__name__}", module, images)
 
 
 def as_script(model: Model) -> Model | str:
