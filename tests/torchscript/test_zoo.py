@@ -87,7 +87,7 @@ def test_values_and_gradients_in_jax(way: str, name: str) -> None:
         args = specimen.arguments(sizes)
         if specimen.gradients and specimen.jit:
             # TorchScript's own derivative of abs does not take complex numbers.
-            with optimized_execution(False):
+            with optimized_execution(name != "sound/speech enhancer"):
                 require_equal(program, script, *args, atol=2 * specimen.atol)
         else:
             results = program(program.params, *map(to_numpy, args))
