@@ -18,8 +18,8 @@ If True is a second argument, they are known to hold.
 def in_branches(programs: Sequence[Any], run: Run) -> tuple[Any, Any]:
     """Return the results, and the buffers after the call, of the program whose assertions hold.
 
-    The results are those of the first program, which are NaN where its assertions fail, if another one has
-    results of other shapes or does not run.
+    If another program does not run or has results of other shapes, only the first one runs, and its results
+    are NaN where its assertions fail.
     """
     first, *rest = programs
     *found, valid = run(first)

@@ -194,7 +194,7 @@ class Program:
         seq_lengths: Any,
         branches: Callable[..., tuple[Program, ...]] | None = None,
     ) -> tuple[Any, dict[str, jax.Array]]:
-        """Run this program, the one that takes the arguments, or as ``jit`` decides, one of ``branches``."""
+        """Run this program, another one that takes the arguments, or under ``jit`` one of ``branches``."""
         buffers = self.buffers if buffers is None else buffers
         branches = branches or getattr(self.at_sizes, "branches", None)
         settings = {"buffers": buffers, "seq_lengths": seq_lengths}

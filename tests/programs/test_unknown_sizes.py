@@ -1,6 +1,9 @@
 """Sizes that jit does not know, such as the length of x[mask], are refused where their elements matter."""
 
+from typing import Any
+
 import jax
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,3 +42,18 @@ def test_what_depends_on_elements_after_the_end_is_refused(name: str) -> None:
     refused = pytest.raises(ProgramError, match=r"which is unknown under.*\[node-failed")
     with refused, without_example_values():
         jax.jit(program)(program.params, *map(to_numpy, args))
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 5])
+def test_masked_writes_of_another_number(count: int) -> None:
+    """Torch raises an error; under jit, no number of the result is taken for a right one."""
+
+    def forward(self: Any, x: Tensor, mask: Tensor, y: Tensor) -> Tensor:
+        x = x.clone()
+        x[mask] = y
+        return x
+
+    args = torch.rand(5, 2), torch.arange(5) < 3, torch.rand(3, 2)
+    program = jaxlstm.from_module(module_of(forward), args)
+    results = jax.jit(program)(program.params, args[0].numpy(), np.arange(5) < count, args[2].numpy())
+    assert np.isnan(results).all() if count != 3 else not np.isnan(results).any()

@@ -19,8 +19,8 @@ class Truths(NamedTuple):
 
     Attributes:
         values: the truths.
-        decided: the places of those that decided a condition.
-        given: the number of them that the caller of the export gave.
+        decided: the places in `values` of truths that decided a condition.
+        given: the number of leading truths that the caller of the export gave.
     """
 
     values: tuple[bool, ...]

@@ -126,7 +126,7 @@ def index_put(self: Array, indices: Sequence[Array | None], values: Array, accum
 def _put_masked(self: Array, mask: Array, values: Array) -> Array | None:
     """Write values where a mask, which unlike an index has a static shape, is True; None if it is known.
 
-    Values for each place must be as many as the places: results are NaN if they are not.
+    There must be as many values as places; otherwise, all results are NaN.
     """
     ndim = self.ndim - mask.ndim
     by_place = values.shape[: max(values.ndim - ndim, 0)]
@@ -135,9 +135,10 @@ def _put_masked(self: Array, mask: Array, values: Array) -> Array | None:
         return jnp.where(of_elements, values.reshape(values.shape[len(by_place) :]), self)
     if not isinstance(mask, Tracer) or len(by_place) > 1 or not len(values) or self.dtype == jnp.bool_:
         return None  # Booleans have no NaN.
-    rows = jnp.where(mask.sum() == len(values), jnp.arange(len(values)), len(values))
+    fits = mask.sum() == len(values)
+    rows = jnp.where(fits, jnp.arange(len(values)), len(values))
     values = jnp.broadcast_to(values, (len(values), *self.shape[mask.ndim :]))
-    return masked_scatter(self, of_elements, values.at[rows].get(mode="fill"))
+    return masked_scatter(self, of_elements | ~fits, values.at[rows].get(mode="fill"))
 
 
 def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
