@@ -19,7 +19,8 @@ import jaxlstm
 from jaxlstm.programs import Program
 from jaxlstm.programs.graph import Node, TensorType, Value, named_results, uses_of
 from jaxlstm.programs.passes.channels_last import channels_last
-from jaxlstm_converters.source.spelling import simplified, spell
+from jaxlstm_converters.source.spelling import spell
+from jaxlstm_converters.source.syntax.simplify import simplified
 from testing.graphs import program_of_function, to_numpy
 from testing.op_samples import require_close
 

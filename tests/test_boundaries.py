@@ -9,6 +9,7 @@ import ast
 import graphlib
 import re
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +69,19 @@ BOUNDARIES = {
     "nothing inside imports through a facade": Boundary(
         modules=PACKAGES, never=FACADES, exempt_modules=("jaxlstm:",)
     ),
+}
+
+SOURCE = "jaxlstm_converters.source"
+ROOMS = ("syntax", "spelling", "graph", "modules", "methods")
+"""The folders of ``source``, each of which may import itself and those before it."""
+
+BOUNDARIES |= {
+    f"source/{room} imports only folders before it": Boundary(
+        modules=(f"{SOURCE}.{room}",),
+        never=(SOURCE,),
+        exempt_imports=tuple(f"{SOURCE}.{earlier}" for earlier in ROOMS[: place + 1]),
+    )
+    for place, room in enumerate(ROOMS)
 }
 
 # The modules that may import a third-party package. Other third-party packages may not be imported at all.
@@ -144,6 +158,21 @@ def test_dynamic_imports() -> None:
 def test_no_import_cycles() -> None:
     # The error has the modules of a cycle.
     graphlib.TopologicalSorter(imports()).prepare()
+
+
+def test_few_levels_within_a_folder() -> None:
+    """The longest chain of imports in a folder has 7 modules, in three older ones 9."""
+    levels: dict[str, int] = {}
+    deepest: Counter[str] = Counter()
+    for module in filter(imports().__contains__, graphlib.TopologicalSorter(imports()).static_order()):
+        folder = module.rpartition(".")[0]
+        beside = (name for name in imports()[module] if name.rpartition(".")[0] == folder)
+        levels[module] = 1 + max((levels.get(name, 0) for name in beside), default=0)
+        deepest[folder] = max(deepest[folder], levels[module])
+    assert deepest["jaxlstm.programs"] == 5
+    deep = {folder for folder, depth in deepest.items() if depth > 7}
+    assert deep == {f"jaxlstm_converters.{name}" for name in ("flax", "pt2", "torchscript")}, deepest
+    assert max(deepest.values()) == 9
 
 
 def test_tests_tools_and_benchmarks_share_only_testing() -> None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 import jaxlstm
 from jaxlstm.inference import compile
 from jaxlstm.programs.passes import repeat_to_scan
-from jaxlstm_converters.source import steps_to_scan
+from jaxlstm_converters.source.graph import steps_to_scan
 from testing.gradients import assert_close, require_equal
 from testing.graphs import to_numpy
 from testing.written import assert_equal, assert_holds, written_program

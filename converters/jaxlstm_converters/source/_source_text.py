@@ -7,12 +7,12 @@ import numpy as np
 
 from jaxlstm.programs.graph import Graph, all_nodes
 from jaxlstm.programs.program import Program
-from jaxlstm_converters.source.calls import SCAN, first_paths, with_tied_buffers
 from jaxlstm_converters.source.classes import written_classes
-from jaxlstm_converters.source.exported import ExportedMethods, with_shared_tensors
-from jaxlstm_converters.source.method import Method
-from jaxlstm_converters.source.model import Model
+from jaxlstm_converters.source.graph.calls import SCAN, first_paths, with_tied_buffers
+from jaxlstm_converters.source.graph.programs import ExportedMethods, with_shared_tensors
+from jaxlstm_converters.source.methods.method import Method
 from jaxlstm_converters.source.module_tree import module_tree
+from jaxlstm_converters.source.modules.model import Model
 from jaxlstm_converters.source.text import file_text
 from jaxlstm_converters.source.training import Training
 

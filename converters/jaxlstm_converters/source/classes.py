@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation
-from jaxlstm_converters.source.context import Context
-from jaxlstm_converters.source.drafts import Draft, draft_of
-from jaxlstm_converters.source.method import Method
-from jaxlstm_converters.source.model import Model
-from jaxlstm_converters.source.modules import SELF, Part
+from jaxlstm_converters.source.graph.calls import Invocation
+from jaxlstm_converters.source.methods.context import Context
+from jaxlstm_converters.source.methods.drafts import Draft, draft_of
+from jaxlstm_converters.source.methods.method import Method
+from jaxlstm_converters.source.modules.model import Model
+from jaxlstm_converters.source.modules.parts import SELF, Part
 from jaxlstm_converters.source.spelling.layers import attributes_of
-from jaxlstm_converters.source.spelling.template import parameters_of
+from jaxlstm_converters.source.syntax import names, trees
+from jaxlstm_converters.source.syntax.template import parameters_of
 
 
 @dataclass

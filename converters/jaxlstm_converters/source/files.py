@@ -14,8 +14,8 @@ from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.checkpoint.formats.pt2_archive import ONLY
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, settings_text
-from jaxlstm_converters.source import names
 from jaxlstm_converters.source._source_text import WrittenSource, source_text
+from jaxlstm_converters.source.syntax import names
 
 
 def methods_of(programs: Program | Mapping[str, Program]) -> dict[str, Program]:

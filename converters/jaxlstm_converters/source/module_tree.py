@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxlstm.programs.graph import Node, used_values
-from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import SEQUENTIAL, Invocation
-from jaxlstm_converters.source.context import SINGLE, Context
-from jaxlstm_converters.source.functions import MethodWriter
-from jaxlstm_converters.source.model import Model
-from jaxlstm_converters.source.modules import Part, access
-from jaxlstm_converters.source.spelling.template import filled, tree_of
+from jaxlstm_converters.source.graph.calls import SEQUENTIAL, Invocation
+from jaxlstm_converters.source.methods.context import SINGLE, Context
+from jaxlstm_converters.source.methods.functions import MethodWriter
+from jaxlstm_converters.source.modules.model import Model
+from jaxlstm_converters.source.modules.parts import Part, access
+from jaxlstm_converters.source.syntax import trees
+from jaxlstm_converters.source.syntax.template import filled, tree_of
 
 
 def module_tree(model: Model, paths: Mapping[str, str], remarks: dict[str, None]) -> Part:

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from jaxlstm_converters.source import trees
 from jaxlstm_converters.source.classes import WrittenClass
-from jaxlstm_converters.source.method import Statement
-from jaxlstm_converters.source.spelling import simplified
+from jaxlstm_converters.source.methods.method import Statement
+from jaxlstm_converters.source.syntax import trees
+from jaxlstm_converters.source.syntax.simplify import simplified
 
 _BUFFER = '''
 class Buffer(nnx.Variable):

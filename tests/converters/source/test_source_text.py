@@ -10,7 +10,7 @@ from flax import nnx
 from torch import Tensor, nn
 
 import jaxlstm
-from jaxlstm_converters.source.calls import with_tied_buffers
+from jaxlstm_converters.source.graph.calls import with_tied_buffers
 from testing.exported import save
 from testing.modules import module_of
 from testing.written import Written, body_of, write, written_program

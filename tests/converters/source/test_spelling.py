@@ -14,8 +14,9 @@ import jaxlstm
 from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Node, TensorType, Value
-from jaxlstm_converters.source.spelling import simplified, spell
-from jaxlstm_converters.source.spelling.template import tree_of
+from jaxlstm_converters.source.spelling import spell
+from jaxlstm_converters.source.syntax.simplify import simplified
+from jaxlstm_converters.source.syntax.template import tree_of
 from testing.flax_layers import CASES
 from testing.graphs import to_numpy
 from testing.modules import module_of

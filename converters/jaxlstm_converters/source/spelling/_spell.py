@@ -12,8 +12,8 @@ from jaxlstm.programs.graph import Node, TensorType
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm_converters.source.spelling import elementwise, images, indexing, reductions, shapes, spectra
 from jaxlstm_converters.source.spelling.layers import RULES, TORCH, LayerSpelling
-from jaxlstm_converters.source.spelling.template import Expression, filled
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode
+from jaxlstm_converters.source.syntax.template import Expression, filled
 
 _TABLES = (elementwise, shapes, indexing, reductions, images, spectra)
 _RULES: dict[str, Rule] = {name: rule for table in _TABLES for name, rule in table.RULES.items()}

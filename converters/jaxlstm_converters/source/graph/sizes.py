@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jaxlstm.programs.graph import Argument, Graph, Node, TensorType, Value, all_nodes, used_values, values_in
 from jaxlstm_converters.source.spelling import spell
-from jaxlstm_converters.source.spelling.template import tree_of
+from jaxlstm_converters.source.syntax.template import tree_of
 
 _OPERATORS = {
     f"_operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxlstm.programs.graph.graph import Graph, ModuleCall, Node, Structure
 from jaxlstm.programs.graph.rewrite import rewrite, with_functions
 from jaxlstm.programs.graph.values import all_nodes, results_of, used_values, uses_of, values_in
-from jaxlstm_converters.source.sizes import Sizes
+from jaxlstm_converters.source.graph.sizes import Sizes
 from jaxlstm_converters.source.spelling.layers import TORCH
 
 Item: TypeAlias = "Node | Invocation"

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from jaxlstm.programs.graph import functions_of, used_values, values_in
-from jaxlstm_converters.source import names
-from jaxlstm_converters.source.calls import (
+from jaxlstm_converters.source.graph.calls import (
     SEQUENTIAL,
     Invocation,
     call_tree,
@@ -17,12 +16,13 @@ from jaxlstm_converters.source.calls import (
     nodes_of,
     walk,
 )
-from jaxlstm_converters.source.conditions import are_met
-from jaxlstm_converters.source.exported import ExportedMethods
-from jaxlstm_converters.source.layers import Layers
-from jaxlstm_converters.source.sizes import Sizes
+from jaxlstm_converters.source.graph.conditions import are_met
+from jaxlstm_converters.source.graph.programs import ExportedMethods
+from jaxlstm_converters.source.graph.sizes import Sizes
+from jaxlstm_converters.source.modules.layers import Layers
 from jaxlstm_converters.source.spelling.layers import TORCH
-from jaxlstm_converters.source.trees import leaves
+from jaxlstm_converters.source.syntax import names
+from jaxlstm_converters.source.syntax.trees import leaves
 
 
 class Model:

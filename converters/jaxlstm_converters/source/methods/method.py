@@ -3,27 +3,10 @@
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
 
 from jaxlstm.programs.graph import Structure
-from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import Item
-
-# The names of the results of a call, as Python unpacks them; None where a result is not used.
-Pattern: TypeAlias = "str | tuple[Pattern, ...] | None"
-
-
-class Called(NamedTuple):
-    """How a parent calls a module: an expression with marked values, and the pattern of its results.
-
-    ``returned`` holds the results as the module returns them: in the order of the user's forward if
-    ``is_whole``.
-    """
-
-    expression: ast.expr
-    results: Pattern
-    returned: Sequence[ast.expr] = ()
-    is_whole: bool = False
+from jaxlstm_converters.source.graph.calls import Item
+from jaxlstm_converters.source.syntax import trees
 
 
 @dataclass
@@ -60,16 +43,6 @@ class LineItem:
     item: Item
     line: str
     list: str = ""
-
-
-def places_in(pattern: Pattern) -> list[str | None]:
-    """Return the values in a pattern; None stands for an unused value."""
-    return [name for part in pattern for name in places_in(part)] if isinstance(pattern, tuple) else [pattern]
-
-
-def names_in(pattern: Pattern) -> list[str]:
-    """Return the values in a pattern that are used."""
-    return [name for name in places_in(pattern) if name]
 
 
 def needed(statements: Sequence[Statement]) -> list[Statement]:

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph import Argument, Graph, Node, uses_of, values_in
 from jaxlstm.programs.passes.loop_copies import SELECT
-from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import SCAN, Function, line_of
-from jaxlstm_converters.source.method import LineItem, Statement
-from jaxlstm_converters.source.names import Target
-from jaxlstm_converters.source.scope import LETTERS
-from jaxlstm_converters.source.signature import structure
-from jaxlstm_converters.source.spelling.template import filled
-from jaxlstm_converters.source.statements import StatementWriter, is_short, leaves_fit
+from jaxlstm_converters.source.graph.calls import SCAN, Function, line_of
+from jaxlstm_converters.source.methods.method import LineItem, Statement
+from jaxlstm_converters.source.methods.scope import LETTERS
+from jaxlstm_converters.source.methods.signature import structure
+from jaxlstm_converters.source.methods.statements import StatementWriter, is_short, leaves_fit
+from jaxlstm_converters.source.syntax import names, trees
+from jaxlstm_converters.source.syntax.names import Target
+from jaxlstm_converters.source.syntax.template import filled
 
 
 class _Function(NamedTuple):

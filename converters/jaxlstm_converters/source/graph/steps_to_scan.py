@@ -23,10 +23,10 @@ from jaxlstm.programs.passes.repeat_to_scan import (
 )
 from jaxlstm.programs.passes.repetitions import repetitions
 from jaxlstm.programs.passes.rows_to_slices import STACK, place_in, rows_to_slices
-from jaxlstm_converters.source.calls import SCAN, is_under
-from jaxlstm_converters.source.last_step import with_last_step
+from jaxlstm_converters.source.graph.calls import SCAN, is_under
+from jaxlstm_converters.source.graph.last_step import with_last_step
+from jaxlstm_converters.source.graph.stacks import FEWEST, stacked
 from jaxlstm_converters.source.spelling.layers import changes_in_training
-from jaxlstm_converters.source.stacks import FEWEST, stacked
 
 _MADE = ("aten.sym_size", "aten.zeros", "aten.new_zeros", "aten.full")
 _JOINS = ("aten.stack.default", "aten.cat.default")

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph import Argument, Graph, Input, Node, Tree, Value, places_of, same_sizes, values_in
 from jaxlstm.programs.passes.loop_copies import Loop, LoopCopies, NotALoop
-from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.calls import SCAN, Function, Item, called_by, is_under, nodes_of
-from jaxlstm_converters.source.context import Context
-from jaxlstm_converters.source.method import LineItem, Pattern, places_in
-from jaxlstm_converters.source.spelling.template import tree_of
+from jaxlstm_converters.source.graph.calls import SCAN, Function, Item, called_by, is_under, nodes_of
+from jaxlstm_converters.source.methods.context import Context
+from jaxlstm_converters.source.methods.method import LineItem
+from jaxlstm_converters.source.modules.call_form import Pattern, places_in
+from jaxlstm_converters.source.syntax import trees
+from jaxlstm_converters.source.syntax.template import tree_of
 
 _LIST = "@"
 """Starts the name of a list, which stands for its module of a round, among the names of Python."""

@@ -3,8 +3,8 @@
 import ast
 from collections.abc import Iterable, Set
 
-from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.method import Statement
+from jaxlstm_converters.source.methods.method import Statement
+from jaxlstm_converters.source.syntax import trees
 
 # The names through which a method calls what returns JAX's arrays.
 _JAX = frozenset({"jax", "jnp", "lax", "nnx", "signal", "jaxlstm", "self"})

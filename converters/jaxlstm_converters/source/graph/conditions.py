@@ -14,7 +14,7 @@ from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.sizes.flow import symbols
 from jaxlstm.programs.sizes.guards import UNDECIDED, axes_in, python_of, require_guards, shown_guard
-from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.syntax import trees
 
 Axis = tuple[str, int]
 

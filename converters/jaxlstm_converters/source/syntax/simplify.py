@@ -4,8 +4,8 @@ import ast
 import copy
 import itertools
 
-from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.trees import Tree
+from jaxlstm_converters.source.syntax import trees
+from jaxlstm_converters.source.syntax.trees import Tree
 
 _FEWEST_ROWS = 3
 

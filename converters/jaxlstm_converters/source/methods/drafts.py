@@ -4,15 +4,15 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation
-from jaxlstm_converters.source.conditions import assertions
-from jaxlstm_converters.source.context import SINGLE, Context
-from jaxlstm_converters.source.functions import MethodWriter
-from jaxlstm_converters.source.host_arrays import with_updates
-from jaxlstm_converters.source.method import Method, Statement, returned
-from jaxlstm_converters.source.modules import initialized
-from jaxlstm_converters.source.signature import signature
+from jaxlstm_converters.source.graph.calls import Invocation
+from jaxlstm_converters.source.graph.conditions import assertions
+from jaxlstm_converters.source.methods.context import SINGLE, Context
+from jaxlstm_converters.source.methods.functions import MethodWriter
+from jaxlstm_converters.source.methods.host_arrays import with_updates
+from jaxlstm_converters.source.methods.method import Method, Statement, returned
+from jaxlstm_converters.source.methods.signature import signature
+from jaxlstm_converters.source.modules.parts import initialized
+from jaxlstm_converters.source.syntax import names, trees
 
 
 @dataclass

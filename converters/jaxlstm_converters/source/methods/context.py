@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.programs.graph import Node, Structure, TensorType, place_of, results_of, uses_of
-from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Item, is_under, nodes_of
-from jaxlstm_converters.source.layers import without_gradient
-from jaxlstm_converters.source.method import Called, Method, Pattern
-from jaxlstm_converters.source.model import Model
-from jaxlstm_converters.source.modules import SELF, Part, access
+from jaxlstm_converters.source.graph.calls import Item, is_under, nodes_of
+from jaxlstm_converters.source.methods.method import Method
+from jaxlstm_converters.source.modules.call_form import Called, Pattern
+from jaxlstm_converters.source.modules.layers import without_gradient
+from jaxlstm_converters.source.modules.model import Model
+from jaxlstm_converters.source.modules.parts import SELF, Part, access
 from jaxlstm_converters.source.spelling import Spelling, spell, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, changes_in_training, drop_rate
-from jaxlstm_converters.source.spelling.template import Expression, filled, marked
+from jaxlstm_converters.source.syntax import names, trees
+from jaxlstm_converters.source.syntax.template import Expression, filled, marked
 
 SINGLE = trees.parsed("jnp.float32")
 _MAKERS = ("jnp.zeros", "jnp.ones", "jnp.full", "jnp.array", "jnp.arange", "jnp.linspace", "jnp.eye")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from jaxlstm.programs.graph import Node, results_of, uses_of
-from jaxlstm_converters.source import names
-from jaxlstm_converters.source.calls import Item
+from jaxlstm_converters.source.graph.calls import Item
+from jaxlstm_converters.source.syntax import names
 
 # The name of an operator or module, and its operands.
 Operation: TypeAlias = "tuple[str, Sequence[ast.expr]]"

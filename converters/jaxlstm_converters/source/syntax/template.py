@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax, nn
 
 from jaxlstm.programs.graph import Argument, Value
-from jaxlstm_converters.source import trees
+from jaxlstm_converters.source.syntax import trees
 
 Expression = Callable[[Argument], ast.expr]
 """Returns the tree of a value or a graph."""

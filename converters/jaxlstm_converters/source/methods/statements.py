@@ -8,17 +8,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from jaxlstm.programs.graph import Argument, Node, Structure, Value, results_of, uses_of
-from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Invocation, Item, called_by, line_of, nodes_of
-from jaxlstm_converters.source.context import Context
-from jaxlstm_converters.source.method import LineItem, Method, Pattern, Statement, names_in
-from jaxlstm_converters.source.names import Target
-from jaxlstm_converters.source.operands import named_operands
-from jaxlstm_converters.source.rounds import with_rounds
-from jaxlstm_converters.source.scope import Scope, usual_names
-from jaxlstm_converters.source.signature import structure
-from jaxlstm_converters.source.spelling import simplified
-from jaxlstm_converters.source.spelling.template import marked, tree_of
+from jaxlstm_converters.source.graph.calls import Invocation, Item, called_by, line_of, nodes_of
+from jaxlstm_converters.source.methods.context import Context
+from jaxlstm_converters.source.methods.method import LineItem, Method, Statement
+from jaxlstm_converters.source.methods.operands import named_operands
+from jaxlstm_converters.source.methods.rounds import with_rounds
+from jaxlstm_converters.source.methods.scope import Scope, usual_names
+from jaxlstm_converters.source.methods.signature import structure
+from jaxlstm_converters.source.modules.call_form import Pattern, names_in
+from jaxlstm_converters.source.syntax import names, trees
+from jaxlstm_converters.source.syntax.names import Target
+from jaxlstm_converters.source.syntax.simplify import simplified
+from jaxlstm_converters.source.syntax.template import marked, tree_of
 
 _LONGEST = 88
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from jaxlstm.programs.graph import Graph, Node, TensorType, all_nodes, results_of, users_of
-from jaxlstm_converters.source import trees
-from jaxlstm_converters.source.attention import attention_layers
-from jaxlstm_converters.source.calls import Invocation, is_under, nodes_of
-from jaxlstm_converters.source.method import Called, Pattern
+from jaxlstm_converters.source.graph.calls import Invocation, is_under, nodes_of
+from jaxlstm_converters.source.modules.attention import attention_layers
+from jaxlstm_converters.source.modules.call_form import Called, Pattern
 from jaxlstm_converters.source.spelling import LayerSpelling, layer_of, spell_call
 from jaxlstm_converters.source.spelling.layers import attributes_of, defaults_of
-from jaxlstm_converters.source.spelling.template import filled, tree_of
+from jaxlstm_converters.source.syntax import trees
+from jaxlstm_converters.source.syntax.template import filled, tree_of
 
 # How other operators read the tensors of a layer, in torch's layout.
 _READABLE: dict[str, dict[str, str]] = {

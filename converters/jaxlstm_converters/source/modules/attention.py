@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxlstm.programs.graph import Node, TensorType, Value, results_of, uses_of
-from jaxlstm_converters.source.calls import Invocation
+from jaxlstm_converters.source.graph.calls import Invocation
 from jaxlstm_converters.source.spelling.layers import TORCH, LayerSpelling, drop_rate
 from jaxlstm_converters.source.spelling.typed_node import TypedNode
 

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from jaxlstm.programs.graph import Node
-from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.calls import Item, nodes_of
-from jaxlstm_converters.source.context import Context
-from jaxlstm_converters.source.method import LineItem, Pattern, Statement, names_in, needed
-from jaxlstm_converters.source.names import Target
+from jaxlstm_converters.source.graph.calls import Item, nodes_of
+from jaxlstm_converters.source.methods.context import Context
+from jaxlstm_converters.source.methods.method import LineItem, Statement, needed
+from jaxlstm_converters.source.modules.call_form import Pattern, names_in
+from jaxlstm_converters.source.syntax import names, trees
+from jaxlstm_converters.source.syntax.names import Target
 
 LETTERS = ("y", "z", "u", "v", "w", "p", "q", "r", "s", "a", "b", "c", "d", "e", "f", "g", "k", "m", "n")
 _SEVERAL = {"lstm": ("y", "h", "c"), "lstm_cell": ("h", "c"), "gru": ("y", "h"), "max": ("values", "indices")}

@@ -4,8 +4,8 @@ from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxlstm.programs.graph import Graph, Node, Structure, all_nodes, places_of, uses_of
-from jaxlstm_converters.source.calls import Invocation, Parameter, nodes_of
-from jaxlstm_converters.source.trees import leaves
+from jaxlstm_converters.source.graph.calls import Invocation, Parameter, nodes_of
+from jaxlstm_converters.source.syntax.trees import leaves
 
 
 class _Layout(NamedTuple):

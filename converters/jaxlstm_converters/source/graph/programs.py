@@ -10,14 +10,14 @@ import numpy as np
 from jaxlstm.programs.graph import Graph, TensorType, Tree, live_graph, rewrite
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm_converters.checkpoint.formats.pt2 import name_of_constant
-from jaxlstm_converters.source import names
-from jaxlstm_converters.source.calls import at_first_paths
-from jaxlstm_converters.source.closures import Closures
-from jaxlstm_converters.source.conditions import Axis, checked_axes
-from jaxlstm_converters.source.padding import padded_graph
-from jaxlstm_converters.source.redundant import transposed_once, with_few_stops, without_copies
-from jaxlstm_converters.source.steps_to_scan import steps_to_scan
-from jaxlstm_converters.source.user_signatures import UserSignatures
+from jaxlstm_converters.source.graph.calls import at_first_paths
+from jaxlstm_converters.source.graph.closures import Closures
+from jaxlstm_converters.source.graph.conditions import Axis, checked_axes
+from jaxlstm_converters.source.graph.padding import padded_graph
+from jaxlstm_converters.source.graph.redundant import transposed_once, with_few_stops, without_copies
+from jaxlstm_converters.source.graph.steps_to_scan import steps_to_scan
+from jaxlstm_converters.source.graph.user_signatures import UserSignatures
+from jaxlstm_converters.source.syntax import names
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from jaxlstm_converters.source import names, trees
 from jaxlstm_converters.source.spelling.layers import DICT
+from jaxlstm_converters.source.syntax import names, trees
 
 SELF = trees.name("self")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value, same_size, same_sizes
 from jaxlstm.programs.graph.rewrite import Site, rewrite
 from jaxlstm.programs.graph.values import live_graph, renamed, results_of, with_names
-from jaxlstm_converters.source.sizes import sizes_of
+from jaxlstm_converters.source.graph.sizes import sizes_of
 from jaxlstm_converters.source.spelling.layers import TORCH
 from jaxlstm_converters.source.spelling.typed_node import ZEROS
 

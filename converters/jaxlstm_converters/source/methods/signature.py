@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from jaxlstm.programs.graph import Graph, Input, Tree
-from jaxlstm_converters.source import names, trees
-from jaxlstm_converters.source.method import Method
+from jaxlstm_converters.source.methods.method import Method
+from jaxlstm_converters.source.syntax import names, trees
 
 
 def signature(

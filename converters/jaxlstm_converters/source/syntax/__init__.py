@@ -1,0 +1,1 @@
+"""Python as syntax trees: names, templates, and shorter forms of expressions."""
