@@ -115,5 +115,5 @@ KINDS = [
     LayerKind("ConvTranspose{k}d", "weight=I,P,*k bias?=O", _CHANNELS, _TRANSPOSED, True, _has_groups),
     LayerKind("LSTM", settings=_RECURRENT),
     LayerKind("GRU", settings=_RECURRENT),
-    LayerKind("RNN", settings=_RECURRENT),
+    LayerKind("RNN", settings={**_RECURRENT, "nonlinearity": "tanh"}),
 ]

@@ -1,7 +1,6 @@
 """The table of layers: for each type of Flax layer, its rule, the axes of its arrays and its settings."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,10 +9,11 @@ from flax import nnx
 
 import jaxlstm.linen.modules
 import jaxlstm.nnx
-from jaxlstm_converters.flax import rules, settings
+from jaxlstm_converters.flax import rules
 from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, each, join, pair
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.rules import Rule
+from jaxlstm_converters.flax.settings import differences
 from jaxlstm_converters.lstm._load import lookalike_warning
 
 
@@ -22,67 +22,68 @@ class FlaxLayerType(NamedTuple):
 
     Attributes:
       rule: returns the pairs of a layer; None if its arrays have torch's names and shapes.
-      axes: the name of an array, and the number of its axes in a layer that is not stacked.
-      checks: compare the layer's settings with torch's.
+      array: the name of an array of each layer; empty if the number of its axes is not known.
+      axes: the number of its axes in a layer that is not stacked.
+      kind: the kind of the layer in torch, which has settings that no state dict records; often empty.
     """
 
     rule: Rule | None = None
-    axes: tuple[str, int | Callable[[Any], int]] = ("", 0)
-    checks: tuple[settings.Check, ...] = ()
+    array: str = ""
+    axes: int | Callable[[Any], int] = 0
+    kind: str = ""
 
 
 def _kernel_axes(module: Any) -> int:
     return 2 + (1 if isinstance(module.kernel_size, int) else len(module.kernel_size))
 
 
+def _general_axes(module: nnx.LinearGeneral) -> int:
+    return len(module.in_features) + len(module.out_features)
+
+
 def _weight_norm(layer: FlaxLayer) -> list[TensorPair]:
     return rules.weight_norm(layer, layer_type(layer.module.layer_instance).rule)
 
 
-_BATCH_NORM = (*settings.NORM, settings.momentum, settings.running_average)
-_GROUP_NORM = (*settings.NORM, settings.same("num_groups"))
-_ATTENTION = (settings.same("num_heads"), settings.only_in_torch("add_zero_attn"))
-_TABLE: dict[tuple[type, ...], FlaxLayerType] = {
-    (nnx.Linear, nn.Dense): FlaxLayerType(rules.conv, ("kernel", 2)),
-    (nnx.LinearGeneral,): FlaxLayerType(
-        rules.dense_general, ("kernel", lambda module: len(module.in_features) + len(module.out_features))
+_ROWS: list[tuple[FlaxLayerType, *tuple[type, ...]]] = [
+    (FlaxLayerType(rules.conv, "kernel", 2), nnx.Linear, nn.Dense),
+    (FlaxLayerType(rules.dense_general, "kernel", _general_axes), nnx.LinearGeneral),
+    (FlaxLayerType(rules.dense_general), nn.DenseGeneral),
+    (FlaxLayerType(rules.conv, "kernel", _kernel_axes, "Conv{k}d"), nnx.Conv, nn.Conv),
+    (
+        FlaxLayerType(rules.conv_transpose, "kernel", _kernel_axes, "ConvTranspose{k}d"),
+        *(nnx.ConvTranspose, nn.ConvTranspose),
     ),
-    (nn.DenseGeneral,): FlaxLayerType(rules.dense_general),
-    (nnx.Conv, nn.Conv): FlaxLayerType(rules.conv, ("kernel", _kernel_axes), (settings.convolution,)),
-    (nnx.ConvTranspose, nn.ConvTranspose): FlaxLayerType(
-        rules.conv_transpose, ("kernel", _kernel_axes), (partial(settings.convolution, transposed=True),)
-    ),
-    (nnx.Embed, nn.Embed): FlaxLayerType(
-        rules.embed, ("embedding", 2), (settings.only_in_torch("max_norm"),)
-    ),
-    (nnx.BatchNorm, nn.BatchNorm): FlaxLayerType(rules.batch_norm, ("mean", 1), _BATCH_NORM),
-    (nnx.GroupNorm, nn.GroupNorm): FlaxLayerType(rules.norm, ("scale", 1), _GROUP_NORM),
+    (FlaxLayerType(rules.embed, "embedding", 2, "Embedding"), nnx.Embed, nn.Embed),
+    (FlaxLayerType(rules.batch_norm, "mean", 1, "BatchNorm"), nnx.BatchNorm, nn.BatchNorm),
+    (FlaxLayerType(rules.norm, "scale", 1, "GroupNorm"), nnx.GroupNorm, nn.GroupNorm),
+    (FlaxLayerType(rules.norm, "scale", 1, "LayerNorm"), nnx.LayerNorm, nnx.InstanceNorm),
+    (FlaxLayerType(rules.norm, "scale", 1, "RMSNorm"), nnx.RMSNorm),
     # Linen normalizes over any axes, so that the number of axes is not known.
-    (nnx.LayerNorm, nnx.InstanceNorm): FlaxLayerType(rules.norm, ("scale", 1), settings.NORM),
-    (nn.LayerNorm, nn.InstanceNorm): FlaxLayerType(rules.norm, checks=settings.NORM),
-    (nnx.RMSNorm,): FlaxLayerType(rules.norm, ("scale", 1), settings.RMS_NORM),
-    (nn.RMSNorm,): FlaxLayerType(rules.norm, checks=settings.RMS_NORM),
-    (nnx.PReLU, nn.PReLU): FlaxLayerType(rules.prelu),
-    (nnx.MultiHeadAttention, nn.MultiHeadDotProductAttention): FlaxLayerType(
-        rules.attention, ("query.kernel", 3), _ATTENTION
+    (FlaxLayerType(rules.norm, kind="LayerNorm"), nn.LayerNorm, nn.InstanceNorm),
+    (FlaxLayerType(rules.norm, kind="RMSNorm"), nn.RMSNorm),
+    (FlaxLayerType(rules.prelu), nnx.PReLU, nn.PReLU),
+    (
+        FlaxLayerType(rules.attention, "query.kernel", 3, "MultiheadAttention"),
+        *(nnx.MultiHeadAttention, nn.MultiHeadDotProductAttention),
     ),
-    (nnx.WeightNorm, nn.WeightNorm): FlaxLayerType(_weight_norm),
-    (nnx.RNN, nn.RNN): FlaxLayerType(rules.rnn, checks=(settings.time_major,)),
-    (nnx.Bidirectional, nn.Bidirectional): FlaxLayerType(rules.bidirectional, checks=(settings.time_major,)),
-    (nnx.LSTMCell, nn.LSTMCell, nn.OptimizedLSTMCell): FlaxLayerType(rules.lone_cell, ("hi.kernel", 2)),
-    (nnx.OptimizedLSTMCell, nnx.GRUCell): FlaxLayerType(rules.lone_cell, ("dense_h.kernel", 2)),
-    (nn.GRUCell,): FlaxLayerType(rules.lone_cell, ("hn.kernel", 2)),
-    (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell, jaxlstm.nnx.GRUCell): FlaxLayerType(
-        rules.lone_cell, ("weight_hh", 2)
+    (FlaxLayerType(_weight_norm), nnx.WeightNorm, nn.WeightNorm),
+    (FlaxLayerType(rules.rnn, kind="LSTM"), nnx.RNN, nn.RNN),
+    (FlaxLayerType(rules.bidirectional, kind="LSTM"), nnx.Bidirectional, nn.Bidirectional),
+    (FlaxLayerType(rules.lone_cell, "hi.kernel", 2), nnx.LSTMCell, nn.LSTMCell, nn.OptimizedLSTMCell),
+    (FlaxLayerType(rules.lone_cell, "dense_h.kernel", 2), nnx.OptimizedLSTMCell, nnx.GRUCell),
+    (FlaxLayerType(rules.lone_cell, "hn.kernel", 2), nn.GRUCell),
+    (
+        FlaxLayerType(rules.lone_cell, "weight_hh", 2),
+        *(jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell, jaxlstm.nnx.GRUCell),
     ),
-    (jaxlstm.nnx.LSTM, jaxlstm.nnx.GRU, jaxlstm.linen.modules.LSTM): FlaxLayerType(
-        None, ("weight_hh_l0", 2), (settings.batch_first,)
+    (
+        FlaxLayerType(None, "weight_hh_l0", 2, "LSTM"),
+        *(jaxlstm.nnx.LSTM, jaxlstm.nnx.GRU, jaxlstm.linen.modules.LSTM),
     ),
-    (jaxlstm.nnx.RNN,): FlaxLayerType(
-        None, ("weight_hh_l0", 2), (settings.batch_first, settings.same("nonlinearity"))
-    ),
-}
-LAYER_TYPES = {kind: row for kinds, row in _TABLE.items() for kind in kinds}
+    (FlaxLayerType(None, "weight_hh_l0", 2, "RNN"), jaxlstm.nnx.RNN),
+]
+LAYER_TYPES: dict[type, FlaxLayerType] = {kind: row for row, *kinds in _ROWS for kind in kinds}
 
 
 def layer_type(module: Any) -> FlaxLayerType:
@@ -99,7 +100,7 @@ def require_unstacked(layer: FlaxLayer) -> None:
 
     ``nnx.vmap``, ``nn.vmap`` and ``nn.scan`` stack layers in this way.
     """
-    name, axes = layer_type(layer.module).axes
+    _, name, axes, _ = layer_type(layer.module)
     axes = axes if isinstance(axes, int) else axes(layer.module)
     if name in layer.slots and len(layer.shape(name)) == axes + 1:
         raise ValueError(
@@ -119,7 +120,7 @@ def settings_to_check(
     for layer in layers:
         torch = names.to_torch(join(layer.torch_path, "weight"))
         theirs = recorded.get(torch[0].rpartition(".")[0] if torch else "", {})
-        lines = [line for check in layer_type(layer.module).checks for line in check(layer.module, theirs)]
+        lines = list(differences(layer.module, layer_type(layer.module).kind, theirs))
         if "lookalike" in theirs:
             lines.append(lookalike_warning(theirs["lookalike"]))
         for line in lines:

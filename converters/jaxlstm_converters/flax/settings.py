@@ -1,39 +1,50 @@
-"""Settings of a layer that a state dict does not record, compared with torch's.
+"""Settings of a layer that a state dict does not record, compared with torch's."""
 
-Each check takes the Flax module and the settings of torch's layer as far as the source records them, and
-yields one line for each setting that differs or may differ.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxlstm_converters.layer_kinds import KINDS
 
-Check = Callable[[Any, Mapping[str, Any]], Iterator[str]]
 Pads = tuple[tuple[int, int], ...]
 
 _OF_CONVOLUTIONS = ("stride", "dilation", "padding", "padding_mode", "transposed")
-SETTINGS = {*_OF_CONVOLUTIONS, "max_norm", "nonlinearity"}.union(*(kind.settings for kind in KINDS))
+_SETTINGS = {kind.name: kind.settings for kind in KINDS}
+SETTINGS = {*_OF_CONVOLUTIONS, "max_norm"}.union(*_SETTINGS.values())
 """The attributes of torch's layers that no state dict records."""
 
 
-def epsilon_from(default: float) -> Check:
-    """Return the check of a normalization's epsilon, which is ``default`` in torch."""
+def differences(module: Any, kind: str, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line for each setting of a Flax layer that differs from torch's, or may differ.
 
-    def check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-        epsilon, owner = theirs.get("eps"), "the torch layer's eps"
-        if epsilon is None:
-            epsilon, owner = default, "torch's default"
-        if module.epsilon != epsilon:
-            yield f"epsilon={module.epsilon:g}, but {owner} is {epsilon:.3g}"
+    ``kind`` is the kind of torch's layer, and ``theirs`` are its settings as far as the source records them.
+    """
+    settings = _SETTINGS.get(kind, {})
+    if "eps" in settings:
+        yield from _normalization(module, settings["eps"], theirs)
+    if "momentum" in settings:
+        yield from _statistics(module, settings["momentum"], theirs)
+    if "stride" in settings:
+        yield from _convolution(module, theirs, transposed="output_padding" in settings)
+    if "batch_first" in settings:
+        yield from _time_axis(module, theirs)
+    for name in ("num_groups", "num_heads", "batch_first", "nonlinearity"):
+        ours = _setting(module, name) if name in settings else None
+        if ours is not None and theirs.get(name, ours) != ours:
+            yield f"{name}={ours!r}, but the torch layer has {name}={theirs[name]!r}"
+    for name in ("add_zero_attn", "max_norm"):
+        if settings and theirs.get(name):
+            yield f"the torch layer has {name}={theirs[name]}, which Flax does not have"
 
-    return check
 
-
-def fast_variance(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check how a normalization computes the variance."""
+def _normalization(module: Any, default: float | None, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Compare the epsilon, which is that of float32 for a ``default`` of None, and judge the variance."""
+    epsilon, owner = theirs.get("eps"), "the torch layer's eps"
+    if epsilon is None:
+        epsilon, owner = default or float(np.finfo(np.float32).eps), "torch's default"
+    if module.epsilon != epsilon:
+        yield f"epsilon={module.epsilon:g}, but {owner} is {epsilon:.3g}"
     if module.use_fast_variance:
         yield (
             "use_fast_variance=True loses precision where the mean is far from zero; torch computes the "
@@ -41,23 +52,18 @@ def fast_variance(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-NORM = (epsilon_from(1e-5), fast_variance)
-RMS_NORM = (epsilon_from(float(np.finfo(np.float32).eps)), fast_variance)
+def _statistics(module: Any, default: float, theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Check the momentum of a BatchNorm, which is one minus torch's, and that it uses its statistics.
 
-
-def momentum(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check the momentum of a BatchNorm, which is one minus torch's."""
-    momentum = theirs.get("momentum", 0.1)
+    ``use_running_average=None`` in Linen leaves the choice to the call.
+    """
+    momentum = theirs.get("momentum", default)
     if momentum is None:
         yield "the torch layer has momentum=None, a cumulative average that Flax does not have"
     elif abs(module.momentum - (1 - momentum)) > 1e-12:
         owner = "the torch layer's" if "momentum" in theirs else "torch's default"
         flax = f"{1 - momentum:g} in Flax"
         yield f"momentum={module.momentum:g}, but {owner} {momentum:g} is {flax} (matters in training)"
-
-
-def running_average(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check that a BatchNorm uses its statistics; None in Linen leaves the choice to the call."""
     if module.use_running_average is False:
         yield (
             "use_running_average=False, so the layer normalizes by the batch; for the results of "
@@ -65,41 +71,19 @@ def running_average(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def same(name: str) -> Check:
-    """Return the check of a setting that Flax and torch have under one name, in a config or in the layer."""
-
-    def check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-        ours = getattr(getattr(module, "config", module), name)
-        if ours is not None and theirs.get(name, ours) != ours:
-            yield f"{name}={ours!r}, but the torch layer has {name}={theirs[name]!r}"
-
-    return check
-
-
-def only_in_torch(name: str) -> Check:
-    """Return the check of a setting that Flax lacks."""
-
-    def check(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-        if theirs.get(name):
-            yield f"the torch layer has {name}={theirs[name]}, which Flax does not have"
-
-    return check
-
-
-def time_major(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check the order of the axes of Flax's RNN."""
-    if theirs.get("batch_first") is module.time_major:
+def _time_axis(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
+    if hasattr(module, "time_major") and theirs.get("batch_first") is module.time_major:
         yield f"time_major={module.time_major}, but the torch layer has batch_first={theirs['batch_first']}"
-
-
-def batch_first(module: Any, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Check the order of the axes of this library's recurrent layers."""
-    if "batch_first" not in theirs and not module.config.batch_first:
+    if "batch_first" not in theirs and _setting(module, "batch_first") is False:
         yield "batch_first=False, the default; a state dict does not record torch's, so check it"
-    yield from same("batch_first")(module, theirs)
 
 
-def convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool = False) -> Iterator[str]:
+def _setting(module: Any, name: str) -> Any:
+    """Return a setting of a Flax layer, or of a layer of this library, which has a config."""
+    return getattr(module, name, getattr(getattr(module, "config", None), name, None))
+
+
+def _convolution(module: Any, theirs: Mapping[str, Any], *, transposed: bool) -> Iterator[str]:
     """Check a convolution, if the source records all its settings; of a transposed one not the padding."""
     kernel = _each(module.kernel_size, 1)
     if not set(_OF_CONVOLUTIONS) <= theirs.keys() or len(theirs["stride"]) != len(kernel):
