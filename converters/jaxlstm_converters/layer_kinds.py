@@ -117,3 +117,12 @@ KINDS = [
     LayerKind("GRU", settings=_RECURRENT),
     LayerKind("RNN", settings={**_RECURRENT, "nonlinearity": "tanh"}),
 ]
+
+SETTINGS = {"padding_mode", "transposed", "max_norm"}.union(*(kind.settings for kind in KINDS))
+"""The attributes of torch's layers that no state dict records."""
+
+
+def is_plain(value: Any) -> bool:
+    """Return True for a number, a word, None, and a tuple of them."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(part is None or isinstance(part, int | float | str) for part in parts)

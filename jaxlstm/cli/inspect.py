@@ -94,15 +94,15 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
         "broken": surveyed.broken,
         "folded": surveyed.notes,
         "others": surveyed.others,
-        "warnings": [*checkpoint.warnings, *_lookalikes(checkpoint, surveyed)],
+        "warnings": [*checkpoint.warnings, *_lookalikes(hints, surveyed)],
     }
 
 
-def _lookalikes(checkpoint: Any, surveyed: Any) -> list[str]:
+def _lookalikes(hints: Mapping[str, Mapping[str, Any]], surveyed: Any) -> list[str]:
     from jaxlstm_converters.lstm._load import lookalike_warning
 
-    classes = {prefix: hint.get("lookalike") for prefix, hint in checkpoint.hints.items()}
-    lookalikes = [(prefix, classes[prefix]) for prefix in surveyed.lstms if classes.get(prefix)]
+    classes = {prefix: hints.get(prefix, {}).get("lookalike") for prefix in surveyed.lstms}
+    lookalikes = [(prefix, name) for prefix, name in classes.items() if name]
     return [f"{prefix or '(root)'}: {lookalike_warning(class_name)}" for prefix, class_name in lookalikes]
 
 

@@ -119,7 +119,7 @@ def settings_to_check(
     paths_by_line: dict[str, list[str]] = {}
     for layer in layers:
         torch = names.to_torch(join(layer.torch_path, "weight"))
-        theirs = recorded.get(torch[0].rpartition(".")[0] if torch else "", {})
+        theirs = recorded.get(torch[0].removesuffix("weight") if torch else "", {})
         lines = list(differences(layer.module, layer_type(layer.module).kind, theirs))
         if "lookalike" in theirs:
             lines.append(lookalike_warning(theirs["lookalike"]))

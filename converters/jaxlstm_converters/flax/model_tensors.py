@@ -16,8 +16,8 @@ from jaxlstm_converters.flax.names import (
     without_wrappers,
 )
 from jaxlstm_converters.flax.plan import ConversionPlan
-from jaxlstm_converters.flax.settings import SETTINGS
-from jaxlstm_converters.lstm._load import lookalikes, module_state_dict
+from jaxlstm_converters.lstm._find_lstms import config_hints
+from jaxlstm_converters.lstm._load import module_settings, module_state_dict
 from jaxlstm_converters.lstm.fold import ComputedWeight, fold, parts_of_weights
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, read_records, read_settings
 
@@ -27,8 +27,7 @@ class TorchSource(NamedTuple):
 
     Attributes:
       tensors: name -> torch tensor, NumPy array or lazy tensor of a checkpoint.
-      settings: prefix of a torch module -> its ``SETTINGS``; its class is under "lookalike" if it is not
-        torch's LSTM but has the same parameter names.
+      settings: prefix of a torch module -> its settings, as `module_settings` returns them.
       unused: names that a model of a program need not have; None for other sources.
     """
 
@@ -42,21 +41,15 @@ def open_source(source: Any) -> TorchSource:
     if isinstance(source, str | os.PathLike):
         source = read_checkpoint(source)
     if isinstance(source, Checkpoint):
+        recorded, unused = read_settings(source.metadata.get(SETTINGS_KEY, "")), None
         if source.container == "pt2":
-            recorded = read_records(source.path)
-            return TorchSource(source, recorded.settings, recorded.unused)
-        settings = read_settings(source.metadata.get(SETTINGS_KEY, ""))
-        return TorchSource(source, settings | {p.rstrip("."): dict(hint) for p, hint in source.hints.items()})
+            recorded, unused = read_records(source.path)
+        settings = {path and f"{path}.": row for path, row in recorded.items()}
+        return TorchSource(source, settings | config_hints(source), unused)
     if isinstance(source, Mapping):
         return TorchSource(_flat(source), {})
     if callable(getattr(source, "state_dict", None)) and callable(getattr(source, "named_modules", None)):
-        settings = {
-            name: {key: getattr(module, key) for key in SETTINGS if hasattr(module, key)}
-            for name, module in source.named_modules()
-        }
-        for prefix, class_name in lookalikes(source).items():
-            settings.setdefault(prefix.rstrip("."), {})["lookalike"] = class_name
-        return TorchSource(module_state_dict(source), settings)
+        return TorchSource(module_state_dict(source), module_settings(source))
     raise TypeError(
         "source must be a path, a state dict or a torch.nn.Module, got "
         f"{type(source).__module__}.{type(source).__qualname__}"

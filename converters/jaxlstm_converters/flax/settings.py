@@ -11,8 +11,6 @@ Pads = tuple[tuple[int, int], ...]
 
 _OF_CONVOLUTIONS = ("stride", "dilation", "padding", "padding_mode", "transposed")
 _SETTINGS = {kind.name: kind.settings for kind in KINDS}
-SETTINGS = {*_OF_CONVOLUTIONS, "max_norm"}.union(*_SETTINGS.values())
-"""The attributes of torch's layers that no state dict records."""
 
 
 def differences(module: Any, kind: str, theirs: Mapping[str, Any]) -> Iterator[str]:

@@ -180,12 +180,15 @@ class Survey(NamedTuple):
     others: dict[str, str]
 
 
-def survey(state_dict: Mapping[str, Any]) -> Survey:
-    """Find the LSTMs as :func:`find_lstms` does, but report invalid ones instead of raising."""
+def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]] | None = None) -> Survey:
+    """Find the LSTMs as :func:`find_lstms` does, but report invalid ones instead of raising.
+
+    ``settings`` are those of the layers by prefix; by default the state dict's.
+    """
     tensors, notes, problems = fold(state_dict)
     notes = [note for note in notes if _NAME.fullmatch(note.partition(" = ")[0])]
     result = Survey({}, dict(problems), tensors, notes, {})
-    hints = config_hints(state_dict)
+    settings = config_hints(state_dict) if settings is None else settings
     modules = module_shapes(tensors)
     for prefix, shapes in group_by_prefix(tensors).items():
         kind = layer_kind(shapes)
@@ -193,7 +196,8 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
             continue
         if kind == "LSTM":
             try:
-                config = infer_config(shapes, **hints.get(prefix, {}))
+                recorded = settings.get(prefix, {})
+                config = infer_config(shapes, **{key: recorded[key] for key in ASSUMABLE if key in recorded})
             except ValueError as error:  # for example a projection that is larger than the hidden size
                 result.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
                 continue
@@ -211,15 +215,12 @@ def survey(state_dict: Mapping[str, Any]) -> Survey:
 
 
 def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return prefix -> {"batch_first": ..., "dropout": ...} as far as the checkpoint records them.
+    """Return prefix -> the settings that a checkpoint records, see ``Checkpoint.hints``.
 
     Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their
     metadata, unless they were assumed when the file was written.
     """
-    hints = {
-        prefix: {name: hint[name] for name in ASSUMABLE if name in hint}
-        for prefix, hint in getattr(state_dict, "hints", {}).items()
-    }
+    hints = dict(getattr(state_dict, "hints", {}))
     metadata = getattr(state_dict, "metadata", {}).get(METADATA_KEY)
     if metadata is not None:
         try:

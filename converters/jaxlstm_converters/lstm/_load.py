@@ -18,6 +18,7 @@ from jaxlstm.layer.config import LSTMConfig
 from jaxlstm.layer.params import Params, check_params, param_shapes
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.checkpoint.pickle._name_tensors import has_lstm_names
+from jaxlstm_converters.layer_kinds import SETTINGS, is_plain
 from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions, select_lstm, with_fields
 from jaxlstm_converters.porting_warning import PortingWarning
 
@@ -42,17 +43,21 @@ def module_state_dict(module: Any) -> dict[str, Any]:
     return tensors
 
 
-def lookalikes(module: Any) -> dict[str, str]:
-    """Return prefix -> class of each submodule that has an LSTM's parameter names but is not torch's.
+def module_settings(module: Any) -> dict[str, dict[str, Any]]:
+    """Return prefix -> the settings of each submodule that no state dict records.
 
-    Such a module may have other equations or another order of gates. Subclasses of torch's layers are not
-    among them.
+    The class is under "lookalike" if a submodule has an LSTM's parameter names but is not torch's. Such a
+    module may have other equations or another order of gates. Subclasses of torch's layers are not among
+    them.
     """
-    return {
-        f"{name}." if name else "": f"{type(part).__module__}.{type(part).__qualname__}"
-        for name, part in module.named_modules(remove_duplicate=False)
-        if not _is_torchs(part) and has_lstm_names(key for key, _ in part.named_parameters(recurse=False))
-    }
+    settings: dict[str, dict[str, Any]] = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        values = {key: getattr(part, key) for key in SETTINGS if hasattr(part, key)}
+        own = {key: value for key, value in values.items() if is_plain(value)}
+        if not _is_torchs(part) and has_lstm_names(key for key, _ in part.named_parameters(recurse=False)):
+            own["lookalike"] = f"{type(part).__module__}.{type(part).__qualname__}"
+        settings[f"{name}." if name else ""] = own
+    return settings
 
 
 def lookalike_warning(class_name: str) -> str:
@@ -105,8 +110,16 @@ def from_torch(
     >>> config.batch_first, params["weight_ih_l0"].shape
     (True, (20, 3))
     """
-    state_dict, hints = _state_dict_and_hints(module_or_state_dict)
-    selected = select_lstm(state_dict, prefix=prefix, hints=hints)
+    source = module_or_state_dict
+    if isinstance(source, Mapping):
+        selected = select_lstm(source, prefix=prefix)
+    elif callable(getattr(source, "state_dict", None)):
+        selected = select_lstm(module_state_dict(source), prefix=prefix, settings=module_settings(source))
+    else:
+        raise TypeError(
+            "module_or_state_dict must be a torch.nn.Module or a mapping of names to tensors, got "
+            f"{type(source).__name__}; use jaxlstm.load for a path"
+        )
     if selected.lookalike:
         warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
     config = with_fields(selected.config, batch_first=batch_first, dropout=dropout)
@@ -124,25 +137,6 @@ def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
                 require_dtype(name, array.dtype)
         arrays = {name: array.astype(dtype) for name, array in arrays.items()}
     return {name: as_float_array(name, array, copy=True) for name, array in arrays.items()}
-
-
-def _state_dict_and_hints(source: Any) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
-    """Return the state dict of a module, and hints for its LSTMs in the form of ``Checkpoint.hints``."""
-    if isinstance(source, Mapping):
-        return source, {}
-    if not callable(getattr(source, "state_dict", None)):
-        raise TypeError(
-            "module_or_state_dict must be a torch.nn.Module or a mapping of names to tensors, got "
-            f"{type(source).__name__}; use jaxlstm.load for a path"
-        )
-    hints = {
-        f"{name}." if name else "": {"batch_first": sub.batch_first, "dropout": sub.dropout}
-        for name, sub in source.named_modules()
-        if hasattr(sub, "batch_first") and hasattr(sub, "proj_size")
-    }
-    for prefix, class_name in lookalikes(source).items():
-        hints.setdefault(prefix, {})["lookalike"] = class_name
-    return module_state_dict(source), hints
 
 
 def load(

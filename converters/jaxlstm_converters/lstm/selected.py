@@ -30,27 +30,27 @@ def select_lstm(
     state_dict: Mapping[str, Any],
     *,
     prefix: str | None = None,
-    hints: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress = no_progress,
 ) -> SelectedLSTM:
-    """Return one LSTM with its parameters as NumPy arrays."""
-    surveyed = survey(state_dict)
+    """Return one LSTM with its parameters as NumPy arrays.
+
+    ``settings`` are those of the layers by prefix, if the state dict is that of a module.
+    """
+    settings = config_hints(state_dict) if settings is None else settings
+    surveyed = survey(state_dict, settings)
     if not surveyed.lstms and not surveyed.broken:
         raise ValueError(_no_lstm_message(state_dict, surveyed.others))
     full_prefix = choose_prefix([*surveyed.lstms, *surveyed.broken], prefix, surveyed.others)
     if full_prefix in surveyed.broken:
         raise ValueError(surveyed.broken[full_prefix])
-    module_hints = (hints or {}).get(full_prefix, {})
-    settings = {name: value for name, value in module_hints.items() if name != "lookalike"}
-    config = with_fields(surveyed.lstms[full_prefix], **settings)
-    recorded = {*config_hints(state_dict).get(full_prefix, {}), *settings}
-    lookalike = {**getattr(state_dict, "hints", {}).get(full_prefix, {}), **module_hints}.get("lookalike", "")
+    config, recorded = surveyed.lstms[full_prefix], settings.get(full_prefix, {})
     names = list(param_shapes(config))
     params = {}
     for done, name in enumerate(names):
         progress(done, len(names), f"reading {full_prefix}{name}")
         params[name] = as_numpy(surveyed.tensors[full_prefix + name])
-    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded), lookalike)
+    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded), recorded.get("lookalike", ""))
 
 
 def assumptions(config: LSTMConfig, unrecorded: Collection[str]) -> str:
@@ -74,7 +74,7 @@ def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:
     if isinstance(config, LSTMCellConfig):
         return config
     fields = {name: value for name, value in fields.items() if value is not None}
-    return dataclasses.replace(config, **fields)
+    return dataclasses.replace(config, **fields) if fields else config
 
 
 def choose_prefix(

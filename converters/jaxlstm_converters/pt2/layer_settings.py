@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jaxlstm.programs.graph import Graph, Node, used_values, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.formats.pt2 import name_of_constant
-from jaxlstm_converters.layer_kinds import KINDS
+from jaxlstm_converters.layer_kinds import KINDS, is_plain
 from jaxlstm_converters.pt2._read_pt2 import read_programs
 
 SETTINGS_KEY = "jaxlstm.settings"
@@ -52,13 +52,8 @@ def _layers(graph: Graph) -> Iterator[tuple[Node, dict[str, Any]]]:
         nonlinearity = {"nonlinearity": operator[-4:]} if operator in ("rnn_tanh", "rnn_relu") else {}
         if kind := kinds.get("rnn" if nonlinearity else operator.replace("_", "")):
             values = {name: node.kwargs.get(name, default) for name, default in names[kind].items()}
-            plain = {name: value for name, value in values.items() if _is_plain(value)}
+            plain = {name: value for name, value in values.items() if is_plain(value)}
             yield node, {"type": kind, **plain, **nonlinearity}
-
-
-def _is_plain(value: Any) -> bool:
-    parts = value if isinstance(value, tuple) else (value,)
-    return all(part is None or isinstance(part, int | float | str) for part in parts)
 
 
 def _prefix(node: Node, graph: Graph) -> str:

@@ -239,13 +239,14 @@ def test_layers_with_one_warning_share_a_line(recorded: list[warnings.WarningMes
     assert len(recorded) == 1
 
 
-def test_settings_of_a_whole_module_in_a_file(
-    tmp_path: Path, recorded: list[warnings.WarningMessage]
-) -> None:
-    torch.save(nn.Sequential(nn.LSTM(3, 4, batch_first=True)), tmp_path / "module.pt")
+def test_settings_in_a_file(tmp_path: Path, recorded: list[warnings.WarningMessage]) -> None:
+    theirs = nn.LSTM(3, 4, batch_first=True)
+    torch.save(nn.Sequential(theirs), tmp_path / "module.pt")
     jaxlstm.load_state_dict(nnx.Sequential(make(LSTM, 3, 4)), tmp_path / "module.pt")
-    (message,) = recorded
-    assert "batch_first=False, but the torch layer has batch_first=True" in str(message.message)
+    jaxlstm.save(tmp_path / "lstm.safetensors", *jaxlstm.from_torch(theirs))
+    jaxlstm.load_state_dict(make(LSTM, 3, 4), tmp_path / "lstm.safetensors")
+    line = "batch_first=False, but the torch layer has batch_first=True"
+    assert [str(message.message) for message in recorded] == [f"layers.0: {line}", f"the model: {line}"]
 
 
 CONVOLUTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
