@@ -18,6 +18,7 @@ from jaxlstm.inference.host_arrays import one_device
 from jaxlstm.inference.padding import ARRAY, leaves_of, split_leaves
 from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import TensorType, Value
 from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.operators.dtypes import held, held_without_loss
@@ -50,11 +51,11 @@ class CompiledProgram:
         self._most = positive_int("executables", executables)
         native = self.device.platform == "cpu" and program.options.backend != "scan"
         self._form = program.for_inference() if native else program.with_options()
-        self._form.at_sizes = None  # The export for the sizes of the padding may be another function.
         self._computes_on = _inline_cpu() if self.device.platform == "cpu" else self.device
         self._weights = jax.device_put(self._form.params, self._computes_on)
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
         self._executables: OrderedDict[Any, Executable] = OrderedDict()
+        self._others = OrderedDict[int, CompiledProgram]()  # by the identity of a program's graph
         self._lock = threading.Lock()
 
     @cached_property
@@ -102,14 +103,38 @@ class CompiledProgram:
             self._executables.move_to_end(key)
             return executable
 
+    def elsewhere(self, tensors: Sequence[Any], lengths: np.ndarray | None, error: ProgramError) -> list[Any]:
+        """Return the results of another program of the module, which takes these sizes and values.
+
+        The program of a file has no other. Outside of ``jit``, its error names the value that differs.
+        """
+        graph = self.program.graph
+        if self.program.at_sizes is None and error.code == "guard":
+            return leaves_of(self.program, self.program.params, tensors, lengths)[0]
+
+        def run(program: Program) -> list[Any]:
+            compiled = self._others.get(id(program.graph))
+            if compiled is None:
+                compiled = CompiledProgram(program, self._most, self.device)
+                compiled.work = self.work
+                self._others[id(program.graph)] = compiled
+                while len(self._others) > self._most:
+                    self._others.popitem(last=False)
+            arrays = compiled.cast([*map(np.asarray, tensors)], compiled.checked(tensors))
+            executable = compiled.executable(tuple(map(np.shape, arrays)), lengths, arrays)
+            return executable.results((lengths, *arrays))
+
+        return self.program.elsewhere(*as_arguments(graph, tensors), error, run)
+
     def _compile(self, *arguments: Any) -> Executable:
         sharding = jax.sharding.SingleDeviceSharding(self._computes_on)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
         leaves: list[Any] = []
 
-        def run(params: Any, lengths: Any, *tensors: Any) -> list[jax.Array]:
-            arrays, leaves[:] = split_leaves(leaves_of(self._form, params, tensors, lengths))
-            return arrays
+        def run(params: Any, lengths: Any, *tensors: Any) -> tuple[list[jax.Array], jax.Array | None]:
+            results, valid = leaves_of(self._form, params, tensors, lengths)
+            arrays, leaves[:] = split_leaves(results)
+            return arrays, valid
 
         copies = 1 + sum(not executable.weights for executable in self._executables.values())
         on_cpu = self.device.platform == "cpu"
@@ -150,7 +175,8 @@ class Executable:
     """A program compiled for some shapes.
 
     Attributes:
-      call: the function of weights, lengths and tensors.
+      call: the function of weights, lengths and tensors. It returns arrays, and whether the assertions about
+        values hold, if there are any.
       weights: the weights in a tuple; an empty tuple if they are constants.
       others: the results, with ARRAY for each array; empty if all are arrays.
     """
@@ -160,15 +186,19 @@ class Executable:
     others: list[Any]
 
     def leaves(self, arguments: Sequence[Any]) -> list[Any]:
-        """Return the leaves of the results, with arrays on the device."""
-        return self._with_others(self.call(*self.weights, *arguments))
+        """Return the leaves of the results, with arrays on the device.
 
-    def results(self, arguments: Sequence[Any]) -> list[Any]:
-        """Return the leaves of the results, with NumPy arrays."""
-        return self._with_others([np.asarray(x) for x in self.call(*self.weights, *arguments)])
-
-    def _with_others(self, arrays: list[Any]) -> list[Any]:
+        Raises:
+          ProgramError: an assertion about values does not hold, or a value that the export fixed differs.
+        """
+        arrays, valid = self.call(*self.weights, *arguments)
+        if valid is not None and not valid:
+            raise ProgramError("guard", "a value that the export fixed differs, or an assertion fails")
         if not self.others:
             return arrays
         remaining = iter(arrays)
         return [next(remaining) if other is ARRAY else other for other in self.others]
+
+    def results(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return the leaves of the results, with NumPy arrays, see :meth:`leaves`."""
+        return [np.asarray(x) if isinstance(x, jax.Array) else x for x in self.leaves(arguments)]

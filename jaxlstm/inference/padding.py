@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.inference.artifact import shapes_at
-from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.inputs import as_arguments
 from jaxlstm.programs.program import Program
@@ -80,11 +79,11 @@ class _Trace:
         self, program: Program, sizes: Mapping[str, Any], batch: Any, lengths: tuple[Any, str] | None
     ) -> None:
         traced = program.with_options(backend="scan", guards=False)
-        traced.options, traced.at_sizes = replace(traced.options, opaque_layers=True), None
+        traced.options = replace(traced.options, opaque_layers=True)
         self.lengths, leaves = lengths, []
 
         def run(params: Any, valid: Any, *tensors: Any) -> list[jax.Array]:
-            arrays, leaves[:] = split_leaves(leaves_of(traced, params, tensors, valid))
+            arrays, leaves[:] = split_leaves(leaves_of(traced, params, tensors, valid)[0])
             return arrays
 
         tensors = shapes_at(program, sizes)
@@ -135,11 +134,13 @@ class _Trace:
         ]
 
 
-def leaves_of(program: Program, params: Any, tensors: Sequence[Any], lengths: Any) -> list[Any]:
-    """Run a program and return the leaves of its results."""
+def leaves_of(
+    program: Program, params: Any, tensors: Sequence[Any], lengths: Any
+) -> tuple[list[Any], jax.Array | None]:
+    """Run this program, and return the leaves of its results and whether hidden assertions hold."""
     args, kwargs = as_arguments(program.graph, tensors)
-    results = program(params, *args, seq_lengths=lengths, **kwargs)
-    return tree.flatten(program.graph.out_tree, results, "results")
+    leaves, _, valid = program.results_of(program.evaluate(params, *args, seq_lengths=lengths, **kwargs))
+    return leaves, valid
 
 
 def split_leaves(leaves: Sequence[Any]) -> tuple[list[jax.Array], list[Any]]:

@@ -121,7 +121,10 @@ class ProgramRunner:
         """
         is_flat = len(args) == self._flat_arguments and not kwargs
         tensors = args if is_flat else tensors_of(self.program.graph, args, kwargs)
-        call, lengths = self._call_of(tensors), None
+        try:
+            call, lengths = self._call_of(tensors), None
+        except ProgramError as error:
+            return self._structured(self._compiled.elsewhere(tensors, seq_lengths, error))
         if seq_lengths is not None:
             if self._lengths is None:
                 raise ValueError(
@@ -306,15 +309,18 @@ class ProgramRunner:
             valid = padded(lengths, (call.buckets.get(str(self._lengths[0]), len(lengths)),))
         try:
             executable = self._compiled.executable(call.shapes, valid, arrays)
-        except ProgramError:
+        except ProgramError as error:
             if not call.cuts:
-                raise
+                return self._compiled.elsewhere(tensors, lengths, error)
             # For example a table of positions that ends before the bucket.
             self._refused.add(tuple(call.buckets.values()))
             self._calls.clear()
             return self._run(self._call_of(tensors), tensors, lengths)
         self._compiled.work.add_call(*call.elements)
-        leaves = executable.results((valid, *arrays))
+        try:
+            leaves = executable.results((valid, *arrays))
+        except ProgramError as error:
+            return self._compiled.elsewhere(tensors, lengths, error)
         for cut in call.cuts.values():
             leaves = _without_padding(leaves, *cut)
         return leaves

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxlstm.inference.compiled_program import CompiledProgram
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import shown_shape
 
 
@@ -132,7 +133,11 @@ class ProgramStream:
                 self._prepare(tensors)
             inputs, state = iter(tensors), self._state
             arguments = [state[name] if name in state else np.asarray(next(inputs)) for name in self._inputs]
-            leaves = self._executable.leaves([None, *self._compiled.cast(arguments, self._casts)])
+            arguments = self._compiled.cast(arguments, self._casts)
+            try:
+                leaves = self._executable.leaves([None, *arguments])
+            except ProgramError as error:
+                leaves = self._compiled.elsewhere(arguments, None, error)
             self._state = {name: leaves[k] for name, k in self._fed.items()}
             is_stable = all(np.shape(self._state[name]) == np.shape(old) for name, old in state.items())
             self._signature = signature if is_stable else None

@@ -199,30 +199,38 @@ class Program:
         branches = branches or getattr(self.at_sizes, "branches", None)
         settings = {"buffers": buffers, "seq_lengths": seq_lengths}
 
-        def with_these_options(program: Program) -> Program:
-            program = copy.copy(program)
-            program.options = self.options
-            return program
-
         def run(program: Program, is_valid: bool = False) -> tuple[list[Any], dict[str, Any], Any]:
-            program = with_these_options(program)
-            return program._results(program.evaluate(params, *args, **settings, **kwargs), is_valid)
+            program = self._with_these_options(program)
+            return program.results_of(program.evaluate(params, *args, **settings, **kwargs), is_valid)
 
         try:
             results, after, valid = run(self)
         except ProgramError as error:
-            if self.at_sizes is None or error.code not in _NOT_TAKEN:
-                raise
             given = params, args, kwargs, buffers, seq_lengths, branches
-            return self.at_sizes(
-                self, args, kwargs, error, lambda other: with_these_options(other)._call(*given)
-            )
+            return self.elsewhere(args, kwargs, error, lambda other: other._call(*given))
         if valid is not None and branches is not None and (others := branches(self, args, kwargs)):
             results, after = in_branches((self, *others), run)
         return tree.unflatten(self.graph.out_tree, iter(results)), after
 
-    def _results(
-        self, values: Mapping[str, Any], is_valid: bool
+    def elsewhere(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        error: ProgramError,
+        run: Callable[[Program], Any],
+    ) -> Any:
+        """Run another program of the module, which takes the arguments, or raise the error of this one."""
+        if self.at_sizes is None or error.code not in _NOT_TAKEN:
+            raise error
+        return self.at_sizes(self, args, kwargs, error, lambda other: run(self._with_these_options(other)))
+
+    def _with_these_options(self, program: Program) -> Program:
+        program = copy.copy(program)
+        program.options = self.options
+        return program
+
+    def results_of(
+        self, values: Mapping[str, Any], is_valid: bool = False
     ) -> tuple[list[Any], dict[str, Any], jax.Array | None]:
         """Return the results, the buffers after the call, and whether the assertions hold, see `_assertions`.
 

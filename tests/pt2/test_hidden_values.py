@@ -1,5 +1,6 @@
 """Modules that read values of their arguments, under jit: results at the example and elsewhere."""
 
+import pickle
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import jaxlstm
+from jaxlstm.inference import compile
 from testing.gradients import require_equal
 from testing.modules import module_of
 
@@ -210,11 +212,42 @@ def episodes(self: Any, x: Tensor, starts: Tensor) -> Any:
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts .* takes the other branch under jax.jit")
 def test_branches_of_hidden_conditions() -> None:
-    """Under jit, values decide as in torch, at the example's sizes and at others."""
+    """Under jit and compiled, values decide as in torch, at the example's sizes and at others."""
     model = module_of(episodes, lstm=nn.LSTM(3, 3)).eval()
     program = jaxlstm.from_module(model, (torch.rand(2, 4, 3), torch.ones(2, 4)))
+    compiled = compile(program)
     for start, sign, shape in ((1, 1, (2, 4)), (0, 1, (2, 4)), (1, -1, (3, 5)), (0, -1, (3, 5))):
-        require_equal(program, model, sign * torch.rand(*shape, 3), torch.full(shape, start).float())
+        args = sign * torch.rand(*shape, 3), torch.full(shape, start).float()
+        require_equal(program, model, *args)
+        found, expected = compiled(*(x.numpy() for x in args)), model(*args)
+        np.testing.assert_allclose(found["y"], expected["y"].detach(), atol=1e-6)
+        assert found["steps"] == expected["steps"]
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_a_compiled_stream_takes_branches() -> None:
+    """The state of the first step is 0. Without its module, a program refuses the values of other steps."""
+
+    def forward(self: Any, x: Tensor, h: Tensor) -> Tensor:
+        return self.cell(x) if (h == 0).all() else self.cell(x, h * 2)
+
+    model = module_of(forward, cell=nn.GRUCell(3, 4)).eval()
+    program = jaxlstm.from_module(model, (torch.ones(2, 3), torch.zeros(2, 4)))
+    zeros = {"h": np.zeros((2, 4), np.float32)}
+    streams = [
+        compile(p).stream({"h": "outputs"}, zeros) for p in (program, pickle.loads(pickle.dumps(program)))
+    ]
+    x = torch.randn(3, 2, 3)
+    with torch.no_grad():
+        first = model(x[0], torch.zeros(2, 4))
+        expected = first, model(x[1], first)
+    for stream in streams:
+        stream.step(x[0].numpy())
+        np.testing.assert_allclose(stream.state["h"], expected[0], atol=1e-6)
+    streams[0].step(x[1].numpy())
+    np.testing.assert_allclose(streams[0].state["h"], expected[1], atol=1e-6)
+    with pytest.raises(jaxlstm.ProgramError, match="the program requires"):
+        streams[1].step(x[1].numpy())
 
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
