@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -196,62 +196,19 @@ def _cell_in(layer: FlaxLayer, name: str, cell: Any, suffix: str) -> list[Tensor
 
 
 def _cell(layer: FlaxLayer, suffix: str) -> list[TensorPair]:
-    """Return the pairs of a cell; none if the cell has no rule."""
-    rule = next((_CELLS[base] for base in type(layer.module).__mro__ if base in _CELLS), None)
-    return rule(layer, suffix) if rule else []
-
-
-def _lstm_cell(layer: FlaxLayer, suffix: str) -> list[TensorPair]:
-    """Flax's LSTMCell, with a linear layer for each gate."""
-    if "ii.kernel" not in layer.slots:
-        return _packed_gates(layer, suffix, "dense_h.bias", _SUM)
-    # NNX cannot have an attribute named "if".
-    inputs = ("ii", "if_" if "if_.kernel" in layer.slots else "if", "ig", "io")
-    hidden = ("hi", "hf", "hg", "ho")
-    return [
-        *_kernels(inputs, hidden, suffix),
-        _biases(layer, tuple(f"{gate}.bias" for gate in hidden), chain(_SUM, split(4)), suffix),
-    ]
-
-
-def _gru_cell(layer: FlaxLayer, suffix: str) -> list[TensorPair]:
-    """Flax's GRUCell: NNX packs the gates r, z, n as torch does, Linen has a linear layer for each."""
-    if "ir.kernel" not in layer.slots:
-        return _packed_gates(layer, suffix, "dense_i.bias", _NO_CANDIDATE_BIAS)
-    return [
-        *_kernels(("ir", "iz", "in"), ("hr", "hz", "hn"), suffix),
-        _biases(layer, ("ir.bias", "iz.bias", "in.bias", "hn.bias"), _GATE_BIASES, suffix),
-    ]
-
-
-def _our_cell(layer: FlaxLayer, suffix: str) -> list[TensorPair]:
-    """A cell of jaxlstm, which has torch's names."""
-    return [pair(name + suffix, name) for name in layer.slots]
-
-
-def _packed_gates(layer: FlaxLayer, suffix: str, bias: str, layout: WeightLayout) -> list[TensorPair]:
-    return [
-        pair(f"weight_ih{suffix}", "dense_i.kernel", transpose(1, 0)),
-        pair(f"weight_hh{suffix}", "dense_h.kernel", transpose(1, 0)),
-        _biases(layer, (bias,), layout, suffix),
-    ]
-
-
-def _kernels(inputs: tuple[str, ...], hidden: tuple[str, ...], suffix: str) -> list[TensorPair]:
-    layout = chain(transpose(1, 0), split(len(inputs), axis=1))
-    return [
-        TensorPair((torch + suffix,), tuple(f"{gate}.kernel" for gate in gates), layout)
-        for torch, gates in (("weight_ih", inputs), ("weight_hh", hidden))
-    ]
-
-
-def _biases(layer: FlaxLayer, names: tuple[str, ...], layout: WeightLayout, suffix: str) -> TensorPair:
-    """Return the pairing of torch's two biases. A torch layer without biases has zeros."""
-    torch = (f"bias_ih{suffix}", f"bias_hh{suffix}")
+    """Return the pairs of a cell; none if the cell has no rule. A torch layer without biases has zeros."""
+    row = next((_CELLS[base] for base in type(layer.module).__mro__ if base in _CELLS), None)
+    if row is None:  # a cell of jaxlstm, which has torch's names
+        return [pair(name + suffix, name) for name in layer.slots if isinstance(layer.module, _OUR_CELLS)]
+    pairs = []
+    for torch, kernels in (("weight_ih", row.inputs), ("weight_hh", row.hidden)):
+        layout = chain(transpose(1, 0), split(len(kernels), axis=1))
+        pairs.append(TensorPair((torch + suffix,), tuple(f"{name}.kernel" for name in kernels), layout))
+    torch, names = (f"bias_ih{suffix}", f"bias_hh{suffix}"), tuple(f"{name}.bias" for name in row.biases)
     if layer.has(f"weight_ih{suffix}") and not any(map(layer.has, torch)):
         zeros = only_in_flax(*(np.zeros(layer.shape(name), np.int8) for name in names))
-        return TensorPair((), names, zeros, note=_NO_BIASES)
-    return TensorPair(torch, names, layout, note=_SUMMED)
+        return [*pairs, TensorPair((), names, zeros, note=_NO_BIASES)]
+    return [*pairs, TensorPair(torch, names, row.layout, note=_SUMMED)]
 
 
 def _with_zeros(arrays: Arrays) -> Arrays:
@@ -287,8 +244,27 @@ _SUM = WeightLayout(lambda arrays: (arrays[0] + arrays[1],), _with_zeros, _LOSS)
 _NO_CANDIDATE_BIAS = WeightLayout(_sum_without_candidate_bias, _with_zeros, _LOSS)
 _GATE_BIASES = WeightLayout(_gate_biases_to_flax, _gate_biases_to_torch, _LOSS)
 
-_CELLS: dict[type, Callable[[FlaxLayer, str], list[TensorPair]]] = {
-    **dict.fromkeys((nnx.LSTMCell, nn.LSTMCell, nnx.OptimizedLSTMCell, nn.OptimizedLSTMCell), _lstm_cell),
-    **dict.fromkeys((nnx.GRUCell, nn.GRUCell), _gru_cell),
-    **dict.fromkeys((jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell, jaxlstm.nnx.GRUCell), _our_cell),
+
+class _Cell(NamedTuple):
+    """The parts of a cell with the kernels of the input and of the state, and those with the biases."""
+
+    inputs: tuple[str, ...]
+    hidden: tuple[str, ...]
+    biases: tuple[str, ...]
+    layout: WeightLayout
+
+
+# NNX cannot have an attribute named "if".
+_NNX_LSTM, _LINEN_LSTM = (
+    _Cell(("ii", name, "ig", "io"), *(("hi", "hf", "hg", "ho"),) * 2, chain(_SUM, split(4)))
+    for name in ("if_", "if")
+)
+# NNX packs the gates of these cells as torch does.
+_CELLS: dict[type, _Cell] = {
+    nnx.LSTMCell: _NNX_LSTM,
+    **dict.fromkeys((nn.LSTMCell, nn.OptimizedLSTMCell), _LINEN_LSTM),
+    nnx.OptimizedLSTMCell: _Cell(("dense_i",), ("dense_h",), ("dense_h",), _SUM),
+    nnx.GRUCell: _Cell(("dense_i",), ("dense_h",), ("dense_i",), _NO_CANDIDATE_BIAS),
+    nn.GRUCell: _Cell(("ir", "iz", "in"), ("hr", "hz", "hn"), ("ir", "iz", "in", "hn"), _GATE_BIASES),
 }
+_OUR_CELLS = (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell, jaxlstm.nnx.GRUCell)
