@@ -3,7 +3,6 @@
 import contextlib
 import os
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,8 +13,7 @@ from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm.inference.columns import RowError, arrow_column, as_rows
 from jaxlstm.inference.rows import LSTMRows, ProgramRows
 from jaxlstm.layer.config import positive_int
-from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
-from jaxlstm_converters.porting_warning import PortingWarning
+from jaxlstm_converters.lstm._load import read_lstm
 from jaxlstm_converters.pt2._load_program import is_program, load_program
 
 _LOADING = threading.Lock()
@@ -150,10 +148,11 @@ class BatchPredictor:
             raise ValueError(f"method selects a program of a .pt2 file, got {self._path}")
         if not isinstance(self._column, str):
             raise TypeError(f"column must be a str for an LSTM, got {self._column}")
-        params, config, _, lookalike = read_lstm(self._path, self._prefix, **self._given)
-        if lookalike:
-            warnings.warn(lookalike_warning(lookalike), PortingWarning, stacklevel=2)
-        return LSTMRows(params, config, self._column, dtype=self._dtype, states=self._states, **options)
+        selected = read_lstm(self._path, self._prefix, **self._given)
+        selected.warn_of_lookalike()
+        return LSTMRows(
+            selected.params, selected.config, self._column, dtype=self._dtype, states=self._states, **options
+        )
 
     def added(self, columns: Mapping[str, Any], progress: Progress = no_progress) -> dict[str, list[Any]]:
         """Return the columns that a batch gets, with None in the results of bad rows."""

@@ -99,7 +99,7 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
 
 
 def _lookalikes(hints: Mapping[str, Mapping[str, Any]], surveyed: Any) -> list[str]:
-    from jaxlstm_converters.lstm._load import lookalike_warning
+    from jaxlstm_converters.lstm.selected import lookalike_warning
 
     classes = {prefix: hints.get(prefix, {}).get("lookalike") for prefix in surveyed.lstms}
     lookalikes = [(prefix, name) for prefix, name in classes.items() if name]

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,13 +83,11 @@ def add_unrecorded(parser: argparse.ArgumentParser) -> None:
 def load_selected(args: argparse.Namespace, progress: Progress = no_progress) -> SelectedLSTM:
     """Load the selected LSTM, with its parameters as NumPy arrays."""
     from jaxlstm.layer.config import LSTMCellConfig
-    from jaxlstm_converters.lstm._load import lookalike_warning, read_lstm
-    from jaxlstm_converters.porting_warning import PortingWarning
+    from jaxlstm_converters.lstm._load import read_lstm
 
     fields = {"batch_first": args.batch_first, "dropout": args.dropout}
     selected = read_lstm(args.checkpoint, args.prefix, progress=progress, **fields)
-    if selected.lookalike:
-        warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
+    selected.warn_of_lookalike()
     passed = [option_of(name) for name, value in fields.items() if value is not None]
     if passed and isinstance(selected.config, LSTMCellConfig):
         raise ValueError(f"{' and '.join(passed)} cannot be used with an LSTMCell")

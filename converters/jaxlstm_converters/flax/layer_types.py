@@ -14,7 +14,7 @@ from jaxlstm_converters.flax.layer import FlaxLayer, TensorPair, each, join, pai
 from jaxlstm_converters.flax.names import Names
 from jaxlstm_converters.flax.rules import Rule
 from jaxlstm_converters.flax.settings import differences
-from jaxlstm_converters.lstm._load import lookalike_warning
+from jaxlstm_converters.lstm.selected import lookalike_warning
 
 
 class FlaxLayerType(NamedTuple):

@@ -16,7 +16,7 @@ from jaxlstm_converters.flax.names import (
     without_wrappers,
 )
 from jaxlstm_converters.flax.plan import ConversionPlan
-from jaxlstm_converters.lstm._find_lstms import config_hints
+from jaxlstm_converters.lstm._find_lstms import by_module, config_hints
 from jaxlstm_converters.lstm._load import module_settings, module_state_dict
 from jaxlstm_converters.lstm.fold import ComputedWeight, fold, parts_of_weights
 from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, read_records, read_settings
@@ -92,13 +92,9 @@ class ModelTensors:
     unused: frozenset[str] | None = None
 
     @cached_property
-    def layers(self) -> dict[str, set[str]]:
-        """Prefix of a layer -> the last components of its tensors."""
-        layers: dict[str, set[str]] = {}
-        for name in self.tensors:
-            prefix, _, last = name.rpartition(".")
-            layers.setdefault(prefix, set()).add(last)
-        return layers
+    def layers(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Prefix of a layer, such as "conv.", -> the shapes of its tensors."""
+        return by_module(self.tensors)
 
     def has(self, name: str) -> bool:
         """Return True if there is a tensor of this plain name."""

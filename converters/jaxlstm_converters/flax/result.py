@@ -111,8 +111,8 @@ def shape_hint(shape: Shape, expected: Shape) -> str:
 def missing_hint(name: str, assignment: Assignment, model: ModelTensors) -> str:
     """Return a hint for a missing tensor, by the other tensors of its layer in torch."""
     prefix, _, last = name.rpartition(".")
-    siblings = model.layers.get(prefix, set())
-    if join(prefix, "parametrizations", last) in model.layers:
+    siblings = model.layers.get(prefix and f"{prefix}.", {})
+    if f"{join(prefix, 'parametrizations', last)}." in model.layers:
         return "torch computes it by a parametrization: pass the torch module instead of its state dict"
     if f"{last}_orig" in siblings:
         return "torch computes it in a hook: call torch.nn.utils.remove_spectral_norm and save again"

@@ -245,7 +245,7 @@ _NO_CANDIDATE_BIAS = WeightLayout(_sum_without_candidate_bias, _with_zeros, _LOS
 _GATE_BIASES = WeightLayout(_gate_biases_to_flax, _gate_biases_to_torch, _LOSS)
 
 
-class _Cell(NamedTuple):
+class _FlaxCell(NamedTuple):
     """The parts of a cell with the kernels of the input and of the state, and those with the biases."""
 
     inputs: tuple[str, ...]
@@ -256,15 +256,15 @@ class _Cell(NamedTuple):
 
 # NNX cannot have an attribute named "if".
 _NNX_LSTM, _LINEN_LSTM = (
-    _Cell(("ii", name, "ig", "io"), *(("hi", "hf", "hg", "ho"),) * 2, chain(_SUM, split(4)))
+    _FlaxCell(("ii", name, "ig", "io"), *(("hi", "hf", "hg", "ho"),) * 2, chain(_SUM, split(4)))
     for name in ("if_", "if")
 )
 # NNX packs the gates of these cells as torch does.
-_CELLS: dict[type, _Cell] = {
+_CELLS: dict[type, _FlaxCell] = {
     nnx.LSTMCell: _NNX_LSTM,
     **dict.fromkeys((nn.LSTMCell, nn.OptimizedLSTMCell), _LINEN_LSTM),
-    nnx.OptimizedLSTMCell: _Cell(("dense_i",), ("dense_h",), ("dense_h",), _SUM),
-    nnx.GRUCell: _Cell(("dense_i",), ("dense_h",), ("dense_i",), _NO_CANDIDATE_BIAS),
-    nn.GRUCell: _Cell(("ir", "iz", "in"), ("hr", "hz", "hn"), ("ir", "iz", "in", "hn"), _GATE_BIASES),
+    nnx.OptimizedLSTMCell: _FlaxCell(("dense_i",), ("dense_h",), ("dense_h",), _SUM),
+    nnx.GRUCell: _FlaxCell(("dense_i",), ("dense_h",), ("dense_i",), _NO_CANDIDATE_BIAS),
+    nn.GRUCell: _FlaxCell(("ir", "iz", "in"), ("hr", "hz", "hn"), ("ir", "iz", "in", "hn"), _GATE_BIASES),
 }
 _OUR_CELLS = (jaxlstm.nnx.LSTMCell, jaxlstm.linen.modules.LSTMCell, jaxlstm.nnx.GRUCell)

@@ -29,45 +29,43 @@ Shapes = dict[str, tuple[int, ...]]
 """Parameter name without its prefix -> shape."""
 
 
+def by_module(tensors: Mapping[str, Any]) -> dict[str, Shapes]:
+    """Return prefix -> shapes of the tensors of each module without its submodules."""
+    modules: dict[str, Shapes] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        start = name.rfind(".") + 1
+        modules[name[:start]][name[start:]] = tuple(tensor.shape)
+    return modules
+
+
 def group_by_prefix(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
     """Return prefix -> shapes for every set of tensors named like a recurrent layer.
 
     If layer names (``weight_ih_l0``) and cell names (``weight_ih``) share a prefix, the cell is left out.
     """
-    groups: dict[tuple[str, bool], Shapes] = defaultdict(dict)
-    for name, tensor in state_dict.items():
-        match = _NAME.fullmatch(name)
+    groups: dict[str, Shapes] = {}
+    for prefix, shapes in by_module(state_dict).items():
+        matches = filter(None, map(_NAME.fullmatch, shapes))
         # An optimizer that stores its moments by parameter name repeats the names and shapes of the LSTM.
-        if match and not is_moment(name):
-            prefix, is_cell = match["prefix"], match["suffix"] == ""
-            groups[prefix, is_cell][name[len(prefix) :]] = tuple(tensor.shape)
-    return {
-        prefix: shapes
-        for (prefix, is_cell), shapes in groups.items()
-        if not (is_cell and (prefix, False) in groups)
-    }
-
-
-def module_shapes(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
-    """Return prefix -> shapes of a module's own tensors and of the ``weight`` of each of its submodules."""
-    groups: dict[str, Shapes] = defaultdict(dict)
-    for name, tensor in state_dict.items():
-        start = name.rfind(".") + 1
-        starts = {start, name.rfind(".", 0, max(start - 1, 0)) + 1} if name[start:] == "weight" else {start}
-        for start in starts:
-            groups[name[:start]][name[start:]] = tuple(tensor.shape)
+        names = {match[0]: match["suffix"] for match in matches if not is_moment(prefix + match[0])}
+        if names:
+            groups[prefix] = {name: shapes[name] for name in names if names[name] or not any(names.values())}
     return groups
 
 
-def foreign_tensors(shapes: Shapes, config: LSTMConfig) -> Shapes:
+def foreign_tensors(prefix: str, modules: Mapping[str, Shapes], config: LSTMConfig) -> Shapes:
     """Return the tensors which show that a layer with the names of torch's LSTM computes something else.
 
     They are weights and biases with other names, such as peepholes, and in a cell, which has no
     submodules, also all with one number per row of the gates, such as the weight of a layer normalization.
     """
-    per_row = (4 * config.hidden_size,) if isinstance(config, LSTMCellConfig) else None
-    unknown = {name: shape for name, shape in shapes.items() if not _NAME.fullmatch(name)}
-    return {name: shape for name, shape in unknown.items() if shape == per_row or _FOREIGN.fullmatch(name)}
+    unknown = {name: shape for name, shape in modules[prefix].items() if not _NAME.fullmatch(name)}
+    foreign = {name: shape for name, shape in unknown.items() if _FOREIGN.fullmatch(name)}
+    if isinstance(config, LSTMCellConfig):
+        children = [p for p in modules if p.startswith(prefix) and p.count(".") == prefix.count(".") + 1]
+        unknown |= {f"{p[len(prefix) :]}weight": modules[p].get("weight", ()) for p in children}
+        foreign |= {name: shape for name, shape in unknown.items() if shape == (4 * config.hidden_size,)}
+    return foreign
 
 
 def layer_kind(shapes: Shapes) -> str:
@@ -189,7 +187,7 @@ def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, An
     notes = [note for note in notes if _NAME.fullmatch(note.partition(" = ")[0])]
     result = Survey({}, dict(problems), tensors, notes, {})
     settings = config_hints(state_dict) if settings is None else settings
-    modules = module_shapes(tensors)
+    modules = by_module(tensors)
     for prefix, shapes in group_by_prefix(tensors).items():
         kind = layer_kind(shapes)
         if prefix in problems:
@@ -202,7 +200,7 @@ def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, An
                 result.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
                 continue
             mismatches = shape_mismatches(shapes, config, prefix=prefix)
-            if foreign := foreign_tensors(modules[prefix], config):
+            if foreign := foreign_tensors(prefix, modules, config):
                 mismatches += [f"unexpected {prefix}{name} {shape}" for name, shape in foreign.items()]
                 mismatches.append("torch.nn.LSTM does not have these, so this is another kind of layer")
             if mismatches:

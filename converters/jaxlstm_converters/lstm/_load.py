@@ -60,15 +60,6 @@ def module_settings(module: Any) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def lookalike_warning(class_name: str) -> str:
-    """Return the warning for a module that may be of another class than torch's."""
-    return (
-        f"the torch module is a {class_name}; its parameters have the names of a torch.nn.LSTM or LSTMCell, "
-        "but its equations and its order of gates may differ: compare the results with "
-        "jaxlstm.check.verify_model"
-    )
-
-
 def _is_torchs(module: Any) -> bool:
     """Return True for torch's recurrent layers, classes derived from them, and their TorchScript."""
     derived = any(cls.__module__ == "torch.nn.modules.rnn" for cls in type(module).__mro__)
@@ -120,8 +111,7 @@ def from_torch(
             "module_or_state_dict must be a torch.nn.Module or a mapping of names to tensors, got "
             f"{type(source).__name__}; use jaxlstm.load for a path"
         )
-    if selected.lookalike:
-        warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
+    selected.warn_of_lookalike()
     config = with_fields(selected.config, batch_first=batch_first, dropout=dropout)
     return to_jax(selected.params, dtype), config
 
@@ -175,8 +165,7 @@ def load(
     """
     require_path(path, "jaxlstm.from_torch takes a state dict or a torch module")
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
-    if selected.lookalike:
-        warnings.warn(lookalike_warning(selected.lookalike), PortingWarning, stacklevel=2)
+    selected.warn_of_lookalike()
     if selected.unrecorded:
         assumed = assumptions(selected.config, selected.unrecorded)
         warnings.warn(

@@ -1,6 +1,7 @@
 """Select one LSTM of a state dict and read its tensors."""
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.params import param_shapes
 from jaxlstm_converters.lstm._find_lstms import WITH_ARTICLE, config_hints, survey
+from jaxlstm_converters.porting_warning import PortingWarning
 
 
 class SelectedLSTM(NamedTuple):
@@ -24,6 +26,20 @@ class SelectedLSTM(NamedTuple):
     config: LSTMConfig
     unrecorded: tuple[str, ...]
     lookalike: str = ""
+
+    def warn_of_lookalike(self) -> None:
+        """Warn the caller of a public function of a module that may be of another class than torch's."""
+        if self.lookalike:
+            warnings.warn(lookalike_warning(self.lookalike), PortingWarning, stacklevel=3)
+
+
+def lookalike_warning(class_name: str) -> str:
+    """Return the warning for a module that may be of another class than torch's."""
+    return (
+        f"the torch module is a {class_name}; its parameters have the names of a torch.nn.LSTM or LSTMCell, "
+        "but its equations and its order of gates may differ: compare the results with "
+        "jaxlstm.check.verify_model"
+    )
 
 
 def select_lstm(
