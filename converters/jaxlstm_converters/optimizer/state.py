@@ -195,54 +195,43 @@ def fill(
     groups: list[RuleGroup], trained: TrainedParameters, written: tuple[dict[str, Any], ...] = ()
 ) -> OptimizerState:
     """Return one optimizer for all parameters, an ``optax.multi_transform`` if their rules differ."""
-    import jax
     import optax
 
-    params = dict(trained.params)
-
-    def tree(node: Any) -> Any:
-        return trained.tree(node) if _is_by_path(node) else node
-
-    def _is_by_path(node: Any) -> bool:
-        return isinstance(node, dict) and node.keys() == params.keys()
-
+    params = trained.tree(trained.params)
     if len(groups) == 1:
         transform = groups[0].rule.transform
-        state = _set(transform.init(params), _fields(groups[0], params))
-        return OptimizerState(transform, jax.tree.map(tree, state, is_leaf=_is_by_path), written)
-    labels = {name: index for index, group in enumerate(groups) for name in group.moments}
-    rules: dict[Any, Any] = {index: group.rule.transform for index, group in enumerate(groups)}
-    state: Any = optax.multi_transform(rules, labels).init(params)
-    inner = {i: _set(state.inner_states[i], _fields(group, params)) for i, group in enumerate(groups)}
-    state = jax.tree.map(tree, state._replace(inner_states=inner), is_leaf=_is_by_path)
-    return OptimizerState(optax.multi_transform(rules, trained.tree(labels)), state, written)
+        state: Any = _set(transform.init(params), groups[0], trained)
+        return OptimizerState(transform, state, written)
+    labels = trained.tree({name: index for index, group in enumerate(groups) for name in group.moments})
+    transform = optax.multi_transform(
+        {index: group.rule.transform for index, group in enumerate(groups)}, labels
+    )
+    state = transform.init(params)
+    inner = {index: _set(state.inner_states[index], group, trained) for index, group in enumerate(groups)}
+    return OptimizerState(transform, state._replace(inner_states=inner), written)
 
 
-def _set(state: Any, fields: dict[str, Any]) -> Any:
-    import optax
-
-    return optax.tree_utils.tree_set(state, **fields) if fields else state
-
-
-def _fields(group: RuleGroup, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the optax state, with the parameters of other groups masked."""
+def _set(state: Any, group: RuleGroup, trained: TrainedParameters) -> Any:
+    """Return the optax state with the moments of a group, and the parameters of other groups masked."""
     import jax.numpy as jnp
     import optax
 
     for name, moments in group.moments.items():
         _check(name, moments, group.rule)
     fields: dict[str, Any] = {
-        ours: {
-            name: _array(group.moments[name], theirs, params[name])
-            if name in group.moments
-            else optax.MaskedNode()
-            for name in params
-        }
+        ours: trained.tree(
+            {
+                name: _array(group.moments[name], theirs, param)
+                if name in group.moments
+                else optax.MaskedNode()
+                for name, param in trained.params.items()
+            }
+        )
         for ours, theirs in group.rule.moments.items()
     }
     if group.rule.counted:
         fields["count"] = jnp.asarray(_count(group), jnp.int32)
-    return fields
+    return optax.tree_utils.tree_set(state, **fields) if fields else state
 
 
 def _check(name: str, moments: Moments, rule: Rule) -> None:
