@@ -1,8 +1,7 @@
 """Every row of the porting table against torch, in NNX and Linen: values, gradients, and the way back."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,35 +15,6 @@ from flax import nnx
 import jaxlstm
 from testing.flax_layers import CASES, LOSSY, LayerCase, call_arguments, example, randomized
 
-# Gradients that take long to compile, of layers whose rule has a faster case. test_linen runs them forward.
-SLOW = {
-    "Conv1d",
-    "Conv2d, groups",
-    "Conv2d, dilation, no bias",
-    "Conv3d",
-    "ConvTranspose2d, transpose_kernel",
-    "LSTMCell",
-    "MultiHeadAttention without bias",
-    "MultiHeadAttention, separate",
-    "RNN of GRUCell",
-    "RNN of LSTMCell",
-    "RNN of jaxlstm LSTMCell",
-    "RNN of OptimizedLSTMCell without biases",
-    "WeightNorm of ConvTranspose1d",
-    "WeightNorm of ConvTranspose2d, flipped",
-    "jaxlstm LSTM",
-    "jaxlstm LSTM, projected",
-    "jaxlstm LSTMCell",
-}
-
-
-@contextmanager
-def no_porting_warnings() -> Iterator[None]:
-    """Ignore warnings about settings, which are not under test here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", jaxlstm.PortingWarning)
-        yield
-
 
 def torch_results(case: LayerCase, layer: torch.nn.Module) -> dict[str, Any]:
     """Return the output, and the gradients of ``(output * weights).sum()`` by torch's names."""
@@ -57,96 +27,81 @@ def torch_results(case: LayerCase, layer: torch.nn.Module) -> dict[str, Any]:
     return {name: t.detach().numpy() for name, t in results.items()}
 
 
-def nnx_results(case: LayerCase, model: nnx.Module) -> dict[str, Any]:
-    """Return the same of a Flax layer."""
+# The parameters of a filled model, its call ``call(params, *args)``, and its state dict.
+Filled = tuple[Any, Callable[..., Any], Callable[[Any], dict[str, np.ndarray]]]
 
-    def loss(model: Any, x: Any) -> Any:
-        y = case.to_torch(case.run_flax(model, case.to_flax(x)))
+
+def filled_nnx(case: LayerCase, layer: torch.nn.Module) -> Filled:
+    model = case.flax(nnx.Rngs(0))
+    assert jaxlstm.load_state_dict(model, layer).complete
+    abstract = nnx.eval_shape(lambda: case.flax(nnx.Rngs(0)))
+    jaxlstm.load_state_dict(abstract, layer)
+    jax.tree.map(np.testing.assert_array_equal, jaxlstm.state_dict(abstract), jaxlstm.state_dict(model))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    return (
+        params,
+        lambda params, *args: nnx.merge(graph, params, rest, copy=True)(*args),
+        lambda params: jaxlstm.state_dict(nnx.merge(graph, params, rest)),
+    )
+
+
+def filled_linen(case: LayerCase, layer: torch.nn.Module) -> Filled:
+    module, inputs = case.linen(), call_arguments(case, jnp.asarray(example(case)))
+    variables: Any = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    variables = dict(jaxlstm.linen.load_state_dict(module, variables, layer, inputs=inputs))
+    return (
+        variables.get("params", {}),
+        lambda params, *args: module.apply({**variables, "params": params}, *args),
+        lambda params: jaxlstm.linen.state_dict(module, {**variables, "params": params}, inputs=inputs),
+    )
+
+
+def flax_results(case: LayerCase, filled: Filled) -> dict[str, Any]:
+    """Return the same of a Flax layer."""
+    params, call, state_dict = filled
+
+    def loss(params: Any, x: Any) -> Any:
+        y = case.to_torch(case.run_flax(partial(call, params), case.to_flax(x)))
         return (y * _weights(y.shape)).sum(), y
 
     argnums = (0, 1) if case.shape else (0,)
-    compute = nnx.jit(nnx.value_and_grad(loss, argnums=argnums, has_aux=True))
-    (_, y), gradients = compute(model, jnp.asarray(example(case)))
-    nnx.update(model, gradients[0])
-    with no_porting_warnings():
-        named = jaxlstm.state_dict(model)
-    if isinstance(model, nnx.WeightNorm):
-        named.pop("weight_g")  # the scales of nnx.WeightNorm are plain arrays without a gradient
-    return {"output": y, **dict(zip(["inputs"], gradients[1:], strict=False)), **named}
+    compute = jax.jit(jax.value_and_grad(loss, argnums, has_aux=True))
+    (_, y), gradients = compute(params, jnp.asarray(example(case)))
+    return {"output": y, **dict(zip(["inputs"], gradients[1:], strict=False)), **state_dict(gradients[0])}
 
 
 def _weights(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape)
 
 
-def assert_close(case: LayerCase, actual: dict[str, Any], expected: dict[str, Any], skip: str) -> None:
-    for key, value in expected.items():
-        if key in actual and not (skip and key.startswith(skip)):
-            np.testing.assert_allclose(actual[key], value, rtol=0, atol=case.atol, err_msg=key)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES]
-)
-def test_nnx(name: str) -> None:
-    case = CASES[name]
-    layer = randomized(case.torch()).eval()
-    with jax.enable_x64(True):
-        model = case.flax(nnx.Rngs(0))
-        with no_porting_warnings():
-            assert jaxlstm.load_state_dict(model, layer).complete
-        actual = nnx_results(case, model)
-    expected = torch_results(case, layer)
-    biases = "bias_hh" if name in LOSSY else ""  # the gradient of the sum is under the name bias_ih
-    assert_close(case, actual, expected, biases)
-    scales = {key for key in expected if key.endswith(("weight_g", "original0", "original1"))}
-    assert expected.keys() - actual.keys() <= scales
-
-
-def linen_results(case: LayerCase, layer: torch.nn.Module, *, gradients: bool) -> dict[str, Any]:
-    """Return the output of a Linen layer or its gradients, and the restored state dict under ``restored``."""
-    module, x = case.linen(), jnp.asarray(example(case))
-    inputs = call_arguments(case, x)
-    variables: Any = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    variables = dict(jaxlstm.linen.load_state_dict(module, variables, layer, inputs=inputs))
-    restored = jaxlstm.linen.state_dict(module, variables, inputs=inputs)
-
-    def loss(params: Any) -> Any:
-        call = partial(module.apply, {**variables, "params": params})
-        y = case.to_torch(case.run_flax(call, case.to_flax(x)))
-        return (y * _weights(y.shape)).sum(), y
-
-    params = variables.get("params", {})
-    if not gradients:
-        return {"output": jax.jit(loss)(params)[1], "restored": restored}
-    variables["params"] = jax.jit(jax.grad(loss, has_aux=True))(params)[0]
-    return dict(jaxlstm.linen.state_dict(module, variables, inputs=inputs))
-
-
-@pytest.mark.parametrize("gradients", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fill", [filled_nnx, filled_linen])
 @pytest.mark.parametrize("name", CASES)
-def test_linen(name: str, gradients: bool) -> None:
+def test_layer(fill: Callable[..., Filled], name: str) -> None:
     case = CASES[name]
     layer = randomized(case.torch()).eval()
-    with jax.enable_x64(True), no_porting_warnings():
-        actual = linen_results(case, layer, gradients=gradients)
-    restored = actual.pop("restored", None)
-    if name.startswith("BatchNorm"):  # Linen's adds epsilon to the variance in float32.
-        case = case._replace(atol=5e-6 if gradients else 1e-6)
-    assert gradients or "output" in actual
-    assert_close(case, actual, torch_results(case, layer), "bias_hh" if name in LOSSY else "")
-    if restored is not None and name not in LOSSY:
+    expected = torch_results(case, layer)
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", jaxlstm.PortingWarning)  # settings are not under test here
+        filled = fill(case, layer)
+        actual = flax_results(case, filled)
+        restored = filled[2](filled[0])
+    if fill is filled_nnx:
+        actual.pop("weight_g", None)  # the scales of nnx.WeightNorm are plain arrays without a gradient
+    for key in expected.keys() & actual.keys():
+        atol = case.atol
+        if (
+            name.startswith("BatchNorm") and fill is filled_linen
+        ):  # it adds epsilon to the variance in float32
+            atol = 1e-6 if key == "output" else 5e-6
+        # The gradient of the sum of two biases is under the name bias_ih.
+        if not (name in LOSSY and key.startswith("bias_hh")):
+            np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=atol, err_msg=key)
+    assert {"output", *(["inputs"] if case.shape else [])} <= actual.keys()
+    assert all(
+        key.endswith(("weight_g", "original0", "original1")) for key in expected.keys() - actual.keys()
+    )
+    if name not in LOSSY:
         assert_restores(case, layer, restored)
-
-
-@pytest.mark.parametrize("name", [name for name in CASES if name not in LOSSY])
-def test_back_to_torch(name: str) -> None:
-    case = CASES[name]
-    layer = randomized(case.torch())
-    with jax.enable_x64(True), no_porting_warnings():
-        model = nnx.eval_shape(lambda: case.flax(nnx.Rngs(0)))
-        jaxlstm.load_state_dict(model, layer)
-        assert_restores(case, layer, jaxlstm.state_dict(model))
 
 
 def assert_restores(case: LayerCase, layer: torch.nn.Module, state_dict: dict[str, np.ndarray]) -> None:
