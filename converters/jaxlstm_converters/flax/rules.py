@@ -254,10 +254,10 @@ class _FlaxCell(NamedTuple):
     layout: WeightLayout
 
 
+_HIDDEN = ("hi", "hf", "hg", "ho")
 # NNX cannot have an attribute named "if".
 _NNX_LSTM, _LINEN_LSTM = (
-    _FlaxCell(("ii", name, "ig", "io"), *(("hi", "hf", "hg", "ho"),) * 2, chain(_SUM, split(4)))
-    for name in ("if_", "if")
+    _FlaxCell(("ii", name, "ig", "io"), _HIDDEN, _HIDDEN, chain(_SUM, split(4))) for name in ("if_", "if")
 )
 # NNX packs the gates of these cells as torch does.
 _CELLS: dict[type, _FlaxCell] = {

@@ -13,11 +13,10 @@
 A folded weight cannot be loaded back into the module that it came from, so the notes list each one.
 """
 
-import abc
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,15 +43,19 @@ class Folded(NamedTuple):
     problems: dict[str, str]
 
 
-class ComputedWeight(abc.ABC):
-    """A weight that is computed from other tensors when it is read."""
+@dataclass(frozen=True)
+class ComputedWeight:
+    """A weight that is computed from other tensors when it is read.
 
-    note: ClassVar[str]
+    Attributes:
+      note: the reparametrization.
+      parameters: the tensors that torch trains; the last one has the shape and dtype of the weight.
+      function: returns the weight for the arrays of the parameters.
+    """
 
-    @property
-    @abc.abstractmethod
-    def parameters(self) -> tuple[Any, ...]:
-        """The tensors that torch trains; the last one has the shape and dtype of the weight."""
+    note: str
+    parameters: tuple[Any, ...]
+    function: Callable[..., np.ndarray]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,53 +67,20 @@ class ComputedWeight(abc.ABC):
         """Dtype of the weight."""
         return self.parameters[-1].dtype
 
-    @abc.abstractmethod
-    def compute(self) -> np.ndarray:
-        """Return the weight."""
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        weight = self.compute()
+        weight = self.function(*map(as_numpy, self.parameters))
         return weight if dtype is None else weight.astype(dtype)
 
 
-@dataclass(frozen=True)
-class WeightNorm(ComputedWeight):
-    """The weight ``v * (g / norm(v))``."""
-
-    note = "weight normalization"
-    g: Any
-    v: Any
-
-    @property
-    def parameters(self) -> tuple[Any, ...]:
-        """The length and the direction."""
-        return self.g, self.v
-
-    def compute(self) -> np.ndarray:
-        """Return the weight. The norm is accumulated in float64."""
-        g, v = as_numpy(self.g), as_numpy(self.v)
-        axes = tuple(axis for axis in range(v.ndim) if not g.ndim or g.shape[axis] != v.shape[axis])
-        squares = np.square(v.astype(np.float64)).sum(axis=axes, keepdims=True)
-        return v * (g / np.sqrt(squares).astype(v.dtype))
+def _normalized(g: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return ``v * (g / norm(v))``. The norm is accumulated in float64."""
+    axes = tuple(axis for axis in range(v.ndim) if not g.ndim or g.shape[axis] != v.shape[axis])
+    squares = np.square(v.astype(np.float64)).sum(axis=axes, keepdims=True)
+    return v * (g / np.sqrt(squares).astype(v.dtype))
 
 
-@dataclass(frozen=True)
-class Pruned(ComputedWeight):
-    """The weight ``orig * mask``."""
-
-    note = "pruning"
-    mask: Any
-    orig: Any
-
-    @property
-    def parameters(self) -> tuple[Any, ...]:
-        """The weight before pruning; the mask is a buffer."""
-        return (self.orig,)
-
-    def compute(self) -> np.ndarray:
-        """Return the weight."""
-        orig = as_numpy(self.orig)
-        return orig * as_numpy(self.mask).astype(orig.dtype)
+def _pruned(mask: Any) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda orig: orig * as_numpy(mask).astype(orig.dtype)
 
 
 def parts_of_weights(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -149,7 +119,7 @@ def _fold(folded: Folded, weight: str, parts: Mapping[str, str]) -> str:
     if kinds >= {"orig", "mask"}:
         orig, mask = parts["orig"], parts["mask"]
         if tuple(tensors[orig].shape) == tuple(tensors[mask].shape):
-            tensors[weight] = Pruned(tensors.pop(mask), tensors.pop(orig))
+            tensors[weight] = ComputedWeight("pruning", (tensors.pop(orig),), _pruned(tensors.pop(mask)))
             folded.notes.append(f"{weight} = {orig} * {mask} (pruning)")
     custom = sorted(name for name in parts.values() if "parametrizations." in name)
     if custom and kinds != {"original0", "original1"} and kinds != {"original1"}:
@@ -162,7 +132,9 @@ def _fold(folded: Folded, weight: str, parts: Mapping[str, str]) -> str:
     if g and not v:
         return f"{weight} cannot be folded: {g} needs a direction {weight}_v"
     if g and v and _is_length_of(tensors[g], tensors[v]):
-        tensors[weight] = WeightNorm(tensors.pop(g), tensors.pop(v))
+        tensors[weight] = ComputedWeight(
+            "weight normalization", (tensors.pop(g), tensors.pop(v)), _normalized
+        )
         folded.notes.append(f"{weight} = {v} * ({g} / norm({v})) (weight normalization)")
     elif g and v:
         length, direction = tuple(tensors[g].shape), tuple(tensors[v].shape)
