@@ -27,12 +27,12 @@ from jaxlstm.check.requirements import require_precision, require_seed, require_
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
 from jaxlstm.check.verification import Verification
-from jaxlstm.programs.example_values import without_example_values
+from jaxlstm.programs.example_values import ALLOWED, without
 from jaxlstm.programs.graph import unused_inputs
 from jaxlstm.programs.program import Program
 
 
-@without_example_values()
+@without(ALLOWED)
 def verify_model(
     ours: Any,
     theirs: Any,

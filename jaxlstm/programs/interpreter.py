@@ -20,6 +20,16 @@ from jaxlstm.programs.sizes.prefix import SIZE_OF, is_among
 _MOST_FORMS = 16
 """Sets of constants with which an operator of one graph is compiled."""
 
+_READERS = frozenset(
+    (
+        *ASSERTIONS,
+        *(f"aten.{name}.default" for name in ("item", "_local_scalar_dense", "masked_select", "nonzero")),
+        *("aten.index.Tensor", "aten.index_put.default", "aten.repeat_interleave.Tensor"),
+        "jaxlstm.pack_padded.default",
+    )
+)
+"""Operators whose results have sizes that depend on values, or whose conditions do."""
+
 
 class Steps:
     """An accepted graph, each node of which is bound to its operator.
@@ -32,7 +42,10 @@ class Steps:
         """Bind the nodes of a graph that :func:`jaxlstm.programs.acceptance.accept` returned."""
         self.graph = graph
         makers = {name: node for node in graph.nodes for name in results_of(node)}
-        self._steps = [_bound(node, graph, makers) for node in graph.nodes]
+        read = _read_values(graph)
+        self._steps = [
+            _bound(node, graph, makers, not read.isdisjoint(results_of(node))) for node in graph.nodes
+        ]
         self._compile()
 
     def _compile(self) -> None:
@@ -58,7 +71,16 @@ class Steps:
             record(step.node, step.run(values, options))
 
 
-def _bound(node: Node, graph: Graph, makers: dict[str, Node]) -> NodeStep:
+def _read_values(graph: Graph) -> set[str]:
+    """Return the names of the values on which readers of values depend."""
+    found = set[str]()
+    for node in reversed(graph.nodes):
+        if node.op in _READERS or not found.isdisjoint(results_of(node)):
+            found.update(uses_of(node))
+    return found
+
+
+def _bound(node: Node, graph: Graph, makers: dict[str, Node], is_read: bool) -> NodeStep:
     operator = find_operator(node.op)
     if operator is None:
         raise ProgramError("unsupported-operator", f"no operator {node.op} is registered in this process")
@@ -67,9 +89,8 @@ def _bound(node: Node, graph: Graph, makers: dict[str, Node]) -> NodeStep:
         place: functools.partial(functools.partial, _run_function, steps)
         for place, steps in subgraphs.items()
     }
-    return NodeStep(
-        node, operator, functions, _compared(node, graph, makers) if node.op in ASSERTIONS else ()
-    )
+    compared = _compared(node, graph, makers) if node.op in ASSERTIONS else ()
+    return NodeStep(node, operator, functions, compared, is_read)
 
 
 def _run_function(steps: Steps, options: Options, *operands: Any) -> tuple[Any, ...]:
@@ -77,6 +98,7 @@ def _run_function(steps: Steps, options: Options, *operands: Any) -> tuple[Any, 
     names = [declared.name for declared in steps.graph.inputs]
     values = Values(zip(names, operands, strict=True))
     values.irregular = is_among(operands)
+    values.is_traced = any(isinstance(operand, Tracer) for operand in operands)
     with doubles_by_default(False):
         steps.run(values, options)
     asserted = [values[name] for node in steps.graph.nodes if node.op in ASSERTIONS for name in uses_of(node)]

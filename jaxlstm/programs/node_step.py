@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import jax
@@ -34,6 +35,12 @@ _FAILURES = (
     *(MemoryError, jax.errors.JaxRuntimeError, UNDECIDED),
 )
 
+_MOST_ELEMENTS = 4096
+"""Number of elements of a result that is computed while a program is traced."""
+
+_OF_SIZES = ("full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like")
+"""Operators whose results depend on the sizes of their tensors, and not on the values."""
+
 # Given the options of a call, returns the function that runs a graph among the arguments of a node.
 MakeFunction = Callable[[Options], Callable[..., tuple[Any, ...]]]
 
@@ -43,9 +50,10 @@ class Values(dict[str, Any]):
 
     Attributes:
       irregular: True if there may be values with sizes that ``jit`` does not know.
+      is_traced: True if there may be values that ``jit`` does not know.
     """
 
-    irregular = False
+    irregular = is_traced = False
 
 
 class NodeStep:
@@ -62,6 +70,7 @@ class NodeStep:
         operator: Operator,
         functions: Mapping[int, MakeFunction] | None = None,
         compared: tuple[str, ...] = (),
+        is_read: bool = False,
     ) -> None:
         """Bind a node.
 
@@ -70,8 +79,10 @@ class NodeStep:
           operator: its operator.
           functions: place of an argument that is a graph -> what makes its function.
           compared: of an assertion, the names of the values that its condition compares.
+          is_read: a size or an assertion may depend on the values of its results, which are then computed
+            under ``jit`` too if they follow from constants and sizes.
         """
-        self.node, self.operator = node, operator
+        self.node, self.operator, self._is_read = node, operator, is_read
         self._functions, self._compared = functions or {}, compared
         self._function: Callable[..., Any] = operator.function
         if any(type_.dtype.char in "dD" for type_ in node.types.values()):
@@ -106,6 +117,9 @@ class NodeStep:
                 result = run_unknown(node.op, functools.partial(self._apply, options), args, kwargs)
             elif self.operator.takes_options:
                 result = self._function(*args, **kwargs, options=options.of_module(node.module_path))
+            elif self._is_read and values.is_traced and self._is_known(kwargs, options):
+                with jax.ensure_compile_time_eval():
+                    result = self._function(*args, **kwargs)
             elif self._compiled and all(_is_plain(kwargs[name]) for name, _ in self._values):
                 result = self._compiled(**{name: kwargs[name] for name, _ in self._values})
             else:
@@ -117,6 +131,16 @@ class NodeStep:
             result = jax.tree.map(_without_gradient, result)
         self._store(result, values, options)
         return result
+
+    def _is_known(self, kwargs: Mapping[str, Any], options: Options) -> bool:
+        """Return True if small results follow from sizes and from arrays that ``jit`` does not hide."""
+        sizes = (options.sizes.get(n, n) for type_ in self.node.types.values() for n in type_.shape)
+        sizes = [*sizes]
+        if self._functions or any(type(n) is not int for n in sizes) or prod(sizes) > _MOST_ELEMENTS:
+            return False
+        hidden = Prefix if self.node.op.split(".")[1] in _OF_SIZES else (Prefix, Tracer)
+        leaves = jax.tree.leaves(kwargs)
+        return not any(isinstance(x, hidden) or jax.export.is_symbolic_dim(x) for x in leaves)
 
     def _arguments(self, values: Values, options: Options) -> tuple[list[Any], dict[str, Any]]:
         args = [resolve(item, values) for item in self.node.args]
@@ -250,7 +274,7 @@ def _is_unknown_shape(error: Exception) -> bool:
 
 
 def _without_gradient(leaf: Any) -> Any:
-    return jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
+    return jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf
 
 
 def _free_axes(options: Options) -> str:

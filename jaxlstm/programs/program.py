@@ -20,6 +20,7 @@ from jaxlstm.programs import tree
 from jaxlstm.programs.acceptance import accept
 from jaxlstm.programs.branches import in_branches
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.example_values import ASSERTED
 from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
 from jaxlstm.programs.inputs import as_arguments, bind_inputs, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import Steps
@@ -237,6 +238,8 @@ class Program:
         The results are NaN if they do not. With ``is_valid``, they are known to hold.
         """
         valid = None if is_valid else self._assertions(values)
+        if valid is not None and not ASSERTED.get():
+            raise ProgramError("node-failed", "the export of these sizes fixed values that jax.jit hides")
         graph = self._steps.graph
         results = [_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs]
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)}
@@ -287,6 +290,7 @@ class Program:
                 **inputs,
             }
         )
+        values.is_traced = any(isinstance(value, Tracer) for value in values.values())
         options = replace(self.options, seq_lengths=seq_lengths, sizes=sizes)
         if record is None:
             self._steps.run(values, options)

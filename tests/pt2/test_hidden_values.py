@@ -93,6 +93,30 @@ def test_a_check_runs_programs_with_their_own_values() -> None:
     jaxlstm.check.verify_model(jaxlstm.from_module(model, args), model, args).raise_if_failed()
 
 
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_values_of_sizes_and_constants_are_known_under_jit() -> None:
+    """Cells over a packed batch of full lengths, and a condition on the size of the batch."""
+
+    def condition(self: Any, x: Tensor) -> Any:
+        return self.cell(x[0]) if torch.ones_like(x).sum(0).max() > 2 else self.cell(x[0]) * 2
+
+    def forward(self: Any, x: Tensor) -> Any:
+        lengths = torch.LongTensor([x.shape[1] for _ in range(x.shape[0])])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        start, state, outputs = 0, torch.zeros(x.shape[0], 3), []
+        for count in packed.batch_sizes:
+            state = self.cell(packed.data[start : start + count], state[:count])
+            start += count
+            outputs.append(state * 2 if (count > 2).all() else state)
+        return torch.cat(outputs)
+
+    for function in (forward, condition):
+        model = module_of(function, cell=nn.GRUCell(3, 3)).eval()
+        program = jaxlstm.from_module(model, (torch.randn(2, 3, 3),))
+        for batch, length in ((2, 3), (3, 3), (3, 4), (1, 2)):
+            require_equal(program, model, torch.randn(batch, length, 3))
+
+
 def called(function: Any, *args: Any) -> Any:
     """Return the result of a model in torch or of a program under jit, None if it refuses the arguments."""
     try:

@@ -17,7 +17,7 @@ from torch.utils import _pytree
 from jaxlstm._shared.own_thread import LOCK
 from jaxlstm._shared.torch_methods import set_forward
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.example_values import ALLOWED
+from jaxlstm.programs.example_values import ALLOWED, ASSERTED, without
 from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
@@ -92,9 +92,9 @@ class OtherSizes:
         is_allowed = ALLOWED.get() and not is_known
         exports = [partial(self._export, _zeros, 1)] * (not fits)
         exports += [partial(self._export, _given, 4)] * (self._has_values and is_known)
-        exports += [partial(self._export, _repeated, 3)] * (
-            self._first_truths is not None and is_allowed and not fits
-        )
+        # A value that follows from sizes may decide a condition in another way than in the example.
+        is_repeated = self._has_values and is_allowed and (not fits or error.code == "guard")
+        exports += [partial(self._export, _repeated, 3)] * (is_repeated and self._first_truths is not None)
         for export in exports:
             try:
                 program = export(first, args, kwargs, error)
@@ -102,6 +102,13 @@ class OtherSizes:
                 return run(program)
             except ProgramError as refused:
                 error = refused
+        if is_repeated and self._first_truths is None:
+            # Fixed values must follow from sizes and constants: others would nearly always differ.
+            with contextlib.suppress(ProgramError), without(ASSERTED):
+                program = self._export(_repeated, 4, first, args, kwargs, error)
+                result = run(program)
+                self._programs = (*self._programs, program)[-_MOST:]
+                return result
         if is_allowed and error.code == "node-failed" and self._is_example((args, dict(kwargs))):
             result = run(self._export(_repeated, 4, first, args, kwargs, error))
             warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)

@@ -166,7 +166,7 @@ def kept_state(module: torch.nn.Module, changed: dict[str, str]) -> Iterator[Non
 
 
 def line_of(owner: Any, attribute: str) -> str | None:
-    """Return the line of a class that changes an object in an attribute, or ""; None for a cache."""
+    """Return the line of the user that changes an object in an attribute, or ""; None for a cache."""
     for kind in (owner if isinstance(owner, type) else type(owner)).__mro__:
         if isinstance(vars(kind).get(attribute), cached_property):
             return None
@@ -178,7 +178,7 @@ def line_of(owner: Any, attribute: str) -> str | None:
             lines = linecache.getlines(path, function.__globals__)[first - 1 :]
             for number, line in enumerate(inspect.getblock(lines) if lines else (), first):
                 if re.search(rf"\.{attribute}\b.*([^=!<>]=[^=]|\.\w+\()", line):
-                    return f"{os.path.basename(path)}:{number}: {line.strip()}"
+                    return f"{os.path.basename(path)}:{number}: {line.strip()}" if is_of_model(path) else None
     return ""
 
 
