@@ -134,8 +134,8 @@ class NodeStep:
 
     def _is_known(self, kwargs: Mapping[str, Any], options: Options) -> bool:
         """Return True if small results follow from sizes and from arrays that ``jit`` does not hide."""
-        sizes = (options.sizes.get(n, n) for type_ in self.node.types.values() for n in type_.shape)
-        sizes = [*sizes]
+        shape: Any = [n for type_ in self.node.types.values() for n in type_.shape]
+        sizes = [options.sizes.get(n, n) for n in shape]
         if self._functions or any(type(n) is not int for n in sizes) or prod(sizes) > _MOST_ELEMENTS:
             return False
         hidden = Prefix if self.node.op.split(".")[1] in _OF_SIZES else (Prefix, Tracer)
