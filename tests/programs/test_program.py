@@ -71,6 +71,7 @@ def test_aliases_and_buffers() -> None:
     def forward(m: Any, x: torch.Tensor, scale: dict[str, torch.Tensor]) -> Any:
         m.count.add_(1)
         m.count[1] = 7.0
+        m.last = x[:, 0]
         y = x.clone()
         y[:, 0] = 3
         y[:, 1:].mul_(scale["by"])
@@ -80,16 +81,18 @@ def test_aliases_and_buffers() -> None:
         y.t().relu_()
         return y + m.count[:2], [column, y.sum(1)]
 
-    model = module_of(forward, count=torch.zeros(3))
+    model = module_of(forward, count=torch.zeros(3), last=torch.zeros(2))
     x, by = torch.randn(2, 2), torch.tensor(2.0)
     program = from_module(model, (x,), {"scale": {"by": by}})
-    assert program.mutated_buffers == ("count",)
+    assert program.mutated_buffers == ("count", "last")
     buffers: Any = program.buffers
-    for _ in range(2):
+    for rows in (2, 2, 3):
+        x = torch.randn(rows, 2)
         expected = model(x, scale={"by": by})
         result, buffers = program.call_with_buffers({}, x.numpy(), scale={"by": by.numpy()}, buffers=buffers)
         assert_close(result, expected, 0, 1e-6)
-        np.testing.assert_allclose(buffers["count"], model.count.numpy())  # type: ignore[arg-type]
+        for name in program.mutated_buffers:
+            np.testing.assert_allclose(buffers[name], getattr(model, name).numpy())
 
 
 def test_program_copies_the_values() -> None:

@@ -47,6 +47,8 @@ _MOST_ADDED = 16
 _PREDICATES = {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not"}
 _SUMS = ("cumsum", "cumprod")  # of integers are int64
 _KEEP_DTYPE = ("copy", "fill")
+_ASSIGNED = "copy__default"
+"""The name of a node by which torch writes ``self.buffer = x``, where x may have another shape."""
 _PLACES = ("mask", "index", "indices", "condition")
 """Arguments whose dtype does not matter for the result's."""
 
@@ -264,6 +266,11 @@ class _Memory:
         """Add the nodes of an in-place node."""
         target = self._argument(target_of(node))
         pure = with_arguments(node, self._present)
+        source = pure.kwargs.get("src")
+        if node.name.startswith(_ASSIGNED) and isinstance(source, Value):
+            self._names[target] = source.name
+            self._put_back(target, node)
+            return
         result = next((output for output in node.outputs if isinstance(output, str)), node.name)
         kwargs = {operator.first_parameter if n == "self" else n: a for n, a in pure.kwargs.items()}
         pure = replace(pure, op=functional_name(node.op), kwargs=kwargs)
