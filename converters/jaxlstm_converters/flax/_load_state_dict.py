@@ -58,29 +58,17 @@ def load_state_dict(
       PortingWarning: a setting that a state dict does not record may differ, such as an epsilon.
     """
     require_module(model, "jaxlstm.linen.load_state_dict")
-    result = load(nnx_layers(model), source, names, strict, cast, _tied(model))
+    result = load(nnx_layers(model), source, names, strict, cast)
     for text in result.warnings:
         warnings.warn(text, PortingWarning, stacklevel=2)
     return result
 
 
-def _tied(model: nnx.Module) -> dict[str, str]:
-    """Return the other names of tensors in torch that written models have in their attribute ``tied``."""
-    ties = {".".join([*map(str, path), ""]): getattr(m, "tied", None) for path, m in nnx.iter_modules(model)}
-    pairs = [(path, *pair) for path, tied in ties.items() if isinstance(tied, dict) for pair in tied.items()]
-    return {f"{path}{name}": f"{path}{first}" for path, name, first in pairs}
-
-
 def load(
-    layers: list[FlaxLayer],
-    source: Any,
-    names: Mapping[str, str] | None,
-    strict: bool,
-    cast: bool,
-    tied: Mapping[str, str] | None = None,
+    layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None, strict: bool, cast: bool
 ) -> LoadResult:
     """Fill the slots of all layers, after everything has been checked."""
-    result, filled = fill(layers, source, names, strict, cast, tied or {})
+    result, filled = fill(layers, source, names, strict, cast)
     for slot, array in [(slot, _place(array, slot.read())) for slot, array in filled]:
         slot.write(array)
     return result
@@ -131,8 +119,7 @@ def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> 
     ['weight', 'bias']
     """
     require_module(model, "jaxlstm.linen.state_dict")
-    tensors = collect(nnx_layers(model), names)
-    return tensors | {name: tensors[first] for name, first in _tied(model).items() if first in tensors}
+    return collect(nnx_layers(model), names)
 
 
 def _read(slot: Slot) -> np.ndarray:

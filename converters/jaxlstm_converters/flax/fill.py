@@ -26,28 +26,20 @@ Filled = list[tuple[Slot, np.ndarray]]
 
 
 def fill(
-    layers: list[FlaxLayer],
-    source: Any,
-    names: Mapping[str, str] | None,
-    strict: bool,
-    cast: bool,
-    tied: Mapping[str, str],
+    layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None, strict: bool, cast: bool
 ) -> tuple[LoadResult, Filled]:
-    """Return the result, and the new array of every slot that has one.
-
-    ``tied`` holds other names of tensors in torch.
-    """
+    """Return the result, and the new array of every slot that has one."""
     plan, model, name_map = match_names(layers, source, names)
     matched = _Match(plan, model, cast)
     result = LoadResult(
         tuple(matched.loaded),
         tuple(matched.missing),
-        tuple(_unexpected({*plan.torch_names, *tied}, model)),
+        tuple(_unexpected(set(plan.torch_names), model)),
         tuple(matched.misshapen),
         tuple(settings_to_check(layers, name_map, model.settings)),
         (*model.notes, *(f"{', '.join(paths)}: {note}" for note, paths in matched.notes.items())),
     )
-    failures = plan.failures + matched.failures + _differing(tied, model)
+    failures = plan.failures + matched.failures
     if failures or (strict and not result.complete):
         lines = ["the state dict does not fit the model; nothing was written"]
         lines += [f"  {line}" for line in (*failures, *result.differences)]
@@ -129,17 +121,6 @@ class _Match:
             if not self._model.has(name):
                 hint = missing_hint(name, assignment, self._model)
                 self.missing.append(Difference(name, assignment.flax, None, shape, hint))
-
-
-def _differing(tied: Mapping[str, str], model: ModelTensors) -> list[str]:
-    """Return the names of which the tensors differ, although the model has one array for both."""
-    pairs = [pair for pair in tied.items() if all(map(model.has, pair))]
-    arrays = {name: as_numpy(model.tensors[name]) for pair in pairs for name in pair}
-    return [
-        f"{name} and {first} differ, but the model has one array for both (tied weights)"
-        for name, first in pairs
-        if not _same(arrays[name], arrays[first])
-    ]
 
 
 def _unexpected(used: set[str], model: ModelTensors) -> list[Difference]:

@@ -100,7 +100,21 @@ def make_plan(
                     plan.assign(layer, pair(name, name), names)
                 except ValueError as error:
                     plan.failures.append(f"{slot.path}: {error}")
+    for name, first in _tied(layers):
+        plan.assignments += [
+            dataclasses.replace(a, torch=tuple(name if torch == first else torch for torch in a.torch))
+            for a in plan.assignments
+            if first in a.torch
+        ]
     return plan
+
+
+def _tied(layers: list[FlaxLayer]) -> Iterator[tuple[str, str]]:
+    """Yield other names of tensors in torch and the first ones, which the class of a written model has."""
+    for layer in layers:
+        tied = getattr(type(layer.module), "tied", None)
+        for names in tied.items() if isinstance(tied, dict) else ():
+            yield join(layer.torch_path, names[0]), join(layer.torch_path, names[1])
 
 
 def plan_alone(layers: list[FlaxLayer], names: Mapping[str, str] | None) -> ConversionPlan:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 
 from jaxlstm.programs.program import Program
@@ -21,14 +20,13 @@ from jaxlstm_converters.optimizer.trained import ParameterRow, TrainedParameters
 def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any = None) -> TrainedParameters:
     """Return the parameters of a model."""
     layers, tree = _layers_and_parameters(model)
-    params = dotted_leaves(tree)
     if source is None:
         plan, tensors = plan_alone(layers, names), None
     else:
         plan, tensors, _ = match_names(layers, source, names)
-    rows = _rows(plan, params, tensors)
+    rows = _rows(plan, dotted_leaves(tree), tensors)
     originals = {row.torch: tensors.original[row.torch] if tensors else row.torch for row in rows}
-    return TrainedParameters(params, jax.tree.structure(tree), rows, originals)
+    return TrainedParameters(tree, rows, originals)
 
 
 def _layers_and_parameters(model: Any) -> tuple[list[FlaxLayer], Any]:

@@ -6,7 +6,8 @@ search by order follows all such layouts at once; a match that is the same in ev
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 
 from jaxlstm_converters.checkpoint import Checkpoint
@@ -45,7 +46,12 @@ def find_places(
 
     The model is taken to be the smallest part of the file that holds the LSTM and matches the optimizer.
     """
-    match = _by_order(optimizer, model) if names is None else _by_name(optimizer, model, names)
+    if names is not None and not len(names) == len(set(names)) == optimizer.num_params:
+        raise ValueError(
+            f"has {optimizer.num_params} parameters, but there are {len(set(names))} different names"
+        )
+    groups = [[optimizer.shape(key) for key in group.keys] for group in optimizer.groups]
+    match = partial(_match, groups, model, names)
     home, matched = next(
         ((root, matched) for root in reversed(_roots(lstm[0])) if (matched := match(root))), ("", {})
     )
@@ -80,36 +86,25 @@ def _only(name: str, options: set[Place | None]) -> Place:
     return place
 
 
-def _by_order(optimizer: TorchOptimizer, model: Mapping[str, Shape]) -> Callable[[str], Options | None]:
-    """Return a function that matches the part of the file under a root by order and shape."""
-    groups = [[optimizer.shape(key) for key in group.keys] for group in optimizer.groups]
-
-    def match(root: str) -> Options | None:
-        shapes = {name: shape for name, shape in model.items() if name.startswith(root)}
-        if len(shapes) < optimizer.num_params:
-            return None
-        options = dict(zip(shapes, places(list(shapes.values()), groups), strict=True))
-        return options if any(options.values()) else None
-
-    return match
-
-
-def _by_name(
-    optimizer: TorchOptimizer, model: Mapping[str, Shape], names: Sequence[str]
-) -> Callable[[str], Options | None]:
-    """Return a function that matches the part of the file under a root by the names of the parameters."""
-    slots = [(g, k) for g, group in enumerate(optimizer.groups) for k in range(len(group.keys))]
-    if len(names) != len(slots) or len(set(names)) != len(names):
-        raise ValueError(f"has {len(slots)} parameters, but there are {len(set(names))} different names")
-    shapes = [optimizer.shape(key) for group in optimizer.groups for key in group.keys]
-
-    def match(root: str) -> Options | None:
-        full_names = [root + name for name in names]
-        if any(n not in model or s not in (None, model[n]) for n, s in zip(full_names, shapes, strict=True)):
-            return None
-        return {name: {slot} for name, slot in zip(full_names, slots, strict=True)}
-
-    return match
+def _match(
+    groups: Sequence[Sequence[Shape | None]],
+    model: Mapping[str, Shape],
+    names: Sequence[str] | None,
+    root: str,
+) -> Options:
+    """Match the part of the file under a root by the names of the parameters, or by order and shape."""
+    if names is None:
+        part = {name: shape for name, shape in model.items() if name.startswith(root)}
+        fits = len(part) >= sum(map(len, groups))
+        options = dict(zip(part, places(list(part.values()), groups), strict=True)) if fits else {}
+        return options if any(options.values()) else {}
+    options = {}
+    slots = (((g, k), shape) for g, group in enumerate(groups) for k, shape in enumerate(group))
+    for name, (slot, shape) in zip(names, slots, strict=True):
+        if root + name not in model or shape not in (None, model[root + name]):
+            return {}
+        options[root + name] = {slot}
+    return options
 
 
 def _roots(name: str) -> list[str]:

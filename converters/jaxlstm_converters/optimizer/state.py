@@ -164,10 +164,15 @@ class OptimizerState(NamedTuple):
 def model_moments(trained: TrainedParameters, stored: Mapping[str, Moments]) -> dict[str, Moments]:
     """Return path of a parameter -> moments in its layout, given the moments of each name in torch."""
     moments = {path: dict(stored[name]) for path, name in trained.names.items()}
-    for field in _MOMENTS:
-        arrays = {name: np.asarray(values[field]) for name, values in stored.items() if field in values}
-        for path, array in trained.to_model(arrays).items():
-            moments[path][field] = array
+    for row in trained.rows:
+        for field in stored[row.torch].keys() & _MOMENTS:
+            array = np.asarray(stored[row.torch][field])
+            if array.shape != row.torch_shape:
+                raise ValueError(
+                    f"has a moment of {row.torch} with shape {array.shape}, expected {row.torch_shape}"
+                )
+            for path, part in zip(row.paths, row.to_model((array,)), strict=True):
+                moments[path][field] = part
     return moments
 
 

@@ -168,10 +168,6 @@ def x64() -> Any:
         yield
 
 
-def write_whole(path: Path, model: WholeModel, optimizer: Optimizer) -> None:
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
-
-
 def require_parameters(model: nn.Module, actual: dict[str, Any]) -> None:
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(actual[name], parameter.detach().numpy(), rtol=1e-9, atol=1e-10)
@@ -183,7 +179,7 @@ def test_a_flax_model_and_back(name: str, tmp_path: Path) -> None:
     theirs = WholeModel()
     optimizer = ROUND_TRIPS[name](theirs)
     train(theirs, optimizer, range(3))
-    write_whole(tmp_path / "c.pt", theirs, optimizer)
+    write(tmp_path / "c.pt", theirs, optimizer)
 
     ours = Ours()
     jaxlstm.load_state_dict(ours, tmp_path / "c.pt", names=NAMES)
@@ -210,7 +206,7 @@ def test_a_program(tmp_path: Path) -> None:
     theirs = WholeModel()
     optimizer = ROUND_TRIPS["momentum"](theirs)
     train(theirs, optimizer, range(3))
-    write_whole(tmp_path / "c.pt", theirs, optimizer)
+    write(tmp_path / "c.pt", theirs, optimizer)
     program = jaxlstm.from_module(theirs, (torch.from_numpy(data(0)),))
     opt = jaxlstm.load_optimizer(tmp_path / "c.pt", program)
     params, opt = steps_in_jax(program, program.params, opt, range(3, 6))
@@ -246,7 +242,7 @@ def test_refused(tmp_path: Path) -> None:
     path, theirs = tmp_path / "c.pt", WholeModel()
     optimizer = ROUND_TRIPS["Adam"](theirs)
     train(theirs, optimizer, range(1))
-    write_whole(path, theirs, optimizer)
+    write(path, theirs, optimizer)
     ours = Ours()
     opt = jaxlstm.load_optimizer(path, ours, names=NAMES)
 
@@ -280,7 +276,7 @@ def test_refused(tmp_path: Path) -> None:
     for call, message in calls:
         with pytest.raises(ValueError, match=message):
             call()
-    write_whole(path, theirs, frozen)
+    write(path, theirs, frozen)
     with pytest.raises(ValueError, match="does not train"):
         jaxlstm.load_optimizer(path, ours, names=NAMES)
     assert not (tmp_path / "o.pt").exists()
