@@ -19,7 +19,7 @@ from jaxlstm_converters.flax.result import (
     advise,
     missing_hint,
     shape_hint,
-    unexpected_hints,
+    unexpected_tensors,
 )
 
 Filled = list[tuple[Slot, np.ndarray]]
@@ -34,7 +34,7 @@ def fill(
     result = LoadResult(
         tuple(matched.loaded),
         tuple(matched.missing),
-        tuple(_unexpected(set(plan.torch_names), model)),
+        tuple(unexpected_tensors(set(plan.torch_names), model)),
         tuple(matched.misshapen),
         tuple(settings_to_check(layers, name_map, model.settings)),
         (*model.notes, *(f"{', '.join(paths)}: {note}" for note, paths in matched.notes.items())),
@@ -121,15 +121,6 @@ class _Match:
             if not self._model.has(name):
                 hint = missing_hint(name, assignment, self._model)
                 self.missing.append(Difference(name, assignment.flax, None, shape, hint))
-
-
-def _unexpected(used: set[str], model: ModelTensors) -> list[Difference]:
-    """Return the tensors of the source that belong to no assignment."""
-    inside = [
-        Difference(model.original[name], "", tuple(model.tensors[name].shape), None, hint)
-        for name, hint in unexpected_hints(used, model).items()
-    ]
-    return inside + [Difference(name, "", tuple(t.shape), None) for name, t in model.beside.items()]
 
 
 def _converted(assignment: Assignment, arrays: Arrays, cast: bool) -> Arrays:

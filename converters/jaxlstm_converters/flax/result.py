@@ -130,11 +130,11 @@ def missing_hint(name: str, assignment: Assignment, model: ModelTensors) -> str:
     return ""
 
 
-def unexpected_hints(used: set[str], model: ModelTensors) -> dict[str, str]:
-    """Return, for each tensor of the model that is not used, a likely cause, or nothing."""
+def unexpected_tensors(used: set[str], model: ModelTensors) -> list[Difference]:
+    """Return the tensors of the source that are not used, with a likely cause or none."""
     present = used & model.tensors.keys()
     twins = {place: name for name in present if (place := _memory(model.tensors[name])) is not None}
-    hints = {}
+    differences = []
     for name, tensor in model.tensors.items():
         prefix, _, last = name.rpartition(".")
         twin = twins.get(_memory(tensor))
@@ -142,14 +142,15 @@ def unexpected_hints(used: set[str], model: ModelTensors) -> dict[str, str]:
         optional = model.unused is not None and (twin is not None or model.original[name] in model.unused)
         if name in used or optional:
             continue
-        hints[name] = ""
+        hint = ""
         if twin is not None:
             twin_prefix = twin.rpartition(".")[0]
             names = {prefix: twin_prefix, twin_prefix: twin_prefix}
-            hints[name] = f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"
+            hint = f"it is the same tensor as {twin!r} (tied weights): names={names} accepts both"
         elif last == "bias" and f"{prefix}.weight" in used:
-            hints[name] = "the Flax layer has no bias: create it with use_bias=True"
-    return hints
+            hint = "the Flax layer has no bias: create it with use_bias=True"
+        differences.append(Difference(model.original[name], "", tuple(tensor.shape), None, hint))
+    return differences + [Difference(name, "", tuple(t.shape), None) for name, t in model.beside.items()]
 
 
 def _memory(tensor: Any) -> object:

@@ -19,7 +19,12 @@ from jaxlstm_converters.optimizer.trained import ParameterRow, TrainedParameters
 
 def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any = None) -> TrainedParameters:
     """Return the parameters of a model."""
-    layers, tree = _layers_and_parameters(model)
+    if isinstance(model, Program):
+        slots = {name: _slot(name, array) for name, array in {**model.params, **model.buffers}.items()}
+        layers, tree = [FlaxLayer(model, "", "", slots)], model.params
+    else:
+        require_module(model, "the state of an NNX model or of a program")
+        layers, tree = nnx_layers(model), nnx.state(model, nnx.Param)
     if source is None:
         plan, tensors = plan_alone(layers, names), None
     else:
@@ -27,14 +32,6 @@ def trained_parameters(model: Any, names: Mapping[str, str] | None, source: Any 
     rows = _rows(plan, dotted_leaves(tree), tensors)
     originals = {row.torch: tensors.original[row.torch] if tensors else row.torch for row in rows}
     return TrainedParameters(tree, rows, originals)
-
-
-def _layers_and_parameters(model: Any) -> tuple[list[FlaxLayer], Any]:
-    if isinstance(model, Program):
-        slots = {name: _slot(name, array) for name, array in {**model.params, **model.buffers}.items()}
-        return [FlaxLayer(model, "", "", slots)], model.params
-    require_module(model, "the state of an NNX model or of a program")
-    return nnx_layers(model), nnx.state(model, nnx.Param)
 
 
 def _slot(name: str, array: Any) -> Slot:

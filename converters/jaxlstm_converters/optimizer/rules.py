@@ -58,25 +58,45 @@ def relevant(hyper: Mapping[str, Any]) -> dict[str, Any]:
 
 def rule(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule:
     """Return the optimizer with these hyperparameters."""
-    names = set(relevant(hyper)) - {"maximize"}
-    if names - {"decoupled_weight_decay"} == _ADAM:
-        return _adam(hyper, decoupled_weight_decay)
-    if names == _SGD:
-        return _sgd(hyper)
-    if names == _RMSPROP:
-        return _rmsprop(hyper)
-    kind = next((kind for marker, kind in _OTHERS.items() if marker in names), "another optimizer")
-    if any(required <= names for required in (_ADAM, _SGD, _RMSPROP)):
-        kind = "not an optimizer of torch.optim"
-    raise ValueError(
-        f"is {kind} according to its hyperparameters {', '.join(sorted(names))}; "
-        "only Adam, AdamW, SGD and RMSprop are supported"
-    )
-
-
-def _adam(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule:
     import optax
 
+    names = set(relevant(hyper)) - {"maximize"}
+    is_adam = names - {"decoupled_weight_decay"} == _ADAM
+    if not is_adam and names not in (_SGD, _RMSPROP):
+        kind = next((kind for marker, kind in _OTHERS.items() if marker in names), "another optimizer")
+        if any(required <= names for required in (_ADAM, _SGD, _RMSPROP)):
+            kind = "not an optimizer of torch.optim"
+        raise ValueError(
+            f"is {kind} according to its hyperparameters {', '.join(sorted(names))}; "
+            "only Adam, AdamW, SGD and RMSprop are supported"
+        )
+    decay = hyper["weight_decay"]
+    parts = [optax.add_decayed_weights(decay)] if decay else []
+    moments, first_differs = dict[str, str](), False
+    if is_adam:
+        moments = {"mu": "exp_avg", "nu": "exp_avg_sq"}
+        scale_by = optax.scale_by_adam
+        if hyper["amsgrad"]:
+            moments["nu_max"] = "max_exp_avg_sq"
+            scale_by = _scale_by_amsgrad
+        scaled = scale_by(b1=hyper["betas.0"], b2=hyper["betas.1"], eps=hyper["eps"])
+        parts = [scaled, *parts] if _is_decoupled(hyper, decoupled_weight_decay) else [*parts, scaled]
+    if names == _RMSPROP:
+        moments = {"nu": "square_avg", **({"mu": "grad_avg"} if hyper["centered"] else {})}
+        scale_by = optax.scale_by_stddev if hyper["centered"] else optax.scale_by_rms
+        parts.append(scale_by(decay=hyper["alpha"], eps=hyper["eps"], eps_in_sqrt=False))
+    if hyper.get("momentum"):
+        moments["trace"] = "momentum_buffer"
+        if first_differs := bool(hyper.get("dampening")):
+            parts.append(optax.scale(1 - hyper["dampening"]))
+        parts.append(optax.trace(hyper["momentum"], nesterov=hyper.get("nesterov", False)))
+    ascent = [optax.scale(-1.0)] if hyper.get("maximize") else []
+    transform = optax.chain(*ascent, *parts, optax.scale_by_learning_rate(hyper["lr"]))
+    return Rule(transform, moments, counted=is_adam, first_differs=first_differs)
+
+
+def _is_decoupled(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> bool | None:
+    """Return True for AdamW, False for Adam, and None where they do the same."""
     decay = hyper["weight_decay"]
     decoupled = hyper.get("decoupled_weight_decay", decoupled_weight_decay)
     if decoupled_weight_decay not in (None, decoupled):
@@ -86,58 +106,7 @@ def _adam(hyper: Mapping[str, Any], decoupled_weight_decay: bool | None) -> Rule
             f"has weight_decay={decay}, but the file does not record whether it is Adam or AdamW "
             "(torch does since 2.7); pass decoupled_weight_decay=True for AdamW, False for Adam"
         )
-    moments = {"mu": "exp_avg", "nu": "exp_avg_sq"}
-    scale_by = optax.scale_by_adam
-    if hyper["amsgrad"]:
-        moments["nu_max"] = "max_exp_avg_sq"
-        scale_by = _scale_by_amsgrad
-    scaled = scale_by(b1=hyper["betas.0"], b2=hyper["betas.1"], eps=hyper["eps"])
-    decayed = _weight_decay(hyper)
-    parts = [scaled, *decayed] if decoupled else [*decayed, scaled]
-    return Rule(_chain(hyper, parts), moments, counted=True)
-
-
-def _sgd(hyper: Mapping[str, Any]) -> Rule:
-    import optax
-
-    parts = _weight_decay(hyper)
-    if not hyper["momentum"]:
-        return Rule(_chain(hyper, parts), {})
-    if hyper["dampening"]:
-        parts.append(optax.scale(1 - hyper["dampening"]))
-    parts.append(optax.trace(hyper["momentum"], nesterov=hyper["nesterov"]))
-    return Rule(_chain(hyper, parts), {"trace": "momentum_buffer"}, first_differs=bool(hyper["dampening"]))
-
-
-def _rmsprop(hyper: Mapping[str, Any]) -> Rule:
-    import optax
-
-    moments = {"nu": "square_avg"}
-    scale_by = optax.scale_by_rms
-    if hyper["centered"]:
-        moments["mu"] = "grad_avg"
-        scale_by = optax.scale_by_stddev
-    parts = [*_weight_decay(hyper), scale_by(decay=hyper["alpha"], eps=hyper["eps"], eps_in_sqrt=False)]
-    if hyper["momentum"]:
-        moments["trace"] = "momentum_buffer"
-        parts.append(optax.trace(hyper["momentum"]))
-    return Rule(_chain(hyper, parts), moments)
-
-
-def _weight_decay(hyper: Mapping[str, Any]) -> list[optax.GradientTransformation]:
-    import optax
-
-    decay = hyper["weight_decay"]
-    return [optax.add_decayed_weights(decay)] if decay else []
-
-
-def _chain(
-    hyper: Mapping[str, Any], parts: list[optax.GradientTransformation]
-) -> optax.GradientTransformation:
-    import optax
-
-    ascent = [optax.scale(-1.0)] if hyper.get("maximize") else []
-    return optax.chain(*ascent, *parts, optax.scale_by_learning_rate(hyper["lr"]))
+    return decoupled
 
 
 def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransformation:

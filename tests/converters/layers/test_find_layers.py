@@ -13,9 +13,14 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from jaxlstm import read_checkpoint
-from jaxlstm_converters.layers import Layer, find_layers
+from jaxlstm_converters.layer_kinds import KINDS, LayerKind
+from jaxlstm_converters.layers import Layer, find_layers, types
 from jaxlstm_converters.lstm._find_lstms import config_hints, survey
 from jaxlstm_converters.optimizer.state import is_optimizer_state
+from jaxlstm_converters.pt2 import layer_settings
+from testing.command import jaxlstm_command
+from testing.exported import save
+from testing.modules import module_of
 
 UNRECORDED = ("stride", "padding", "dilation", "groups")
 
@@ -191,3 +196,17 @@ def test_the_state_of_optimizers_is_left_out() -> None:
         layers = layers_of({**{f"model.{k}": v for k, v in model.state_dict().items()}, **state})
         assert list(layers) == ["model"]
     assert not is_optimizer_state("state.0.weight")
+
+
+ROW = LayerKind("Bilinear", "weight=O,A,B bias?=O", "in1_features=A in2_features=B out_features=O")
+
+
+def test_a_row_of_the_table_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes fit a convolution too. A program records the operator."""
+    model = module_of(lambda self, x, y: self.both(x, y), both=nn.Bilinear(3, 4, 5))
+    save(tmp_path / "a.pt2", model, torch.randn(2, 3), torch.randn(2, 4))
+    assert "Bilinear" not in jaxlstm_command("inspect", tmp_path / "a.pt2", "--all").out
+    for module in (types, layer_settings):
+        monkeypatch.setattr(module, "KINDS", [*KINDS, ROW])
+    listed = jaxlstm_command("inspect", tmp_path / "a.pt2", "--all").out
+    assert "both   Bilinear  5, in1_features=3, in2_features=4 " in listed

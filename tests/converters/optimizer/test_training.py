@@ -23,18 +23,17 @@ CONFIG = LSTMConfig(4, 4, batch_first=True, bidirectional=True, proj_size=2)
 def assert_training_continues(
     model: WholeModel, optimizer: torch.optim.Optimizer, path: Path, **arguments: Any
 ) -> None:
-    with jax.enable_x64(True):
-        params, config = load(path, batch_first=True, dropout=0.0)
-        assert config == CONFIG
-        opt = load_optimizer(path, params, config, **arguments)
-        steps = range(100, 120)
-        ours, _ = steps_in_jax(lambda p, x: jaxlstm.lstm(p, x, config=CONFIG)[0], params, opt, steps)
-        lstm = model.rnn["lstm"]
-        train(lambda x: lstm(x)[0], optimizer, steps)
-        for name, start in params.items():
-            theirs = getattr(lstm, name).detach().numpy()
-            assert np.abs(theirs - start).max() > 1e-4  # the steps are not negligible
-            np.testing.assert_allclose(ours[name], theirs, rtol=1e-12, atol=1e-12)
+    params, config = load(path, batch_first=True, dropout=0.0)
+    assert config == CONFIG
+    opt = load_optimizer(path, params, config, **arguments)
+    steps = range(100, 120)
+    ours, _ = steps_in_jax(lambda p, x: jaxlstm.lstm(p, x, config=CONFIG)[0], params, opt, steps)
+    lstm = model.rnn["lstm"]
+    train(lambda x: lstm(x)[0], optimizer, steps)
+    for name, start in params.items():
+        theirs = getattr(lstm, name).detach().numpy()
+        assert np.abs(theirs - start).max() > 1e-4  # the steps are not negligible
+        np.testing.assert_allclose(ours[name], theirs, rtol=1e-12, atol=1e-12)
 
 
 def write(path: Path, model: WholeModel, optimizer: torch.optim.Optimizer) -> None:
@@ -118,10 +117,9 @@ def test_a_finished_schedule(tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     train(lambda x: model.rnn["lstm"](x)[0], optimizer, range(2))
     write(tmp_path / "a.pt", model, optimizer)
-    with jax.enable_x64(True):
-        params, config = load(tmp_path / "a.pt", batch_first=True, dropout=0.0)
-        with pytest.warns(UserWarning, match="'trainer.optimizer_state_dict.0' has the learning rate 0.0"):
-            state = load_optimizer(tmp_path / "a.pt", params, config)
+    params, config = load(tmp_path / "a.pt", batch_first=True, dropout=0.0)
+    with pytest.warns(UserWarning, match="'trainer.optimizer_state_dict.0' has the learning rate 0.0"):
+        state = load_optimizer(tmp_path / "a.pt", params, config)
     assert repr(state).startswith("OptimizerState(state of ")
     assert repr(state).endswith("1 groups, learning rate 0.0)")
     assert len(repr(state)) < 120
