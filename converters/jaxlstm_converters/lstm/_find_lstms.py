@@ -146,15 +146,13 @@ def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -
     >>> list(jaxlstm.find_lstms(torch.nn.LSTM(3, 5).state_dict(prefix="encoder.")))
     ['encoder.']
     """
-    if isinstance(state_dict_or_path, Mapping):
-        surveyed = survey(state_dict_or_path)
-    elif isinstance(state_dict_or_path, (str, os.PathLike)):
-        surveyed = survey(read_checkpoint(state_dict_or_path))
-    else:
+    source = state_dict_or_path
+    if not isinstance(source, Mapping | str | os.PathLike):
         raise TypeError(
             "state_dict_or_path must be a mapping of names to tensors or the path of a checkpoint, got "
-            f"{type(state_dict_or_path).__name__}; pass module.state_dict() for a torch module"
+            f"{type(source).__name__}; pass module.state_dict() for a torch module"
         )
+    surveyed = survey(source if isinstance(source, Mapping) else read_checkpoint(source))
     for problem in surveyed.broken.values():
         raise ValueError(problem)
     return surveyed.lstms

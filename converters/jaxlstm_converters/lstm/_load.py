@@ -19,7 +19,7 @@ from jaxlstm.layer.params import Params, check_params, param_shapes
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.checkpoint.pickle._name_tensors import has_lstm_names
 from jaxlstm_converters.layer_kinds import SETTINGS, is_plain
-from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions, select_lstm, with_fields
+from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions, select_lstm
 from jaxlstm_converters.porting_warning import PortingWarning
 
 
@@ -101,19 +101,18 @@ def from_torch(
     >>> config.batch_first, params["weight_ih_l0"].shape
     (True, (20, 3))
     """
-    source = module_or_state_dict
+    source, options = module_or_state_dict, {"prefix": prefix, "batch_first": batch_first, "dropout": dropout}
     if isinstance(source, Mapping):
-        selected = select_lstm(source, prefix=prefix)
+        selected = select_lstm(source, **options)
     elif callable(getattr(source, "state_dict", None)):
-        selected = select_lstm(module_state_dict(source), prefix=prefix, settings=module_settings(source))
+        selected = select_lstm(module_state_dict(source), settings=module_settings(source), **options)
     else:
         raise TypeError(
             "module_or_state_dict must be a torch.nn.Module or a mapping of names to tensors, got "
             f"{type(source).__name__}; use jaxlstm.load for a path"
         )
     selected.warn_of_lookalike()
-    config = with_fields(selected.config, batch_first=batch_first, dropout=dropout)
-    return to_jax(selected.params, dtype), config
+    return to_jax(selected.params, dtype), selected.config
 
 
 def to_jax(arrays: Mapping[str, Any], dtype: Any) -> Params:
@@ -181,9 +180,7 @@ def read_lstm(
     path: str | os.PathLike[str], prefix: str | None = None, *, progress: Progress = no_progress, **given: Any
 ) -> SelectedLSTM:
     """Load as :func:`load` does, with NumPy arrays of the stored dtype and without importing jax."""
-    selected = select_lstm(read_checkpoint(path), prefix=prefix, progress=progress)
-    unrecorded = tuple(name for name in selected.unrecorded if given.get(name) is None)
-    return selected._replace(config=with_fields(selected.config, **given), unrecorded=unrecorded)
+    return select_lstm(read_checkpoint(path), prefix=prefix, progress=progress, **given)
 
 
 class StateArray(np.ndarray):

@@ -48,10 +48,12 @@ def select_lstm(
     prefix: str | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress = no_progress,
+    **given: Any,
 ) -> SelectedLSTM:
     """Return one LSTM with its parameters as NumPy arrays.
 
-    ``settings`` are those of the layers by prefix, if the state dict is that of a module.
+    ``settings`` are those of the layers by prefix, if the state dict is that of a module. ``given`` overrides
+    ``batch_first`` and ``dropout`` unless it is None; an LSTMCell has neither.
     """
     settings = config_hints(state_dict) if settings is None else settings
     surveyed = survey(state_dict, settings)
@@ -61,12 +63,16 @@ def select_lstm(
     if full_prefix in surveyed.broken:
         raise ValueError(surveyed.broken[full_prefix])
     config, recorded = surveyed.lstms[full_prefix], settings.get(full_prefix, {})
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not isinstance(config, LSTMCellConfig):
+        config = dataclasses.replace(config, **given)
     names = list(param_shapes(config))
     params = {}
     for done, name in enumerate(names):
         progress(done, len(names), f"reading {full_prefix}{name}")
         params[name] = as_numpy(surveyed.tensors[full_prefix + name])
-    return SelectedLSTM(params, config, unrecorded_arguments(config, recorded), recorded.get("lookalike", ""))
+    unrecorded = unrecorded_arguments(config, {*recorded, *given})
+    return SelectedLSTM(params, config, unrecorded, recorded.get("lookalike", ""))
 
 
 def assumptions(config: LSTMConfig, unrecorded: Collection[str]) -> str:
@@ -83,14 +89,6 @@ def unrecorded_arguments(config: LSTMConfig, recorded: Collection[str]) -> tuple
         return ()
     names = ("batch_first", "dropout") if config.num_layers > 1 else ("batch_first",)
     return tuple(name for name in names if name not in recorded)
-
-
-def with_fields(config: LSTMConfig, **fields: Any) -> LSTMConfig:
-    """Replace ``batch_first`` and ``dropout`` unless they are None; an LSTMCell has neither."""
-    if isinstance(config, LSTMCellConfig):
-        return config
-    fields = {name: value for name, value in fields.items() if value is not None}
-    return dataclasses.replace(config, **fields) if fields else config
 
 
 def choose_prefix(

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,12 @@ def save_optimizer(
     order = _order(groups, trained)
     moments = _moments(state, trained)
     fields = {k: _of_group(group, name, moments.get(name, {})) for k, (group, name) in enumerate(order)}
+    named, count = [(group, list(group["param_names"])) for group in groups], itertools.count()
     document = {
         "state": {number: values for number, values in fields.items() if values},
-        "param_groups": list(_numbered(groups)),
+        "param_groups": [
+            {**group, "params": [next(count) for _ in names], "param_names": names} for group, names in named
+        ],
     }
     path = Path(path)
     require_folder_of(path)
@@ -94,14 +97,6 @@ def _order(
             f"{', '.join(missing) or 'none'}, unknown: {', '.join(unknown) or 'none'}"
         )
     return order
-
-
-def _numbered(groups: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the groups with the numbers of their parameters."""
-    numbers = itertools.count()
-    for group in groups:
-        names = list(group["param_names"])
-        yield {**group, "params": [next(numbers) for _ in names], "param_names": names}
 
 
 def _moments(state: Any, trained: TrainedParameters) -> dict[str, dict[str, Any]]:

@@ -171,18 +171,34 @@ def test_proposed_names(case: str) -> None:
         assert_equal(model, theirs, names)
 
 
-@pytest.mark.parametrize(
-    ("model", "arguments", "message"),
-    [
-        (nnx.Linear, {}, "got the class Linear; pass an instance"),
-        (torch.nn.Linear(2, 3), {}, "got Linear; for Linen use"),
-        (linear(), {"source": 3}, "source must be a path, a state dict or a torch.nn.Module, got"),
-        (linear(), {"names": ["fc"]}, "names must be a dict from torch prefixes"),
-    ],
-)
-def test_arguments_of_other_types(model: Any, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        jaxlstm.load_state_dict(model, **{"source": source(), **arguments})
+# A model, other arguments than `source`, and the error, for each value of `strict`.
+NO_LAYER = "names maps 'fc' to 'fd', but no layer of the model has this path; the paths are 'fc'"
+ARGUMENTS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    (nnx.Linear, {}, TypeError, "got the class Linear; pass an instance"),
+    (torch.nn.Linear(2, 3), {}, TypeError, "got Linear; for Linen use"),
+    (linear(), {"source": 3}, TypeError, "source must be a path, a state dict or a torch.nn.Module, got"),
+    (linear(), {"names": ["fc"]}, TypeError, "names must be a dict from torch prefixes"),
+    (
+        *(linear(), {"names": {"fd": "fc"}}, ValueError),
+        "names has the torch prefix 'fd', but no tensor of the source starts with it",
+    ),
+    (linear(), {"names": {"fc": "fd"}}, ValueError, NO_LAYER),
+    (linear(), {"names": {"fc.weight": "fc.kernel"}}, ValueError, "of tensors: write 'fc.weight'"),
+    (
+        *(linear(), {"source": {**source(), "module.fc.weight": torch.ones(3, 2)}}, ValueError),
+        "'fc.weight' and 'module.fc.weight', which are the same tensor",
+    ),
+]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(("model", "arguments", "error", "message"), ARGUMENTS)
+def test_arguments(model: Any, arguments: Any, error: type[Exception], message: str, strict: bool) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        jaxlstm.load_state_dict(model, **{"source": source(), "strict": strict, **arguments})
+    if message == NO_LAYER:
+        with pytest.raises(error, match=re.escape(message)):
+            jaxlstm.state_dict(model, names=arguments["names"])
 
 
 def test_models_without_a_state_dict() -> None:
@@ -191,26 +207,6 @@ def test_models_without_a_state_dict() -> None:
     batched = nnx.LinearGeneral(2, 3, batch_axis={0: 4}, **rngs())
     with pytest.raises(jaxlstm.StateDictError, match=r"no state dict in torch\n  the model \(LinearGeneral"):
         jaxlstm.state_dict(batched)
-
-
-NO_LAYER = "names maps 'fc' to 'fd', but no layer of the model has this path; the paths are 'fc'"
-
-
-@pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ({"fd": "fc"}, "names has the torch prefix 'fd', but no tensor of the source starts with it"),
-        ({"fc": "fd"}, NO_LAYER),
-        ({"fc.weight": "fc.kernel"}, "names maps to torch's names of tensors: write 'fc.weight'"),
-    ],
-)
-def test_names_that_match_nothing(names: dict[str, str], message: str, strict: bool) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        jaxlstm.load_state_dict(linear(), source(), names=names, strict=strict)
-    if message == NO_LAYER:
-        with pytest.raises(ValueError, match=re.escape(message)):
-            jaxlstm.state_dict(linear(), names=names)
 
 
 def test_names_that_leave_a_layer_without_tensors() -> None:
@@ -226,12 +222,6 @@ def test_names_that_leave_a_layer_without_tensors() -> None:
         assert message in str(rejected(model, source, names={"b": "a"}, strict=False))
         with pytest.raises(jaxlstm.StateDictError, match=re.escape(message)):
             jaxlstm.state_dict(model, names={"b": "a"})
-
-
-def test_two_copies_of_a_model() -> None:
-    tensors = {**source(), "module.fc.weight": torch.ones(3, 2)}
-    with pytest.raises(ValueError, match=r"'fc.weight' and 'module.fc.weight'.*the same tensor"):
-        jaxlstm.load_state_dict(linear(), tensors)
 
 
 def test_damaged_file(tmp_path: Path) -> None:
