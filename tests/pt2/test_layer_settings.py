@@ -12,6 +12,7 @@ from torch import nn
 
 import jaxlstm
 from jaxlstm_converters.porting_warning import PortingWarning
+from jaxlstm_converters.pt2 import _read_pt2
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from jaxlstm_converters.pt2.layer_settings import layer_settings, read_settings
 from testing.command import jaxlstm_command
@@ -51,8 +52,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_program(path: Path) -> None:
+def test_program(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors of the program are read once, as those of any checkpoint."""
     assert layer_settings(read_pt2(path).graph) == SETTINGS
+    monkeypatch.delattr(_read_pt2, "_read_arrays")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert jaxlstm.load_state_dict(Port(), path).complete

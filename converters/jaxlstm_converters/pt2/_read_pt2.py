@@ -75,6 +75,12 @@ def read_programs(
         raise
 
 
+def read_graphs(path: str) -> dict[str, Graph]:
+    """Return the graphs of exported programs by name. Their tensors are not read."""
+    programs = open_programs(Archive(CheckpointFile(path), check_crc=True))
+    return {program.name: read_graph(program.document) for program in programs}
+
+
 def _read(
     program: ProgramArchive, budget: Budget, storages: dict[str, Storage], known: dict[object, np.ndarray]
 ) -> ProgramFile:

@@ -8,7 +8,7 @@ from jaxlstm.programs.graph import Graph, Node, used_values, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.formats.pt2 import name_of_constant
 from jaxlstm_converters.layer_kinds import KINDS, is_plain
-from jaxlstm_converters.pt2._read_pt2 import read_programs
+from jaxlstm_converters.pt2._read_pt2 import read_graphs
 
 SETTINGS_KEY = "jaxlstm.settings"
 """The key of the settings in the metadata of a safetensors file."""
@@ -85,11 +85,11 @@ class ProgramRecords(NamedTuple):
 def read_records(path: str) -> ProgramRecords:
     """Return the records of a `.pt2` file; none if its graph cannot be read."""
     try:
-        files = read_programs(path).items()
+        graphs = read_graphs(path)
     except CheckpointError:
         return ProgramRecords()
     settings, used, names = dict[str, dict[str, Any]](), set[str](), set[str]()
-    for program, (graph, *_) in files:
+    for program, graph in graphs.items():
         settings |= layer_settings(graph)
         tensors, constants = {**graph.parameters, **graph.buffers}, graph.constants.values()
         used |= {tensors[value] for value in used_values(graph) & tensors.keys()}
