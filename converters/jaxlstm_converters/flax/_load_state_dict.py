@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -58,19 +57,9 @@ def load_state_dict(
       PortingWarning: a setting that a state dict does not record may differ, such as an epsilon.
     """
     require_module(model, "jaxlstm.linen.load_state_dict")
-    result = load(nnx_layers(model), source, names, strict, cast)
+    result = fill(nnx_layers(model), source, names, strict, cast)
     for text in result.warnings:
         warnings.warn(text, PortingWarning, stacklevel=2)
-    return result
-
-
-def load(
-    layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None, strict: bool, cast: bool
-) -> LoadResult:
-    """Fill the slots of all layers, after everything has been checked."""
-    result, filled = fill(layers, source, names, strict, cast)
-    for slot, array in [(slot, _place(array, slot.read())) for slot, array in filled]:
-        slot.write(array)
     return result
 
 
@@ -83,14 +72,6 @@ def require_module(model: object, for_linen: str) -> None:
     raise TypeError(
         f"model must be a flax.nnx.Module, got {type(model).__qualname__}; for Linen use {for_linen}"
     )
-
-
-def _place(array: np.ndarray, old: Any) -> jax.Array:
-    """Return a JAX array that owns its memory, on the devices of the array that it replaces."""
-    new = jnp.array(array)
-    committed = getattr(old, "committed", True)
-    sharding = getattr(old, "sharding", None)
-    return new if sharding is None or not committed else jax.device_put(new, sharding)
 
 
 def state_dict(model: nnx.Module, *, names: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
-"""Match, check and convert the tensors of a source for the layers of a model; nothing is written here."""
+"""Match, check and convert the tensors of a source, and write them to the layers of a model."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,13 +23,11 @@ from jaxlstm_converters.flax.result import (
     unexpected_tensors,
 )
 
-Filled = list[tuple[Slot, np.ndarray]]
-
 
 def fill(
     layers: list[FlaxLayer], source: Any, names: Mapping[str, str] | None, strict: bool, cast: bool
-) -> tuple[LoadResult, Filled]:
-    """Return the result, and the new array of every slot that has one."""
+) -> LoadResult:
+    """Fill the slots of all layers, after everything has been checked."""
     plan, model, name_map = match_names(layers, source, names)
     matched = _Match(plan, model, cast)
     result = LoadResult(
@@ -45,7 +44,17 @@ def fill(
         lines += [f"  {line}" for line in (*failures, *result.differences)]
         lines += advise(plan, result, model, name_map.flax_of)
         raise StateDictError("\n".join(lines), result)
-    return result, matched.filled
+    for slot, array in [(slot, _place(array, slot.read())) for slot, array in matched.filled]:
+        slot.write(array)
+    return result
+
+
+def _place(array: np.ndarray, old: Any) -> jax.Array:
+    """Return a JAX array that owns its memory, on the devices of the array that it replaces."""
+    new = jnp.array(array)
+    committed = getattr(old, "committed", True)
+    sharding = getattr(old, "sharding", None)
+    return new if sharding is None or not committed else jax.device_put(new, sharding)
 
 
 def match_names(
@@ -70,7 +79,7 @@ class _Match:
         self.missing: list[Difference] = []
         self.misshapen: list[Difference] = []
         self.failures: list[str] = []
-        self.filled: Filled = []
+        self.filled: list[tuple[Slot, np.ndarray]] = []
         self.notes: dict[str, list[str]] = {}
         # By the identity of a slot, to compare the copies of tied weights.
         self._written: dict[object, tuple[Assignment, np.ndarray]] = {}

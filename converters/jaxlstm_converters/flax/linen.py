@@ -8,7 +8,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxlstm_converters.flax._load_state_dict import collect, load
+from jaxlstm_converters.flax._load_state_dict import collect
+from jaxlstm_converters.flax.fill import fill
 from jaxlstm_converters.flax.tree import Variables, linen_layers
 from jaxlstm_converters.porting_warning import PortingWarning
 
@@ -60,7 +61,7 @@ def load_state_dict(
     """
     holder = _variables(module, variables)
     layers = linen_layers(module, holder, inputs, kwargs or {}, method)
-    result = load(layers, source, names, strict, cast)
+    result = fill(layers, source, names, strict, cast)
     for text in (*result.warnings, *([] if result.complete else [str(result)])):
         warnings.warn(text, PortingWarning, stacklevel=2)
     return holder.tree()
