@@ -130,7 +130,12 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
     ignored: list[str] = []
     for original, name in plain.items():
         short = name[len(start) :]
-        if _is_model(name, start, names) and not (name.rpartition(".")[2] == COUNT and name not in expected):
+        # Of the tensors below the root, ``names`` may select a part.
+        is_part = not names.selected or any(
+            short.startswith(f"{prefix}.") for prefix in names.flax_of if prefix
+        )
+        is_count = name.rpartition(".")[2] == COUNT and name not in expected
+        if name.startswith(start) and is_part and not is_count:
             if model.has(short):
                 raise ValueError(
                     f"source holds {model.original[short]!r} and {original!r}, which are the same tensor of "
@@ -147,11 +152,3 @@ def find_model(source: TorchSource, plan: ConversionPlan, names: Names) -> Model
         outside = key or ", ".join(names.selected)
         model.notes.append(f"{len(ignored)} tensors outside {outside!r} are ignored: {', '.join(groups[:8])}")
     return model
-
-
-def _is_model(name: str, start: str, names: Names) -> bool:
-    """Return True unless a tensor lies outside the root, or outside the part that ``names`` selects."""
-    if not name.startswith(start):
-        return False
-    name = name[len(start) :]
-    return not names.selected or any(name.startswith(f"{prefix}.") for prefix in names.flax_of if prefix)

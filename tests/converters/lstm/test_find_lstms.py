@@ -39,11 +39,8 @@ def state_dict(shapes: Shapes, prefix: str = "") -> StateDict:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
 def test_the_config_follows_from_the_shapes(config: LSTMConfig) -> None:
+    """A missing tensor is reported."""
     assert find_lstms(state_dict(param_shapes(config), "a.b.")) == {"a.b.": config}
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=repr)
-def test_a_missing_tensor_is_reported(config: LSTMConfig) -> None:
     for name in param_shapes(config):
         shapes = param_shapes(config)
         del shapes[name]
