@@ -1,5 +1,6 @@
 """The branches of a model whose condition ``jit`` hides, each a program, as one ``jax.lax.cond``."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,35 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.programs.errors import ProgramError
+
+
+class Branches:
+    """The programs of a model that decide its conditions on values in other ways, from a file.
+
+    It is the ``at_sizes`` of the first program.
+    """
+
+    def __init__(self, programs: Sequence[Any]) -> None:
+        self._programs = tuple(programs)
+
+    def __call__(
+        self, first: Any, args: Any, kwargs: Any, error: ProgramError, run: Callable[[Any], Any]
+    ) -> Any:
+        """Run the first of the programs that takes the arguments, or raise the error."""
+        for program in self._programs:
+            with contextlib.suppress(ProgramError):
+                return run(program)
+        raise error
+
+    def branches(self, program: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """Return the programs that take the sizes of a call of the first program."""
+        is_first = all(program.graph is not other.graph for other in self._programs)
+        return tuple(other for other in self._programs if is_first and other.takes(args, kwargs))
+
+    def stored(self) -> tuple[Any, ...]:
+        """Return the programs to write into a file."""
+        return self._programs
+
 
 Run = Callable[..., tuple[Any, Any, jax.Array | None]]
 """Runs a program: (its results, the buffers after the call, whether its assertions hold).

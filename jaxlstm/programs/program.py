@@ -39,9 +39,9 @@ from jaxlstm.programs.sizes.prefix import SIZE_OF, as_result
 
 
 class FileWriter(Protocol):
-    """A function that writes parameters and buffers into a copy of the file of a program."""
+    """A function that writes a file of programs by name: for each, its writer, parameters and buffers."""
 
-    def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
+    def __call__(self, path: Path, programs: Mapping[str, tuple[Any, Any]], *, overwrite: bool) -> None:
         """Write the file."""
         ...
 
@@ -309,6 +309,14 @@ class Program:
             require_guards(self.graph.guards, shapes, constants, self.graph.lines)
         return inputs, sizes
 
+    def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Return True if the arguments fit the program, as far as their values do not matter."""
+        try:
+            self.bind(args, kwargs)
+        except ProgramError:
+            return False
+        return True
+
     def with_options(self, **changes: Unpack[OptionChanges]) -> Program:
         """Return the program with other settings. Settings that are not given keep their values.
 
@@ -352,7 +360,7 @@ class Program:
         """Write the program as a ``.pt2`` file, atomically.
 
         ``torch.export.load`` of torch 2.9 or later opens the file, and so does ``jaxlstm.load_program``. It
-        holds the example of the export.
+        holds the example of the export, and the branches of one or two conditions on values.
 
         Args:
           path: the file.
@@ -365,13 +373,21 @@ class Program:
           FileExistsError: ``path`` exists and must not be replaced.
           TypeError: the program was made from a graph and not from a file or module.
         """
-        write, values = self.as_saved(params, buffers)
-        write(Path(path), values, overwrite=overwrite)
+        programs = self.as_saved("model", params, buffers)
+        write, _ = programs["model"]
+        write(Path(path), programs, overwrite=overwrite)
 
     def as_saved(
+        self, name: str, params: Mapping[str, Any] | None, buffers: Mapping[str, Any] | None
+    ) -> dict[str, tuple[FileWriter, dict[str, Any]]]:
+        """Return the writer and the tensors of this program and of its branches, by name in a file."""
+        stored = getattr(self.at_sizes, "stored", tuple)
+        branches = {f"{name}@{n}": other._as_saved(params, buffers) for n, other in enumerate(stored(), 1)}
+        return {name: self._as_saved(params, buffers), **branches}
+
+    def _as_saved(
         self, params: Mapping[str, Any] | None, buffers: Mapping[str, Any] | None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Return the writer of the program's file and the tensors to write, see :meth:`save`."""
+    ) -> tuple[FileWriter, dict[str, Any]]:
         params = self.params if params is None else params
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)

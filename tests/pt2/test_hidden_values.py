@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -235,14 +236,19 @@ def episodes(self: Any, x: Tensor, starts: Tensor) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts .* takes the other branch under jax.jit")
-def test_branches_of_hidden_conditions() -> None:
-    """Under jit and compiled, values decide as in torch, at the example's sizes and at others."""
+def test_branches_of_hidden_conditions(tmp_path: Path) -> None:
+    """Under jit, compiled and from a file, values decide as in torch, also at other sizes."""
     model = module_of(episodes, lstm=nn.LSTM(3, 3)).eval()
     program = jaxlstm.from_module(model, (torch.rand(2, 4, 3), torch.ones(2, 4)))
-    compiled = compile(program)
+    program.save(tmp_path / "a.pt2")
+    assert jaxlstm.read_checkpoint(tmp_path / "a.pt2").keys() == program.params.keys()
+    stored = jaxlstm.load_program(tmp_path / "a.pt2")
+    stored.save(tmp_path / "b.pt2")
+    compiled = compile(jaxlstm.load_program(tmp_path / "b.pt2"))
     for start, sign, shape in ((1, 1, (2, 4)), (0, 1, (2, 4)), (1, -1, (3, 5)), (0, -1, (3, 5))):
         args = sign * torch.rand(*shape, 3), torch.full(shape, start).float()
         require_equal(program, model, *args)
+        require_equal(stored, model, *args, jit=start == 0)
         found, expected = compiled(*(x.numpy() for x in args)), model(*args)
         np.testing.assert_allclose(found["y"], expected["y"].detach(), atol=1e-6)
         assert found["steps"] == expected["steps"]

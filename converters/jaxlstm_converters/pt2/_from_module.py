@@ -136,7 +136,7 @@ def from_module(
         warnings.warn(changed, UserWarning, stacklevel=2)
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
-            program.at_sizes = OtherSizes(call._replace(module=torch_module), step, finish)
+            program.at_sizes = OtherSizes(call._replace(module=torch_module), step, finish, program)
     return program
 
 

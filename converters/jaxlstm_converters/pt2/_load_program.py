@@ -64,7 +64,16 @@ def is_program(path: str | os.PathLike[str]) -> bool:
 def program_of(file: ProgramFile) -> Program:
     """Return the program in a file that has been read."""
     # Imported here because it imports jax, which the other converters do without.
+    from jaxlstm.programs.branches import Branches
+    from jaxlstm.programs.inputs import require_tensors
     from jaxlstm.programs.program import Program
 
     example = partial(example_tensors, file.example, file.graph.inputs)
-    return Program(file.graph, file.tensors, write=ProgramWriter.of(file), example=example, copy=False)
+    program = Program(file.graph, file.tensors, write=ProgramWriter.of(file), example=example, copy=False)
+    if others := [program_of(branch) for branch in file.branches]:
+        for other in others:
+            require_tensors("params", program.params, other.params)
+            require_tensors("buffers", program.buffers, other.buffers)
+            other.params, other.buffers = program.params, program.buffers
+        program.at_sizes = Branches(others)
+    return program

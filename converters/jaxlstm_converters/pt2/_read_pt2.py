@@ -35,12 +35,14 @@ class ProgramFile(NamedTuple):
             array.
         document: the JSON text from which the graph was read.
         example: the inner file of torch.save with the example; b"" if it is missing or exceeds 256 MiB.
+        branches: the programs of other branches of conditions on values, which `Program.save` wrote.
     """
 
     graph: Graph
     tensors: dict[str, np.ndarray]
     document: bytes
     example: bytes
+    branches: tuple[Any, ...] = ()
 
 
 def read_pt2(
@@ -69,10 +71,15 @@ def read_programs(
         if source.read(0, min(2, source.size)) != b"PK" or not is_pt2(archive := Archive(source, check_crc)):
             raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
         shared = Budget(source.size), dict[str, Storage](), dict[object, np.ndarray]()
-        return {program.name: _read(program, *shared) for program in open_programs(archive)}
+        files = [(program, _read(program, *shared)) for program in open_programs(archive)]
     except CheckpointError as error:
         error.path = error.path or source.path
         raise
+    return {
+        program.name: file._replace(branches=tuple(f for p, f in files if p.first == program.name))
+        for program, file in files
+        if not program.first
+    }
 
 
 def read_graphs(path: str) -> dict[str, Graph]:

@@ -41,5 +41,5 @@ def save_programs(
     """
     if not programs or not all(name.isidentifier() for name in programs):
         raise ValueError(f"programs must be a dict of programs by names of methods, got {[*programs]}")
-    values = {name: program.as_saved(params, buffers) for name, program in programs.items()}
-    write_programs(Path(path), values, overwrite=overwrite)
+    saved = (program.as_saved(name, params, buffers) for name, program in programs.items())
+    write_programs(Path(path), {name: x for x in saved for name, x in x.items()}, overwrite=overwrite)

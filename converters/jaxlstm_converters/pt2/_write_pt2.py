@@ -17,7 +17,6 @@ import numpy as np
 from jaxlstm._shared.files import require_replaceable, write_atomically
 from jaxlstm.programs.graph import CallSignature, Input
 from jaxlstm_converters.checkpoint.formats.pt2 import SCALAR_TYPES, STRIDED
-from jaxlstm_converters.checkpoint.formats.pt2_archive import ONLY
 from jaxlstm_converters.checkpoint.io.tensor import contiguous_strides
 from jaxlstm_converters.pt2._read_pt2 import CALLS, LINES, ProgramFile, extra_name
 from jaxlstm_converters.pt2.example import example_tensors
@@ -59,9 +58,9 @@ class ProgramWriter:
         known = graph.lines, graph.signatures
         return cls(file.document, stored, constants, *known, file.example, graph.inputs)
 
-    def __call__(self, path: Path, values: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Write a file with this program only."""
-        write_programs(path, {ONLY: (self, values)}, overwrite=overwrite)
+    def __call__(self, path: Path, programs: Mapping[str, tuple[Any, Any]], *, overwrite: bool) -> None:
+        """Write a file, see `write_programs`."""
+        write_programs(path, programs, overwrite=overwrite)
 
     def entries(self, name: str, values: Mapping[str, Any], paths: _Paths) -> dict[str, bytes]:
         """Return the entries of the program under a name; ``paths`` has the tensors of all programs."""
@@ -110,9 +109,9 @@ class ProgramWriter:
 
 
 def write_programs(
-    path: Path, programs: Mapping[str, tuple[ProgramWriter, Mapping[str, Any]]], *, overwrite: bool
+    path: Path, programs: Mapping[str, tuple[Any, Mapping[str, Any]]], *, overwrite: bool
 ) -> None:
-    """Write a file of programs by name, each with the values of its parameters and buffers, atomically."""
+    """Write a file of programs by name atomically: each has a writer, and values of parameters and buffers."""
     require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, f"{_ROOT}/{LINES}"))
     entries = {
         "archive_format": b"pt2",

@@ -87,13 +87,16 @@ class ExportStep(NamedTuple):
 
 @kept_regions()
 def export_at_sizes(
-    call: ExportCall, step: Literal[1, 3, 4], truths: tuple[bool, ...] | None = None
+    call: ExportCall, step: Literal[1, 3, 4], truths: tuple[bool, ...] | None = None, *, free: bool = False
 ) -> ExportStep:
-    """Return the export of a call at its sizes, by one step, or with given first truths of tensors."""
+    """Return the export of a call at its sizes, by one step, or with given first truths of tensors.
+
+    With ``free``, axes are free unless the model fixes them.
+    """
     if step > 1:  # It may run the module, which may change its buffers.
         call = call._replace(module=copied(call.module))
     with keywords_by_name(call.module, call.kwargs), quiet():
-        call = call._replace(shapes=free_axes(call, lambda axis: False))
+        call = call._replace(shapes=free_axes(call, lambda axis: free))
         if step == 1:
             return ExportStep(_export(call, call.shapes))
         if truths is not None:

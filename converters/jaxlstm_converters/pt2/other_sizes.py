@@ -49,8 +49,12 @@ class OtherSizes:
         call: ExportCall,
         first: ExportStep,
         finish: Callable[[torch.export.ExportedProgram], ProgramFile],
+        program: Program,
     ) -> None:
-        """Copy the module, except the memory of its parameters; ``finish`` reads an export."""
+        """Copy the module, except the memory of its parameters.
+
+        ``finish`` reads an export, and ``program`` is the first.
+        """
         shared = {
             id(parameter): torch.nn.Parameter(parameter.detach(), parameter.requires_grad)
             for parameter in call.module.parameters()
@@ -60,7 +64,7 @@ class OtherSizes:
         set_forward(self._call.module, call.method)
         self._finish, self._has_values = finish, bool(first.fixed)
         self._truths: dict[int, tuple[Any, Truths | None]] = {}  # by the identity of a program's graph
-        self._first_truths = first.truths
+        self._first, self._first_truths = program, first.truths
         self._branches = dict[Any, tuple[Program, ...]]()  # by graph and shapes
         self._programs: tuple[Program, ...] = ()  # replaced as a whole: other threads may read it
 
@@ -77,13 +81,14 @@ class OtherSizes:
         run: Callable[[Program], Any],
     ) -> Any:
         """Run a program that takes the arguments, for which the first raised an error."""
-        fitting = [program for program in self._programs if _takes(program, args, kwargs)]
+        branches = self.stored() if error.code == "guard" else ()
+        fitting = [program for program in (*self._programs, *branches) if program.takes(args, kwargs)]
         for program in fitting:
             try:
                 return run(program)
             except ProgramError as refused:  # Its values differ.
                 error = refused
-        fits = bool(fitting) or (self._has_values and _takes(first, args, kwargs))
+        fits = bool(fitting) or (self._has_values and first.takes(args, kwargs))
         # Under jax.grad outside of jit, the values are known.
         leaves, structure = jax.tree.flatten((args, kwargs))
         leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
@@ -122,19 +127,36 @@ class OtherSizes:
     def branches(
         self, program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Program, ...]:
-        """Return the programs of the other branches at the sizes of a call, if there are few conditions."""
-        _, truths = self._truths.get(id(program.graph), (None, self._first_truths))
-        key = id(program.graph), *_shapes((args, dict(kwargs)))
+        """Return the programs of the other branches for a call, if there are few conditions.
+
+        Those of the first program have its free axes, if torch can export them so.
+        """
+        known = self._truths.get(id(program.graph))
+        if known is None:
+            found = self.stored()
+            if found and all(branch.takes(args, kwargs) for branch in found):
+                return found
+        return self._branches_of(program, known[1] if known else self._first_truths, args, kwargs)
+
+    def stored(self) -> tuple[Program, ...]:
+        """Return the other branches of the first program with free axes; none if torch cannot export one."""
+        example = self._call.args, self._call.kwargs
+        return self._branches_of(self._first, self._first_truths, *example, free=True)
+
+    def _branches_of(
+        self, program: Program, truths: Truths | None, args: Any, kwargs: Any, *, free: bool = False
+    ) -> tuple[Program, ...]:
+        key = id(program.graph), free, *_shapes((args, dict(kwargs)))
         if key not in self._branches:
             found, waiting = list[Program](), truths.others() if truths else []
             for first in waiting:
                 failed = ProgramError("node-failed", "there is no other branch")
                 # A branch may not run on the example.
                 with contextlib.suppress(ProgramError):
-                    found.append(self._export(_repeated, 3, program, args, kwargs, failed, first))
+                    found.append(self._export(_repeated, 3, program, args, kwargs, failed, first, free))
                     truths = self._truths[id(found[-1].graph)][1]
                     waiting += truths.others() if truths else []
-            self._branches[key] = tuple(found)
+            self._branches[key] = () if free and len(found) < len(waiting) else tuple(found)
         return self._branches[key]
 
     def in_training(self) -> ProgramFile | str:
@@ -166,6 +188,7 @@ class OtherSizes:
         kwargs: Mapping[str, Any],
         error: ProgramError,
         truths: tuple[bool, ...] | None = None,
+        free: bool = False,
     ) -> Program:
         """Return the program of another export, or raise the error with the reason why there is none."""
 
@@ -179,7 +202,7 @@ class OtherSizes:
             with LOCK, jax.ensure_compile_time_eval():
                 args, kwargs = _pytree.tree_map(leaf_for, examples, (args, dict(kwargs)))
                 call = self._call._replace(args=args, kwargs=kwargs)
-                exported = export_at_sizes(call, step, truths)
+                exported = export_at_sizes(call, step, truths, free=free)
                 program = program_of(self._finish(exported.program))
         except Exception as cause:  # torch and the module raise many types.
             failed = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:200]}"
@@ -209,11 +232,3 @@ def _repeated(example: torch.Tensor, other: Any) -> torch.Tensor:
     for axis, size in enumerate(other.shape):
         example = example.index_select(axis, torch.arange(size) % example.shape[axis])
     return example.detach().clone()
-
-
-def _takes(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    try:
-        program.bind(args, kwargs)
-    except ProgramError:
-        return False
-    return True

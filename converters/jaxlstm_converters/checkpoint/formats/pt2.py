@@ -39,6 +39,8 @@ def read_pt2(archive: Archive, budget: Budget) -> Checkpoint:
     """Read the tensors of the programs of an archive, which share parameters and buffers."""
     checkpoint, storages = Checkpoint(archive.source.path, "pt2"), dict[str, Storage]()
     for program in open_programs(archive):
+        if program.first:
+            continue
         checkpoint.hints |= lstm_hints(program.document)
         names = set[str]()
         for kind, name, tensor in _tensors(program, budget, storages):

@@ -41,6 +41,7 @@ class ProgramArchive:
         name: the name of the program.
         text: the entry with the JSON text of the program.
         document: the parsed text.
+        first: the name of the program of which this is another branch; "" if it is none.
     """
 
     archive: Archive
@@ -48,6 +49,7 @@ class ProgramArchive:
     name: str
     text: ZipEntry
     document: dict[str, Any]
+    first: str = ""
 
     def entry(self, name: str) -> ZipEntry | None:
         """Return an entry below the root, or None."""
@@ -85,9 +87,12 @@ def open_programs(archive: Archive) -> Iterator[ProgramArchive]:
     matches = [match for name in archive.entries if (match := MODEL.fullmatch(name.removeprefix(root)))]
     if not matches:
         raise CheckpointError("pt2-unsupported", "the archive holds no program of torch.export.save")
+    names = {match[1] for match in matches}
     for match in matches:
         text = archive.entries[root + match[0]]
-        yield ProgramArchive(archive, root, match[1], text, _document(archive, text))
+        first, branch, _ = match[1].partition("@")  # "model@1", as Program.save writes it
+        first = first if branch and first in names else ""
+        yield ProgramArchive(archive, root, match[1], text, _document(archive, text), first)
 
 
 def _root(archive: Archive) -> str:
