@@ -111,7 +111,7 @@ class ProgramWriter:
 def write_programs(
     path: Path, programs: Mapping[str, tuple[Any, Mapping[str, Any]]], *, overwrite: bool
 ) -> None:
-    """Write a file of programs by name atomically: each has a writer, and values of parameters and buffers."""
+    """Write a file of programs by name, each with its writer and the values of its tensors, atomically."""
     require_replaceable(path, overwrite=overwrite, is_ours=lambda path: has_entry(path, f"{_ROOT}/{LINES}"))
     entries = {
         "archive_format": b"pt2",
