@@ -139,7 +139,9 @@ def leaves_of(
 ) -> tuple[list[Any], jax.Array | None]:
     """Run this program, and return the leaves of its results and whether hidden assertions hold."""
     args, kwargs = as_arguments(program.graph, tensors)
-    leaves, _, valid = program.results_of(program.evaluate(params, *args, seq_lengths=lengths, **kwargs))
+    leaves, _, valid = program.results_of(
+        program.evaluate(params, *args, **{"seq_lengths": lengths, **kwargs})
+    )
     return leaves, valid
 
 

@@ -18,7 +18,7 @@ from jaxlstm.layer.config import positive_int
 from jaxlstm.programs import tree
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Size, TensorType, shown_shape
-from jaxlstm.programs.inputs import tensors_of
+from jaxlstm.programs.inputs import own_keywords, tensors_of
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS
 from jaxlstm.programs.program import Program
 from jaxlstm.programs.sizes.flow import Long
@@ -119,6 +119,7 @@ class ProgramRunner:
           ValueError: ``seq_lengths`` does not fit, or the recurrent layers do not run over a free axis of an
             input, the time.
         """
+        kwargs, (seq_lengths,) = own_keywords(self.program.graph, kwargs, seq_lengths=seq_lengths)
         is_flat = len(args) == self._flat_arguments and not kwargs
         tensors = args if is_flat else tensors_of(self.program.graph, args, kwargs)
         try:

@@ -18,6 +18,7 @@ from jaxlstm.programs.graph.rewrite import Site, rewrite
 from jaxlstm.programs.graph.values import functions_of, live_graph, results_of, uses_of, values_in
 from jaxlstm.programs.operators.registry import Operator, find_operator, functional_name, is_in_place, refusal
 from jaxlstm.programs.passes.functionalize import functionalize
+from jaxlstm.programs.passes.known_draws import known_draws
 from jaxlstm.programs.passes.views import without_out
 
 
@@ -34,7 +35,7 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     Raises:
       ProgramError: an operator is not supported, or the graph is malformed.
     """
-    graph = rewrite(graph, without_out)
+    graph = rewrite(graph, without_out, known_draws)
     _require_defined_values(graph)
     graph = _without_unused(graph)
     node_operators = _operators_of(graph)

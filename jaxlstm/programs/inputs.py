@@ -194,6 +194,16 @@ def require_tensors(role: str, actual: Mapping[str, Any], expected: Mapping[str,
             )
 
 
+def own_keywords(
+    graph: Graph, kwargs: Mapping[str, Any], **options: Any
+) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
+    """Return the keyword arguments of a model, with options whose names are its own, and the options."""
+    names = graph.in_tree.children[1].keys
+    taken = {name: value for name, value in options.items() if name in names}
+    rest = tuple(None if name in taken else value for name, value in options.items())
+    return ({**kwargs, **taken} if taken else kwargs), rest
+
+
 def require_lstms(graph: Graph, seq_lengths: Any) -> None:
     """Raise if ``seq_lengths`` is given and no layer, or no layer of that path, would take it."""
     if seq_lengths is None:

@@ -22,7 +22,7 @@ from jaxlstm.programs.branches import in_branches
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.example_values import ASSERTED
 from jaxlstm.programs.graph import Graph, Input, Node, TensorType, Value
-from jaxlstm.programs.inputs import as_arguments, bind_inputs, require_lstms, require_tensors
+from jaxlstm.programs.inputs import as_arguments, bind_inputs, own_keywords, require_lstms, require_tensors
 from jaxlstm.programs.interpreter import Steps
 from jaxlstm.programs.listing import listing
 from jaxlstm.programs.node_step import Values, resolve
@@ -196,13 +196,16 @@ class Program:
         branches: Callable[..., tuple[Program, ...]] | None = None,
     ) -> tuple[Any, dict[str, jax.Array]]:
         """Run this program, another one that takes the arguments, or under ``jit`` one of ``branches``."""
+        kwargs, (buffers, seq_lengths) = own_keywords(
+            self.graph, kwargs, buffers=buffers, seq_lengths=seq_lengths
+        )
         buffers = self.buffers if buffers is None else buffers
         branches = branches or getattr(self.at_sizes, "branches", None)
         settings = {"buffers": buffers, "seq_lengths": seq_lengths}
 
         def run(program: Program, is_valid: bool = False) -> tuple[list[Any], dict[str, Any], Any]:
             program = self._with_these_options(program)
-            return program.results_of(program.evaluate(params, *args, **settings, **kwargs), is_valid)
+            return program.results_of(program.evaluate(params, *args, **{**settings, **kwargs}), is_valid)
 
         try:
             results, after, valid = run(self)
@@ -277,6 +280,9 @@ class Program:
         ``record`` is called with each node and its result, in order; without it, values inside of loops and
         between convolutions may be missing, and values with the channels last have other names.
         """
+        kwargs, (buffers, seq_lengths) = own_keywords(
+            self.graph, kwargs, buffers=buffers, seq_lengths=seq_lengths
+        )
         buffers = self.buffers if buffers is None else buffers
         require_tensors("params", params, self.params)
         require_tensors("buffers", buffers, self.buffers)

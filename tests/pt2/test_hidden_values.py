@@ -195,10 +195,14 @@ def test_float64_constants_that_are_cast() -> None:
 def test_random_numbers_without_effect() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         noise = torch.randn_like(x) * 0.1
-        return x + noise if self.training else x * 2
+        forced = (torch.rand_like(x > 0, dtype=torch.float) < 0.0) | (torch.rand(x.shape[1]) > 1)
+        return x + noise if self.training else torch.where(forced, x, x * 2)
 
     program = jaxlstm.from_module(module_of(forward).eval(), (torch.ones(2, 3),))
     np.testing.assert_array_equal(program(program.params, np.ones((2, 3), np.float32)), 2)
+    half = module_of(lambda self, x: torch.where(torch.rand_like(x) < 0.5, x, 0))
+    with pytest.raises(jaxlstm.programs.ProgramError, match="draws random numbers"):
+        jaxlstm.from_module(half, (torch.ones(2, 3),))
     filled = module_of(lambda self, x: (torch.zeros_like(x).normal_(), x.clone().uniform_())[1])
     with pytest.raises(jaxlstm.programs.ProgramError, match="draws random numbers"):
         jaxlstm.from_module(filled, (torch.ones(2, 3),))

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence as pack
 from torch.nn.utils.rnn import pad_packed_sequence as unpack
 
 import jaxlstm
+from jaxlstm.inference import compile
 from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import packed as packed_operators
@@ -246,3 +247,17 @@ def test_operators_of_torch(layer: Callable[..., nn.RNNBase]) -> None:
     torch.library.opcheck(operators.pad_packed.default, (x, lengths, False, 2.0, 9), test_utils=checks)
     with pytest.raises(ValueError, match="from 1 to 5"):
         operators.pack_padded(x, lengths.flip(0), False)
+
+
+def test_a_keyword_of_the_model_is_its_own() -> None:
+    """``seq_lengths`` and ``buffers`` are options of programs, unless the model has an argument of this name."""
+
+    def forward(self: Any, x: Tensor, *, seq_lengths: Tensor, buffers: Tensor) -> Tensor:
+        return unpack(self.lstm(pack(x, seq_lengths, enforce_sorted=False))[0])[0] * buffers
+
+    model, lengths = model_of(forward), torch.tensor([2, 4])
+    kwargs = {"seq_lengths": lengths, "buffers": torch.tensor(2.0)}
+    program = jaxlstm.from_module(model, (torch.randn(4, 2, 3),), kwargs)
+    x, arrays = torch.randn(6, 2, 3), {name: value.numpy() for name, value in kwargs.items()}
+    for result in (program(program.params, x.numpy(), **arrays), compile(program)(x.numpy(), **arrays)):
+        np.testing.assert_allclose(result[:4], model(x, **kwargs).detach(), atol=1e-5)
