@@ -250,7 +250,7 @@ def test_operators_of_torch(layer: Callable[..., nn.RNNBase]) -> None:
 
 
 def test_a_keyword_of_the_model_is_its_own() -> None:
-    """``seq_lengths`` and ``buffers`` are options of programs, unless the model has an argument of this name."""
+    """``seq_lengths`` and ``buffers`` are options of a program, unless they are arguments of the model."""
 
     def forward(self: Any, x: Tensor, *, seq_lengths: Tensor, buffers: Tensor) -> Tensor:
         return unpack(self.lstm(pack(x, seq_lengths, enforce_sorted=False))[0])[0] * buffers
@@ -258,6 +258,6 @@ def test_a_keyword_of_the_model_is_its_own() -> None:
     model, lengths = model_of(forward), torch.tensor([2, 4])
     kwargs = {"seq_lengths": lengths, "buffers": torch.tensor(2.0)}
     program = jaxlstm.from_module(model, (torch.randn(4, 2, 3),), kwargs)
-    x, arrays = torch.randn(6, 2, 3), {name: value.numpy() for name, value in kwargs.items()}
+    x, arrays = torch.randn(6, 2, 3), dict[str, Any]((k, v.numpy()) for k, v in kwargs.items())
     for result in (program(program.params, x.numpy(), **arrays), compile(program)(x.numpy(), **arrays)):
         np.testing.assert_allclose(result[:4], model(x, **kwargs).detach(), atol=1e-5)
