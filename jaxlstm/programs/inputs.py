@@ -196,12 +196,12 @@ def require_tensors(role: str, actual: Mapping[str, Any], expected: Mapping[str,
 
 def own_keywords(
     graph: Graph, kwargs: Mapping[str, Any], **options: Any
-) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
+) -> tuple[dict[str, Any], tuple[Any, ...]]:
     """Return the keyword arguments of a model, with options whose names are its own, and the options."""
     names = graph.in_tree.children[1].keys
     taken = {name: value for name, value in options.items() if name in names}
     rest = tuple(None if name in taken else value for name, value in options.items())
-    return ({**kwargs, **taken} if taken else kwargs), rest
+    return {**kwargs, **taken}, rest
 
 
 def require_lstms(graph: Graph, seq_lengths: Any) -> None:
