@@ -141,6 +141,7 @@ def test_places_equal_brute_force(data: st.DataObject) -> None:
     assert places(shapes, groups) == expected
 
 
+NAMES = [name for name, _ in torch.nn.LSTM(3, 5).named_parameters()]
 MATRIX, ORDER = torch.ones(20, 4), "has 4 parameters, which do not match the model's in order and shape"
 
 
@@ -153,6 +154,10 @@ INVALID: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s["state"][1].update(exp_avg=MATRIX), ORDER),
     (lambda s: s["state"][1].update(exp_avg_sq=MATRIX), r"weight_hh_l0 with shape \(20, 4\), expected"),
     (lambda s: s["param_groups"][0].update(param_names=list("abcd")), "match the model's in names"),
+    (
+        lambda s: (s["param_groups"][0].update(param_names=NAMES), s["state"][1].update(exp_avg=MATRIX)),
+        "match the model's in names",
+    ),
     (lambda s: s.pop("param_groups"), "no optimizer with state .* the optimizers are: none"),
 ]
 UNSUPPORTED = ["Adagrad", "NAdam", "RAdam", "Adamax", "Adadelta", "ASGD", "Rprop"]
