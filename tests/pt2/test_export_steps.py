@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2 import export_steps, other_sizes
+from jaxlstm_converters.pt2 import export_steps
 from testing.gradients import require_equal
 from testing.modules import module_of
 
@@ -215,13 +215,13 @@ def test_errors_about_ranges_and_equal_axes_name_the_line() -> None:
 
 def test_sizes_are_exported_while_another_call_looks_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     program = jaxlstm.from_module(module_of(lambda _, x: x * 2 if len(x) > 3 else x), (torch.ones(2, 3),))
-    takes = other_sizes._takes
+    takes = jaxlstm.Program.takes
 
     def meanwhile(*args: Any) -> bool:
-        monkeypatch.setattr(other_sizes, "_takes", takes)
+        monkeypatch.setattr(jaxlstm.Program, "takes", takes)
         program(program.params, np.ones((5, 3), np.float32))
         return takes(*args)
 
     program(program.params, np.ones((4, 3), np.float32))
-    monkeypatch.setattr(other_sizes, "_takes", meanwhile)
+    monkeypatch.setattr(jaxlstm.Program, "takes", meanwhile)
     assert program(program.params, np.ones((6, 3), np.float32)).sum() == 36
