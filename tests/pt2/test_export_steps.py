@@ -130,6 +130,7 @@ SIZES: dict[str, Callable[..., Any]] = {
     "min and max": lambda self, x: x.new_zeros(min(x.shape[1], 12), max([x.shape[0], 5]), max(2, 0.5)),
     "max_pool1d": lambda self, x: nn.functional.max_pool1d(x, 3, 2, 1),
     "max_pool1d with dilation": lambda self, x: nn.functional.max_pool1d(x, 3, dilation=2, ceil_mode=True),
+    "squeeze of a slice": lambda self, x: torch.stack([x[t : t + 1].squeeze(0) for t in range(3)]),
     "a type": by_type,
     "a dtype": lambda self, x: x[:, : int(x.shape[1])] + np.ones(1, float)[0],
 }
@@ -140,6 +141,8 @@ def test_numbers_of_sizes_leave_axes_free(name: str) -> None:
     names = dict(globals())
     model = module_of(SIZES[name])
     program = jaxlstm.from_module(model, (torch.ones(4, 10),))
+    if name != "round to digits":  # which fixes the axis
+        program.at_sizes = None
     assert globals() == names, "the functions of the file are not restored"
     for shape in ((4, 10), (3, 13), (7, 9), (6, 11)):
         x = torch.randn(shape)

@@ -44,7 +44,7 @@ def sizes_from_one() -> Iterator[None]:
         replaced(symbolic_shapes.ShapeEnv, "_default_value_range", _range),
         replaced(SymNode, "guard_bool", _decide),
         replaced(fake_impls, "_compute_slice_index", _slice_index),
-        _own_unbind(),
+        _own_shapes(),
     ):
         yield
 
@@ -85,15 +85,31 @@ def _slice_index(size: Any, index: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _own_unbind() -> Iterator[None]:
-    operator: Any = torch.ops.aten.unbind.int
-    before, decomposition_table[operator] = decomposition_table[operator], _unbind
+def _own_shapes() -> Iterator[None]:
+    """Replace torch's shapes of results that depend on the size of one axis."""
+    before = {operator: decomposition_table[operator] for operator in _SHAPES}
+    decomposition_table.update(_SHAPES)
     try:
         yield
     finally:
-        decomposition_table[operator] = before
+        decomposition_table.update(before)
 
 
 def _unbind(tensor: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
     """Return the slices of a tensor. torch keeps their axis unless it knows its size."""
     return tuple(tensor.select(dim, place) for place in range(tensor.shape[dim]))
+
+
+_SQUEEZE: Any = decomposition_table[torch.ops.aten.squeeze.dim]
+
+
+def _squeeze(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return a tensor without an axis of size 1. torch keeps one if it does not know the size."""
+    size: Any = tensor.shape[dim] if tensor.ndim else 1
+    is_expression = isinstance(size, torch.SymInt) and not symbolic_shapes.free_unbacked_symbols(size)
+    if is_expression and size.node.hint == 1 and size == 1:
+        return tensor.select(dim, 0)
+    return _SQUEEZE(tensor, dim)
+
+
+_SHAPES: Any = {torch.ops.aten.unbind.int: _unbind, torch.ops.aten.squeeze.dim: _squeeze}
