@@ -67,9 +67,9 @@ class Experience {
 };
 constexpr double kSlow = 0.25, kFast = 0.05;
 
-// A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It takes one or
-// two milliseconds until the system moves one of them, so a call below this time goes on without the helper. Waking
-// helpers costs little to a longer call of XLA's, so that it does not ask experience, which cold calls would spoil.
+// A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It moves to
+// another core, but a call below this time goes on without it. Waking helpers costs little to a longer call of XLA's,
+// so that it does not ask experience, which cold calls would spoil.
 constexpr double kTooShortToMove = 2e-3;
 
 // A thread of the pool sleeps about this time after its last work.
@@ -84,7 +84,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
   struct Team {
     std::atomic<uint32_t> admitted{kOpen};  // number of helpers; the bit kClosed ends admission
     Signal answered{0}, started{0}, finished{0};
-    int declines_on_core = -1;  // helpers decline on this core; none for -1
+    const int core = current_core();  // of the caller
     int size = 0;  // `size`, `work` and `barrier` are set before `started`, and outlive every member
     const Work* work = nullptr;
     Barrier* barrier = nullptr;
@@ -93,7 +93,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
   static Experience soon{kFast, kFast}, later{kSlow, kFast};
   static std::atomic<Clock::time_point> last_end{Clock::time_point::min()};
   const auto begin = Clock::now();
-  const bool is_soon = begin < last_end.load() + kPoolSpins, crowded = cores_are_crowded();
+  const bool is_soon = begin < last_end.load() + kPoolSpins, crowded = cores_stay_crowded();
   Experience& experience = is_soon ? soon : later;
   const bool learns = max_threads > 1 && !crowded && seconds < (is_soon ? kMinSecondsForHelpers : kTooShortToMove);
   const bool pays = learns ? experience.helpers_pay(seconds) : !crowded || seconds >= kLongCall;
@@ -108,15 +108,12 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
     return finish();
   }
   auto team = std::make_shared<Team>();
-  if (seconds < kTooShortToMove) team->declines_on_core = current_core();
   for (int i = 1; i < max_threads; i++) {
-    schedule([team] {
+    schedule([team, may_move = seconds >= kTooShortToMove] {
       // A pool without threads runs the function immediately.
       if (std::this_thread::get_id() == team->caller) return;
-      if (team->declines_on_core >= 0 && current_core() == team->declines_on_core) {
-        team->answered.add(1);
-        return;
-      }
+      const OffCore elsewhere(team->core, may_move);
+      if (elsewhere.shares_core) return void(team->answered.add(1));
       uint32_t before = team->admitted.load();
       do {
         if (before & kClosed) return;

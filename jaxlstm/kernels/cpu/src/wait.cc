@@ -29,7 +29,7 @@ constexpr auto kSpinTimeToDeadline = std::chrono::microseconds(20);
 // brief. This time doubles if the next spin in vain follows soon: the threads of other libraries spin for milliseconds,
 // but another process may compute for minutes.
 constexpr auto kSpinTimeIfCrowded = std::chrono::microseconds(5);
-constexpr long kShortestCrowd = 2000000, kLongestCrowd = 64000000;  // nanoseconds
+constexpr long kShortestCrowd = 2000000, kLongCrowd = 16000000, kLongestCrowd = 64000000;  // nanoseconds
 std::atomic<Clock::time_point> crowded_until{Clock::time_point::min()};
 std::atomic<long> crowded_nanoseconds{kShortestCrowd};
 
@@ -40,6 +40,8 @@ void pause_briefly() {
   asm volatile("yield");
 #endif
 }
+
+bool cores_are_crowded() { return Clock::now() < crowded_until.load(std::memory_order_relaxed); }
 
 void expect_crowd() {
   const auto now = Clock::now();
@@ -89,7 +91,9 @@ void Signal::wait_longer_between_steps(uint32_t old) {
   sleep_while(old);
 }
 
-bool cores_are_crowded() { return Clock::now() < crowded_until.load(std::memory_order_relaxed); }
+bool cores_stay_crowded() {
+  return crowded_nanoseconds.load(std::memory_order_relaxed) >= kLongCrowd && cores_are_crowded();
+}
 
 void Signal::sleep_while(uint32_t old) {
   // The sleeper registers first and reads the value second; store() and add() write the value first and look for
@@ -101,6 +105,17 @@ void Signal::sleep_while(uint32_t old) {
 
 #if defined(__linux__)
 int current_core() { return sched_getcpu(); }
+
+OffCore::OffCore(int core, bool may_move) : shares_core(sched_getcpu() == core) {
+  if (!shares_core || !may_move || sched_getaffinity(0, sizeof before_, &before_) != 0) return;
+  cpu_set_t others = before_;
+  CPU_CLR(core, &others);
+  moved_ = CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0;
+  shares_core = !moved_;
+}
+OffCore::~OffCore() {
+  if (moved_) sched_setaffinity(0, sizeof before_, &before_);
+}
 
 bool keep_off_this_core(std::thread::native_handle_type thread) {
   cpu_set_t cores;
@@ -119,6 +134,8 @@ void Signal::wake() {
 }
 #else
 int current_core() { return -1; }
+OffCore::OffCore(int, bool) {}
+OffCore::~OffCore() {}
 bool keep_off_this_core(std::thread::native_handle_type) { return true; }
 void Signal::sleep_once(uint32_t) { sched_yield(); }
 void Signal::wake() {}

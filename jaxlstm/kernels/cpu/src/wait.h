@@ -7,16 +7,36 @@
 #include <chrono>
 #include <cstdint>
 #include <thread>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace jaxlstm {
 
 typedef std::chrono::steady_clock Clock;
 
-// Returns true for some time after a long wait between steps, which suggests that other processes use the cores.
-bool cores_are_crowded();
+// Returns true for some time after several long waits between steps, one soon after the other: other processes use the
+// cores.
+bool cores_stay_crowded();
 
 // Returns the number of the core that this thread runs on, or -1 if the system does not tell.
 int current_core();
+
+// Keeps this thread off a core for its lifetime: if the thread is on it and may move, the system moves it at once.
+class OffCore {
+ public:
+  OffCore(int core, bool may_move);
+  ~OffCore();
+  OffCore(const OffCore&) = delete;
+
+  bool shares_core = false;
+#if defined(__linux__)
+
+ private:
+  cpu_set_t before_;
+  bool moved_ = false;
+#endif
+};
 
 // Lets a thread run on all cores of this thread but its current one. Returns false if it has one core only.
 bool keep_off_this_core(std::thread::native_handle_type thread);
