@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import jaxlstm
 from jaxlstm.programs.graph import Graph, ModuleCall
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from jaxlstm_converters.pt2.calls import read_calls, without_paths
+from jaxlstm_converters.pt2.schema.calls import read_calls, without_paths
 from testing.exported import save
 
 ROOT = ("", "", f"{__name__}.Doubled")

@@ -28,8 +28,8 @@ from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.io.files import MemoryFile
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile, read_pt2
-from jaxlstm_converters.pt2.calls import without_paths
-from jaxlstm_converters.pt2.model_lines import condition_lines
+from jaxlstm_converters.pt2.schema.calls import without_paths
+from jaxlstm_converters.pt2.trace.model_lines import condition_lines
 
 if TYPE_CHECKING:
     import torch
@@ -108,10 +108,10 @@ def from_module(
                 "by jaxlstm.load_torchscript(script), or by a module of its Python class, filled with "
                 "module.load_state_dict(script.state_dict())"
             )
-    from jaxlstm_converters.pt2.export_patches import own_gradients
     from jaxlstm_converters.pt2.export_steps import ExportCall, export_in_steps
-    from jaxlstm_converters.pt2.module_copies import traced_copy
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
+    from jaxlstm_converters.pt2.trace.export_patches import own_gradients
+    from jaxlstm_converters.pt2.trace.module_copies import traced_copy
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
     runs = functools.partial(_runs_under_jit, finish)
@@ -217,8 +217,8 @@ def _warning(step: ExportStep, method: Callable[..., Any] | None) -> str:
 
 def _changed_state(call: ExportCall, in_place: Iterable[str]) -> str:
     """Return a warning about the values of the module that forward changes for a later call, or ""."""
-    from jaxlstm_converters.pt2.module_copies import copied
-    from jaxlstm_converters.pt2.state import line_of, read_first
+    from jaxlstm_converters.pt2.trace.module_copies import copied
+    from jaxlstm_converters.pt2.trace.state import line_of, read_first
 
     changed = {name: line_of(call.module, name.rpartition(".")[2]) for name in in_place}
     paths = {*call.changed}
@@ -243,7 +243,7 @@ def _as_file(exported: torch.export.ExportedProgram, *, name: str) -> ProgramFil
     import torch
     from torch._export.serde import serialize
 
-    from jaxlstm_converters.pt2.call_signatures import SIGNATURES
+    from jaxlstm_converters.pt2.trace.call_signatures import SIGNATURES
 
     for part in exported.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():

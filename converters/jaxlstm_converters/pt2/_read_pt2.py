@@ -16,10 +16,10 @@ from jaxlstm_converters.checkpoint.io.files import CheckpointFile
 from jaxlstm_converters.checkpoint.io.storage import Storage
 from jaxlstm_converters.checkpoint.io.tensor import Tensor
 from jaxlstm_converters.checkpoint.io.zip_archive import Archive
-from jaxlstm_converters.pt2.fields import malformed, typed
-from jaxlstm_converters.pt2.schema import read_graph, recorded_types
-from jaxlstm_converters.pt2.tensor_types import TensorTypes
-from jaxlstm_converters.pt2.tree_spec import MAX_DEPTH
+from jaxlstm_converters.pt2.schema.fields import malformed, typed
+from jaxlstm_converters.pt2.schema.graphs import read_graph, recorded_types
+from jaxlstm_converters.pt2.schema.tensor_types import TensorTypes
+from jaxlstm_converters.pt2.schema.tree_spec import MAX_DEPTH
 
 _LARGEST_EXAMPLE = 256 << 20
 LINES, CALLS = "extra/jaxlstm", "extra/jaxlstm_calls"

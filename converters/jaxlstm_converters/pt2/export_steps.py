@@ -28,9 +28,9 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2.call_signatures import SIGNATURES, CallSignatures
-from jaxlstm_converters.pt2.draft_decisions import DraftDecisions, Truths
-from jaxlstm_converters.pt2.export_patches import (
+from jaxlstm_converters.pt2.trace.call_signatures import SIGNATURES, CallSignatures
+from jaxlstm_converters.pt2.trace.draft_decisions import DraftDecisions, Truths
+from jaxlstm_converters.pt2.trace.export_patches import (
     free_time,
     kept_regions,
     keywords_by_name,
@@ -38,15 +38,15 @@ from jaxlstm_converters.pt2.export_patches import (
     quiet,
     with_parameters,
 )
-from jaxlstm_converters.pt2.fixed_values import FixedValues, KnownValues, TracedSizes
-from jaxlstm_converters.pt2.model_lines import recorded_calls, recorded_lines
-from jaxlstm_converters.pt2.module_copies import copied
-from jaxlstm_converters.pt2.shared_arrays import SharedArrays
-from jaxlstm_converters.pt2.sizes_from_one import sizes_from_one
-from jaxlstm_converters.pt2.state import kept_state
-from jaxlstm_converters.pt2.symbolic_sizes import SymbolicSizes
-from jaxlstm_converters.pt2.tensor_attributes import tensor_attributes
-from jaxlstm_converters.pt2.trace_packed import PackedSequences, packed_sequences
+from jaxlstm_converters.pt2.trace.fixed_values import FixedValues, KnownValues, TracedSizes
+from jaxlstm_converters.pt2.trace.model_lines import recorded_calls, recorded_lines
+from jaxlstm_converters.pt2.trace.module_copies import copied
+from jaxlstm_converters.pt2.trace.shared_arrays import SharedArrays
+from jaxlstm_converters.pt2.trace.sizes_from_one import sizes_from_one
+from jaxlstm_converters.pt2.trace.state import kept_state
+from jaxlstm_converters.pt2.trace.symbolic_sizes import SymbolicSizes
+from jaxlstm_converters.pt2.trace.tensor_attributes import tensor_attributes
+from jaxlstm_converters.pt2.trace.trace_packed import PackedSequences, packed_sequences
 
 
 class ExportCall(NamedTuple):

@@ -22,10 +22,10 @@ from jaxlstm.programs.inputs import require_tensors
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.pt2._load_program import program_of
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
-from jaxlstm_converters.pt2.draft_decisions import Truths
-from jaxlstm_converters.pt2.export_patches import own_gradients
 from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_at_sizes, export_in_steps
-from jaxlstm_converters.pt2.module_copies import copied
+from jaxlstm_converters.pt2.trace.draft_decisions import Truths
+from jaxlstm_converters.pt2.trace.export_patches import own_gradients
+from jaxlstm_converters.pt2.trace.module_copies import copied
 
 _ONLY_EXAMPLE = (
     "{}. Under jax.jit the program has the values of the example of from_module, and gives NaN for others"

@@ -16,7 +16,7 @@ def read_exported_program(
 ) -> torch.export.ExportedProgram:
     """Read a file, or the program of a name, with torch, which may execute code that the file contains."""
     torch = import_optional("torch", "torch")
-    from jaxlstm_converters.pt2.export_patches import quiet
+    from jaxlstm_converters.pt2.trace.export_patches import quiet
 
     with quiet():
         try:

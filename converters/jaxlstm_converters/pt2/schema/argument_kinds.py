@@ -6,7 +6,7 @@ from typing import Any
 from jaxlstm.programs.graph import Argument, Value
 from jaxlstm_converters.checkpoint.errors import printable
 from jaxlstm_converters.checkpoint.formats.pt2 import STRIDED, scalar_type
-from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
+from jaxlstm_converters.pt2.schema.fields import field, malformed, typed, union, unsupported
 
 # Takes the content, the values that exist when the node runs, and the context for error messages.
 _Reader = Callable[[Any, Set[str], str], Argument]

@@ -15,7 +15,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import _ModuleStackTracer, get_proxy_mode, get_proxy_slot
 
 from jaxlstm._shared.own_thread import replaced
-from jaxlstm_converters.pt2.model_lines import is_of_model
+from jaxlstm_converters.pt2.trace.model_lines import is_of_model
 
 SIGNATURES = "jaxlstm_calls"
 """The name of the signatures among the metadata of a graph, and of their extra file."""

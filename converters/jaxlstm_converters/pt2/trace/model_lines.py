@@ -21,9 +21,10 @@ from jaxlstm_converters.torchscript.text import line_of
 if TYPE_CHECKING:
     import torch
 
-_FROM_MODULE = os.path.join(os.path.dirname(__file__), "_from_module.py")
+_PT2 = os.path.dirname(os.path.dirname(__file__))
+_FROM_MODULE = os.path.join(_PT2, "_from_module.py")
 _CALL_SIGNATURES = os.path.join(os.path.dirname(__file__), "call_signatures.py")
-_INTERPRETER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "torchscript")
+_INTERPRETER = os.path.join(os.path.dirname(_PT2), "torchscript")
 
 
 @contextlib.contextmanager
@@ -206,7 +207,7 @@ def is_of_model(path: str) -> bool:
     import torch
 
     # Generated code has names such as "<eval_with_key>.1".
-    ours = (os.path.dirname(_FROM_MODULE), _INTERPRETER, os.path.dirname(own_thread.__file__))
+    ours = (_PT2, _INTERPRETER, os.path.dirname(own_thread.__file__))
     libraries = (os.path.dirname(torch.__file__), *ours, "<")
     is_standard = path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
     return not path.startswith(libraries) and not is_standard

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from jaxlstm._shared.own_thread import replaced
-from jaxlstm_converters.pt2.model_lines import is_of_model
+from jaxlstm_converters.pt2.trace.model_lines import is_of_model
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch.nn.utils import rnn
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2.fixed_values import changes_in_place
+from jaxlstm_converters.pt2.trace.fixed_values import changes_in_place
 
 
 class Batch:

@@ -27,7 +27,7 @@ from jaxlstm.programs.graph import (
     with_names,
     with_results,
 )
-from jaxlstm_converters.pt2.fields import malformed, unsupported
+from jaxlstm_converters.pt2.schema.fields import malformed, unsupported
 
 INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 

@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm_converters.pt2.fixed_values import changes_in_place
-from jaxlstm_converters.pt2.model_lines import line_of_model
+from jaxlstm_converters.pt2.trace.fixed_values import changes_in_place
+from jaxlstm_converters.pt2.trace.model_lines import line_of_model
 
 _SHARE = ("as_tensor", "asarray")
 _ARRAYS = ("numpy", "__array__")

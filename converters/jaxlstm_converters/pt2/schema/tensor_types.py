@@ -13,7 +13,7 @@ from typing import Any
 from jaxlstm.programs.graph import Size, TensorType
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
 from jaxlstm_converters.checkpoint.formats.pt2 import scalar_type
-from jaxlstm_converters.pt2.fields import field, malformed, typed, union
+from jaxlstm_converters.pt2.schema.fields import field, malformed, typed, union
 
 # As torch writes a symbol: `Symbol('s77', positive=True, integer=True)`.
 _SYMBOL = re.compile(r"Symbol\('([a-z]+[0-9]+)'(?:, [a-z]+=True)*\)", re.ASCII)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxlstm.programs.graph import Tree
 from jaxlstm_converters.checkpoint.errors import CheckpointError, describe, printable
 from jaxlstm_converters.checkpoint.io.json_objects import parse_json
-from jaxlstm_converters.pt2.fields import field, malformed, typed, unsupported
+from jaxlstm_converters.pt2.schema.fields import field, malformed, typed, unsupported
 
 MAX_DEPTH = 100
 PROTOCOL = 1

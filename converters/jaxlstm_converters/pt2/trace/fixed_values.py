@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from jaxlstm_converters.pt2.model_lines import asserted_truth, line_of_model
+from jaxlstm_converters.pt2.trace.model_lines import asserted_truth, line_of_model
 
 
 class FixedValues(TorchFunctionMode):

@@ -11,11 +11,11 @@ from typing import Any
 
 from jaxlstm.programs.graph import Graph, Input, Tree
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
-from jaxlstm_converters.pt2.argument_kinds import read_argument
-from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
-from jaxlstm_converters.pt2.nodes import define, read_nodes
-from jaxlstm_converters.pt2.tensor_types import TensorTypes
-from jaxlstm_converters.pt2.tree_spec import read_tree_spec
+from jaxlstm_converters.pt2.schema.argument_kinds import read_argument
+from jaxlstm_converters.pt2.schema.fields import field, malformed, typed, union, unsupported
+from jaxlstm_converters.pt2.schema.nodes import define, read_nodes
+from jaxlstm_converters.pt2.schema.tensor_types import TensorTypes
+from jaxlstm_converters.pt2.schema.tree_spec import read_tree_spec
 
 # torch writes "no upper bound" as null or as an integer near 2**63.
 _UNBOUNDED = 1 << 62

@@ -6,11 +6,11 @@ from typing import Any
 
 from jaxlstm.programs.graph import Argument, Graph, Input, Node, Tree, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError, printable
-from jaxlstm_converters.pt2.argument_kinds import read_argument
-from jaxlstm_converters.pt2.calls import read_calls
-from jaxlstm_converters.pt2.fields import field, malformed, typed, union, unsupported
-from jaxlstm_converters.pt2.inline import INLINED, inlined
-from jaxlstm_converters.pt2.tensor_types import TensorTypes
+from jaxlstm_converters.pt2.schema.argument_kinds import read_argument
+from jaxlstm_converters.pt2.schema.calls import read_calls
+from jaxlstm_converters.pt2.schema.fields import field, malformed, typed, union, unsupported
+from jaxlstm_converters.pt2.schema.inline import INLINED, inlined
+from jaxlstm_converters.pt2.schema.tensor_types import TensorTypes
 
 _OPERATOR = re.compile(r"(?=.{3,1000}\Z)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}", re.ASCII)

@@ -8,7 +8,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy import functions
 
 from jaxlstm._shared.own_thread import replaced
-from jaxlstm_converters.pt2.model_lines import line_of_model
+from jaxlstm_converters.pt2.trace.model_lines import line_of_model
 
 _MOST_CONDITIONS = 2
 _NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from jaxlstm._shared.own_thread import ByThread, replaced
-from jaxlstm_converters.pt2.model_lines import is_of_model, line_of_model
+from jaxlstm_converters.pt2.trace.model_lines import is_of_model, line_of_model
 
 _OF_TORCH = re.compile(r"_parameters|_buffers|_modules|__\w+__|_abc_impl")
 """Attributes that an export replaces and restores. A program returns the changes of buffers."""

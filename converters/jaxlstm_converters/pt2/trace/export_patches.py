@@ -27,8 +27,8 @@ from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
 
 from jaxlstm._shared.own_thread import ByThread, replaced
-from jaxlstm_converters.pt2.model_lines import is_of_model, line_of_model
-from jaxlstm_converters.pt2.shared_arrays import ReturnedArray
+from jaxlstm_converters.pt2.trace.model_lines import is_of_model, line_of_model
+from jaxlstm_converters.pt2.trace.shared_arrays import ReturnedArray
 
 
 @contextlib.contextmanager

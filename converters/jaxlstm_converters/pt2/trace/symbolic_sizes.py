@@ -20,9 +20,9 @@ from torch._numpy._ndarray import ndarray
 from torch.overrides import TorchFunctionMode
 
 from jaxlstm._shared.own_thread import replaced
-from jaxlstm_converters.pt2.fixed_values import with_bounds
-from jaxlstm_converters.pt2.model_lines import calling_frame, frame_of_model, is_of_model
-from jaxlstm_converters.pt2.trace_packed import HostLengths
+from jaxlstm_converters.pt2.trace.fixed_values import with_bounds
+from jaxlstm_converters.pt2.trace.model_lines import calling_frame, frame_of_model, is_of_model
+from jaxlstm_converters.pt2.trace.trace_packed import HostLengths
 
 
 class _StandIn(type):

@@ -21,8 +21,15 @@ from torch.overrides import TorchFunctionMode
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm_converters.pt2 import packed
-from jaxlstm_converters.pt2.export_patches import results_hook
-from jaxlstm_converters.pt2.packed_rows import Batch, BatchSizes, PackedRows, as_tensors, on_rows, refusal
+from jaxlstm_converters.pt2.trace.export_patches import results_hook
+from jaxlstm_converters.pt2.trace.packed_rows import (
+    Batch,
+    BatchSizes,
+    PackedRows,
+    as_tensors,
+    on_rows,
+    refusal,
+)
 
 _OPERATORS = torch.ops.jaxlstm
 

@@ -8,7 +8,7 @@ from typing import Any
 from jaxlstm.programs.graph import ModuleCall
 from jaxlstm_converters.checkpoint.errors import printable
 
-_HERE = os.path.dirname(__file__)
+_PT2 = os.path.dirname(os.path.dirname(__file__))
 _SLICE = re.compile(r"slice\((?:None|([0-9]{1,9})), (?:None|-?[0-9]{1,9}), (?:None|1)\)\.([0-9]{1,9})")
 # torch also records its own functions. A frame of "forward" belongs to a module. A frame of a method, which
 # an export by jaxlstm recorded, names its path, class, number and name.
@@ -60,7 +60,7 @@ def _parts(entry: str) -> list[str]:
 
 def without_paths(stack_trace: str) -> str:
     """Return the text of a stack with the lines of code only, which `read_calls` reads alike."""
-    ours = f'"{_HERE}{os.sep}'
+    ours = f'"{_PT2}{os.sep}'
     frames = [(head[0], line) for head, line in _frames(stack_trace) if ours not in head.string]
     return "\n".join(f"{head.strip()}\n    {line}" for head, line in frames)
 

@@ -1,0 +1,1 @@
+"""The JSON of a `.pt2` file as graphs, without torch."""

@@ -1,0 +1,1 @@
+"""What an export records of a live module, and changes while torch traces it."""
