@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.overrides import is_tensor_like
 
-from ..pt2.packed_rows import as_tensors
+from ..pt2.trace.packed_rows import as_tensors
 from .containers import ANY, DICTS, LISTS, STRINGS, text_of
 from .overloads import CODES, call_overload, is_int
 from .sizes import OF_SIZES, NumberTensor, depends_on_sizes, of_number_tensors, plain
