@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
@@ -224,3 +225,12 @@ def test_a_program_as_a_reference_locates_the_module(exported):
     assert reports[0].ok, str(reports[0])
     (line,) = reports[1].diagnosis
     assert line.startswith("first differs in batch_norm, a BatchNorm1d whose inputs agree")
+
+
+def test_softplus_of_large_numbers() -> None:
+    """torch cuts softplus at 20, where float64 shows it and float32 does not."""
+    module = module_of(lambda self, x: torch.log(functional.softplus(8 * x) + 1e-3))
+    x = 3 * torch.randn(5, 4)
+    program = jaxlstm.from_module(module, (x,))
+    verify_model(lambda x: jnp.log(jax.nn.softplus(8 * x) + 1e-3), program, (x,)).raise_if_failed()
+    verify_model(program, module, (x,)).raise_if_failed()

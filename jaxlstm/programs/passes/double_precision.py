@@ -1,5 +1,6 @@
 """``in_double_precision``: a program in float64."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,8 @@ def _in_double_precision(node: Node, site: Site) -> Node:
     if node.op == "aten.rms_norm.default" and kwargs.get("eps") is None:  # It depends on the model's dtype.
         (result_type,) = node.types.values()
         kwargs["eps"] = float(jnp.finfo(result_type.dtype).eps)
+    if node.op == "aten.softplus.default" and kwargs.get("threshold", 20) >= 20:
+        kwargs["threshold"] = math.inf  # torch cuts softplus where float32 does not show it.
     return replace(node, kwargs=kwargs, args=tuple(map(_argument, node.args)), types=types)
 
 
