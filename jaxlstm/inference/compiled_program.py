@@ -122,7 +122,11 @@ class CompiledProgram:
                     self._others.popitem(last=False)
             arrays = compiled.cast([*map(np.asarray, tensors)], compiled.checked(tensors))
             executable = compiled.executable(tuple(map(np.shape, arrays)), lengths, arrays)
-            return executable.results((lengths, *arrays))
+            results = tree.unflatten(program.graph.out_tree, iter(executable.results((lengths, *arrays))))
+            leaves = tree.flatten(graph.out_tree, results, "results")
+            if not jax.tree_util.all_leaves(leaves):
+                raise ProgramError("input-structure", "for these values, results have another structure")
+            return leaves
 
         return self.program.elsewhere(*as_arguments(graph, tensors), error, run)
 

@@ -5,6 +5,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxlstm.inference.compiled import SHORTEST, padded
@@ -121,21 +122,28 @@ class ProgramRunner:
         """
         kwargs, (seq_lengths,) = own_keywords(self.program.graph, kwargs, seq_lengths=seq_lengths)
         is_flat = len(args) == self._flat_arguments and not kwargs
-        tensors = args if is_flat else tensors_of(self.program.graph, args, kwargs)
+        tensors, lengths = args if is_flat else tensors_of(self.program.graph, args, kwargs), None
         try:
-            call, lengths = self._call_of(tensors), None
+            call = self._call_of(tensors)
+            lengths = None if seq_lengths is None else self._checked_lengths(seq_lengths, call)
+            return self._structured(self._run(call, tensors, lengths))
         except ProgramError as error:
-            return self._structured(self._compiled.elsewhere(tensors, seq_lengths, error))
-        if seq_lengths is not None:
-            if self._lengths is None:
-                raise ValueError(
-                    "seq_lengths is given, but the program has no recurrent layer over sequences, or it runs "
-                    "over an axis that no input has as a free axis; call the program itself"
-                )
-            batch, time = self._lengths
-            rows = batch if isinstance(batch, int) else call.sizes[batch]
-            lengths = host_lengths(seq_lengths, rows, call.sizes[time])
-        return self._structured(self._run(call, tensors, lengths))
+            if seq_lengths is None or lengths is not None:
+                return self._structured(self._compiled.elsewhere(tensors, lengths, error))
+        # The program checks the lengths at sizes that only another one takes.
+        results = self.program(self.program.params, *args, seq_lengths=seq_lengths, **kwargs)
+        return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, results)
+
+    def _checked_lengths(self, seq_lengths: Any, call: _Call) -> np.ndarray:
+        if self._lengths is None:
+            raise ValueError(
+                "seq_lengths is given, but the program has no recurrent layer over sequences, or it runs "
+                "over an axis that no input has as a free axis; call the program itself"
+            )
+        batch, time = self._lengths
+        return host_lengths(
+            seq_lengths, batch if isinstance(batch, int) else call.sizes[batch], call.sizes[time]
+        )
 
     def map(self, inputs: Iterable[Any], batch_size: int = 32) -> list[Any]:
         """Run many inputs in batches of similar shapes, and return the results in the given order.
@@ -198,7 +206,7 @@ class ProgramRunner:
                 batch = [rows[index] for index in chosen]
                 try:
                     results = [*self._run_rows(batch, most)]
-                except ProgramError:  # The program may refuse the sizes of the padding only.
+                except ProgramError:  # It may refuse only the padding, or another program may take a row.
                     results = [next(self._run_rows([row], 1, pad=False)) for row in batch]
                 yield dict(zip(chosen, results, strict=True))
 
@@ -310,18 +318,15 @@ class ProgramRunner:
             valid = padded(lengths, (call.buckets.get(str(self._lengths[0]), len(lengths)),))
         try:
             executable = self._compiled.executable(call.shapes, valid, arrays)
-        except ProgramError as error:
+        except ProgramError:
             if not call.cuts:
-                return self._compiled.elsewhere(tensors, lengths, error)
+                raise
             # For example a table of positions that ends before the bucket.
             self._refused.add(tuple(call.buckets.values()))
             self._calls.clear()
             return self._run(self._call_of(tensors), tensors, lengths)
         self._compiled.work.add_call(*call.elements)
-        try:
-            leaves = executable.results((valid, *arrays))
-        except ProgramError as error:
-            return self._compiled.elsewhere(tensors, lengths, error)
+        leaves = executable.results((valid, *arrays))
         for cut in call.cuts.values():
             leaves = _without_padding(leaves, *cut)
         return leaves
@@ -346,7 +351,17 @@ class ProgramRunner:
         lengths = None
         if self._takes_lengths and self._lengths is not None and self._lengths[1] != self._batch_axis:
             lengths = np.array([row.call.sizes[self._lengths[1]] for row in filled], np.int32)
-        leaves = self._run(self._call_of(tensors), tensors, lengths)
+        try:
+            leaves = self._run(self._call_of(tensors), tensors, lengths)
+        except ProgramError as error:
+            if pad:
+                raise
+            leaves = self._compiled.elsewhere(tensors, lengths, error)
+        places = [*zip(leaves, self._compiled.result_types.values(), self.batch_axes, strict=True)]
+        if any(np.ndim(x) != len(type_.shape) or x.shape[axis] != count for x, type_, axis in places):
+            raise ProgramError(
+                "input-structure", "for these values, a result has other axes than in the export"
+            )
         for index, row in enumerate(rows):
             result = [leaf.take([index], axis) for leaf, axis in zip(leaves, self.batch_axes, strict=True)]
             for name, cut in row.call.cuts.items() if pad else ():

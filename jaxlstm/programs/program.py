@@ -196,25 +196,26 @@ class Program:
         branches: Callable[..., tuple[Program, ...]] | None = None,
     ) -> tuple[Any, dict[str, jax.Array]]:
         """Run this program, another one that takes the arguments, or under ``jit`` one of ``branches``."""
+        branches = branches or getattr(self.at_sizes, "branches", None)
+        given = params, args, kwargs, buffers, seq_lengths, branches
         kwargs, (buffers, seq_lengths) = own_keywords(
             self.graph, kwargs, buffers=buffers, seq_lengths=seq_lengths
         )
-        buffers = self.buffers if buffers is None else buffers
-        branches = branches or getattr(self.at_sizes, "branches", None)
-        settings = {"buffers": buffers, "seq_lengths": seq_lengths}
+        settings = {"buffers": self.buffers if buffers is None else buffers, "seq_lengths": seq_lengths}
 
-        def run(program: Program, is_valid: bool = False) -> tuple[list[Any], dict[str, Any], Any]:
+        def run(program: Program, is_valid: bool = False) -> tuple[Any, dict[str, Any], Any]:
             program = self._with_these_options(program)
-            return program.results_of(program.evaluate(params, *args, **{**settings, **kwargs}), is_valid)
+            values = program.evaluate(params, *args, **{**settings, **kwargs})
+            results, after, valid = program.results_of(values, is_valid)
+            return tree.unflatten(program.graph.out_tree, iter(results)), after, valid
 
         try:
             results, after, valid = run(self)
         except ProgramError as error:
-            given = params, args, kwargs, buffers, seq_lengths, branches
             return self.elsewhere(args, kwargs, error, lambda other: other._call(*given))
         if valid is not None and branches is not None and (others := branches(self, args, kwargs)):
-            results, after = in_branches((self, *others), run)
-        return tree.unflatten(self.graph.out_tree, iter(results)), after
+            return in_branches((self, *others), run)
+        return results, after
 
     def elsewhere(
         self,
@@ -238,7 +239,7 @@ class Program:
     ) -> tuple[list[Any], dict[str, Any], jax.Array | None]:
         """Return the results, the buffers after the call, and whether the assertions hold, see `_assertions`.
 
-        The results are NaN if they do not. With ``is_valid``, they are known to hold.
+        The results and changed buffers are NaN if they do not. With ``is_valid``, they are known to hold.
         """
         valid = None if is_valid else self._assertions(values)
         if valid is not None and not ASSERTED.get():
@@ -253,7 +254,8 @@ class Program:
                 "assertion about values fails. Call the program outside of jit",
             )
         after = {name: values[value] for value, name in graph.buffers.items()}
-        after |= {name: resolve(value, values) for name, value in graph.mutations.items()}
+        mutations = graph.mutations.items()
+        after |= {name: _if_valid(value, resolve(value, values), valid) for name, value in mutations}
         return results, after, valid
 
     def _assertions(self, values: Mapping[str, Any]) -> jax.Array | None:

@@ -56,6 +56,16 @@ def _deep_structure() -> str:
     return json.dumps([1, tree])
 
 
+def _with_keyword() -> Any:
+    """Return a program whose argument is a keyword."""
+    (call,) = VALID.document["graph_module"]["module_call_graph"]
+    arguments = _tree("builtins.tuple") | {
+        "children_spec": [_tree("builtins.tuple", children=0), _tree(DICT, '["x"]')]
+    }
+    before, after = (json.dumps(x) for x in (call["signature"]["in_spec"], json.dumps([1, arguments])))
+    return json.loads(json.dumps(VALID.document).replace(before, after))
+
+
 def _ints(*values: int) -> list[dict[str, int]]:
     return [{"as_int": value} for value in values]
 
@@ -85,9 +95,9 @@ def _second(
     return added(*(Member(f"m/{n}.json", json.dumps(x).encode()) for n, x in texts.items()), constants, *more)
 
 
-def _many(members: list[Member]) -> list[Member]:
-    for number in range(1_000):
-        members = _second(name=f"p{number}")(members)
+def _many(members: list[Member], count: int = 1_000, name: str = "p") -> list[Member]:
+    for number in range(count):
+        members = _second(name=f"{name}{number}")(members)
     return members
 
 
@@ -264,7 +274,9 @@ TABLE: Table = {
         str(index): {"as_expr": {"expr_str": text}} for index, text in enumerate(EXPRESSIONS)
     },
     Mutation(44, Program, "members", "pt2-malformed"): {
-        "second program": _second(document={**VALID.document, "graph_module": {}})
+        "second program": _second(document={**VALID.document, "graph_module": {}}),
+        "branch of other arguments": _second(document=_with_keyword(), name="model@1"),
+        "four branches": lambda members: _many(members, 4, "model@"),
     }
     | {
         f"calls {label}": added(Member("m/extra/jaxlstm_calls", text.encode()))

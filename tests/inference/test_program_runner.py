@@ -144,6 +144,34 @@ def test_rows_of_a_fixed_batch(module: nn.Module, calls: int) -> None:
     assert runner.stats().calls == calls
 
 
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_rows_that_another_program_takes_are_not_padded() -> None:
+    """The mean over time is in another branch than the example's, whose time is padded."""
+
+    def forward(m: Any, x: torch.Tensor, flag: torch.Tensor) -> Any:
+        x = m.linear(x) + flag[:, None]
+        return x if (flag > 0).all() else x - x.mean(1, keepdim=True) if (flag > -2).all() else x.sum(0)
+
+    module, example = module_of(forward, linear=nn.Linear(3, 3)), (torch.randn(2, 5, 3), torch.ones(2, 1))
+    runner = compile(jaxlstm.from_module(module, example))
+    assert any(runner.padded.values())
+    rows = [(normal(n, 3), np.full(1, flag, np.float32)) for n, flag in ((17, 1), (18, -1), (19, -1))]
+    for row, result in zip(rows, runner.map(rows), strict=True):
+        expected = module(*(torch.from_numpy(x)[None] for x in row))[0]
+        assert_close(result, expected, 1e-6, 0)
+    with pytest.raises(ProgramError, match="for these values, a result has other axes"):
+        runner.map([(normal(17, 3), np.full(1, -3, np.float32))])
+
+
+def test_lengths_at_sizes_of_another_program() -> None:
+    module = module_of(lambda m, x: m.gru(x)[0] * (2 if len(x) > 5 else 1), gru=nn.GRU(3, 4)).eval()
+    program, x = jaxlstm.from_module(module, (torch.randn(5, 2, 3),)), normal(7, 2, 3)
+    runner = compile(program)
+    assert_close(runner(x, seq_lengths=[4, 7]), program(program.params, x, seq_lengths=[4, 7]), 1e-5, 0)
+    with pytest.raises(ProgramError, match="seq_lengths must be between 1 and the number of time steps, 7"):
+        runner(x, seq_lengths=np.array([4, 9]))
+
+
 def test_arguments() -> None:
     program = program_of(nn.Linear(3, 4))
     assert "padded={" in repr(compile(program))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import jaxlstm
 from jaxlstm.inference import compile
-from testing.gradients import require_equal
+from testing.gradients import assert_close, require_equal
 from testing.modules import module_of
 
 
@@ -285,7 +285,49 @@ def test_a_compiled_stream_takes_branches() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
-def test_branches_with_other_shapes() -> None:
-    model = module_of(lambda self, x: x if (x > 0).all() else x.sum(0))
+def test_branches_with_other_results() -> None:
+    """The order of keys is free. For other shapes and structures, results are NaN under jit."""
+    x = -np.ones((2, 3), np.float32)
+    others: list[Any] = [
+        lambda x: {"b": x * 3, "a": x},
+        lambda x: {"c": x, "b": x},
+        lambda x: {"a": x.sum(0), "b": x},
+    ]
+    for other in others:
+
+        def forward(self: Any, x: Tensor, other: Any = other) -> Any:
+            return {"a": x, "b": x * 2} if (x > 0).all() else other(x)
+
+        program = jaxlstm.from_module(module_of(forward), (torch.ones(2, 3),))
+        result, expected = jax.jit(program)(program.params, x), other(x)
+        if other is others[0]:
+            assert_close(result, expected, 0)
+        else:
+            assert all(np.isnan(leaf).all() for leaf in result.values())
+        if other is others[1]:
+            with pytest.raises(
+                jaxlstm.ProgramError, match=r"results must be .* keys \['a', 'b'\], got the keys \['c', 'b'\]"
+            ):
+                compile(program)(x)
+        else:
+            assert_close(compile(program)(x), expected, 0)
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_buffers_of_other_values() -> None:
+    """Another export replaces the buffer too. Where jit hides a fixed value that differs, it is NaN."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.count, self.last = self.count + sum(1 for k in range(3) if (x > k).all()), self.count
+        return x + self.count
+
+    model = module_of(forward, count=torch.zeros(3), last=torch.ones(3))
     program = jaxlstm.from_module(model, (torch.ones(2, 3),))
-    assert np.isnan(jax.jit(program)(program.params, -np.ones((2, 3), np.float32))).all()
+    buffers: Any = program.buffers
+    for scale in (1, 9, 2):
+        x = torch.full((2, 3), float(scale))
+        result, buffers = program.call_with_buffers({}, x.numpy(), buffers=buffers)
+        assert_close(result, model(x), 0)
+        assert_close(buffers, dict(model.named_buffers()), 0)
+    _, buffers = jax.jit(program.call_with_buffers)({}, x.numpy())
+    assert np.isnan(buffers["count"]).all()

@@ -22,6 +22,8 @@ from jaxlstm_converters.pt2.schema.tensor_types import TensorTypes
 from jaxlstm_converters.pt2.schema.tree_spec import MAX_DEPTH
 
 _LARGEST_EXAMPLE = 256 << 20
+_MOST_BRANCHES = 3
+"""Number of other branches of two conditions, which `Program.save` writes."""
 LINES, CALLS = "extra/jaxlstm", "extra/jaxlstm_calls"
 _NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
 
@@ -72,14 +74,21 @@ def read_programs(
             raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
         shared = Budget(source.size), dict[str, Storage](), dict[object, np.ndarray]()
         files = [(program, _read(program, *shared)) for program in open_programs(archive)]
+        programs = {program.name: file for program, file in files if not program.first}
+        for program, file in files:
+            if program.first:
+                programs[program.first] = _with_branch(programs[program.first], program.name, file)
+        return programs
     except CheckpointError as error:
         error.path = error.path or source.path
         raise
-    return {
-        program.name: file._replace(branches=tuple(f for p, f in files if p.first == program.name))
-        for program, file in files
-        if not program.first
-    }
+
+
+def _with_branch(first: ProgramFile, name: str, branch: ProgramFile) -> ProgramFile:
+    """Return a program with another branch of the same arguments. A call may run each of them."""
+    if branch.graph.in_tree != first.graph.in_tree or len(first.branches) == _MOST_BRANCHES:
+        raise malformed(name, f"not one of at most {_MOST_BRANCHES} branches of a program with its arguments")
+    return first._replace(branches=(*first.branches, branch))
 
 
 def read_graphs(path: str) -> dict[str, Graph]:

@@ -339,9 +339,17 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
         for place, tensor in zip(places, tensors, strict=True):
             given[place] = tensor
         args, kwargs = _pytree.tree_unflatten(given, in_spec)
+        before = {**state}
         constants, out_spec = _pytree.tree_flatten(
             torch.func.functional_call(module, state, args, kwargs, tie_weights=True)
         )
+        # A buffer that forward replaces is new in `state`, and may be the former tensor of another.
+        new = {name: tensor.clone() for name, tensor in state.items() if tensor is not before[name]}
+        for name, tensor in new.items():
+            if (tensor.shape, tensor.dtype) == (before[name].shape, before[name].dtype):
+                before[name].copy_(tensor)
+            else:
+                call.changed.setdefault(f"self.{name}", "")
         return [leaf for leaf in constants if isinstance(leaf, torch.Tensor)]
 
     with (
