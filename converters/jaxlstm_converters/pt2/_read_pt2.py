@@ -73,11 +73,11 @@ def read_programs(
         if source.read(0, min(2, source.size)) != b"PK" or not is_pt2(archive := Archive(source, check_crc)):
             raise CheckpointError("unknown-format", _NOT_A_PROGRAM)
         shared = Budget(source.size), dict[str, Storage](), dict[object, np.ndarray]()
-        files = [(program, _read(program, *shared)) for program in open_programs(archive)]
-        programs = {program.name: file for program, file in files if not program.first}
-        for program, file in files:
+        read = [(program, _read(program, *shared)) for program in open_programs(archive)]
+        programs = {program.name: part for program, part in read if not program.first}
+        for program, part in read:
             if program.first:
-                programs[program.first] = _with_branch(programs[program.first], program.name, file)
+                programs[program.first] = _with_branch(programs[program.first], program.name, part)
         return programs
     except CheckpointError as error:
         error.path = error.path or source.path
