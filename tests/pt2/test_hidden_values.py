@@ -331,3 +331,19 @@ def test_buffers_of_other_values() -> None:
         assert_close(buffers, dict(model.named_buffers()), 0)
     _, buffers = jax.jit(program.call_with_buffers)({}, x.numpy())
     assert np.isnan(buffers["count"]).all()
+
+
+def test_a_buffer_that_another_export_keeps() -> None:
+    """An export with values at other branches has no node that replaces a buffer by one of another shape."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        count = sum(1 for k in range(3) if (x > k).all())
+        self.h = torch.cat([self.h, x[:1] * count])
+        return x + self.h.sum()
+
+    with pytest.warns(UserWarning, match="fixed parts"):
+        program = jaxlstm.from_module(module_of(forward, h=torch.zeros(1, 3)), (torch.ones(2, 3),))
+    x = np.full((2, 3), 9, np.float32)
+    with pytest.warns(UserWarning, match="call_with_buffers keeps the old h"):
+        result = program(program.params, x)
+    np.testing.assert_array_equal(result, x + 81)

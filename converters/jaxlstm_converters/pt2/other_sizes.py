@@ -33,6 +33,11 @@ _ONLY_EXAMPLE = (
 _MOST = 64
 """Number of programs that are kept."""
 
+_KEPT = (
+    "A call exported the module again with its values. The results are right, but call_with_buffers keeps the "
+    "old {}, which forward changes"
+)
+
 
 class OtherSizes:
     """The programs of a module at other sizes than its first, each exported for the first call of its sizes.
@@ -201,7 +206,7 @@ class OtherSizes:
         try:
             with LOCK, jax.ensure_compile_time_eval():
                 args, kwargs = _pytree.tree_map(leaf_for, examples, (args, dict(kwargs)))
-                call = self._call._replace(args=args, kwargs=kwargs)
+                call = self._call._replace(args=args, kwargs=kwargs, changed={})
                 exported = export_at_sizes(call, step, truths, free=free)
                 program = program_of(self._finish(exported.program))
         except Exception as cause:  # torch and the module raise many types.
@@ -211,6 +216,9 @@ class OtherSizes:
         require_tensors("params", first.params, program.params)
         require_tensors("buffers", first.buffers, program.buffers)
         program.params, program.buffers = first.params, first.buffers
+        lost = {*first.mutated_buffers} - {*program.mutated_buffers}
+        if names := sorted(name for name in lost if f"self.{name}" in call.changed):
+            warnings.warn(_KEPT.format(", ".join(names)), UserWarning, stacklevel=2)
         self._truths[id(program.graph)] = program.graph, exported.truths
         return program
 
