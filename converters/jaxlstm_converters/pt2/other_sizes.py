@@ -34,8 +34,8 @@ _MOST = 64
 """Number of programs that are kept."""
 
 _KEPT = (
-    "A call exported the module again with its values. The results are right, but call_with_buffers keeps the "
-    "old {}, which forward changes"
+    "A call exported the module again with its values. The results are right, but call_with_buffers keeps "
+    "the old {}, which forward changes"
 )
 
 
