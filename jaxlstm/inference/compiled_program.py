@@ -106,7 +106,8 @@ class CompiledProgram:
     def elsewhere(self, tensors: Sequence[Any], lengths: np.ndarray | None, error: ProgramError) -> list[Any]:
         """Return the results of another program of the module, which takes these sizes and values.
 
-        The program of a file has no other. Outside of ``jit``, its error names the value that differs.
+        A file without branches has no other program. Outside of ``jit``, its error names the value that
+        differs.
         """
         graph = self.program.graph
         if self.program.at_sizes is None and error.code == "guard":

@@ -53,7 +53,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_program(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tensors of the program are read once, as those of any checkpoint."""
+    """The tensors of the program are read once, like the tensors of any checkpoint."""
     assert layer_settings(read_pt2(path).graph) == SETTINGS
     monkeypatch.delattr(_read_pt2, "_read_arrays")
     with warnings.catch_warnings():

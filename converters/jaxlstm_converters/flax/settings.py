@@ -37,7 +37,7 @@ def differences(module: Any, kind: str, theirs: Mapping[str, Any]) -> Iterator[s
 
 
 def _normalization(module: Any, default: float | None, theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Compare the epsilon, which is that of float32 for a ``default`` of None, and judge the variance."""
+    """Compare the epsilon, by default float32's if ``default`` is None, and judge the variance."""
     epsilon, owner = theirs.get("eps"), "the torch layer's eps"
     if epsilon is None:
         epsilon, owner = default or float(np.finfo(np.float32).eps), "torch's default"

@@ -179,7 +179,7 @@ class Survey(NamedTuple):
 def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]] | None = None) -> Survey:
     """Find the LSTMs as :func:`find_lstms` does, but report invalid ones instead of raising.
 
-    ``settings`` are those of the layers by prefix; by default the state dict's.
+    ``settings`` holds the settings of the layers by prefix; by default, the state dict has them.
     """
     tensors, notes, problems = fold(state_dict)
     notes = [note for note in notes if _NAME.fullmatch(note.partition(" = ")[0])]

@@ -52,8 +52,8 @@ def select_lstm(
 ) -> SelectedLSTM:
     """Return one LSTM with its parameters as NumPy arrays.
 
-    ``settings`` are those of the layers by prefix, if the state dict is that of a module. ``given`` overrides
-    ``batch_first`` and ``dropout`` unless it is None; an LSTMCell has neither.
+    ``settings`` holds the settings of the layers by prefix, if a module has the state dict. ``given``
+    overrides ``batch_first`` and ``dropout`` unless it is None; an LSTMCell has neither.
     """
     settings = config_hints(state_dict) if settings is None else settings
     surveyed = survey(state_dict, settings)

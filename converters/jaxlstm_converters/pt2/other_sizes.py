@@ -134,7 +134,7 @@ class OtherSizes:
     ) -> tuple[Program, ...]:
         """Return the programs of the other branches for a call, if there are few conditions.
 
-        Those of the first program have its free axes, if torch can export them so.
+        The branches of the first program have its free axes, if torch can export them with free axes.
         """
         known = self._truths.get(id(program.graph))
         if known is None:

@@ -1,1 +1,1 @@
-"""What an export records of a live module, and changes while torch traces it."""
+"""Records of a live module during an export, and changes of torch while it traces the module."""
