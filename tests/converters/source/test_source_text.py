@@ -10,6 +10,7 @@ from flax import nnx
 from torch import Tensor, nn
 
 import jaxlstm
+from jaxlstm_converters.source.files import SourceFiles
 from jaxlstm_converters.source.graph.calls import with_tied_buffers
 from testing.exported import save
 from testing.modules import module_of
@@ -41,8 +42,8 @@ def test_channels_are_last_after_one_transposition(reader: Written) -> None:
     assert reader.text.count(".transpose(") == 1
 
 
-def test_comments_are_the_lines_of_the_code() -> None:
-    text = write(Reader(), torch.randn(2, 1, 8, 12), comments=True).text
+def test_comments_are_the_lines_of_the_code(reader: Written) -> None:
+    text = SourceFiles.of(reader.program, "reader.py", comments=True).text
     assert "# x = images - self.mean" in text
     assert "# y, _ = self.rnn(x.mean(2).transpose(1, 2))" in text
 

@@ -73,21 +73,27 @@ def folder(model: Reader, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def files_in(folder: Path) -> SourceFiles:
+@pytest.fixture(scope="module")
+def files(folder: Path) -> SourceFiles:
     return SourceFiles.of(jaxlstm.load_program(folder / "reader.pt2"), folder / "reader.py")
+
+
+OTHER_PROCESS = """
+import sys
+from jaxlstm import load_program
+from jaxlstm_converters.source.files import SourceFiles
+SourceFiles.of(load_program(sys.argv[1]), sys.argv[2]).write(overwrite=False)
+"""
 
 
 def test_files(folder: Path, model: Reader, tmp_path: Path) -> None:
     """A live module gives the same two files as its .pt2 file, in this process and in another."""
     program = jaxlstm.from_module(model, (torch.randn(2, 1, 6, 8),))
-    files = jaxlstm.write_source(program, tmp_path / "reader.py")
-    assert files.model == "Reader"
+    assert jaxlstm.write_source(program, tmp_path / "reader.py").model == "Reader"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reader.py", "reader.safetensors"]
     for name in ("reader.py", "reader.safetensors"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    paths = f"{str(folder / 'reader.pt2')!r}, {str(tmp_path / 'other.py')!r}"
-    code = f"import jaxlstm; jaxlstm.write_source({paths})"
-    run_python("-c", code, PYTHONHASHSEED="7")
+    run_python("-c", OTHER_PROCESS, folder / "reader.pt2", tmp_path / "other.py", PYTHONHASHSEED="7")
     assert (tmp_path / "other.py").read_bytes() == (folder / "reader.py").read_bytes()
     for arguments in (["check", "--select=E,F,I,B,W,UP,SIM"], ["format", "--check"]):
         settings = ["--isolated", "--line-length=100", "-q"]
@@ -98,9 +104,9 @@ def test_files(folder: Path, model: Reader, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["reader.safetensors", "reader.pt2", "reader.pt", "module"])
-def test_weights(folder: Path, model: Reader, source: str) -> None:
+def test_weights(folder: Path, files: SourceFiles, model: Reader, source: str) -> None:
     """Each source fills the model without names and warnings, and the weights go back to torch."""
-    written: Any = make_written(files_in(folder))
+    written: Any = make_written(files)
     written.eval()
     # A state dict has no buffers that are not persistent.
     whole = source in ("reader.safetensors", "reader.pt2")
@@ -215,11 +221,11 @@ def test_json(folder: Path, tmp_path: Path) -> None:
     assert report["report"]["ok"]
 
 
-def test_remarks(folder: Path) -> None:
+def test_remarks(files: SourceFiles) -> None:
     """Remarks follow the source; the verdict lists the comparisons and the number of sizes."""
     untested = [Item("a", None, id="float64"), Item("b", None, id="untested"), Item("c", True)]
     proof = Proof(Report("a", tuple(untested), (), (), {}, {}), "", 1, ((), {}))
-    lines = [*_summary(dataclasses.replace(files_in(folder), remarks=("one", "two")), {"": proof}, [])]
+    lines = [*_summary(dataclasses.replace(files, remarks=("one", "two")), {"": proof}, [])]
     assert lines[0].endswith(" lines; 2 remarks")
     assert lines[1:3] == ["  one", "  two"]
     assert lines[-1].endswith(" equal to the program in float32, values, at 1 size")
@@ -245,9 +251,9 @@ def test_bad_input(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_written_model_trains(folder: Path) -> None:
+def test_a_written_model_trains(files: SourceFiles) -> None:
     """It is an ordinary NNX model: gradients of its parameters only, and dropout and norms by mode."""
-    written: Any = load_written(files_in(folder))
+    written: Any = load_written(files)
     grads = nnx.grad(lambda m, x: m(x).sum())(written, np.ones((3, 1, 5, 7), np.float32))
     leaves = jax.tree.leaves(grads)
     assert (
