@@ -12,6 +12,7 @@ from torch._higher_order_ops import while_loop
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.passes import repeat_to_scan
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.graph import steps_to_scan
 from jaxlstm_converters.source.proof import load_written, prove
@@ -166,7 +167,8 @@ def steps(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_loop_over_time_is_a_scan(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout it is a plain loop: a function of ``jax.lax`` may not change the counter of its keys."""
-    monkeypatch.setattr(steps_to_scan, "FEWEST_COPIES", 4)
+    for part in (repeat_to_scan, steps_to_scan):
+        monkeypatch.setattr(part, "FEWEST_COPIES", 4)
     x = torch.randn(2, 5, 3)
     written = write(module_of(steps, cell=nn.LSTMCell(3, 4), drop=nn.Dropout(dropout)), x)
     assert_equal(written, x)
