@@ -1,5 +1,6 @@
 """Values and gradients of a program beside its module's."""
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -49,6 +50,30 @@ def require_equal(
         scale = min(1.0, max(size, 1e-2 * max(sizes)))
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=10 * atol * scale, err_msg=name)
     return actual
+
+
+def require_results(
+    program: Any,
+    model: Callable[..., Any],
+    *args: Any,
+    jit: bool | None = None,
+    hides: bool = False,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+) -> None:
+    """Require torch's results of a program, with ``jit`` or without it; by default in both ways.
+
+    With ``hides``, values that ``jit`` does not know decide otherwise, and its results are NaN.
+    """
+    host = jax.tree.map(lambda arg: to_numpy(arg) if torch.is_tensor(arg) else arg, args)
+    if not jit:
+        assert_close(program(program.params, *host), model(*args), atol, rtol)
+    if jit is not False:
+        results = jax.jit(program)(program.params, *host)
+        if hides:
+            assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(results))
+        else:
+            assert_close(results, model(*args), atol, rtol)
 
 
 def assert_close(actual: Any, expected: Any, atol: float, rtol: float = 1e-5) -> None:

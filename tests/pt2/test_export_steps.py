@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import export_steps
-from testing.gradients import require_equal
+from testing.gradients import require_equal, require_results
 from testing.modules import module_of
 
 
@@ -38,9 +38,7 @@ def test_a_slice_fixes_no_axis() -> None:
     module = module_of(lambda _, x, n: x[:, : int(n)] * torch.arange(5)[:, None])
     program = jaxlstm.from_module(module, (torch.ones(2, 5, 1), torch.tensor(5)))
     assert "s27: 5 to any size" in str(program)
-    x = torch.randn(2, 7, 1)
-    y = program(program.params, x.numpy(), np.int32(-2))
-    np.testing.assert_array_equal(y, module(x, torch.tensor(-2)).numpy())
+    require_results(program, module, torch.randn(2, 7, 1), torch.tensor(-2), jit=False)
 
 
 def test_fewer_axes_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +143,7 @@ def test_numbers_of_sizes_leave_axes_free(name: str) -> None:
         program.at_sizes = None
     assert globals() == names, "the functions of the file are not restored"
     for shape in ((4, 10), (3, 13), (7, 9), (6, 11)):
-        x = torch.randn(shape)
-        ours, theirs = program(program.params, x.numpy()), model(x)
-        assert jax.tree.map(np.shape, ours) == jax.tree.map(lambda leaf: tuple(leaf.shape), theirs)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+        require_results(program, model, torch.randn(shape), jit=False, rtol=1e-6)
 
 
 def test_a_file_that_compares_a_type_by_identity_keeps_pythons_int(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
+from testing.gradients import require_results
 from testing.modules import module_of
 
 
@@ -48,12 +49,10 @@ def test_a_branch_on_values() -> None:
     model = model_of(branch)
     message = r"conditions on values.*at test_fixed_values.py:\d+: return x \* \d if"
     program = from_module(model, (torch.ones(4, 3),), message)
-    x = np.ones((6, 2), np.float32)
-    np.testing.assert_array_equal(program(program.params, x), 2 * x)
-    np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
-    np.testing.assert_array_equal(program(program.params, -x), model(-torch.from_numpy(x)))
     # Under jit the values are unknown, and both branches are exported.
-    np.testing.assert_array_equal(jax.jit(program)(program.params, -x), model(-torch.from_numpy(x)))
+    for sign in (1, -1):
+        require_results(program, model, sign * torch.ones(6, 2))
+    x = np.ones((6, 2), np.float32)
     gradient = jax.grad(lambda x: program(program.params, x).sum())
     for run in (gradient, jax.jit(gradient), lambda x: jax.jit(jax.vmap(gradient))(jnp.stack([x, -x]))[0]):
         np.testing.assert_array_equal(run(-x), 3 * x)
@@ -84,7 +83,7 @@ class Counts(nn.Module):
 def test_values_that_an_overridden_call_reads() -> None:
     program = from_module(Counts(), (torch.tensor([0, 0, 1, 1]),), "conditions on values")
     for index in (torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 2, 1, 1, 1])):
-        np.testing.assert_array_equal(program(program.params, index.numpy()), Counts()(index))
+        require_results(program, Counts(), index, jit=False)
 
 
 def test_integers_that_values_fix() -> None:
@@ -102,11 +101,11 @@ def test_integers_that_values_fix() -> None:
 
 
 def test_booleans_cannot_show_that_a_value_differs() -> None:
-    model, x = model_of(lambda self, x: x > 0 if x.sum() > 0 else x < 0), np.eye(2, dtype=np.float32)
+    model = model_of(lambda self, x: x > 0 if x.sum() > 0 else x < 0)
     program = from_module(model, (torch.eye(2),), "fixed parts of the model")
-    np.testing.assert_array_equal(program(program.params, -x), x > 0)
+    require_results(program, model, -torch.eye(2), jit=False)
     with pytest.raises(ProgramError, match="all results are booleans"):
-        jax.jit(program)(program.params, x)
+        jax.jit(program)(program.params, np.eye(2, dtype=np.float32))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
@@ -116,21 +115,17 @@ def test_functions_that_return_a_truth(truth: Callable[[Tensor, Tensor], bool]) 
     model.first = torch.nn.utils.weight_norm(nn.Linear(3, 3))  # its weight is computed
     x, y = torch.ones(2, 3), torch.zeros(2, 3)
     program = from_module(model, (x, x), "fixed parts of the model .* at test_fixed_values")
-    for args in ((x, x), (x, y)):
-        arrays, expected = [arg.numpy() for arg in args], model(*args).detach()
-        np.testing.assert_allclose(program(program.params, *arrays), expected, rtol=1e-6)
-        jitted = jax.jit(program)(program.params, *arrays)
-        is_hidden = args[1] is y and truth in (torch.equal, torch.allclose)
-        np.testing.assert_array_equal(jitted, np.full((2, 3), np.nan) if is_hidden else expected)
+    require_results(program, model, x, x)
+    require_results(program, model, x, y, hides=truth in (torch.equal, torch.allclose))
 
 
 def test_an_argument_that_is_a_number() -> None:
-    program = jaxlstm.from_module(model_of(lambda self, x, n: x * n), (torch.ones(4, 3), 3))
-    x = np.ones((2, 3), np.float32)
-    np.testing.assert_array_equal(jax.jit(program)(program.params, x, 3), 3 * x)
-    assert np.isnan(jax.jit(program)(program.params, x, 4)).all()
+    model, x = model_of(lambda self, x, n: x * n), torch.ones(2, 3)
+    program = jaxlstm.from_module(model, (torch.ones(4, 3), 3))
+    for n in (3, 4):
+        require_results(program, model, x, n, jit=True, hides=n == 4)
     with pytest.raises(ProgramError, match="was fixed to 3 by the export, got 4"):
-        program(program.params, x, 4)
+        program(program.params, x.numpy(), 4)
 
 
 def windows(self: Any, x: Tensor) -> Tensor:
@@ -154,8 +149,7 @@ def reversed_rows(self: Any, x: Tensor) -> Tensor:
 def test_values_of_constants_are_known(forward: Callable[..., Any]) -> None:
     program = jaxlstm.from_module(model := model_of(forward), (torch.randn(4, 3),))
     for x in map(torch.randn, [(4, 3), (2, 3), (4, 5)]):
-        results = jax.jit(program)(program.params, x.numpy())
-        np.testing.assert_allclose(results, model(x), rtol=1e-5, atol=1e-6)
+        require_results(program, model, x, jit=True, rtol=1e-5, atol=1e-6)
 
 
 LONGEST = ["lengths.max()", "int(lengths.max())", "max(lengths)", "max(lengths.tolist())", "int(lengths[0])"]
@@ -176,10 +170,9 @@ def test_the_largest_length_is_the_size_of_an_axis(longest: str, packs: bool) ->
         return torch.where(mask.byte()[..., None], x, 1.0) * mask.byte().all()
 
     program = jaxlstm.from_module(model := model_of(masked), (torch.randn(2, 5, 3), torch.tensor([5, 2])))
-    for x, lengths in ((torch.randn(3, 7, 3), [7, 7, 7]), (torch.randn(2, 4, 3), [4, 1])):
-        results = jax.jit(program)(program.params, x.numpy(), np.array(lengths))
-        np.testing.assert_array_equal(results, model(x, torch.tensor(lengths)))
-    assert np.isnan(jax.jit(program)(program.params, x.numpy(), np.array([3, 1]))).all()
+    for steps, lengths in ((7, [7, 7, 7]), (4, [4, 1]), (4, [3, 1])):
+        args = torch.randn(len(lengths), steps, 3), torch.tensor(lengths)
+        require_results(program, model, *args, jit=True, hides=lengths == [3, 1])
 
 
 def test_a_constant_that_changes_is_not_known() -> None:
@@ -190,7 +183,7 @@ def test_a_constant_that_changes_is_not_known() -> None:
 
     model, x = model_of(change), torch.randn(4, 3)
     program = jaxlstm.from_module(model, (x, False))
-    np.testing.assert_array_equal(program(program.params, x.numpy(), False), 4 * x)
+    require_results(program, model, x, False, jit=False)
     program = jaxlstm.from_module(model, (x, True))
     with pytest.raises(ProgramError, match="the value that the export fixed"):
         program(program.params, x.numpy(), True)
@@ -208,10 +201,7 @@ def test_values_that_are_read_are_those_of_the_example(tmp_path: Path) -> None:
     calls = {(call.path, call.line) for node in program.graph.nodes for call in node.calls}
     assert {path for path, _ in calls} == {"", "lstm", "first", "second"}
     assert ("", "y = self.second(self.first(y))[step:] + self.count") in calls
-    for run in (program, jax.jit(program)):
-        result = run(program.params, x.numpy(), n.numpy())
-        assert (int(result["n"]), int(result["rows"])) == (3, 4)
-        np.testing.assert_allclose(result["y"], model(x, n)["y"].detach().numpy(), atol=1e-5)
+    require_results(program, model, x, n, atol=1e-5)
     with pytest.raises(ProgramError, match="the value that the export fixed to 3 at test_fixed_values"):
         program(program.params, x.numpy(), np.array(2))
     with pytest.raises(ProgramError, match=r"must have size 4.*\[input-shape"):
@@ -226,10 +216,10 @@ def test_a_size_in_a_buffer() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         program = jaxlstm.from_module(model, (torch.ones(4, 3),))
-    x = np.ones((2, 5), np.float32)
-    np.testing.assert_array_equal(program(program.params, x), 2 * x[:, :2])
+    x = torch.ones(2, 5)
+    require_results(program, model, x, jit=False)
     with pytest.raises(ProgramError, match=r"the value that the export fixed to 2 at test_fixed.*; got 3"):
-        program(program.params, x, buffers={"count": np.array(3, np.int32)})
+        program(program.params, x.numpy(), buffers={"count": np.array(3, np.int32)})
 
 
 @pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
@@ -248,10 +238,7 @@ def test_a_number_of_selected_elements_that_is_fixed(count: Any) -> None:
     x, masks = torch.ones(3), [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
     program = jaxlstm.from_module(model, (x, masks[0]))
     for mask in masks:
-        actual = jax.jit(program)(program.params, x.numpy(), mask.numpy())
-        expected = model(x, mask) if mask is masks[0] else np.full(3, np.nan)
-        np.testing.assert_array_equal(actual, expected)
-        np.testing.assert_array_equal(program(program.params, x.numpy(), mask.numpy()), model(x, mask))
+        require_results(program, model, x, mask, hides=mask is masks[1])
 
 
 def numbers(self: Any, x: Tensor) -> dict[str, Any]:
@@ -292,9 +279,9 @@ def test_a_whole_number_of_steps_that_is_fixed() -> None:
     """torch writes no assertion of a rounded number."""
     model = model_of(lambda self, x: sum(x * k for k in range(int(len(x[x > 0]) / 2) + 2)))
     program = jaxlstm.from_module(model, (torch.ones(3),))
-    for x in (torch.ones(3), torch.tensor([1.0, 1, -1]), -torch.ones(3)):
-        np.testing.assert_array_equal(program(program.params, x.numpy()), model(x))
-    assert np.isnan(jax.jit(program)(program.params, -np.ones(3, np.float32))).all()
+    for x in (torch.ones(3), torch.tensor([1.0, 1, -1])):
+        require_results(program, model, x, jit=False)
+    require_results(program, model, -torch.ones(3), hides=True)
 
 
 def test_a_result_without_tensors() -> None:
@@ -309,8 +296,7 @@ def test_a_condition_on_the_number_of_selected_elements() -> None:
     program = from_module(model, (torch.ones(4, 3),), r"Ne\(u0, 0\) is True at test_fixed_values")
     x = torch.tensor([[1.0, 2, 3], [-1, 2, 3], [4, 5, 6]])
     np.testing.assert_allclose(jax.jit(program)(program.params, x.numpy())[:2], model(x).detach(), rtol=1e-5)
-    np.testing.assert_array_equal(program(program.params, -abs(x.numpy())), model(-abs(x)))
-    assert np.isnan(jax.jit(program)(program.params, -abs(x.numpy()))).all()
+    require_results(program, model, -abs(x), hides=True)
 
 
 def traced(x: Tensor, n: Tensor) -> Tensor:
@@ -342,9 +328,7 @@ def test_constants_of_a_trace() -> None:
     model.attribute = torch.tensor([3.0, 2.0, 1.0])
     program = jaxlstm.from_module(model, (torch.randn(4, 3), torch.tensor(2)))
     x, n = torch.randn(4, 3), torch.tensor(2)
-    results = program(program.params, x.numpy(), n.numpy())
-    for name, expected in model(x, n).items():
-        np.testing.assert_allclose(results[name], expected.detach(), rtol=1e-5, err_msg=name)
+    require_results(program, model, x, n, jit=False, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -370,14 +354,14 @@ def check(self: Any, x: Tensor) -> Tensor:
 def test_asserted_values_are_asserted() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        program = jaxlstm.from_module(model_of(check), (torch.ones(4, 3),))
-    x = np.ones((6, 2), np.float32)
-    np.testing.assert_array_equal(jax.jit(program)(program.params, x), 2 * x)
+        program = jaxlstm.from_module(model := model_of(check), (torch.ones(4, 3),))
+    x = torch.ones(6, 2)
+    require_results(program, model, x, jit=True)
     lines = (r"and x.shape\[0\] > 1", r"assert not \(|> 9|x  # some", r"if x.*5")
     for wrong, line in zip((-x, 10 * x, 5 * x), lines, strict=True):
         with pytest.raises(ProgramError, match=rf"requires: test_fixed_values.py:\d+: .*{line}"):
-            program(program.params, wrong)
-        assert np.isnan(jax.jit(program)(program.params, wrong)).all()
+            program(program.params, wrong.numpy())
+        require_results(program, model, wrong, jit=True, hides=True)
 
 
 def either(self: Any, x: Tensor) -> Tensor:
@@ -392,8 +376,8 @@ def any_of(self: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("forward", [either, any_of])
 def test_other_truths_in_an_assertion_are_those_of_the_example(forward: Callable[..., Any]) -> None:
-    program = from_module(model_of(forward), (torch.ones(4, 3),), "conditions")
-    np.testing.assert_array_equal(program(program.params, -np.ones((4, 3), np.float32)), -np.ones((4, 3)))
+    program = from_module(model := model_of(forward), (torch.ones(4, 3),), "conditions")
+    require_results(program, model, -torch.ones(4, 3), jit=False)
 
 
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
@@ -416,7 +400,6 @@ def test_functions_that_fail_in_a_try_of_the_model(reads_values: bool) -> None:
     model = module_of(forward, table=nn.Embedding(4, 3))
     for ids in (torch.ones(2, 3).long(), torch.ones(7, 3).long(), torch.zeros(2, 7).long()):
         program = jaxlstm.from_module(model, (torch.ones(2, 3).long(),))
-        with torch.no_grad():
-            np.testing.assert_array_equal(program(program.params, ids.int().numpy()), model(ids))
+        require_results(program, model, ids, jit=False)
     with pytest.raises(ProgramError, match="from 0 to 3, got 6"):
         jaxlstm.from_module(model, (torch.full((2, 3), 5),))(program.params, np.full((2, 3), 5, np.int32))
