@@ -170,12 +170,20 @@ def unproven(files: SourceFiles, program: Program, method: str) -> str:
 
 def load_written(files: SourceFiles) -> nnx.Module:
     """Return the model of written source in evaluation mode, with the weights of its file."""
-    model = make_written(files)
+    # Random weights would be compiled, for nothing.
+    model = nnx.eval_shape(lambda: make_written(files))
     model.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("error", PortingWarning)
         load_state_dict(model, files.weights)
+    nnx.update(model, jax.tree.map(_drawn, nnx.state(model, nnx.RngState)))
     return model
+
+
+def _drawn(abstract: jax.ShapeDtypeStruct) -> jax.Array:
+    """Return the state of a stream of random numbers, of which a model in evaluation mode draws none."""
+    is_key = jnp.issubdtype(abstract.dtype, jax.dtypes.prng_key)
+    return jax.random.key(0) if is_key else jnp.zeros(abstract.shape, abstract.dtype)
 
 
 def make_written(files: SourceFiles) -> nnx.Module:
