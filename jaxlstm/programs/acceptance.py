@@ -35,7 +35,7 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     Raises:
       ProgramError: an operator is not supported, or the graph is malformed.
     """
-    graph = rewrite(graph, without_out, known_draws)
+    graph = rewrite(graph, without_out, known_draws, _without_offsets)
     _require_defined_values(graph)
     graph = _without_unused(graph)
     node_operators = _operators_of(graph)
@@ -47,6 +47,13 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     if pure is not graph:
         _operators_of(pure)
     return rewrite(pure, _with_accepted_functions), mutated
+
+
+def _without_offsets(node: Node, site: Site) -> Sequence[Node] | None:
+    """Drop an assertion that an offset of memory is not negative: it always holds, and JAX has none."""
+    compared = site.maker(node.kwargs.get("self")) if node.op == "aten._assert_scalar.default" else None
+    offset = site.maker(compared.args[0]) if compared is not None and compared.op == "_operator.ge" else None
+    return () if offset is not None and offset.op == "aten.sym_storage_offset.default" else None
 
 
 def _with_accepted_functions(node: Node, site: Site) -> Node | None:
@@ -117,8 +124,8 @@ def _without_unused(graph: Graph) -> Graph:
 
 
 def _has_effect(node: Node) -> bool:
-    """Return True unless a node is an operator of torch that only makes new tensors."""
-    is_plain = (
+    """Return True unless a node is an operator that only makes new tensors or numbers."""
+    is_plain = node.op.startswith("_operator.") or (
         node.op.startswith("aten.") and functional_name(node.op) == node.op and "out" not in node.kwargs
     )
     return not is_plain or "assert" in node.op

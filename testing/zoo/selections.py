@@ -41,6 +41,8 @@ def reversed_steps(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Tenso
     result = torch.zeros(x.size())
     for row, length in enumerate(lengths):
         result[row, :length] = x[row, :length].flip(dims=[0])
+        result[row, length:] = x[row, length:].cumsum(0)
+        result[row, 1:length] += 1
     packed = pack_padded_sequence(self.linear(result), lengths.clamp(min=1), True, False)
     return self.lstm(packed)[1][0]
 

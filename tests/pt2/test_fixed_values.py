@@ -75,7 +75,7 @@ class Counts(nn.Module):
 
     def forward(self, index: Tensor, groups: int = 0) -> Tensor:
         ends = index.new_zeros(groups + 1)
-        counts = index.new_zeros(groups).scatter_add_(0, index, torch.ones_like(index))
+        counts = torch.zeros(groups, out=index.new()).scatter_add_(0, index, torch.ones_like(index))
         torch.cumsum(counts, 0, out=ends[1:])
         return ends[index] * 2 if bool((counts > 1).all()) else ends
 

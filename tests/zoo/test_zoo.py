@@ -70,7 +70,7 @@ LARGE = "vision_and_series/rectified text recogniser"
 NOT_COMPILED = """\
 packed/arithmetic; packed/integers; packed/list; packed/of integers; regions/autocast; selections/documents; \
 selections/graph; selections/groups; selections/last_steps; selections/longest; selections/numbers; \
-selections/reversed_steps; selections/selected; """
+selections/selected; """
 # Source needs sizes that jit does not know; or without jit, integers of NumPy stay 64 bits wide.
 NOT_WRITTEN = """\
 packed/attention_without_gradient; packed/embedded; packed/integers; packed/norms; packed/numpy; \

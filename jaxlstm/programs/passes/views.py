@@ -24,20 +24,29 @@ def target_of(node: Node) -> str:
 
 
 def without_out(node: Node, site: Site) -> Sequence[Node] | None:
-    """Replace a function with an argument ``out`` by the function and a copy."""
+    """Replace a function with an argument ``out`` by the function, and a copy unless nothing else sees it."""
     if not isinstance(out := node.kwargs.get("out"), Value):
         return None
     function, _, overload = node.op.rpartition(".")
     name = overload.removesuffix("out").removesuffix("_") or "default"
     op = next((op for op in (f"{function}.{name}", f"{function}.Tensor") if find_operator(op)), "")
-    type_ = site.types.get(out.name)
-    # torch resizes a tensor of another shape.
-    if not op or type_ is None or [type_] != [site.types.get(name) for name in results_of(node)]:
+    type_, result_types = site.types.get(out.name), [site.types.get(name) for name in results_of(node)]
+    if not op or type_ is None or None in result_types:
         return None
     result = f"<{node.name} result>"
     kwargs = {name: argument for name, argument in node.kwargs.items() if name != "out"}
-    computed = replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={result: type_})
-    return computed, replace(node, op="aten.copy_.default", kwargs={"self": out, "src": Value(result)})
+    computed = replace(node, name=result, op=op, kwargs=kwargs, outputs=(result,), types={})
+    if result_types == [type_]:
+        copied = {"self": out, "src": Value(result)}
+        return replace(computed, types={result: type_}), replace(node, op="aten.copy_.default", kwargs=copied)
+    # torch resizes a tensor of another shape.
+    maker = site.maker(out)
+    owner = maker and find_operator(maker.op)
+    is_seen = owner is None or owner.write_back or owner.may_alias or len(site.users[out.name]) > 1
+    if is_seen or len(result_types) > 1:
+        return None
+    cast = {"self": Value(result), "dtype": type_.dtype}
+    return computed, replace(node, op="aten.to.dtype", kwargs=cast)
 
 
 def bases_of(node: Node, operator: Operator) -> Sequence[tuple[Any, str | None]]:

@@ -71,28 +71,40 @@ def _nonzero_in_rows(self: Array) -> Prefix | None:
     return replace(places[0], array=jnp.stack([place.array for place in places], 1))
 
 
+def _bound(bound: Any, length: Any, size: int) -> Any:
+    """Return the bound of a slice of an axis as a place from 0 to its length, which is at most ``size``."""
+    bound = bound.number() if isinstance(bound, Count) else bound
+    bound = max(min(bound, size), -size) if isinstance(bound, int) else bound
+    return jnp.clip(jnp.where(bound < 0, bound + length, bound), 0, length)
+
+
 def _slice(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Prefix | None:
     array: Any = array_of(self)
-    end = end.number() if isinstance(end, Count) else end
     place = axis(array, dim)
     size, is_inner = array.shape[place], _along(self, dim)
-    is_end = isinstance(end, Tracer) or (is_inner and end is not None and end < size)
-    if start not in (None, 0) or step != 1 or not is_end or (is_unknown(self) and not is_inner):
+    start, end = 0 if start is None else start, size if end is None else end
+    is_known = type(start) is int and type(end) is int
+    is_whole = is_known and start == 0 and end >= size
+    if step != 1 or is_whole or (not is_inner and (is_known or is_unknown(self))):
         return None
-    assert end is not None
-    longest = self.count.number() if is_inner else size
-    count = Count(jnp.clip(jnp.where(end < 0, end + longest, end), 0, longest), size)
-    return Prefix(array, place, count).repeated()
+    length = self.count.number() if is_inner else size
+    begin, stop = (_bound(bound, length, size) for bound in (start, end))
+    if type(start) is not int or start:
+        array = jnp.roll(array, -begin, place)
+    return Prefix(array, place, Count(jnp.maximum(stop - begin, 0), size)).repeated()
 
 
 def _slice_scatter(
     apply: Apply, self: Any, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Array | None:
-    """Write a slice whose end is unknown."""
-    if is_unknown(self) or not isinstance(src, Prefix) or not isinstance(end, Tracer | Count):
+    """Write a slice whose bounds are unknown."""
+    place = axis(array_of(self), dim)
+    is_slice = isinstance(src, Prefix) and src.axis == place and step == 1 and not is_unknown(self)
+    if not is_slice or src.array.shape != self.shape:
         return None
-    is_aligned = src.axis == axis(self, dim) and src.array.shape == self.shape
-    return jnp.where(src.valid(), src.array.astype(self.dtype), self) if is_aligned else None
+    begin = _bound(0 if start is None else start, self.shape[place], self.shape[place])
+    valid, rows = (jnp.roll(item, begin, item.ndim - self.ndim + place) for item in (src.valid(), src.array))
+    return jnp.where(valid, rows.astype(self.dtype), self)
 
 
 def _unique(
