@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import held
