@@ -275,21 +275,6 @@ LOSSY = {name for name in CASES if "LSTMCell" in name and "jaxlstm" not in name}
 }
 
 
-def randomized(layer: torch.nn.Module) -> torch.nn.Module:
-    """Return the layer in float64, with random weights and statistics of about 1."""
-    layer = layer.double()
-    with torch.no_grad():
-        for name, tensor in layer.state_dict().items():
-            if name.endswith("running_var"):
-                # Flax keeps statistics in float32.
-                tensor.copy_((torch.rand(tensor.shape) + 0.5).double())
-            elif name.endswith("running_mean"):
-                tensor.copy_(torch.randn(tensor.shape).double())
-            elif tensor.ndim == 1 and "bias_hh" not in name:
-                tensor.add_(0.3 * torch.randn_like(tensor))
-    return layer
-
-
 def example(case: LayerCase) -> np.ndarray:
     """Return an input in torch's layout."""
     if not case.shape:

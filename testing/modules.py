@@ -31,13 +31,16 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def randomized(module: Module) -> Module:
-    """Return a module with random statistics, and random weights and biases of its norms."""
+    """Return a module with random statistics, and random numbers in vectors that start with equal ones.
+
+    Such are the weights and biases of norms and the biases of attention.
+    """
     with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)):
-                for name, tensor in norm.state_dict().items():
-                    if name in ("weight", "running_var"):
-                        tensor.uniform_(0.5, 2)
-                    elif tensor.is_floating_point():
-                        tensor.normal_()
+        for part in module.modules():
+            for name, tensor in part.named_parameters(recurse=False):
+                if tensor.ndim == 1 and tensor.unique().numel() == 1:
+                    tensor.uniform_(0.5, 2) if name == "weight" else tensor.normal_()
+            for name, tensor in part.named_buffers(recurse=False):
+                if name in ("running_mean", "running_var"):
+                    tensor.uniform_(0.5, 2) if name == "running_var" else tensor.normal_()
     return module

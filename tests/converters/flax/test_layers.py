@@ -13,7 +13,8 @@ import torch
 from flax import nnx
 
 import jaxlstm
-from testing.flax_layers import CASES, LOSSY, LayerCase, call_arguments, example, randomized
+from testing.flax_layers import CASES, LOSSY, LayerCase, call_arguments, example
+from testing.modules import randomized
 
 
 def torch_results(case: LayerCase, layer: torch.nn.Module) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _weights(shape: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("name", CASES)
 def test_layer(fill: Callable[..., Filled], name: str) -> None:
     case = CASES[name]
-    layer = randomized(case.torch()).eval()
+    layer = randomized(case.torch()).double().eval()
     expected = torch_results(case, layer)
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore", jaxlstm.PortingWarning)  # settings are not under test here
