@@ -243,10 +243,15 @@ class NodeStep:
                     "differ for some sizes. Export the axis with a range in which they are equal, such as "
                     "dynamic_shapes={'x': {1: torch.export.Dim('time', min=3)}}, or with a fixed size",
                 )
+            is_packed = self.node.op == "jaxlstm.pack_padded.default"
+            advice = (
+                "The export fixed the longest of the packed sequences. Cut the inputs after it: under jit, where "
+                "the lengths are unknown, a packed batch is as long as its padding"
+                if is_packed
+                else f"The export fixed a size that these inputs change. {_free_axes(options)}"
+            )
             raise ProgramError(
-                "static-shape",
-                f"{prefix} {actual} for these inputs, and {size} in the file. The export fixed a size that "
-                f"these inputs change. {_free_axes(options)}",
+                "static-shape", f"{prefix} {actual} for these inputs, and {size} in the file. {advice}"
             )
 
 

@@ -100,6 +100,25 @@ def test_parameters_that_a_module_also_holds_in_a_list() -> None:
         assert program.buffers.keys() == {"bias"}
 
 
+def test_a_parameter_that_a_call_made_of_itself() -> None:
+    """In evaluation mode, dropout returns the parameter, which becomes one under a second name."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        rnn = self.rnn
+        rnn.weight_hh_l0 = nn.functional.dropout(rnn.weight_raw, 0.5, self.training)
+        return rnn(x)[0]
+
+    module = module_of(forward, rnn=nn.RNN(3, 4)).eval()
+    module.rnn.weight_raw = module.rnn.weight_hh_l0
+    del module.rnn.weight_hh_l0
+    x = torch.randn(3, 2, 3)
+    module(x)
+    assert "weight_hh_l0" in module.rnn._parameters
+    program = jaxlstm.from_module(module, (x,))
+    require_equal(program, module, torch.randn(5, 4, 3))
+    assert module.rnn.weight_hh_l0 is module.rnn.weight_raw
+
+
 def test_detached_parameters_and_results_stay_constants() -> None:
     def forward(self: Any, x: torch.Tensor) -> Any:
         return x * self.weight + x * x * self.frozen[0], x * self.own[0], self.frozen[0], {"kind": "text"}

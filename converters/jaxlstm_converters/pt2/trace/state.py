@@ -133,7 +133,11 @@ def kept_state(module: torch.nn.Module, changed: dict[str, str]) -> Iterator[Non
         is_script = setter.f_code.co_name == "_set_attribute"
         is_torchs = not (is_script or is_of_model(setter.f_code.co_filename))
         lines[id(part), name] = None if is_torchs else line_of_model()
-        set_attribute(part, name, value)
+        is_parameter = name in vars(part).get("_parameters", ()) and not isinstance(value, torch.nn.Parameter)
+        if is_parameter and isinstance(value, torch.Tensor):
+            vars(part)[name] = value  # The module set its parameter, which a trace replaces by a tensor.
+        else:
+            set_attribute(part, name, value)
 
     def enter(*args: Any) -> None:
         lines.clear()
