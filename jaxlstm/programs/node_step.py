@@ -243,11 +243,10 @@ class NodeStep:
                     "differ for some sizes. Export the axis with a range in which they are equal, such as "
                     "dynamic_shapes={'x': {1: torch.export.Dim('time', min=3)}}, or with a fixed size",
                 )
-            is_packed = self.node.op == "jaxlstm.pack_padded.default"
             advice = (
-                "The export fixed the longest of the packed sequences. Cut the inputs after it: under jit, where "
-                "the lengths are unknown, a packed batch is as long as its padding"
-                if is_packed
+                "The export fixed the length of the longest sequence. Cut the inputs after it: under jit, "
+                "where lengths are unknown, a packed batch is as long as its padding"
+                if self.node.op == "jaxlstm.pack_padded.default"
                 else f"The export fixed a size that these inputs change. {_free_axes(options)}"
             )
             raise ProgramError(
