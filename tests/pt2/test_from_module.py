@@ -108,15 +108,15 @@ def test_a_parameter_that_a_call_made_of_itself() -> None:
         rnn.weight_hh_l0 = nn.functional.dropout(rnn.weight_raw, 0.5, self.training)
         return rnn(x)[0]
 
-    module = module_of(forward, rnn=nn.RNN(3, 4)).eval()
-    module.rnn.weight_raw = module.rnn.weight_hh_l0
-    del module.rnn.weight_hh_l0
-    x = torch.randn(3, 2, 3)
+    rnn: Any = nn.RNN(3, 4)
+    rnn.weight_raw = rnn.weight_hh_l0
+    del rnn.weight_hh_l0
+    module, x = module_of(forward, rnn=rnn).eval(), torch.randn(3, 2, 3)
     module(x)
-    assert "weight_hh_l0" in module.rnn._parameters
+    assert "weight_hh_l0" in rnn._parameters
     program = jaxlstm.from_module(module, (x,))
     require_equal(program, module, torch.randn(5, 4, 3))
-    assert module.rnn.weight_hh_l0 is module.rnn.weight_raw
+    assert rnn.weight_hh_l0 is rnn.weight_raw
 
 
 def test_detached_parameters_and_results_stay_constants() -> None:

@@ -134,6 +134,8 @@ def from_module(
     program = program_of(file._replace(graph=graph))
     if changed := _changed_state(call, program.dropped_changes):
         warnings.warn(changed, UserWarning, stacklevel=2)
+    if padded := _padded_example(call, program):
+        warnings.warn(padded, UserWarning, stacklevel=2)
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
             program.at_sizes = OtherSizes(call._replace(module=torch_module), step, finish, program)
@@ -213,6 +215,26 @@ def _warning(step: ExportStep, method: Callable[..., Any] | None) -> str:
         + loop
         * any(": while " in x for x in step.fixed)
     )
+
+
+def _padded_example(call: ExportCall, program: Program) -> str:
+    """Return a warning about padding after the longest sequence, which the program of an example refuses."""
+    from torch.utils import _pytree
+
+    from jaxlstm_converters.pt2.trace.trace_packed import requires_cut
+
+    if not requires_cut(program.graph):
+        return ""
+    given = (call.args, call.kwargs)
+    args, kwargs = _pytree.tree_map(lambda x: x.detach().numpy() if hasattr(x, "detach") else x, given)
+    try:
+        program(program.params, *args, **kwargs)
+    except ProgramError as error:
+        return (
+            f"from_module: the program does not take its example: {error.message}. A call with such padding "
+            "exports the module again outside of jax.jit, and gives NaN under jax.jit"
+        )
+    return ""
 
 
 def _changed_state(call: ExportCall, in_place: Iterable[str]) -> str:

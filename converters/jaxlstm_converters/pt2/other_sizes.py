@@ -26,6 +26,7 @@ from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_a
 from jaxlstm_converters.pt2.trace.draft_decisions import Truths
 from jaxlstm_converters.pt2.trace.export_patches import own_gradients
 from jaxlstm_converters.pt2.trace.module_copies import copied
+from jaxlstm_converters.pt2.trace.trace_packed import requires_cut
 
 _ONLY_EXAMPLE = (
     "{}. Under jax.jit the program has the values of the example of from_module, and gives NaN for others"
@@ -67,7 +68,7 @@ class OtherSizes:
         }
         self._call = call._replace(module=copied(call.module, shared))
         set_forward(self._call.module, call.method)
-        self._finish, self._has_values = finish, bool(first.fixed)
+        self._finish, self._has_values = finish, bool(first.fixed) or requires_cut(program.graph)
         self._truths: dict[int, tuple[Any, Truths | None]] = {}  # by the identity of a program's graph
         self._first, self._first_truths = program, first.truths
         self._branches = dict[Any, tuple[Program, ...]]()  # by graph and shapes

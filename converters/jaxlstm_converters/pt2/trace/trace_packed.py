@@ -20,6 +20,7 @@ from torch.nn.modules.rnn import RNNBase
 from torch.overrides import TorchFunctionMode
 
 from jaxlstm._shared.own_thread import replaced
+from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.pt2 import packed
 from jaxlstm_converters.pt2.trace.export_patches import results_hook
 from jaxlstm_converters.pt2.trace.packed_rows import (
@@ -60,6 +61,11 @@ class HostLengths(Sequence[Any]):
 
 
 _FULL = "the longest of the packed sequences must be as long as its padding: cut the inputs after it"
+
+
+def requires_cut(graph: Graph) -> bool:
+    """Return True for a program that requires batches without steps of padding only."""
+    return any(node.kwargs.get("assert_msg") == _FULL for node in graph.nodes)
 
 
 def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: bool) -> tuple[Any, Any]:
