@@ -215,6 +215,14 @@ def test_a_program_as_a_reference_refuses_values():
     assert any("small values: skipped" in note for note in report.notes)
 
 
+def test_indices_beyond_an_axis_of_another_size_are_skipped() -> None:
+    """The program refuses them outside of jit."""
+    args = torch.rand(3, 4), torch.tensor([2, 3, 0, 1, 2])
+    program = jaxlstm.from_module(module_of(lambda _, x, index: x[:, index] * 2), args)
+    report = verify_model(lambda x, index: jnp.take(x, index, axis=1, mode="clip") * 2, program, args)
+    assert report.ok, str(report)
+
+
 @pytest.mark.slow
 def test_a_program_as_a_reference_locates_the_module(exported):
     _, args, program = exported

@@ -24,6 +24,10 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         lambda x: (x.clone().floor_divide_(0.3), x.abs().pow_(x.abs()), x.clone().true_divide_(3)),
         [torch.linspace(-2, 3, 7)],
     ),
+    "a number before a tensor": (
+        lambda n: (6 & n, torch.bitwise_or(True, n > 1), 5 ^ n, torch.remainder(7, n), 9 % n),
+        [torch.arange(1, 6)],
+    ),
     "windows": (
         lambda x: (
             *(torch.hamming_window(9, periodic, dtype=x.dtype) for periodic in (True, False)),

@@ -113,8 +113,8 @@ class ProgramReference:
 
     def refusal(self, case: Case) -> str:
         """Return the exception that the program raises for a case, or an empty string."""
-        # Conditions on values are checked outside of jit only.
-        checked = {*ASSERTIONS, "jaxlstm.pack_padded.default"}
+        # Conditions on values, such as the range of an index, are checked outside of jit only.
+        checked = {*ASSERTIONS, "jaxlstm.pack_padded.default", *_INDEXING}
         has_conditions = any(node.op in checked for node in self._model.program.graph.nodes)
         try:
             self._float64.attempt(case, eagerly=has_conditions)
@@ -160,6 +160,9 @@ class ProgramReference:
     @property
     def _float64(self) -> ModelRunner:
         return self._runners[np.dtype(np.float64)]
+
+
+_INDEXING = ("aten.index.Tensor", "aten.index_select.default", "aten.gather.default")
 
 
 def _with_tanh_of_xla(program: Program) -> Program | None:

@@ -89,6 +89,9 @@ _TENSORS_OF_FLOATS = {
     "logaddexp2": functools.partial(_beside_infinity, jnp.logaddexp2),
 }
 register_family(_of_promoted, _COMPARISONS | _NUMBERS, TENSOR_OR_SCALAR, layout="elementwise")
+_OF_A_NUMBER = {f"bitwise_{name}": _NUMBERS[f"bitwise_{name} __{name}__"] for name in ("and", "or", "xor")}
+_OF_A_NUMBER["remainder"] = _NUMBERS["remainder"]
+register_family(_of_promoted, _OF_A_NUMBER, "Scalar_Tensor", layout="elementwise")
 register_family(_of_promoted, _TENSORS, layout="elementwise")
 register_family(_of_promoted, {"kron": jnp.kron})
 _SHIFTS = {"left_shift": jnp.left_shift, "right_shift": jnp.right_shift}
