@@ -57,6 +57,7 @@ def test_modules_and_arguments_that_are_refused() -> None:
         (1, (), r"torch_module must be a torch\.nn\.Module, got int"),
         (nn.Linear(2, 2), torch.randn(2), r"args must be a tuple .* got Tensor"),
         (nn.Linear(2, 2), (np.ones(2),), "args must hold torch tensors, got ndarray; use torch.from_numpy"),
+        (nn.Linear(2, 2), ((torch.ones(2), np.ones(2)),), "args must hold torch tensors, got ndarray"),
         (nn.Sequential(torch.jit.script(nn.Linear(2, 2))), (torch.ones(2),), "0 is a Script.*load_state"),
     ]
     for module, args, message in calls:

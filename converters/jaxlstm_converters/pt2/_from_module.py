@@ -93,13 +93,14 @@ def from_module(
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple of example arguments, such as (x,), got {type(args).__name__}")
     kwargs = dict(kwargs or {})
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+    packed = torch.nn.utils.rnn.PackedSequence
+    for value in torch.utils._pytree.tree_leaves((args, kwargs), is_leaf=lambda x: isinstance(x, packed)):
+        if isinstance(value, packed):
             raise TypeError(
                 "args must not hold a PackedSequence; pass the padded batch and its lengths to a module that "
                 "packs them in forward"
             )
-        if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
+        if hasattr(value, "__array__") and not isinstance(value, torch.Tensor | float):
             raise TypeError(f"args must hold torch tensors, got {type(value).__name__}; use torch.from_numpy")
     for name, part in torch_module.named_modules():
         if isinstance(part, torch.jit.ScriptModule) and [*part.parameters()]:
@@ -112,6 +113,7 @@ def from_module(
     from jaxlstm_converters.pt2.other_sizes import OtherSizes
     from jaxlstm_converters.pt2.trace.export_patches import own_gradients
     from jaxlstm_converters.pt2.trace.module_copies import traced_copy
+    from jaxlstm_converters.pt2.trace.trace_packed import padded_example
 
     finish = functools.partial(_as_file, name=f"<{type(torch_module).__name__}>")
     runs = functools.partial(_runs_under_jit, finish)
@@ -134,7 +136,7 @@ def from_module(
     program = program_of(file._replace(graph=graph))
     if changed := _changed_state(call, program.dropped_changes):
         warnings.warn(changed, UserWarning, stacklevel=2)
-    if padded := _padded_example(call, program):
+    if padded := padded_example(call.args, call.kwargs, program):
         warnings.warn(padded, UserWarning, stacklevel=2)
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
@@ -215,26 +217,6 @@ def _warning(step: ExportStep, method: Callable[..., Any] | None) -> str:
         + loop
         * any(": while " in x for x in step.fixed)
     )
-
-
-def _padded_example(call: ExportCall, program: Program) -> str:
-    """Return a warning about padding after the longest sequence, which the program of an example refuses."""
-    from torch.utils import _pytree
-
-    from jaxlstm_converters.pt2.trace.trace_packed import requires_cut
-
-    if not requires_cut(program.graph):
-        return ""
-    given = (call.args, call.kwargs)
-    args, kwargs = _pytree.tree_map(lambda x: x.detach().numpy() if hasattr(x, "detach") else x, given)
-    try:
-        program(program.params, *args, **kwargs)
-    except ProgramError as error:
-        return (
-            f"from_module: the program does not take its example: {error.message}. A call with such padding "
-            "exports the module again outside of jax.jit, and gives NaN under jax.jit"
-        )
-    return ""
 
 
 def _changed_state(call: ExportCall, in_place: Iterable[str]) -> str:

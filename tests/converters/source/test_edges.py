@@ -190,6 +190,30 @@ def test_a_loop_over_time_is_a_scan(dropout: float, monkeypatch: pytest.MonkeyPa
     written.model(x.numpy())
 
 
+class Last(nn.Module):
+    """A module whose loop begins with the operator that a method calls after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(5):
+            x = self.part(x) * x.exp() + 1
+        return self.last(x)
+
+    def last(self, x: Tensor) -> Tensor:
+        """Return the result."""
+        return self.part(x)
+
+
+def test_the_first_operator_of_a_loop_follows_in_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in (repeat_to_scan, steps_to_scan):
+        monkeypatch.setattr(part, "FEWEST_COPIES", 4)
+    x = torch.randn(2, 3)
+    assert_equal(write(Last(), x), x)
+
+
 def slices(self: Any, x: Tensor) -> Tensor:
     """A loop over slices of one row, which are empty beyond the end of the input."""
     h = x[:, 0]

@@ -18,8 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules.rnn import RNNBase
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
 from jaxlstm._shared.own_thread import replaced
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph
 from jaxlstm_converters.pt2 import packed
 from jaxlstm_converters.pt2.trace.export_patches import results_hook
@@ -66,6 +68,23 @@ _FULL = "the longest of the packed sequences must be as long as its padding: cut
 def requires_cut(graph: Graph) -> bool:
     """Return True for a program that requires batches without steps of padding only."""
     return any(node.kwargs.get("assert_msg") == _FULL for node in graph.nodes)
+
+
+def padded_example(args: Any, kwargs: Any, program: Any) -> str:
+    """Return a warning about padding after the longest sequence, which the program of an example refuses."""
+    if not requires_cut(program.graph):
+        return ""
+    args, kwargs = _pytree.tree_map(
+        lambda x: x.detach().numpy() if isinstance(x, Tensor) else x, (args, kwargs)
+    )
+    try:
+        program(program.params, *args, **kwargs)
+    except ProgramError as error:
+        return (
+            f"from_module: the program does not take its example: {error.message}. A call with such padding "
+            "exports the module again outside of jax.jit, and gives NaN under jax.jit"
+        )
+    return ""
 
 
 def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: bool) -> tuple[Any, Any]:

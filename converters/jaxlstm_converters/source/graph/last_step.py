@@ -48,4 +48,4 @@ def with_last_step(graph: Graph, first: int, end: int, period: int) -> tuple[Gra
 
 def _token(node: Node) -> Any:
     # Some results of the last step may not be used.
-    return token_of(node, with_types=False)
+    return token_of(node, with_types=False), len(node.calls)
