@@ -85,6 +85,7 @@ def from_module(
     >>> y = jax.jit(program)(program.params, x)  # doctest: +SKIP
     """
     import torch
+    from torch.utils import _pytree
 
     torch_module, method = _without_script(torch_module, method)
     torch_module, function = method_of(torch_module, method)
@@ -94,7 +95,7 @@ def from_module(
         raise TypeError(f"args must be a tuple of example arguments, such as (x,), got {type(args).__name__}")
     kwargs = dict(kwargs or {})
     packed = torch.nn.utils.rnn.PackedSequence
-    for value in torch.utils._pytree.tree_leaves((args, kwargs), is_leaf=lambda x: isinstance(x, packed)):
+    for value in _pytree.tree_leaves((args, kwargs), is_leaf=lambda x: isinstance(x, packed)):
         if isinstance(value, packed):
             raise TypeError(
                 "args must not hold a PackedSequence; pass the padded batch and its lengths to a module that "
