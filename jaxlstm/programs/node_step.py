@@ -18,7 +18,14 @@ from jaxlstm.programs.graph import Argument, Node, Value, named_results, place_o
 from jaxlstm.programs.operators.dtypes import doubles_by_default, held
 from jaxlstm.programs.operators.registry import Form, Operator, Options, form_of
 from jaxlstm.programs.sizes.guards import UNDECIDED
-from jaxlstm.programs.sizes.prefix import SIZE_OF, Prefix, UnprovenError, is_among, is_unknown
+from jaxlstm.programs.sizes.prefix import (
+    SIZE_OF,
+    Prefix,
+    UnprovenError,
+    is_among,
+    is_unknown,
+    without_padding,
+)
 from jaxlstm.programs.sizes.prefix_rules import run_unknown, selected
 
 # The exceptions of JAX where Python needs the value of a traced array, such as a size.
@@ -115,6 +122,10 @@ class NodeStep:
         try:
             if irregular and not self._functions and is_among((args, kwargs)):
                 result = run_unknown(node.op, functools.partial(self._apply, options), args, kwargs)
+                if options.exact_sizes and not all(
+                    map(_is_exact, jax.tree.leaves(result, is_leaf=is_unknown))
+                ):
+                    raise UnprovenError
             elif self.operator.takes_options:
                 result = self._function(*args, **kwargs, options=options.of_module(node.module_path))
             elif self._is_read and values.is_traced and self._is_known(kwargs, options):
@@ -173,7 +184,13 @@ class NodeStep:
         """Return a result of unknown size, for which the operator failed, or raise the error of the node."""
         is_unknown_value = isinstance(error, _UNKNOWN)
         try:
-            if is_unknown_value and not options.exact_sizes and not is_among((args, kwargs)):
+            if not options.exact_sizes and (whole := without_padding((args, kwargs))):
+                (args, kwargs), are_whole = whole
+                for place, is_whole in enumerate(are_whole):
+                    values[f"{SIZE_OF}argument {place} of {self.node.name}"] = is_whole
+                return self._apply(options, *args, **kwargs)
+            is_exact = options.exact_sizes and self.node.op != "jaxlstm.pack_padded.default"
+            if is_unknown_value and not is_exact and not is_among((args, kwargs)):
                 result = selected(self.node.op, kwargs)
                 if result is not None:
                     return result
@@ -267,6 +284,11 @@ def title_of(node: Node) -> str:
     """Return the name, operator, module and line of a node for a message."""
     line = node.calls[-1].line[:120] if node.calls else ""
     return f"{node.name} ({node.op}, {place_of(node)}{line and f': {line}'})"
+
+
+def _is_exact(value: Any) -> bool:
+    """Return True unless a result would end with NaN."""
+    return not isinstance(value, Prefix) or value.is_padded
 
 
 def _is_plain(value: Any) -> bool:

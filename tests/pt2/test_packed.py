@@ -23,6 +23,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.pt2 import packed as packed_operators
 from testing.gradients import assert_close, require_equal
 from testing.graphs import to_numpy
+from testing.modules import module_of
 from testing.processes import run_python
 from testing.zoo.packed import EXAMPLE, LONGER, Forward, batch, changed_in_place, in_order, model_of, plain
 
@@ -60,6 +61,64 @@ def test_under_jit_a_batch_is_as_long_as_its_padding() -> None:
     assert not y[:, 4:].any()
     np.testing.assert_array_equal(n, [4, 3, 2])
     np.testing.assert_allclose(h, to_numpy(expected[2][0]), atol=1e-5)
+
+
+def _mask(y: Tensor, lengths: Tensor) -> Tensor:
+    return torch.arange(y.shape[1])[None] < lengths[:, None]
+
+
+def _attended(self: Any, y: Tensor, lengths: Tensor) -> Any:
+    weights = y.sum(-1).masked_fill(~_mask(y, lengths), -1e9).softmax(1)
+    return (weights[..., None] * y).sum(1), weights[:, None] @ y
+
+
+# Name -> a function of the padded batch and the lengths.
+AFTER_PACKING: dict[str, Callable[..., Any]] = {
+    "mean": lambda self, y, n: y.mean(1),
+    "maximum": lambda self, y, n: y.max(1)[0],
+    "last step": lambda self, y, n: y[:, -1],
+    "first step backwards": lambda self, y, n: y.flip(1)[:, 0],
+    "steps after the first": lambda self, y, n: y[:, 1:].sum(1),
+    "number of steps": lambda self, y, n: y.sum(1) / y.shape[1],
+    "mean of the valid": lambda self, y, n: (y * _mask(y, n)[..., None]).sum(1) / n[:, None],
+    "attention": _attended,
+    "logsumexp": lambda self, y, n: y.logsumexp(1),
+    "each last step": lambda self, y, n: y.gather(1, (n - 1)[:, None, None].expand(-1, 1, y.shape[2]))[:, 0],
+    "steps as rows": lambda self, y, n: y.reshape(-1, y.shape[2]).mean(0),
+    "rows and back": lambda self, y, n: y.reshape(-1, y.shape[2]).view(y.shape[0], -1, y.shape[2]).sum(1),
+    "another layer": lambda self, y, n: self.after(y)[0][:, -1],
+}
+UNPROVEN_AFTER_PACKING: dict[str, Callable[..., Any]] = {
+    "variance": lambda self, y, n: y.var(1),
+    "pooling": lambda self, y, n: nn.functional.adaptive_avg_pool1d(y.mT, 2),
+    "attention layer": lambda self, y, n: self.attention(y, y, y, key_padding_mask=~_mask(y, n))[0],
+}
+
+
+@pytest.mark.parametrize("name", [*AFTER_PACKING, *UNPROVEN_AFTER_PACKING])
+def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> None:
+    """Torch's values and gradients, or NaN, where the padding is longer than the longest sequence."""
+
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Any:
+        rows = pack(x, lengths, batch_first=True, enforce_sorted=False)
+        after = {**AFTER_PACKING, **UNPROVEN_AFTER_PACKING}[name]
+        return after(self, *unpack(self.lstm(rows)[0], batch_first=True))
+
+    layers = {
+        "lstm": nn.LSTM(2, 4, batch_first=True),
+        "after": nn.GRU(4, 3, batch_first=True),
+        "attention": nn.MultiheadAttention(4, 2, batch_first=True),
+    }
+    model = module_of(forward, **layers).eval()
+    program = jaxlstm.from_module(model, (torch.randn(3, 6, 2), torch.tensor([3, 6, 5])))
+    for lengths in ([6, 3, 2], [3, 4, 1]):
+        args = torch.randn(3, 6, 2), torch.tensor(lengths)
+        if name in AFTER_PACKING or max(lengths) == 6:
+            require_equal(program, model, *args)
+        else:
+            arrays = [*map(to_numpy, args)]
+            assert np.isnan(jax.jit(program)(program.params, *arrays)).all()
+            np.testing.assert_allclose(compile(program)(*arrays), to_numpy(model(*args)), atol=1e-5)
 
 
 @pytest.mark.slow

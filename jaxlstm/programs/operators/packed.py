@@ -1,7 +1,7 @@
 """Packed sequences as padded batches with lengths: the operators of ``jaxlstm_converters.pt2.packed``.
 
-Under ``jit`` the lengths are unknown. A batch then stays as long as its padding, where torch cuts it after
-its longest sequence.
+Under ``jit`` the lengths are unknown. A batch then stays as long as its padding, of which
+:mod:`jaxlstm.programs.sizes.prefix` knows how much torch cuts.
 """
 
 import operator
@@ -23,10 +23,11 @@ from jaxlstm.programs.operators.registry import Options, register_operator
 
 @register_operator("jaxlstm.pack_padded.default")
 def pack_padded(input: Array, lengths: Array, batch_first: bool) -> Array:
-    """Check the lengths, and cut the padding after the longest sequence if they are known."""
+    """Check the lengths, and cut the padding after the longest sequence."""
     axis = 1 if batch_first else 0
     known = _known_lengths(lengths, input.shape[1 - axis], input.shape[axis])
-    return input if known is None else jax.lax.slice_in_dim(input, 0, int(known[0]), axis=axis)
+    longest = operator.index((lengths if known is None else known)[0])
+    return jax.lax.slice_in_dim(input, 0, longest, axis=axis)
 
 
 def _known_lengths(lengths: Array, batch: int, steps: int) -> np.ndarray | None:

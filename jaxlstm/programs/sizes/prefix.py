@@ -3,6 +3,9 @@
 The array is as long as the mask: its first elements along the axis are torch's, and the others repeat the
 first one, so that functions are defined for them. An operator runs on all elements if the start of its
 results provably depends on the start of its arguments only, by the rules of `flow`.
+
+A packed batch is one too, whose other elements are steps after the longest sequence. An operator without a
+proof then takes all of them, and the run asserts that the longest sequence is as long as its padding.
 """
 
 from __future__ import annotations
@@ -37,11 +40,16 @@ class UnprovenError(Exception):
 
 @dataclass(frozen=True)
 class Count:
-    """A size that ``jit`` does not know: ``times * value``, in an array with ``times * size`` elements."""
+    """A size that ``jit`` does not know: ``times * value``, in an array with ``times * size`` elements.
+
+    Attributes:
+      is_packed: it is the length of the longest sequence of a packed batch.
+    """
 
     value: Array
     size: int
     times: int = 1
+    is_packed: bool = False
 
     def number(self) -> Array:
         """Return the size in torch."""
@@ -50,11 +58,16 @@ class Count:
 
 @dataclass(frozen=True)
 class Prefix:
-    """An array whose size along an axis is a `Count`."""
+    """An array whose size along an axis is a `Count`.
+
+    Attributes:
+      is_padded: its other elements are what torch computes for padding after the longest sequence.
+    """
 
     array: Array
     axis: int
     count: Count
+    is_padded: bool = False
 
     def valid(self) -> Array:
         """Return True for each element of the axis that torch has, with the number of axes of the array."""
@@ -80,8 +93,8 @@ class Prefix:
         return take(self.array, places, self.axis)
 
 
-jax.tree_util.register_dataclass(Count, ["value"], ["size", "times"])
-jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axis"])
+jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed"])
+jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axis", "is_padded"])
 
 
 def is_unknown(value: Any) -> bool:
@@ -98,7 +111,19 @@ def as_result(value: Any) -> Any:
     """Return an array or number with an unknown size as it leaves the program."""
     if isinstance(value, Count):
         return value.number()
-    return value.filled() if isinstance(value, Prefix) else value
+    if isinstance(value, Prefix):
+        return value.array if value.is_padded else value.filled()
+    return value
+
+
+def without_padding(arguments: Any) -> tuple[Any, list[Array]] | None:
+    """Return arguments as if packed batches had no padding, and whether that holds for each; or None."""
+    leaves, structure = jax.tree.flatten(arguments, is_leaf=is_unknown)
+    counts = [leaf.count if isinstance(leaf, Prefix) else leaf for leaf in leaves if is_unknown(leaf)]
+    if not counts or not all(count.is_packed for count in counts):
+        return None
+    whole = [leaf.size * leaf.times if isinstance(leaf, Count) else array_of(leaf) for leaf in leaves]
+    return jax.tree.unflatten(structure, whole), [count.value == count.size for count in counts]
 
 
 def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -136,9 +161,12 @@ def _run_at_sizes(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     args, kwargs = jax.tree.unflatten(structure, [_at_size(leaf, counts[0].size) for leaf in leaves])
     results, structure = jax.tree.flatten(apply(*args, **kwargs))
     longs = [flow.long(result.shape) for result in traced.out_avals]
-    return jax.tree.unflatten(
-        structure, [_result(leaf, long, counts[0]) for leaf, long in zip(results, longs, strict=True)]
-    )
+    unknown = [_result(leaf, long, counts[0]) for leaf, long in zip(results, longs, strict=True)]
+    if all(
+        leaf.is_padded if isinstance(leaf, Prefix) else leaf.is_packed for leaf in filter(is_unknown, leaves)
+    ):
+        unknown = [replace(leaf, is_padded=True) if isinstance(leaf, Prefix) else leaf for leaf in unknown]
+    return jax.tree.unflatten(structure, unknown)
 
 
 def _symbol(leaves: Sequence[Any]) -> Any:

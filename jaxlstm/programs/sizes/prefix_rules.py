@@ -19,7 +19,16 @@ from jaxlstm.programs.operators.indexing import masked_scatter, take
 from jaxlstm.programs.operators.reductions import mean, sum_
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
-from jaxlstm.programs.sizes.prefix import Apply, Count, Prefix, array_of, is_among, is_unknown, run_proven
+from jaxlstm.programs.sizes.prefix import (
+    Apply,
+    Count,
+    Prefix,
+    UnprovenError,
+    array_of,
+    is_among,
+    is_unknown,
+    run_proven,
+)
 
 
 def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
@@ -32,10 +41,58 @@ def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str,
     """Return the result of an operator with unknown sizes among its arguments."""
     name = functional_name(op)
     if not name.startswith("aten.") and name.partition(".")[0] in ("_operator", "math", "torch"):
-        return apply(*(arg.number() if isinstance(arg, Count) else arg for arg in args))
+        return _of_numbers(name, apply, args)
+    if rule := _OF_PACKED.get(name):
+        return rule(apply, *args, **kwargs)
     rule = _RULES.get(name)
     result = rule and rule(apply, *args, **kwargs)
-    return run_proven(apply, args, kwargs) if result is None else result
+    if result is None:
+        return run_proven(apply, args, kwargs)
+    return jax.tree.map(_with_other_elements, result, is_leaf=is_unknown)
+
+
+def _of_numbers(name: str, apply: Apply, args: Sequence[Any]) -> Any:
+    """Return a function of numbers. A number that follows from the length of a packed batch may be a size."""
+    counts = [arg for arg in args if isinstance(arg, Count)]
+    factors = [arg for arg in args if type(arg) is int and arg > 0]
+    if name == "_operator.mul" and len(counts) == len(factors) == 1:
+        return replace(
+            counts[0], times=math.prod(arg.times if isinstance(arg, Count) else arg for arg in args)
+        )
+    result = apply(*(arg.number() if isinstance(arg, Count) else arg for arg in args))
+    if not all(count.is_packed for count in counts):
+        return result
+    whole = apply(*(arg.size * arg.times if isinstance(arg, Count) else arg for arg in args))
+    return Count(result, whole, is_packed=True) if type(whole) is int else result
+
+
+def _with_other_elements(result: Any) -> Any:
+    return replace(result, is_padded=False) if isinstance(result, Prefix) else result
+
+
+def _pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
+    """Return the steps up to the longest sequence, which is the first one."""
+    place = 1 if batch_first else 0
+    if isinstance(input, Prefix) and (input.axis != place or not input.count.is_packed):
+        raise UnprovenError
+    array = array_of(input)
+    return Prefix(array, place, Count(lengths[0], array.shape[place], is_packed=True), is_padded=True)
+
+
+def _packed_layer(apply: Apply, input: Any, lengths: Any, hx: Any, params: Any, **settings: Any) -> Any:
+    """Run a recurrent layer over sequences whose lengths say where they end."""
+    if not _along(input, 1 if settings["batch_first"] else 0) or is_among((lengths, hx, params)):
+        raise UnprovenError
+    outputs, *states = apply(input=input.array, lengths=lengths, hx=hx, params=params, **settings)
+    return replace(input, array=outputs), *states
+
+
+def _pad(apply: Apply, data: Any, total_length: Any = None, **kwargs: Any) -> Any:
+    """Set the steps after the end of each sequence."""
+    if not _along(data, 1 if kwargs["batch_first"] else 0) or is_among((kwargs, total_length)):
+        raise UnprovenError
+    result = apply(data=data.array, total_length=total_length, **kwargs)
+    return replace(data, array=result, is_padded=True) if total_length is None else result
 
 
 def _rows(self: Array, mask: Array, place: int) -> Prefix:
@@ -139,6 +196,7 @@ _SELECTIONS: dict[str, Callable[..., Any]] = {
     "aten.nonzero.default": _nonzero_in_rows,
     **dict.fromkeys(("aten.nonzero_numpy.default", "aten.where.default"), _nonzero),
     "aten.slice.Tensor": _slice,
+    "jaxlstm.pack_padded.default": _pack,
 }
 
 
@@ -220,7 +278,10 @@ def _index(apply: Apply, self: Any, indices: Sequence[Any]) -> Any:
 
 
 def _gather(apply: Apply, self: Any, dim: int, index: Any, **settings: Any) -> Any:
-    """Return elements along another axis than the one of unknown size."""
+    """Return elements along the axis, or along another one if both have an axis of unknown size."""
+    if _along(self, dim) and not is_unknown(index):
+        # An index that torch refuses gives NaN.
+        return apply(self.array, dim, self.places(index))
     are_prefixes = isinstance(self, Prefix) and isinstance(index, Prefix)
     if not are_prefixes or self.axis != index.axis or _along(self, dim):
         return None
@@ -279,7 +340,10 @@ def _masked_scatter(apply: Apply, self: Any, mask: Any, source: Any) -> Any:
 
 
 def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Any:
-    """Return flat elements in rows, whose number may be known."""
+    """Return flat elements in rows, whose number may be known, or sequences as rows and back."""
+    result = _flat_steps(self, size) if isinstance(self, Prefix) else None
+    if result is not None:
+        return result
     row = math.prod(size[1:]) if all(type(n) is int for n in size) else 0
     if not isinstance(self, Prefix) or self.array.ndim > 1 or row < 1:
         return None
@@ -287,6 +351,22 @@ def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Any:
         return apply(self.at_size(size[0] * row), size)
     count = Count(self.count.number() // row, self.array.size // row)
     return Prefix(self.array.reshape(-1, *size[1:]), 0, count)
+
+
+def _flat_steps(self: Prefix, size: Sequence[Any]) -> Prefix | None:
+    """Return the steps of sequences as rows, (B, T, ...) -> (B * T, ...), or such rows as sequences."""
+    first, *inner = size
+    number, (steps, *features) = self.count.number(), self.array.shape[self.axis :]
+    if self.axis == 1 and not is_among(inner) and tuple(inner) == tuple(features) and self.count.is_packed:
+        rows = _rows(self.array, jnp.broadcast_to(self.valid().reshape(-1), self.array.shape[:2]), 0)
+        return replace(rows, count=replace(rows.count, is_packed=True))
+    is_batch = type(first) is int and first > 0 and steps % first == 0 and len(inner) == len(features) + 1
+    if self.axis or not is_batch or not self.count.is_packed or tuple(inner[1:]) != tuple(features):
+        return None
+    longest = number // first
+    places = jnp.arange(first)[:, None] * longest + jnp.arange(steps // first)
+    count = Count(longest, steps // first, is_packed=True)
+    return Prefix(jnp.take(self.array, places, 0, mode="clip"), 1, count).repeated()
 
 
 def _new(apply: Apply, self: Any, size: Any, **settings: Any) -> Any:
@@ -374,6 +454,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("aten.sum.default", "aten.sum.dim_IntList"), partial(_reduce, 0.0)),
     **dict.fromkeys(("aten.prod.default", "aten.prod.dim_int"), partial(_reduce, 1.0)),
     **dict.fromkeys(("aten.mean.default", "aten.mean.dim"), _mean),
+    "aten.logsumexp.default": partial(_reduce, -math.inf),
     **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
     **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_reduce, -math.inf)),
     **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_reduce, math.inf)),
@@ -382,3 +463,11 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
     "aten.slice.Tensor": lambda apply, *args, **kwargs: _slice(*args, **kwargs),
 }
+_OF_PACKED: dict[str, Callable[..., Any]] = {
+    "jaxlstm.pack_padded.default": lambda apply, *args, **kwargs: _pack(*args, **kwargs),
+    "jaxlstm.pad_packed.default": _pad,
+    **dict.fromkeys(
+        (f"jaxlstm.packed_{name}.default" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), _packed_layer
+    ),
+}
+"""Rules whose results hold after the longest sequence what torch computes for padding."""
