@@ -245,7 +245,8 @@ class Program:
         if valid is not None and not ASSERTED.get():
             raise ProgramError("node-failed", "the export of these sizes fixed values that jax.jit hides")
         graph = self._steps.graph
-        results = [_if_valid(o, as_result(resolve(o, values)), valid) for o in graph.outputs]
+        exact = self.options.exact_sizes
+        results = [_if_valid(o, as_result(resolve(o, values), exact=exact), valid) for o in graph.outputs]
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)}
         if valid is not None and dtypes == {jnp.dtype(bool)}:
             raise ProgramError(

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence as pack
 from torch.nn.utils.rnn import pad_packed_sequence as unpack
 
 import jaxlstm
+from jaxlstm.check import verify_model
 from jaxlstm.inference import compile
 from jaxlstm.inference.random_inputs import random_inputs
 from jaxlstm.programs.errors import ProgramError
@@ -119,6 +120,24 @@ def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> N
             arrays = [*map(to_numpy, args)]
             assert np.isnan(jax.jit(program)(program.params, *arrays)).all()
             np.testing.assert_allclose(compile(program)(*arrays), to_numpy(model(*args)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attention", "variance", "first step backwards"])
+def test_a_program_after_packing_is_a_reference(name: str) -> None:
+    """Where jit does not know the steps, it runs outside of jit."""
+
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Any:
+        y, n = unpack(pack(x, lengths, batch_first=True, enforce_sorted=False), batch_first=True)
+        return {**AFTER_PACKING, **UNPROVEN_AFTER_PACKING}[name](self, self.linear(y), n)
+
+    model, args = (
+        module_of(forward, linear=nn.Linear(2, 4)).eval(),
+        (torch.randn(3, 6, 2), torch.tensor([3, 4, 1])),
+    )
+    program = jaxlstm.from_module(model, args)
+    for ours, theirs in ((program, model), (program, program)):
+        report = verify_model(ours, theirs, args)
+        assert report.ok, str(report)
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from jax.extend.core import Literal, jaxprs_in_params
 
 from jaxlstm.check.cases.case import Array, Case, is_floating
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.sizes.prefix import UnprovenError
 
-_UNKNOWN = (ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError)
+_UNKNOWN = (ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError, UnprovenError)
 
 
 def default_device() -> Any:

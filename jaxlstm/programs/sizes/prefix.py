@@ -19,6 +19,7 @@ import jax.export
 import jax.numpy as jnp
 from jax import Array
 
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.indexing import take
 from jaxlstm.programs.sizes.flow import Axes, Flow
 from jaxlstm.programs.sizes.guards import UNDECIDED
@@ -107,11 +108,18 @@ def is_among(arguments: Any) -> bool:
     return any(map(is_unknown, jax.tree.leaves(arguments, is_leaf=is_unknown)))
 
 
-def as_result(value: Any) -> Any:
-    """Return an array or number with an unknown size as it leaves the program."""
+def as_result(value: Any, *, exact: bool) -> Any:
+    """Return an array or number with an unknown size as it leaves the program.
+
+    Raises:
+      ProgramError: the array would end with NaN, and ``exact`` forbids that.
+    """
     if isinstance(value, Count):
         return value.number()
     if isinstance(value, Prefix):
+        if exact and not value.is_padded:
+            message = "the size of a result depends on the value of a tensor, which is unknown under jax.jit"
+            raise ProgramError("node-failed", message) from UnprovenError()
         return value.array if value.is_padded else value.filled()
     return value
 
