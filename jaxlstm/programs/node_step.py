@@ -26,7 +26,8 @@ from jaxlstm.programs.sizes.prefix import (
     is_unknown,
     without_padding,
 )
-from jaxlstm.programs.sizes.prefix_rules import run_unknown, selected
+from jaxlstm.programs.sizes.prefix_rules import run_unknown
+from jaxlstm.programs.sizes.selections import selected
 
 # The exceptions of JAX where Python needs the value of a traced array, such as a size.
 _UNKNOWN = (

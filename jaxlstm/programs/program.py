@@ -195,7 +195,7 @@ class Program:
         seq_lengths: Any,
         branches: Callable[..., tuple[Program, ...]] | None = None,
     ) -> tuple[Any, dict[str, jax.Array]]:
-        """Run this program or another one that takes the arguments; under ``jit``, one of ``branches``."""
+        """Run this program, or another one that takes the arguments; ``branches`` returns the others."""
         branches = branches or getattr(self.at_sizes, "branches", None)
         given = params, args, kwargs, buffers, seq_lengths, branches
         kwargs, (buffers, seq_lengths) = own_keywords(

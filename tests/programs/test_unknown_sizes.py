@@ -57,3 +57,16 @@ def test_masked_writes_of_another_number(count: int) -> None:
     program = jaxlstm.from_module(module_of(forward), args)
     results = jax.jit(program)(program.params, args[0].numpy(), np.arange(5) < count, args[2].numpy())
     assert np.isnan(results).all() if count != 3 else not np.isnan(results).any()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_index_of_fewer_rows_decides_the_size(count: int) -> None:
+    model = module_of(lambda self, x, mask, n: x[mask].gather(1, n[:, None][mask & (n > 0)]))
+    mask = torch.tensor([True, True, True, False])
+    args = torch.rand(4, 3), mask, torch.tensor([1, 0, 2, 2])
+    program = jaxlstm.from_module(model, args)
+    numbers = torch.arange(4) < count
+    expected = model(args[0], mask, numbers.long())
+    result = jax.jit(program)(program.params, args[0].numpy(), mask.numpy(), numbers.long().numpy())
+    np.testing.assert_array_equal(result[: len(expected)], expected)
+    assert np.isnan(result[len(expected) :]).all()

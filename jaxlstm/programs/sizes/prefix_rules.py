@@ -1,7 +1,4 @@
-"""Operators whose results have sizes that depend on values, and operators that can leave elements out.
-
-Others run by `prefix.run_proven`.
-"""
+"""Operators on arrays with unknown sizes that can leave elements out. Others run by `prefix.run_proven`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
-from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.indexing import masked_scatter, take
 from jaxlstm.programs.operators.reductions import mean, sum_
 from jaxlstm.programs.operators.registry import functional_name
-from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
 from jaxlstm.programs.sizes.prefix import (
     Apply,
     Count,
@@ -29,12 +24,7 @@ from jaxlstm.programs.sizes.prefix import (
     is_unknown,
     run_proven,
 )
-
-
-def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
-    """Return the result of an operator that failed because its shape depends on values, or None."""
-    select = _SELECTIONS.get(op)
-    return select and select(**kwargs)
+from jaxlstm.programs.sizes.selections import bound_of, is_along, pack, rows_at, slice_
 
 
 def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -56,9 +46,7 @@ def _of_numbers(name: str, apply: Apply, args: Sequence[Any]) -> Any:
     counts = [arg for arg in args if isinstance(arg, Count)]
     factors = [arg for arg in args if type(arg) is int and arg > 0]
     if name == "_operator.mul" and len(counts) == len(factors) == 1:
-        return replace(
-            counts[0], times=math.prod(arg.times if isinstance(arg, Count) else arg for arg in args)
-        )
+        return replace(counts[0], times=counts[0].times * factors[0])
     result = apply(*(arg.number() if isinstance(arg, Count) else arg for arg in args))
     if not all(count.is_packed for count in counts):
         return result
@@ -70,18 +58,9 @@ def _with_other_elements(result: Any) -> Any:
     return replace(result, is_padded=False) if isinstance(result, Prefix) else result
 
 
-def _pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
-    """Return the steps up to the longest sequence, which is the first one."""
-    place = 1 if batch_first else 0
-    if isinstance(input, Prefix) and (input.axis != place or not input.count.is_packed):
-        raise UnprovenError
-    array = array_of(input)
-    return Prefix(array, place, Count(lengths[0], array.shape[place], is_packed=True), is_padded=True)
-
-
 def _packed_layer(apply: Apply, input: Any, lengths: Any, hx: Any, params: Any, **settings: Any) -> Any:
     """Run a recurrent layer over sequences whose lengths say where they end."""
-    if not _along(input, 1 if settings["batch_first"] else 0) or is_among((lengths, hx, params)):
+    if not is_along(input, 1 if settings["batch_first"] else 0) or is_among((lengths, hx, params)):
         raise UnprovenError
     outputs, *states = apply(input=input.array, lengths=lengths, hx=hx, params=params, **settings)
     return replace(input, array=outputs), *states
@@ -89,65 +68,10 @@ def _packed_layer(apply: Apply, input: Any, lengths: Any, hx: Any, params: Any, 
 
 def _pad(apply: Apply, data: Any, total_length: Any = None, **kwargs: Any) -> Any:
     """Set the steps after the end of each sequence."""
-    if not _along(data, 1 if kwargs["batch_first"] else 0) or is_among((kwargs, total_length)):
+    if not is_along(data, 1 if kwargs["batch_first"] else 0) or is_among((kwargs, total_length)):
         raise UnprovenError
     result = apply(data=data.array, total_length=total_length, **kwargs)
     return replace(data, array=result, is_padded=True) if total_length is None else result
-
-
-def _rows(self: Array, mask: Array, place: int) -> Prefix:
-    """Return the elements of flattened axes where a mask is True, in order."""
-    size = math.prod(self.shape[place : place + mask.ndim])
-    rows = self.reshape(*self.shape[:place], size, *self.shape[place + mask.ndim :])
-    order = jnp.argsort(~mask.reshape(-1), stable=True)
-    return Prefix(jnp.take(rows, order, place), place, Count(mask.sum(), size)).repeated()
-
-
-def _index_by_mask(self: Array, indices: Sequence[Array | None]) -> Prefix | None:
-    mask = indices[-1]
-    if any(item is not None for item in indices[:-1]) or mask is None or mask.dtype != bool:
-        return None
-    return _rows(self, mask, len(indices) - 1)
-
-
-def _masked_select(self: Array, mask: Array) -> Prefix:
-    shape = jnp.broadcast_shapes(self.shape, mask.shape)
-    return _rows(jnp.broadcast_to(self, shape), jnp.broadcast_to(mask, shape), 0)
-
-
-def _nonzero(self: Array) -> tuple[Prefix, ...]:
-    places = jnp.indices(self.shape).astype(held("int64"))
-    return tuple(_rows(place, self != 0, 0) for place in places)
-
-
-def _nonzero_in_rows(self: Array) -> Prefix | None:
-    if self.ndim == 0:
-        return None
-    places = _nonzero(self)
-    return replace(places[0], array=jnp.stack([place.array for place in places], 1))
-
-
-def _bound(bound: Any, length: Any, size: int) -> Any:
-    """Return the bound of a slice of an axis as a place from 0 to its length, which is at most ``size``."""
-    bound = bound.number() if isinstance(bound, Count) else bound
-    bound = max(min(bound, size), -size) if isinstance(bound, int) else bound
-    return jnp.clip(jnp.where(bound < 0, bound + length, bound), 0, length)
-
-
-def _slice(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Prefix | None:
-    array: Any = array_of(self)
-    place = axis(array, dim)
-    size, is_inner = array.shape[place], _along(self, dim)
-    start, end = 0 if start is None else start, size if end is None else end
-    is_known = type(start) is int and type(end) is int
-    is_whole = is_known and start == 0 and end >= size
-    if step != 1 or is_whole or (not is_inner and (is_known or is_unknown(self))):
-        return None
-    length = self.count.number() if is_inner else size
-    begin, stop = (_bound(bound, length, size) for bound in (start, end))
-    if type(start) is not int or start:
-        array = jnp.roll(array, -begin, place)
-    return Prefix(array, place, Count(jnp.maximum(stop - begin, 0), size)).repeated()
 
 
 def _slice_scatter(
@@ -158,55 +82,13 @@ def _slice_scatter(
     is_slice = isinstance(src, Prefix) and src.axis == place and step == 1 and not is_unknown(self)
     if not is_slice or src.array.shape != self.shape:
         return None
-    begin = _bound(0 if start is None else start, self.shape[place], self.shape[place])
+    begin = bound_of(0 if start is None else start, self.shape[place], self.shape[place])
     valid, rows = (jnp.roll(item, begin, item.ndim - self.ndim + place) for item in (src.valid(), src.array))
     return jnp.where(valid, rows.astype(self.dtype), self)
 
 
-def _unique(
-    self: Array, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
-) -> Groups:
-    settings: Any = {"return_inverse": True, "return_counts": True, "equal_nan": False}
-    values, inverse, counts = jnp.unique(self, size=self.size, **settings)
-    count = Count(inverse.max(initial=-1) + 1, self.size)
-    inverse, counts = (array.astype(held("int64")) for array in (inverse, counts))
-    groups = Prefix(values, 0, count).repeated(), inverse, Prefix(counts, 0, count).repeated()
-    return asked_for(groups, return_inverse, return_counts)
-
-
-def _unique_consecutive(
-    self: Array, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
-) -> Groups | None:
-    if dim is not None and self.ndim > 1:
-        return None
-    starts = starts_of_groups(self.reshape(-1))
-    values, groups = _rows(self, starts.reshape(self.shape), 0), jnp.cumsum(starts) - 1
-    counts = jnp.bincount(groups, length=self.size).astype(held("int64"))
-    inverse = groups.reshape(self.shape).astype(held("int64"))
-    return asked_for(
-        (values, inverse, replace(values, array=counts).repeated()), return_inverse, return_counts
-    )
-
-
-_SELECTIONS: dict[str, Callable[..., Any]] = {
-    "aten._unique2.default": _unique,
-    "aten.unique_consecutive.default": _unique_consecutive,
-    "aten.index.Tensor": _index_by_mask,
-    "aten.masked_select.default": _masked_select,
-    "aten.nonzero.default": _nonzero_in_rows,
-    **dict.fromkeys(("aten.nonzero_numpy.default", "aten.where.default"), _nonzero),
-    "aten.slice.Tensor": _slice,
-    "jaxlstm.pack_padded.default": _pack,
-}
-
-
-def _along(x: Any, dim: int) -> bool:
-    """Return True if the unknown axis is this one."""
-    return isinstance(x, Prefix) and x.axis == axis(x.array, dim)
-
-
 def _size(apply: Apply, self: Any, dim: int) -> Count | None:
-    return self.count if _along(self, dim) else None
+    return self.count if is_along(self, dim) else None
 
 
 def _number_of_elements(apply: Apply, self: Prefix) -> Count:
@@ -215,7 +97,7 @@ def _number_of_elements(apply: Apply, self: Prefix) -> Count:
 
 def _sort(apply: Apply, self: Any, dim: int = -1, **settings: Any) -> Any:
     """Sort all elements, and then move to the end the elements that torch lacks."""
-    if not _along(self, dim):
+    if not is_along(self, dim):
         return None
     results = apply(self.array, dim, **settings)
     both = results if isinstance(results, tuple) else (results,)
@@ -227,7 +109,7 @@ def _sort(apply: Apply, self: Any, dim: int = -1, **settings: Any) -> Any:
 
 def _cat(apply: Apply, tensors: Sequence[Any], dim: int = 0) -> Prefix | None:
     """Concatenate along the unknown axis, and move to the end the elements that torch lacks."""
-    if not any(_along(tensor, dim) for tensor in tensors):
+    if not any(is_along(tensor, dim) for tensor in tensors):
         return None
     arrays = [array_of(tensor) for tensor in tensors]
     place = axis(arrays[0], dim)
@@ -241,7 +123,7 @@ def _cat(apply: Apply, tensors: Sequence[Any], dim: int = 0) -> Prefix | None:
 
 
 def _index_select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
-    if not _along(self, dim):
+    if not is_along(self, dim):
         return None
     elements = take(self.array, _places(self, index), self.axis)
     return Prefix(elements, self.axis, index.count) if isinstance(index, Prefix) else elements
@@ -253,7 +135,7 @@ def _places(self: Prefix, index: Any) -> Array:
 
 
 def _select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
-    if not _along(self, dim):
+    if not is_along(self, dim):
         return None
     place = jnp.atleast_1d(jnp.where(index < 0, index + self.count.number(), index))
     return take(self.array, self.places(place), self.axis).squeeze(self.axis)
@@ -265,7 +147,7 @@ def _index(apply: Apply, self: Any, indices: Sequence[Any]) -> Any:
     if not isinstance(self, Prefix) or any(index is None for index in arrays):
         return None
     if len(arrays) == 1 and arrays[0].dtype == bool and self.axis < arrays[0].ndim:
-        return _rows(self.array, arrays[0] & replace(self, array=arrays[0]).valid(), 0)
+        return rows_at(self.array, arrays[0] & replace(self, array=arrays[0]).valid(), 0)
     are_rows = all(index.ndim == 1 and index.dtype not in (jnp.uint8, bool) for index in arrays)
     if not are_rows or self.axis >= len(arrays):
         return None
@@ -278,30 +160,33 @@ def _index(apply: Apply, self: Any, indices: Sequence[Any]) -> Any:
 
 
 def _gather(apply: Apply, self: Any, dim: int, index: Any, **settings: Any) -> Any:
-    """Return elements along the axis, or along another one if both have an axis of unknown size."""
-    if _along(self, dim) and not is_unknown(index):
+    """Return elements along the axis, or along another one if both have an axis of unknown size.
+
+    The index may have fewer rows than the array.
+    """
+    if is_along(self, dim) and not is_unknown(index):
         # An index that torch refuses gives NaN.
         return apply(self.array, dim, self.places(index))
     are_prefixes = isinstance(self, Prefix) and isinstance(index, Prefix)
-    if not are_prefixes or self.axis != index.axis or _along(self, dim):
+    if not are_prefixes or self.axis != index.axis or is_along(self, dim):
         return None
     inner = axis(self.array, dim) - (axis(self.array, dim) > self.axis)
     gather = jax.vmap(lambda row, places: apply(row, inner, places), self.axis, self.axis)
-    return replace(self, array=gather(self.array, index.array))
+    return replace(index, array=gather(self.array, index.array))
 
 
 def _flip(apply: Apply, self: Any, dims: Sequence[int]) -> Prefix | None:
-    if not any(_along(self, dim) for dim in dims):
+    if not any(is_along(self, dim) for dim in dims):
         return None
     last = self.count.number() - 1
     array = take(self.array, jnp.maximum(last - jnp.arange(self.array.shape[self.axis]), 0), self.axis)
-    known_dims = [dim for dim in dims if not _along(self, dim)]
+    known_dims = [dim for dim in dims if not is_along(self, dim)]
     return replace(self, array=apply(array, known_dims) if known_dims else array)
 
 
 def _scatter(apply: Apply, self: Any, dim: int, index: Any, *source: Any, **settings: Any) -> Any:
     """Write the elements that torch has."""
-    if not isinstance(index, Prefix) or (index.array.ndim > 1 and not _along(index, dim)):
+    if not isinstance(index, Prefix) or (index.array.ndim > 1 and not is_along(index, dim)):
         return None
     places = jnp.where(index.valid(), index.array, array_of(self).shape[axis(array_of(self), dim)])
     settings = {name: array_of(value) for name, value in settings.items()}
@@ -358,7 +243,7 @@ def _flat_steps(self: Prefix, size: Sequence[Any]) -> Prefix | None:
     first, *inner = size
     number, (steps, *features) = self.count.number(), self.array.shape[self.axis :]
     if self.axis == 1 and not is_among(inner) and tuple(inner) == tuple(features) and self.count.is_packed:
-        rows = _rows(self.array, jnp.broadcast_to(self.valid().reshape(-1), self.array.shape[:2]), 0)
+        rows = rows_at(self.array, jnp.broadcast_to(self.valid().reshape(-1), self.array.shape[:2]), 0)
         return replace(rows, count=replace(rows.count, is_packed=True))
     is_batch = type(first) is int and first > 0 and steps % first == 0 and len(inner) == len(features) + 1
     if self.axis or not is_batch or not self.count.is_packed or tuple(inner[1:]) != tuple(features):
@@ -377,7 +262,7 @@ def _new(apply: Apply, self: Any, size: Any, **settings: Any) -> Any:
 
 def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **settings: Any) -> Any:
     """Run a recurrent layer over time: each sequence ends after the steps that torch has."""
-    if not _along(input, 1 if batch_first else 0):
+    if not is_along(input, 1 if batch_first else 0):
         return None
     lengths = jnp.broadcast_to(input.count.number(), input.array.shape[0 if batch_first else 1])
     results = apply(input.array, *operands, batch_first=batch_first, seq_lengths=lengths, **settings)
@@ -387,7 +272,7 @@ def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **s
 def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
     """Reduce the elements that torch has; the others hold a neutral element or repeat the first one."""
     dims = dim if isinstance(dim, tuple) else (dim,)
-    if not isinstance(self, Prefix) or not (set(dims) <= {None} or any(_along(self, n) for n in dims)):
+    if not isinstance(self, Prefix) or not (set(dims) <= {None} or any(is_along(self, n) for n in dims)):
         return None
     # Equal elements share the gradient of an extremum, but integers have no gradient.
     is_neutral = fill is not None and (math.isfinite(fill) or jnp.issubdtype(self.array.dtype, jnp.inexact))
@@ -411,7 +296,7 @@ def _loss(apply: Apply, reduction: int = 1, **kwargs: Any) -> Any:
 
 def _product(apply: Apply, self: Any, other: Any) -> Any:
     """Multiply matrices, if the sums of products are over the axis."""
-    if array_of(other).ndim < 2 or not _along(self, -1) or not _along(other, -2):
+    if array_of(other).ndim < 2 or not is_along(self, -1) or not is_along(other, -2):
         return None
     return apply(*(jnp.where(x.valid(), x.array, 0) for x in (self, other)))
 
@@ -461,10 +346,10 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys((f"aten.{name}.default" for name in _LOSSES), _loss),
     **dict.fromkeys(("aten.bmm.default", "aten.matmul.default"), _product),
     **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
-    "aten.slice.Tensor": lambda apply, *args, **kwargs: _slice(*args, **kwargs),
+    "aten.slice.Tensor": lambda apply, *args, **kwargs: slice_(*args, **kwargs),
 }
 _OF_PACKED: dict[str, Callable[..., Any]] = {
-    "jaxlstm.pack_padded.default": lambda apply, *args, **kwargs: _pack(*args, **kwargs),
+    "jaxlstm.pack_padded.default": lambda apply, *args, **kwargs: pack(*args, **kwargs),
     "jaxlstm.pad_packed.default": _pad,
     **dict.fromkeys(
         (f"jaxlstm.packed_{name}.default" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), _packed_layer

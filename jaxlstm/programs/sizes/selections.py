@@ -1,0 +1,127 @@
+"""Operators whose results have sizes that depend on values, such as ``x[mask]``, ``nonzero`` and packing."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxlstm.programs.operators.axes import axis
+from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
+from jaxlstm.programs.sizes.prefix import Count, Prefix, UnprovenError, array_of, is_unknown
+
+
+def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
+    """Return the result of an operator that failed because its shape depends on values, or None."""
+    select = _SELECTIONS.get(op)
+    return select and select(**kwargs)
+
+
+def is_along(x: Any, dim: int) -> bool:
+    """Return True if the unknown axis is this one."""
+    return isinstance(x, Prefix) and x.axis == axis(x.array, dim)
+
+
+def rows_at(self: Array, mask: Array, place: int) -> Prefix:
+    """Return the elements of flattened axes where a mask is True, in order."""
+    size = math.prod(self.shape[place : place + mask.ndim])
+    rows = self.reshape(*self.shape[:place], size, *self.shape[place + mask.ndim :])
+    order = jnp.argsort(~mask.reshape(-1), stable=True)
+    return Prefix(jnp.take(rows, order, place), place, Count(mask.sum(), size)).repeated()
+
+
+def _index_by_mask(self: Array, indices: Sequence[Array | None]) -> Prefix | None:
+    mask = indices[-1]
+    if any(item is not None for item in indices[:-1]) or mask is None or mask.dtype != bool:
+        return None
+    return rows_at(self, mask, len(indices) - 1)
+
+
+def _masked_select(self: Array, mask: Array) -> Prefix:
+    shape = jnp.broadcast_shapes(self.shape, mask.shape)
+    return rows_at(jnp.broadcast_to(self, shape), jnp.broadcast_to(mask, shape), 0)
+
+
+def _nonzero(self: Array) -> tuple[Prefix, ...]:
+    places = jnp.indices(self.shape).astype(held("int64"))
+    return tuple(rows_at(place, self != 0, 0) for place in places)
+
+
+def _nonzero_in_rows(self: Array) -> Prefix | None:
+    if self.ndim == 0:
+        return None
+    places = _nonzero(self)
+    return replace(places[0], array=jnp.stack([place.array for place in places], 1))
+
+
+def bound_of(bound: Any, length: Any, size: int) -> Any:
+    """Return the bound of a slice of an axis as a place from 0 to its length, which is at most ``size``."""
+    bound = bound.number() if isinstance(bound, Count) else bound
+    bound = max(min(bound, size), -size) if isinstance(bound, int) else bound
+    return jnp.clip(jnp.where(bound < 0, bound + length, bound), 0, length)
+
+
+def slice_(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Prefix | None:
+    """Return a slice whose bounds, or whose axis, have an unknown size; None for others."""
+    array: Any = array_of(self)
+    place = axis(array, dim)
+    size, is_inner = array.shape[place], is_along(self, dim)
+    start, end = 0 if start is None else start, size if end is None else end
+    is_known = type(start) is int and type(end) is int
+    is_whole = is_known and start == 0 and end >= size
+    if step != 1 or is_whole or (not is_inner and (is_known or is_unknown(self))):
+        return None
+    length = self.count.number() if is_inner else size
+    begin, stop = (bound_of(bound, length, size) for bound in (start, end))
+    if type(start) is not int or start:
+        array = jnp.roll(array, -begin, place)
+    return Prefix(array, place, Count(jnp.maximum(stop - begin, 0), size)).repeated()
+
+
+def pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
+    """Return the steps up to the longest sequence, which is the first one."""
+    place = 1 if batch_first else 0
+    if isinstance(input, Prefix) and (input.axis != place or not input.count.is_packed):
+        raise UnprovenError
+    array = array_of(input)
+    return Prefix(array, place, Count(lengths[0], array.shape[place], is_packed=True), is_padded=True)
+
+
+def _unique(
+    self: Array, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> Groups:
+    settings: Any = {"return_inverse": True, "return_counts": True, "equal_nan": False}
+    values, inverse, counts = jnp.unique(self, size=self.size, **settings)
+    count = Count(inverse.max(initial=-1) + 1, self.size)
+    inverse, counts = (array.astype(held("int64")) for array in (inverse, counts))
+    groups = Prefix(values, 0, count).repeated(), inverse, Prefix(counts, 0, count).repeated()
+    return asked_for(groups, return_inverse, return_counts)
+
+
+def _unique_consecutive(
+    self: Array, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Groups | None:
+    if dim is not None and self.ndim > 1:
+        return None
+    starts = starts_of_groups(self.reshape(-1))
+    values, groups = rows_at(self, starts.reshape(self.shape), 0), jnp.cumsum(starts) - 1
+    counts = jnp.bincount(groups, length=self.size).astype(held("int64"))
+    inverse = groups.reshape(self.shape).astype(held("int64"))
+    return asked_for(
+        (values, inverse, replace(values, array=counts).repeated()), return_inverse, return_counts
+    )
+
+
+_SELECTIONS: dict[str, Callable[..., Any]] = {
+    "aten._unique2.default": _unique,
+    "aten.unique_consecutive.default": _unique_consecutive,
+    "aten.index.Tensor": _index_by_mask,
+    "aten.masked_select.default": _masked_select,
+    "aten.nonzero.default": _nonzero_in_rows,
+    **dict.fromkeys(("aten.nonzero_numpy.default", "aten.where.default"), _nonzero),
+    "aten.slice.Tensor": slice_,
+    "jaxlstm.pack_padded.default": pack,
+}
