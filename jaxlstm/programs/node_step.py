@@ -59,9 +59,11 @@ class Values(dict[str, Any]):
     Attributes:
       irregular: True if there may be values with sizes that ``jit`` does not know.
       is_traced: True if there may be values that ``jit`` does not know.
+      counting: the nodes whose results would differ if an array of unknown size kept all its elements.
     """
 
     irregular = is_traced = False
+    counting: tuple[str, ...] = ()
 
 
 class NodeStep:
@@ -120,9 +122,10 @@ class NodeStep:
         """Run the node, store its results among the values, and return them."""
         node, irregular = self.node, values.irregular
         args, kwargs = self._arguments(values, options)
+        is_irregular = counts = irregular and is_among((args, kwargs))
         try:
-            if irregular and not self._functions and is_among((args, kwargs)):
-                result = run_unknown(node.op, functools.partial(self._apply, options), args, kwargs)
+            if is_irregular and not self._functions:
+                result, counts = run_unknown(node.op, functools.partial(self._apply, options), args, kwargs)
             elif self.operator.takes_options:
                 result = self._function(*args, **kwargs, options=options.of_module(node.module_path))
             elif self._is_read and values.is_traced and self._is_known(kwargs, options):
@@ -135,6 +138,8 @@ class NodeStep:
         except (ProgramError, *_UNKNOWN, *_FAILURES) as error:
             traceback = error.__traceback__ and error.__traceback__.tb_next
             result = self._recovered(error.with_traceback(traceback), args, kwargs, values, options)
+        if counts:
+            values.counting += (node.name,)
         if not node.with_gradient:
             result = jax.tree.map(_without_gradient, result)
         self._store(result, values, options)

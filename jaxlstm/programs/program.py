@@ -277,7 +277,7 @@ class Program:
         seq_lengths: Any = None,
         record: Callable[[Node, Any], None] | None = None,
         **kwargs: Any,
-    ) -> dict[str, Any]:
+    ) -> Values:
         """Run the program and return the values of the graph by name.
 
         ``record`` is called with each node and its result, in order; without it, values inside of loops and

@@ -134,13 +134,16 @@ def without_padding(arguments: Any) -> tuple[Any, list[Array]] | None:
     return jax.tree.unflatten(structure, whole), [count.value == count.size for count in counts]
 
 
-def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
     """Run an operator on all elements, after a proof that the start of its results is right.
 
     A `Count` among the arguments is a size of the result, or else a number in it.
+
+    Returns:
+      The result, and whether it has the number.
     """
     try:
-        return _run_at_sizes(apply, args, kwargs)
+        return _run_at_sizes(apply, args, kwargs), False
     except UnprovenError:
         leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_unknown)
         if not any(isinstance(leaf, Count) for leaf in leaves):
@@ -148,7 +151,7 @@ def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     numbers = [leaf.number() if isinstance(leaf, Count) else leaf for leaf in leaves]
     args, kwargs = jax.tree.unflatten(structure, numbers)
     try:
-        return _run_at_sizes(apply, args, kwargs) if is_among(numbers) else apply(*args, **kwargs)
+        return _run_at_sizes(apply, args, kwargs) if is_among(numbers) else apply(*args, **kwargs), True
     except TypeError as error:
         raise UnprovenError from error
 

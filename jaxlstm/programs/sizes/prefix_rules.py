@@ -27,18 +27,24 @@ from jaxlstm.programs.sizes.prefix import (
 from jaxlstm.programs.sizes.selections import bound_of, is_along, pack, rows_at, slice_
 
 
-def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the result of an operator with unknown sizes among its arguments."""
+def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
+    """Return the result of an operator with unknown sizes among its arguments.
+
+    Returns:
+      The result, and whether the elements that torch lacks would change it.
+    """
     name = functional_name(op)
     if not name.startswith("aten.") and name.partition(".")[0] in ("_operator", "math", "torch"):
-        return _of_numbers(name, apply, args)
+        result = _of_numbers(name, apply, args)
+        return result, not is_unknown(result)
     if rule := _OF_PACKED.get(name):
-        return rule(apply, *args, **kwargs)
+        return rule(apply, *args, **kwargs), False
     rule = _RULES.get(name)
     result = rule and rule(apply, *args, **kwargs)
     if result is None:
         return run_proven(apply, args, kwargs)
-    return jax.tree.map(_with_other_elements, result, is_leaf=is_unknown)
+    matters = rule not in (_size, _number_of_elements, _new, _gather)
+    return jax.tree.map(_with_other_elements, result, is_leaf=is_unknown), matters
 
 
 def _of_numbers(name: str, apply: Apply, args: Sequence[Any]) -> Any:
@@ -257,7 +263,7 @@ def _flat_steps(self: Prefix, size: Sequence[Any]) -> Prefix | None:
 def _new(apply: Apply, self: Any, size: Any, **settings: Any) -> Any:
     """Return an array that has only the dtype of the first argument."""
     args = array_of(self).reshape(-1)[:0], size
-    return run_proven(apply, args, settings) if is_among(size) else apply(*args, **settings)
+    return run_proven(apply, args, settings)[0] if is_among(size) else apply(*args, **settings)
 
 
 def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **settings: Any) -> Any:
@@ -288,7 +294,7 @@ def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
 
 def _loss(apply: Apply, reduction: int = 1, **kwargs: Any) -> Any:
     """Reduce the losses of the elements that torch has."""
-    losses = run_proven(apply, (), {**kwargs, "reduction": 0})
+    losses, _ = run_proven(apply, (), {**kwargs, "reduction": 0})
     if not isinstance(losses, Prefix) or reduction == 0:
         return losses
     return _mean(mean, losses) if reduction == 1 else _reduce(0.0, sum_, losses)

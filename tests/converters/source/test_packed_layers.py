@@ -1,7 +1,11 @@
 """Written source of packed sequences: padded batches with lengths."""
 
+import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -68,3 +72,61 @@ def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
     shorter = (arguments[0] - 1).clamp(min=1), *arguments[1:]
     for others in (arguments, shorter):
         assert_equal(written, x, *others)
+
+
+def reduced(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...]:
+    """Functions of all steps of a packed batch, of which torch has none after the longest sequence."""
+    rows = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    y, n = rnn.pad_packed_sequence(self.lstm(rows)[0], batch_first=True)
+    mask = torch.arange(y.shape[1])[None] < n[:, None]
+    scores = self.linear(y)
+    weights = scores.sum(-1).masked_fill(~mask, -1e9).softmax(1)
+    last = y.gather(1, (n - 1)[:, None, None].expand(-1, 1, y.shape[2]))[:, 0]
+    reductions = scores.mean(1), scores.amax(1), scores.min(1)[0], scores.logsumexp(1), scores.sum((1, 2))
+    sums = (
+        (weights[..., None] * y).sum(1),
+        weights[:, None] @ y,
+        scores.mT @ scores,
+        (y * mask[..., None]).sum(1),
+    )
+    return *reductions, *sums, last, scores.sum(), y.sum(1) / y.shape[1], mask.sum(1), y.shape[1]
+
+
+def test_steps_after_the_longest_sequence_do_not_count() -> None:
+    """Values and gradients are torch's if the padding is longer than the longest sequence."""
+    module = module_of(reduced, lstm=nn.LSTM(3, 4, batch_first=True), linear=nn.Linear(4, 2))
+    written = write(module, torch.randn(3, 6, 3), torch.tensor([3, 6, 5]))
+    for word in ("nan", "programs"):
+        assert word not in written.text
+    for lengths in ([6, 3, 2], [1, 4, 2]):
+        x = torch.randn(3, 6, 3)
+        assert_equal(written, x, torch.tensor(lengths))
+
+        def loss(x: Any, model: Any) -> Any:
+            return sum(jnp.sin(leaf).sum() for leaf in model(x, jnp.asarray(lengths))[:-2])  # noqa: B023
+
+        program = functools.partial(written.program, written.program.params)
+        ours, theirs = (jax.grad(loss)(x.numpy(), model) for model in (written.model, program))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: (y[:, -1], y.argmax(1)),
+        lambda y: y.transpose(0, 1).var(0),
+        lambda y: torch.mean(y, ()),
+        lambda y: y.cumsum(1).reshape(-1, 4).amax(0),
+    ],
+)
+def test_without_a_mask_a_batch_with_longer_steps_gives_nan(function: Any) -> None:
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Any:
+        rows = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return function(rnn.pad_packed_sequence(self.lstm(rows)[0], batch_first=True)[0])
+
+    module = module_of(forward, lstm=nn.LSTM(3, 4, batch_first=True))
+    written = write(module, torch.randn(3, 6, 3), torch.tensor([3, 6, 5]))
+    assert_equal(written, torch.randn(3, 6, 3), torch.tensor([2, 6, 1]))
+    for result in jax.tree.leaves(written.model(np.ones((3, 6, 3), np.float32), np.array([2, 5, 1]))):
+        limit = np.iinfo(result.dtype).min if result.dtype.kind == "i" else np.nan
+        np.testing.assert_array_equal(result, np.full(result.shape, limit, result.dtype))

@@ -1,0 +1,238 @@
+"""A graph in which the steps after the longest packed sequence do not count, although batches keep them.
+
+Torch cuts a packed batch after its longest sequence. Where the steps after it would change a number, such as
+the mean of all steps, they are masked. Where no mask does it, such as in a convolution, the results are NaN
+for a batch with such steps.
+"""
+
+import math
+from collections.abc import Mapping, Set
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from jaxlstm.inference.artifact import shapes_at
+from jaxlstm.inference.random_inputs import example_sizes
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Argument, Graph, Node, Site, TensorType, Value, results_of, rewrite
+from jaxlstm.programs.graph.graph import RESULT
+from jaxlstm.programs.graph.values import live_graph
+from jaxlstm.programs.inputs import as_arguments
+from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.program import Program
+
+_PACK, _PAD = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default"
+_SAME_LENGTHS = ("aten.sort.default", "aten.clone.default", "aten.to.dtype")
+_ARITHMETIC = frozenset(f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div"))
+_INTEGER, _TRUTH = TensorType(np.dtype(np.int64), ()), TensorType(np.dtype(bool), ())
+_PRODUCTS = frozenset({"aten.bmm.default", "aten.matmul.default"})
+_ZERO_AT_ZERO = frozenset({"dropout", "relu", "tanh", "index_select", "slice", "unsqueeze", "transpose"})
+_NEUTRAL: Mapping[str, float] = {
+    **dict.fromkeys(("aten.sum.dim_IntList", "aten.sum.default", "aten.mean.dim"), 0.0),
+    **dict.fromkeys((f"aten.{name}" for name in ("max.dim", "max.default", "amax.default")), -math.inf),
+    **dict.fromkeys((f"aten.{name}" for name in ("min.dim", "min.default", "amin.default")), math.inf),
+    **dict.fromkeys(
+        (f"aten.{n}" for n in ("softmax.int", "log_softmax.int", "logsumexp.default")), -math.inf
+    ),
+}
+"""Operator along axes -> the number that changes none of its results."""
+
+
+def without_longer_steps(program: Program, graph: Graph) -> Graph:
+    """Return the graph of a program in which the steps after the longest sequence do not count."""
+    if not any(node.op == _PACK for node in graph.nodes):
+        return graph
+    counting = _counting(program)
+    return graph if counting == set() else rewrite(graph, _LongestOnly(counting))
+
+
+def _counting(program: Program) -> set[str] | None:
+    """Return the nodes for which steps after the longest sequence count; None if that is unknown."""
+    found = set[str]()
+
+    def run(params: Mapping[str, jax.Array], *tensors: jax.Array) -> None:
+        args, kwargs = as_arguments(program.graph, tensors)
+        values = program.evaluate(params, *args, record=lambda node, result: None, **kwargs)
+        found.update(values.counting)
+
+    try:
+        jax.eval_shape(run, program.params, *shapes_at(program, example_sizes(program.graph)))
+    except ProgramError:
+        return None
+    return found & {node.name for node in live_graph(program.graph).nodes}
+
+
+class _LongestOnly:
+    """A rule that masks the steps after the longest sequence, or makes the results NaN if there are any.
+
+    ``counting`` has the names of the nodes for which they count; None for any.
+    """
+
+    def __init__(self, counting: Set[str] | None) -> None:
+        self._counting, self._is_right = counting or set(), counting is not None
+        self._left = {*self._counting}
+        self._longest: dict[str, Value] = {}  # torch's text of the size of a cut axis -> the longest length
+        self._longer: list[Value] = []  # whether a batch has more steps
+
+    def __call__(self, node: Node, site: Site) -> list[Node] | Node | None:
+        if node.op == _PACK:
+            return self._packed(node, site)
+        if node.op == RESULT:
+            return self._results(node, site)
+        if node.name not in self._counting:
+            return None
+        self._left.remove(node.name)
+        rules = self._with_number, self._reduced, self._product
+        replacement = next((new for rule in rules if (new := rule(node, site))), None)
+        self._is_right &= replacement is not None
+        return replacement
+
+    def _packed(self, node: Node, site: Site) -> list[Node]:
+        axis, lengths = 1 if node.kwargs["batch_first"] else 0, node.kwargs["lengths"]
+        while (maker := site.maker(lengths)) and maker.op in _SAME_LENGTHS:
+            lengths = maker.kwargs["self"]
+        add = _Added(node, site)
+        longest = add("aten.max.default", {"self": lengths}, _INTEGER)
+        steps = add("aten.sym_size.int", {"self": node.kwargs["input"], "dim": axis})
+        self._longer.append(add("aten.ne.Scalar", {"self": longest, "other": steps}, _TRUTH))
+        self._longest[site.types[results_of(node)[0]].expressions[axis]] = longest
+        return [*add.nodes, node]
+
+    def _number(self, argument: Argument, site: Site) -> Value | None:
+        """Return the length of the longest sequence for a number that is the size of a cut axis."""
+        maker = site.maker(argument)
+        if maker is None or maker.op != "aten.sym_size.int":
+            return None
+        source, dim = maker.kwargs["self"], maker.kwargs["dim"]
+        texts = site.types[source.name].expressions if isinstance(source, Value) else ()
+        return self._longest.get(texts[dim]) if texts and isinstance(dim, int) else None
+
+    def _with_number(self, node: Node, site: Site) -> Node | None:
+        """Return arithmetic with the length of the longest sequence instead of a size."""
+        longest = self._number(node.kwargs.get("other"), site)
+        is_known = node.op in _ARITHMETIC and longest is not None
+        return replace(node, kwargs={**node.kwargs, "other": longest}) if is_known else None
+
+    def _axis(self, value: Argument, site: Site) -> int | None:
+        """Return the only axis of a tensor that torch has cut, if it has one."""
+        texts = site.types[value.name].expressions if isinstance(value, Value) else ()
+        cut = [axis for axis, text in enumerate(texts) if text in self._longest]
+        return cut[0] if len(cut) == 1 else None
+
+    def _masked(self, value: Value, fill: float, add: "_Added", site: Site) -> Value:
+        """Return a tensor with another number after the longest sequence."""
+        type_, axis = site.types[value.name], self._axis(value, site)
+        assert axis is not None
+        if fill == 0 and self._is_zero(value, site):
+            return value
+        mask = add.steps_from(self._longest[type_.expressions[axis]], value, axis)
+        kwargs = {"self": value, "mask": mask, "value": np.asarray(fill, type_.dtype).item()}
+        return add("aten.masked_fill.Scalar", kwargs, type_)
+
+    def _is_zero(self, value: Argument, site: Site) -> bool:
+        """Return True for a tensor that is known to be zero after the longest sequence."""
+        maker = site.maker(value)
+        if maker is None or maker.op == _PAD:
+            return maker is not None and maker.kwargs["padding_value"] == 0
+        kind, operands = maker.op.split(".")[1], (maker.kwargs.get("self"), maker.kwargs.get("other"))
+        if kind == "mul":  # Zero times infinity would be NaN.
+            zero = [self._is_zero(item, site) for item in operands]
+            types = [site.types[item.name] for item in operands if isinstance(item, Value)]
+            return all(zero) or (any(zero) and any(type_.dtype.kind == "b" for type_ in types))
+        if kind == "softmax":  # `_reduced` has masked it.
+            return maker.name in self._counting
+        return kind in _ZERO_AT_ZERO and self._is_zero(operands[0] or maker.kwargs.get("input"), site)
+
+    def _product(self, node: Node, site: Site) -> list[Node] | None:
+        """Return a product of matrices that sums over the steps up to the longest sequence."""
+        operands = [node.kwargs.get("self"), node.kwargs.get("other", node.kwargs.get("mat2"))]
+        axes = [self._axis(item, site) for item in operands]
+        ranks = [len(site.types[item.name].shape) for item in operands if isinstance(item, Value)]
+        if node.op not in _PRODUCTS or min(ranks) < 2 or axes != [ranks[0] - 1, ranks[1] - 2]:
+            return None
+        add, names = _Added(node, site), [*node.kwargs][:2]
+        masked = [self._masked(item, 0.0, add, site) for item in operands if isinstance(item, Value)]
+        return [*add.nodes, replace(node, kwargs=dict(zip(names, masked, strict=True)))]
+
+    def _reduced(self, node: Node, site: Site) -> list[Node] | None:
+        """Return a function along the axis without the steps after the longest sequence."""
+        source, fill, is_mean = node.kwargs.get("self"), _NEUTRAL.get(node.op), node.op == "aten.mean.dim"
+        axis = self._axis(source, site)
+        if fill is None or axis is None or not isinstance(source, Value):
+            return None
+        type_ = site.types[source.name]
+        along = {dim % len(type_.shape) for dim in _integers(node.kwargs.get("dim"))}
+        # Without axes, a function is along all of them.
+        if (
+            (axis not in along and along)
+            or (is_mean and along != {axis})
+            or (fill and type_.dtype.kind != "f")
+        ):
+            return None
+        add, longest = _Added(node, site), self._longest[type_.expressions[axis]]
+        kwargs = {**node.kwargs, "self": self._masked(source, fill, add, site)}
+        if not is_mean:
+            return [*add.nodes, replace(node, kwargs=kwargs)]
+        total = add("aten.sum.dim_IntList", kwargs, node.types[results_of(node)[0]])
+        return [*add.nodes, replace(node, op="aten.div.Tensor", kwargs={"self": total, "other": longest})]
+
+    def _results(self, node: Node, site: Site) -> list[Node]:
+        add, outputs = _Added(node, site), [self._number(item, site) or item for item in node.args]
+        if self._left or not self._is_right:
+            longer = self._longer[0]
+            for other in self._longer[1:]:
+                longer = add("aten.logical_or.default", {"self": longer, "other": other}, _TRUTH)
+            for place, output in enumerate(outputs):
+                type_ = site.types.get(output.name) if isinstance(output, Value) else None
+                if type_ is not None and type_.dtype.kind != "b":
+                    kwargs = {"self": output, "mask": longer, "value": _number_of_no_result(type_.dtype)}
+                    outputs[place] = add("aten.masked_fill.Scalar", kwargs, type_)
+            if not add.nodes:
+                raise ProgramError(
+                    "unproven-source",
+                    "its results are no numbers, which could show that a packed batch has steps after its "
+                    "longest sequence. Return a number too, or run the program",
+                )
+        return [*add.nodes, replace(node, args=tuple(outputs))]
+
+
+def _integers(argument: Argument) -> list[int]:
+    items = argument if isinstance(argument, tuple) else (argument,)
+    return [item for item in items if isinstance(item, int)]
+
+
+def _number_of_no_result(dtype: np.dtype) -> float:
+    """Return NaN, the smallest integer, or for unsigned integers the largest one."""
+    limits = np.iinfo(held(dtype)) if dtype.kind in "iu" else None
+    return limits.min or limits.max if limits else math.nan
+
+
+class _Added:
+    """Nodes that a rule adds in front of a node."""
+
+    def __init__(self, node: Node, site: Site) -> None:
+        self.nodes, self._site = list[Node](), site
+        # The line would give its names to other values.
+        self._calls = tuple(call._replace(line="") for call in node.calls)
+
+    def __call__(self, op: str, kwargs: Mapping[str, Argument], type_: TensorType | None = None) -> Value:
+        name = self._site.fresh(op.split(".")[1])
+        types = {name: type_} if type_ else {}
+        self.nodes.append(Node(name, op, (), kwargs, (name,), self._calls, types))
+        self._site.types.update(types)
+        return Value(name)
+
+    def steps_from(self, longest: Value, source: Value, axis: int) -> Value:
+        """Return the mask of the steps of a tensor from the longest length on."""
+        type_ = self._site.types[source.name]
+        size, text = type_.shape[axis], type_.expressions[axis]
+        steps = self("aten.sym_size.int", {"self": source, "dim": axis})
+        counted = TensorType(np.dtype(np.int64), (size,), (text,))
+        places = self("aten.arange.start", {"start": 0, "end": steps}, counted)
+        for dim in range(1, len(type_.shape) - axis):
+            counted = counted.with_axis(dim, 1, inserted=True)
+            places = self("aten.unsqueeze.default", {"self": places, "dim": dim}, counted)
+        return self(
+            "aten.ge.Tensor", {"self": places, "other": longest}, replace(counted, dtype=np.dtype(bool))
+        )
