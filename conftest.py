@@ -8,8 +8,10 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,22 @@ COMPILATION_CACHE = {
 }
 
 
+def _reused(make_context: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that makes a new context of MLIR for every 64th program of a thread.
+
+    Each takes 5 ms, a twentieth of the time of the tests, and holds the constants of its programs.
+    """
+    kept = threading.local()
+
+    def context() -> Any:
+        kept.programs = getattr(kept, "programs", -1) + 1
+        if kept.programs % 64 == 0:
+            kept.context = make_context()
+        return kept.context
+
+    return context
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Compile with few of XLA's optimizations unless the caller has set flags, and share compiled programs.
 
@@ -86,6 +104,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if "XLA_FLAGS" not in os.environ:
         os.environ["XLA_FLAGS"] = " ".join(XLA_FLAGS) if HAS_OLDER_GENERATOR else ""
         settings |= {"jax_disable_most_optimizations": True}
+        if HAS_OLDER_GENERATOR:
+            from jax._src.interpreters import mlir
+
+            mlir.make_ir_context = _reused(mlir.make_ir_context)
     # A worker has a cache, and the caller may have chosen one.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="jaxlstm-tests-")
@@ -111,6 +133,21 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
     gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the rows of a parametrized test as slow that its marker ``quick`` does not name."""
+    missing: dict[str, set[str]] = {}
+    for item in items:
+        for marker in item.iter_markers("quick"):
+            function, _, row = item.nodeid.removesuffix("]").partition("[")
+            missing.setdefault(function, {*marker.args}).discard(row)
+            if row not in marker.args:
+                item.add_marker(pytest.mark.slow)
+    wrong = [f"{function}: {', '.join(sorted(rows))}" for function, rows in missing.items() if rows]
+    if wrong and not any("[" in argument for argument in config.args):
+        raise pytest.UsageError("the marker quick names rows that do not exist: " + "; ".join(wrong))
 
 
 def pytest_collection() -> None:

@@ -21,6 +21,7 @@ from unittest import mock
 import torch
 from torch._subclasses import meta_utils
 from torch.fx import traceback as fx_traceback
+from torch.fx.experimental import sym_node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree
@@ -311,8 +312,11 @@ def _sizes_in(error: Exception) -> set[str]:
 def _as_draft(call: ExportCall, first: Exception, given: tuple[bool, ...] = ()) -> ExportStep:
     """Decide conditions on values as the example does, except for the given first truths."""
     decisions = DraftDecisions(given)
-    # torch leaves the values of parameters undefined.
-    with decisions.recorded(), replaced(meta_utils, "_safe_copy", _copy_values):
+    # torch leaves the values of parameters undefined. It would spend a third of its time on the stacks of
+    # expressions, for a report that nobody reads.
+    values = replaced(meta_utils, "_safe_copy", _copy_values)
+    report = replaced(sym_node, "dtrace_structured", lambda *args, **kwargs: None)
+    with decisions.recorded(), values, report:
         program = _export(call, _shapes(call), "draft_export")
     reason = "the model has conditions on values"
     return ExportStep(program, decisions.conditions, reason, truths=decisions.truths())
