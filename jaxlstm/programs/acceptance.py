@@ -20,6 +20,7 @@ from jaxlstm.programs.operators.registry import Operator, find_operator, functio
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.known_draws import known_draws
 from jaxlstm.programs.passes.views import without_out
+from jaxlstm.programs.passes.whole_arrays import whole_arrays
 
 
 def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple[Graph, frozenset[str]]:
@@ -46,7 +47,7 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     _require_unshared(graph, mutated)
     if pure is not graph:
         _operators_of(pure)
-    return rewrite(pure, _with_accepted_functions), mutated
+    return rewrite(whole_arrays(pure, types or {}), _with_accepted_functions), mutated
 
 
 def _without_offsets(node: Node, site: Site) -> Sequence[Node] | None:

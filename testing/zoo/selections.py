@@ -109,6 +109,29 @@ def losses(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     return *(loss(scores, target) for loss in functions), functional.l1_loss(scores, x[some], reduction="sum")
 
 
+def masks(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    """Elements at a mask go back to their places or are added up; the other elements are NaN."""
+    steps = torch.arange(6) < lengths[:, None]
+    y = self.linear(x).masked_fill(~steps[..., None], torch.nan)
+    rows, targets = y[steps], (x[..., 0] * 3).long()[steps]
+    wide, back = steps[..., None].expand_as(y), torch.zeros_like(y)
+    back[steps] = rows
+    columns = torch.ones(len(x), 18, 1).masked_scatter_(
+        wide.contiguous().view(-1, 18, 1), y.masked_select(wide)
+    )
+    positive = y.exp().masked_select(wide)
+    entropy = functional.cross_entropy(rows, targets), functional.nll_loss(rows, targets, reduction="sum")
+    functions = functional.mse_loss, functional.huber_loss, functional.binary_cross_entropy_with_logits
+    losses = [loss(rows, x[steps]) for loss in functions] + [*entropy, ((rows - x[steps]) ** 2).mean()]
+    numbers = (
+        (rows * self.linear.bias[0]).sum(),
+        y[wide].mean(),
+        (positive.log() / positive).sum(),
+        steps[steps].sum(),
+    )
+    return back, columns, x.clone().masked_scatter(wide, y[wide]), *losses, *numbers
+
+
 def graph(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     """Edges between the steps of a sequence: some are left out, and each node gets one to itself."""
     nodes, loops = self.linear(x).reshape(-1, 3), torch.arange(4)
@@ -128,7 +151,7 @@ def groups(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
 
 
 FORWARDS = [graph, groups, numbers, longest, documents, characters, sorted_rows, reversed_steps]
-FORWARDS += [put, last_steps, selected, losses]
+FORWARDS += [put, last_steps, selected, losses, masks]
 
 
 def ragged(*lengths: int) -> tuple[Tensor, Tensor]:

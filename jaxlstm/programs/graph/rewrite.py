@@ -34,6 +34,13 @@ def rewrite(graph: Graph, *rules: Rule, types: Mapping[str, TensorType] | None =
     return site._rewritten()
 
 
+def new_node(node: Node, site: "Site", op: str, type_: TensorType | None, **kwargs: Argument) -> Node:
+    """Return a node with a new name, at the place of another one."""
+    name = site.fresh(f"{node.name} part")
+    types = {name: type_} if type_ else {}
+    return replace(node, name=name, op=op, args=(), kwargs=kwargs, outputs=(name,), types=types, size="")
+
+
 def with_functions(node: Node, change: Callable[[Graph], Graph]) -> Node:
     """Return a node whose functions are changed."""
     args = (change(argument) if isinstance(argument, Graph) else argument for argument in node.args)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value
-from jaxlstm.programs.graph.rewrite import Site
+from jaxlstm.programs.graph.rewrite import Site, new_node
 from jaxlstm.programs.passes.loop_copies import SELECT, SLICE
 
 STACK, _CAT = "aten.stack.default", "aten.cat.default"
@@ -35,10 +35,8 @@ def rows_to_slices(node: Node, site: Site) -> list[Node] | None:
     is_stack, added = node.op == STACK, list[Node]()
 
     def add(op: str, type_: TensorType | None = None, **kwargs: Argument) -> Value:
-        name = site.fresh(f"{node.name} part {len(added)}")
-        types = {name: type_} if type_ else {}
-        added.append(replace(node, name=name, op=f"aten.{op}", kwargs=kwargs, outputs=(name,), types=types))
-        return Value(name)
+        added.append(new_node(node, site, f"aten.{op}", type_, **kwargs))
+        return Value(added[-1].name)
 
     rank = max(len(type_.shape) for type_ in types if type_) + is_stack
     if not -rank <= dim < rank:

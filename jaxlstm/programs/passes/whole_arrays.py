@@ -1,0 +1,271 @@
+"""Whole arrays instead of their elements at a mask, as in ``x[mask]``, where these go back or are added up.
+
+``jit`` does not know the number of the elements. ``y[mask] = x[mask]`` is ``where(mask, x, y)``, and the mean
+of ``x[mask]`` is the sum of ``where(mask, x, 0)``, divided by the sum of the mask. A function of the elements
+takes ``where(mask, x, 1)``: other elements reach neither results nor gradients, not even as NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value, same_size, same_sizes
+from jaxlstm.programs.graph.rewrite import Site, new_node, rewrite
+from jaxlstm.programs.graph.values import live_graph, results_of, uses_of, values_in
+from jaxlstm.programs.passes.equal_values import EqualValues
+
+_SELECT, _INDEX, _SUM_ALL = "aten.masked_select.default", "aten.index.Tensor", "aten.sum.default"
+_FINITE = {"neg", "abs", "mul", "add", "sub", "square", "relu", "tanh", "sigmoid", "detach", "to", "clone"}
+"""Elementwise operators whose results and derivatives are finite for all numbers of moderate size."""
+_FINITE_AT_1 = _FINITE | {"exp", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "div", "pow", "softplus"}
+_LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy_with_logits"}
+_OF_CLASSES = ("cross_entropy_loss", "nll_loss_nd")
+_MEAN = 1
+
+
+def whole_arrays(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """Return the graph without the selections that need not be made; ``types`` are those of placeholders."""
+    if not any(node.op in (_SELECT, _INDEX) for node in graph.nodes):
+        return graph
+    rule = _WholeArrays()
+    changed = rewrite(graph, rule, types=types)
+    unneeded = {*rule.selected, *rule.broadcast, *rule.made}
+    return live_graph(changed, lambda node: unneeded.isdisjoint((*results_of(node), node.name)))
+
+
+def _masks(node: Node) -> Any:
+    return node.kwargs.get("indices", (node.kwargs.get("mask"),))
+
+
+class _Selected(NamedTuple):
+    """The elements of an array at a mask.
+
+    Attributes:
+      array: the array.
+      mask: the mask.
+      axis: the first axis of the array that the mask covers.
+      covered: the number of axes that the mask covers.
+      is_finite: a rule has made the array, whose other elements are finite.
+    """
+
+    array: Value
+    mask: Value
+    axis: int
+    covered: int
+    is_finite: bool = False
+
+
+class _WholeArrays:
+    """The rule, which remembers the selections.
+
+    Attributes:
+      selected: name of a value -> the elements that it holds.
+      broadcast: the same, where the array or the mask may be broadcast.
+      made: names of nodes and values of which nothing is left if nothing uses them.
+    """
+
+    def __init__(self) -> None:
+        self.selected: dict[str, _Selected] = {}
+        self.made: set[str] = set()
+        self.broadcast: dict[str, _Selected] = {}
+        self._made_by: dict[str, Value] = {}  # text of a part, a number and a place -> see `_where`
+        self._equal = EqualValues()
+
+    def __call__(self, node: Node, site: Site) -> Sequence[Node] | None:
+        kind = node.op.split(".")[1]
+        self._equal.note(node)
+        if node.op in (_SELECT, _INDEX):
+            self._note(node, site)
+        elif kind == "_assert_scalar":
+            return () if self._always_holds(node, site) else None
+        elif kind in ("masked_scatter", "index_put", "_unsafe_index_put"):
+            return self._put_back(node, site)
+        elif not self.selected.keys().isdisjoint(uses_of(node)):
+            return self._changed(node, kind, site)
+        return None
+
+    def _changed(self, node: Node, kind: str, site: Site) -> Sequence[Node] | None:
+        """Return the nodes for a user of selected elements."""
+        if node.op in (_SUM_ALL, "aten.mean.default"):
+            (elements,) = uses_of(node)
+            return self._reduced(node, self.selected[elements], site, is_mean=kind == "mean")
+        if kind == "broadcast_tensors":
+            parts = [self.selected.get(name) for name in uses_of(node)]
+            is_one = all(part and parts[0] and self._are_together(part, parts[0], site) for part in parts)
+            self.selected |= {
+                name: part for name, part in zip(results_of(node), parts, strict=True) if part and is_one
+            }
+        if kind in _LOSSES and node.kwargs.get("reduction", _MEAN):
+            return self._loss(node, site)
+        if kind in _OF_CLASSES and node.kwargs.get("reduction", _MEAN):
+            return self._loss_of_classes(node, site)
+        if kind in ("sym_size", "sym_numel"):
+            self.made.update(results_of(node))
+        return self._elementwise(node, kind, site) if kind in _FINITE_AT_1 else None
+
+    def _are_together(self, part: _Selected, other: _Selected, site: Site) -> bool:
+        """Return True if two selections take the same elements of arrays of one shape."""
+        own, theirs = (site.types[item.array.name] for item in (part, other))
+        is_same = self._equal.are_equal(part.mask, other.mask) and part[2:4] == other[2:4]
+        return is_same and same_sizes(own, theirs)
+
+    def _note(self, node: Node, site: Site) -> None:
+        """Remember the elements at a mask with the sizes of the axes that it covers."""
+        *before, mask = _masks(node)
+        array: Any = node.kwargs["self"]
+        own, type_ = (site.types.get(getattr(value, "name", "")) for value in (array, mask))
+        if any(before) or own is None or type_ is None or type_.dtype != bool or not node.with_gradient:
+            return
+        axis, covered = len(before), len(type_.shape)
+        fits = axis + covered == len(own.shape) or (node.op == _INDEX and axis + covered < len(own.shape))
+        is_known = fits and all(same_size(type_, n, own, axis + n) for n in range(covered))
+        if covered and (is_known or node.op == _SELECT):
+            places = self.selected if is_known else self.broadcast
+            places[results_of(node)[0]] = _Selected(array, mask, axis, covered)
+
+    def _always_holds(self, node: Node, site: Site) -> bool:
+        """Return True for an assertion that a number of selected elements is not negative."""
+        compared = site.maker(node.kwargs["self"])
+        size = compared.args[0] if compared is not None and compared.op == "_operator.ge" else None
+        is_number = isinstance(size, Value) and size.name in self.made
+        if compared is None or not is_number or compared.args[1] != 0:
+            return False
+        self.made.update(results_of(compared))
+        return True
+
+    def _add(self, node: Node, site: Site, op: str, type_: TensorType, /, **kwargs: Argument) -> Node:
+        new = new_node(node, site, op, type_, **kwargs)
+        self.made.add(new.name)
+        return new
+
+    def _mask(self, node: Node, part: _Selected, site: Site) -> tuple[list[Node], Value]:
+        """Return the mask with as many axes as the array, and the nodes that make it."""
+        nodes, mask, type_ = list[Node](), part.mask, site.types[part.mask.name]
+        for _ in range(len(site.types[part.array.name].shape) - part.axis - part.covered):
+            rank = len(type_.shape)
+            type_ = type_.with_axis(rank, 1, inserted=True)
+            nodes.append(self._add(node, site, "aten.unsqueeze.default", type_, self=mask, dim=rank))
+            mask = Value(nodes[-1].name)
+        return nodes, mask
+
+    def _where(self, node: Node, part: _Selected, site: Site, other: Any) -> tuple[list[Node], Value]:
+        """Return the array with a number for the other elements, and the nodes that make it."""
+        key = *part[:3], other, node.with_gradient, [call.key for call in node.calls]
+        if (known := self._made_by.get(str(key))) is not None:
+            return [], known
+        own = site.types[part.array.name]
+        nodes, mask = self._mask(node, part, site)
+        kwargs = {"condition": mask, "self": part.array, "other": bool(other) if own.dtype == bool else other}
+        nodes.append(self._add(node, site, "aten.where.ScalarOther", own, **kwargs))
+        self._made_by[str(key)] = made = Value(nodes[-1].name)
+        return nodes, made
+
+    def _put_back(self, node: Node, site: Site) -> list[Node] | None:
+        """Return nodes for selected elements that are written at an equal mask."""
+        is_scatter = "source" in node.kwargs
+        source: Any = node.kwargs["source" if is_scatter else "values"]
+        base: Any = node.kwargs["self"]
+        known = self.selected.get(getattr(source, "name", ""))
+        part = known or (self.broadcast.get(getattr(source, "name", "")) if is_scatter else None)
+        made, own = site.types.get(results_of(node)[0]), site.types.get(base.name)
+        if part is None or made is None or own is None or own.dtype != site.types[part.array.name].dtype:
+            return None
+        *before, mask = _masks(node)
+        (nodes, covering), array = self._mask(node, part, site) if known else ([], part.mask), part.array
+        if not isinstance(mask, Value) or any(before) or len(before) != part.axis or (is_scatter and nodes):
+            return None
+        if self._equal.are_equal(mask, part.mask):
+            if node.kwargs.get("accumulate") or not same_sizes(site.types[array.name], made):
+                return None
+        else:
+            is_whole = known and mask.name in site.types and same_sizes(site.types[mask.name], made)
+            if not is_scatter or not is_whole or not self._equal.are_equal(mask, part.mask, flat=True):
+                return None
+            nodes = [self._add(node, site, "aten.view_as.default", made, self=array, other=mask)]
+            array, covering = Value(nodes[0].name), mask
+        kwargs = {"condition": covering, "self": array, "other": base}
+        return [*nodes, replace(node, op="aten.where.self", kwargs=kwargs)]
+
+    def _reduced(self, node: Node, part: _Selected, site: Site, *, is_mean: bool) -> list[Node]:
+        """Return nodes for the sum or mean of selected elements."""
+        nodes, array = self._where(node, part, site, 0)
+        settings = {"dtype": node.kwargs["dtype"]} if node.kwargs.get("dtype") else {}
+        total = replace(node, op=_SUM_ALL, kwargs={"self": array, **settings})
+        if not is_mean:
+            return [*nodes, total]
+        made = node.types[results_of(node)[0]]
+        total = self._add(node, site, _SUM_ALL, made, **total.kwargs)
+        own, mask = site.types[part.array.name], part.mask
+        if part.covered < len(own.shape):
+            more, mask = self._mask(node, part, site)
+            whole = TensorType(np.dtype(bool), own.shape, own.expressions)
+            more.append(self._add(node, site, "aten.expand_as.default", whole, self=mask, other=part.array))
+            nodes, mask = [*nodes, *more], Value(more[-1].name)
+        count = self._add(node, site, _SUM_ALL, TensorType(np.dtype("int64"), ()), self=mask)
+        kwargs = {"self": Value(total.name), "other": Value(count.name)}
+        return [*nodes, total, count, replace(node, op="aten.div.Tensor", kwargs=kwargs)]
+
+    def _elementwise(self, node: Node, kind: str, site: Site) -> list[Node] | None:
+        """Return nodes for a function of each element, which nothing else than their sum may use."""
+        result, *others = results_of(node)
+        given = {name: self.selected.get(name) for name in uses_of(node)}
+        parts = [part for part in given.values() if part]
+        own = site.types[parts[0].array.name]
+        numbers = (site.types.get(name) for name, part in given.items() if not part)
+        fits = all(self._are_together(part, parts[0], site) for part in parts)
+        fits = fits and not any(type_ is None or type_.shape for type_ in numbers)
+        if others or not node.with_gradient or not fits:
+            return None
+        nodes, arrays = list[Node](), dict[str, Value]()
+        for name, part in given.items():
+            if part and part.is_finite and kind in _FINITE:
+                arrays[name] = part.array
+            elif part:
+                more, arrays[name] = self._where(node, part, site, 1)
+                nodes += more
+        kwargs = {
+            key: arrays.get(value.name, value) if isinstance(value, Value) else value
+            for key, value in node.kwargs.items()
+        }
+        type_ = TensorType(node.types[result].dtype, own.shape, own.expressions)
+        nodes.append(self._add(node, site, node.op, type_, **kwargs))
+        self.selected[result] = parts[0]._replace(array=Value(nodes[-1].name), is_finite=True)
+        return [*nodes, node]
+
+    def _loss(self, node: Node, site: Site) -> list[Node] | None:
+        """Return nodes for the mean or sum of a loss of each element."""
+        if node.kwargs.get("weight") or node.kwargs.get("pos_weight"):
+            return None
+        # The losses of the elements have the name of the result until it is made.
+        result, dtype = results_of(node)[0], node.types[results_of(node)[0]].dtype
+        losses = replace(node, kwargs={**node.kwargs, "reduction": 0}, types={result: TensorType(dtype, ())})
+        nodes = self._elementwise(losses, "", site)
+        if nodes is None:
+            return None
+        part, types = self.selected.pop(result), nodes[-2].types
+        site.types.update(types)
+        is_mean = node.kwargs.get("reduction", _MEAN) == _MEAN
+        return [*nodes[:-1], *self._reduced(node, part, site, is_mean=is_mean)]
+
+    def _loss_of_classes(self, node: Node, site: Site) -> list[Node] | None:
+        """Return nodes for a loss that leaves out the targets of other elements."""
+        given = values_in((node.kwargs["self"], node.kwargs["target"]))
+        scores, target = (self.selected.get(name) for name in given)
+        if scores is None or target is None or not self._equal.are_equal(scores.mask, target.mask):
+            return None
+        own, classes = site.types[scores.array.name], site.types[target.array.name]
+        if len(own.shape) != scores.covered + 1 or len(classes.shape) != scores.covered or scores.axis:
+            return None
+        nodes, array = self._where(node, scores, site, 1)
+        more, places = self._where(node, target, site, node.kwargs.get("ignore_index", -100))
+        nodes += more
+        if (rank := len(own.shape)) > 2:
+            order = (0, rank - 1, *range(1, rank - 1))
+            by_class = own.permuted(order)
+            nodes.append(self._add(node, site, "aten.permute.default", by_class, self=array, dims=order))
+            array = Value(nodes[-1].name)
+        return [*nodes, replace(node, kwargs={**node.kwargs, "self": array, "target": places})]
