@@ -227,7 +227,9 @@ class NodeStep:
             if name in values:
                 shape = tuple(options.sizes.get(n) if isinstance(n, str) else n for n in type_.shape)
                 value = values[name]
-                if isinstance(value, Prefix) and (size := shape[value.axis]) is not None:
+                sizes = [shape[axis] for axis in value.axes] if isinstance(value, Prefix) else []
+                size = next((size for size in sizes if size is not None), None)
+                if isinstance(value, Prefix) and size is not None:
                     values[SIZE_OF + name] = value.count.number() == size
                     values[name] = value = value.at_size(size)
                 if isinstance(value, jax.Array):

@@ -99,7 +99,8 @@ def documents(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
 
 def numbers(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     rows = self.linear(x[some])
-    return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows)
+    moments = rows.norm(dim=0), rows.var(0, correction=0)
+    return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows), moments
 
 
 def losses(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:

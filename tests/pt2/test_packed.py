@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 from torch.nn.utils.rnn import pack_padded_sequence as pack
 from torch.nn.utils.rnn import pad_packed_sequence as unpack
@@ -73,26 +74,57 @@ def _attended(self: Any, y: Tensor, lengths: Tensor) -> Any:
     return (weights[..., None] * y).sum(1), weights[:, None] @ y
 
 
+def _encoded(self: Any, y: Tensor, lengths: Tensor) -> Any:
+    steps = torch.ones(y.shape[1], y.shape[1], dtype=torch.bool).triu(1)
+    causal = self.attention(y, y, y, attn_mask=steps, need_weights=False)[0]
+    query, bias = y.new_ones(len(y), 2, 4), y.new_ones(y.shape[1], y.shape[1])
+    return {
+        "scores": (y @ y.mT / 2).softmax(-1) @ y,
+        "both axes": (y @ y.mT).max(-1)[0].sum(1) + (y @ y.mT).mean((1, 2))[:, None],
+        "masked": self.attention(y, y, y, key_padding_mask=~_mask(y, lengths))[0].mean(1),
+        "causal": causal.sum(1)
+        + functional.scaled_dot_product_attention(y, y, y, is_causal=True)[:, 1:].sum(1),
+        "other queries": functional.scaled_dot_product_attention(query, y, y),
+        "biased": self.attention(y, y, y, attn_mask=bias, need_weights=False)[0].mean(1),
+        "encoder": self.encoder(y, src_key_padding_mask=~_mask(y, lengths)).mean(1),
+        "equations": torch.einsum("bti,btj->bij", y, y),
+        "equation of scores": torch.einsum("bti,bsi->bts", y, y).softmax(-1).sum(1),
+    }
+
+
+def _windows(self: Any, y: Tensor, lengths: Tensor) -> Any:
+    x, pooled = y.mT, (functional.max_pool1d, functional.avg_pool1d)
+    return {
+        "convolution": self.convolution(x).amax(2),
+        "steps": self.strided(x).relu().mean(2),
+        "another layer": self.after(self.convolution(x).mT)[0].sum(1),
+        "over images": functional.conv2d(x[:, None], self.kernel, padding=(1, 2)).amax(3),
+        "pools": [pool(x, 2).sum(2) for pool in pooled],
+        "padded pool": functional.max_pool1d(x, 3, 2, 1).mean(2),
+        "whole": [functional.adaptive_max_pool1d(x, 1), functional.adaptive_avg_pool1d(x, 1)],
+    }
+
+
 # Name -> a function of the padded batch and the lengths.
 AFTER_PACKING: dict[str, Callable[..., Any]] = {
     "mean": lambda self, y, n: y.mean(1),
-    "maximum": lambda self, y, n: y.max(1)[0],
-    "last step": lambda self, y, n: y[:, -1],
-    "first step backwards": lambda self, y, n: y.flip(1)[:, 0],
-    "steps after the first": lambda self, y, n: y[:, 1:].sum(1),
-    "number of steps": lambda self, y, n: y.sum(1) / y.shape[1],
-    "mean of the valid": lambda self, y, n: (y * _mask(y, n)[..., None]).sum(1) / n[:, None],
     "attention": _attended,
-    "logsumexp": lambda self, y, n: y.logsumexp(1),
-    "each last step": lambda self, y, n: y.gather(1, (n - 1)[:, None, None].expand(-1, 1, y.shape[2]))[:, 0],
-    "steps as rows": lambda self, y, n: y.reshape(-1, y.shape[2]).mean(0),
-    "rows and back": lambda self, y, n: y.reshape(-1, y.shape[2]).view(y.shape[0], -1, y.shape[2]).sum(1),
-    "another layer": lambda self, y, n: self.after(y)[0][:, -1],
+    "first step backwards": lambda self, y, n: y.flip(1)[:, 0],
+    "reductions": lambda self, y, n: [
+        *(y.max(1)[0], y.var(1), y.std(1), y.logsumexp(1), y.norm(dim=1), y.topk(2, dim=1)[0].mean(1)),
+        *(y.sum(1) / y.shape[1], (y * _mask(y, n)[..., None]).sum(1) / n[:, None], y.argmax(1)),
+    ],
+    "steps": lambda self, y, n: [
+        *(y[:, -1], y[:, 1:].sum(1), self.after(y)[0][:, -1], y.reshape(-1, y.shape[2]).mean(0)),
+        y.gather(1, (n - 1)[:, None, None].expand(-1, 1, y.shape[2]))[:, 0],
+        y.reshape(-1, y.shape[2]).view(y.shape[0], -1, y.shape[2]).sum(1),
+    ],
+    "encoder": _encoded,
+    "windows": _windows,
 }
 UNPROVEN_AFTER_PACKING: dict[str, Callable[..., Any]] = {
-    "variance": lambda self, y, n: y.var(1),
-    "pooling": lambda self, y, n: nn.functional.adaptive_avg_pool1d(y.mT, 2),
-    "attention layer": lambda self, y, n: self.attention(y, y, y, key_padding_mask=~_mask(y, n))[0],
+    "roll": lambda self, y, n: y.roll(1, 1)[:, 0],
+    "parts": lambda self, y, n: functional.adaptive_avg_pool1d(y.mT, 2),
 }
 
 
@@ -102,17 +134,21 @@ def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> N
 
     def forward(self: Any, x: Tensor, lengths: Tensor) -> Any:
         rows = pack(x, lengths, batch_first=True, enforce_sorted=False)
-        after = {**AFTER_PACKING, **UNPROVEN_AFTER_PACKING}[name]
-        return after(self, *unpack(self.lstm(rows)[0], batch_first=True))
+        y, n = unpack(self.lstm(rows)[0], batch_first=True)
+        return {**AFTER_PACKING, **UNPROVEN_AFTER_PACKING}[name](self, y + 1, n)
 
     layers = {
         "lstm": nn.LSTM(2, 4, batch_first=True),
         "after": nn.GRU(4, 3, batch_first=True),
         "attention": nn.MultiheadAttention(4, 2, batch_first=True),
+        "encoder": nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+        "convolution": nn.Conv1d(4, 4, 3, padding="same"),
+        "strided": nn.Conv1d(4, 5, 3, stride=2),
     }
     model = module_of(forward, **layers).eval()
+    model.register_buffer("kernel", torch.randn(2, 1, 3, 4))
     program = jaxlstm.from_module(model, (torch.randn(3, 6, 2), torch.tensor([3, 6, 5])))
-    for lengths in ([6, 3, 2], [3, 4, 1]):
+    for lengths in ([6, 3, 2], [2, 3, 1]):
         args = torch.randn(3, 6, 2), torch.tensor(lengths)
         if name in AFTER_PACKING or max(lengths) == 6:
             require_equal(program, model, *args)
@@ -122,7 +158,7 @@ def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> N
             np.testing.assert_allclose(compile(program)(*arrays), to_numpy(model(*args)), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["attention", "variance", "first step backwards"])
+@pytest.mark.parametrize("name", ["attention", "roll", "first step backwards"])
 def test_a_program_after_packing_is_a_reference(name: str) -> None:
     """Where jit does not know the steps, it runs outside of jit."""
 

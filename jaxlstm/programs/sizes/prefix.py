@@ -1,4 +1,4 @@
-"""Arrays with an axis whose size ``jit`` does not know, such as ``x[mask]``: `Prefix`.
+"""Arrays with axes whose size ``jit`` does not know, such as ``x[mask]``: `Prefix`.
 
 The array is as long as the mask: its first elements along the axis are torch's, and the others repeat the
 first one, so that functions are defined for them. An operator runs on all elements if the start of its
@@ -59,43 +59,61 @@ class Count:
 
 @dataclass(frozen=True)
 class Prefix:
-    """An array whose size along an axis is a `Count`.
+    """An array whose size along an axis, or along several, is a `Count`.
 
     Attributes:
       is_padded: its other elements are what torch computes for padding after the longest sequence.
     """
 
     array: Array
-    axis: int
+    axes: tuple[int, ...]
     count: Count
     is_padded: bool = False
 
-    def valid(self) -> Array:
+    @property
+    def axis(self) -> int:
+        """The only axis of unknown size. Raises UnprovenError if there are several."""
+        axis, *others = self.axes
+        if others:
+            raise UnprovenError
+        return axis
+
+    def valid(self, axis: int | None = None) -> Array:
         """Return True for each element of the axis that torch has, with the number of axes of the array."""
-        places = jnp.arange(self.array.shape[self.axis]) < self.count.number()
-        return places.reshape(-1, *(1,) * (self.array.ndim - 1 - self.axis))
+        axis = self.axis if axis is None else axis
+        places = jnp.arange(self.array.shape[axis]) < self.count.number()
+        return places.reshape(-1, *(1,) * (self.array.ndim - 1 - axis))
 
     def repeated(self) -> Prefix:
         """Return the same array, in which the first element replaces the elements that torch lacks."""
-        first = jax.lax.slice_in_dim(self.array, 0, min(self.array.shape[self.axis], 1), axis=self.axis)
-        return replace(self, array=jnp.where(self.valid(), self.array, first))
+        array = self.array
+        for axis in self.axes:
+            first = jax.lax.slice_in_dim(array, 0, min(array.shape[axis], 1), axis=axis)
+            array = jnp.where(self.valid(axis), array, first)
+        return replace(self, array=array)
 
-    def places(self, index: Array) -> Array:
+    def places(self, index: Array, axis: int | None = None) -> Array:
         """Return indices of the axis, out of range where torch has no element."""
-        return jnp.where((index >= 0) & (index < self.count.number()), index, self.array.shape[self.axis])
+        size = self.array.shape[self.axis if axis is None else axis]
+        return jnp.where((index >= 0) & (index < self.count.number()), index, size)
 
     def filled(self) -> Array:
         """Return the array, in which NaN or the smallest number replaces the elements that torch lacks."""
-        return take(self.array, self.places(jnp.arange(self.array.shape[self.axis])), self.axis)
+        array = self.array
+        for axis in self.axes:
+            array = take(array, self.places(jnp.arange(array.shape[axis]), axis), axis)
+        return array
 
     def at_size(self, size: int) -> Array:
         """Return the array with the size that the graph asserts; NaN if it is another."""
-        places = jnp.where(self.count.number() == size, jnp.arange(size), -1)
-        return take(self.array, places, self.axis)
+        places, array = jnp.where(self.count.number() == size, jnp.arange(size), -1), self.array
+        for axis in self.axes:
+            array = take(array, places, axis)
+        return array
 
 
 jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed"])
-jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axis", "is_padded"])
+jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axes", "is_padded"])
 
 
 def is_unknown(value: Any) -> bool:
@@ -172,7 +190,8 @@ def _run_at_sizes(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     args, kwargs = jax.tree.unflatten(structure, [_at_size(leaf, counts[0].size) for leaf in leaves])
     results, structure = jax.tree.flatten(apply(*args, **kwargs))
     longs = [flow.long(result.shape) for result in traced.out_avals]
-    unknown = [_result(leaf, long, counts[0]) for leaf, long in zip(results, longs, strict=True)]
+    is_one = all(count.value is counts[0].value for count in counts)
+    unknown = [_result(leaf, long, counts[0], is_one) for leaf, long in zip(results, longs, strict=True)]
     if all(
         leaf.is_padded if isinstance(leaf, Prefix) else leaf.is_packed for leaf in filter(is_unknown, leaves)
     ):
@@ -205,7 +224,8 @@ def _trace(apply: Apply, leaves: Sequence[Any], structure: Any, size: Any) -> An
         if isinstance(array, Array):
             shape = list(array.shape)
             if isinstance(leaf, Prefix):
-                shape[leaf.axis] = size * leaf.count.times
+                for axis in leaf.axes:
+                    shape[axis] = size * leaf.count.times
             shapes.append(jax.ShapeDtypeStruct(tuple(shape), array.dtype))
     return jax.make_jaxpr(run)(*shapes)
 
@@ -219,12 +239,13 @@ def _at_size(leaf: Any, size: Any) -> Any:
     return size * leaf.times if isinstance(leaf, Count) else array_of(leaf)
 
 
-def _result(leaf: Any, long: Mapping[int, int] | None, count: Count) -> Any:
+def _result(leaf: Any, long: Mapping[int, int] | None, count: Count, is_one: bool) -> Any:
+    """Return a result with its long axes. Several are of one count, if the arguments have only one."""
     if long == {}:
         return leaf
-    if long is None or len(long) > 1:
+    if long is None or len({*long.values()}) > 1 or (len(long) > 1 and not is_one):
         raise UnprovenError
-    ((place, times),) = long.items()
-    if jnp.ndim(leaf) <= place or leaf.shape[place] != times * count.size:
+    times = next(iter(long.values()))
+    if jnp.ndim(leaf) <= max(long) or any(leaf.shape[axis] != times * count.size for axis in long):
         raise UnprovenError
-    return Prefix(leaf, place, replace(count, times=times))
+    return Prefix(leaf, tuple(sorted(long)), replace(count, times=times))

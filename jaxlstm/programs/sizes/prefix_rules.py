@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.indexing import masked_scatter, take
-from jaxlstm.programs.operators.reductions import mean, sum_
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm.programs.sizes.prefix import (
     Apply,
@@ -24,7 +22,9 @@ from jaxlstm.programs.sizes.prefix import (
     is_unknown,
     run_proven,
 )
+from jaxlstm.programs.sizes.reduction_rules import REDUCTIONS
 from jaxlstm.programs.sizes.selections import bound_of, is_along, pack, rows_at, slice_
+from jaxlstm.programs.sizes.window_rules import WINDOWS
 
 
 def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
@@ -94,10 +94,12 @@ def _slice_scatter(
 
 
 def _size(apply: Apply, self: Any, dim: int) -> Count | None:
-    return self.count if is_along(self, dim) else None
+    return self.count if isinstance(self, Prefix) and axis(self.array, dim) in self.axes else None
 
 
 def _number_of_elements(apply: Apply, self: Prefix) -> Count:
+    if len(self.axes) > 1:
+        raise UnprovenError
     return replace(self.count, times=self.array.size // self.count.size) if self.count.size else self.count
 
 
@@ -125,14 +127,14 @@ def _cat(apply: Apply, tensors: Sequence[Any], dim: int = 0) -> Prefix | None:
     pairs = zip(ones, tensors, strict=True)
     valid = jnp.concatenate([mask & x.valid().reshape(-1) if is_unknown(x) else mask for mask, x in pairs])
     array = jnp.take(apply(arrays, dim), jnp.argsort(~valid, stable=True), place)
-    return Prefix(array, place, Count(valid.sum(), valid.size)).repeated()
+    return Prefix(array, (place,), Count(valid.sum(), valid.size)).repeated()
 
 
 def _index_select(apply: Apply, self: Any, dim: int, index: Any) -> Any:
     if not is_along(self, dim):
         return None
     elements = take(self.array, _places(self, index), self.axis)
-    return Prefix(elements, self.axis, index.count) if isinstance(index, Prefix) else elements
+    return Prefix(elements, (self.axis,), index.count) if isinstance(index, Prefix) else elements
 
 
 def _places(self: Prefix, index: Any) -> Array:
@@ -162,7 +164,7 @@ def _index(apply: Apply, self: Any, indices: Sequence[Any]) -> Any:
     arrays[self.axis] = _places(self, replace(index, array=places) if isinstance(index, Prefix) else places)
     elements = apply(self.array, tuple(arrays))
     counts = [index.count for index in indices if isinstance(index, Prefix)]
-    return Prefix(elements, 0, counts[0]) if counts else elements
+    return Prefix(elements, (0,), counts[0]) if counts else elements
 
 
 def _gather(apply: Apply, self: Any, dim: int, index: Any, **settings: Any) -> Any:
@@ -232,7 +234,7 @@ def _masked_scatter(apply: Apply, self: Any, mask: Any, source: Any) -> Any:
 
 def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Any:
     """Return flat elements in rows, whose number may be known, or sequences as rows and back."""
-    result = _flat_steps(self, size) if isinstance(self, Prefix) else None
+    result = _flat_steps(self, size) if isinstance(self, Prefix) and len(self.axes) == 1 else None
     if result is not None:
         return result
     row = math.prod(size[1:]) if all(type(n) is int for n in size) else 0
@@ -241,7 +243,7 @@ def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Any:
     if size[0] >= 0:
         return apply(self.at_size(size[0] * row), size)
     count = Count(self.count.number() // row, self.array.size // row)
-    return Prefix(self.array.reshape(-1, *size[1:]), 0, count)
+    return Prefix(self.array.reshape(-1, *size[1:]), (0,), count)
 
 
 def _flat_steps(self: Prefix, size: Sequence[Any]) -> Prefix | None:
@@ -257,7 +259,7 @@ def _flat_steps(self: Prefix, size: Sequence[Any]) -> Prefix | None:
     longest = number // first
     places = jnp.arange(first)[:, None] * longest + jnp.arange(steps // first)
     count = Count(longest, steps // first, is_packed=True)
-    return Prefix(jnp.take(self.array, places, 0, mode="clip"), 1, count).repeated()
+    return Prefix(jnp.take(self.array, places, 0, mode="clip"), (1,), count).repeated()
 
 
 def _new(apply: Apply, self: Any, size: Any, **settings: Any) -> Any:
@@ -275,52 +277,6 @@ def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **s
     return replace(input, array=results[0]), *results[1:]
 
 
-def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
-    """Reduce the elements that torch has; the others hold a neutral element or repeat the first one."""
-    dims = dim if isinstance(dim, tuple) else (dim,)
-    if not isinstance(self, Prefix) or not (set(dims) <= {None} or any(is_along(self, n) for n in dims)):
-        return None
-    # Equal elements share the gradient of an extremum, but integers have no gradient.
-    is_neutral = fill is not None and (math.isfinite(fill) or jnp.issubdtype(self.array.dtype, jnp.inexact))
-    neutral = jnp.asarray(fill if is_neutral else 0, self.array.dtype)
-    array = jnp.where(self.valid(), self.array, neutral) if is_neutral else self.repeated().array
-    return apply(array, dim, **settings) if dim is not None else apply(array, **settings)
-
-
-def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
-    result = _reduce(0.0, apply, self, dim, **settings)
-    return None if result is None else result * (self.array.shape[self.axis] / self.count.number())
-
-
-def _loss(apply: Apply, reduction: int = 1, **kwargs: Any) -> Any:
-    """Reduce the losses of the elements that torch has."""
-    losses, _ = run_proven(apply, (), {**kwargs, "reduction": 0})
-    if not isinstance(losses, Prefix) or reduction == 0:
-        return losses
-    return _mean(mean, losses) if reduction == 1 else _reduce(0.0, sum_, losses)
-
-
-def _product(apply: Apply, self: Any, other: Any) -> Any:
-    """Multiply matrices, if the sums of products are over the axis."""
-    if array_of(other).ndim < 2 or not is_along(self, -1) or not is_along(other, -2):
-        return None
-    return apply(*(jnp.where(x.valid(), x.array, 0) for x in (self, other)))
-
-
-def _softmax(apply: Apply, self: Any, dim: int, **settings: Any) -> Any:
-    result = _reduce(-math.inf, apply, self, dim, **settings)
-    return None if result is None else replace(self, array=result).repeated()
-
-
-_LOSSES = [
-    "mse_loss",
-    "l1_loss",
-    "huber_loss",
-    "smooth_l1_loss",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "kl_div",
-]
 _RULES: dict[str, Callable[..., Any]] = {
     "aten.sym_size.int": _size,
     "aten.sym_numel.default": _number_of_elements,
@@ -342,16 +298,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "aten.view.default": _view,
     "aten.reshape.default": _view,
     **dict.fromkeys((f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), _recurrence),
-    **dict.fromkeys(("aten.sum.default", "aten.sum.dim_IntList"), partial(_reduce, 0.0)),
-    **dict.fromkeys(("aten.prod.default", "aten.prod.dim_int"), partial(_reduce, 1.0)),
-    **dict.fromkeys(("aten.mean.default", "aten.mean.dim"), _mean),
-    "aten.logsumexp.default": partial(_reduce, -math.inf),
-    **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
-    **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_reduce, -math.inf)),
-    **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_reduce, math.inf)),
-    **dict.fromkeys((f"aten.{name}.default" for name in _LOSSES), _loss),
-    **dict.fromkeys(("aten.bmm.default", "aten.matmul.default"), _product),
-    **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
+    **REDUCTIONS,
+    **WINDOWS,
     "aten.slice.Tensor": lambda apply, *args, **kwargs: slice_(*args, **kwargs),
 }
 _OF_PACKED: dict[str, Callable[..., Any]] = {

@@ -21,8 +21,8 @@ def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
 
 
 def is_along(x: Any, dim: int) -> bool:
-    """Return True if the unknown axis is this one."""
-    return isinstance(x, Prefix) and x.axis == axis(x.array, dim)
+    """Return True if the only unknown axis is this one."""
+    return isinstance(x, Prefix) and x.axes == (axis(x.array, dim),)
 
 
 def rows_at(self: Array, mask: Array, place: int) -> Prefix:
@@ -30,7 +30,7 @@ def rows_at(self: Array, mask: Array, place: int) -> Prefix:
     size = math.prod(self.shape[place : place + mask.ndim])
     rows = self.reshape(*self.shape[:place], size, *self.shape[place + mask.ndim :])
     order = jnp.argsort(~mask.reshape(-1), stable=True)
-    return Prefix(jnp.take(rows, order, place), place, Count(mask.sum(), size)).repeated()
+    return Prefix(jnp.take(rows, order, place), (place,), Count(mask.sum(), size)).repeated()
 
 
 def _index_by_mask(self: Array, indices: Sequence[Array | None]) -> Prefix | None:
@@ -78,7 +78,7 @@ def slice_(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: in
     begin, stop = (bound_of(bound, length, size) for bound in (start, end))
     if type(start) is not int or start:
         array = jnp.roll(array, -begin, place)
-    return Prefix(array, place, Count(jnp.maximum(stop - begin, 0), size)).repeated()
+    return Prefix(array, (place,), Count(jnp.maximum(stop - begin, 0), size)).repeated()
 
 
 def pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
@@ -87,7 +87,7 @@ def pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
     if isinstance(input, Prefix) and (input.axis != place or not input.count.is_packed):
         raise UnprovenError
     array = array_of(input)
-    return Prefix(array, place, Count(lengths[0], array.shape[place], is_packed=True), is_padded=True)
+    return Prefix(array, (place,), Count(lengths[0], array.shape[place], is_packed=True), is_padded=True)
 
 
 def _unique(
@@ -97,7 +97,7 @@ def _unique(
     values, inverse, counts = jnp.unique(self, size=self.size, **settings)
     count = Count(inverse.max(initial=-1) + 1, self.size)
     inverse, counts = (array.astype(held("int64")) for array in (inverse, counts))
-    groups = Prefix(values, 0, count).repeated(), inverse, Prefix(counts, 0, count).repeated()
+    groups = Prefix(values, (0,), count).repeated(), inverse, Prefix(counts, (0,), count).repeated()
     return asked_for(groups, return_inverse, return_counts)
 
 

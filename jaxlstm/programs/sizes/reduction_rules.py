@@ -1,0 +1,203 @@
+"""Rules of operators that combine elements along an axis of unknown size, without those that torch lacks."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxlstm.programs.operators.axes import axes
+from jaxlstm.programs.operators.indexing import take
+from jaxlstm.programs.operators.reductions import mean, sum_
+from jaxlstm.programs.sizes.prefix import Apply, Prefix, array_of, is_among, run_proven
+
+
+def masked(x: Prefix, fill: float, over: Sequence[int]) -> Array:
+    """Return the array with a number in place of the elements that torch lacks along some axes."""
+    array = x.array
+    for place in {*over}.intersection(x.axes):
+        array = jnp.where(x.valid(place), array, jnp.asarray(fill, array.dtype))
+    return array
+
+
+def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
+    """Reduce the elements that torch has; the others hold a neutral element or repeat the first one."""
+    over = axes(self.array, dim) if isinstance(self, Prefix) else ()
+    if not isinstance(self, Prefix) or not {*over}.intersection(self.axes):
+        return None
+    # Equal elements share the gradient of an extremum, but integers have no gradient.
+    is_neutral = fill is not None and (math.isfinite(fill) or jnp.issubdtype(self.array.dtype, jnp.inexact))
+    array = masked(self, fill, over) if fill is not None and is_neutral else self.repeated().array
+    results = apply(array, **settings) if dim is None else apply(array, dim=dim, **settings)
+    return jax.tree.map(partial(_without_axes, self, over), results)
+
+
+def _without_axes(self: Prefix, over: Sequence[int], result: Array) -> Any:
+    """Return a result without some axes, which may keep them with one element."""
+    left = [place for place in self.axes if place not in over]
+    if result.ndim < self.array.ndim:
+        left = [place - sum(n < place for n in over) for place in left]
+    return replace(self, array=result, axes=tuple(left)) if left else result
+
+
+def _scaled(result: Any, factor: Any) -> Any:
+    return replace(result, array=result.array * factor) if isinstance(result, Prefix) else result * factor
+
+
+def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
+    result = _reduce(0.0, apply, self, dim, **settings)
+    if result is None:
+        return None
+    left = len(result.axes) if isinstance(result, Prefix) else 0
+    size = self.array.shape[self.axes[0]]
+    return _scaled(result, (size / self.count.number()) ** (len(self.axes) - left))
+
+
+def _moment(is_root: bool, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
+    """Return the variance or its root. The other elements are the mean, and add nothing to the squares."""
+    if not isinstance(self, Prefix) or axes(self.array, dim) != (self.axis,):
+        return None
+    size, number = self.array.shape[self.axis], self.count.number()
+    average = masked(self, 0, self.axes).sum(self.axis, keepdims=True) / number
+    result = apply(jnp.where(self.valid(), self.array, average), dim, **settings)
+    correction = settings.get("correction")
+    removed = int(settings.get("unbiased", True)) if correction is None else correction
+    factor = (size - removed) / jnp.maximum(number - removed, 0).astype(result.dtype)
+    return result * (jnp.sqrt(factor) if is_root else factor)
+
+
+def _norm(apply: Apply, self: Any, ord: Any = 2, dim: Any = None, **settings: Any) -> Any:
+    order = 2 if ord is None else ord
+    return _reduce(0.0, apply, self, dim, ord=ord, **settings) if order > 0 else None
+
+
+def _loss(apply: Apply, reduction: int = 1, **kwargs: Any) -> Any:
+    """Reduce the losses of the elements that torch has."""
+    losses, _ = run_proven(apply, (), {**kwargs, "reduction": 0})
+    if not isinstance(losses, Prefix) or reduction == 0:
+        return losses
+    return _mean(mean, losses) if reduction == 1 else _reduce(0.0, sum_, losses)
+
+
+def _softmax(apply: Apply, self: Any, dim: int, **settings: Any) -> Any:
+    over = axes(self.array, dim) if isinstance(self, Prefix) else ()
+    if not isinstance(self, Prefix) or not {*over}.intersection(self.axes):
+        return None
+    return replace(self, array=apply(masked(self, -math.inf, over), dim, **settings)).repeated()
+
+
+def _largest(apply: Apply, self: Any, k: int, dim: int = -1, largest: bool = True, **settings: Any) -> Any:
+    """Return the k largest or smallest elements, NaN if torch has fewer."""
+    if not isinstance(self, Prefix) or axes(self.array, dim) != (self.axis,) or is_among(k):
+        return None
+    if not jnp.issubdtype(self.array.dtype, jnp.inexact):
+        return None
+    found = apply(masked(self, -math.inf if largest else math.inf, self.axes), k, dim, largest, **settings)
+    places = jnp.where(jnp.arange(k) < self.count.number(), jnp.arange(k), k)
+    return jax.tree.map(lambda result: take(result, places, self.axis), found)
+
+
+def _product(apply: Apply, self: Any, other: Any) -> Any:
+    """Multiply matrices, if the sums of products are over the axis."""
+    ranks = array_of(self).ndim, array_of(other).ndim
+    inner = "a" * min(ranks[0] - 1, 1) + "b", "b" + "c" * min(ranks[1] - 1, 1)
+    outer = [chr(ord("z") - place) for place in range(max(ranks) - 2)]
+    terms = [
+        "".join(outer[max(len(outer) - rank + 2, 0) :]) + term
+        for rank, term in zip(ranks, inner, strict=True)
+    ]
+    result = "".join(outer) + inner[0][:-1] + inner[1][1:]
+    return _sums(lambda arrays: apply(*arrays), terms, result, (self, other))
+
+
+def _einsum(apply: Apply, equation: str, tensors: Sequence[Any], path: Any = None) -> Any:
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    labels = terms.split(",")
+    if not arrow or "." in equation or any(len({*term}) < len(term) for term in labels):
+        return None
+    return _sums(lambda arrays: apply(equation, tuple(arrays)), labels, result, tensors)
+
+
+def _sums(
+    run: Callable[[list[Array]], Array], terms: Sequence[str], result: str, operands: Sequence[Any]
+) -> Any:
+    """Sum products over the elements that torch has. The axes of operands and of the result have letters."""
+    unknown = [x for x in operands if isinstance(x, Prefix)]
+    axes = {
+        term[place]
+        for term, x in zip(terms, operands, strict=True)
+        if isinstance(x, Prefix)
+        for place in x.axes
+    }
+    places = tuple(place for place, letter in enumerate(result) if letter in axes)
+    if axes <= {*result} or (places and any(x.count.value is not unknown[0].count.value for x in unknown)):
+        return None
+    arrays = [
+        masked(x, 0, [term.index(letter) for letter in {*term} - {*result}]) if isinstance(x, Prefix) else x
+        for term, x in zip(terms, operands, strict=True)
+    ]
+    return replace(unknown[0], array=run(arrays), axes=places) if places else run(arrays)
+
+
+def _attention(
+    apply: Apply,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **settings: Any,
+) -> Any:
+    """Attend to the keys that torch has."""
+    if not isinstance(key, Prefix) or not isinstance(value, Prefix) or is_among(settings):
+        return None
+    steps = key.array.ndim - 2
+    is_self = isinstance(query, Prefix) and query.count.value is key.count.value
+    if {key.axes, value.axes, query.axes if is_self else key.axes} != {(steps,)} or (
+        is_among(query) > is_self
+    ):
+        return None
+    mask, is_valid = array_of(attn_mask), key.valid().reshape(-1)
+    if is_causal:
+        mask = jnp.tri(array_of(query).shape[-2], is_valid.size, dtype=bool)
+    none = -math.inf if mask is not None and mask.dtype != bool else False
+    is_valid = jnp.broadcast_to(is_valid, (array_of(query).shape[-2], is_valid.size))
+    mask = is_valid if mask is None else jnp.where(is_valid, mask, jnp.asarray(none, mask.dtype))
+    keys, values = (masked(x, 0, x.axes) for x in (key, value))
+    result = apply(array_of(query), keys, values, mask, dropout_p, **settings)
+    return replace(query, array=result) if isinstance(query, Prefix) else result
+
+
+_LOSSES = [
+    "mse_loss",
+    "l1_loss",
+    "huber_loss",
+    "smooth_l1_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "kl_div",
+]
+REDUCTIONS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("aten.sum.default", "aten.sum.dim_IntList"), partial(_reduce, 0.0)),
+    **dict.fromkeys(("aten.prod.default", "aten.prod.dim_int"), partial(_reduce, 1.0)),
+    **dict.fromkeys(("aten.mean.default", "aten.mean.dim"), _mean),
+    "aten.logsumexp.default": partial(_reduce, -math.inf),
+    **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
+    **dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), partial(_reduce, None)),
+    **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_reduce, -math.inf)),
+    **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_reduce, math.inf)),
+    **{f"aten.var.{form}": partial(_moment, False) for form in ("default", "dim", "correction")},
+    **{f"aten.std.{form}": partial(_moment, True) for form in ("default", "dim", "correction")},
+    "aten.linalg_vector_norm.default": _norm,
+    **dict.fromkeys((f"aten.{name}.default" for name in _LOSSES), _loss),
+    **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
+    "aten.topk.default": _largest,
+    **dict.fromkeys(("aten.bmm.default", "aten.matmul.default"), _product),
+    "aten.einsum.default": _einsum,
+    "aten.scaled_dot_product_attention.default": _attention,
+}
