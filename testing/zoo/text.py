@@ -100,7 +100,7 @@ class TiedLanguageModel(nn.Module):
 
 @SPECIMENS.of(lambda n, length: (words(n, length),), example=(2, 6), others=((3, 11), (1, 4)))
 class TransformerAndLSTM(nn.Module):
-    """Sinusoidal positions, an encoder layer with a causal mask, an LSTM, and mean pooling."""
+    """Sinusoidal positions, an encoder layer with a causal mask, an LSTM, and pooling over all steps."""
 
     positions: Tensor
 
@@ -119,4 +119,6 @@ class TransformerAndLSTM(nn.Module):
         x = self.embedding(tokens) + self.positions[:length]
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
         x = self.encoder(x, mask=future, is_causal=True)
-        return self.out(self.lstm(x)[0]).mean(dim=1)
+        y = self.out(self.lstm(x)[0]).mT
+        largest = functional.max_pool1d(y, y.shape[2])
+        return (largest + functional.avg_pool2d(y[:, None], (1, length))[:, 0]).squeeze(2)

@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch._numpy._ndarray import ndarray
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm_converters.pt2.trace.fixed_values import with_bounds
@@ -146,17 +148,51 @@ def _window(factors: tuple[float, ...], count: Any, periodic: bool = True, **set
     return torch.where(torch.scalar_tensor(count, device=places.device) == 1, 1.0, sum(terms))
 
 
-_OF_UNKNOWN_SIZES = {
+def _pooled(
+    reduce: Any, n: int, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, **settings: Any
+) -> Any:
+    """Reduce the axes that a window of the size of the tensor covers.
+
+    Raises:
+      TypeError: the window is smaller, or there is padding.
+    """
+    sizes = tuple(kernel_size) if isinstance(kernel_size, tuple | list) else (kernel_size,) * n
+    defaults = (("dilation", 1), ("ceil_mode", False), ("return_indices", False), ("divisor_override", None))
+    if padding != 0 or any(settings.get(name, default) != default for name, default in defaults):
+        raise TypeError
+    for axis, size in enumerate(sizes, start=-n):
+        if _is_symbolic(size) and statically_known_true(size == input.shape[axis]):
+            input = reduce(input, axis)
+        elif size != 1 or stride not in (None, 1):
+            raise TypeError
+    return input
+
+
+_POOLS = {
+    f"{name}_pool{n}d": functools.partial(_pooled, reduce, n)
+    for n in (1, 2)
+    for name, reduce in (
+        # As in pooling, the first of equal elements has the gradient.
+        ("max", lambda x, axis: x.max(axis, keepdim=True)[0]),
+        ("avg", lambda x, axis: x.mean(axis, keepdim=True)),
+    )
+}
+_OF_FIXED_SIZES = {
+    **_POOLS,
     "linspace": _linspace,
     "hann_window": functools.partial(_window, (0.5, 0.5)),
     "hamming_window": functools.partial(_window, (0.54, 0.46)),
     "blackman_window": functools.partial(_window, (0.42, 0.5, 0.08)),
 }
-"""Functions that torch exports at a fixed size only, made of others."""
+"""Functions that torch exports at a fixed size only, made of others; all but pooling, for sizes of values."""
+
+
+def _is_symbolic(number: Any) -> bool:
+    return isinstance(number, torch.SymInt)
 
 
 def _is_value(number: Any) -> bool:
-    return isinstance(number, torch.SymInt) and not number.node.has_hint()
+    return _is_symbolic(number) and not number.node.has_hint()
 
 
 def _require_strides(tensor: torch.Tensor, memory_format: torch.memory_format | None = None) -> None:
@@ -215,9 +251,11 @@ class SymbolicSizes(TorchFunctionMode):
             _require_strides(*args, **kwargs or {})
         if self._values and name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], torch.Tensor.item), *args[2:])
-        if name in _OF_UNKNOWN_SIZES and any(map(_is_value, (*args, *(kwargs or {}).values()))):
+        if (replacement := _OF_FIXED_SIZES.get(name)) and any(
+            map(_is_symbolic if name in _POOLS else _is_value, _pytree.tree_leaves((args, kwargs)))
+        ):
             with contextlib.suppress(TypeError):  # It has settings that are not known here.
-                return _OF_UNKNOWN_SIZES[name](*args, **kwargs or {})
+                return replacement(*args, **kwargs or {})
         return func(*args, **kwargs or {})
 
     def _replace(self, path: str, names: dict[str, Any]) -> None:
