@@ -101,6 +101,7 @@ def _windows(self: Any, y: Tensor, lengths: Tensor) -> Any:
         "over images": functional.conv2d(x[:, None], self.kernel, padding=(1, 2)).amax(3),
         "pools": [pool(x, 2).sum(2) for pool in pooled],
         "padded pool": functional.max_pool1d(x, 3, 2, 1).mean(2),
+        "all steps": [pool(x, x.shape[2]) for pool in pooled],
         "whole": [functional.adaptive_max_pool1d(x, 1), functional.adaptive_avg_pool1d(x, 1)],
     }
 
