@@ -49,7 +49,9 @@ def test_float32_on_the_scan(case: Case) -> None:
     check(case, np.float32, functional(case, "scan"))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype", [np.float16, pytest.param(ml_dtypes.bfloat16, marks=pytest.mark.slow)], ids=lambda d: d.__name__
+)
 @pytest.mark.usefixtures("optimized")
 @on(FEWER)
 def test_half_precision(case: Case, dtype: Any) -> None:

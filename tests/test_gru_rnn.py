@@ -142,7 +142,8 @@ def test_refused() -> None:
             call()
 
 
-@pytest.mark.parametrize(("kind", "kwargs"), [pytest.param(*KINDS[1], marks=pytest.mark.slow), KINDS[3]])
+@pytest.mark.quick("RNN-kwargs1")
+@pytest.mark.parametrize(("kind", "kwargs"), [KINDS[1], KINDS[3]])
 def test_verify_model(kind: str, kwargs: dict[str, Any]) -> None:
     """The checker accepts a right layer, and rejects one with swapped gates or another activation."""
     theirs, ours = pair(kind, **kwargs)

@@ -14,6 +14,7 @@ from testing.modules import module_of
 from testing.written import write
 
 
+@pytest.mark.quick("y[:, 0]-indexing in forward is [:, 0] instead of [:, -1]")
 @pytest.mark.parametrize(
     ("last", "cause"),
     [

@@ -17,15 +17,10 @@ from jaxlstm.check import Report, verify_model
 from testing.model_ports import FAULTS, model_and_port
 from testing.modules import arrays, module_of
 
-QUICK = {*(("crnn", "flatten order"), ("tagger", "dropout"), ("crnn", "conv in bfloat16"))}
-"""Faults of different kinds. The others are as quick, but together they take minutes."""
-
 
 @pytest.mark.usefixtures("random_texts")
-@pytest.mark.parametrize(
-    ("model", "fault"),
-    [pytest.param(*f, marks=() if f in QUICK else pytest.mark.slow, id=", ".join(f)) for f in FAULTS],
-)
+@pytest.mark.quick("crnn, flatten order", "tagger, dropout")
+@pytest.mark.parametrize(("model", "fault"), FAULTS, ids=map(", ".join, FAULTS))
 def test_planted_fault(model, fault):
     torch.manual_seed(0)
     theirs, ours, args = model_and_port(model, fault)

@@ -17,21 +17,12 @@ from testing.wrong_ports import BUGS, PAIRS, WrongPort
 DEEP = LSTMConfig(4, 5, num_layers=3, bidirectional=True)
 PROJECTED = replace(DEEP, proj_size=3)
 MUTANTS = [(bug,) for bug in BUGS] + list(PAIRS)
-SINGLE = (
-    *("padding multiplied", "stale state", "float32 inside", "batch first", "order iofg", "no h_0", "tf32"),
-    *("clip at 50", "rows mixed", "bfloat16 weights"),
-)
-FAST = (*((bug,) for bug in SINGLE), ("no bias_ih", "state by direction"))
+FAST = ("padding multiplied", "stale state", "batch first", "order iofg", "tf32")
 
 
 @pytest.mark.usefixtures("random_texts")
-@pytest.mark.parametrize(
-    "bugs",
-    [
-        pytest.param(bugs, marks=() if bugs in FAST else pytest.mark.slow, id=" and ".join(bugs))
-        for bugs in MUTANTS
-    ],
-)
+@pytest.mark.quick(*FAST, "no bias_ih and state by direction")
+@pytest.mark.parametrize("bugs", MUTANTS, ids=" and ".join)
 def test_verify_catches_and_names(bugs):
     config = PROJECTED if "projection before tanh" in bugs else DEEP
     port = WrongPort(config, *bugs)
@@ -72,6 +63,7 @@ def not_accused(seed):
 
 
 # Seed 1810: sigmoid through tanh, at weights and states where its absolute error of a gate near 0 matters.
+@pytest.mark.quick("0", "1", "2", "1810")
 @pytest.mark.parametrize("seed", [*range(6), 1810])
 def test_right_ports_are_not_accused(seed):
     not_accused(seed)

@@ -14,14 +14,11 @@ from torch.nn import functional
 import jaxlstm
 from jaxlstm.check import verify_model
 from testing.modules import arrays, module_of, randomized
+from testing.seeds import seeds
 from testing.written import write
 
-SAMPLE, ALL = 1, 200
 
-
-@pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=() if seed < SAMPLE else pytest.mark.slow) for seed in range(ALL)]
-)
+@pytest.mark.parametrize("seed", seeds(fast=1, slow=200))
 def test_right_port_holds(seed):
     theirs, args = random_model(seed)
     report = verify_model(write(theirs, *args).model, theirs, args)

@@ -39,6 +39,7 @@ def ratio(port, params, config, dtype=np.float32):
     return found
 
 
+@pytest.mark.quick("config0-1.0", "config1-60.0")
 @pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
 @pytest.mark.parametrize("config", [STRONG, WIDE])
 def test_our_steps_are_within_rounding(config, scale):

@@ -61,6 +61,7 @@ def test_our_layer_in_other_dtypes_and_with_large_weights(config, dtype, scale, 
     assert ("RMS error of results" in status(report)) == (dtype != "float64")
 
 
+@pytest.mark.quick("nan")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nonfinite_weights_are_not_accused(value):
     """A checkpoint may contain NaN; the port must have NaN exactly where torch has it."""
@@ -88,6 +89,7 @@ def test_small_forget_gates_accuse_no_right_port(dtype):
     assert report.ok, str(report)
 
 
+@pytest.mark.quick("float16-50.0", "float32-1000.0", "float64-50.0")
 @pytest.mark.parametrize("bound", [50.0, 1000.0])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_clipped_cell_state_is_found(bound, dtype):
@@ -158,6 +160,7 @@ EDGES = {
 }
 
 
+@pytest.mark.quick("time", "gradient, long", "no state", "length 0")
 @pytest.mark.parametrize("edge", EDGES)
 def test_faults_at_the_edges(edge):
     """Each port is wrong only beyond a size, without a state, or for a sequence of length 0."""

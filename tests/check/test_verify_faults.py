@@ -107,11 +107,8 @@ def test_float32_function_within_float64_is_named():
     assert re.search("in [ch], unit", report.diagnosis[1])
 
 
-@pytest.mark.parametrize(
-    ("h", "c"),
-    [(None, 1), pytest.param(1, None, marks=pytest.mark.slow), (None, None)],
-    ids=["h_n", "c_n", "neither"],
-)
+@pytest.mark.quick("neither")
+@pytest.mark.parametrize(("h", "c"), [(None, 1), (1, None), (None, None)], ids=["h_n", "c_n", "neither"])
 def test_port_without_final_state(h, c):
     @jax.jit
     def port(x, state, lengths, *, params):

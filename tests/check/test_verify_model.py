@@ -277,6 +277,7 @@ def test_what_torch_refuses_is_not_tried():
     assert any("other parameters were not tried" in note for note in held.notes)
 
 
+@pytest.mark.quick("1.weight")
 @pytest.mark.parametrize("forgotten", ["0.bias", "1.weight", "1.running_var"])
 def test_parameters_that_a_port_forgot(forgotten):
     theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()

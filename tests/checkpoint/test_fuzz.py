@@ -32,10 +32,10 @@ from testing.hostile.mutation import mutate
 from testing.hostile.reader_process import ReaderProcess
 from testing.hostile.zip_archive import Member, archive
 
-FILES, SEED = (int(os.environ.get(name, n)) for name, n in (("FUZZ_FILES", "5000"), ("FUZZ_SEED", "0")))
+FILES, SEED = (int(os.environ.get(name, n)) for name, n in (("FUZZ_FILES", "3000"), ("FUZZ_SEED", "0")))
 ONLY = os.environ.get("FUZZ_ONLY", "")
 # The files of one test.
-PART = 5000
+PART = 3000
 # Boundary values for a reader's arithmetic: signs, integer widths, cache sizes and limits.
 NUMBERS = [(1 << bits) - less for bits in (0, 2, 6, 8, 12, 16, 31, 32, 48, 62, 63, 64) for less in (1, 0)]
 # Numbers and words in JSON texts, NumPy headers and protocol 0 of pickle.

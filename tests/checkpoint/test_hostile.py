@@ -28,7 +28,12 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReaderProcess]:
 each_container = pytest.mark.parametrize("make", TORCH, ids=lambda make: make.label)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"[^\x20-\x7e]", "?", case.id))
+# Large pickles in other containers than zip archives.
+LARGE = re.compile("-(legacy|pickle|TorchScript) .*(dicts|lists for|2,000,000 lists|28 levels|00,000 tuples)")
+EACH = [pytest.param(case, marks=[pytest.mark.slow] * bool(LARGE.search(case.id))) for case in CASES]
+
+
+@pytest.mark.parametrize("case", EACH, ids=lambda case: re.sub(r"[^\x20-\x7e]", "?", case.id))
 def test_case(tmp_path: Path, reader: ReaderProcess, case: FileCase) -> None:
     expected = case.expected
     path = case.create(tmp_path)

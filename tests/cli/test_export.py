@@ -17,6 +17,7 @@ pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffer
 DEMO = Path(__file__).parents[2] / "examples" / "demo.pt"
 
 
+@pytest.mark.quick(".pt-inside", ".pt2-beside")
 @pytest.mark.parametrize("weights", ["inside", "beside"])
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 def test_export(suffix: str, weights: str, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def random_steps(seed: int) -> list[Step]:
     return [chosen[k] for k in rng.permutation(3)]
 
 
-@pytest.mark.parametrize("seed", seeds(fast=3, slow=100))
+@pytest.mark.parametrize("seed", seeds(fast=2, slow=100))
 def test_right_formulas_hold(seed):
     torch.manual_seed(seed)
     steps, theirs = random_steps(seed), nn.Linear(8, 8)

@@ -54,6 +54,7 @@ def test_results_equal_lstm(name: str) -> None:
     np.testing.assert_allclose(h_n, final[0][:, 0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.quick("stack-1-40")
 @pytest.mark.parametrize(("name", "batch", "time"), [("stack", 1, 40), ("both", 3, 17)])
 def test_bits_do_not_depend_on_the_bucket(name: str, batch: int, time: int) -> None:
     """Compare a large Runner with one whose largest executable has just this shape.

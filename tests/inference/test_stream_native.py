@@ -180,6 +180,7 @@ print(switches() - slept)
     assert run_python("-W", "ignore", "-c", code) == "0\n"
 
 
+@pytest.mark.quick("exit", "in-a-step")
 @pytest.mark.parametrize(
     "ending",
     [

@@ -88,7 +88,7 @@ def run(x: Any, weight: Any, bias: Any, *settings: Any, threads: int = 0, **name
 def test_values(instruction_set: str) -> None:
     """Values equal torch's, and have the same bits on one thread and on two or five."""
     with using(instruction_set):
-        for seed in range(30):
+        for seed in range(30 if instruction_set == "avx512" else 15):
             given = problem(seed)
             assert takes_convolution(given["x"], given["weight"], given["geometry"], given["groups"])
             one, more = (np.asarray(run(**given, threads=threads)) for threads in (1, (2, 5)[seed % 2]))

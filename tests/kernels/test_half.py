@@ -81,20 +81,11 @@ def scans(name: str, dtype: str) -> tuple[Any, Any]:
     return results(name, dtype, "scan"), results(name, dtype, "scan", wide=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        pytest.param("stack", "bfloat16", marks=pytest.mark.slow),
-        pytest.param("stack", "float16", marks=pytest.mark.slow),
-        pytest.param("both", "bfloat16", marks=pytest.mark.slow),
-        ("both", "float16"),
-        ("projected", "bfloat16"),
-        pytest.param("projected", "float16", marks=pytest.mark.slow),
-        ("many rows", "bfloat16"),
-        ("gru", "bfloat16"),
-        pytest.param("gru", "float16", marks=pytest.mark.slow),
-    ],
+@pytest.mark.quick(
+    *(f"{s}-{row}" for s in ("best", "widened") for row in ("both-float16", "projected-bfloat16"))
 )
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["stack", "both", "projected", "many rows", "gru"])
 def test_results_are_at_least_as_accurate_as_the_plain_scan(
     name: str, dtype: str, instruction_set: str
 ) -> None:
@@ -125,6 +116,7 @@ def test_rows_are_independent(dtype: str, instruction_set: str) -> None:
     np.testing.assert_array_equal(stream.state.c, state.c)
 
 
+@pytest.mark.quick("best-bfloat16-6", "best-bfloat16-30", "best-float16-6", "widened-float32-6")
 @pytest.mark.parametrize(
     ("dtype", "rows"), [("float32", 6), ("bfloat16", 6), ("float16", 6), ("bfloat16", 30)]
 )

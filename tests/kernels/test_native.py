@@ -101,6 +101,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
         jax.tree.map(np.testing.assert_array_equal, result, results[0])
 
 
+@pytest.mark.quick("projected-float32", "ragged-float16", "units-float32", "gru-float16")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16], ids=["float32", "float16"])
 @pytest.mark.parametrize(
     "problem",
@@ -197,6 +198,14 @@ def direction(problem: Problem) -> tuple[dict, Any, LSTMState]:
     return params, inputs, LSTMState(h, c[0] if c else None)  # type: ignore[arg-type]
 
 
+@pytest.mark.quick(
+    "T40-B3-I6-H70-True",
+    "T40-B7-I14-H400-False",
+    "T40-B64-I8-H8-True",
+    "T40-B13-I20-H130-P40-False",
+    "T40-B3-I6-H70-gru-True",
+    "T40-B64-I8-H8-gru-False",
+)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("problem", RAGGED, ids=str)
 def test_ragged_batches(problem: Problem, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from jaxlstm.programs.program import Program
 from testing.gradients import require_equal
 from testing.graphs import program_of_function
 from testing.modules import module_of
+from testing.seeds import seeds
 
 Tensor = torch.Tensor
 W, D, S = torch.randn(6, 4, 3, 3), torch.randn(4, 1, 3, 3), torch.randn(3, 4, 3)
@@ -175,7 +176,7 @@ STEPS: tuple[Callable[..., Tensor], ...] = (
 )
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(fast=3, slow=8))
 def test_random_graphs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     steps = [STEPS[0], *(STEPS[index] for index in rng.integers(len(STEPS), size=10))]

@@ -14,6 +14,7 @@ from jax import lax
 from jaxlstm.layer import convolution
 from jaxlstm.programs.operators.registry import Options
 from testing.graphs import operator_function
+from testing.seeds import seeds
 
 
 def test_no_transposed_copy_between_convolutions() -> None:
@@ -65,7 +66,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(fast=2, slow=4))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fast_forms_equal_xla(family: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (channels, outputs, groups, size), form = FAMILIES[family]

@@ -35,6 +35,7 @@ class Branches(nn.Module):
         return self.last(self.norm(y) + y)
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("nd", [1, 2])
 def test_values(nd: int) -> None:
     """Compiled programs give torch's results, and a program keeps its own operators."""

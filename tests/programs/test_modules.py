@@ -40,6 +40,7 @@ FIRST = [(name, FEW) for name in LAYERS]
 ALL = [pytest.param(n, None, marks=pytest.mark.slow) for n in (*LAYERS, "TransformerEncoder", "Transformer")]
 
 
+@pytest.mark.quick("LSTM-2", "GRUCell-2", "RNN-2", "MultiheadAttention-2", "TransformerEncoderLayer-2")
 @pytest.mark.parametrize(("name", "most"), [*FIRST, *ALL])
 def test_samples(name: str, most: int | None) -> None:
     found = samples(name)

@@ -100,6 +100,7 @@ def test_an_example_that_does_not_fit_is_none(tmp_path: Path, value: Any) -> Non
     assert (random_inputs(program) or [])[0].shape == (2, 3)
 
 
+@pytest.mark.quick("9")
 @pytest.mark.parametrize("smallest", [0, 9])
 def test_random_inputs_keep_the_conditions_of_the_model(smallest: int) -> None:
     program = jaxlstm.from_module(Ranked().eval(), example_of_ranked())

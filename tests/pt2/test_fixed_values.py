@@ -108,6 +108,7 @@ def test_booleans_cannot_show_that_a_value_differs() -> None:
         jax.jit(program)(program.params, np.eye(2, dtype=np.float32))
 
 
+@pytest.mark.quick("equal", "<lambda>")
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("truth", [torch.equal, torch.allclose, lambda x, y: torch.is_nonzero((x - y).sum())])
 def test_functions_that_return_a_truth(truth: Callable[[Tensor, Tensor], bool]) -> None:
@@ -156,6 +157,12 @@ LONGEST = ["lengths.max()", "int(lengths.max())", "max(lengths)", "max(lengths.t
 LONGEST += ["max(list(map(int, lengths)))"]
 
 
+@pytest.mark.quick(
+    "lengths.max()-True",
+    "max(lengths.tolist())-False",
+    "int(lengths[0])-True",
+    "max(list(map(int, lengths)))-False",
+)
 @pytest.mark.filterwarnings("ignore:where received a uint8 condition")
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("longest", LONGEST)
@@ -222,6 +229,7 @@ def test_a_size_in_a_buffer() -> None:
         program(program.params, x.numpy(), buffers={"count": np.array(3, np.int32)})
 
 
+@pytest.mark.quick("<lambda>1", "<lambda>2")
 @pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
 @pytest.mark.parametrize(
     "count",
@@ -374,6 +382,7 @@ def any_of(self: Any, x: Tensor) -> Tensor:
     return x
 
 
+@pytest.mark.quick("any_of")
 @pytest.mark.parametrize("forward", [either, any_of])
 def test_other_truths_in_an_assertion_are_those_of_the_example(forward: Callable[..., Any]) -> None:
     program = from_module(model := model_of(forward), (torch.ones(4, 3),), "conditions")
@@ -398,8 +407,8 @@ def test_functions_that_fail_in_a_try_of_the_model(reads_values: bool) -> None:
             return self.table(ids.clamp(0, 3))
 
     model = module_of(forward, table=nn.Embedding(4, 3))
+    program = jaxlstm.from_module(model, (torch.ones(2, 3).long(),))
     for ids in (torch.ones(2, 3).long(), torch.ones(7, 3).long(), torch.zeros(2, 7).long()):
-        program = jaxlstm.from_module(model, (torch.ones(2, 3).long(),))
         require_results(program, model, ids, jit=False)
     with pytest.raises(ProgramError, match="from 0 to 3, got 6"):
         jaxlstm.from_module(model, (torch.full((2, 3), 5),))(program.params, np.full((2, 3), 5, np.int32))

@@ -63,6 +63,7 @@ def example(batch: int, steps: int, *, full: bool) -> tuple[dict[str, Tensor], T
 FORWARDS = (steps, prefixes, segments, different, counted, packed_rows)
 
 
+@pytest.mark.quick("prefixes", "segments", "counted", "packed_rows")
 @pytest.mark.parametrize("forward", FORWARDS, ids=lambda forward: forward.__name__)
 def test_values_under_jit(forward: Any) -> None:
     """A call is equal to torch's, of NaN, or refused; at the example's sizes, its values are equal."""
@@ -114,7 +115,7 @@ def test_values_of_sizes_and_constants_are_known_under_jit() -> None:
     for function in (forward, condition):
         model = module_of(function, cell=nn.GRUCell(3, 3)).eval()
         program = jaxlstm.from_module(model, (torch.randn(2, 3, 3),))
-        for batch, length in ((2, 3), (3, 3), (1, 2)):
+        for batch, length in ((3, 3), (1, 2)):
             require_equal(program, model, torch.randn(batch, length, 3))
 
 
@@ -138,6 +139,7 @@ CONDITIONS = {
 }
 
 
+@pytest.mark.quick("parameter", "buffer")
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_conditions_are_decided_with_the_values_of_parameters(name: str) -> None:
     """torch's drafts of exports leave the values of parameters undefined."""
@@ -243,8 +245,7 @@ def test_branches_of_hidden_conditions(tmp_path: Path) -> None:
     compiled = compile(jaxlstm.load_program(tmp_path / "b.pt2"))
     for start, sign, shape in ((1, 1, (2, 4)), (0, 1, (2, 4)), (1, -1, (3, 5)), (0, -1, (3, 5))):
         args = sign * torch.rand(*shape, 3), torch.full(shape, start).float()
-        require_equal(program, model, *args)
-        require_equal(stored, model, *args, jit=start == 0)
+        require_equal(program if sign == 1 else stored, model, *args)
         found, expected = compiled(*(x.numpy() for x in args)), model(*args)
         np.testing.assert_allclose(found["y"], expected["y"].detach(), atol=1e-6)
         assert found["steps"] == expected["steps"]

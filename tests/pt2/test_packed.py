@@ -159,6 +159,7 @@ def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> N
             np.testing.assert_allclose(compile(program)(*arrays), to_numpy(model(*args)), atol=1e-5)
 
 
+@pytest.mark.quick("first step backwards")
 @pytest.mark.parametrize("name", ["attention", "roll", "first step backwards"])
 def test_a_program_after_packing_is_a_reference(name: str) -> None:
     """Where jit does not know the steps, it runs outside of jit."""
@@ -311,9 +312,8 @@ FIELDS: dict[str, Callable[[PackedSequence], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "two batches")) for n in FIELDS]
-)
+@pytest.mark.quick("sizes", "sum", "steps", "places", "keywords", "other data", "result")
+@pytest.mark.parametrize("name", FIELDS)
 def test_fields_are_torchs_tensors(name: str) -> None:
     """Where rows are not only packed and padded, their order is torch's."""
     model = model_of(lambda self, x, lengths: FIELDS[name](pack(x, lengths, True, False)))

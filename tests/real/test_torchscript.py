@@ -66,6 +66,7 @@ ARCHIVES = {
 """Package, file and module -> sizes of the arguments."""
 
 
+@pytest.mark.quick("silero-vad@5.1 silero_vad/data/silero_vad.jit _model", "deepbet data/models/model.pt")
 @pytest.mark.parametrize("archive", ARCHIVES)
 def test_published_archives(archive: str) -> None:
     """Scripts of other versions, and U-Nets for volumes."""

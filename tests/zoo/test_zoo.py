@@ -79,33 +79,35 @@ selections/documents; selections/losses; \
 selections/graph; selections/groups; selections/last_steps; selections/longest; selections/numbers; \
 selections/put; selections/reversed_steps; selections/selected; selections/sorted_rows; series/argmax; \
 series/number of steps; text/tagger"""
-SLOW = {
-    *(
-        "loops/changed_constant",
-        "loops/first_state",
-        "loops/heads",
-        "loops/larger_batch",
-        "loops/larger_mean",
+_SLOW = {
+    "loops": (
+        "backwards; changed_constant; first_state; heads; larger_batch; larger_mean; other_first_slice; "
+        "signed_zero; single_steps; sizes; two_before; two_loops; unbound; windows; written; "
+        "written_slices"
     ),
-    *("loops/other_first_slice", "loops/single_steps", "loops/unbound", "loops/written_slices"),
-    *("packed/attention_without_gradient", "packed/embedded", "packed/initial_state", "packed/integers"),
-    *("packed/list of numbers", "packed/norms", "packed/of integers", "packed/other_layers"),
-    *("packed/tensors_of_numbers", "regions/recurrence", "selections/characters", "selections/documents"),
-    *("selections/groups", "selections/last_steps", "selections/selected", "selections/sorted_rows"),
-    *(
-        "statements/filled",
-        "statements/frozen",
-        "structure/attention",
-        "structure/cells",
-        "structure/derived",
+    "packed": (
+        "arithmetic; attention_without_gradient; embedded; initial_state; integers; list; list of "
+        "numbers; norms; of integers; other_layers; rows; several; tensors_of_numbers"
     ),
-    *("structure/smaller", "structure/transposed"),
+    "regions": "loop without gradient; recurrence",
+    "selections": (
+        "characters; documents; graph; groups; last_steps; longest; reversed_steps; selected; sorted_rows"
+    ),
+    "series": (
+        "features; linear; max; mean of rows; merged; pairs; pairs of rows; parity of rows; places of "
+        "rows; pooled features; roll; smaller number; steps; sum of rows; table; tail; twice"
+    ),
+    "statements": "averaged; filled; framed; frozen; own sizes; viewed",
+    "structure": (
+        "attention; attention as layers; cells; channels first; computed; derived; masked attention; "
+        "norms; rounds; smaller; transposed; twice; zipped"
+    ),
 }
-"""Specimens that take long, and whose features others have too."""
-QUICK = ("vision_and_series/forecaster", "vision_and_series/text recogniser", "text/tied language model")
+"""By theme, specimens that take long, and whose features others have too."""
+SLOW = {f"{theme}/{name}" for theme, names in _SLOW.items() for name in names.split("; ")}
 
 
-@chosen("loops", "packed", "regions", "selections", *QUICK, "sound/voice detector", beyond=CHANGES + LARGE)
+@chosen("loops", "packed", "regions", "selections", beyond=CHANGES + LARGE)
 def test_program(export: Export, tmp_path: Path) -> None:
     """The program of the file: eager, jitted and differentiated, at the sizes of the export and others."""
     specimen, module, live = export

@@ -171,6 +171,7 @@ def require_parameters(model: nn.Module, actual: dict[str, Any]) -> None:
         np.testing.assert_allclose(actual[name], parameter.detach().numpy(), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.quick("momentum", "AdamW")
 @pytest.mark.filterwarnings("ignore::jaxlstm.PortingWarning")
 @pytest.mark.parametrize("name", ROUND_TRIPS)
 def test_a_flax_model_and_back(name: str, tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def steps(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return y, c
 
 
+@pytest.mark.quick("0.5")
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_loop_over_time_is_a_scan(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout it is a plain loop: a function of ``jax.lax`` may not change the counter of its keys."""

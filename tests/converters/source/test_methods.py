@@ -175,6 +175,7 @@ CASES: dict[type[nn.Module], tuple[tuple[int, ...], list[str]]] = {
 }
 
 
+@pytest.mark.quick("Translator", "Branches")
 @pytest.mark.parametrize("kind", CASES)
 def test_methods(kind: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -59,7 +59,8 @@ PACKED: dict[str, tuple[nn.Module, tuple[Tensor, ...], bool]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "twice")) for n in PACKED])
+@pytest.mark.quick("unsorted", "state", "GRU", "by hand")
+@pytest.mark.parametrize("name", PACKED)
 def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
     module, arguments, batch_first = PACKED[name]
     x = torch.randn(3, 5, 3) if batch_first else torch.randn(5, 3, 3)

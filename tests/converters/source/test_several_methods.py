@@ -110,12 +110,10 @@ def test_one_file_and_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     model = importlib.import_module(source.stem).Translator(rngs=nnx.Rngs(0))
     model.eval()
     state_dict = translator.state_dict()
+    written = nnx.jit(lambda model, words: greedy(model.encode, model.decode_step, words))
     for weights in (source.with_suffix(".safetensors"), state_dict, path):
         jaxlstm.load_state_dict(model, weights, strict=weights is not state_dict)  # without constants
-        np.testing.assert_array_equal(
-            nnx.jit(lambda model, words: greedy(model.encode, model.decode_step, words))(model, host),
-            expected,
-        )
+        np.testing.assert_array_equal(written(model, host), expected)
 
 
 class Rows(nn.Module):

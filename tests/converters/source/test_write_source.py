@@ -263,6 +263,7 @@ def test_a_written_model_trains(files: SourceFiles) -> None:
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
+@pytest.mark.quick(*(f"<lambda>-given{n}-others{n}" for n in (0, 1, 3, 5)))
 @pytest.mark.filterwarnings("ignore:from_module. axis 0 of x has size 1")
 @pytest.mark.parametrize(
     ("forward", "given", "others"),
