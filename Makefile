@@ -87,13 +87,13 @@ FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.test  ## read FUZZ_FILES mutated checkpoints; the message of a failure has the path of the file
 	FUZZ_FILES=$(FUZZ_FILES) FUZZ_SEED=$(FUZZ_SEED) $(PYTEST) $(PARALLEL) -k mutated tests/checkpoint/test_fuzz.py
 
-# With the planted faults of whole models, which are slow: each reaches another explanation.
+# With slow rows of the checker and of packed sequences: each reaches another explanation or rule.
 COVERED := tests/check tests/converters tests/checkpoint tests/cli tests/pt2 tests/programs/test_program.py \
 	tests/programs/test_acceptance.py tests/inference/test_batch_predictor.py tests/test_snippets.py tests/test_surprises.py
 coverage: $(VENV)/.dev  ## coverage of lines and branches of the checker and the converters
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not slow" $(COVERED)
-	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m slow tests/check/test_model_faults.py
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m slow tests/check/test_model_faults.py tests/check/test_mutants.py tests/pt2 -k "not 2000"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=98
 

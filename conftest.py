@@ -77,7 +77,7 @@ COMPILATION_CACHE = {
 }
 
 
-def _reused(make_context: Callable[[], Any]) -> Callable[[], Any]:
+def _reused(make_context: Callable[[], Any], current: Callable[[], Any]) -> Callable[[], Any]:
     """Return a function that makes a new context of MLIR for every 64th program of a thread.
 
     Each takes 5 ms, a twentieth of the time of the tests, and holds the constants of its programs.
@@ -85,6 +85,9 @@ def _reused(make_context: Callable[[], Any]) -> Callable[[], Any]:
     kept = threading.local()
 
     def context() -> Any:
+        # A program that is lowered within another would become a part of it.
+        if current() is not None:
+            return make_context()
         kept.programs = getattr(kept, "programs", -1) + 1
         if kept.programs % 64 == 0:
             kept.context = make_context()
@@ -107,7 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if HAS_OLDER_GENERATOR:
             from jax._src.interpreters import mlir
 
-            mlir.make_ir_context = _reused(mlir.make_ir_context)
+            mlir.make_ir_context = _reused(mlir.make_ir_context, lambda: mlir.ir.Context.current)
     # A worker has a cache, and the caller may have chosen one.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="jaxlstm-tests-")
