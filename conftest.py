@@ -109,8 +109,9 @@ def pytest_configure(config: pytest.Config) -> None:
         settings |= {"jax_disable_most_optimizations": True}
         if HAS_OLDER_GENERATOR:
             from jax._src.interpreters import mlir
+            from jaxlib.mlir import ir
 
-            mlir.make_ir_context = _reused(mlir.make_ir_context, lambda: mlir.ir.Context.current)
+            mlir.make_ir_context = _reused(mlir.make_ir_context, lambda: ir.Context.current)
     # A worker has a cache, and the caller may have chosen one.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="jaxlstm-tests-")
