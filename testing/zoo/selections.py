@@ -130,7 +130,8 @@ def masks(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
         (positive.log() / positive).sum(),
         steps[steps].sum(),
     )
-    return back, columns, x.clone().masked_scatter(wide, y[wide]), *losses, *numbers
+    first = y[functional.one_hot(x[..., 0].argmax(1), 6)[..., None].bool().expand_as(y)].view(len(x), 3)
+    return first.nan_to_num(), back, columns, x.clone().masked_scatter(wide, y[wide]), *losses, *numbers
 
 
 def graph(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:

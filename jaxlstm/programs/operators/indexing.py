@@ -98,6 +98,17 @@ def masked_select(self: Array, mask: Array) -> Array:
     return jnp.broadcast_to(self, shape)[jnp.broadcast_to(mask, shape)]
 
 
+@register_operator("jaxlstm.elements_at.default")
+def elements_at(self: Array, mask: Array, size: Sequence[int]) -> Array:
+    """Return the elements where a mask is True in a shape of as many elements; NaN if there are others."""
+    count = math.prod(size)
+    fits = mask.sum() == count
+    if not isinstance(fits, Tracer) and not fits:
+        raise ProgramError("index-range", f"the mask must select {count} elements, got {mask.sum()}")
+    places = jnp.flatnonzero(mask, size=count, fill_value=0)
+    return self.reshape(-1).at[jnp.where(fits, places, self.size)].get(mode="fill").reshape(size)
+
+
 @register_operator("aten.nonzero.default")
 def nonzero(self: Array) -> Array:
     """Return the indices of all elements that are not 0, one row each."""

@@ -99,6 +99,8 @@ class _WholeArrays:
             self.selected |= {
                 name: part for name, part in zip(results_of(node), parts, strict=True) if part and is_one
             }
+        if kind in ("view", "reshape"):
+            return self._of_known_size(node, site)
         if kind in _LOSSES and node.kwargs.get("reduction", _MEAN):
             return self._loss(node, site)
         if kind in _OF_CLASSES and node.kwargs.get("reduction", _MEAN):
@@ -189,6 +191,17 @@ class _WholeArrays:
             array, covering = Value(nodes[0].name), mask
         kwargs = {"condition": covering, "self": array, "other": base}
         return [*nodes, replace(node, op="aten.where.self", kwargs=kwargs)]
+
+    def _of_known_size(self, node: Node, site: Site) -> list[Node] | None:
+        """Return the node for elements whose number follows from the shape in which they are put."""
+        size: Any = node.kwargs.get("size", node.kwargs.get("shape"))
+        source: Any = node.kwargs["self"]
+        part = self.selected[source.name]
+        is_number = all(isinstance(n, Value) or n > 0 for n in size)
+        if not is_number or part.axis or part.covered != len(site.types[part.array.name].shape):
+            return None
+        kwargs = {"self": part.array, "mask": part.mask, "size": size}
+        return [replace(node, op="jaxlstm.elements_at.default", kwargs=kwargs)]
 
     def _reduced(self, node: Node, part: _Selected, site: Site, *, is_mean: bool) -> list[Node]:
         """Return nodes for the sum or mean of selected elements."""

@@ -153,6 +153,14 @@ def _ended(operation: TypedNode) -> str | None:
     return f"jnp.where({mask}, data, padding_value)"
 
 
+def _elements_at(operation: TypedNode) -> str | None:
+    """Return the elements at a mask in a shape of as many elements."""
+    count = " * ".join(f"size[{place}]" for place in range(len(operation["size"])))
+    elements = f"self[jnp.nonzero(mask, size={count})]"
+    is_float = operation.is_float("self")
+    return f"jnp.where(mask.sum() == {count}, {elements}, jnp.nan).reshape(*size)" if is_float else None
+
+
 def _stacked(operation: TypedNode) -> str | None:
     """Return sequences of one length as a batch."""
     first, *others = operation.tensors("sequences")
@@ -183,4 +191,5 @@ RULES: dict[str, Rule] = {
     ),
     "pad_sequence": _stacked,
     "jaxlstm.pad_packed": _ended,
+    "jaxlstm.elements_at": _elements_at,
 }
