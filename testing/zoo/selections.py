@@ -134,6 +134,20 @@ def masks(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     return first.nan_to_num(), back, columns, x.clone().masked_scatter(wide, y[wide]), *losses, *numbers
 
 
+def slices(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
+    """Slices with unknown bounds are written, or added up; the other elements are NaN."""
+    y, result = self.linear(x), x.new_zeros(len(x), 6, 3)
+    y, numbers = y.masked_fill((torch.arange(6) >= lengths[:, None])[..., None], torch.nan), []
+    for row, length in enumerate(lengths.tolist()):
+        result[row, length:] = 3
+        result[row, length - 3 : -1] = 2
+        result[row, :length] = x[row, :length] * 2
+        part = y[row, :length]
+        sums = (part * self.linear.bias[0]).sum() + part.sum(0), part.mean(0) + part.mean()
+        numbers.append(torch.stack(sums).nan_to_num())
+    return result, torch.stack(numbers)
+
+
 def graph(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
     """Edges between the steps of a sequence: some are left out, and each node gets one to itself."""
     nodes, loops = self.linear(x).reshape(-1, 3), torch.arange(4)
@@ -153,19 +167,19 @@ def groups(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
 
 
 FORWARDS = [graph, groups, numbers, longest, documents, characters, sorted_rows, reversed_steps]
-FORWARDS += [put, last_steps, selected, losses, masks]
+FORWARDS += [put, last_steps, selected, losses, masks, slices]
 
 
 def ragged(*lengths: int) -> tuple[Tensor, Tensor]:
     return torch.rand(len(lengths), 6, 3), torch.tensor(lengths)
 
 
-# reversed_steps has a loop over the batch.
+# Two have a loop over the batch.
 SPECIMENS = {
     forward.__name__: Specimen(
         partial(model_of, forward),
         *(ragged, (3, 1, 5, 2), ((4, 0, 6, 0, 2), (0, 5, 0, 1))),
-        free=forward is not reversed_steps,
+        free=forward not in (reversed_steps, slices),
         of_inputs=True,
     )
     for forward in FORWARDS

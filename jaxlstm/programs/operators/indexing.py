@@ -98,6 +98,16 @@ def masked_select(self: Array, mask: Array) -> Array:
     return jnp.broadcast_to(self, shape)[jnp.broadcast_to(mask, shape)]
 
 
+@register_operator("jaxlstm.is_between.default")
+def is_between(self: Array, dim: int, start: Any = None, end: Any = None, wraps: bool = True) -> Array:
+    """Return True for the places of an axis that a slice takes; negative bounds count from the end if so."""
+    size = self.shape[dim]
+    places = jnp.arange(size)
+    start, end = (jnp.where(n < 0, n + size, n) if n is not None and wraps else n for n in (start, end))
+    after = places >= (0 if start is None else start)
+    return after if end is None else after & (places < end)
+
+
 @register_operator("jaxlstm.elements_at.default")
 def elements_at(self: Array, mask: Array, size: Sequence[int]) -> Array:
     """Return the elements where a mask is True in a shape of as many elements; NaN if there are others."""

@@ -153,6 +153,21 @@ def _ended(operation: TypedNode) -> str | None:
     return f"jnp.where({mask}, data, padding_value)"
 
 
+def _between(operation: TypedNode) -> str:
+    """Return which places of an axis a slice takes."""
+    size, given = "self.shape[dim]", list[str]()
+    for name, compare in (("start", ">="), ("end", "<")):
+        bound: Any = operation[name]
+        if isinstance(bound, int) and bound < 0:
+            operation.extra[f"{name}_from_end"] = -bound
+            given.append(f"jnp.arange({size}) {compare} {size} - {name}_from_end")
+        elif bound is not None:
+            wrapped = f"jnp.where({name} < 0, {name} + {size}, {name})"
+            is_wrapped = operation["wraps"] and not isinstance(bound, int)
+            given.append(f"jnp.arange({size}) {compare} {wrapped if is_wrapped else name}")
+    return f"({given[0]}) & ({given[1]})" if len(given) > 1 else given[0]
+
+
 def _elements_at(operation: TypedNode) -> str | None:
     """Return the elements at a mask in a shape of as many elements."""
     count = " * ".join(f"size[{place}]" for place in range(len(operation["size"])))
@@ -192,4 +207,5 @@ RULES: dict[str, Rule] = {
     "pad_sequence": _stacked,
     "jaxlstm.pad_packed": _ended,
     "jaxlstm.elements_at": _elements_at,
+    "jaxlstm.is_between": _between,
 }

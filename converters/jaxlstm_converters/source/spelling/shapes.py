@@ -108,6 +108,10 @@ _NEW: dict[str, Rule] = {
     "higher_order.while_loop": "lax.while_loop(a, b, c)",
     "higher_order.map_impl": "lax.map(a, b)",
     # Assertions have no result.
+    # A number of Python has the dtype of the tensor that it is combined with.
+    "item": lambda op: (
+        "self" if (own := op.type("self")) and not own.shape and own.dtype.kind in "iu" else None
+    ),
     **dict.fromkeys(("_assert_scalar", "_assert_async", "_assert_tensor_metadata"), "None"),
     **dict.fromkeys(("sym_constrain_range", "sym_constrain_range_for_size"), "None"),
 }
