@@ -120,6 +120,14 @@ AFTER_PACKING: dict[str, Callable[..., Any]] = {
         y.gather(1, (n - 1)[:, None, None].expand(-1, 1, y.shape[2]))[:, 0],
         y.reshape(-1, y.shape[2]).view(y.shape[0], -1, y.shape[2]).sum(1),
     ],
+    # Sizes that fall with the number of steps, or go up and down.
+    "missing steps": lambda self, y, n: [
+        y.sum(1) + torch.arange(8 - y.shape[1]).sum() + torch.ones(y.shape[1] % 4).sum(),
+        torch.cat([y, y.new_ones(y.shape[0], 7 - y.shape[1], 4)], 1).mean(1),
+        functional.pad(y, (1, 0, 2, 7 - y.shape[1]), value=2.0).mean(1),
+        *(functional.pad(y, pad).logsumexp(1) for pad in ((0, 0, 1, 1), (0, 0, 0, 4 - y.shape[1]))),
+        y[:, : 6 - y.shape[1]].sum(1) + torch.ones(max(7 - y.shape[1], 2)).sum(),
+    ],
     "encoder": _encoded,
     "windows": _windows,
 }

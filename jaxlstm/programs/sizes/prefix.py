@@ -44,13 +44,20 @@ class Count:
     """A size that ``jit`` does not know: ``times * value``, in an array with ``times * size`` elements.
 
     Attributes:
-      is_packed: it is the length of the longest sequence of a packed batch.
+      is_packed: it is the length of the longest sequence of a packed batch, or follows from it.
+      at_whole: the value for a batch that is as long as its padding; None if it is ``size``.
     """
 
     value: Array
     size: int
     times: int = 1
     is_packed: bool = False
+    at_whole: int | None = None
+
+    @property
+    def whole(self) -> int:
+        """The value for a batch that is as long as its padding."""
+        return self.size if self.at_whole is None else self.at_whole
 
     def number(self) -> Array:
         """Return the size in torch."""
@@ -104,6 +111,13 @@ class Prefix:
             array = take(array, self.places(jnp.arange(array.shape[axis]), axis), axis)
         return array
 
+    def whole(self) -> Array:
+        """Return the array of a batch that is as long as its padding."""
+        size = max(self.count.whole * self.count.times, 0)
+        return self.array[
+            tuple(slice(size if place in self.axes else None) for place in range(self.array.ndim))
+        ]
+
     def at_size(self, size: int) -> Array:
         """Return the array with the size that the graph asserts; NaN if it is another."""
         places, array = jnp.where(self.count.number() == size, jnp.arange(size), -1), self.array
@@ -112,7 +126,7 @@ class Prefix:
         return array
 
 
-jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed"])
+jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed", "at_whole"])
 jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axes", "is_padded"])
 
 
@@ -148,8 +162,15 @@ def without_padding(arguments: Any) -> tuple[Any, list[Array]] | None:
     counts = [leaf.count if isinstance(leaf, Prefix) else leaf for leaf in leaves if is_unknown(leaf)]
     if not counts or not all(count.is_packed for count in counts):
         return None
-    whole = [leaf.size * leaf.times if isinstance(leaf, Count) else array_of(leaf) for leaf in leaves]
-    return jax.tree.unflatten(structure, whole), [count.value == count.size for count in counts]
+    whole = [
+        leaf.whole * leaf.times
+        if isinstance(leaf, Count)
+        else leaf.whole()
+        if isinstance(leaf, Prefix)
+        else leaf
+        for leaf in leaves
+    ]
+    return jax.tree.unflatten(structure, whole), [count.value == count.whole for count in counts]
 
 
 def run_proven(apply: Apply, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:

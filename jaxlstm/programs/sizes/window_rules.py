@@ -69,8 +69,11 @@ def _place(last: bool, n: int, x: Any) -> int | None:
 
 def _windows(self: Prefix, array: Any, gain: int, step: int) -> Prefix:
     """Return windows along the axis: the first at each ``step`` elements, of an axis longer by ``gain``."""
-    number, size = ((n + gain - 1) // step + 1 for n in (self.count.number(), self.array.shape[self.axis]))
-    return replace(self, array=array, count=replace(self.count, value=number, size=size, times=1))
+    count, size = self.count, self.array.shape[self.axis]
+    number, most, whole = (
+        (n + gain - 1) // step + 1 for n in (count.number(), size, count.whole * count.times)
+    )
+    return replace(self, array=array, count=replace(count, value=number, size=most, times=1, at_whole=whole))
 
 
 WINDOWS: dict[str, Callable[..., Any]] = {
