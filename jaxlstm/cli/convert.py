@@ -116,7 +116,8 @@ def run_source(args: argparse.Namespace) -> int:
     """Write the files and compare the model with the program: return 0 if they are equal, 1 if not."""
     from jaxlstm_converters.pt2._load_program import load_program, load_programs
     from jaxlstm_converters.source.files import SourceFiles, methods_of
-    from jaxlstm_converters.source.proof import example_of, prove, pytest_text
+    from jaxlstm_converters.source.proof import example_of, prove
+    from jaxlstm_converters.source.pytest_text import pytest_text
 
     is_script = takes_script(args)
     if not is_script and not takes_program(args):

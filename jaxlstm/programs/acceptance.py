@@ -19,6 +19,7 @@ from jaxlstm.programs.graph.values import functions_of, live_graph, results_of, 
 from jaxlstm.programs.operators.registry import Operator, find_operator, functional_name, is_in_place, refusal
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.known_draws import known_draws
+from jaxlstm.programs.passes.shown_conditions import with_shown_condition
 from jaxlstm.programs.passes.views import without_out
 from jaxlstm.programs.passes.whole_arrays import whole_arrays
 
@@ -36,7 +37,7 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     Raises:
       ProgramError: an operator is not supported, or the graph is malformed.
     """
-    graph = rewrite(graph, without_out, known_draws, _without_offsets)
+    graph = rewrite(graph, without_out, known_draws, _without_offsets, with_shown_condition)
     _require_defined_values(graph)
     graph = _without_unused(graph)
     node_operators = _operators_of(graph)

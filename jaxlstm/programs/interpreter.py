@@ -113,7 +113,10 @@ def _run_function(steps: Steps, options: Options, *operands: Any) -> tuple[Any, 
 
 def _compared(assertion: Node, graph: Graph, makers: dict[str, Node]) -> tuple[str, ...]:
     """Return the names of the values that the condition of an assertion compares."""
-    names, compare = list(uses_of(assertion)), ("all", "eq", "ge", "gt", "le", "lt", "ne")
+    names, compare = (
+        list(uses_of(assertion)),
+        ("all", "eq", "ge", "gt", "isclose", "le", "lt", "ne", "sym_not"),
+    )
     while names and (maker := makers.get(names[0])) and maker.op.split(".")[1] in compare:
         names = [name for name in uses_of(maker) if name not in graph.constants]
     return tuple(names)

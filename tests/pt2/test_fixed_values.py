@@ -63,8 +63,29 @@ def test_an_assertion_names_its_line_and_value(tmp_path: Path) -> None:
     model = model_of(lambda self, x, n: [x * k for k in range(int(n))])
     from_module(model, (torch.ones(2, 3), torch.tensor(3)), "u0 is 3").save(tmp_path / "a.pt2")
     program = jaxlstm.load_program(tmp_path / "a.pt2")
-    with pytest.raises(ProgramError, match=r"module: .*in range\(int\(n\)\).* u0 <= 3 .*; got 4"):
+    with pytest.raises(ProgramError, match=r"requires: the number read at '.*int\(n\).*' <= 3; got 4"):
         program(program.params, np.ones((2, 3), np.float32), np.int64(4))
+    model = model_of(lambda self, x, n: x * 2 if x[:, :n].shape[1] != x.shape[1] else x)
+    message = r"Ne\(.*\) is True at test_fixed_values.py"
+    from_module(model, (torch.ones(2, 3), torch.tensor(1)), message).save(tmp_path / "a.pt2", overwrite=True)
+    program = jaxlstm.load_program(tmp_path / "a.pt2")
+    with pytest.raises(
+        ProgramError, match=r"fixed: Ne.* is True at test_fixed.*x\[:, :n\].shape.*got 3 and 3"
+    ):
+        program(program.params, np.ones((2, 3), np.float32), np.int64(3))
+
+
+def test_floats_that_forward_reads_differ_by_rounding() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        total = 0.0
+        for row in self.lstm(x)[0].sum((1, 2)).detach().numpy()[::-1]:
+            total = 0.9 * total + row
+        return x * float(total)
+
+    model, x = model_of(forward), torch.randn(40, 2, 3)
+    program = from_module(model, (x,), "a value read as")
+    require_results(program, model, x, atol=1e-5)
+    assert np.isnan(jax.jit(program)(program.params, x.numpy() * 1.001)).all()
 
 
 class Counts(nn.Module):

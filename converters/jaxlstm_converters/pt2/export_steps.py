@@ -318,6 +318,7 @@ def _as_draft(call: ExportCall, first: Exception, given: tuple[bool, ...] = ()) 
     report = replaced(sym_node, "dtrace_structured", lambda *args, **kwargs: None)
     with decisions.recorded(), values, report:
         program = _export(call, _shapes(call), "draft_export")
+    decisions.name_lines(program)
     reason = "the model has conditions on values"
     return ExportStep(program, decisions.conditions, reason, truths=decisions.truths())
 

@@ -1,9 +1,9 @@
 """The proof of a written model: it runs, and is compared with the program from which it was written."""
 
 import contextlib
-import json
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,6 @@ from jaxlstm_converters.source.files import SourceFiles
 
 _NOT_MADE = (*PORT_EXCEPTIONS, ImportError, SyntaxError, PortingWarning)
 _LARGEST = 100_000_000
-_SHORTEST = 32
-"""Number of integers that the file of a test holds one by one."""
 _SIZES = (0, 7)
 """The smallest sizes of the comparisons of values."""
 _EQUAL = 1e-6
@@ -112,20 +110,43 @@ def prove(
 ) -> Proof:
     """Run the source in a separate module, fill the model from its weights, and verify a method of it.
 
-    ``arguments`` is an example; the default is random.
+    ``arguments`` is an example. The default is a random one, or else the export's, if the program takes it
+    under ``jax.jit``; the proof tells if it takes none.
+
+    Raises:
+        ProgramError: the program refuses ``arguments`` under ``jax.jit``.
     """
-    arguments = arguments or example_of(program)
     try:
         model = load_written(files)
     except _NOT_MADE as error:
-        return Proof(None, f"the model cannot be made: {type(error).__name__}: {error}", 0, arguments)
-    args, kwargs = arguments
-    forward = _lacks_reverse(program.graph)
+        problem = f"the model cannot be made: {type(error).__name__}: {error}"
+        return Proof(None, problem, 0, arguments or program.example or ((), {}))
+    forward = lacks_reverse(program.graph)
     call = None if method == "__call__" else partial(_call, method)
-    report = verify_model(model, program, args, kwargs, call=call, gradients=not forward, progress=progress)
-    problem = _difference(model, program, arguments, method, forward=True) if forward and report.ok else ""
-    compared = "forward derivatives" if forward else "gradients"
-    return Proof(report, problem, report.settings["sizes"], arguments, compared)
+    settings: Any = {"call": call, "gradients": not forward, "progress": progress}
+    refusal = ""
+    for example in _examples(program) if arguments is None else [arguments]:
+        try:
+            report = verify_model(model, program, *example, **settings)
+        except ProgramError as error:
+            if arguments is not None:
+                raise
+            refusal = f": {error}"
+            continue
+        problem = _difference(model, program, example, method, forward=True) if forward and report.ok else ""
+        compared = "forward derivatives" if forward else "gradients"
+        return Proof(report, problem, report.settings["sizes"], example, compared)
+    return Proof(
+        None, f"nothing was compared, since the program takes no input of the proof{refusal}", 0, ((), {})
+    )
+
+
+def _examples(program: Program) -> Iterator[Arguments]:
+    """Yield a random example, and that of the export."""
+    with contextlib.suppress(ValueError):
+        yield example_of(program)
+    if program.example is not None:
+        yield program.example
 
 
 def _call(method: str, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +237,7 @@ def _difference(
     return ""
 
 
-def _lacks_reverse(graph: Graph) -> bool:
+def lacks_reverse(graph: Graph) -> bool:
     """Return True for a graph with a loop through which JAX computes forward derivatives only."""
     return any(node.op == "higher_order.while_loop" for node in all_nodes(graph))
 
@@ -237,68 +258,3 @@ def _run(subject: JaxModel, case: Case, forward: bool) -> dict[str, Array]:
         # Torch's layout of a parameter and Flax's have the same direction.
         direction = jax.tree.map(lambda a: jnp.cos(1_000 * a), given)
         return to_numpy(Jitted(lambda *point: jax.jvp(outputs, point, direction)[1])(*given))
-
-
-def pytest_text(files: SourceFiles, program_path: str, arguments: Arguments, graph: Graph) -> str:
-    """Return a pytest file that repeats the proof, and compares with torch if it is installed.
-
-    ``program_path`` is the path of the program with this graph, relative to the folder of the source.
-    """
-    options = ", gradients=False" if _lacks_reverse(graph) else ""
-    args, kwargs = jax.tree.map(_with_text, arguments)
-    name = files.source.stem
-    return f'''"""{name}.py equals the program from which it was written, and torch if it is installed."""
-
-from pathlib import Path
-
-import jaxlstm
-import numpy as np
-import pytest
-from flax import nnx
-
-import {name}
-
-FOLDER = Path(__file__).parent
-PROGRAM = FOLDER / {_quoted(program_path)}
-RNG = np.random.default_rng(0)
-ARGS, KWARGS = {args!r}, {kwargs!r}
-
-
-def verify(reference):
-    model = {name}.{files.model}(rngs=nnx.Rngs(0))
-    model.eval()
-    jaxlstm.load_state_dict(model, FOLDER / {_quoted(files.weights.name)})
-    report = jaxlstm.check.verify_model(model, reference, ARGS, KWARGS{options})
-    report.raise_if_failed()
-    assert not [item for item in report.items if item.id == "refused"], report
-
-
-def test_program():
-    verify(jaxlstm.load_program(PROGRAM))
-
-
-def test_torch():
-    torch = pytest.importorskip("torch")
-    verify(torch.export.load(PROGRAM))
-'''
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-class _Expression(str):
-    """Source text that stands for itself in the repr of a list, tuple or dict."""
-
-    __repr__ = str.__str__
-
-
-def _with_text(leaf: Any) -> Any:
-    """Return the expression of an array, or another argument as it is."""
-    if not isinstance(leaf, np.ndarray):
-        return leaf
-    if leaf.dtype.kind in "biu" and leaf.size <= _SHORTEST:
-        return _Expression(f'np.array({leaf.tolist()}, "{leaf.dtype}")')
-    largest = 1 if leaf.dtype.kind == "f" else int(leaf.max(initial=0)) + 1
-    made = f"normal(size={leaf.shape})" if leaf.dtype.kind == "f" else f"integers(0, {largest}, {leaf.shape})"
-    return _Expression(f'RNG.{made}.astype("{leaf.dtype}")')

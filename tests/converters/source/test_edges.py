@@ -91,6 +91,21 @@ def repeated(self: Any, x: Tensor) -> Tensor:
     return steps[1]
 
 
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+@pytest.mark.parametrize("has_example", [True, False])
+def test_a_proof_goes_on_with_the_inputs_that_a_program_takes(has_example: bool, tmp_path: Path) -> None:
+    forward = lambda self, x: self.weight * x if float(x.sum()) > 100 else x  # noqa: E731
+    model = module_of(forward, weight=nn.Parameter(torch.randn(3)))
+    jaxlstm.from_module(model, (torch.full((2, 3), 50.0),)).save(tmp_path / "a.pt2")
+    program = jaxlstm.load_program(tmp_path / "a.pt2")
+    program._example = program._example if has_example else None
+    files = SourceFiles.of(program, tmp_path / "model.py")
+    files.write(overwrite=False)
+    proof = prove(files, program)
+    assert proof.holds == has_example
+    assert has_example or "the program takes no input of the proof" in proof.lines[0]
+
+
 def test_a_loop_has_forward_derivatives(tmp_path: Path) -> None:
     model = module_of(repeated, weight=nn.Parameter(torch.randn(3)))
     program = jaxlstm.from_module(model, (torch.randn(2, 3),))

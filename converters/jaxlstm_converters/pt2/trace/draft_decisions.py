@@ -1,9 +1,12 @@
 """The conditions on values that ``torch.export.draft_export`` decides: recorded, and decided otherwise."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import sympy
+import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy import functions
 
@@ -11,6 +14,7 @@ from jaxlstm._shared.own_thread import replaced
 from jaxlstm_converters.pt2.trace.model_lines import line_of_model
 
 _MOST_CONDITIONS = 2
+_EXPRESSION = re.compile(r"Runtime assertion failed for expression (.*) on node ")
 _NOT_ASSERTED = functions.ToFloat, functions.TruncToInt, functions.CeilToInt
 
 
@@ -40,6 +44,7 @@ class DraftDecisions:
     def __init__(self, given: tuple[bool, ...] = ()) -> None:
         self._given = given
         self._symbols: dict[str, set[Any]] = {}  # by the text of a condition
+        self._asserted: dict[str, str] = {}  # text of an asserted expression -> its message
         self._truths: dict[Any, bool] = {}  # by symbol, in the order in which the module reads them
 
     @contextlib.contextmanager
@@ -52,6 +57,8 @@ class DraftDecisions:
                 raise ValueError(f"torch writes no assertion that {expression} is {value}")
             text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
             self._symbols[text] = expression.free_symbols
+            asserted = expression if value else sympy.Not(expression)
+            self._asserted[str(asserted)] = f"the condition that the export fixed: {text}"
             log(env, expression, value)
 
         def read(env: Any, key: Any, value: Any) -> None:
@@ -72,6 +79,14 @@ class DraftDecisions:
         place = [*self._truths].index(symbol) if symbol in self._truths else len(self._truths)
         self._truths[symbol] = self._given[place] if place < len(self._given) else of_example
         return self._truths[symbol]
+
+    def name_lines(self, program: torch.export.ExportedProgram) -> None:
+        """Let the assertions of the recorded conditions have messages with lines of the model's code."""
+        for node in program.graph.nodes:
+            message = node.args[1] if node.target is torch.ops.aten._assert_scalar.default else ""
+            expression = _EXPRESSION.match(message)
+            if expression is not None and (named := self._asserted.get(expression[1])):
+                node.args = (node.args[0], named)
 
     @property
     def conditions(self) -> tuple[str, ...]:
