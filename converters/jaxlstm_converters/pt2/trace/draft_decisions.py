@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy import functions
@@ -57,7 +56,7 @@ class DraftDecisions:
                 raise ValueError(f"torch writes no assertion that {expression} is {value}")
             text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
             self._symbols[text] = expression.free_symbols
-            asserted = expression if value else sympy.Not(expression)
+            asserted = expression if value or not expression.is_Boolean else ~expression
             self._asserted[str(asserted)] = f"the condition that the export fixed: {text}"
             log(env, expression, value)
 
