@@ -99,7 +99,7 @@ _SLOW = {
     ),
     "statements": "averaged; filled; framed; frozen; own sizes; viewed",
     "structure": (
-        "attention; attention as layers; cells; channels first; computed; derived; masked attention; "
+        "attention; cells; channels first; computed; derived; masked attention; "
         "norms; rounds; smaller; transposed; twice; zipped"
     ),
 }
