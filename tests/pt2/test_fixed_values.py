@@ -88,6 +88,13 @@ def test_floats_that_forward_reads_differ_by_rounding() -> None:
     assert np.isnan(jax.jit(program)(program.params, x.numpy() * 1.001)).all()
 
 
+def test_a_list_of_a_tensor_fixes_its_size() -> None:
+    model = model_of(lambda self, x, n: [x[:, :k] for k in range(max(list(n)))])
+    from_module(
+        model, (torch.ones(2, 3), torch.tensor([3, 2])), r"'n.shape\[0\] == 2' \(test_fixed.*list\(n\)"
+    )
+
+
 class Counts(nn.Module):
     """Results by ``out``, and values that an overridden ``__call__`` reads, as in torch_geometric."""
 

@@ -126,8 +126,6 @@ def from_module(
         step, file = export_in_steps(call, finish)
     for sentence in sorted(dropped):
         warnings.warn(f"from_module: {sentence}", UserWarning, stacklevel=2)
-    if step.fixed:
-        warnings.warn(_warning(step, function), UserWarning, stacklevel=2)
     if dynamic_shapes is None and (single := _single_row(file.graph)):
         warnings.warn(f"from_module: {single}", UserWarning, stacklevel=2)
     for sentence in unused_inputs(file.graph):
@@ -135,6 +133,8 @@ def from_module(
     inputs = tuple(_with_reason(declared, step) for declared in file.graph.inputs)
     graph = replace(file.graph, lines=condition_lines(step.program), inputs=inputs)
     program = program_of(file._replace(graph=graph))
+    if step.fixed:
+        warnings.warn(_warning(step, function, program.inputs), UserWarning, stacklevel=2)
     if changed := _changed_state(call, program.dropped_changes):
         warnings.warn(changed, UserWarning, stacklevel=2)
     if padded := padded_example(call.args, call.kwargs, program):
@@ -203,8 +203,11 @@ def _single_row(graph: Graph) -> str:
     )
 
 
-def _warning(step: ExportStep, method: Callable[..., Any] | None) -> str:
+def _warning(step: ExportStep, method: Callable[..., Any] | None, inputs: Iterable[Input]) -> str:
     shown = "; ".join(step.fixed[:8]) + ("; ..." if len(step.fixed) > 8 else "")
+    if not step.has_sizes:
+        # Such as the number of rows where forward makes a list of a tensor.
+        shown += "".join(f"; {why}" for declared in inputs for why in declared.fixed.values())
     loop = (
         ". The loop takes another export for each number of rounds: write it in JAX, around the program of a "
         "method, as docs/decoding.md shows"

@@ -56,7 +56,9 @@ class DraftDecisions:
                 raise ValueError(f"torch writes no assertion that {expression} is {value}")
             text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
             self._symbols[text] = expression.free_symbols
-            asserted = expression if value or not expression.is_Boolean else ~expression
+            is_truth = expression.is_Boolean or expression.is_Relational
+            equal = f"Eq({expression}, {value})"
+            asserted = equal if not is_truth else expression if value else ~expression
             self._asserted[str(asserted)] = f"the condition that the export fixed: {text}"
             log(env, expression, value)
 
