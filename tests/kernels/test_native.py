@@ -38,13 +38,9 @@ def error(problem: Problem, dtype: Any) -> float:
         return worst_error(values_and_gradients(problem, dtype, "native"), by_scan(problem, dtype))
 
 
-# Other problems, here and in test_amx.py, have the traits of these.
-EXTRA = (ODD[2], ODD[7])
-
-
-@pytest.mark.parametrize(
-    "problem", [pytest.param(p, marks=pytest.mark.slow if p in EXTRA else ()) for p in ODD], ids=str
-)
+# Other problems, here and in test_amx.py, have the traits of numbers 2 and 7.
+@pytest.mark.quick(*(str(problem) for n, problem in enumerate(ODD) if n not in (2, 7)))
+@pytest.mark.parametrize("problem", ODD, ids=str)
 def test_values_and_gradients_match_the_scan(problem: Problem) -> None:
     assert error(problem, jnp.float64) < 2e-14
     assert error(problem, jnp.float32) < 5e-6

@@ -22,7 +22,6 @@ from testing.graphs import operator_function, program_of_function, to_numpy
 from testing.modules import module_of
 from testing.op_samples import require_equal_gradients, require_equal_results
 
-SLOW = pytest.mark.slow
 INDICES = torch.tensor([1, 2, 2, 0, 4, 1, 4, 0])
 OFFSETS = torch.tensor([0, 3, 3, 6])
 SPECTRUM = torch.randn(2, 9, 6, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
@@ -127,11 +126,8 @@ CASES: dict[str, tuple[Callable[..., Any], list[Tensor]]] = {
 FAST = ("bags: max, -1", "one grid", "affine grid: (2, 3, 4, 1), False", "fold")
 
 
-def is_slow(name: str) -> bool:
-    return name not in FAST and name.startswith(("bags", "grids", "affine", "fold"))
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW) if is_slow(n) else n for n in CASES])
+@pytest.mark.quick(*FAST, *(n for n in CASES if not n.startswith(("bags", "grids", "affine", "fold"))))
+@pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients(name: str) -> None:
     """Compare in float64."""
     function, tensors = CASES[name]
@@ -180,7 +176,7 @@ def parts(self: Any, x: Tensor, tokens: Tensor) -> list[Tensor]:
     ]
 
 
-@SLOW
+@pytest.mark.slow
 def test_decomposed_program(tmp_path: Path) -> None:
     """Programs after ``run_decompositions``, at another batch size than at the export."""
 
