@@ -27,6 +27,7 @@ from testing.gradients import assert_close, require_equal
 from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.processes import run_python
+from testing.written import written_program
 from testing.zoo.packed import EXAMPLE, LONGER, Forward, batch, changed_in_place, in_order, model_of, plain
 
 
@@ -242,6 +243,29 @@ def test_a_condition_on_the_longest_sequence() -> None:
     assert np.isnan(jax.jit(program)(program.params, *map(to_numpy, padded))).all()
     with pytest.warns(UserWarning, match="not take its example: .* must be as long as its padding: cut the"):
         jaxlstm.from_module(model, padded)
+
+
+def test_a_batch_that_the_model_pads_again(tmp_path: Path) -> None:
+    """Batches with and without steps of padding are two branches, also in a file."""
+
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        y, _ = unpack(self.lstm(pack(x, lengths, batch_first=True, enforce_sorted=False))[0], True)
+        if y.size(1) < x.size(1):
+            y = torch.cat([y, torch.ones(y.size(0), x.size(1) - y.size(1), y.size(2))], 1)
+        return y
+
+    model = module_of(forward, lstm=nn.LSTM(2, 4, batch_first=True))
+    program = jaxlstm.from_module(model, (torch.randn(3, 6, 2), torch.tensor([3, 4, 1])))
+    program.save(tmp_path / "padded.pt2")
+    loaded = jaxlstm.load_program(tmp_path / "padded.pt2")
+    written = written_program(program)
+    for lengths in ([4, 7], [4, 3]):
+        args = torch.randn(2, 7, 2), torch.tensor(lengths)
+        require_equal(program, model, *args)
+        require_equal(loaded, model, *args)
+        arrays = [*map(to_numpy, args)]
+        expected = to_numpy(model(*args)) if max(lengths) == 7 else np.full((2, 7, 4), np.nan)
+        np.testing.assert_allclose(jax.jit(lambda *args: written.model(*args))(*arrays), expected, atol=1e-5)
 
 
 def test_a_sequence_longer_than_the_total_length() -> None:

@@ -137,11 +137,11 @@ def from_module(
         warnings.warn(_warning(step, function, program.inputs), UserWarning, stacklevel=2)
     if changed := _changed_state(call, program.dropped_changes):
         warnings.warn(changed, UserWarning, stacklevel=2)
-    if padded := padded_example(call.args, call.kwargs, program):
-        warnings.warn(padded, UserWarning, stacklevel=2)
     if dynamic_shapes is None:
         with contextlib.suppress(RuntimeError, TypeError):  # Not every module can be copied.
             program.at_sizes = OtherSizes(call._replace(module=torch_module), step, finish, program)
+    if padded := padded_example(call.args, call.kwargs, program):
+        warnings.warn(padded, UserWarning, stacklevel=2)
     return program
 
 

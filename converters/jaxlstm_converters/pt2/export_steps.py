@@ -47,7 +47,7 @@ from jaxlstm_converters.pt2.trace.sizes_from_one import sizes_from_one
 from jaxlstm_converters.pt2.trace.state import kept_state
 from jaxlstm_converters.pt2.trace.symbolic_sizes import SymbolicSizes
 from jaxlstm_converters.pt2.trace.tensor_attributes import tensor_attributes
-from jaxlstm_converters.pt2.trace.trace_packed import PackedSequences, packed_sequences
+from jaxlstm_converters.pt2.trace.trace_packed import Cut, PackedSequences, packed_sequences
 
 
 class ExportCall(NamedTuple):
@@ -88,9 +88,15 @@ class ExportStep(NamedTuple):
 
 @kept_regions()
 def export_at_sizes(
-    call: ExportCall, step: Literal[1, 3, 4], truths: tuple[bool, ...] | None = None, *, free: bool = False
+    call: ExportCall,
+    step: Literal[1, 3, 4],
+    truths: tuple[bool, ...] | Cut | None = None,
+    *,
+    free: bool = False,
 ) -> ExportStep:
-    """Return the export of a call at its sizes, by one step, or with given first truths of tensors.
+    """Return the export of a call at its sizes, by one step, or of another branch.
+
+    A branch has given first truths of tensors, or packed batches that end with steps of padding.
 
     With ``free``, axes are free unless the model fixes them.
     """
@@ -100,6 +106,8 @@ def export_at_sizes(
         call = call._replace(shapes=free_axes(call, lambda axis: free))
         if step == 1:
             return ExportStep(_export(call, call.shapes))
+        if isinstance(truths, str):
+            return ExportStep(_export_with(call, call.shapes, "export", _Settings(cut=truths), {}))
         if truths is not None:
             return _as_draft(call, ValueError("other truths"), truths)
         return (_as_draft if step == 3 else _with_values)(call, ValueError("other sizes or values"))
@@ -158,7 +166,7 @@ _OF_VALUES = SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT
 class _Settings(NamedTuple):
     """How an export traces; see `_export`."""
 
-    cut: bool = True
+    cut: Cut = "any"
     host: bool = True
     sizes: bool = True
     values: bool = False
@@ -233,10 +241,10 @@ def _export_with(
                 is_packed = any("jaxlstm" in str(node.target) for node in program.graph.nodes)
                 if is_packed or call.runs(call, program):
                     return program
-        if settings.cut and tracing.batches and is_unknown:
-            return again(settings._replace(cut=False))
+        if settings.cut == "any" and tracing.batches and is_unknown:
+            return again(settings._replace(cut="none"))
         if settings.host and tracing.lists:
-            return again(settings._replace(cut=True, host=False))
+            return again(settings._replace(cut="any", host=False))
         if settings.sizes and not is_unknown:
             return again(settings._replace(sizes=False))
         raise
@@ -361,7 +369,7 @@ def _with_values(call: ExportCall, first: Exception) -> ExportStep:
         kept_state(module, call.changed),
         tensor_attributes(module),
         FixedValues() as values,
-        packed_sequences(module, PackedSequences(cut=True)),
+        packed_sequences(module, PackedSequences(cut="any")),
         plain_results(module),
         SharedArrays(),
     ):

@@ -9,6 +9,7 @@ from jaxlstm.programs.graph import Graph, all_nodes
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.source.classes import written_classes
 from jaxlstm_converters.source.graph.calls import SCAN, first_paths, with_tied_buffers
+from jaxlstm_converters.source.graph.guarded_results import guarded, with_asserted_values
 from jaxlstm_converters.source.graph.longest_sequence import without_longer_steps
 from jaxlstm_converters.source.graph.programs import ExportedMethods, with_shared_tensors
 from jaxlstm_converters.source.methods.method import Method
@@ -59,7 +60,9 @@ def source_text(programs: Mapping[str, Program], *, comments: bool = False) -> W
         trained = Training(program.graph, own, in_training() if in_training else None, others)
         remarks |= dict.fromkeys(trained.remarks)
         buffers = {value: others.get(name, name) for value, name in trained.graph.buffers.items()}
-        graph = without_longer_steps(program, replace(trained.graph, buffers=buffers))
+        graph, whole = without_longer_steps(program, replace(trained.graph, buffers=buffers))
+        graph, asserted = with_asserted_values(graph)
+        graph = guarded(graph, [*whole, *asserted])
         graph = with_shared_tensors(name, graph, own, tensors)
         graphs[name] = graph
         paths |= first_paths(graph, others)

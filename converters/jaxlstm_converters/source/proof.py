@@ -1,6 +1,7 @@
 """The proof of a written model: it runs, and is compared with the program from which it was written."""
 
 import contextlib
+import copy
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -176,6 +177,8 @@ def unproven(files: SourceFiles, program: Program, method: str) -> str:
         with contextlib.suppress(*_NOT_MADE):
             model = load_written(trial)
         for arguments in given:
+            if refusal := _refusal(program, arguments):
+                return f"the program refuses random inputs: {refusal}"
             with contextlib.suppress(*_NOT_MADE):
                 if model is not None and not _difference(model, program, arguments, method):
                     continue
@@ -187,6 +190,17 @@ def unproven(files: SourceFiles, program: Program, method: str) -> str:
                 text = f"the source differs from the program: {'; '.join(proof.lines)}"
                 raise ProgramError("unproven-source", f"{text}. 'jaxlstm convert' writes it nevertheless")
     return ""
+
+
+def _refusal(program: Program, arguments: Arguments) -> ProgramError | None:
+    """Return the error of the first export on arguments, for which its results under ``jit`` are NaN."""
+    first, (args, kwargs) = copy.copy(program), arguments
+    first.at_sizes = None
+    try:
+        first(first.params, *args, **kwargs)
+    except ProgramError as error:
+        return error
+    return None
 
 
 def load_written(files: SourceFiles) -> nnx.Module:

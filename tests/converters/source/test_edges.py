@@ -46,6 +46,26 @@ def test_conditions_on_sizes(forward: Any, shapes: Any, others: Any, assertion: 
         written.model(*(np.zeros(shape, np.float32) for shape in others))
 
 
+def test_conditions_on_values() -> None:
+    """Where a condition is not as in the example, the results are NaN or the smallest integer."""
+
+    def forward(self: Any, x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        x = x * 2 if n.max() > 3 else x * 3
+        x = x * 5 if x.mean().item() < 9 else x
+        x = x * 7 if torch.any(n == 0) and not bool((n > 7).all()) else x
+        return x, n + int(n.min() == 0), n > 2
+
+    with pytest.warns(UserWarning, match="conditions on values"):
+        written = write(module_of(forward), torch.rand(3, 2), torch.tensor([5, 2, 0]))
+    x, n = np.ones((3, 2), np.float32), np.array([1, 4, 0])
+    assert_equal(written, torch.tensor(x), torch.tensor(n))
+    for args in ((x, n % 4), (x * 5, n), (x, n + 1), (x, n * 0 + 8)):
+        y, number, truth = jax.jit(lambda *args: written.model(*args))(*args)
+        assert np.isnan(y).all()
+        assert (number == np.iinfo(np.int32).min).all()
+        np.testing.assert_array_equal(truth, args[1] > 2)
+
+
 def states(self: Any, x: Tensor) -> Tensor:
     """Constants, buffers and parameters beside a layer's own, and a pair of rows."""
     stacked = torch.stack([self.start[0][0], self.cell.scale * x[:, 0]])

@@ -7,9 +7,10 @@ The mode is local to its thread, and needs no name of a module to be replaced.
 """
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +63,9 @@ class HostLengths(Sequence[Any]):
         return self._items[index]
 
 
+Cut = Literal["any", "none", "some"]
+"""The steps of padding after the longest sequence of the batches that an export takes."""
+
 _FULL = "the longest of the packed sequences must be as long as its padding: cut the inputs after it"
 
 
@@ -77,9 +81,14 @@ def padded_example(args: Any, kwargs: Any, program: Any) -> str:
     args, kwargs = _pytree.tree_map(
         lambda x: x.detach().numpy() if isinstance(x, Tensor) else x, (args, kwargs)
     )
+    others = getattr(program.at_sizes, "branches", None)
+    first = copy.copy(program)
+    first.at_sizes = None
     try:
-        program(program.params, *args, **kwargs)
+        first(program.params, *args, **kwargs)
     except ProgramError as error:
+        if others is not None and others(program, args, kwargs):
+            return ""
         return (
             f"from_module: the program does not take its example: {error.message}. A call with such padding "
             "exports the module again outside of jax.jit, and gives NaN under jax.jit"
@@ -87,12 +96,15 @@ def padded_example(args: Any, kwargs: Any, program: Any) -> str:
     return ""
 
 
-def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: bool) -> tuple[Any, Any]:
-    if cut:
-        padded = _OPERATORS.pack_padded(input, lengths, batch_first)
-    else:
+def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: Cut) -> tuple[Any, Any]:
+    axis = 1 if batch_first else 0
+    if cut == "none":
         padded = input.clone()
-        torch.ops.aten._assert_async.msg(lengths[0] == input.shape[1 if batch_first else 0], _FULL)
+        torch.ops.aten._assert_async.msg(lengths[0] == input.shape[axis], _FULL)
+    else:
+        padded = _OPERATORS.pack_padded(input, lengths, batch_first)
+    if cut == "some":
+        torch._check(padded.shape[axis] < input.shape[axis])
     batch = Batch(padded, lengths.clone(), batch_first)  # The model may change its lengths in place.
     return PackedRows(padded, batch), BatchSizes(batch)
 
@@ -164,16 +176,18 @@ class PackedSequences(TorchFunctionMode):
     """The mode; see the module.
 
     Attributes:
-        cut: a packed batch ends after its longest sequence, as in torch. Its number of steps is then unknown
-            in the trace, and a condition about it cannot be decided. Otherwise the batch ends with its
-            padding, and the program requires that it is as long as its longest sequence.
+        cut: "any" if a packed batch ends after its longest sequence, as in torch. Its number of steps is then
+            unknown in the trace, and a condition about it cannot be decided. With "none", the batch ends
+            with its padding, and the program requires that it is as long as its longest sequence; with
+            "some", it requires that it is longer.
         host: lists and arrays of lengths stand for their tensor.
         batches, lists: number of packed batches, and of lists and arrays of lengths, so far.
     """
 
-    def __init__(self, *, cut: bool, host: bool = True) -> None:
+    def __init__(self, *, cut: Cut, host: bool = True) -> None:
         super().__init__()
-        self.cut, self.host = cut, host
+        self.cut: Cut = cut
+        self.host = host
         self.batches = self.lists = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,8 +1,8 @@
 """A graph in which the steps after the longest packed sequence do not count, although batches keep them.
 
 Torch cuts a packed batch after its longest sequence. Where the steps after it would change a number, such as
-the mean of all steps, they are masked. Where no mask does it, such as in a convolution, the results are NaN
-for a batch with such steps.
+the mean of all steps, they are masked. Where no mask does it, such as in a convolution, the results are right
+on the condition that a batch has no such steps.
 """
 
 import math
@@ -19,13 +19,13 @@ from jaxlstm.programs.graph import Argument, Graph, Node, Site, TensorType, Valu
 from jaxlstm.programs.graph.graph import RESULT
 from jaxlstm.programs.graph.values import live_graph
 from jaxlstm.programs.inputs import as_arguments
-from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.program import Program
+from jaxlstm_converters.source.graph.guarded_results import TRUTH, Added
 
 _PACK, _PAD = "jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default"
 _SAME_LENGTHS = ("aten.sort.default", "aten.clone.default", "aten.to.dtype")
 _ARITHMETIC = frozenset(f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div"))
-_INTEGER, _TRUTH = TensorType(np.dtype(np.int64), ()), TensorType(np.dtype(bool), ())
+_INTEGER = TensorType(np.dtype(np.int64), ())
 _PRODUCTS = frozenset({"aten.bmm.default", "aten.matmul.default"})
 _ZERO_AT_ZERO = frozenset({"dropout", "relu", "tanh", "index_select", "slice", "unsqueeze", "transpose"})
 _NEUTRAL: Mapping[str, float] = {
@@ -39,12 +39,16 @@ _NEUTRAL: Mapping[str, float] = {
 """Operator along axes -> the number that changes none of its results."""
 
 
-def without_longer_steps(program: Program, graph: Graph) -> Graph:
-    """Return the graph of a program in which the steps after the longest sequence do not count."""
+def without_longer_steps(program: Program, graph: Graph) -> tuple[Graph, list[Value]]:
+    """Return the graph of a program in which the steps after the longest sequence do not count.
+
+    The second result holds the conditions without which they do.
+    """
     if not any(node.op == _PACK for node in graph.nodes):
-        return graph
-    counting = _counting(program)
-    return graph if counting == set() else rewrite(graph, _LongestOnly(counting))
+        return graph, []
+    rule = _LongestOnly(_counting(program))
+    graph = rewrite(graph, rule)
+    return graph, rule.conditions
 
 
 def _counting(program: Program) -> set[str] | None:
@@ -64,7 +68,7 @@ def _counting(program: Program) -> set[str] | None:
 
 
 class _LongestOnly:
-    """A rule that masks the steps after the longest sequence, or makes the results NaN if there are any.
+    """A rule that masks the steps after the longest sequence.
 
     ``counting`` has the names of the nodes for which they count; None for any.
     """
@@ -73,13 +77,18 @@ class _LongestOnly:
         self._counting, self._is_right = counting or set(), counting is not None
         self._left = {*self._counting}
         self._longest: dict[str, Value] = {}  # torch's text of the size of a cut axis -> the longest length
-        self._longer: list[Value] = []  # whether a batch has more steps
+        self._are_whole: list[Value] = []  # whether a batch has no more steps
+
+    @property
+    def conditions(self) -> list[Value]:
+        """The conditions that batches have no more steps, unless no node counts them."""
+        return [] if self._is_right and not self._left else self._are_whole
 
     def __call__(self, node: Node, site: Site) -> list[Node] | Node | None:
         if node.op == _PACK:
             return self._packed(node, site)
         if node.op == RESULT:
-            return self._results(node, site)
+            return replace(node, args=tuple(self._number(item, site) or item for item in node.args))
         if node.name not in self._counting:
             return None
         self._left.remove(node.name)
@@ -92,10 +101,10 @@ class _LongestOnly:
         axis, lengths = 1 if node.kwargs["batch_first"] else 0, node.kwargs["lengths"]
         while (maker := site.maker(lengths)) and maker.op in _SAME_LENGTHS:
             lengths = maker.kwargs["self"]
-        add = _Added(node, site)
+        add = Added(node, site)
         longest = add("aten.max.default", {"self": lengths}, _INTEGER)
         steps = add("aten.sym_size.int", {"self": node.kwargs["input"], "dim": axis})
-        self._longer.append(add("aten.ne.Scalar", {"self": longest, "other": steps}, _TRUTH))
+        self._are_whole.append(add("aten.eq.Scalar", {"self": longest, "other": steps}, TRUTH))
         self._longest[site.types[results_of(node)[0]].expressions[axis]] = longest
         return [*add.nodes, node]
 
@@ -120,13 +129,13 @@ class _LongestOnly:
         cut = [axis for axis, text in enumerate(texts) if text in self._longest]
         return cut[0] if len(cut) == 1 else None
 
-    def _masked(self, value: Value, fill: float, add: "_Added", site: Site) -> Value:
+    def _masked(self, value: Value, fill: float, add: Added, site: Site) -> Value:
         """Return a tensor with another number after the longest sequence."""
         type_, axis = site.types[value.name], self._axis(value, site)
         assert axis is not None
         if fill == 0 and self._is_zero(value, site):
             return value
-        mask = add.steps_from(self._longest[type_.expressions[axis]], value, axis)
+        mask = _steps_from(add, type_, self._longest[type_.expressions[axis]], value, axis)
         kwargs = {"self": value, "mask": mask, "value": np.asarray(fill, type_.dtype).item()}
         return add("aten.masked_fill.Scalar", kwargs, type_)
 
@@ -151,7 +160,7 @@ class _LongestOnly:
         ranks = [len(site.types[item.name].shape) for item in operands if isinstance(item, Value)]
         if node.op not in _PRODUCTS or min(ranks) < 2 or axes != [ranks[0] - 1, ranks[1] - 2]:
             return None
-        add, names = _Added(node, site), [*node.kwargs][:2]
+        add, names = Added(node, site), [*node.kwargs][:2]
         masked = [self._masked(item, 0.0, add, site) for item in operands if isinstance(item, Value)]
         return [*add.nodes, replace(node, kwargs=dict(zip(names, masked, strict=True)))]
 
@@ -170,31 +179,12 @@ class _LongestOnly:
             or (fill and type_.dtype.kind != "f")
         ):
             return None
-        add, longest = _Added(node, site), self._longest[type_.expressions[axis]]
+        add, longest = Added(node, site), self._longest[type_.expressions[axis]]
         kwargs = {**node.kwargs, "self": self._masked(source, fill, add, site)}
         if not is_mean:
             return [*add.nodes, replace(node, kwargs=kwargs)]
         total = add("aten.sum.dim_IntList", kwargs, node.types[results_of(node)[0]])
         return [*add.nodes, replace(node, op="aten.div.Tensor", kwargs={"self": total, "other": longest})]
-
-    def _results(self, node: Node, site: Site) -> list[Node]:
-        add, outputs = _Added(node, site), [self._number(item, site) or item for item in node.args]
-        if self._left or not self._is_right:
-            longer = self._longer[0]
-            for other in self._longer[1:]:
-                longer = add("aten.logical_or.default", {"self": longer, "other": other}, _TRUTH)
-            for place, output in enumerate(outputs):
-                type_ = site.types.get(output.name) if isinstance(output, Value) else None
-                if type_ is not None and type_.dtype.kind != "b":
-                    kwargs = {"self": output, "mask": longer, "value": _number_of_no_result(type_.dtype)}
-                    outputs[place] = add("aten.masked_fill.Scalar", kwargs, type_)
-            if not add.nodes:
-                raise ProgramError(
-                    "unproven-source",
-                    "its results are no numbers, which could show that a packed batch has steps after its "
-                    "longest sequence. Return a number too, or run the program",
-                )
-        return [*add.nodes, replace(node, args=tuple(outputs))]
 
 
 def _integers(argument: Argument) -> list[int]:
@@ -202,37 +192,13 @@ def _integers(argument: Argument) -> list[int]:
     return [item for item in items if isinstance(item, int)]
 
 
-def _number_of_no_result(dtype: np.dtype) -> float:
-    """Return NaN, the smallest integer, or for unsigned integers the largest one."""
-    limits = np.iinfo(held(dtype)) if dtype.kind in "iu" else None
-    return limits.min or limits.max if limits else math.nan
-
-
-class _Added:
-    """Nodes that a rule adds in front of a node."""
-
-    def __init__(self, node: Node, site: Site) -> None:
-        self.nodes, self._site = list[Node](), site
-        # The line would give its names to other values.
-        self._calls = tuple(call._replace(line="") for call in node.calls)
-
-    def __call__(self, op: str, kwargs: Mapping[str, Argument], type_: TensorType | None = None) -> Value:
-        name = self._site.fresh(op.split(".")[1])
-        types = {name: type_} if type_ else {}
-        self.nodes.append(Node(name, op, (), kwargs, (name,), self._calls, types))
-        self._site.types.update(types)
-        return Value(name)
-
-    def steps_from(self, longest: Value, source: Value, axis: int) -> Value:
-        """Return the mask of the steps of a tensor from the longest length on."""
-        type_ = self._site.types[source.name]
-        size, text = type_.shape[axis], type_.expressions[axis]
-        steps = self("aten.sym_size.int", {"self": source, "dim": axis})
-        counted = TensorType(np.dtype(np.int64), (size,), (text,))
-        places = self("aten.arange.start", {"start": 0, "end": steps}, counted)
-        for dim in range(1, len(type_.shape) - axis):
-            counted = counted.with_axis(dim, 1, inserted=True)
-            places = self("aten.unsqueeze.default", {"self": places, "dim": dim}, counted)
-        return self(
-            "aten.ge.Tensor", {"self": places, "other": longest}, replace(counted, dtype=np.dtype(bool))
-        )
+def _steps_from(add: Added, type_: TensorType, longest: Value, source: Value, axis: int) -> Value:
+    """Return the mask of the steps of a tensor from the longest length on."""
+    steps = add("aten.sym_size.int", {"self": source, "dim": axis})
+    counted = TensorType(np.dtype(np.int64), (type_.shape[axis],), (type_.expressions[axis],))
+    places = add("aten.arange.start", {"start": 0, "end": steps}, counted)
+    for dim in range(1, len(type_.shape) - axis):
+        counted = counted.with_axis(dim, 1, inserted=True)
+        places = add("aten.unsqueeze.default", {"self": places, "dim": dim}, counted)
+    truths = replace(counted, dtype=np.dtype(bool))
+    return add("aten.ge.Tensor", {"self": places, "other": longest}, truths)

@@ -1,0 +1,148 @@
+"""Results that are NaN unless the conditions on values hold under which a graph is right."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from jaxlstm.programs.errors import ProgramError
+from jaxlstm.programs.graph import Argument, Graph, Node, Site, TensorType, Value, rewrite
+from jaxlstm.programs.graph.graph import RESULT
+from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.operators.sizes import ASSERTIONS
+
+TRUTH = TensorType(np.dtype(bool), ())
+_OPPOSITES = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge", "eq": "ne", "ne": "eq"}
+# A bound that torch derives from a condition -> the condition.
+_BOUNDS = {"ge": ("gt", -1), "le": ("lt", 1)}
+
+
+class Added:
+    """Nodes that a rule adds in front of a node."""
+
+    def __init__(self, node: Node, site: Site) -> None:
+        self.nodes, self._site = list[Node](), site
+        # The line would give its names to other values.
+        self._calls = tuple(call._replace(line="") for call in node.calls)
+
+    def __call__(self, op: str, kwargs: Mapping[str, Argument], type_: TensorType | None = None) -> Value:
+        """Add a node, and return its result."""
+        name = self._site.fresh(op.split(".")[1])
+        types = {name: type_} if type_ else {}
+        self.nodes.append(Node(name, op, (), kwargs, (name,), self._calls, types))
+        self._site.types.update(types)
+        return Value(name)
+
+
+def with_asserted_values(graph: Graph) -> tuple[Graph, list[Value]]:
+    """Return the graph, and the conditions on values that its assertions have."""
+    rule = _Asserted()
+    graph = rewrite(graph, rule)
+    return graph, [*rule.conditions.values()]
+
+
+class _Asserted:
+    """A rule that makes tensors of asserted conditions on numbers, which are values of tensors."""
+
+    def __init__(self) -> None:
+        self.conditions: dict[tuple[str, Argument, Argument], Value] = {}
+
+    def __call__(self, node: Node, site: Site) -> list[Node] | None:
+        if node.op not in ASSERTIONS:
+            return None
+        add, asserted = Added(node, site), node.kwargs["self"]
+        if isinstance(asserted, Value) and asserted.name in site.types:
+            is_one = site.types[asserted.name] == TRUTH
+            every = asserted if is_one else add("aten.all.default", {"self": asserted}, TRUTH)
+            self.conditions["", asserted, None] = every
+        else:
+            self._add(asserted, site, add, is_true=True)
+        return [*add.nodes, node]
+
+    def _add(self, condition: Argument, site: Site, add: Added, *, is_true: bool) -> None:
+        maker = site.maker(condition)
+        kind = maker.op.split(".")[1] if maker else ""
+        if maker and kind == "sym_not":
+            self._add(maker.args[0], site, add, is_true=not is_true)
+        if not maker or kind not in _OPPOSITES:
+            return
+        one, other = (_tensor(item, site) for item in maker.args)
+        if not isinstance(one, Value) or one.name not in site.types:
+            return
+        kind, is_truth = kind if is_true else _OPPOSITES[kind], site.types[one.name].dtype == bool
+        if is_truth and (kind, other) in (("ge", 0), ("le", 1)):
+            return
+        if is_truth and (kind, other) in (("ge", 1), ("eq", 1), ("ne", 0)):
+            self.conditions["", one, None] = one
+            return
+        if is_truth and (kind, other) in (("le", 0), ("eq", 0), ("ne", 1)):
+            self.conditions["not", one, None] = add("aten.logical_not.default", {"self": one}, TRUTH)
+            return
+        if kind in _BOUNDS and type(other) is int:
+            self.conditions.pop((kind, one, other), None)
+        form = "Tensor" if isinstance(other, Value) and other.name in site.types else "Scalar"
+        made = add(f"aten.{kind}.{form}", {"self": one, "other": other}, TRUTH)
+        self.conditions[kind, one, other] = made
+        for bound, (exact, step) in _BOUNDS.items():
+            if kind == exact and type(other) is int:
+                self.conditions.pop((bound, one, other - step), None)
+
+
+def _tensor(number: Argument, site: Site) -> Argument:
+    """Return the tensor whose value is a number, or the number."""
+    maker = site.maker(number)
+    if maker and maker.op == "torch.sym_ite" and maker.args[1:] == (1, 0):
+        maker = site.maker(maker.args[0])
+    if not maker or maker.op.split(".")[1] not in ("item", "_local_scalar_dense"):
+        return number
+    tensor = maker.kwargs["self"]
+    compared = site.maker(tensor)
+    # The truth of a tensor of truths.
+    if compared and compared.op == "aten.ne.Scalar" and compared.kwargs["other"] == 0:
+        source = compared.kwargs["self"]
+        if isinstance(source, Value) and site.types[source.name].dtype == bool:
+            return source
+    return tensor
+
+
+def guarded(graph: Graph, conditions: Sequence[Value]) -> Graph:
+    """Return the graph whose results are NaN, or the smallest integer, unless conditions hold.
+
+    Raises:
+        ProgramError: no result can show it.
+    """
+    return rewrite(graph, _Guarded(conditions)) if conditions else graph
+
+
+class _Guarded:
+    """The rule."""
+
+    def __init__(self, conditions: Sequence[Value]) -> None:
+        self._conditions = conditions
+
+    def __call__(self, node: Node, site: Site) -> list[Node] | None:
+        if node.op != RESULT:
+            return None
+        add, outputs = Added(node, site), [*node.args]
+        holds, *others = self._conditions
+        for other in others:
+            holds = add("aten.logical_and.default", {"self": holds, "other": other}, TRUTH)
+        for place, output in enumerate(outputs):
+            type_ = site.types.get(output.name) if isinstance(output, Value) else None
+            if type_ is not None and type_.dtype.kind != "b":
+                kwargs = {"condition": holds, "self": output, "other": _number_of_no_result(type_.dtype)}
+                outputs[place] = add("aten.where.ScalarOther", kwargs, type_)
+        if outputs == [*node.args]:
+            raise ProgramError(
+                "unproven-source",
+                "no result is a number, which could show that a condition of the model on values does not "
+                "hold. Return a number too, or run the program",
+            )
+        return [*add.nodes, replace(node, args=tuple(outputs))]
+
+
+def _number_of_no_result(dtype: np.dtype) -> float:
+    """Return NaN, the smallest integer, or for unsigned integers the largest one."""
+    limits = np.iinfo(held(dtype)) if dtype.kind in "iu" else None
+    return limits.min or limits.max if limits else math.nan
