@@ -27,6 +27,7 @@ from jaxlstm.check.requirements import require_precision, require_seed, require_
 from jaxlstm.check.subjects.model import ModelSubject
 from jaxlstm.check.subjects.pairing import ModuleNames
 from jaxlstm.check.verification import Verification
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.example_values import ALLOWED, without
 from jaxlstm.programs.graph import unused_inputs
 from jaxlstm.programs.program import Program
@@ -115,6 +116,8 @@ def _try_cases(
     theirs = subject.theirs
     example = replace(subject.example.astype(theirs.dtype), differentiate=True)
     finite = theirs.run(example, theirs.dtype).is_finite  # Let an exception of the module pass.
+    if not finite and (reason := theirs.refusal(example)):  # Under jit, a program gives NaN instead.
+        raise ProgramError("guard", f"theirs refuses the example: {reason}")
     rng = np.random.default_rng(verification.seed)
     free = free_axes(program, example) if program else None
 
