@@ -115,6 +115,7 @@ AFTER_PACKING: dict[str, Callable[..., Any]] = {
     "reductions": lambda self, y, n: [
         *(y.max(1)[0], y.var(1), y.std(1), y.logsumexp(1), y.norm(dim=1), y.topk(2, dim=1)[0].mean(1)),
         *(y.sum(1) / y.shape[1], (y * _mask(y, n)[..., None]).sum(1) / n[:, None], y.argmax(1)),
+        (y.half().mean(1) > -9).float(),  # in half precision
     ],
     "steps": lambda self, y, n: [
         *(y[:, -1], y[:, 1:].sum(1), self.after(y)[0][:, -1], y.reshape(-1, y.shape[2]).mean(0)),

@@ -168,7 +168,8 @@ class _WholeArrays(Selections):
         """Return nodes for the sum or mean of selected elements, of all or along their axis."""
         own, mask, kwargs = site.types[part.array.name], part.mask, dict[str, Any](node.kwargs)
         rank = len(own.shape) - part.covered + 1
-        if node.op != _REDUCED[node.op] and kwargs.get("dtype"):
+        # The sum of half-precision numbers may overflow, and their mean is not rounded twice.
+        if node.op != _REDUCED[node.op] and (kwargs.get("dtype") or own.dtype.itemsize < 4):
             return None
         is_along = bool(kwargs.get("dim"))
         if is_along:

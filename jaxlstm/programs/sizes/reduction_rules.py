@@ -44,8 +44,11 @@ def _without_axes(self: Prefix, over: Sequence[int], result: Array) -> Any:
     return replace(self, array=result, axes=tuple(left)) if left else result
 
 
-def _scaled(result: Any, factor: Any) -> Any:
-    return replace(result, array=result.array * factor) if isinstance(result, Prefix) else result * factor
+def scaled(result: Any, factor: Any) -> Any:
+    """Return the product with a number, in the dtype of the result."""
+    array = array_of(result)
+    product = (array * factor).astype(array.dtype)
+    return replace(result, array=product) if isinstance(result, Prefix) else product
 
 
 def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
@@ -54,7 +57,7 @@ def _mean(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
         return None
     left = len(result.axes) if isinstance(result, Prefix) else 0
     size = self.array.shape[self.axes[0]]
-    return _scaled(result, (size / self.count.number()) ** (len(self.axes) - left))
+    return scaled(result, (size / self.count.number()) ** (len(self.axes) - left))
 
 
 def _moment(is_root: bool, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
@@ -66,8 +69,8 @@ def _moment(is_root: bool, apply: Apply, self: Any, dim: Any = None, **settings:
     result = apply(jnp.where(self.valid(), self.array, average), dim, **settings)
     correction = settings.get("correction")
     removed = int(settings.get("unbiased", True)) if correction is None else correction
-    factor = (size - removed) / jnp.maximum(number - removed, 0).astype(result.dtype)
-    return result * (jnp.sqrt(factor) if is_root else factor)
+    factor = (size - removed) / jnp.maximum(number - removed, 0)
+    return scaled(result, jnp.sqrt(factor) if is_root else factor)
 
 
 def _norm(apply: Apply, self: Any, ord: Any = 2, dim: Any = None, **settings: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.registry import CHANNELS_LAST
 from jaxlstm.programs.sizes.prefix import Apply, Prefix, is_among
-from jaxlstm.programs.sizes.reduction_rules import masked
+from jaxlstm.programs.sizes.reduction_rules import masked, scaled
 
 
 def _convolution(
@@ -56,7 +56,7 @@ def _adaptive(fill: float, last: bool, n: int, apply: Apply, self: Any, output_s
     if not is_whole:
         return None
     result = apply(masked(self, fill, self.axes), output_size)
-    return result if fill else result * (self.array.shape[self.axis] / self.count.number())
+    return result if fill else scaled(result, self.array.shape[self.axis] / self.count.number())
 
 
 def _place(last: bool, n: int, x: Any) -> int | None:

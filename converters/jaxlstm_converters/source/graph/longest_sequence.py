@@ -175,7 +175,7 @@ class _LongestOnly:
         # Without axes, a function is along all of them.
         if (
             (axis not in along and along)
-            or (is_mean and along != {axis})
+            or (is_mean and (along != {axis} or type_.dtype.itemsize < 4))  # The sum may overflow.
             or (fill and type_.dtype.kind != "f")
         ):
             return None
