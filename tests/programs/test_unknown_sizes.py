@@ -1,8 +1,10 @@
 """Sizes that jit does not know, such as the length of x[mask], are refused where their elements matter."""
 
+import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.example_values import ALLOWED, without
+from jaxlstm.programs.sizes.prefix import Count
+from jaxlstm.programs.sizes.prefix_rules import run_unknown
 from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.zoo.selections import Forward
@@ -70,3 +74,39 @@ def test_an_index_of_fewer_rows_decides_the_size(count: int) -> None:
     result = jax.jit(program)(program.params, args[0].numpy(), mask.numpy(), numbers.long().numpy())
     np.testing.assert_array_equal(result[: len(expected)], expected)
     assert np.isnan(result[len(expected) :]).all()
+
+
+_FUNCTIONS: dict[str, Any] = {
+    **{
+        f"_operator.{name}": getattr(operator, name)
+        for name in ("add", "sub", "mul", "floordiv", "mod", "neg")
+    },
+    "torch.sym_max": jnp.maximum,
+    "torch.sym_min": jnp.minimum,
+}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_function_of_the_number_of_steps_is_bounded(seed: int) -> None:
+    """For each number of steps that a packed batch may have, an array has room for the size."""
+    rng, steps = np.random.default_rng(seed), 9
+    calls = [(rng.choice([*_FUNCTIONS]), int(rng.integers(1, 7)), bool(rng.random() < 0.5)) for _ in range(4)]
+    for longest in range(1, steps + 1):
+        size, exact, whole = Count(jnp.asarray(longest), steps, is_packed=True), longest, steps
+        for name, number, is_first in calls:
+            is_first &= name.endswith(("add", "sub", "mul")) or "sym" in name
+            of_arrays = _FUNCTIONS[name]
+            function = {"sym_max": max, "sym_min": min}.get(name.partition(".")[2], of_arrays)
+
+            def run(*args: Any, known: Any = function, unknown: Any = of_arrays) -> Any:
+                return (known if all(isinstance(arg, int) for arg in args) else unknown)(*args)
+
+            def given(item: Any, more: Any = number, first: Any = is_first, name: Any = name) -> list[Any]:
+                return [item] if name.endswith("neg") else [more, item] if first else [item, more]
+
+            size, _ = run_unknown(name, run, given(size), {})
+            exact, whole = run(*given(exact)), run(*given(whole))
+            if not isinstance(size, Count):
+                return
+            assert (int(size.number()), size.times * size.whole) == (exact, whole)
+            assert size.times * size.size >= max(exact, 0)

@@ -46,6 +46,7 @@ class Count:
     Attributes:
       is_packed: it is the length of the longest sequence of a packed batch, or follows from it.
       at_whole: the value for a batch that is as long as its padding; None if it is ``size``.
+      possible: the values that it may have; () for all from 0 to ``size``.
     """
 
     value: Array
@@ -53,6 +54,7 @@ class Count:
     times: int = 1
     is_packed: bool = False
     at_whole: int | None = None
+    possible: tuple[int, ...] = ()
 
     @property
     def whole(self) -> int:
@@ -126,7 +128,7 @@ class Prefix:
         return array
 
 
-jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed", "at_whole"])
+jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed", "at_whole", "possible"])
 jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axes", "is_padded"])
 
 

@@ -63,16 +63,18 @@ def _of_numbers(name: str, apply: Apply, args: Sequence[Any]) -> Any:
     first = counts[0]
     if first.size > _MOST or any(count.value is not first.value for count in counts):
         return result
-    # The numbers of steps that the batch may have. The largest result bounds a size.
-    steps = range(first.at_whole is None, first.size + 1)
-    *found, at_whole = (
-        apply(*(n * arg.times if isinstance(arg, Count) else arg for arg in args))
-        for n in (*steps, first.whole)
-    )
+    # The largest result for any number of steps that the batch may have bounds a size.
+    try:
+        *found, at_whole = (
+            apply(*(n * arg.times if isinstance(arg, Count) else arg for arg in args))
+            for n in (*(first.possible or range(first.size + 1)), first.whole)
+        )
+    except ZeroDivisionError:
+        return result
     if {*map(type, found)} != {int}:
         return result
-    most = max(*found, 0)
-    return Count(result, most, is_packed=True, at_whole=None if at_whole == most else at_whole)
+    most, possible = max(*found, 0), tuple(sorted({*found}))
+    return Count(result, most, 1, True, None if at_whole == most else at_whole, possible)
 
 
 def _falls(leaf: Any) -> bool:

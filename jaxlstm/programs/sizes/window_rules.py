@@ -70,10 +70,10 @@ def _place(last: bool, n: int, x: Any) -> int | None:
 def _windows(self: Prefix, array: Any, gain: int, step: int) -> Prefix:
     """Return windows along the axis: the first at each ``step`` elements, of an axis longer by ``gain``."""
     count, size = self.count, self.array.shape[self.axis]
-    number, most, whole = (
-        (n + gain - 1) // step + 1 for n in (count.number(), size, count.whole * count.times)
-    )
-    return replace(self, array=array, count=replace(count, value=number, size=most, times=1, at_whole=whole))
+    numbers = count.number(), size, count.whole * count.times, *(n * count.times for n in count.possible)
+    number, most, whole, *possible = ((n + gain - 1) // step + 1 for n in numbers)
+    count = replace(count, value=number, size=most, times=1, at_whole=whole, possible=tuple(possible))
+    return replace(self, array=array, count=count)
 
 
 WINDOWS: dict[str, Callable[..., Any]] = {
