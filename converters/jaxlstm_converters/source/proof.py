@@ -143,7 +143,7 @@ def prove(
 
 
 def _examples(program: Program) -> Iterator[Arguments]:
-    """Yield a random example, and that of the export."""
+    """Yield a random example, and the export's example."""
     with contextlib.suppress(ValueError):
         yield example_of(program)
     if program.example is not None:

@@ -35,7 +35,7 @@ class Selected(NamedTuple):
 
 
 class Selections:
-    """What a rule knows about selected elements.
+    """Selected elements, and the values that follow from them.
 
     Attributes:
       selected: name of a value -> the elements that it holds.

@@ -1,4 +1,4 @@
-"""Rules of operators that combine elements along an axis of unknown size, without those that torch lacks."""
+"""Rules of operators that combine the elements along an axis of unknown size: only torch's elements count."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from jaxlstm.programs.sizes.prefix import Apply, Prefix, array_of, is_among, run
 
 
 def masked(x: Prefix, fill: float, over: Sequence[int]) -> Array:
-    """Return the array with a number in place of the elements that torch lacks along some axes."""
+    """Return the array, with a number for the elements after the end of some axes."""
     array = x.array
     for place in {*over}.intersection(x.axes):
         array = jnp.where(x.valid(place), array, jnp.asarray(fill, array.dtype))
