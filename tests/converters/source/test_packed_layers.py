@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
+from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.written import assert_equal, assert_holds, write
 
@@ -99,15 +100,17 @@ def test_steps_after_the_longest_sequence_do_not_count() -> None:
     written = write(module, torch.randn(3, 6, 3), torch.tensor([3, 6, 5]))
     for word in ("nan", "programs"):
         assert word not in written.text
+    program = functools.partial(written.program, written.program.params)
+
+    def gradient(model: Any) -> Any:
+        of_floats = lambda *args: sum(jnp.sin(leaf).sum() for leaf in model(*args)[:-2])  # noqa: E731
+        return jax.jit(jax.grad(of_floats))
+
+    gradients = gradient(written.model), gradient(program)
     for lengths in ([6, 3, 2], [1, 4, 2]):
-        x = torch.randn(3, 6, 3)
-        assert_equal(written, x, torch.tensor(lengths))
-
-        def loss(x: Any, model: Any) -> Any:
-            return sum(jnp.sin(leaf).sum() for leaf in model(x, jnp.asarray(lengths))[:-2])  # noqa: B023
-
-        program = functools.partial(written.program, written.program.params)
-        ours, theirs = (jax.grad(loss)(x.numpy(), model) for model in (written.model, program))
+        args = torch.randn(3, 6, 3), torch.tensor(lengths)
+        assert_equal(written, *args)
+        ours, theirs = (function(*map(to_numpy, args)) for function in gradients)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
