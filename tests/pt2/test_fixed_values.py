@@ -88,6 +88,29 @@ def test_floats_that_forward_reads_differ_by_rounding() -> None:
     assert np.isnan(jax.jit(program)(program.params, x.numpy() * 1.001)).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+@pytest.mark.parametrize(
+    "condition",
+    [
+        lambda v: v >= 4,
+        lambda v: v > 3 and v + 1 >= 5,
+        lambda v: not v < 4,
+        lambda v: v < 15 and v <= 14,
+        lambda v: v > 3 and v > 3.5,
+    ],
+)
+def test_conditions_on_a_float(condition: Callable[[float], bool]) -> None:
+    """Torch's branch, or NaN under ``jit``."""
+    model = module_of(lambda self, x: x * 2 if condition(x.sum().item()) else x * 3)
+    program = jaxlstm.from_module(model, (torch.full((2, 3), 2.0),))
+    for total in (2.5, 3.25, 3.75, 4.5, 12.0, 14.5, 15.5):
+        x = torch.full((2, 3), total / 6)
+        result = jax.jit(program)(program.params, x.numpy())
+        is_nan = bool(np.isnan(result).all())
+        assert total != 12 or not is_nan
+        np.testing.assert_allclose(result, np.full((2, 3), np.nan) if is_nan else model(x), rtol=1e-5)
+
+
 def test_a_list_of_a_tensor_fixes_its_size() -> None:
     model = model_of(lambda self, x, n: [x[:, :k] for k in range(max(list(n)))])
     from_module(

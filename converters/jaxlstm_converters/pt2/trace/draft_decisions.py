@@ -37,6 +37,14 @@ class Truths(NamedTuple):
         return [(*self.values[:place], not self.values[place]) for place in new]
 
 
+def _is_bound_of_float(expression: Any, value: Any) -> bool:
+    """Return True for ``x >= 4`` or ``x <= 4`` of a float, which torch takes for a range and then drops."""
+    if not expression.is_Relational:
+        return False
+    operator = (expression if value else ~expression).rel_op
+    return operator in (">=", "<=") and not all(symbol.is_integer for symbol in expression.free_symbols)
+
+
 class DraftDecisions:
     """The decisions of one draft. ``given`` stands for the first truths that the example would have."""
 
@@ -52,7 +60,7 @@ class DraftDecisions:
         log, set_value = ShapeEnv._log_real_tensor_propagation, ShapeEnv.set_real_tensor_prop_unbacked_vals
 
         def decide(env: Any, expression: Any, value: Any) -> None:
-            if expression.has(*_NOT_ASSERTED):
+            if expression.has(*_NOT_ASSERTED) or _is_bound_of_float(expression, value):
                 raise ValueError(f"torch writes no assertion that {expression} is {value}")
             text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
             self._symbols[text] = expression.free_symbols

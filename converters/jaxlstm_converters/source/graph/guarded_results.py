@@ -69,6 +69,11 @@ class _Asserted:
             return
         one, other = (_tensor(item, site) for item in maker.args)
         if not isinstance(one, Value) or one.name not in site.types:
+            if isinstance(condition, Value) and _depends_on_values(condition, site):
+                kwargs = {"s": condition, "dtype": TRUTH.dtype}
+                holds = add("aten.scalar_tensor.default", kwargs, TRUTH)
+                holds = holds if is_true else add("aten.logical_not.default", {"self": holds}, TRUTH)
+                self.conditions[str(is_true), condition, None] = holds
             return
         kind, is_truth = kind if is_true else _OPPOSITES[kind], site.types[one.name].dtype == bool
         if is_truth and (kind, other) in (("ge", 0), ("le", 1)):
@@ -79,14 +84,20 @@ class _Asserted:
         if is_truth and (kind, other) in (("le", 0), ("eq", 0), ("ne", 1)):
             self.conditions["not", one, None] = add("aten.logical_not.default", {"self": one}, TRUTH)
             return
-        if kind in _BOUNDS and type(other) is int:
-            self.conditions.pop((kind, one, other), None)
         form = "Tensor" if isinstance(other, Value) and other.name in site.types else "Scalar"
         made = add(f"aten.{kind}.{form}", {"self": one, "other": other}, TRUTH)
         self.conditions[kind, one, other] = made
         for bound, (exact, step) in _BOUNDS.items():
-            if kind == exact and type(other) is int:
+            if kind == exact and type(other) is int and site.types[one.name].dtype.kind in "iu":
                 self.conditions.pop((bound, one, other - step), None)
+
+
+def _depends_on_values(number: Argument, site: Site) -> bool:
+    """Return True for a number that is computed from values of tensors, and not only from sizes."""
+    maker = site.maker(number)
+    if maker is None or maker.op == "aten.sym_size.int":
+        return False
+    return bool(maker.kwargs) or any(_depends_on_values(item, site) for item in maker.args)
 
 
 def _tensor(number: Argument, site: Site) -> Argument:
