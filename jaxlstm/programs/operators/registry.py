@@ -293,7 +293,8 @@ def functional_name(name: str) -> str:
     base, dot, overload = qualname.partition(".")
     if base.startswith("__i") and base.endswith("__"):  # aten.__iand__.Tensor
         return f"{namespace}.__{base[3:]}{dot}{overload}"
-    if base.endswith("_") and not base.endswith("__"):
+    # Python's operator.or_ has no overload.
+    if dot and base.endswith("_") and not base.endswith("__"):
         return f"{namespace}.{base[:-1]}{dot}{overload}"
     return name
 

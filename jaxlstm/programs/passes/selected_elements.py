@@ -125,7 +125,7 @@ class Selections:
         return None if start == 0 else start, None if end == _TO_THE_END else end
 
     def always_holds(self, node: Node, site: Site) -> bool:
-        """Return True for an assertion that a number of selected elements is from 0 to that of all."""
+        """Return True for an assertion that a number of selected elements is at least 0, or at most all."""
         compared = site.maker(node.kwargs["self"])
         size, other = compared.args if compared is not None and len(compared.args) == 2 else (None, None)
         if (

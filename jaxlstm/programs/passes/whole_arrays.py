@@ -32,7 +32,7 @@ _MEAN = 1
 
 
 def whole_arrays(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
-    """Return the graph without the selections that need not be made; ``types`` are those of placeholders."""
+    """Return the graph without needless selections; ``types`` has the types of placeholders."""
     if not any(node.op in (SELECT, INDEX, *ITEMS) for node in graph.nodes):
         return graph
     rule = _WholeArrays()

@@ -52,6 +52,7 @@ def test_conditions_on_values() -> None:
     def forward(self: Any, x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
         x = x * 2 if n.max() > 3 else x * 3
         x = x * 5 if x.mean().item() < 9 and 2 * int(n.max()) + int(n.min()) < 11 else x
+        x = x * 2 if (n.max().item() > 3) | (n.min().item() > 1) else x
         x = x * 7 if torch.any(n == 0) and not bool((n > 7).all()) else x
         return x, n + int(n.min() == 0), n > 2
 
@@ -59,7 +60,7 @@ def test_conditions_on_values() -> None:
         written = write(module_of(forward), torch.rand(3, 2), torch.tensor([5, 2, 0]))
     x, n = np.ones((3, 2), np.float32), np.array([1, 4, 0])
     assert_equal(written, torch.tensor(x), torch.tensor(n))
-    for args in ((x, n % 4), (x * 5, n), (x, n + 1), (x, n * 0 + 8)):
+    for args in ((x, n % 4), (x * 5, n), (x, n + 1), (x, n * 0 + 8)):  # each breaks a condition
         y, number, truth = jax.jit(lambda *args: written.model(*args))(*args)
         assert np.isnan(y).all()
         assert (number == np.iinfo(np.int32).min).all()

@@ -273,7 +273,7 @@ def _read_as(
     with _disable_current_modes():
         value = func(known.clone(), *args, **kwargs)
         text = str(known.tolist())[:100]
-        # What forward computes has other roundings in JAX.
+        # Results of forward have other roundings in JAX.
         limit = _ROUNDING * torch.finfo(known.dtype).eps if known.is_floating_point() else 0.0
         largest = known.abs().nan_to_num(0, 0).max().item() if limit and known.numel() else 0.0
     if line := line_of_model():

@@ -65,11 +65,12 @@ class _Asserted:
         kind = maker.op.split(".")[1] if maker else ""
         if maker and kind == "sym_not":
             self._add(maker.args[0], site, add, is_true=not is_true)
-        if not maker or kind not in _OPPOSITES:
             return
-        one, other = (_tensor(item, site) for item in maker.args)
+        one, other = (
+            (_tensor(item, site) for item in maker.args) if maker and kind in _OPPOSITES else (None, None)
+        )
         if not isinstance(one, Value) or one.name not in site.types:
-            if isinstance(condition, Value) and _depends_on_values(condition, site):
+            if _depends_on_values(condition, site):
                 kwargs = {"s": condition, "dtype": TRUTH.dtype}
                 holds = add("aten.scalar_tensor.default", kwargs, TRUTH)
                 holds = holds if is_true else add("aten.logical_not.default", {"self": holds}, TRUTH)
@@ -95,7 +96,7 @@ class _Asserted:
 def _depends_on_values(number: Argument, site: Site) -> bool:
     """Return True for a number that is computed from values of tensors, and not only from sizes."""
     maker = site.maker(number)
-    if maker is None or maker.op == "aten.sym_size.int":
+    if maker is None or maker.op.startswith("aten.sym_"):
         return False
     return bool(maker.kwargs) or any(_depends_on_values(item, site) for item in maker.args)
 
