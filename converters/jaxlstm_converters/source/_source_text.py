@@ -8,6 +8,7 @@ import numpy as np
 from jaxlstm.programs.graph import Graph, all_nodes
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.source.classes import written_classes
+from jaxlstm_converters.source.graph.branches import with_branches
 from jaxlstm_converters.source.graph.calls import SCAN, first_paths, with_tied_buffers
 from jaxlstm_converters.source.graph.guarded_results import guarded, with_asserted_values
 from jaxlstm_converters.source.graph.longest_sequence import without_longer_steps
@@ -62,6 +63,8 @@ def source_text(programs: Mapping[str, Program], *, comments: bool = False) -> W
         buffers = {value: others.get(name, name) for value, name in trained.graph.buffers.items()}
         graph, whole = without_longer_steps(program, replace(trained.graph, buffers=buffers))
         graph, asserted = with_asserted_values(graph)
+        if not whole:
+            graph, asserted = with_branches(graph, asserted, program, own)
         graph = guarded(graph, [*whole, *asserted])
         graph = with_shared_tensors(name, graph, own, tensors)
         graphs[name] = graph

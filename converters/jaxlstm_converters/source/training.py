@@ -31,7 +31,8 @@ from jaxlstm.programs.passes.views import without_out
 from jaxlstm_converters.pt2._read_pt2 import ProgramFile
 from jaxlstm_converters.source.spelling.layers import TORCH, drop_rate
 
-_MODES = frozenset({"train", "training", "dropout_p"})
+_MODES = frozenset({"train", "training", "dropout_p", "assert_msg"})
+"""Arguments that differ between the modes. The message of an assertion has the symbols of its export."""
 
 
 class Training:
@@ -195,7 +196,7 @@ def _key(node: Node) -> Any:
 
 
 def _operands(node: Node) -> dict[str, Argument]:
-    """Return the keyword arguments in the order of their names, except the mode and None."""
+    """Return the keyword arguments in the order of their names, except those of the mode and None."""
     given = {name: node.kwargs[name] for name in sorted(node.kwargs) if name not in _MODES}
     return {name: argument for name, argument in given.items() if argument is not None}
 

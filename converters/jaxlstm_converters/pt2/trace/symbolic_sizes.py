@@ -262,8 +262,7 @@ class SymbolicSizes(TorchFunctionMode):
         if path in self._seen or not is_of_model(path):
             return
         self._seen.add(path)
-        if _IDENTITY.search("".join(linecache.getlines(path, names))):
-            return
-        for name in self._functions.keys() - names.keys():
+        identical = {match[2] for match in _IDENTITY.finditer("".join(linecache.getlines(path, names)))}
+        for name in self._functions.keys() - names.keys() - identical:
             names[name] = self._functions[name]
             self._replaced.callback(names.pop, name)

@@ -27,7 +27,8 @@ _FUNCTIONS = {"cond": ("branch", "branch"), "while_loop": ("condition", "body")}
 class Closures:
     """The graphs of programs with closures.
 
-    Functions of ``cond`` keep their operands, except sizes and the tensors of modules. The ``in_tree`` of a
+    Functions of ``cond`` keep their operands, except sizes and the tensors of modules, and all operands of a
+    node with ``by_name``. The ``in_tree`` of a
     function has its name, and a tuple for each argument that holds several operands.
 
     Attributes:
@@ -60,7 +61,9 @@ class Closures:
         operands = [operand for part in lists for operand in part]
         count, ends = len(lists[0]), [len(results)]
         groups: list[Sequence[int]] = [range(count)]
-        if kind == "cond":
+        if kind == "cond" and node.kwargs.get("by_name"):
+            groups = []
+        elif kind == "cond":
             own = {*self.types} - {value.name for value in self._held.values()}
             groups = [[i] for i, x in enumerate(operands) if isinstance(x, Value) and x.name in own]
         elif kind == "scan":
@@ -87,8 +90,9 @@ class Closures:
         graph = live_graph(graph)
         own = [graph.inputs[place] for group in groups for place in group]
         around = {i.name: x for i, x in zip(graph.inputs, operands, strict=True) if i not in own}
-        # Only the steps of a Python loop have separate calls.
-        calls = None if "steps" in node.kwargs else tuple(call._replace(line="") for call in node.calls)
+        # Functions of torch's own operators have no calls.
+        is_own = any(inner.calls for inner in graph.nodes)
+        calls = None if is_own else tuple(call._replace(line="") for call in node.calls)
         graph = self._renamed(graph, own, prefix, around, calls)
         made = (name for inner in graph.nodes for name in results_of(inner))
         known = {*made, *(declared.name for declared in graph.inputs)}

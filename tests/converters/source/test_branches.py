@@ -1,0 +1,151 @@
+"""Conditions on values in written source: both branches, or NaN where the source has only one."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from testing.modules import module_of
+from testing.written import Written, assert_equal, write
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+
+EXAMPLE = torch.tensor([2, 5, 3])
+LENGTHS = ([2, 5, 3], [1, 2, 1], [4, 0, 5], [0, 0, 0], [9, 1, 1])
+
+
+def middle(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    y = self.lstm(x)[0]
+    if n.max() > 4:
+        y = y * 2
+    return self.linear(y).tanh().sum(1)
+
+
+def first(self: Any, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    if not (n > 0).all():
+        x = self.linear(x)
+    y, (h, _) = self.lstm(x)
+    return y, h[-1]
+
+
+def last(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    y = self.lstm(dropout(x, 0.5, self.training))[0]
+    return y.sum(1) / n[:, None] if n.min() > 0 else y.mean(1)
+
+
+def all_of_it(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    return self.lstm(x)[0][:, -1] if n[0] == 2 else self.lstm(x * 2 + 1)[0].mean(1)
+
+
+def results(self: Any, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    if n[0] == 2:
+        return x.sum(1), torch.ones(x.shape[0], dtype=torch.bool)
+    return x.amax(1), torch.zeros(x.shape[0], dtype=torch.bool)
+
+
+def constants(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    if n.sum() > 9:
+        return x * torch.tensor([1.0, 2.0, 3.0, 4.0])
+    return x * torch.tensor([4.0, 3.0, 2.0, 1.0])
+
+
+def steps(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    h = c = x.new_zeros(x.shape[0], 4)
+    for t in range(3):
+        h, c = self.cell(x[:, t], (h, c))
+    if (n == 0).any():
+        h = h.relu()
+    for t in range(3):
+        h, c = self.cell(x[:, t], (h, c))
+    return h
+
+
+def buffers(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    if n.max() > 4:
+        self.total.add_(x.sum())
+    return x * self.total
+
+
+def two(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    if (n == 0).any():
+        x = x + 1
+    return x * 2 if n.max() > 4 else x
+
+
+def of_unknown_size(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    return x[x > 0].sum() + self.linear(x).mean() if n.max() > 4 else x[x < 0].cumsum(0)[-1]
+
+
+def in_a_module(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    return self.inner(x, n) + 1
+
+
+def model(forward: Callable[..., Any]) -> nn.Module:
+    torch.manual_seed(0)
+    parts = {"lstm": nn.LSTM(4, 4, batch_first=True), "cell": nn.LSTMCell(4, 4), "linear": nn.Linear(4, 4)}
+    inner = module_of(lambda self, x, n: self.linear(x) if n.max() > 4 else x, linear=nn.Linear(4, 4))
+    return module_of(forward, **parts, inner=inner, total=torch.ones(4)).eval()
+
+
+def require_right_or_nan(written: Written, forward: Callable[..., Any], lengths: list[int]) -> bool:
+    """Return whether the source has torch's results; raise if it has other numbers."""
+    x, n = torch.randn(3, 5, 4), torch.tensor(lengths)
+    expected = [part.detach().numpy() for part in _listed(model(forward)(x, n))]
+    given = x.numpy(), n.numpy().astype(np.int32)
+    for run in (written.model, jax.jit(lambda *arrays: written.model(*arrays))):
+        actual = [np.asarray(part) for part in _listed(run(*given))]
+        if any(part.dtype.kind == "f" and np.isnan(part).all() for part in actual):
+            return False
+        for ours, theirs in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    return True
+
+
+def _listed(results: Any) -> list[Any]:
+    return [*results] if isinstance(results, tuple) else [results]
+
+
+@pytest.mark.parametrize(
+    ("forward", "text"),
+    [
+        (middle, r"self\.linear\(lax\.cond\(n\.max\(\) > 4, branch, branch2\)\)"),
+        (first, r"self\.lstm\(lax\.cond\(\(n > 0\)\.all\(\), branch, branch2\)\)"),
+        (last, r"y, _ = self\.lstm\(self\.dropout\(x\)\)\s+def branch"),
+        (all_of_it, r"return lax\.cond\(n\[0\] == 2, branch, branch2\)"),
+        (results, r"= lax\.cond\(n\[0\] == 2, branch, branch2\)"),
+        (constants, r"return x \* lax\.cond\(n\.sum\(\) > 9, branch, branch2\)"),
+        (steps, r"step2, \(lax\.cond\(\(n == 0\)\.any\(\), branch, branch2\), c\)"),
+    ],
+)
+def test_both_branches_are_written(forward: Callable[..., Any], text: str) -> None:
+    written = write(model(forward), torch.randn(3, 5, 4), EXAMPLE)
+    assert re.search(text, written.text, re.DOTALL), written.text
+    assert not [remark for remark in written.remarks if "_assert" in remark]
+    assert all(require_right_or_nan(written, forward, lengths) for lengths in LENGTHS)
+    for lengths in LENGTHS:
+        assert_equal(written, torch.randn(3, 5, 4), torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("forward", [buffers, two, of_unknown_size, in_a_module])
+@pytest.mark.filterwarnings("ignore:.*forward changes")
+def test_other_values_are_nan_where_one_branch_is_written(forward: Callable[..., Any]) -> None:
+    written = write(model(forward), torch.randn(3, 5, 4), EXAMPLE)
+    assert "lax.cond" not in written.text
+    x, n = np.random.randn(3, 5, 4).astype(np.float32), np.array([1, 0, 2], np.int32)
+    assert np.isnan(written.model(x, n)).all()
+
+
+def test_gradients_of_a_branch_ignore_the_other() -> None:
+    forward = lambda self, x, n: x.sum(1) / n[:, None] if n.min() > 0 else self.linear(x).mean(1)  # noqa: E731
+    written = write(model(forward), torch.randn(3, 5, 4), EXAMPLE)
+    x, n = torch.randn(3, 5, 4, requires_grad=True), torch.tensor([0, 3, 1])
+    model(forward)(x, n).square().sum().backward()
+    run = jax.grad(lambda x: (written.model(x, n.numpy()) ** 2).sum())
+    assert x.grad is not None
+    np.testing.assert_allclose(run(x.detach().numpy()), x.grad, rtol=1e-5, atol=1e-6)
