@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import jaxprs_in_params
+
+from jaxlstm.check.reference.jax_runs import equations
 
 NAMES = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
@@ -27,12 +28,10 @@ def products_of(function: Callable[..., Any], *arguments: Any) -> list[Product]:
 
 
 def _products(jaxpr: Any) -> Iterator[Product]:
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         name, params = equation.primitive.name, equation.params
         if name in NAMES or "precision" in params:
             yield Product(name, _level(params["precision"]))
-        for inner in jaxprs_in_params(params):
-            yield from _products(inner)
 
 
 def _level(precision: Any) -> str:

@@ -1,7 +1,8 @@
 """``verify_model``: the verdict on a whole model that should equal a torch module or a program.
 
-Both models run on each case of :mod:`jaxlstm.check.cases.inputs`, in float64 and in the dtype of the module.
-The oracle is the module or program in float64. The criteria are the same as in ``verify``.
+Both models run on each case of :mod:`jaxlstm.check.cases.variations` and :mod:`jaxlstm.check.cases.sizes`, in
+float64 and in the dtype of the module. The oracle is the module or program in float64. The criteria are the
+same as in ``verify``.
 """
 
 import sys

@@ -14,13 +14,13 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 
 from jaxlstm.check.cases.case import Array, Case, LayerRecord, Results, is_array, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.jax_runs import (
     Jitted,
     depends_on_values,
+    equations,
     jax_settings,
     split,
     to_numpy,
@@ -168,7 +168,7 @@ class ModelRunner:
     def size_of_trace(self, case: Case) -> float:
         """Return the number of operations that JAX traces for a case, infinite if it cannot trace them."""
         try:
-            return _count(self._traced(case).jaxpr)
+            return sum(1 for _ in equations(self._traced(case).jaxpr))
         except PORT_EXCEPTIONS:
             return np.inf
 
@@ -214,16 +214,9 @@ def _finfo_of(own_dtype: np.dtype, dtype: np.dtype) -> Iterator[None]:
         yield
 
 
-def _count(jaxpr: Any) -> int:
-    inner = (_count(part) for equation in jaxpr.eqns for part in jaxprs_in_params(equation.params))
-    return len(jaxpr.eqns) + sum(inner)
-
-
 def _in_float32(jaxpr: Any) -> Iterator[tuple[str, str]]:
     """Yield each conversion from float64 to a shorter dtype and each operation in one, and its place."""
-    for equation in jaxpr.eqns:
-        for inner in jaxprs_in_params(equation.params):
-            yield from _in_float32(inner)
+    for equation in equations(jaxpr):
         variables = *equation.invars, *equation.outvars
         dtypes = [getattr(v.aval, "dtype", np.dtype(bool)) for v in variables]
         if not dtypes or not jnp.issubdtype(dtypes[-1], jnp.floating) or dtypes[-1] == np.float64:

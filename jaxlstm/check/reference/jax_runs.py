@@ -123,15 +123,21 @@ class Jitted:
         return is_small and not _compares(self._quick.trace(*args).jaxpr.jaxpr)
 
 
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield the equations of a function, each after those of its inner functions."""
+    for equation in jaxpr.eqns:
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+        yield equation
+
+
 def _compares(jaxpr: Any) -> bool:
     """Return True if a function compares floating-point numbers of which none is a constant."""
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         if equation.primitive.name in _COMPARISONS:
             operands = {v for v in equation.invars if not isinstance(v, Literal)}
             if len(operands) == 2 and all(is_floating(v.aval) for v in operands):
                 return True
-        if any(map(_compares, jaxprs_in_params(equation.params))):
-            return True
     return False
 
 

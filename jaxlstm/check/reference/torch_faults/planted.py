@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,10 +30,6 @@ from jaxlstm.check.reference.torch_faults.operation import (
 )
 from jaxlstm.check.reference.torch_layers import recording
 from jaxlstm.check.reference.torch_model import TorchModel, arrays_of, call_module, pinned, tensors_of
-
-if TYPE_CHECKING:
-    pass
-
 
 _MODULES = (arithmetic, layers, sequences)
 
