@@ -1,5 +1,6 @@
 """Conditions on values in written source: both branches, or NaN where the source has only one."""
 
+import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -149,3 +150,57 @@ def test_gradients_of_a_branch_ignore_the_other() -> None:
     run = jax.grad(lambda x: (written.model(x, n.numpy()) ** 2).sum())
     assert x.grad is not None
     np.testing.assert_allclose(run(x.detach().numpy()), x.grad, rtol=1e-5, atol=1e-6)
+
+
+def write_first(x: Tensor, value: int) -> Tensor:
+    x = x.clone()
+    x[:, 0] = value
+    return x
+
+
+STATEMENTS: dict[str, Callable[..., Tensor]] = {
+    "a layer": lambda self, x, n, k: self.linear(x),
+    "a recurrent layer": lambda self, x, n, k: self.lstm(x)[0],
+    "a cell": lambda self, x, n, k: x + self.cell(x[:, 0])[0][:, None],
+    "dropout": lambda self, x, n, k: dropout(x, 0.3, self.training),
+    "a number": lambda self, x, n, k: x * (k + 1),
+    "a constant": lambda self, x, n, k: x * torch.tensor([1.0, 2.0, 3.0, k]),
+    "another input": lambda self, x, n, k: x + n[:, None, None].float(),
+    "a mask": lambda self, x, n, k: x * (torch.arange(x.shape[1]) < n[:, None])[..., None],
+    "a sum over time": lambda self, x, n, k: x.cumsum(1) - x.mean(1, keepdim=True),
+    "a write": lambda self, x, n, k: write_first(x, k),
+    "parts": lambda self, x, n, k: torch.cat([x[:, :1], x[:, 1:] * k], 1).flip(1),
+}
+CONDITIONS: dict[str, Callable[..., Any]] = {
+    "max": lambda x, n: n.max() > 4,
+    "any": lambda x, n: (n == 0).any(),
+    "not all": lambda x, n: not (n > 1).all(),
+    "an element": lambda x, n: n[0] == 2,
+    "a float": lambda x, n: x.sum() > 0,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*has no effect")
+@pytest.mark.quick("0", "1", "15")
+@pytest.mark.parametrize("seed", range(24))
+def test_random_branches(seed: int) -> None:
+    rng = random.Random(seed)
+    before, one, two, after = (
+        [(rng.choice([*STATEMENTS]), rng.randint(1, 4)) for _ in range(rng.randint(0, 3))] for _ in range(4)
+    )
+    condition, is_kept, has_two = rng.choice([*CONDITIONS]), rng.random() < 0.3, rng.random() < 0.3
+
+    def forward(self: Any, x: Tensor, n: Tensor) -> Any:
+        def run(x: Tensor, statements: list[tuple[str, int]]) -> Tensor:
+            for name, k in statements:
+                x = STATEMENTS[name](self, x, n, k)
+            return x
+
+        y = x = run(x, before)
+        y = run(y, one if CONDITIONS[condition](y, n) else two)
+        y = run(y + x if is_kept else y, after)
+        return (y.sum(1), y.amax(1)) if has_two else y
+
+    written = write(model(forward), torch.randn(3, 5, 4), EXAMPLE)
+    is_right = [require_right_or_nan(written, forward, lengths) for lengths in LENGTHS]
+    assert all(is_right) or "lax.cond" not in written.text

@@ -84,8 +84,10 @@ def _joined(first: Graph, second: Graph) -> Graph:
     outputs, truths = zip(
         *((graph.outputs[:-1], graph.outputs[-1]) for graph in (first, second)), strict=True
     )
-    both = replace(first, nodes=(*first.nodes, *second.nodes), outputs=truths)
-    shared = {*equal.values(), *(name for node in live_graph(both).nodes for name in results_of(node))}
+    # Dropout that only the first has belongs to its equal values.
+    needed = (*truths, *map(Value, equal.values()))
+    both = replace(first, nodes=(*first.nodes, *second.nodes), outputs=needed)
+    shared = {name for node in live_graph(both).nodes for name in results_of(node)}
     head = [node for node in both.nodes if not shared.isdisjoint(results_of(node))]
     rests = [[n for n in graph.nodes if shared.isdisjoint(results_of(n))] for graph in (first, second)]
     inside = [node for rest in rests for node in rest]

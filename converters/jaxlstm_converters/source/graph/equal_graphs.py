@@ -87,11 +87,24 @@ def _sizes(graph: Graph, other: Graph) -> tuple[dict[str, str | int], dict[str, 
             continue
         pairs += zip(shapes[0] or (), shapes[1] or (), strict=True)
     own: dict[str, str | int] = {axis: axis for axis in graph.free_axes}
-    own |= {n: m for n, m in pairs if isinstance(n, str) and isinstance(m, int)}
-    sizes = dict[str, str | int]()
-    for n, m in ((own.get(n, n) if isinstance(n, str) else n, m) for n, m in pairs):
-        if n is None or (sizes.setdefault(m, n) if isinstance(m, str) else m) != n:
+
+    def common(size: str | int | None) -> str | int:
+        while isinstance(size, str) and own[size] != size:
+            size = own[size]
+        if size is None:
             raise DifferentError
+        return size
+
+    sizes = dict[str, str | int]()
+    for n, m in pairs:
+        size, twin = common(n), common(sizes.setdefault(m, common(n)) if isinstance(m, str) else m)
+        if isinstance(size, str):
+            own[size] = twin
+        elif isinstance(twin, str):
+            own[twin] = size
+        elif size != twin:
+            raise DifferentError
+    own, sizes = ({axis: common(size) for axis, size in known.items()} for known in (own, sizes))
     for axis, size in sizes.items():
         # Guards narrow the recorded ranges.
         low, high = other.ranges.get(axis, (None, None))
