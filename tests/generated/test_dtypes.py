@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from testing.graphs import to_numpy
+from testing.random_programs import RandomProgram, one_of
 from testing.seeds import seeds
 from testing.written import assert_equal, written_program
 
@@ -37,23 +38,19 @@ def _program(chosen: random.Random) -> str:
         fields |= {"dtype": f"torch.{chosen.choice(_DTYPES)}", "n": chosen.choice((-3, 2, 7, 100))}
         fields |= {"f": chosen.choice((-2.5, 0.75, 300.0)), "p": chosen.choice((0, 3, 100)), "v": f"v{step}"}
         if chosen.random() < 0.4:
-            lines += [
-                f"v{step} = {fields['a']}.clone()",
-                chosen.choice(_WRITES.split(";")).strip().format(**fields),
-            ]
+            lines += [f"v{step} = {fields['a']}.clone()", one_of(chosen, _WRITES, **fields)]
         else:
-            lines.append(f"v{step} = {chosen.choice(_EXPRESSIONS.split(';')).strip().format(**fields)}")
+            lines.append(f"v{step} = {one_of(chosen, _EXPRESSIONS, **fields)}")
         names.append(f"v{step}")
     return "\n".join(lines)
 
 
-class _Model(nn.Module):
+class _Model(RandomProgram):
     """A program whose lines that torch refuses for these dtypes are left out."""
 
     def __init__(self, text: str, inputs: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__("a, b, c, d")
         kept = dict(zip("abcd", inputs, strict=True))
-        body = []
         for line in text.split("\n"):
             values = {name: value.clone() for name, value in kept.items()}
             try:
@@ -66,14 +63,8 @@ class _Model(nn.Module):
             ]
             if not large and all(value.shape in ((), (4,)) for value in values.values()):
                 kept = values
-                body.append(line)
-        self.text = "\n ".join([*body, f"return {', '.join(n for n in kept if n not in 'abc')},"])
-        scope: dict[str, Any] = {"torch": torch}
-        exec(f"def forward(a, b, c, d):\n {self.text}", scope)
-        self.run = scope["forward"]
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.run(*inputs)
+                self.lines.append(line)
+        self.define(", ".join(name for name in kept if name not in "abc") + ",")
 
 
 @pytest.mark.filterwarnings("ignore:from_module. input")

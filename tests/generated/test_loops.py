@@ -1,7 +1,6 @@
 """Random loops over rows, with states, lists of results and writes: torch's values and gradients."""
 
 import random
-from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from jaxlstm import from_module
 from jaxlstm.programs.passes import repeat_to_scan
 from testing.gradients import require_equal
+from testing.random_programs import RandomProgram, one_of
 from testing.seeds import seeds
 from testing.written import assert_equal, written_program
 
@@ -27,50 +27,30 @@ torch.cat(early[2:7], {e}); late[3] if len(late) > 3 else h; torch.stack([late[0
 torch.stack(late[::2], {d}); torch.cat([y[:, 0], *late], {e}); torch.stack(early[5:] + early[:5])"""
 
 
-class _Loops(nn.Module):
+class _Loops(RandomProgram):
     """Some random loops, without lines that torch refuses."""
 
     def __init__(self, seed: int, x: Tensor) -> None:
-        super().__init__()
+        super().__init__("x", ["results = [x * self.w]"])
         self.w, self.cell = nn.Parameter(torch.linspace(-1, 1, 3)), nn.GRUCell(3, 3)
-        self.chosen = random.Random(seed)
-        self.lines = ["late, early, table = [], [x[:, t] for t in range(9)], self.w * x[0]"]
+        self.lines += ["late, early, table = [], [x[:, t] for t in range(9)], self.w * x[0]"]
         self.lines += ["h = g = x[:, 0]", "y, columns, parts = x * 1, x.unbind(1), x.split(1, 1)"]
-        for _ in range(self.chosen.randint(1, 3)):
-            self._add(x, self._loop())
+        chosen, results = random.Random(seed), "[*results, h + g, y]"
+        lines = [_loop(chosen) for _ in range(chosen.randint(1, 3))]
         for _ in range(4):
-            text = self._one_of(_RESULTS, d=self.chosen.randint(-3, 2), e=self.chosen.randint(0, 1))
-            self._add(x, f"results.append({text})")
+            text = one_of(chosen, _RESULTS, d=chosen.randint(-3, 2), e=chosen.randint(0, 1))
+            lines.append(f"results.append({text})")
+        for line in lines:
+            self.add(line, results, lambda: torch.stack([y.sin().sum() for y in self(x)]).sum().backward())
+        self.define(results)
 
-    def _one_of(self, texts: str, **names: Any) -> str:
-        return self.chosen.choice(texts.split(";")).strip().format(**names)
 
-    def _loop(self) -> str:
-        pick, t = self.chosen.choice, self.chosen.choice(["(t)", "(8 - t)"])
-        lines = [f"row = {self._one_of(_ROWS, t=t)}"]
-        for _ in range(pick((1, 1, 2))):
-            lines.append(f"{pick('hg')} = {self._one_of(_STATES, h=pick('hg'))}")
-        for _ in range(pick((1, 2))):
-            lines.append(self._one_of(_KEPT, h=pick("hg"), t=t))
-        return f"for t in range({STEPS}):\n  " + "\n  ".join(lines)
-
-    def _add(self, x: Tensor, line: str) -> None:
-        self.lines.append(line)
-        try:
-            self._compile()
-            torch.stack([y.sin().sum() for y in self(x)]).sum().backward()
-        except (RuntimeError, IndexError, TypeError, ValueError):
-            self.lines.pop()
-            self._compile()
-
-    def _compile(self) -> None:
-        body = "\n ".join("\n".join(["results = [x * self.w]", *self.lines]).split("\n"))
-        self.text, scope = f"def run(self, x):\n {body}\n return [*results, h + g, y]", {"torch": torch}
-        exec(self.text, scope)
-        self.run: Any = scope["run"]
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
+def _loop(chosen: random.Random) -> str:
+    pick, t = chosen.choice, chosen.choice(["(t)", "(8 - t)"])
+    lines = [f"for t in range({STEPS}):", f"row = {one_of(chosen, _ROWS, t=t)}"]
+    lines += [f"{pick('hg')} = {one_of(chosen, _STATES, h=pick('hg'))}" for _ in range(pick((1, 1, 2)))]
+    lines += [one_of(chosen, _KEPT, h=pick("hg"), t=t) for _ in range(pick((1, 2)))]
+    return "\n  ".join(lines)
 
 
 @pytest.mark.filterwarnings("ignore")

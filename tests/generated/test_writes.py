@@ -14,6 +14,7 @@ from jaxlstm import from_module
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.passes import repeat_to_scan
 from testing.gradients import require_equal
+from testing.random_programs import RandomProgram, one_of
 from testing.seeds import seeds
 from testing.written import assert_equal, written_program
 
@@ -39,41 +40,35 @@ for t in range(9): {a} = {a}.sin(); {a}[t] *= {b}.mean()"""
 
 def _line(chosen: random.Random, names: list[str]) -> str:
     fields = {"a": chosen.choice(names), "b": chosen.choice(names), "i": chosen.randint(0, 2)}
-    fields["w"] = chosen.choice(_WRITES.split(";")).strip().format(**fields)
+    fields["w"] = one_of(chosen, _WRITES, **fields)
     kind = chosen.random()
-    if kind < 0.7:
-        text = (
-            chosen.choice((_VIEWS if kind < 0.35 else _VALUES).split(";")).strip() if kind < 0.45 else "{w}"
-        )
-        return text.format(**fields) if text == "{w}" else f"v{len(names)} = {text.format(**fields)}"
-    return chosen.choice(_NESTED.split("\n")).format(**fields)
+    if kind < 0.45:
+        return f"v{len(names)} = {one_of(chosen, _VIEWS if kind < 0.35 else _VALUES, **fields)}"
+    return fields["w"] if kind < 0.7 else chosen.choice(_NESTED.split("\n")).format(**fields)
 
 
-class _Model(nn.Module):
+class _Model(RandomProgram):
     """A random program; lines that torch refuses or that are ill-conditioned are left out."""
 
     def __init__(self, seed: int, x: Tensor) -> None:
-        super().__init__()
-        chosen, names, self.lines = random.Random(seed), ["y", "z"], list[str]()
+        super().__init__("x", ["y = x * self.w", "z = x + self.memory"])
+        chosen, names = random.Random(seed), ["y", "z"]
         self.w = nn.Parameter(torch.linspace(-1, 1, 3))
         self.register_buffer("memory", torch.ones(ROWS, 3))
         for _ in range(chosen.randint(6, 14)):
             line = _line(chosen, names)
-            self.lines.append(line)
             made = [name for name in line.split(" = ")[:1] if name.isidentifier() and name not in names]
-            try:
-                self._compile([*names, *made])
-                self(x)
-                single, double = self._gradient(x), self.double()._gradient(x.double())
-                if not torch.allclose(single.double(), double, 2e-6, 2e-5):
-                    raise TypeError("float32 is too coarse for the values")
+            if self.add(line, _results([*names, *made]), lambda: self._require_accurate(x)):
                 names += made
-            except (RuntimeError, IndexError, TypeError):
-                self.lines.pop()
             self.float()
-        self._compile(names)
-        self.zero_grad()
+        self.define(_results(names))
         self.get_buffer("memory").fill_(1)
+
+    def _require_accurate(self, x: Tensor) -> None:
+        self(x)
+        single, double = self._gradient(x), self.double()._gradient(x.double())
+        if not torch.allclose(single.double(), double, 2e-6, 2e-5):
+            raise TypeError("float32 is too coarse for the values")
 
     def _gradient(self, x: Tensor) -> Tensor:
         x, w = x.clone().requires_grad_(), self.w
@@ -81,15 +76,9 @@ class _Model(nn.Module):
         gradients = torch.autograd.grad(loss, (x, w), allow_unused=True)
         return torch.cat([torch.zeros(0) if g is None else g.reshape(-1) for g in gradients])
 
-    def _compile(self, names: list[str]) -> None:
-        body = "\n ".join(["y = x * self.w", "z = x + self.memory", *self.lines])
-        results = ", ".join(f"{name} + 0" for name in names)
-        self.text, scope = f"def run(self, x):\n {body}\n return {results},", {"torch": torch}
-        exec(self.text, scope)
-        self.run: Any = scope["run"]
 
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
+def _results(names: list[str]) -> str:
+    return ", ".join(f"{name} + 0" for name in names) + ","
 
 
 @pytest.mark.filterwarnings("ignore")
