@@ -128,15 +128,17 @@ class _End:
             self.pairs = dict[tuple[Value, Value], str]()
             pairs = [*zip(*ends, strict=True)]
             self._same = {b: a for pair in pairs for a, b in zip(*map(results_of, pair), strict=True)}
-            self._made = {*self._same, *self._same.values()}
+            self._made, self.nodes = {*self._same, *self._same.values()}, list[Node]()
             try:
-                self.nodes = [self._node(*pair) for pair in pairs]
+                for pair in pairs:
+                    self.nodes.append(self._node(*pair))
                 self.outputs = tuple(map(self._argument, *outputs))
                 return
             except DifferentError:
                 if not count:
                     raise
-                count -= 1
+                # The nodes after the one that differs may still be alike.
+                count -= min(len(self.nodes) + 1, count)
 
     def _node(self, first: Node, second: Node) -> Node:
         args = tuple(map(self._argument, first.args, second.args))

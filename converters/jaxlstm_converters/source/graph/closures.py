@@ -27,9 +27,9 @@ _FUNCTIONS = {"cond": ("branch", "branch"), "while_loop": ("condition", "body")}
 class Closures:
     """The graphs of programs with closures.
 
-    Functions of ``cond`` keep their operands, except sizes and the tensors of modules, and all operands of a
-    node with ``by_name``. The ``in_tree`` of a
-    function has its name, and a tuple for each argument that holds several operands.
+    Functions of ``cond`` keep their operands, except sizes and the tensors of modules, and except all of a
+    node with ``by_name``. The ``in_tree`` of a function has its name, and a tuple for each argument that
+    holds several operands.
 
     Attributes:
         types: the types of all values, also in functions.
