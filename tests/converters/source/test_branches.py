@@ -24,8 +24,7 @@ LENGTHS = ([2, 5, 3], [1, 2, 1], [4, 0, 5], [0, 0, 0], [9, 1, 1])
 
 def middle(self: Any, x: Tensor, n: Tensor) -> Tensor:
     y = self.lstm(x)[0]
-    if n.max() > 4:
-        y = y * 2
+    y = y * 2 if n.max() > 4 else y * 3
     return self.linear(y).tanh().sum(1)
 
 
@@ -145,6 +144,15 @@ def test_other_values_are_nan_where_one_branch_is_written(forward: Callable[...,
     assert "lax.cond" not in written.text
     x, n = np.random.randn(3, 5, 4).astype(np.float32), np.array([1, 0, 2], np.int32)
     assert np.isnan(written.model(x, n)).all()
+
+
+def test_the_conditions_of_both_branches_on_sizes() -> None:
+    written = write(
+        model(lambda self, x, n: x * n[:, None, None] if n.max() > 9 else x + 1),
+        torch.randn(3, 5, 4),
+        EXAMPLE,
+    )
+    assert "x.shape[0] == n.shape[0]" in written.text and "lax.cond" in written.text
 
 
 def test_gradients_of_a_branch_ignore_the_other() -> None:
