@@ -146,14 +146,18 @@ def test_other_values_are_nan_where_one_branch_is_written(forward: Callable[...,
     assert np.isnan(written.model(x, n)).all()
 
 
+def pairs(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    if n.max() > 9:
+        return (x * n[:, None, None]).reshape(x.shape[0], -1, 2, 4).flip(2).reshape(x.shape)
+    return x + 1
+
+
 def test_the_conditions_of_both_branches_on_sizes() -> None:
-    written = write(
-        model(lambda self, x, n: x * n[:, None, None] if n.max() > 9 else x + 1),
-        torch.randn(3, 5, 4),
-        EXAMPLE,
-    )
-    assert "x.shape[0] == n.shape[0]" in written.text
+    written = write(model(pairs), torch.randn(3, 6, 4), EXAMPLE)
     assert "lax.cond" in written.text
+    assert "x.shape[0] == n.shape[0]" in written.text
+    with pytest.raises(AssertionError, match="not covered by the export"):
+        written.model(np.zeros((3, 5, 4), np.float32), np.zeros(3, np.int32))
 
 
 def test_gradients_of_a_branch_ignore_the_other() -> None:
