@@ -196,7 +196,7 @@ def _key(node: Node) -> Any:
 
 
 def _operands(node: Node) -> dict[str, Argument]:
-    """Return the keyword arguments in the order of their names, except those of the mode and None."""
+    """Return the keyword arguments in the order of their names, without None and the mode."""
     given = {name: node.kwargs[name] for name in sorted(node.kwargs) if name not in _MODES}
     return {name: argument for name, argument in given.items() if argument is not None}
 

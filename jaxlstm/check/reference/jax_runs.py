@@ -124,7 +124,7 @@ class Jitted:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield the equations of a function, each after those of its inner functions."""
+    """Yield the equations of a function, inner functions first."""
     for equation in jaxpr.eqns:
         for inner in jaxprs_in_params(equation.params):
             yield from equations(inner)

@@ -1,4 +1,4 @@
-"""The branches of a condition on values, each a graph of its own, as one graph with ``higher_order.cond``."""
+"""The branches of a condition on values, two separate graphs, as one graph with ``higher_order.cond``."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from jaxlstm_converters.source.graph.equal_graphs import (
     equal_values,
     in_terms_of,
 )
-from jaxlstm_converters.source.graph.guarded_results import TRUTH, with_asserted_values
+from jaxlstm_converters.source.graph.guarded_results import with_asserted_values
 
 _NOT = "aten.logical_not.default"
 
@@ -29,8 +29,8 @@ def with_branches(
 ) -> tuple[Graph, Sequence[Value]]:
     """Return a graph that is right under conditions, and the other branch of its program, as one graph.
 
-    What both compute alike is computed once, before and after the branches. ``tensors`` has the program's by
-    name, and gets the constants of the other branch.
+    Equal nodes of both run once, before or after the branches. ``tensors`` has the program's tensors by name,
+    and gets the constants of the other branch.
 
     Returns:
       The graph, and the conditions under which it is right: none for both branches. If there is not exactly
@@ -54,10 +54,10 @@ def with_branches(
 
 
 def _without_assertions(graph: Graph, conditions: Sequence[Value]) -> Graph:
-    """Return a graph without assertions, whose last result is whether its conditions hold.
+    """Return a graph without assertions, whose last result is whether its only condition holds.
 
     Raises:
-      DifferentError: it may be wrong although they hold, or changes buffers.
+      DifferentError: there are other conditions, or the graph packs sequences or changes buffers.
     """
     of_values = {*graph.types}
     for node in graph.nodes:
@@ -65,15 +65,10 @@ def _without_assertions(graph: Graph, conditions: Sequence[Value]) -> Graph:
             of_values.update(() if node.op.startswith("aten.sym_") else results_of(node))
     has_others = any(node.op in ASSERTIONS and of_values.isdisjoint(uses_of(node)) for node in graph.nodes)
     packs = any(node.op == "jaxlstm.pack_padded.default" for node in graph.nodes)
-    if has_others or packs or graph.mutations or not conditions:
+    if has_others or packs or graph.mutations or len(conditions) != 1:
         raise DifferentError
-    holds, *others = conditions
-    nodes = [node for node in graph.nodes if node.op not in ASSERTIONS]
-    for other in others:
-        kwargs = {"self": holds, "other": other}
-        nodes.append(_truth(f"{holds.name} and {other.name}", "aten.logical_and.default", kwargs, nodes))
-        holds = Value(nodes[-1].name)
-    return live_graph(replace(graph, nodes=tuple(nodes), outputs=(*graph.outputs, holds)))
+    nodes = tuple(node for node in graph.nodes if node.op not in ASSERTIONS)
+    return live_graph(replace(graph, nodes=nodes, outputs=(*graph.outputs, *conditions)))
 
 
 def _joined(first: Graph, second: Graph) -> Graph:
@@ -137,7 +132,7 @@ class _End:
             except DifferentError:
                 if not count:
                     raise
-                # The nodes after the one that differs may still be alike.
+                # The nodes after this one may still be alike.
                 count -= min(len(self.nodes) + 1, count)
 
     def _node(self, first: Node, second: Node) -> Node:
@@ -172,11 +167,6 @@ def _form(node: Node) -> object:
 def _has_unknown_size(node: Node) -> bool:
     """Return True for a result whose size depends on values: a branch is traced, also outside of ``jit``."""
     return any(SIZE_OF_VALUE.search(f"{type_.shape} {type_.expressions}") for type_ in node.types.values())
-
-
-def _truth(name: str, op: str, kwargs: Mapping[str, Argument], before: Sequence[Node]) -> Node:
-    calls = tuple(call._replace(line="") for call in before[-1].calls[:1])
-    return Node(name, op, (), kwargs, (name,), calls, {name: TRUTH})
 
 
 def _cond(

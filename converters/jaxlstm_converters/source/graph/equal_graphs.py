@@ -1,4 +1,4 @@
-"""Two exports of one module, with one name for what is equal in both."""
+"""Two exports of one module, in which equal values have one name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ Tensors = Mapping[str, np.ndarray]
 
 
 class DifferentError(Exception):
-    """Two graphs have not the same inputs, or need others."""
+    """Two graphs cannot become one: they have other inputs, parameters or conditions."""
 
 
 def in_terms_of(
@@ -49,7 +49,7 @@ def in_terms_of(
     constants, added = {**graph.constants}, dict[str, np.ndarray]()
     for value, name in other.constants.items():
         array = others[name]
-        equal = (v for v, n in graph.constants.items() if _are_equal(tensors[n], array))
+        equal = (v for v, n in graph.constants.items() if content_of(tensors[n]) == content_of(array))
         names[value] = next(equal, f"{value} other")
         if names[value] not in graph.constants:
             constants[names[value]] = new = unique(name, {*tensors, *added})
@@ -70,8 +70,9 @@ def in_terms_of(
     return graph, replace(graph, nodes=tuple(nodes), outputs=renamed(other.result, names).args), added
 
 
-def _are_equal(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes()
+def content_of(array: np.ndarray) -> tuple[object, ...]:
+    """Return the dtype, the shape and the bytes of an array, which equal arrays share."""
+    return array.dtype, array.shape, array.tobytes()
 
 
 def _sizes(graph: Graph, other: Graph) -> tuple[dict[str, str | int], dict[str, str | int]]:
@@ -179,5 +180,5 @@ def _text(node: Node, same: Mapping[str, str], types: Mapping[str, TensorType], 
 
 
 def call_of(node: Node) -> str:
-    """Return the call of a module of the outermost one that led to a node, or ""."""
+    """Return the call by which the outermost module led to a node, or ""."""
     return node.calls[1].key if len(node.calls) > 1 else ""

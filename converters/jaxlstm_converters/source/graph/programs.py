@@ -13,6 +13,7 @@ from jaxlstm_converters.checkpoint.formats.pt2 import name_of_constant
 from jaxlstm_converters.source.graph.calls import at_first_paths
 from jaxlstm_converters.source.graph.closures import Closures
 from jaxlstm_converters.source.graph.conditions import Axis, checked_axes
+from jaxlstm_converters.source.graph.equal_graphs import content_of
 from jaxlstm_converters.source.graph.padding import padded_graph
 from jaxlstm_converters.source.graph.redundant import transposed_once, with_few_stops, without_copies
 from jaxlstm_converters.source.graph.steps_to_scan import steps_to_scan
@@ -98,19 +99,19 @@ def with_shared_tensors(method: str, graph: Graph, own: Tensors, shared: dict[st
         ValueError: a parameter or buffer differs.
     """
     constants = {name: name for name in graph.constants.values()}
-    made = {_content(array): name for name, array in shared.items() if _is_made(name)}
+    made = {content_of(array): name for name, array in shared.items() if _is_made(name)}
     for name, array in own.items():
         if name in constants and _is_made(name):
-            constants[name] = made.setdefault(_content(array), name)
+            constants[name] = made.setdefault(content_of(array), name)
         known = shared.setdefault(constants.get(name, name), array)
-        if known is array or _content(known) == _content(array):
+        if known is array or content_of(known) == content_of(array):
             continue
         if name not in constants:
             raise ValueError(
                 f"programs of one class must be methods of one module, but {name} of {method!r} has other "
                 "values. Export all methods of the module in the same state"
             )
-        made[_content(array)] = constants[name] = names.unique(
+        made[content_of(array)] = constants[name] = names.unique(
             name_of_constant(name, method), {*shared, *own}
         )
         shared[constants[name]] = array
@@ -120,7 +121,3 @@ def with_shared_tensors(method: str, graph: Graph, own: Tensors, shared: dict[st
 def _is_made(name: str) -> bool:
     """Return True for the name that torch gives to a tensor that forward makes."""
     return name.rpartition(".")[2].startswith("lifted_tensor_")
-
-
-def _content(array: np.ndarray) -> tuple[object, ...]:
-    return array.dtype, array.shape, array.tobytes()
