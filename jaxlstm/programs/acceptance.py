@@ -19,6 +19,7 @@ from jaxlstm.programs.graph.values import functions_of, live_graph, results_of, 
 from jaxlstm.programs.operators.registry import Operator, find_operator, functional_name, is_in_place, refusal
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.known_draws import known_draws
+from jaxlstm.programs.passes.known_sizes import known_sizes
 from jaxlstm.programs.passes.shown_conditions import with_shown_condition
 from jaxlstm.programs.passes.views import without_out
 from jaxlstm.programs.passes.whole_arrays import whole_arrays
@@ -48,7 +49,8 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     _require_unshared(graph, mutated)
     if pure is not graph:
         _operators_of(pure)
-    return rewrite(whole_arrays(pure, types or {}), _with_accepted_functions), mutated
+    pure = whole_arrays(known_sizes(pure), types or {})
+    return rewrite(pure, _with_accepted_functions), mutated
 
 
 def _without_offsets(node: Node, site: Site) -> Sequence[Node] | None:

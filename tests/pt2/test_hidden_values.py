@@ -87,6 +87,33 @@ def test_values_under_jit(forward: Any) -> None:
                 np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_file_knows_numbers_that_are_read_again(tmp_path: Path) -> None:
+    """Each ``max`` is another node, and the export fixes only the one of the loop."""
+
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        lengths = lengths.clone()
+        y = x.new_zeros(len(x), max(lengths.tolist()), 3)
+        for t in range(max(lengths.tolist())):
+            y[:, t] = self.linear(x[:, t])
+        lengths += 1
+        return y * max(lengths.tolist())
+
+    model, x, lengths = (
+        module_of(forward, linear=nn.Linear(3, 3)).eval(),
+        torch.randn(2, 4, 3),
+        torch.arange(2, 4),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        jaxlstm.from_module(model, (x, lengths)).save(tmp_path / "a.pt2")
+    program = jaxlstm.load_program(tmp_path / "a.pt2")
+    for numbers, is_fixed in ((lengths, True), (lengths.flip(0), True), (lengths + 1, False)):
+        found = called(program, x.numpy(), numbers.numpy())
+        assert found is not None
+        expected = called(model, x, numbers) if is_fixed else np.nan
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_check_runs_programs_with_their_own_values() -> None:
     """Under jit, a program could have the example's values."""
     model = module_of(segments, linear=nn.Linear(3, 3)).eval()

@@ -3,12 +3,11 @@
 from typing import Any
 
 from jaxlstm.programs.graph.graph import Argument, Node, Value
-from jaxlstm.programs.graph.values import results_of
+from jaxlstm.programs.graph.values import functions_of, results_of, with_arguments
+from jaxlstm.programs.operators.registry import find_operator
 
 _FLAT = {"view", "reshape", "flatten", "unsqueeze", "squeeze", "contiguous", "clone", "alias"}
 """Operators that keep the elements in their order."""
-_PURE = _FLAT | {"expand", "expand_as", "transpose", "permute", "t", "select", "slice", "to", "detach", "eq"}
-_PURE |= {"ne", "gt", "ge", "lt", "le", "logical_not", "bitwise_not", "logical_and", "bitwise_and"}
 
 
 class EqualValues:
@@ -22,17 +21,22 @@ class EqualValues:
     def note(self, node: Node) -> None:
         """Take notice of a node, after the nodes before it."""
         kind, (name, *others) = node.op.split(".")[1], results_of(node) or [""]
-        if kind not in _PURE or others:
+        operator = find_operator(node.op)
+        # Dropout draws numbers in source that trains. Layers, whose results are several, may have own lengths.
+        if others or not name or functions_of(node) or (operator and operator.in_training):
             return
-        kwargs = {
-            key: Value(self._same.get(value.name, value.name)) if isinstance(value, Value) else value
-            for key, value in node.kwargs.items()
-        }
+        node = with_arguments(node, lambda value: Value(self.first(value.name)))
         # 1, 1.0 and True are equal, but their texts are not.
-        self._same[name] = self._first.setdefault(f"{node.op} {sorted(kwargs.items())}", name)
+        self._same[name] = self._first.setdefault(
+            f"{node.op} {node.args} {sorted(node.kwargs.items())}", name
+        )
         source: Any = node.kwargs.get("self")
         is_flat = kind in _FLAT and isinstance(source, Value)
         self._flat[name] = self._flat.get(source.name, source.name) if is_flat else self._same[name]
+
+    def first(self, name: str) -> str:
+        """Return the first value that equals a value."""
+        return self._same.get(name, name)
 
     def are_equal(self, first: Argument, second: Argument, *, flat: bool = False) -> bool:
         """Return True if two values have equal elements, in the same order if they are flattened."""
