@@ -1,7 +1,7 @@
 """``known_sizes``: the size of an axis instead of a number that a model reads from a tensor.
 
-``jit`` knows sizes and not numbers: ``torch.arange(lengths.max())`` needs the number, and torch asserts that it
-is the size of an axis with which the result is combined. The assertion stays.
+``jit`` knows sizes and not numbers: ``torch.arange(lengths.max())`` needs the number, and torch asserts that
+it is the size of an axis with which the result is combined. The assertion stays.
 """
 
 from collections.abc import Sequence, Set
