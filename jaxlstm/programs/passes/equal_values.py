@@ -22,7 +22,7 @@ class EqualValues:
         """Take notice of a node, after the nodes before it."""
         kind, (name, *others) = node.op.split(".")[1], results_of(node) or [""]
         operator = find_operator(node.op)
-        # Dropout draws numbers in source that trains. Layers, whose results are several, may have own lengths.
+        # Dropout draws numbers in training. Layers, which have several results, may have their own lengths.
         if others or not name or functions_of(node) or (operator and operator.in_training):
             return
         node = with_arguments(node, lambda value: Value(self.first(value.name)))
