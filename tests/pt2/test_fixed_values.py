@@ -111,6 +111,26 @@ def test_conditions_on_a_float(condition: Callable[[float], bool]) -> None:
         np.testing.assert_allclose(result, np.full((2, 3), np.nan) if is_nan else model(x), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_conditions_on_the_results_of_a_layer(layer: Any, bidirectional: bool) -> None:
+    """The example decides more conditions than there are branches, and the program has its results."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y, state = self.layer(x)
+        last = state[0] if isinstance(state, tuple) else state
+        for number, value in enumerate([*y[:, 0, 0], *last[0, 0]]):
+            y = y * 2 if value > 0 else y + number
+        return y
+
+    torch.manual_seed(0)
+    model = module_of(forward, layer=layer(3, 3, bidirectional=bidirectional))
+    x = torch.randn(4, 2, 3)
+    program = jaxlstm.from_module(model, (x,))
+    require_results(program, model, x, atol=1e-5)
+
+
 def test_a_list_of_a_tensor_fixes_its_size() -> None:
     model = model_of(lambda self, x, n: [x[:, :k] for k in range(max(list(n)))])
     from_module(

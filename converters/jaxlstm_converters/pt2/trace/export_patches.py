@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules._functions import BackwardHookFunction
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 from jaxlstm._shared.own_thread import ByThread, replaced
@@ -155,7 +156,7 @@ def free_time() -> Iterator[None]:
     key: Any = torch._C.DispatchKey.CompositeImplicitAutograd
     aten = torch.ops.aten
     layers = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
-    kernels = {op: functools.partial(_shapes, op.py_kernels[key]) for op in layers}
+    kernels = {op: functools.partial(_shapes, op, op.py_kernels[key]) for op in layers}
     with contextlib.ExitStack() as stack:
         for op, kernel in {**kernels, aten.max_pool1d.default: _max_pool1d}.items():
             others = op.py_kernels.get(key, functools.partial(op._op_dk, key))
@@ -185,7 +186,7 @@ def _max_pool1d(
 
 
 def _shapes(
-    kernel: Callable[..., Any], input: Any, hx: Any, params: Any, has_biases: bool, *settings: Any
+    layer: Any, kernel: Callable[..., Any], input: Any, hx: Any, params: Any, has_biases: bool, *settings: Any
 ) -> tuple[Any, ...]:
     """Return tensors with the shapes of a layer's results, which depend on its input, state and weights."""
     if not is_fake(input):
@@ -196,7 +197,17 @@ def _shapes(
     outputs = torch.cat([one, one] if bidirectional else [one], -1)
     # One number per sequence, so that the batch must equal the batch of the states.
     dependent = outputs.sum((1 if batch_first else 0, 2))[:, None]
-    return outputs, *(state + dependent for state in states)
+    results = outputs, *(state + dependent for state in states)
+    # A draft decides conditions by the values of the example.
+    known = _pytree.tree_map_only(
+        torch.Tensor, lambda tensor: getattr(tensor, "real_tensor", None), (input, hx, params)
+    )
+    if all(isinstance(tensor, torch.Tensor) for tensor in _pytree.tree_leaves(known)):
+        with _disable_current_modes():
+            values = layer(*known, has_biases, *settings)
+        for result, value in zip(results, values, strict=True):
+            result.real_tensor = value
+    return results
 
 
 def with_parameters(
