@@ -197,7 +197,7 @@ def _shapes(
     outputs = torch.cat([one, one] if bidirectional else [one], -1)
     # One number per sequence, so that the batch must equal the batch of the states.
     dependent = outputs.sum((1 if batch_first else 0, 2))[:, None]
-    results = outputs, *(state + dependent for state in states)
+    results: tuple[Any, ...] = (outputs, *(state + dependent for state in states))
     # A draft decides conditions by the values of the example.
     known = _pytree.tree_map_only(
         torch.Tensor, lambda tensor: getattr(tensor, "real_tensor", None), (input, hx, params)
