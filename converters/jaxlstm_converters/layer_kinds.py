@@ -4,6 +4,7 @@ A row names the axes of the tensors. In ``weight=O,I,*k bias?=O`` equal names ar
 for any number of axes, and ``bias`` may be missing.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -126,3 +127,30 @@ def is_plain(value: Any) -> bool:
     """Return True for a number, a word, None, and a tuple of them."""
     parts = value if isinstance(value, tuple) else (value,)
     return all(part is None or isinstance(part, int | float | str) for part in parts)
+
+
+SETTINGS_KEY = "jaxlstm.settings"
+"""The key of the settings in the metadata of a safetensors file."""
+_TYPES = {"eps": float, "momentum": float, "num_groups": int, "batch_first": bool, "nonlinearity": str}
+
+
+def settings_text(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the text in a file for path of a module -> settings."""
+    plain = {path: row for path in settings if (row := typed_settings(settings[path]))}
+    return json.dumps(plain, separators=(",", ":"), sort_keys=True)
+
+
+def read_settings(text: str) -> dict[str, dict[str, Any]]:
+    """Return prefix -> settings of the layers in a text of a file; none if it is not such a text."""
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(row, dict) for row in settings.values()):
+        return {}
+    return {path and f"{path}.": typed_settings(row) for path, row in settings.items()}
+
+
+def typed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that have the type of their argument. torch's None means its default."""
+    return {name: value for name, value in settings.items() if type(value) is _TYPES.get(name)}

@@ -54,14 +54,14 @@ def describe(path: str, *, every_layer: bool = False) -> dict[str, Any]:
     from jaxlstm.layer.config import config_to_dict
     from jaxlstm.layer.params import param_shapes
     from jaxlstm_converters.checkpoint import read_checkpoint
-    from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+    from jaxlstm_converters.lstm._find_lstms import recorded_settings, survey
     from jaxlstm_converters.lstm.selected import assumptions, unrecorded_arguments
     from jaxlstm_converters.pt2._load_program import is_program
     from jaxlstm_converters.pt2._read_pt2 import read_programs
     from jaxlstm_converters.pt2.layer_settings import recorded_arguments
 
     checkpoint = read_checkpoint(path)
-    surveyed, hints = survey(checkpoint), config_hints(checkpoint)
+    surveyed, hints = survey(checkpoint), recorded_settings(checkpoint)
     files = read_programs(path) if is_program(path) else {}
     for file in files.values():
         for prefix, settings in recorded_arguments(file.graph).items():

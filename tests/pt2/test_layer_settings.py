@@ -11,10 +11,11 @@ from flax import nnx
 from torch import nn
 
 import jaxlstm
+from jaxlstm_converters.layer_kinds import read_settings
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.pt2 import _read_pt2
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
-from jaxlstm_converters.pt2.layer_settings import layer_settings, read_settings
+from jaxlstm_converters.pt2.layer_settings import layer_settings
 from testing.command import jaxlstm_command
 from testing.exported import save
 from testing.modules import module_of
@@ -119,4 +120,4 @@ def test_hostile_texts(text: str) -> None:
 
 def test_hostile_values() -> None:
     row = {"eps": "1", "momentum": True, "num_groups": 1.5, "batch_first": 1, "nonlinearity": [], "a": 1}
-    assert read_settings(json.dumps({"norm": row, "ok": {"eps": 0.5}})) == {"norm": {}, "ok": {"eps": 0.5}}
+    assert read_settings(json.dumps({"norm": row, "ok": {"eps": 0.5}})) == {"norm.": {}, "ok.": {"eps": 0.5}}

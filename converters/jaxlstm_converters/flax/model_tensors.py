@@ -16,10 +16,10 @@ from jaxlstm_converters.flax.names import (
     without_wrappers,
 )
 from jaxlstm_converters.flax.plan import ConversionPlan
-from jaxlstm_converters.lstm._find_lstms import by_module, config_hints
+from jaxlstm_converters.lstm._find_lstms import by_module, recorded_settings
 from jaxlstm_converters.lstm._load import module_settings, module_state_dict
 from jaxlstm_converters.lstm.fold import ComputedWeight, fold, parts_of_weights
-from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, read_records, read_settings
+from jaxlstm_converters.pt2.layer_settings import read_records
 
 
 class TorchSource(NamedTuple):
@@ -41,11 +41,8 @@ def open_source(source: Any) -> TorchSource:
     if isinstance(source, str | os.PathLike):
         source = read_checkpoint(source)
     if isinstance(source, Checkpoint):
-        recorded, unused = read_settings(source.metadata.get(SETTINGS_KEY, "")), None
-        if source.container == "pt2":
-            recorded, unused = read_records(source.path)
-        settings = {path and f"{path}.": row for path, row in recorded.items()}
-        return TorchSource(source, settings | config_hints(source), unused)
+        settings, unused = read_records(source.path) if source.container == "pt2" else ({}, None)
+        return TorchSource(source, settings | recorded_settings(source), unused)
     if isinstance(source, Mapping):
         return TorchSource(_flat(source), {})
     if callable(getattr(source, "state_dict", None)) and callable(getattr(source, "named_modules", None)):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jaxlstm.layer.config import ASSUMABLE, METADATA_KEY, LSTMCellConfig, LSTMConfig, saved_config
 from jaxlstm.layer.params import shape_mismatches
 from jaxlstm_converters.checkpoint import read_checkpoint
+from jaxlstm_converters.layer_kinds import SETTINGS_KEY, read_settings
 from jaxlstm_converters.lstm.fold import fold
 from jaxlstm_converters.optimizer.state import is_moment
 
@@ -184,7 +185,7 @@ def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, An
     tensors, notes, problems = fold(state_dict)
     notes = [note for note in notes if _NAME.fullmatch(note.partition(" = ")[0])]
     result = Survey({}, dict(problems), tensors, notes, {})
-    settings = config_hints(state_dict) if settings is None else settings
+    settings = recorded_settings(state_dict) if settings is None else settings
     modules = by_module(tensors)
     for prefix, shapes in group_by_prefix(tensors).items():
         kind = layer_kind(shapes)
@@ -210,19 +211,19 @@ def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, An
     return result
 
 
-def config_hints(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return prefix -> the settings that a checkpoint records, see ``Checkpoint.hints``.
+def recorded_settings(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return prefix -> the settings of a layer that a checkpoint records.
 
-    Modules that were pickled whole record them as attributes, and files of ``jaxlstm.save`` in their
-    metadata, unless they were assumed when the file was written.
+    Modules that were pickled whole and programs record them, see ``Checkpoint.hints``. The weights of written
+    source and files of ``jaxlstm.save`` have them in their metadata, unless they were assumed when the file
+    was written.
     """
-    hints = dict(getattr(state_dict, "hints", {}))
-    metadata = getattr(state_dict, "metadata", {}).get(METADATA_KEY)
-    if metadata is not None:
-        try:
-            prefix, config, assumed = saved_config(metadata)
-        except ValueError:  # another program's metadata under the same key
-            return hints
-        if not isinstance(config, LSTMCellConfig):
-            hints[prefix] = {name: getattr(config, name) for name in ASSUMABLE if name not in assumed}
-    return hints
+    metadata = getattr(state_dict, "metadata", {})
+    settings = read_settings(metadata.get(SETTINGS_KEY, "")) | getattr(state_dict, "hints", {})
+    try:
+        prefix, config, assumed = saved_config(metadata.get(METADATA_KEY, ""))
+    except ValueError:  # no metadata, or another program's under the same key
+        return settings
+    if not isinstance(config, LSTMCellConfig):
+        settings[prefix] = {name: getattr(config, name) for name in ASSUMABLE if name not in assumed}
+    return settings

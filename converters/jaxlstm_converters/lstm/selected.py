@@ -9,7 +9,7 @@ from jaxlstm._shared.progress import Progress, no_progress
 from jaxlstm._shared.torch_tensors import as_numpy
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.params import param_shapes
-from jaxlstm_converters.lstm._find_lstms import WITH_ARTICLE, config_hints, survey
+from jaxlstm_converters.lstm._find_lstms import WITH_ARTICLE, recorded_settings, survey
 from jaxlstm_converters.porting_warning import PortingWarning
 
 
@@ -55,7 +55,7 @@ def select_lstm(
     ``settings`` holds the settings of the layers by prefix, if a module has the state dict. ``given``
     overrides ``batch_first`` and ``dropout`` unless it is None; an LSTMCell has neither.
     """
-    settings = config_hints(state_dict) if settings is None else settings
+    settings = recorded_settings(state_dict) if settings is None else settings
     surveyed = survey(state_dict, settings)
     if not surveyed.lstms and not surveyed.broken:
         raise ValueError(_no_lstm_message(state_dict, surveyed.others))

@@ -1,30 +1,22 @@
 """The arguments of torch's layers that no state dict records, from the graph of a program."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxlstm.programs.graph import Graph, Node, used_values, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
 from jaxlstm_converters.checkpoint.formats.pt2 import name_of_constant
-from jaxlstm_converters.layer_kinds import KINDS, is_plain
+from jaxlstm_converters.layer_kinds import KINDS, is_plain, typed_settings
 from jaxlstm_converters.pt2._read_pt2 import read_graphs
-
-SETTINGS_KEY = "jaxlstm.settings"
-"""The key of the settings in the metadata of a safetensors file."""
-_KINDS = {"eps": float, "momentum": float, "num_groups": int, "batch_first": bool, "nonlinearity": str}
-
-LayerSettings = Mapping[str, Mapping[str, Any]]
-"""Path of a module -> name of an argument of torch's layer -> value."""
 
 
 def layer_settings(graph: Graph) -> dict[str, dict[str, Any]]:
-    """Return the settings of the layers in a graph, of convolutions if no other operator pads their input."""
+    """Return path -> settings of each layer, of a convolution if no other operator pads its input."""
     padded = {node.module_path for node in graph.nodes if _operator(node) == "pad"}
     found: dict[str, dict[str, Any]] = {}
     for node, recorded in _layers(graph):
         kind, path = recorded["type"], _prefix(node, graph).removesuffix(".") or node.module_path
-        settings = _plain(recorded)
+        settings = typed_settings(recorded)
         if kind.startswith("Conv") and path not in padded:
             settings = {"padding_mode": "zeros", "transposed": "Transpose" in kind}
             for name in ("stride", "padding", "dilation"):
@@ -74,7 +66,7 @@ class ProgramRecords(NamedTuple):
     """The facts that a program records about its layers and tensors.
 
     Attributes:
-        settings: the settings of its layers.
+        settings: prefix -> the settings of a layer.
         unused: the constants, and the names of parameters and buffers that no operator uses.
     """
 
@@ -90,30 +82,8 @@ def read_records(path: str) -> ProgramRecords:
         return ProgramRecords()
     settings, used, names = dict[str, dict[str, Any]](), set[str](), set[str]()
     for program, graph in graphs.items():
-        settings |= layer_settings(graph)
+        settings |= {path and f"{path}.": row for path, row in layer_settings(graph).items()}
         tensors, constants = {**graph.parameters, **graph.buffers}, graph.constants.values()
         used |= {tensors[value] for value in used_values(graph) & tensors.keys()}
         names.update(tensors.values(), constants, (name_of_constant(name, program) for name in constants))
     return ProgramRecords(settings, frozenset(names - used))
-
-
-def settings_text(settings: LayerSettings) -> str:
-    """Return the text of settings in a file."""
-    plain = {path: row for path in settings if (row := _plain(settings[path]))}
-    return json.dumps(plain, separators=(",", ":"), sort_keys=True)
-
-
-def read_settings(text: str) -> dict[str, dict[str, Any]]:
-    """Return the settings in a text of a file; none if it is not such a text."""
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(settings, dict) or not all(isinstance(row, dict) for row in settings.values()):
-        return {}
-    return {path: _plain(row) for path, row in settings.items()}
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that have the type of their argument. torch's None means its default."""
-    return {name: value for name, value in settings.items() if type(value) is _KINDS.get(name)}

@@ -13,7 +13,8 @@ from jaxlstm._shared.files import require_path, require_replaceable, write_toget
 from jaxlstm._shared.safetensors import safetensors_bytes
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.checkpoint.formats.pt2_archive import ONLY
-from jaxlstm_converters.pt2.layer_settings import SETTINGS_KEY, layer_settings, settings_text
+from jaxlstm_converters.layer_kinds import SETTINGS_KEY, settings_text
+from jaxlstm_converters.pt2.layer_settings import layer_settings
 from jaxlstm_converters.source._source_text import WrittenSource, source_text
 from jaxlstm_converters.source.syntax import names
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 from jaxlstm import read_checkpoint
 from jaxlstm_converters.layer_kinds import KINDS, LayerKind
 from jaxlstm_converters.layers import Layer, find_layers, types
-from jaxlstm_converters.lstm._find_lstms import config_hints, survey
+from jaxlstm_converters.lstm._find_lstms import recorded_settings, survey
 from jaxlstm_converters.optimizer.state import is_optimizer_state
 from jaxlstm_converters.pt2 import layer_settings
 from testing.command import jaxlstm_command
@@ -26,7 +26,7 @@ UNRECORDED = ("stride", "padding", "dilation", "groups")
 
 
 def layers_of(state_dict: Mapping[str, Any]) -> dict[str, Layer]:
-    layers = find_layers(survey(state_dict), config_hints(state_dict))
+    layers = find_layers(survey(state_dict), recorded_settings(state_dict))
     return {layer.name: layer for layer in layers}
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from jaxlstm import LSTMCellConfig, LSTMConfig, find_lstms, param_shapes
 from jaxlstm.layer.config import METADATA_KEY, saved_metadata
-from jaxlstm_converters.lstm._find_lstms import config_hints, group_by_prefix, layer_kind, survey
+from jaxlstm_converters.layer_kinds import SETTINGS_KEY, settings_text
+from jaxlstm_converters.lstm._find_lstms import group_by_prefix, layer_kind, recorded_settings, survey
 from jaxlstm_converters.lstm.selected import choose_prefix
 
 Shapes = dict[str, tuple[int, ...]]
@@ -104,20 +105,25 @@ def test_optimizer_moments_are_skipped() -> None:
 def test_hints_of_a_module_and_of_a_saved_file() -> None:
     shapes = param_shapes(LSTMConfig(4, 5, num_layers=2))
     hinted = state_dict(shapes, "a.")
-    assert config_hints(hinted) == {}
+    assert recorded_settings(hinted) == {}
     hinted.hints = {"a.": {"batch_first": True, "dropout": 0.5}}
     assert find_lstms(hinted)["a."] == LSTMConfig(4, 5, 2, batch_first=True, dropout=0.5)
-    assert config_hints({}) == {}
+    assert recorded_settings({}) == {}
     saved = state_dict(shapes, "a.")
     config = LSTMConfig(4, 5, 2, batch_first=True, dropout=0.25)
     saved.metadata = {METADATA_KEY: saved_metadata("a.", config)}
-    assert config_hints(saved) == {"a.": {"batch_first": True, "dropout": 0.25}}
+    assert recorded_settings(saved) == {"a.": {"batch_first": True, "dropout": 0.25}}
     assert find_lstms(saved)["a."] == config
     saved.metadata = {METADATA_KEY: saved_metadata("a.", LSTMCellConfig(4, 5))}
-    assert config_hints(saved) == {}  # a cell has neither
+    assert recorded_settings(saved) == {}  # a cell has neither
+    for path in ("a", ""):  # the weights of written source
+        saved = state_dict(shapes, path and f"{path}.")
+        saved.metadata = {SETTINGS_KEY: settings_text({path: {"batch_first": True}, "norm": {"eps": 0.5}})}
+        assert [*find_lstms(saved).values()] == [LSTMConfig(4, 5, 2, batch_first=True)]
+        assert recorded_settings(saved)["norm."] == {"eps": 0.5}
     saved.metadata = {METADATA_KEY: "of another program"}
     saved.hints = {"a.": {"dropout": 0.5}}
-    assert config_hints(saved) == {"a.": {"dropout": 0.5}}
+    assert recorded_settings(saved) == {"a.": {"dropout": 0.5}}
 
 
 def test_impossible_sizes_are_reported() -> None:
