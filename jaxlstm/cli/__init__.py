@@ -124,6 +124,8 @@ def in_one_line(error: Exception, args: argparse.Namespace) -> str:
 @contextlib.contextmanager
 def warnings_in_one_line(args: argparse.Namespace) -> Iterator[None]:
     """Print each of Python's warnings as one line of the command, without the source line that caused it."""
+    from jaxlstm_converters.porting_warning import PortingWarning
+
     printed: set[str] = set()
 
     def show(message: Any, *_: Any, **__: Any) -> None:
@@ -133,5 +135,6 @@ def warnings_in_one_line(args: argparse.Namespace) -> Iterator[None]:
             print(f"jaxlstm {args.command}: warning: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():
+        warnings.simplefilter("always", PortingWarning)
         warnings.showwarning = show
         yield

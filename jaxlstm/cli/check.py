@@ -75,6 +75,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--matrix",
         action="store_true",
+        default=None,
         help="check only the results, over dtype x batch x length x jit, and print one table",
     )
     parser.add_argument(
@@ -95,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
         for backend, device in devices.items():
             labelled = _labelled(progress, backend)
             for dtype, report in subject.check(device, labelled):
-                command = command_line(args, backend=backend, dtype=dtype if dtype in DTYPES else "")
-                reports[backend, dtype] = dataclasses.replace(report, again=command)
+                run_of = {"backend": backend} | ({"dtype": dtype} if dtype in DTYPES else {})
+                reports[backend, dtype] = dataclasses.replace(report, again=command_line(args, **run_of))
     if args.report:
         merged = merge_reports(args, subject.value, reports, absent)
         write_atomically(Path(args.report), [merged.to_html().encode()])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,19 +94,10 @@ def load_selected(args: argparse.Namespace, progress: Progress = no_progress) ->
 
 
 def warn_of_assumptions(args: argparse.Namespace, selected: SelectedLSTM) -> None:
-    """Print a warning if ``--batch-first`` or ``--dropout`` was not given and is not in the file."""
-    from jaxlstm_converters.lstm.selected import assumptions
-
-    if not selected.unrecorded:
-        return
-    assumed = assumptions(selected.config, selected.unrecorded)
+    """Warn if ``--batch-first`` or ``--dropout`` was not given and is not in the file."""
     options = {"batch_first": "--batch-first or --no-batch-first", "dropout": "--dropout P"}
-    print(
-        f"jaxlstm {args.command}: warning: {args.checkpoint} does not record "
-        f"{' and '.join(selected.unrecorded)}; assumed {assumed}. Pass "
-        f"{' and '.join(options[name] for name in selected.unrecorded)}",
-        file=sys.stderr,
-    )
+    passed = " and ".join(options[name] for name in selected.unrecorded)
+    selected.warn_of_assumptions(args.checkpoint, passed)
 
 
 def checkpoint_files(checkpoint: str | os.PathLike[str]) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxlstm._shared.table import format_number, table
+from jaxlstm.cli.options import option_of
 
 if TYPE_CHECKING:
     from jaxlstm.check import Item, Report
@@ -20,6 +21,9 @@ FAILURES = 5
 """Failed items that are shown without ``--verbose``."""
 EXPLANATIONS = 5
 """Lines of the diagnosis that are shown without ``--verbose``."""
+_SUBJECT = ("operators", "prefix", "batch_first", "dropout", "submodule", "method", "input", "port")
+REPEATED = (*_SUBJECT, "backend", "dtype", "matrix", "seed")
+"""The options that decide what is checked, and how."""
 
 
 def verdict_text(args: argparse.Namespace, subject: str, reports: Reports, absent: Sequence[str]) -> str:
@@ -128,25 +132,19 @@ def merge_reports(args: argparse.Namespace, config: Any, reports: Reports, absen
     )
 
 
-def command_line(args: argparse.Namespace, *, backend: str | None = None, dtype: str = "") -> str:
+def command_line(args: argparse.Namespace, **changed: Any) -> str:
     """Return the command that repeats a check, without its output options.
 
-    ``backend`` and ``dtype`` restrict it to one run.
+    ``changed`` has the options that restrict it to one run.
     """
     words = ["jaxlstm", "check", str(args.checkpoint)]
-    if args.prefix is not None:
-        words += ["--prefix", args.prefix]
-    if args.batch_first is not None:
-        words.append("--batch-first" if args.batch_first else "--no-batch-first")
-    if args.dropout is not None:
-        words += ["--dropout", str(args.dropout)]
-    if args.port is not None:
-        words += ["--port", args.port]
-    if backend or args.backend:
-        words += ["--backend", backend or args.backend]
-    for name in [dtype] if dtype else args.dtype or ():
-        words += ["--dtype", name]
-    words += ["--matrix"] * args.matrix + ["--seed", str(args.seed)]
+    for name in REPEATED:
+        value = changed.get(name, getattr(args, name))
+        if isinstance(value, bool):
+            words.append(option_of(name if value else f"no_{name}"))
+        elif value is not None:
+            values = value if isinstance(value, list) else [value]
+            words += [word for item in values for word in (option_of(name), str(item))]
     return shlex.join(words)
 
 

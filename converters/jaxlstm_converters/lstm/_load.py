@@ -5,7 +5,6 @@ Names and shapes are the same on both sides, so the conversion only checks them.
 
 import copy
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +18,7 @@ from jaxlstm.layer.params import Params, check_params, param_shapes
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.checkpoint.pickle._name_tensors import has_lstm_names
 from jaxlstm_converters.layer_kinds import SETTINGS, is_plain
-from jaxlstm_converters.lstm.selected import SelectedLSTM, assumptions, select_lstm
-from jaxlstm_converters.porting_warning import PortingWarning
+from jaxlstm_converters.lstm.selected import SelectedLSTM, select_lstm
 
 
 def module_state_dict(module: Any) -> dict[str, Any]:
@@ -165,14 +163,7 @@ def load(
     require_path(path, "jaxlstm.from_torch takes a state dict or a torch module")
     selected = read_lstm(path, prefix, batch_first=batch_first, dropout=dropout)
     selected.warn_of_lookalike()
-    if selected.unrecorded:
-        assumed = assumptions(selected.config, selected.unrecorded)
-        warnings.warn(
-            f"{os.fspath(path)} does not record {' and '.join(selected.unrecorded)} of the LSTM; assumed "
-            f"{assumed}. Pass the values of the torch module to jaxlstm.load",
-            PortingWarning,
-            stacklevel=2,
-        )
+    selected.warn_of_assumptions(path, "the values of the torch module to jaxlstm.load")
     return to_jax(selected.params, dtype), selected.config
 
 

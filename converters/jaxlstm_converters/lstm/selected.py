@@ -1,6 +1,7 @@
 """Select one LSTM of a state dict and read its tensors."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -31,6 +32,16 @@ class SelectedLSTM(NamedTuple):
         """Warn the caller of a public function of a module that may be of another class than torch's."""
         if self.lookalike:
             warnings.warn(lookalike_warning(self.lookalike), PortingWarning, stacklevel=3)
+
+    def warn_of_assumptions(self, path: str | os.PathLike[str], passed: str) -> None:
+        """Warn the caller of a public function of the arguments in ``unrecorded``, and say what to pass."""
+        if self.unrecorded:
+            warnings.warn(
+                f"{os.fspath(path)} does not record {' and '.join(self.unrecorded)} of the LSTM; assumed "
+                f"{assumptions(self.config, self.unrecorded)}. Pass {passed}",
+                PortingWarning,
+                stacklevel=3,
+            )
 
 
 def lookalike_warning(class_name: str) -> str:

@@ -101,8 +101,8 @@ def test_a_whole_model(right: bool, from_file: bool, tmp_path: Path) -> None:
 CONFIG = LSTMConfig(3, 4, num_layers=2)
 FILES = ("x.safetensors", "x.pt")
 WARNING = (
-    "jaxlstm convert: warning: m.pt does not record batch_first and dropout; assumed batch_first=False and "
-    "dropout=0.0. Pass --batch-first or --no-batch-first and --dropout P\n"
+    "jaxlstm convert: warning: m.pt does not record batch_first and dropout of the LSTM; assumed "
+    "batch_first=False and dropout=0.0. Pass --batch-first or --no-batch-first and --dropout P\n"
 )
 
 
@@ -165,7 +165,7 @@ def test_export_warns_and_check_does_not() -> None:
     pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
     options = ["--platforms", "cpu", "--weights", "beside"]
     done = jaxlstm_command("export", "one.pt", "-o", "x.stablehlo", *options, "--json", status=0)
-    assert "export: warning: one.pt does not record batch_first; assumed batch_first=False. Pass" in done.err
+    assert "export: warning: one.pt does not record batch_first of the LSTM; assumed batch_" in done.err
     assert json.loads(done.out)["config"]["assumed"] == ["batch_first"]
     with pytest.warns(jaxlstm.PortingWarning, match="does not record batch_first"):
         load("x.safetensors")

@@ -152,9 +152,10 @@ def test_commands(module: Rows, programs: Any, tmp_path: Path) -> None:
     assert "2 programs (forward, part): pass" in jaxlstm_command(*run, status=2).err
     jaxlstm_command(*run, "--method", "part", status=0)
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), module.part(x).detach(), atol=1e-6)
-    commands = ("export", path, *outputs["stablehlo"]), ("check", path), ("convert", path, *outputs["py"])
-    for command in commands:
+    for command in ("export", path, *outputs["stablehlo"]), ("convert", path, *outputs["py"]):
         jaxlstm_command(*command, "--method", "part", status=0)
+    report = jaxlstm_command("check", path, "--json", "--method", "part", status=0).out
+    assert f"jaxlstm check {path} --method part --backend " in report  # the command that repeats the check
     assert "def part(self, x):" in (tmp_path / "a.py").read_text()
     both = jaxlstm_command("convert", path, "-o", tmp_path / "both.py", status=0).out
     assert re.findall(r"HOLDS +(\w+):", both) == ["forward", "part"]
