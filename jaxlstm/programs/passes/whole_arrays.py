@@ -35,7 +35,7 @@ def whole_arrays(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
     """Return the graph without needless selections; ``types`` has the types of placeholders."""
     if not any(node.op in (SELECT, INDEX, *ITEMS) for node in graph.nodes):
         return graph
-    rule = _WholeArrays()
+    rule = _WholeArrays(graph)
     changed = rewrite(graph, rule, types=types)
     unneeded = {*rule.selected, *rule.broadcast, *rule.made}
     return live_graph(changed, lambda node: unneeded.isdisjoint((*results_of(node), node.name)))
@@ -52,7 +52,7 @@ class _WholeArrays(Selections):
         elif kind == "_assert_scalar":
             return () if self.always_holds(node, site) else None
         elif node.op in ITEMS or node.op.startswith(("_operator.", "math.", "torch.sym")):
-            self.note_number(node)
+            self.note_number(node, site)
         elif node.op == SLICE and self.places(node, site):
             return self.note_slice(node, site)
         elif kind == "slice_scatter":

@@ -136,6 +136,18 @@ def _gather(eqn: Any, size: Any) -> Kept:
     return [table_axes | {axis: index_axes[k] for k, axis in batching.items()}, index_axes]
 
 
+def _scatter(eqn: Any, size: Any) -> Kept:
+    """Keep axes of which each written part is whole."""
+    numbers = eqn.params["dimension_numbers"]
+    table, _, parts = map(_shape, eqn.invars)
+    dropped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    windows = (axis for axis in range(len(table)) if axis not in dropped)
+    pairs = zip(windows, numbers.update_window_dims, strict=True)
+    moved = numbers.scatter_dims_to_operand_dims
+    whole = {part: axis for axis, part in pairs if table[axis] == parts[part] and axis not in moved}
+    return [{axis: axis for axis in whole.values()}, {}, whole]
+
+
 def _transpose(eqn: Any, size: Any) -> Kept:
     return [{axis: place for place, axis in enumerate(eqn.params["permutation"])}]
 
@@ -152,6 +164,7 @@ _RULES: dict[str, Callable[[Any, Any], Kept]] = {
     "gather": _gather,
     "iota": lambda eqn, size: [],
     "reshape": _reshape,
+    **dict.fromkeys(("scatter", *(f"scatter-{name}" for name in ("add", "mul", "min", "max"))), _scatter),
     "stack": _stack,
     "transpose": _transpose,
 }

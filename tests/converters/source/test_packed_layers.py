@@ -94,9 +94,22 @@ def reduced(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...]:
     return *reductions, *sums, last, scores.sum(), y.sum(1) / y.shape[1], mask.sum(1), y.shape[1]
 
 
-def test_steps_after_the_longest_sequence_do_not_count() -> None:
+def masked_by_row(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...]:
+    """A mask that is written in the place of the steps after each sequence."""
+    rows = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    y = rnn.pad_packed_sequence(self.lstm(rows)[0], batch_first=True)[0]
+    mask = torch.zeros(y.shape[:2])
+    for row, length in enumerate(lengths):
+        mask[row, length:] = 1
+    weights = self.linear(y)[..., 0].masked_fill(mask.bool(), -torch.inf).softmax(1)
+    return (weights[:, None] @ y)[:, 0], mask.sum(1), y.shape[1]
+
+
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+@pytest.mark.parametrize("forward", [reduced, masked_by_row])
+def test_steps_after_the_longest_sequence_do_not_count(forward: Any) -> None:
     """Values and gradients are torch's if the padding is longer than the longest sequence."""
-    module = module_of(reduced, lstm=nn.LSTM(3, 4, batch_first=True), linear=nn.Linear(4, 2))
+    module = module_of(forward, lstm=nn.LSTM(3, 4, batch_first=True), linear=nn.Linear(4, 2))
     written = write(module, torch.randn(3, 6, 3), torch.tensor([3, 6, 5]))
     for word in ("nan", "programs"):
         assert word not in written.text
@@ -112,6 +125,22 @@ def test_steps_after_the_longest_sequence_do_not_count() -> None:
         assert_equal(written, *args)
         ours, theirs = (function(*map(to_numpy, args)) for function in gradients)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+MASK = torch.arange(6) < torch.tensor([[6], [2], [4]])
+"""The mask of the first steps has sequences as long as itself."""
+
+
+def test_a_batch_may_have_more_steps_than_its_mask() -> None:
+    def forward(self: Any, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        rows = rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
+        y = rnn.pad_packed_sequence(self.lstm(rows)[0], batch_first=True)[0]
+        return y, (y * mask[..., None]).sum(1)
+
+    written = write(module_of(forward, lstm=nn.LSTM(3, 4, batch_first=True)), torch.randn(3, 6, 3), MASK)
+    assert "sort" not in written.text
+    for steps in (6, 4):
+        assert_equal(written, torch.randn(3, 6, 3), MASK[:, :steps])
 
 
 @pytest.mark.parametrize(

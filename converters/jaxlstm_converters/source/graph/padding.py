@@ -44,6 +44,10 @@ class _FullLength:
         axis, source = 1 if node.kwargs["batch_first"] else 0, node.kwargs["input"]
         assert isinstance(source, Value)
         given, cut = site.types[source.name], made[results_of(node)[0]]
+        if cut.shape[axis] is not None and not same_size(given, axis, cut, axis):
+            # The model requires the longest sequence to be as long as another axis, such as a mask's.
+            kwargs = {"self": source, "dim": axis, "start": 0, "end": sizes_of(cut)[axis]}
+            return replace(node, op="aten.slice.Tensor", kwargs=kwargs, types=made)
         if given.expressions and cut.expressions:
             self._steps[cut.expressions[axis]] = given.shape[axis], given.expressions[axis]
         return source
@@ -93,7 +97,7 @@ class _Unsorted:
             self._note_order(node, kind, site)
         elif kind in ("index_select", "index"):
             return self._selected(node, site)
-        elif node.op.startswith(_LAYERS) or node.op == _PAD or kind in _ROWWISE:
+        elif node.op.startswith(_LAYERS) or node.op == _PAD or kind in _ROWWISE or self._cuts_steps(node):
             return self._on_twins(node, site)
         elif kind == "sym_size":  # Both have the same shape.
             return with_names(node, {name: twin.name for name, twin in self._twins.items()})
@@ -134,6 +138,11 @@ class _Unsorted:
         # The layer itself sorts its initial states.
         calls = tuple(call for call in node.calls if not call.class_name.startswith(f"{TORCH}rnn."))
         return node, Node(twin.name, "aten.slice.Tensor", (), kwargs, (twin.name,), calls, {twin.name: made})
+
+    def _cuts_steps(self, node: Node) -> bool:
+        """Return True for a slice of the steps of sorted sequences."""
+        twin = self._twins.get(_values(node, "self")[0]) if node.op == "aten.slice.Tensor" else None
+        return twin is not None and node.kwargs["dim"] == 1 - twin.axis
 
     def _on_twins(self, node: Node, site: Site) -> Sequence[Node] | None:
         """Add the node on the twins of its arguments, if all of them have one with the same order."""
