@@ -98,9 +98,10 @@ def documents(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
 
 
 def numbers(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
-    rows = self.linear(x[some])
+    rows, changed = self.linear(x[some]), x[some]
+    changed[:, 0].relu_()
     moments = rows.norm(dim=0), rows.var(0, correction=0)
-    return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows), moments
+    return rows.sum(0) / len(rows), rows.prod(0), rows * len(rows), x.sum() / len(rows), moments, changed
 
 
 def losses(self: Any, x: Tensor, lengths: Tensor, some: Tensor) -> Any:
