@@ -108,8 +108,10 @@ def worst_error(actual: Any, expected: Any) -> float:
     The result is NaN if any entry is. NumPy avoids compiling a JAX program for every shape.
     """
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
-    arrays = [(np.asarray(a), np.asarray(e)) for a, e in pairs if e.size]
-    return float(np.max([np.abs(a - e).max() / max(1.0, np.abs(e).max()) for a, e in arrays]))
+    arrays = [(np.asarray(a), np.asarray(e)) for a, e in pairs]
+    # An array of another shape may broadcast.
+    assert [a.shape for a, _ in arrays] == [e.shape for _, e in arrays]
+    return float(np.max([np.abs(a - e).max() / max(1.0, np.abs(e).max()) for a, e in arrays if e.size]))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Flax source that is written in a test, run beside its program."""
 
+import dataclasses
 import re
 import types
 import warnings
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from torch import nn
 
@@ -60,6 +62,18 @@ def written_program(
         # A changed layer may lack a bias.
         jaxlstm.load_state_dict(model, weights({**source.tensors}), strict=not edits)
     return Written(text, program, model, source.remarks)
+
+
+def altered(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    """Let the writer make a fault."""
+    original = SourceFiles.of.__func__  # type: ignore[attr-defined]
+
+    def of(cls: Any, *args: Any, **kwargs: Any) -> SourceFiles:
+        files = original(cls, *args, **kwargs)
+        assert old in files.text
+        return dataclasses.replace(files, text=files.text.replace(old, new))
+
+    monkeypatch.setattr(SourceFiles, "of", classmethod(of))
 
 
 def assert_equal(written: Written, *args: Any, eager: bool = False) -> None:

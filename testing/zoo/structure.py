@@ -7,21 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from testing.image_reader import Block
 from testing.modules import module_of
 from testing.zoo.specimen import Specimens, normal
-
-
-class Block(nn.Module):
-    """A convolution and a norm; some blocks have other strides."""
-
-    def __init__(self, features: int, stride: Any = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(features, 4, 3, stride, padding=1)
-        self.norm = nn.BatchNorm2d(4, eps=1e-3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(self.conv(x)))
-
 
 SPECIMENS = Specimens(example=(2,), others=((3,), (1,)))
 

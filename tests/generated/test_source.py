@@ -14,7 +14,7 @@ from jaxlstm.programs.errors import ProgramError
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import load_written, make_written
 from testing.seeds import seeds
-from tests.generated.test_sizes import PARTS, Model
+from testing.sized_models import PARTS, Model
 
 OWN_PARTS = """self.halved(y); self.rows_of_a_loop(y); self.pair_of_states(y); self.new_floats(y)
 y + y[:, -1:] - y[:, : y.shape[1] // 2].sum(1, keepdim=True); self.drop(self.linear(y))

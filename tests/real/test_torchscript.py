@@ -11,7 +11,7 @@ import torch
 from torch.package.package_importer import PackageImporter
 
 import jaxlstm
-from tests.real.test_checkpoints import fetch_pinned
+from testing.wheels import fetch_pinned
 
 pytestmark = [
     pytest.mark.network,

@@ -18,8 +18,7 @@ from jaxlstm_converters.source.graph import steps_to_scan
 from jaxlstm_converters.source.proof import load_written, prove
 from testing.exported import with_example
 from testing.modules import module_of
-from testing.written import assert_equal, assert_holds, body_of, write, written_program
-from tests.converters.source.test_write_source import altered
+from testing.written import altered, assert_equal, assert_holds, body_of, write, written_program
 
 
 @pytest.mark.parametrize(

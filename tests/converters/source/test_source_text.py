@@ -13,10 +13,10 @@ import jaxlstm
 from jaxlstm_converters.source.files import SourceFiles
 from jaxlstm_converters.source.graph.calls import with_tied_buffers
 from testing.exported import save
+from testing.image_reader import Reader
 from testing.modules import module_of
 from testing.written import Written, body_of, write, written_program
 from testing.zoo.structure import tied
-from tests.converters.source.test_write_source import Reader
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,9 @@ from jaxlstm_converters.source.syntax.template import tree_of
 from testing.flax_layers import CASES
 from testing.graphs import to_numpy
 from testing.modules import module_of
-from testing.op_samples import has_gradient, op_infos, samples
+from testing.op_samples import NAMES, NEED_FLOAT64, OTHER_DTYPES, has_gradient, op_infos, samples
 from testing.spelled import CALLED, MODULES, SPELLINGS, function_of, name_of, spelled, traced_nodes
 from testing.written import Written, assert_equal, written_program
-from tests.programs.test_op_db import NAMES, NEED_FLOAT64, OTHER_DTYPES
 
 SLOW = pytest.mark.slow
 REFUSED = ("unsupported-operator", "training-mode", "tensor-dtype")

@@ -25,33 +25,10 @@ from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.source._write_source import SourceFiles
 from jaxlstm_converters.source.proof import Proof, load_written, make_written
 from testing.command import jaxlstm_command
+from testing.image_reader import Block, Reader
 from testing.modules import module_of
 from testing.processes import run_python
-from testing.zoo.structure import Block
-
-
-class Reader(nn.Module):
-    """Two blocks, an LSTM, a tied layer, and each kind of buffer."""
-
-    mean: torch.Tensor
-    table: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(0.3))
-        self.register_buffer("table", torch.randn(3), persistent=False)
-        self.blocks = nn.ModuleList([Block(1), Block(4, (2, 1))])
-        self.rnn = nn.LSTM(4, 3, batch_first=True)
-        self.out = nn.Linear(3, 3)
-        self.again = nn.Linear(3, 3)
-        self.again.weight = self.out.weight
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = images - self.mean
-        for block in self.blocks:
-            x = block(x)
-        y, _ = self.rnn(x.mean(2).transpose(1, 2))
-        return self.again(torch.tanh(self.out(y))) * self.table + torch.tensor([1.0, 2.0, 3.0])
+from testing.written import altered
 
 
 @pytest.fixture(scope="module")
@@ -180,18 +157,6 @@ def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     tests["test_torch"]()
     monkeypatch.delitem(sys.modules, "reader")
     assert jaxlstm_command("convert", tmp_path / "reader.pt2", "-o", output).status == 2
-
-
-def altered(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
-    """Let the writer make a fault."""
-    original = SourceFiles.of.__func__  # type: ignore[attr-defined]
-
-    def of(cls: Any, *args: Any, **kwargs: Any) -> SourceFiles:
-        files = original(cls, *args, **kwargs)
-        assert old in files.text
-        return dataclasses.replace(files, text=files.text.replace(old, new))
-
-    monkeypatch.setattr(SourceFiles, "of", classmethod(of))
 
 
 @pytest.mark.parametrize(
