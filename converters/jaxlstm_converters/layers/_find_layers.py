@@ -92,7 +92,7 @@ def _recurrent(prefix: str, members: dict[str, Any], surveyed: Survey, hints: Ma
     shapes = {name[len(prefix) :]: tuple(tensor.shape) for name, tensor in members.items()}
     if kind != "LSTM":  # Only an LSTM has projections.
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("weight_hr")}
-    config = surveyed.lstms.get(prefix) or infer_config(shapes)
+    config = infer_config(shapes, hints)
     sizes = config_to_dict(config)
     cell = "Cell" if sizes.pop("type") == "LSTMCell" else ""
     missing = list(unrecorded_arguments(config, hints))
@@ -100,11 +100,9 @@ def _recurrent(prefix: str, members: dict[str, Any], surveyed: Survey, hints: Ma
         del sizes[name]
     if kind != "LSTM":
         sizes.pop("proj_size", None)
-    if kind == "RNN" and "nonlinearity" in hints:
-        sizes["nonlinearity"] = hints["nonlinearity"]
-    elif kind == "RNN":
-        missing.append("nonlinearity")
-    return _Draft(prefix, members, [LayerType(kind + cell, sizes, tuple(missing))], notes)
+    missing += ["nonlinearity"] * (kind == "RNN")
+    layer_type = LayerType(kind + cell, sizes, tuple(missing)).with_settings(hints)
+    return _Draft(prefix, members, [layer_type], notes)
 
 
 def _drafts(prefix: str, module: Module, hints: Mapping[str, Any]) -> Iterator[_Draft]:
@@ -114,7 +112,8 @@ def _drafts(prefix: str, module: Module, hints: Mapping[str, Any]) -> Iterator[_
     types = fitting_types({leaf: shapes[leaf] for leaf in claimed})
     if types:
         recorded = recorded_type(types, hints)
-        candidates = [recorded] if recorded else choose_by_name(types, prefix.removesuffix("."))
+        chosen = choose_by_name(types, prefix.removesuffix("."))
+        candidates = [recorded] if recorded else [type_.with_settings(hints) for type_ in chosen]
         notes = [f"{leaf}: {module[leaf].note}" for leaf in claimed if module[leaf].note]
         notes += ["type from the name"] * (len(candidates) < len(types) and not recorded)
         tensors = {name: t for leaf in claimed for name, t in module[leaf].tensors.items()}

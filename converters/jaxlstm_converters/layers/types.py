@@ -81,6 +81,12 @@ class LayerType(NamedTuple):
     sizes: dict[str, Any] = {}  # noqa: RUF012 - never changed
     not_recorded: tuple[str, ...] = ()
 
+    def with_settings(self, recorded: Mapping[str, Any]) -> "LayerType":
+        """Return the type with the arguments that the source records, although a state dict does not."""
+        settings = {name: recorded[name] for name in self.not_recorded if name in recorded}
+        missing = tuple(name for name in self.not_recorded if name not in recorded)
+        return self._replace(sizes={**self.sizes, **settings}, not_recorded=missing)
+
 
 def claimed_names(shapes: Shapes) -> list[str]:
     """Return the names of the tensors that may form one layer of torch."""

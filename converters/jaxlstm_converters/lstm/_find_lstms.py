@@ -96,8 +96,11 @@ def layer_kind(shapes: Shapes) -> str:
     return ""
 
 
-def infer_config(shapes: Shapes, *, batch_first: bool = False, dropout: float = 0.0) -> LSTMConfig:
-    """Return the config that the tensors of one LSTM imply, without checking that every tensor fits it."""
+def infer_config(shapes: Shapes, recorded: Mapping[str, Any]) -> LSTMConfig:
+    """Return the config that the tensors of one LSTM imply, without checking that every tensor fits it.
+
+    ``recorded`` holds the settings that the source records.
+    """
     is_cell = any(_NAME.fullmatch(name)["suffix"] == "" for name in shapes)  # type: ignore[index]
     end = "" if is_cell else "_l0"
     rows = _size(shapes, f"weight_ih{end}", 0)
@@ -116,10 +119,9 @@ def infer_config(shapes: Shapes, *, batch_first: bool = False, dropout: float = 
         hidden_size=hidden_size,
         num_layers=next(k for k in range(len(layers) + 1) if k not in layers) or 1,
         bias=bias,
-        batch_first=batch_first,
-        dropout=dropout,
         bidirectional=any(name.endswith("_reverse") for name in shapes),
         proj_size=proj_size,
+        **{name: recorded[name] for name in ASSUMABLE if name in recorded},
     )
 
 
@@ -193,8 +195,7 @@ def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, An
             continue
         if kind == "LSTM":
             try:
-                recorded = settings.get(prefix, {})
-                config = infer_config(shapes, **{key: recorded[key] for key in ASSUMABLE if key in recorded})
+                config = infer_config(shapes, settings.get(prefix, {}))
             except ValueError as error:  # for example a projection that is larger than the hidden size
                 result.broken[prefix] = f"the LSTM at {prefix!r} is invalid: {error}"
                 continue

@@ -198,6 +198,21 @@ def test_the_state_of_optimizers_is_left_out() -> None:
     assert not is_optimizer_state("state.0.weight")
 
 
+@pytest.mark.parametrize(
+    ("module", "recorded"),
+    [
+        (nn.LSTM(3, 5, 2), {"batch_first": True, "dropout": 0.5}),
+        (nn.GRU(3, 5), {"batch_first": True}),
+        (nn.RNN(3, 5), {"batch_first": True, "nonlinearity": "relu"}),
+        (nn.LayerNorm(4), {"eps": 1e-3}),
+    ],
+)
+def test_settings_that_a_file_records(module: nn.Module, recorded: dict[str, Any]) -> None:
+    (layer,) = find_layers(survey(module.state_dict()), {"": recorded})
+    assert layer.sizes.items() >= recorded.items()
+    assert layer.not_recorded == ()
+
+
 ROW = LayerKind("Bilinear", "weight=O,A,B bias?=O", "in1_features=A in2_features=B out_features=O")
 
 
