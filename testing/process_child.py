@@ -1,6 +1,6 @@
 """Cases that need a separate process, run by ``tests/kernels/test_choice.py``.
 
-The command line argument names a function of this module. The test reads the output.
+Each command line argument names a function of this module. The test reads the output.
 """
 
 import faulthandler
@@ -80,4 +80,5 @@ def one_core() -> None:
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(900, exit=True)  # a deadlock
-    globals()[sys.argv[1]]()
+    for name in sys.argv[1:]:
+        globals()[name]()

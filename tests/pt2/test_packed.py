@@ -28,7 +28,12 @@ from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.processes import run_python
 from testing.written import written_program
-from testing.zoo.packed import EXAMPLE, LONGER, Forward, batch, changed_in_place, in_order, model_of, plain
+from testing.zoo.packed import EXAMPLE, LONGER, batch, changed_in_place, in_order, model_of, plain
+
+
+@pytest.fixture(scope="module")
+def program() -> jaxlstm.Program:
+    return jaxlstm.from_module(model_of(plain), batch(*EXAMPLE))
 
 
 def total(leaves: Iterable[Tensor]) -> Tensor:
@@ -53,9 +58,8 @@ def test_pack_sequence(is_sorted: bool) -> None:
         require_equal(program, model, torch.rand(2, 3), torch.rand(7, 3))
 
 
-def test_under_jit_a_batch_is_as_long_as_its_padding() -> None:
+def test_under_jit_a_batch_is_as_long_as_its_padding(program: jaxlstm.Program) -> None:
     model = model_of(plain)
-    program = jaxlstm.from_module(model, batch(*EXAMPLE))
     x, lengths = batch([4, 3, 2], 7)
     y, n, (h, _) = jax.jit(program)(program.params, x.numpy(), lengths.numpy())
     expected = model(x, lengths)
@@ -217,11 +221,10 @@ def test_threads() -> None:
     assert are_alone == [True, True]
 
 
-@pytest.mark.parametrize("lengths", [[8, 2, 1], [3, 0, 1]])
-def test_lengths_that_torch_refuses(lengths: list[int]) -> None:
-    program = jaxlstm.from_module(model_of(plain), batch(*EXAMPLE))
-    with pytest.raises(ProgramError, match=r"between 1 and .* 7; got [80].*\[guard"):
-        program(program.params, *map(to_numpy, batch(lengths, 7)))
+def test_lengths_that_torch_refuses(program: jaxlstm.Program) -> None:
+    for lengths in ([8, 2, 1], [3, 0, 1]):
+        with pytest.raises(ProgramError, match=r"between 1 and .* 7; got [80].*\[guard"):
+            program(program.params, *map(to_numpy, batch(lengths, 7)))
 
 
 @pytest.mark.slow
@@ -291,15 +294,14 @@ def test_a_total_length_that_jit_does_not_know() -> None:
     assert np.isnan(y).all()
 
 
-@pytest.mark.parametrize(("forward", "order"), [(plain, [3, 5, 2]), (changed_in_place, [5, 3, 2])])
-def test_random_inputs_have_lengths(forward: Forward, order: list[int]) -> None:
+def test_random_inputs_have_lengths(program: jaxlstm.Program) -> None:
     """One length for each sequence, from the number of steps downwards."""
-    program = jaxlstm.from_module(model_of(forward), batch(order, 5))
-    inputs = random_inputs(program)
-    assert inputs is not None
-    x, lengths = inputs
-    assert lengths.tolist() == [max(x.shape[1] - k, 1) for k in range(len(x))]
-    program(program.params, x, lengths)
+    for each in (program, jaxlstm.from_module(model_of(changed_in_place), batch([5, 3, 2], 5))):
+        inputs = random_inputs(each)
+        assert inputs is not None
+        x, lengths = inputs
+        assert lengths.tolist() == [max(x.shape[1] - k, 1) for k in range(len(x))]
+        each(each.params, x, lengths)
 
 
 def test_file(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 import ast
 import subprocess
-import sys
 from collections.abc import Sequence
 
+from jaxlstm._shared.imports import import_optional
 from jaxlstm_converters.source.classes import WrittenClass
 from jaxlstm_converters.source.methods.method import Statement
 from jaxlstm_converters.source.syntax import trees
@@ -14,15 +14,15 @@ _BUFFER = '''
 class Buffer(nnx.Variable):
     """A tensor that torch registers with `register_buffer`: saved, never trained."""
 '''
-_IMPORTS = {
-    "functools": "import functools",
-    "math": "import math",
+_STANDARD_LIBRARY = {"functools": "import functools", "math": "import math"}
+# In the order of isort.
+_THIRD_PARTY = {
     "jax": "import jax",
     "jnp": "import jax.numpy as jnp",
+    "jaxlstm": "import jaxlstm",
     "nnx": "from flax import nnx",
     "lax": "from jax import lax",
     "signal": "from jax.scipy import signal",
-    "jaxlstm": "import jaxlstm",
     "programs": "from jaxlstm import programs",
 }
 _LINE_LENGTH = 100
@@ -33,33 +33,23 @@ def file_text(classes: Sequence[WrittenClass], *, comments: bool) -> str:
     bodies = [_class_text(written, comments) for written in classes]
     used = {"nnx", *(name for body in bodies for name in trees.variables(ast.parse(body)))}
     buffer = _BUFFER if "Buffer" in used else ""
-    imports = [line for name, line in _IMPORTS.items() if name in used]
+    groups = [[lines[name] for name in lines if name in used] for lines in (_STANDARD_LIBRARY, _THIRD_PARTY)]
     title = f"{classes[-1].name} in Flax NNX, written by jaxlstm from a program of torch.export."
     title = title if len(title) < _LINE_LENGTH - 2 else f"{classes[-1].name}, written by jaxlstm."
     doc = f'"""{title}\n\nModules, parameters and buffers have torch\'s names.\n"""\n'
-    parts = [doc, "\n".join(imports), buffer, *bodies]
+    parts = [doc, *map("\n".join, groups), buffer, *bodies]
     return formatted("\n\n".join(part for part in parts if part))
 
 
 def formatted(text: str) -> str:
     """Return Python source as ruff formats it."""
+    # The program itself starts faster than ``python -m ruff``.
+    ruff = import_optional("ruff.__main__", "source").find_ruff_bin()
     settings = ["--isolated", f"--line-length={_LINE_LENGTH}", "--target-version=py311"]
-    # Sorted imports, with the order of groups that ruff's rules want.
-    # Ruff takes a package in the current folder for the user's own.
-    known = "--config=lint.isort.known-third-party=['jaxlstm']"
-    sort = ["check", known, "--select=I", "--fix-only", "--quiet", *settings, "-"]
-    return _ruff(["format", "--quiet", *settings, "-"], _ruff(sort, text))
-
-
-def _ruff(arguments: Sequence[str], text: str) -> str:
-    command = [sys.executable, "-m", "ruff", *arguments]
-    result = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, encoding="utf-8"
-    )
-    if "No module named ruff" in result.stderr:
-        raise ImportError("Written source is formatted by ruff: pip install 'jaxlstm[source]'")
+    command = [ruff, "format", "--quiet", *settings, "-"]
+    result = subprocess.run(command, input=text, capture_output=True, check=False, encoding="utf-8")
     if result.returncode:
-        raise RuntimeError(f"ruff {arguments[0]} failed: {result.stderr.strip()}")
+        raise RuntimeError(f"ruff format failed: {result.stderr.strip()}")
     return result.stdout
 
 
