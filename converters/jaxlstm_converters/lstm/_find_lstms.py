@@ -14,14 +14,9 @@ from jaxlstm.layer.config import ASSUMABLE, METADATA_KEY, LSTMCellConfig, LSTMCo
 from jaxlstm.layer.params import shape_mismatches
 from jaxlstm_converters.checkpoint import read_checkpoint
 from jaxlstm_converters.layer_kinds import SETTINGS_KEY, read_settings
-from jaxlstm_converters.lstm.fold import fold
+from jaxlstm_converters.lstm.fold import PARAMETER, fold
 from jaxlstm_converters.optimizer.state import is_moment
 
-_NAME = re.compile(
-    r"(?P<prefix>(?:.*\.)?)(?P<base>weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)"
-    r"(?P<suffix>|_l(?P<layer>0|[1-9]\d*)(?P<reverse>_reverse)?)",
-    re.DOTALL,
-)
 _FOREIGN = re.compile(r"(weight|bias)_[^.]+")
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 WITH_ARTICLE = {"LSTM": "an LSTM", "GRU": "a GRU", "RNN": "an RNN"}
@@ -46,7 +41,7 @@ def group_by_prefix(state_dict: Mapping[str, Any]) -> dict[str, Shapes]:
     """
     groups: dict[str, Shapes] = {}
     for prefix, shapes in by_module(state_dict).items():
-        matches = filter(None, map(_NAME.fullmatch, shapes))
+        matches = filter(None, map(PARAMETER.fullmatch, shapes))
         # An optimizer that stores its moments by parameter name repeats the names and shapes of the LSTM.
         names = {match[0]: match["suffix"] for match in matches if not is_moment(prefix + match[0])}
         if names:
@@ -60,7 +55,7 @@ def foreign_tensors(prefix: str, modules: Mapping[str, Shapes], config: LSTMConf
     They are weights and biases with other names, such as peepholes, and in a cell, which has no
     submodules, also all with one number per row of the gates, such as the weight of a layer normalization.
     """
-    unknown = {name: shape for name, shape in modules[prefix].items() if not _NAME.fullmatch(name)}
+    unknown = {name: shape for name, shape in modules[prefix].items() if not PARAMETER.fullmatch(name)}
     foreign = {name: shape for name, shape in unknown.items() if _FOREIGN.fullmatch(name)}
     if isinstance(config, LSTMCellConfig):
         children = [p for p in modules if p.startswith(prefix) and p.count(".") == prefix.count(".") + 1]
@@ -79,13 +74,11 @@ def layer_kind(shapes: Shapes) -> str:
     if not recurrent and any(name.startswith("weight_ih") for name in shapes):
         return "LSTM"  # the missing tensors are reported later
     for name, shape in recurrent.items():
-        match = _NAME.fullmatch(name)
-        assert match is not None
         if len(shape) != 2:
             continue
-        projection = shapes.get(f"weight_hr{match['suffix']}", (0, shape[1]))
-        hidden_size = projection[1] if len(projection) == 2 else shape[1]
-        rows = {shape[0], *shapes.get(f"weight_ih{match['suffix']}", ())[:1]}
+        end = name.removeprefix("weight_hh")
+        hidden_size = _size(shapes, f"weight_hr{end}", 1, default=shape[1])
+        rows = {shape[0], *shapes.get(f"weight_ih{end}", ())[:1]}
         for factor, kind in _KINDS.items():
             if hidden_size and factor * hidden_size in rows:
                 return kind
@@ -101,7 +94,8 @@ def infer_config(shapes: Shapes, recorded: Mapping[str, Any]) -> LSTMConfig:
 
     ``recorded`` holds the settings that the source records.
     """
-    is_cell = any(_NAME.fullmatch(name)["suffix"] == "" for name in shapes)  # type: ignore[index]
+    matches = list(filter(None, map(PARAMETER.fullmatch, shapes)))
+    is_cell = any(not match["suffix"] for match in matches)
     end = "" if is_cell else "_l0"
     rows = _size(shapes, f"weight_ih{end}", 0)
     input_size = _size(shapes, f"weight_ih{end}", 1)
@@ -113,7 +107,7 @@ def infer_config(shapes: Shapes, recorded: Mapping[str, Any]) -> LSTMConfig:
     bias = any(name.startswith("bias_") for name in shapes)
     if is_cell:
         return LSTMCellConfig(input_size, hidden_size, bias=bias)
-    layers = {int(match["layer"]) for name in shapes if (match := _NAME.fullmatch(name))}
+    layers = {int(match["layer"]) for match in matches}
     return LSTMConfig(
         input_size=input_size,
         hidden_size=hidden_size,
@@ -185,7 +179,7 @@ def survey(state_dict: Mapping[str, Any], settings: Mapping[str, Mapping[str, An
     ``settings`` holds the settings of the layers by prefix; by default, the state dict has them.
     """
     tensors, notes, problems = fold(state_dict)
-    notes = [note for note in notes if _NAME.fullmatch(note.partition(" = ")[0])]
+    notes = [note for note in notes if PARAMETER.fullmatch(note.partition(" = ")[0])]
     result = Survey({}, dict(problems), tensors, notes, {})
     settings = recorded_settings(state_dict) if settings is None else settings
     modules = by_module(tensors)

@@ -26,7 +26,11 @@ _PART = re.compile(r"(?P<weight>.*[^.])_(?P<part>g|v|u|orig|mask|raw)", re.DOTAL
 _PARAMETRIZATION = re.compile(
     r"(?P<prefix>(?:.*\.)?)parametrizations\.(?P<base>\w+)\.(?P<part>original\d?|\d+\..+)", re.DOTALL
 )
-_OF_LSTM = re.compile(r"(weight_(ih|hh|hr)|bias_(ih|hh))(_l\d+(_reverse)?)?")
+PARAMETER = re.compile(
+    r"(.*\.)?(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?P<suffix>|_l(?P<layer>0|[1-9]\d*)(_reverse)?)",
+    re.DOTALL,
+)
+"""The name of a parameter of a recurrent layer, with any prefix."""
 
 
 class Folded(NamedTuple):
@@ -102,7 +106,7 @@ def fold(state_dict: Mapping[str, Any], keep: Collection[str] = ()) -> Folded:
     folded = Folded(dict(state_dict), [], {})
     for weight, parts in parts_of_weights(state_dict).items():
         start = weight.rfind(".") + 1
-        is_of_lstm = _OF_LSTM.fullmatch(weight, start) is not None
+        is_of_lstm = PARAMETER.fullmatch(weight) is not None
         if any(name in keep for name in parts.values()) or (weight in state_dict and not is_of_lstm):
             continue
         problem = _fold(folded, weight, parts)
