@@ -120,11 +120,9 @@ def choose_by_name(types: list[LayerType], name: str) -> list[LayerType]:
 
 def recorded_type(types: list[LayerType], recorded: Mapping[str, Any]) -> LayerType | None:
     """Return the type that a program records, with its arguments, or None if it is not one of ``types``."""
-    arguments = {name: value for name, value in recorded.items() if name != "type"}
     for candidate in types:
         if candidate.name == recorded.get("type"):
-            sizes = {**candidate.sizes, **arguments}
-            groups = arguments.get("groups", 1)
+            sizes, groups = candidate.with_settings(recorded).sizes, recorded.get("groups", 1)
             if isinstance(groups, int) and candidate.name.startswith("ConvTranspose"):
                 sizes["out_channels"] *= 1 if sizes["bias"] else groups
             elif isinstance(groups, int) and "in_channels" in sizes:

@@ -1,7 +1,7 @@
 """The arguments of torch's layers that no state dict records, from the graph of a program."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxlstm.programs.graph import Graph, Node, used_values, values_in
 from jaxlstm_converters.checkpoint.errors import CheckpointError
@@ -62,28 +62,20 @@ def _operator(node: Node) -> str:
     return node.op.partition(".")[2].partition(".")[0].removeprefix("packed_")
 
 
-class ProgramRecords(NamedTuple):
-    """The facts that a program records about its layers and tensors.
+def read_records(path: str) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
+    """Return what a `.pt2` file records, nothing if its graph cannot be read.
 
-    Attributes:
-        settings: prefix -> the settings of a layer.
-        unused: the constants, and the names of parameters and buffers that no operator uses.
+    That is prefix -> the settings of a layer; and the constants, and the names of parameters and buffers that
+    no operator uses.
     """
-
-    settings: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
-    unused: frozenset[str] = frozenset()
-
-
-def read_records(path: str) -> ProgramRecords:
-    """Return the records of a `.pt2` file; none if its graph cannot be read."""
     try:
         graphs = read_graphs(path)
     except CheckpointError:
-        return ProgramRecords()
+        return {}, frozenset()
     settings, used, names = dict[str, dict[str, Any]](), set[str](), set[str]()
     for program, graph in graphs.items():
         settings |= {path and f"{path}.": row for path, row in layer_settings(graph).items()}
         tensors, constants = {**graph.parameters, **graph.buffers}, graph.constants.values()
         used |= {tensors[value] for value in used_values(graph) & tensors.keys()}
         names.update(tensors.values(), constants, (name_of_constant(name, program) for name in constants))
-    return ProgramRecords(settings, frozenset(names - used))
+    return settings, frozenset(names - used)
