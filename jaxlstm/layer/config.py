@@ -6,9 +6,9 @@ import numbers
 import operator
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -215,14 +215,6 @@ ASSUMABLE = ("batch_first", "dropout")
 _TYPES = {"LSTM": LSTMConfig, "LSTMCell": LSTMCellConfig}
 
 
-class SavedConfig(NamedTuple):
-    """The prefix and config in the metadata of a file, and the names of the arguments that were assumed."""
-
-    prefix: str
-    config: LSTMConfig
-    assumed: tuple[str, ...]
-
-
 def config_to_dict(config: LSTMConfig, assumed: Collection[str] = ()) -> dict[str, Any]:
     """Return the constructor arguments by name, and ``type``: "LSTM" or "LSTMCell".
 
@@ -235,37 +227,19 @@ def config_to_dict(config: LSTMConfig, assumed: Collection[str] = ()) -> dict[st
     return {**data, "assumed": list(assumed)} if assumed else data
 
 
-def config_from_dict(data: Mapping[str, Any]) -> LSTMConfig:
-    """Return the config of a dict from :func:`config_to_dict`; raise ValueError if it is not one."""
-    kwargs = dict(data)
-    kwargs.pop("assumed", None)
-    kind = kwargs.pop("type", None)
-    if kind not in _TYPES:
-        raise ValueError(f"config type must be one of {sorted(_TYPES)}, got {kind!r}")
-    try:
-        return _TYPES[kind](**kwargs)
-    except TypeError as error:
-        raise ValueError(f"config does not fit {kind}: {error}") from error
-
-
-def assumed_arguments(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names under "assumed" in a dict from :func:`config_to_dict`."""
-    assumed = data.get("assumed", ())
-    if not isinstance(assumed, (list, tuple)) or not set(assumed) <= set(ASSUMABLE):
-        raise ValueError(f"assumed must list some of {ASSUMABLE}, got {assumed!r}")
-    return tuple(assumed)
-
-
 def saved_metadata(prefix: str, config: LSTMConfig, assumed: Collection[str] = ()) -> str:
     """Return prefix and config as one line of JSON, stored under :data:`METADATA_KEY`."""
     return json.dumps({"prefix": prefix, "config": config_to_dict(config, assumed)})
 
 
-def saved_config(text: str) -> SavedConfig:
-    """Parse the result of :func:`saved_metadata`; raise ValueError if it is something else."""
+def saved_config(text: str) -> tuple[str, LSTMConfig, tuple[str, ...]]:
+    """Return prefix, config and assumed arguments from :func:`saved_metadata`; raise ValueError otherwise."""
     try:
         data = json.loads(text)
-        config = data["config"]
-        return SavedConfig(str(data["prefix"]), config_from_dict(config), assumed_arguments(config))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        arguments = dict(data["config"])
+        kind, assumed = arguments.pop("type"), arguments.pop("assumed", [])
+        if isinstance(assumed, list) and set(assumed) <= set(ASSUMABLE):
+            return str(data["prefix"]), _TYPES[kind](**arguments), tuple(assumed)
+        raise TypeError(f"assumed must list some of {ASSUMABLE}, got {assumed!r}")
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"metadata {METADATA_KEY!r} is not from jaxlstm: {text[:80]!r}") from error

@@ -121,9 +121,14 @@ def test_hints_of_a_module_and_of_a_saved_file() -> None:
         saved.metadata = {SETTINGS_KEY: settings_text({path: {"batch_first": True}, "norm": {"eps": 0.5}})}
         assert [*find_lstms(saved).values()] == [LSTMConfig(4, 5, 2, batch_first=True)]
         assert recorded_settings(saved)["norm."] == {"eps": 0.5}
-    saved.metadata = {METADATA_KEY: "of another program"}
     saved.hints = {"a.": {"dropout": 0.5}}
-    assert recorded_settings(saved) == {"a.": {"dropout": 0.5}}
+    right = saved_metadata("a.", config, ["dropout"])
+    wrong = {'"LSTM"': '"GRU"', '"dropout":': '"drop":', '["dropout"]': '["bias"]', '"config"': '"of"'}
+    for text in ("of another program", "[" * 100_000, *(right.replace(*words) for words in wrong.items())):
+        saved.metadata = {METADATA_KEY: text}
+        assert recorded_settings(saved) == {"a.": {"dropout": 0.5}}
+    saved.metadata = {METADATA_KEY: right}
+    assert recorded_settings(saved) == {"a.": {"batch_first": True}}
 
 
 def test_impossible_sizes_are_reported() -> None:
