@@ -129,8 +129,7 @@ def find_lstms(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -
     """Return prefix -> config for every LSTM and LSTMCell in a state dict or file, in its order.
 
     An LSTMCell has an :class:`jaxlstm.LSTMCellConfig`. A state dict does not record ``batch_first`` and
-    ``dropout``. They are set if the checkpoint records them (``Checkpoint.hints``), and have torch's
-    defaults otherwise.
+    ``dropout``. They are set if the checkpoint records them, and have torch's defaults otherwise.
 
     Args:
       state_dict_or_path: name -> any object with a ``shape``, of which only the shapes are read, or the path

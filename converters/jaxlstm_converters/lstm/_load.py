@@ -138,9 +138,9 @@ def load(
 
     Args:
       path: a checkpoint in any format of ``jaxlstm.read_checkpoint``, such as a file of ``jaxlstm.save``.
-      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save`` and
-        modules that were pickled whole record ``batch_first`` and ``dropout``. For other files, a warning
-        gives the assumed values of arguments that are None.
+      prefix, batch_first, dropout, dtype: as for ``jaxlstm.from_torch``. Files of ``jaxlstm.save``, programs
+        and modules that were pickled whole record ``batch_first`` and ``dropout``, and the weights of written
+        source ``batch_first``. Otherwise, a warning gives the assumed values of arguments that are None.
 
     Returns:
       ``(params, config)``: JAX arrays under torch's names and an :class:`jaxlstm.LSTMConfig`.
