@@ -203,4 +203,5 @@ def seeded() -> None:
     if "torch" not in MISSING:
         import torch
 
-        torch.manual_seed(0)
+        # For other devices, torch.manual_seed would keep the stack of each call.
+        torch.default_generator.manual_seed(0)

@@ -1,5 +1,6 @@
 """PyTorch's own samples of arguments for its operators (``op_db``), run by torch and as a program."""
 
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_utils import SEED
 from torch.utils import _pytree as pytree
 
 from testing.graphs import program_of_function, to_numpy
@@ -109,9 +111,14 @@ def samples(
     """
     info = op_infos()[name]
     differentiable = (dtype.is_floating_point or dtype.is_complex) and info.supports_autograd
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = list(info.sample_inputs("cpu", dtype, requires_grad=differentiable))
+        _seed()
+        # ``sample_inputs`` gives the same, and inspects the source of all callers twice.
+        for sample in info.sample_inputs_func(info, "cpu", dtype, differentiable):
+            found.append(sample)
+            _seed()
     for index in sorted({round(i) for i in np.linspace(0, len(found) - 1, most)}):
         sample = found[index]
         leaves, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
@@ -119,6 +126,11 @@ def samples(
             _function(synonym or info, leaves, structure),
             [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)],
         )
+
+
+def _seed() -> None:
+    for seed in (torch.default_generator.manual_seed, random.seed, np.random.seed):
+        seed(SEED)
 
 
 def has_gradient(name: str) -> bool:
