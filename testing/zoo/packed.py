@@ -123,7 +123,44 @@ def norms(self: Any, x: Tensor, lengths: Tensor) -> Any:
     return unpack(packed._replace(data=packed.data.square().sum(1, keepdim=True).sqrt()), True)[0]
 
 
-_NAMED = [plain, norms, in_order, initial_state, of_mask, several, other_layers, rows, embedded]
+def mask_of_the_longest(self: Any, x: Tensor, lengths: Tensor) -> Any:
+    """A mask that is made before the batch is packed, and cut."""
+    mask = torch.ones(x.shape[0], int(lengths.max()))
+    mask[x[:, : int(lengths.max()), 0] > 0.5] = 0
+    y, _, _ = plain(self, x, lengths)
+    return y * mask[:, : y.shape[1], None], (y.sum(2) + x[:, : y.shape[1], 0]).sum(1), mask.sum(1)
+
+
+def masks_of_two_batches(self: Any, x: Tensor, lengths: Tensor) -> Any:
+    """Each mask is made before its batch is packed, and the lengths change afterwards."""
+    lengths, fewer = lengths.clone(), (lengths - 1).clamp(min=1)
+    masks = [torch.arange(int(n.max())) < n[:, None] for n in (lengths, fewer)]
+    both = [plain(self, x, n)[0] for n in (lengths, fewer)]
+    lengths += 1
+    sums = [(y * mask[..., None]).sum(1) for y, mask in zip(both, masks, strict=True)]
+    return *sums, both[0].sum(1) / lengths.max().item()
+
+
+def some(self: Any, x: Tensor, lengths: Tensor) -> Any:
+    """A mask is as long as the longest sequence, which is not packed."""
+    y, _, _ = plain(self, x[:1], lengths[torch.tensor([0])])
+    return y.sum(1) * torch.ones(len(x), int(lengths.max())).sum(1)[:1, None]
+
+
+_NAMED = [
+    some,
+    masks_of_two_batches,
+    mask_of_the_longest,
+    plain,
+    norms,
+    in_order,
+    initial_state,
+    of_mask,
+    several,
+    other_layers,
+    rows,
+    embedded,
+]
 _NAMED += [attention_without_gradient, changed_in_place, tensors_of_numbers, integers]
 FORWARDS: dict[str, Forward] = {forward.__name__: forward for forward in _NAMED} | {
     "tolist": lambda self, x, lengths: plain(self, x, lengths.tolist()),
@@ -152,7 +189,7 @@ SPECIMENS = {
         partial(model_of, forward),
         *(batch, EXAMPLE, (LONGER,), (PADDED,)),
         free=name != "list",
-        jit=name != "integers",
+        jit=name not in ("integers", "some"),
     )
     for name, forward in FORWARDS.items()
 }

@@ -68,14 +68,14 @@ CHANGES = "statements/averaged; statements/frozen; "
 LARGE = "vision_and_series/rectified text recogniser"
 # Results of unknown sizes end with NaN, other sizes need another export, or autocast rounds otherwise.
 NOT_COMPILED = """\
-packed/arithmetic; packed/integers; packed/list; packed/of integers; regions/autocast; selections/documents; \
+packed/arithmetic; packed/integers; packed/of integers; packed/some; regions/autocast; selections/documents; \
 selections/graph; selections/groups; selections/last_steps; selections/longest; selections/numbers; \
 selections/selected; """
 # Source needs sizes that jit does not know; or without jit, integers of NumPy stay 64 bits wide.
 NOT_WRITTEN = """\
 packed/attention_without_gradient; packed/embedded; packed/integers; packed/norms; packed/numpy; \
-packed/plain; packed/rows; packed/several; packed/tolist; regions/autocast; selections/characters; \
-selections/documents; selections/losses; \
+packed/plain; packed/rows; packed/several; packed/some; packed/tolist; regions/autocast; \
+selections/characters; selections/documents; selections/losses; \
 selections/graph; selections/groups; selections/last_steps; selections/longest; selections/numbers; \
 selections/put; selections/reversed_steps; selections/selected; selections/sorted_rows; series/argmax; \
 series/number of steps; text/tagger"""

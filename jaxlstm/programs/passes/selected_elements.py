@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +10,10 @@ from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Valu
 from jaxlstm.programs.graph.rewrite import Site, new_node
 from jaxlstm.programs.graph.values import results_of, uses_of
 from jaxlstm.programs.passes.equal_values import EqualValues
+from jaxlstm.programs.passes.packed_lengths import ITEMS, PackedLengths
 
 SELECT, INDEX = "aten.masked_select.default", "aten.index.Tensor"
-ITEMS = ("aten.item.default", "aten._local_scalar_dense.default")
 _TO_THE_END = 2**63 - 1
-_PACK = "jaxlstm.pack_padded.default"
-_PARTS = {"unbind", "select", "clone", "detach", "to", "sort", "index"}
-"""Operators whose first result, or each of whose results, has elements of their argument and no others."""
 
 
 class Selected(NamedTuple):
@@ -61,16 +57,12 @@ class Selections:
         self._positive: set[str] = set()  # numbers that are not negative
         self.made_by: dict[str, Value] = {}
         self.equal = EqualValues()
-        makers = {name: node for node in graph.nodes for name in results_of(node)}
-        packed = (node.kwargs["lengths"] for node in graph.nodes if node.op == _PACK)
-        self._lengths = {name for lengths in packed for name in _owners(lengths, makers.get)}
+        self._lengths = PackedLengths(graph)
 
     def note_number(self, node: Node, site: Site) -> None:
         """Note whether a number depends on values of tensors."""
-        if node.op in ITEMS:
-            owners = _owners(node.kwargs["self"], lambda name: site.maker(Value(name)))
-            # torch packs no sequence of length 0.
-            self._positive.update(() if self._lengths.isdisjoint(owners) else results_of(node))
+        is_length = self._lengths.has(node, lambda name: site.maker(Value(name)))
+        self._positive.update(results_of(node) if is_length else ())
         is_unknown = node.op in ITEMS or not self._unknown.isdisjoint(uses_of(node))
         self._unknown.update(results_of(node) if is_unknown else ())
         is_number = is_unknown or not self.numbers.isdisjoint(uses_of(node))
@@ -189,16 +181,3 @@ class Selections:
 def masks_of(node: Node) -> Any:
     """Return the masks or indices by which a node reads or writes elements."""
     return node.kwargs.get("indices", (node.kwargs.get("mask"),))
-
-
-def _owners(value: Argument, maker_of: Callable[[str], Node | None]) -> Iterator[str]:
-    """Yield the name of a tensor, and of those of which it has elements and no others."""
-    while isinstance(value, Value):
-        yield value.name
-        maker = maker_of(value.name)
-        kind, first = (maker.op.split(".")[1], results_of(maker)[0]) if maker else ("", "")
-        value = (
-            maker.kwargs["self"]
-            if maker and kind in _PARTS and (kind == "unbind" or first == value.name)
-            else None
-        )

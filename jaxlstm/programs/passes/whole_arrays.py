@@ -17,7 +17,8 @@ from jaxlstm.programs.graph.graph import Graph, Node, TensorType, Value, same_si
 from jaxlstm.programs.graph.rewrite import Site, rewrite
 from jaxlstm.programs.graph.values import live_graph, results_of, uses_of, values_in
 from jaxlstm.programs.passes.loop_copies import SLICE
-from jaxlstm.programs.passes.selected_elements import INDEX, ITEMS, SELECT, Selected, Selections, masks_of
+from jaxlstm.programs.passes.packed_lengths import ITEMS
+from jaxlstm.programs.passes.selected_elements import INDEX, SELECT, Selected, Selections, masks_of
 
 _SUM_ALL, _SUM_DIM = "aten.sum.default", "aten.sum.dim_IntList"
 _FINITE = {"neg", "abs", "mul", "add", "sub", "square", "relu", "tanh", "sigmoid", "detach", "to", "clone"}

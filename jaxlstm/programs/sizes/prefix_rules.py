@@ -41,6 +41,8 @@ def run_unknown(op: str, apply: Apply, args: Sequence[Any], kwargs: Mapping[str,
         return result, not is_unknown(result)
     if rule := _OF_PACKED.get(name):
         return rule(apply, *args, **kwargs), False
+    if name == "aten.slice.Tensor" and (cut := _cut(*args, **kwargs)) is not None:
+        return cut, False
     rule = _RULES.get(name)
     result = rule and rule(apply, *args, **kwargs)
     if result is None:
@@ -81,6 +83,15 @@ def _falls(leaf: Any) -> bool:
     """Return True for a size that a batch without padding does not have as the largest."""
     count = leaf.count if isinstance(leaf, Prefix) else leaf
     return isinstance(count, Count) and count.at_whole is not None
+
+
+def _cut(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Prefix | None:
+    """Return the steps of an array up to the longest sequence of a packed batch."""
+    if is_unknown(self) or not isinstance(end, Count) or not end.is_packed or start or step != 1:
+        return None
+    place = axis(self, dim)
+    is_whole = self.shape[place] == end.size * end.times
+    return Prefix(self, (place,), end, is_padded=True) if is_whole else None
 
 
 def _with_other_elements(result: Any) -> Any:

@@ -78,6 +78,8 @@ def test_packed_sequences_are_padded_batches_with_lengths(name: str) -> None:
 
 def reduced(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...]:
     """Functions of all steps of a packed batch, of which torch has none after the longest sequence."""
+    whole = torch.arange(x.shape[1])[None] < lengths[:, None]
+    early = torch.arange(int(lengths.max()))[None] < lengths[:, None]
     rows = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
     y, n = rnn.pad_packed_sequence(self.lstm(rows)[0], batch_first=True)
     mask = torch.arange(y.shape[1])[None] < n[:, None]
@@ -90,6 +92,7 @@ def reduced(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...]:
         weights[:, None] @ y,
         scores.mT @ scores,
         (y * mask[..., None]).sum(1),
+        (y * whole[:, : y.shape[1], None] * early[..., None]).sum(1),
     )
     return *reductions, *sums, last, scores.sum(), y.sum(1) / y.shape[1], mask.sum(1), y.shape[1]
 

@@ -204,7 +204,8 @@ def _shapes(
     )
     if all(isinstance(tensor, torch.Tensor) for tensor in _pytree.tree_leaves(known)):
         with _disable_current_modes():
-            values = layer(*known, has_biases, *settings)
+            # torch compares the strides of both.
+            values = [value.contiguous() for value in layer(*known, has_biases, *settings)]
         for result, value in zip(results, values, strict=True):
             result.real_tensor = value
     return results
