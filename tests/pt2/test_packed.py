@@ -281,7 +281,7 @@ def test_a_sequence_longer_than_the_total_length() -> None:
 
 def test_a_total_length_that_jit_does_not_know() -> None:
     """Under jit, the program has the example's total length."""
-    forward = lambda self, x, n: unpack(pack(x * 1, n), total_length=int(n.max()))[0]  # noqa: E731
+    forward = lambda self, x, n: unpack(pack(x * 1, n), total_length=int(n.sum()))[0]  # noqa: E731
     model, args = model_of(forward), (torch.rand(5, 3, 2), torch.tensor([5, 4, 3]))
     program = jaxlstm.from_module(model, args)
     require_equal(program, model, *args, jit=False)
@@ -292,6 +292,16 @@ def test_a_total_length_that_jit_does_not_know() -> None:
     with pytest.warns(UserWarning, match=warning):
         y = jax.jit(program)(program.params, x, np.array([4, 4, 3]))
     assert np.isnan(y).all()
+
+
+def test_a_total_length_that_is_the_longest() -> None:
+    forward = lambda self, x, n: unpack(pack(x * 1, n), total_length=int(n.max()))[0]  # noqa: E731
+    model, x = model_of(forward), torch.rand(5, 3, 2)
+    program = jaxlstm.from_module(model, (x, torch.tensor([5, 4, 3])))
+    for lengths in ([5, 4, 3], [4, 4, 3]):
+        y = jax.jit(program)(program.params, x.numpy(), np.array(lengths))
+        np.testing.assert_array_equal(y[: lengths[0]], model(x, torch.tensor(lengths)))
+        np.testing.assert_array_equal(y[lengths[0] :], 0)
 
 
 def test_random_inputs_have_lengths(program: jaxlstm.Program) -> None:

@@ -108,6 +108,12 @@ def _packed_layer(apply: Apply, input: Any, lengths: Any, hx: Any, params: Any, 
 
 def _pad(apply: Apply, data: Any, total_length: Any = None, **kwargs: Any) -> Any:
     """Set the steps after the end of each sequence."""
+    if (
+        isinstance(total_length, Count)
+        and isinstance(data, Prefix)
+        and total_length.value is data.count.value
+    ):
+        total_length = None
     if not is_along(data, 1 if kwargs["batch_first"] else 0) or is_among((kwargs, total_length)):
         raise UnprovenError
     result = apply(data=data.array, total_length=total_length, **kwargs)
