@@ -38,12 +38,11 @@ def known_sizes(graph: Graph) -> Graph:
         if node.op == RESULT:
             return -1, value
         if node.name in asserted:
-            # Other assertions must stay.
-            is_certain = first in proven and all(
-                item in (value, proven[first][1]) or (node.op == "_operator.ge" and item in (0, 1))
-                for item in node.args
-            )
-            return proven[first] if is_certain else (-1, value)
+            # Other assertions must stay. A batch has at least one step.
+            own = proven.get(first, (-1, value))
+            is_least = node.op == "_operator.ge" and node.args[1] in (0, 1)
+            is_equal = node.op == "_operator.eq" and {*node.args} == {value, own[1]}
+            return own if (node.args[0] == value and is_least) or is_equal else (-1, value)
         is_value = bool(shapes) and first in proven and all(None not in shape for shape in shapes)
         return (-1, value) if is_value else sizes.get(first, (-1, value))
 

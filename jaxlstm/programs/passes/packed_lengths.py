@@ -1,6 +1,6 @@
 """The lengths of packed sequences in a graph, and the numbers that follow from them."""
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 
 from jaxlstm.programs.graph.graph import Argument, Graph, Node, Value
 from jaxlstm.programs.graph.values import results_of
@@ -12,43 +12,39 @@ _SAME = {"clone", "detach", "to", "sort"}
 _PARTS = _SAME | {"unbind", "select", "index"}
 """Operators whose first result, or each of whose results, has elements of their argument and no others."""
 
-MakerOf = Callable[[str], Node | None]
-
 
 class PackedLengths:
     """The tensors that hold the lengths of the packed sequences of a graph."""
 
     def __init__(self, graph: Graph) -> None:
         self._makers = {name: node for node in graph.nodes for name in results_of(node)}
+        self._types = graph.types
         packs = (node for node in graph.nodes if node.op == _PACK)
         # Name of a tensor with all lengths -> the packed batch.
-        self._packed = {
-            name: node for node in packs for name in _owners(node.kwargs["lengths"], self._makers.get, _SAME)
-        }
+        self._packed = {name: node for node in packs for name in self._owners(node.kwargs["lengths"], _SAME)}
 
-    def has(self, number: Node, maker_of: MakerOf) -> bool:
+    def has(self, number: Node) -> bool:
         """Return True for a length that is read as a number. torch packs no sequence of length 0."""
-        names = _owners(number.kwargs["self"], maker_of, _PARTS) if number.op in ITEMS else ()
+        names = self._owners(number.kwargs["self"], _PARTS) if number.op in ITEMS else ()
         return not self._packed.keys().isdisjoint(names)
 
     def cut_by(self, number: Node) -> tuple[str, int] | None:
         """Return the packed batch and its axis whose size is a number, the largest length; or None."""
-        *_, last = _owners(number.kwargs["self"], self._makers.get, _SAME)
+        *_, last = "", *self._owners(number.kwargs["self"], _SAME)
         maximum = self._makers.get(last)
         if maximum is None or maximum.op != "aten.max.default":
             return None
-        names = _owners(maximum.kwargs["self"], self._makers.get, _SAME)
+        names = self._owners(maximum.kwargs["self"], _SAME)
         pack = next((self._packed[name] for name in names if name in self._packed), None)
         return pack and (results_of(pack)[0], 1 if pack.kwargs["batch_first"] else 0)
 
-
-def _owners(value: Argument, maker_of: MakerOf, kinds: Set[str]) -> Iterator[str]:
-    """Yield the name of an integer tensor, and of those from which operators of some kinds make it."""
-    while isinstance(value, Value):
-        yield value.name
-        maker = maker_of(value.name)
-        kind, first = (maker.op.split(".")[1], results_of(maker)[0]) if maker else ("", "")
-        is_made = kind in kinds and (kind == "unbind" or first == value.name)
-        # A float is no size.
-        is_made = is_made and maker is not None and maker.types[value.name].dtype.kind in "iu"
-        value = maker.kwargs["self"] if maker is not None and is_made else None
+    def _owners(self, value: Argument, kinds: Set[str]) -> Iterator[str]:
+        """Yield the names of a tensor and of those from which operators make it, of large integers."""
+        while isinstance(value, Value) and value.name in self._types:
+            dtype, maker = self._types[value.name].dtype, self._makers.get(value.name)
+            if dtype.kind != "i" or dtype.itemsize < 4:
+                return
+            yield value.name
+            kind, first = (maker.op.split(".")[1], results_of(maker)[0]) if maker else ("", "")
+            is_made = kind in kinds and (kind == "unbind" or first == value.name)
+            value = maker.kwargs["self"] if maker is not None and is_made else None

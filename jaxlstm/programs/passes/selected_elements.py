@@ -59,10 +59,9 @@ class Selections:
         self.equal = EqualValues()
         self._lengths = PackedLengths(graph)
 
-    def note_number(self, node: Node, site: Site) -> None:
+    def note_number(self, node: Node) -> None:
         """Note whether a number depends on values of tensors."""
-        is_length = self._lengths.has(node, lambda name: site.maker(Value(name)))
-        self._positive.update(results_of(node) if is_length else ())
+        self._positive.update(results_of(node) if self._lengths.has(node) else ())
         is_unknown = node.op in ITEMS or not self._unknown.isdisjoint(uses_of(node))
         self._unknown.update(results_of(node) if is_unknown else ())
         is_number = is_unknown or not self.numbers.isdisjoint(uses_of(node))

@@ -53,7 +53,7 @@ class _WholeArrays(Selections):
         elif kind == "_assert_scalar":
             return () if self.always_holds(node, site) else None
         elif node.op in ITEMS or node.op.startswith(("_operator.", "math.", "torch.sym")):
-            self.note_number(node, site)
+            self.note_number(node)
         elif node.op == SLICE and self.places(node, site):
             return self.note_slice(node, site)
         elif kind == "slice_scatter":

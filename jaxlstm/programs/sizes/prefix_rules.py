@@ -87,7 +87,8 @@ def _falls(leaf: Any) -> bool:
 
 def _cut(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Prefix | None:
     """Return the steps of an array up to the longest sequence of a packed batch."""
-    if is_unknown(self) or not isinstance(end, Count) or not end.is_packed or start or step != 1:
+    is_start = start is None or (type(start) is int and start == 0)
+    if is_unknown(self) or not isinstance(end, Count) or not end.is_packed or not is_start or step != 1:
         return None
     place = axis(self, dim)
     is_whole = self.shape[place] == end.size * end.times
