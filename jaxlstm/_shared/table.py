@@ -31,9 +31,9 @@ def format_number(value: float | None) -> str:
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
-def count_of(count: int, singular: str, plural: str = "") -> str:
+def count_of(count: int, singular: str) -> str:
     """Return a number and its noun, as in "1 sequence" and "2 sequences"."""
-    return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
+    return f"{count} {singular}{'s' * (count != 1)}"
 
 
 def size(count: int) -> str:

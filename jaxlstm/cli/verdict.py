@@ -23,7 +23,7 @@ EXPLANATIONS = 5
 """Lines of the diagnosis that are shown without ``--verbose``."""
 _SUBJECT = ("operators", "prefix", "batch_first", "dropout", "submodule", "method", "input", "port")
 REPEATED = (*_SUBJECT, "backend", "dtype", "matrix", "seed")
-"""The options that decide what is checked, and how."""
+"""The options of a check, for the command that repeats it."""
 
 
 def verdict_text(args: argparse.Namespace, subject: str, reports: Reports, absent: Sequence[str]) -> str:

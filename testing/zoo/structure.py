@@ -219,7 +219,7 @@ def norms(self: Any, x: Tensor) -> Tensor:
     proven=True,
 )
 def channels_first(self: Any, x: Tensor, hx: Tensor) -> Tensor:
-    """A Sequential whose norm is no plain call of Flax's layer, and a cell whose input is called `input`."""
+    """A norm in a Sequential that needs code around Flax's, and a cell whose input is called `input`."""
     return self.cell(self.net(x).mean(2), hx)
 
 

@@ -47,11 +47,9 @@ class ProgramFile(NamedTuple):
     branches: tuple[Any, ...] = ()
 
 
-def read_pt2(
-    file: str | os.PathLike[str] | CheckpointFile, name: str | None = None, *, check_crc: bool = True
-) -> ProgramFile:
+def read_pt2(file: str | os.PathLike[str] | CheckpointFile, name: str | None = None) -> ProgramFile:
     """Return the program of a name, or the only one of a file."""
-    programs = read_programs(file, check_crc=check_crc)
+    programs = read_programs(file)
     shown = ", ".join(printable(name, 40) for name in [*programs][:8])
     if name is None and len(programs) > 1:
         fix = f"({shown}): pass the name of one as method, or call jaxlstm.load_programs"

@@ -63,10 +63,10 @@ def _operator(node: Node) -> str:
 
 
 def read_records(path: str) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
-    """Return what a `.pt2` file records, nothing if its graph cannot be read.
+    """Return the settings and unused tensors of a `.pt2` file; none if its graph cannot be read.
 
-    That is prefix -> the settings of a layer; and the constants, and the names of parameters and buffers that
-    no operator uses.
+    The settings are by the prefix of their layer. The unused tensors are the constants, and the names of
+    parameters and buffers that no operator uses.
     """
     try:
         graphs = read_graphs(path)

@@ -91,9 +91,9 @@ class Proof:
         return [*failures, *self.refused, *problem, *self.report.diagnosis]
 
 
-def example_of(program: Program, seed: int = 0) -> Arguments:
+def example_of(program: Program) -> Arguments:
     """Return random arguments of a program."""
-    tensors = random_inputs(program, seed=seed)
+    tensors = random_inputs(program)
     if tensors is None:
         raise ValueError(
             "the program refuses inputs of all sizes that were tried; call jaxlstm.check.verify_model with "

@@ -1,7 +1,8 @@
 """``known_sizes``: the size of an axis instead of a number that a model reads from a tensor.
 
-``jit`` knows sizes and not numbers: ``torch.arange(lengths.max())`` needs the number, and torch asserts that
-it is the size of an axis with which the result is combined. The assertion stays.
+``jit`` knows sizes and not numbers: ``torch.arange(lengths.max())`` needs the number. It is the size of an
+axis if torch asserts that, or if it is the largest length of packed sequences. Nodes that use it may have to
+come after the size. An assertion stays unless it holds for all lengths.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -13,8 +14,7 @@ from jaxlstm.programs.passes.equal_values import EqualValues
 from jaxlstm.programs.passes.packed_lengths import ITEMS, PackedLengths
 
 _MOST_MOVES = 16
-"""More numbers are read after their sizes are known only, so that a file with many of them loads in a short
-time."""
+"""The most sizes for which nodes are moved, so that a file with many of them loads in a short time."""
 
 
 def known_sizes(graph: Graph) -> Graph:
@@ -34,17 +34,18 @@ def known_sizes(graph: Graph) -> Graph:
         return graph
 
     def size_of(node: Node, value: Value) -> tuple[int, Argument]:
-        first, shapes = same.first(value.name), [type_.shape for type_ in node.types.values()]
+        first = same.first(value.name)
+        own = proven.get(first, (-1, value))
         if node.op == RESULT:
             return -1, value
         if node.name in asserted:
             # Other assertions must stay. A batch has at least one step.
-            own = proven.get(first, (-1, value))
-            is_least = node.op == "_operator.ge" and node.args[1] in (0, 1)
+            is_least = node.op == "_operator.ge" and node.args[0] == value and node.args[1] in (0, 1)
             is_equal = node.op == "_operator.eq" and {*node.args} == {value, own[1]}
-            return own if (node.args[0] == value and is_least) or is_equal else (-1, value)
-        is_value = bool(shapes) and first in proven and all(None not in shape for shape in shapes)
-        return (-1, value) if is_value else sizes.get(first, (-1, value))
+            return own if is_least or is_equal else (-1, value)
+        shapes = [type_.shape for type_ in node.types.values()]
+        is_element = first in proven and bool(shapes) and all(None not in shape for shape in shapes)
+        return (-1, value) if is_element else sizes.get(first, (-1, value))
 
     users = dict[int, list[int]]()  # place of a size -> the places before it of nodes that use its number
     for place, node in enumerate(graph.nodes):
