@@ -8,7 +8,9 @@ of h. The gathered h is also the output, hence the input of the next layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,13 +21,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlstm.layer import precision as precision_
-from jaxlstm.layer.cell import LSTMState, cell_step, input_gates
+from jaxlstm.layer.cell import LSTM, LSTMState, StepDerivative
 from jaxlstm.layer.config import LSTMConfig
-from jaxlstm.layer.params import Params, check_params, direction_params, param_shapes
-from jaxlstm.layer.precision import Precision, as_float_array, linear
+from jaxlstm.layer.params import Params, check_params, param_shapes
+from jaxlstm.layer.precision import Precision, as_float_array
 from jaxlstm.layer.ragged import as_lengths, valid_steps
-from jaxlstm.layer.scan import or_zero, where
-from jaxlstm.layer.stack import by_direction, over_layers
+from jaxlstm.layer.scan import forward, forward_both
+from jaxlstm.layer.stack import stack_by_direction
 from jaxlstm.layer.validate import state_argument
 
 AXES = ("data", "hidden")
@@ -159,33 +161,24 @@ class Sharded:
         self, params: Params, x: jax.Array, state: tuple[jax.Array, jax.Array], lengths: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Run all layers on this device's share of the gates, c and sequences. h and x are whole."""
-        valid = valid_steps(lengths, x.shape[0])
-        x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
-        params = self.gather(params)
-
-        def run_direction(
-            layer: int, direction: int, x: jax.Array, state: LSTMState
-        ) -> tuple[jax.Array, LSTMState]:
-            weights = direction_params(params, self.config, layer, direction)
-            return self._direction(weights, x, state, valid, reverse=direction == 1)
-
-        outputs, final = over_layers(self.config, x, LSTMState(*state), by_direction(run_direction))
+        x = jnp.where(valid_steps(lengths, x.shape[0])[:, :, None], x, jnp.zeros_like(x))
+        cell = LSTM if self._hidden is None else replace(LSTM, step=partial(_gathered_step, self._hidden))
+        outputs, final = stack_by_direction(
+            partial(forward, cell=cell),
+            partial(forward_both, cell=cell),
+            self.gather(params),
+            x,
+            LSTMState(*state),
+            lengths,
+            config=self.config,
+            precision=self.precision,
+        )
         return outputs, (final.h, final.c)
 
-    def _direction(
-        self, params: Params, x: jax.Array, state: LSTMState, valid: jax.Array, *, reverse: bool
-    ) -> tuple[jax.Array, LSTMState]:
-        projection = params.pop("weight_hr", None)
 
-        def step(state: LSTMState, inputs: tuple) -> tuple[LSTMState, jax.Array]:
-            x_gates, step_valid = inputs
-            h, c = cell_step(params, x_gates, state, precision=self.precision)
-            if self._hidden is not None:
-                h = lax.all_gather(h, self._hidden, axis=1, tiled=True)
-            if projection is not None:
-                h = linear(h, projection, precision=self.precision).astype(h.dtype)
-            return where(step_valid, LSTMState(h, c), state), or_zero(step_valid, h)
-
-        x_gates = input_gates(params, x, precision=self.precision)
-        last, outputs = lax.scan(step, state, (x_gates, valid), reverse=reverse)
-        return outputs, last
+def _gathered_step(
+    axis: str, z: Sequence[jax.Array], state: LSTMState
+) -> tuple[jax.Array, jax.Array, Callable[[], StepDerivative]]:
+    """Return the step of an LSTM with m of all units, before a projection; z and c are this device's."""
+    m, c_next, derivative = LSTM.step(z, state)
+    return lax.all_gather(m.astype(state.h.dtype), axis, axis=1, tiled=True), c_next, derivative
