@@ -27,22 +27,22 @@ from jaxlstm.inference.host_arrays import time_major
 SHORTEST = 16
 
 
-def buckets(first: int, last: int) -> tuple[int, ...]:
-    """Return the sizes to compile, ascending: doublings of ``first``, and ``last``.
+def bucket_of(size: int, largest: int | None, shortest: int = 1, *, three_quarters: bool = False) -> int:
+    """Return ``size`` rounded up to a power of two or ``three_quarters`` of one, within limits.
 
-    >>> buckets(16, 100), buckets(1, 6)
-    ((16, 32, 64, 100), (1, 2, 4, 6))
+    >>> [bucket_of(size, 100, 16) for size in (3, 17, 65)], bucket_of(33, None, three_quarters=True)
+    ([16, 32, 100], 48)
     """
-    sizes = []
-    while first < last:
-        sizes.append(first)
-        first *= 2
-    return (*sizes, last)
+    bucket = 1 << (size - 1).bit_length()
+    if three_quarters and size <= 3 * bucket // 4:
+        bucket = 3 * bucket // 4
+    bucket = max(shortest, bucket)
+    return bucket if largest is None else min(bucket, largest)
 
 
-def bucket_of(size: int, buckets: tuple[int, ...]) -> int:
-    """Return the smallest bucket that holds ``size``, which must not exceed the last bucket."""
-    return next(bucket for bucket in buckets if bucket >= size)
+def buckets(largest: int, shortest: int = 1) -> list[int]:
+    """Return all buckets of powers of two."""
+    return sorted({bucket_of(1 << k, largest, shortest) for k in range(largest.bit_length() + 1)})
 
 
 class CompiledEngine:
@@ -52,8 +52,6 @@ class CompiledEngine:
 
     def __init__(self, params: Mapping[str, jax.Array], settings: RunnerSettings) -> None:
         self.settings, self.work = settings, WorkCounter()
-        self.length_buckets = buckets(SHORTEST, settings.max_length)
-        self.batch_buckets = buckets(1, settings.max_batch)
         self._forward = ChunkedForward(time_major(settings.config), settings.precision, settings.backend)
         self.weights = jax.device_put(dict(params), settings.device)
         # Trace one step, so that an unavailable backend raises here and not at the first call.
@@ -69,8 +67,8 @@ class CompiledEngine:
     ) -> Results:
         """Pad a batch to its bucket and run it; see ``NativeEngine.run_batch``."""
         time, batch = x.shape[:2]
-        rows = bucket_of(batch, self.batch_buckets)
-        steps = bucket_of(time, self.length_buckets)
+        rows = bucket_of(batch, self.settings.max_batch)
+        steps = bucket_of(time, self.settings.max_length, SHORTEST)
         executable = self.executable("batch", steps, rows, donate=False)
         if (time, batch) != (steps, rows) or not _takes(executable, x):
             x = padded(np.asarray(x), (steps, rows))
@@ -98,7 +96,8 @@ class CompiledEngine:
 
     def warmup(self, *, progress: bool) -> None:
         """Compile every executable of single calls and ``map``, with a progress bar on a terminal."""
-        shapes = list(itertools.product(self.length_buckets, self.batch_buckets))
+        lengths = buckets(self.settings.max_length, SHORTEST)
+        shapes = list(itertools.product(lengths, buckets(self.settings.max_batch)))
         with progress_bar(progress) as bar:
             for done, (time, batch) in enumerate(shapes):
                 bar(done, len(shapes), f"compiling {time} steps of {batch}")
@@ -181,7 +180,7 @@ class CompiledState:
 
     def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Run up to ``max_length`` steps of x (time, batch, input_size), zero after each length."""
-        steps = bucket_of(len(x), self._engine.length_buckets)
+        steps = bucket_of(len(x), self._engine.settings.max_length, SHORTEST)
         executable = self._engine.executable("batch", steps, self._batch)
         padded_x = padded(x, (steps,))
         y, self._h, self._c = executable(self._engine.weights, padded_x, self._h, self._c, lengths)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlstm.inference.compiled import SHORTEST, padded
+from jaxlstm.inference.compiled import SHORTEST, bucket_of, padded
 from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram, Shape
 from jaxlstm.inference.engine import Stats
 from jaxlstm.inference.host_arrays import host_lengths
@@ -298,12 +298,8 @@ class ProgramRunner:
             size, high = sizes[name], self.program.graph.size_range(name)[1]
             if size < SMALLEST:
                 continue
-            bucket = 1 << (size - 1).bit_length()
-            if name != batch:
-                fewer = 3 * bucket // 4
-                shortest = 1 if name == self._batch_of_layers else SHORTEST
-                bucket = max(shortest, fewer if size <= fewer else bucket)
-            buckets[name] = bucket if high is None else min(bucket, high)
+            shortest = 1 if name in (batch, self._batch_of_layers) else SHORTEST
+            buckets[name] = bucket_of(size, high, shortest, three_quarters=name != batch)
         return buckets
 
     def _run(self, call: _Call, tensors: Sequence[Any], lengths: np.ndarray | None) -> list[Any]:
@@ -342,7 +338,7 @@ class ProgramRunner:
     def _run_rows(self, rows: Sequence[Row], most: int, *, pad: bool = True) -> Iterator[list[Any]]:
         """Yield the results of at most ``most`` rows of equal padded shapes, as copies."""
         # Powers of two, so that few sizes of batches are compiled.
-        count = max(min(most, 1 << (len(rows) - 1).bit_length()), self.smallest_batch)
+        count = max(bucket_of(len(rows), most), self.smallest_batch)
         filled = [*rows, *[rows[-1]] * (count - len(rows))]
         shapes = rows[0].padded_shapes if pad else [array.shape for array in rows[0].arrays]
         tensors = [
