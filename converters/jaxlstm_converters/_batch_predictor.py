@@ -183,8 +183,8 @@ class BatchPredictor:
                 errors.append(f"column {error.column!r} {error.reason}")
         computed: dict[int, Any] = {}
         progress(0, len(rows), "sequences")
-        for computed_batch in self.model.results(rows):
-            computed.update(computed_batch)
+        for row, result in self.model.results(rows):
+            computed[row] = result
             progress(len(computed), len(rows), "sequences")
         good = iter(range(len(rows)))
         results = [(None,) * len(self.model.blanks) if error else computed[next(good)] for error in errors]

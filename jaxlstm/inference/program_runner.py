@@ -162,9 +162,7 @@ class ProgramRunner:
           ValueError: an input or a result of the program has no batch axis.
         """
         rows = [self.row(arrays if isinstance(arrays, tuple) else (arrays,)) for arrays in inputs]
-        results: dict[int, list[Any]] = {}
-        for batch in self.rows(rows, positive_int("batch_size", batch_size)):
-            results.update(batch)
+        results = dict(self.rows(rows, positive_int("batch_size", batch_size)))
         return [self._structured(results[row]) for row in range(len(rows))]
 
     def stream(self, states: Mapping[str, str], initial: Mapping[str, Any] | None = None) -> ProgramStream:
@@ -194,8 +192,8 @@ class ProgramRunner:
         call = self._call_of(whole)
         return Row(tuple(array[0] for array in self._compiled.cast(whole, call.casts)), call)
 
-    def rows(self, rows: Sequence[Row], batch_size: int) -> Iterator[dict[int, list[Any]]]:
-        """Yield index -> leaves of the results for each batch of rows."""
+    def rows(self, rows: Sequence[Row], batch_size: int) -> Iterator[tuple[int, list[Any]]]:
+        """Yield index and leaves of the results of each row, batch by batch."""
         batch_size, groups = max(batch_size, self.smallest_batch), dict[tuple[Shape, ...], list[int]]()
         for index, row in enumerate(rows):
             groups.setdefault(row.padded_shapes, []).append(index)
@@ -208,7 +206,7 @@ class ProgramRunner:
                     results = [*self._run_rows(batch, most)]
                 except ProgramError:  # It may refuse only the padding, or another program may take a row.
                     results = [next(self._run_rows([row], 1, pad=False)) for row in batch]
-                yield dict(zip(chosen, results, strict=True))
+                yield from zip(chosen, results, strict=True)
 
     @cached_property
     def batch(self) -> int | str:

@@ -45,14 +45,14 @@ class LSTMRows:
         names = ("outputs", "h_n", "c_n") if states else ("outputs",)
         self.blanks = {name: np.empty((0, 0), self.runner.dtype) for name in names}
 
-    def results(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, tuple[Any, ...]]]:
-        """Yield index -> results for each batch. All outputs lie one after another in one array."""
+    def results(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Yield index and results of each row. All outputs lie one after another in one array."""
         sequences = [sequence for (sequence,) in rows]
         ends = np.cumsum([0, *map(len, sequences)])
         memory = arrow_memory((ends[-1], self.runner.config.output_size), self.runner.dtype)
         outputs = [memory[start:end] for start, end in itertools.pairwise(ends)]
-        for batch in self.runner.rows(sequences, self.batch_size, outputs=outputs):
-            yield {row: (array, *states)[: len(self.blanks)] for row, (array, states) in batch.items()}
+        for row, (array, states) in self.runner.rows(sequences, self.batch_size, outputs=outputs):
+            yield row, (array, *states)[: len(self.blanks)]
 
 
 class ProgramRows:
@@ -100,8 +100,8 @@ class ProgramRows:
             for name, type_ in self.runner.result_types.items()
         }
 
-    def results(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[dict[int, list[np.ndarray]]]:
-        """Yield index -> results for each batch."""
+    def results(self, rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Yield index and results of each row."""
         for row in rows:
             for declared, array in zip(self.inputs, row, strict=True):
                 held_without_loss(array, f"column {declared.column!r}")

@@ -231,9 +231,7 @@ class Runner:
         with progress_bar(progress) as bar:
             # Each sequence is copied when it is read: an iterator may yield the same buffer again.
             while arrays := [_sequence(settings, *item) for item in itertools.islice(numbered, window)]:
-                results: dict[int, Result] = {}
-                for batch in self.rows(arrays, batch_size, order):
-                    results.update(batch)
+                results = dict(self.rows(arrays, batch_size, order))
                 for index in range(len(arrays)):
                     yield results.pop(index)
                     done += 1
@@ -245,8 +243,8 @@ class Runner:
         batch_size: int,
         order: str = "length",
         outputs: Sequence[np.ndarray] | None = None,
-    ) -> Iterator[dict[int, Result]]:
-        """Yield index -> result for each batch of sequences that the caller checked.
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield index and result of each sequence, batch by batch. The caller has checked the sequences.
 
         Args:
           outputs: an array for the outputs of each sequence; new arrays if None.
@@ -264,7 +262,7 @@ class Runner:
                 lambda rows: _run_rows(engine, [(sequences[row], outputs[row]) for row in rows]), batches
             )
             for rows, results in zip(batches, computed, strict=True):
-                yield dict(zip(rows, results, strict=True))
+                yield from zip(rows, results, strict=True)
 
     def stream(self, batch: int = 1, *, spin: float = SPIN) -> Stream:
         """Return a :class:`jaxlstm.inference.Stream` of ``batch`` sequences that arrive in chunks.
