@@ -147,14 +147,17 @@ def _plain(results: Any) -> Any:
 
 
 def shapes_at(program: Program, sizes: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
-    """Return the shapes of the tensors among the inputs at these sizes of the free axes."""
-    return [
-        jax.ShapeDtypeStruct(
-            tuple(sizes[n] if isinstance(n, str) else n for n in type_.shape),  # type: ignore[misc]
-            jax.dtypes.canonicalize_dtype(type_.dtype),
-        )
-        for type_ in program.graph.input_types.values()
-    ]
+    """Return the shapes of the tensors among the inputs at these sizes of the free axes.
+
+    Sizes that are expressions of free axes are those of the example.
+    """
+    shapes = []
+    for declared in program.inputs:
+        if (type_ := declared.type) is not None:
+            pairs = zip(type_.shape, declared.example or (1,) * len(type_.shape), strict=True)
+            shape = [sizes[n] if isinstance(n, str) else like if n is None else n for n, like in pairs]
+            shapes.append(jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(type_.dtype)))
+    return shapes
 
 
 def _shapes(program: Program, *, smallest: int) -> list[jax.ShapeDtypeStruct]:

@@ -8,9 +8,9 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxlstm.inference.artifact import positional
+from jaxlstm.inference.artifact import positional, shapes_at
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Input, Size, Value, uses_of, values_in
+from jaxlstm.programs.graph import Graph, Input, Size, Value, results_of, uses_of
 from jaxlstm.programs.inputs import as_arguments, tensors_of
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.program import Program
@@ -37,12 +37,13 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
     tried = [max(size, smallest) for size in SIZES]
     tensors = [declared for declared in program.inputs if declared.type]
     example = tensors_of(program.graph, *program.example) if program.example else None
-    for sizes in (*map(partial(_sizes, program.graph), tried), example_sizes(program.graph)):
-        shapes = [_shape(declared, sizes) for declared in tensors]
+    of_example = {**dict.fromkeys(program.graph.free_axes, 1), **example_sizes(program.graph)}
+    for sizes in (*map(partial(_sizes, program.graph), tried), of_example):
+        shapes = shapes_at(program, sizes)
         if _accepts(program, shapes):
+            inputs = zip(tensors, shapes, example or [None] * len(tensors), strict=True)
             generated = [
-                _random(rng, declared, sizes, program, like)
-                for declared, like in zip(tensors, example or [None] * len(tensors), strict=True)
+                _random(rng, declared, sizes, program, like, value) for declared, like, value in inputs
             ]
             return example if example and _refuses(program, generated) else generated
     if example and _accepts(program, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in example]):
@@ -80,28 +81,16 @@ def clipped(graph: Graph, axis: str, size: int) -> int:
     return max(low, size if high is None else min(size, high))
 
 
-def _shape(declared: Input, sizes: Mapping[str, int]) -> jax.ShapeDtypeStruct:
-    """Return the shape and dtype of an input at some sizes of the free axes."""
-    type_ = declared.type
-    assert type_ is not None
-    # The example also has the axes whose size is computed from others.
-    computed = declared.example or (1,) * len(type_.shape)
-    shape = [
-        sizes.get(size, default) if isinstance(size, str) else default if size is None else size
-        for size, default in zip(type_.shape, computed, strict=True)
-    ]
-    return jax.ShapeDtypeStruct(shape, type_.dtype)
-
-
 def _random(
     rng: np.random.Generator,
     declared: Input,
     sizes: Mapping[str, int],
     program: Program,
+    like: jax.ShapeDtypeStruct,
     example: np.ndarray | None,
 ) -> np.ndarray:
-    name, type_ = declared.name, _shape(declared, sizes)
-    shape = type_.shape
+    name, type_, shape = declared.name, declared.type, like.shape
+    assert type_ is not None
     steps, _ = _steps(program.graph, name)
     longest = sizes.get(steps) if isinstance(steps, str) else steps
     if longest and len(shape) == 1:
@@ -144,7 +133,7 @@ def _steps(graph: Graph, name: str) -> tuple[Size, int]:
         types |= node.types
         used = set(uses_of(node))
         inputs = set().union(*(sources.get(value, set()) for value in used))
-        sources |= dict.fromkeys(values_in(tuple(map(_as_values, node.outputs))), inputs)
+        sources |= dict.fromkeys(results_of(node), inputs)
         if node.op == "jaxlstm.pack_padded.default":
             padded, lengths = (getattr(node.kwargs[key], "name", "") for key in ("input", "lengths"))
             padded_type = types.get(padded)
@@ -152,10 +141,6 @@ def _steps(graph: Graph, name: str) -> tuple[Size, int]:
                 time = 1 if node.kwargs["batch_first"] else 0
                 return padded_type.shape[time], 1 - time
     return None, 0
-
-
-def _as_values(output: str | tuple[str, ...] | None) -> Argument:
-    return tuple(map(Value, output)) if isinstance(output, tuple) else output and Value(output)
 
 
 def _rows(program: Program, name: str) -> int:
