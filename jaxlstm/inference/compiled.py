@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm._shared.progress import progress_bar
 from jaxlstm.inference.chunked import ChunkedForward
-from jaxlstm.inference.engine import Results, RunnerSettings, WorkCounter
+from jaxlstm.inference.engine import Recent, Results, RunnerSettings, WorkCounter
 from jaxlstm.inference.host_arrays import time_major
 
 SHORTEST = 16
@@ -56,8 +56,7 @@ class CompiledEngine:
         self.weights = jax.device_put(dict(params), settings.device)
         # Trace one step, so that an unavailable backend raises here and not at the first call.
         jax.eval_shape(self._forward.step, self.weights, *self._shapes(1))
-        self._executables: dict[tuple, Any] = {}
-        self._compiling = threading.Lock()
+        self._executables = Recent(math.inf)
 
     def run_batch(
         self,
@@ -110,12 +109,7 @@ class CompiledEngine:
         ``donate``, h and c are donated.
         """
         key = method, sizes, donate, lengths
-        executable = self._executables.get(key)
-        if executable is None:
-            with self._compiling:
-                executable = self._executables.get(key) or self._compile(*key)
-                self._executables[key] = executable
-        return executable
+        return self._executables.get_or_make(key, lambda: self._compile(*key))
 
     def _compile(self, method: str, sizes: tuple[int, ...], donate: bool, lengths: bool) -> Any:
         shapes = self._shapes(*sizes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -13,7 +11,7 @@ import jax
 import numpy as np
 from jaxlib import xla_client
 
-from jaxlstm.inference.engine import WorkCounter
+from jaxlstm.inference.engine import Recent, WorkCounter
 from jaxlstm.inference.host_arrays import one_device
 from jaxlstm.inference.padding import ARRAY, leaves_of, split_leaves
 from jaxlstm.layer.config import positive_int
@@ -44,19 +42,20 @@ class CompiledProgram:
       work: the counts of compilations and calls.
     """
 
-    def __init__(self, program: Program, executables: int, device: Any) -> None:
+    def __init__(
+        self, program: Program, executables: int, device: Any, work: WorkCounter | None = None
+    ) -> None:
         self.program, self.device = program, one_device(device)
         self.tensors = [declared for declared in program.inputs if declared.type is not None]
-        self.work = WorkCounter()
+        self.work = work or WorkCounter()
         self._most = positive_int("executables", executables)
         native = self.device.platform == "cpu" and program.options.backend != "scan"
         self._form = program.for_inference() if native else program.with_options()
         self._computes_on = _inline_cpu() if self.device.platform == "cpu" else self.device
         self._weights = jax.device_put(self._form.params, self._computes_on)
         self._nbytes = sum(leaf.nbytes for leaf in program.params.values())
-        self._executables: OrderedDict[Any, Executable] = OrderedDict()
-        self._others = OrderedDict[int, CompiledProgram]()  # by the identity of a program's graph
-        self._lock = threading.Lock()
+        self._executables = Recent(self._most)
+        self._others = Recent(self._most)  # by the identity of a program's graph
 
     @cached_property
     def result_types(self) -> dict[str, TensorType]:
@@ -93,15 +92,7 @@ class CompiledProgram:
     ) -> Executable:
         """Return the executable for tensors of these shapes. The least recently used one makes room."""
         key = shapes, lengths is not None
-        with self._lock:
-            executable = self._executables.get(key)
-            if executable is None:
-                while len(self._executables) >= self._most:
-                    self._executables.popitem(last=False)
-                executable = self._executables[key] = self._compile(lengths, *tensors)
-                self.work.add_compilation()
-            self._executables.move_to_end(key)
-            return executable
+        return self._executables.get_or_make(key, lambda: self._compile(lengths, *tensors))
 
     def elsewhere(self, tensors: Sequence[Any], lengths: np.ndarray | None, error: ProgramError) -> list[Any]:
         """Return the results of another program of the module, which takes these sizes and values.
@@ -120,13 +111,8 @@ class CompiledProgram:
                 error = refused
 
         def run(program: Program) -> list[Any]:
-            compiled = self._others.get(id(program.graph))
-            if compiled is None:
-                compiled = CompiledProgram(program, self._most, self.device)
-                compiled.work = self.work
-                self._others[id(program.graph)] = compiled
-                while len(self._others) > self._most:
-                    self._others.popitem(last=False)
+            make = partial(CompiledProgram, program, self._most, self.device, self.work)
+            compiled = self._others.get_or_make(id(program.graph), make)
             arrays = compiled.cast([*map(np.asarray, tensors)], compiled.checked(tensors))
             executable = compiled.executable(tuple(map(np.shape, arrays)), lengths, arrays)
             results = tree.unflatten(program.graph.out_tree, iter(executable.results((lengths, *arrays))))
@@ -155,6 +141,7 @@ class CompiledProgram:
         if on_cpu and self._nbytes * max(8, copies) <= CONSTANTS:
             bound, weights = partial(run, self._weights), ()
         compiled = jax.jit(bound).lower(*weights, *shapes).compile(options)
+        self.work.add_compilation()
         return Executable(compiled, weights, [] if set(leaves) <= {ARRAY} else leaves)
 
 

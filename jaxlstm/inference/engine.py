@@ -1,6 +1,8 @@
-"""The settings, results and counts of both engines, which run batches of sequences on a device."""
+"""The settings, results, counts and caches of LSTMs and programs on a device."""
 
 import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +63,28 @@ class WorkCounter:
         """Add one compiled executable."""
         with self._lock:
             self._compilations += 1
+
+
+class Recent(OrderedDict[Any, Any]):
+    """The values that were used last, by key; at most ``most``. Threads may share it."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self._most, self._making = most, threading.Lock()
+
+    def get_or_make(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return the value of a key. One thread makes it, while others get the values that are there."""
+        try:
+            self.move_to_end(key)
+            return self[key]
+        except KeyError:
+            pass
+        with self._making:
+            if key not in self:
+                while len(self) >= self._most:
+                    self.popitem(last=False)
+                self[key] = make()
+            return self[key]
 
 
 @dataclass

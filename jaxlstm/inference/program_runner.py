@@ -1,7 +1,7 @@
 """``ProgramRunner``: a whole program compiled for inference, with its weights bound."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlstm.inference.compiled import SHORTEST, bucket_of, padded
 from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram, Shape
-from jaxlstm.inference.engine import Stats
+from jaxlstm.inference.engine import Recent, Stats
 from jaxlstm.inference.host_arrays import host_lengths
 from jaxlstm.inference.padding import SMALLEST, Padding, find_padding
 from jaxlstm.inference.program_stream import ProgramStream
@@ -86,7 +86,7 @@ class ProgramRunner:
         of_layers = _axes_of_layers(program)
         self._batch_of_layers = of_layers[0] if of_layers else None
         self._lengths = of_layers if of_layers and isinstance(of_layers[1], str) else None
-        self._pad, self._proofs = pad, dict[Shape, Padding]()
+        self._pad, self._proofs = pad, Recent(SIGNATURES)
         self._proven = find_padding(program, self._batch_axis, self._lengths, trusted=pad is True)
         along = self._along(example_sizes(program.graph))
         if pad and len(along) < len(self._place):
@@ -97,7 +97,7 @@ class ProgramRunner:
             )
         self.padded = {name: name in along for name in self._place}
         self._takes_lengths = self._lengths is not None and self.padded[self._lengths[1]]
-        self._calls: dict[Any, _Call] = {}
+        self._calls = Recent(SIGNATURES)
         self._refused: set[Shape] = set()
         positional, named = program.graph.in_tree.children
         is_flat = not named.children and all(child.kind == "leaf" for child in positional.children)
@@ -240,11 +240,8 @@ class ProgramRunner:
             return self._proven
         # An operator needs the value of a size. The batch may be proven for each value.
         others = {name: size for name, size in sizes.items() if name != self._batch_axis}
-        key = tuple(others.values())
-        if key not in self._proofs:
-            proof = find_padding(self.program, self._batch_axis, self._lengths, sizes=others)
-            self._proofs[key] = proof or Padding()
-        return self._proofs[key]
+        find = partial(find_padding, self.program, self._batch_axis, self._lengths, sizes=others)
+        return self._proofs.get_or_make(tuple(others.values()), lambda: find() or Padding())
 
     def _along(self, sizes: Mapping[str, int]) -> Mapping[str, list[Long]]:
         """Return free axis that is padded in a call of these sizes -> long axes of the results."""
@@ -252,17 +249,12 @@ class ProgramRunner:
 
     def _call_of(self, tensors: Sequence[Any]) -> _Call:
         """Return the call of these tensors, which are checked once for each signature."""
-        signature = _signature(tensors)
-        call = self._calls.get(signature)
-        if call is None:
-            casts = self._compiled.checked(tensors)
-            if len(self._calls) >= SIGNATURES:
-                self._calls.clear()
-            call = self._calls[signature] = self._call_at([np.shape(leaf) for leaf in tensors], casts)
-        return call
+        return self._calls.get_or_make(_signature(tensors), lambda: self._call_at(tensors))
 
-    def _call_at(self, shapes: Sequence[Shape], casts: list[int]) -> _Call:
-        """Return the call of tensors of these shapes."""
+    def _call_at(self, tensors: Sequence[Any]) -> _Call:
+        """Return the call of these tensors after the checks."""
+        casts = self._compiled.checked(tensors)
+        shapes: list[Shape] = [np.shape(leaf) for leaf in tensors]
         sizes = {name: shapes[i][k] for name, (i, k) in self._place.items()}
         buckets = self._buckets(sizes)
         if tuple(buckets.values()) in self._refused:
