@@ -64,7 +64,7 @@ class ChunkedForward:
         """Run a padded batch of sequences.
 
         Args:
-          inputs: (time, batch, input_size), with zeros after each length; time is a length bucket.
+          inputs: (time, batch, input_size); time is a length bucket. Padding may hold any numbers.
           h: initial h, (layers * directions, batch, h_size).
           c: initial c, (layers * directions, batch, hidden_size).
           lengths: int32 (batch,), from 0 to time. A row of length 0 keeps its state.

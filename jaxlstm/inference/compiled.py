@@ -48,8 +48,6 @@ def buckets(largest: int, shortest: int = 1) -> list[int]:
 class CompiledEngine:
     """An LSTM with an executable for each bucket that was used so far. It has the methods of NativeEngine."""
 
-    needs_zero_padding = True
-
     def __init__(self, params: Mapping[str, jax.Array], settings: RunnerSettings) -> None:
         self.settings, self.work = settings, WorkCounter()
         self._forward = ChunkedForward(time_major(settings.config), settings.precision, settings.backend)
@@ -173,7 +171,7 @@ class CompiledState:
         return np.asarray(y)
 
     def run(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Run up to ``max_length`` steps of x (time, batch, input_size), zero after each length."""
+        """Run up to ``max_length`` steps of x (time, batch, input_size) within the lengths."""
         steps = bucket_of(len(x), self._engine.settings.max_length, SHORTEST)
         executable = self._engine.executable("batch", steps, self._batch)
         padded_x = padded(x, (steps,))

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxlstm._shared.aligned import aligned_zeros
 from jaxlstm._shared.torch_tensors import kind_of
 from jaxlstm.layer.config import LSTMCellConfig, LSTMConfig
 from jaxlstm.layer.precision import DTYPES, as_float_array
@@ -122,17 +121,6 @@ def time_major_inputs(
     if 0 in x.shape:
         raise ValueError(f"inputs must have at least one sequence and one step, got {inputs.shape}")
     return x, unbatched
-
-
-def without_padding(x: np.ndarray | jax.Array, lengths: np.ndarray) -> np.ndarray:
-    """Return x (time, batch, features) with zeros after each length: padding may hold NaN."""
-    x = np.asarray(x)
-    if lengths.min() == len(x):
-        return x
-    valid = np.arange(len(x))[:, None] < lengths
-    zero_padded = aligned_zeros(x.shape, x.dtype)
-    np.copyto(zero_padded, x, where=valid[:, :, None])
-    return zero_padded
 
 
 def host_state(

@@ -31,10 +31,7 @@ class NativeEngine:
     Attributes:
       settings: the limits of its calls.
       work: counts every call.
-      needs_zero_padding: whether inputs must be zero after the end of each sequence.
     """
-
-    needs_zero_padding = False
 
     def __init__(self, params: Mapping[str, jax.Array], settings: RunnerSettings) -> None:
         self.settings, self.work = settings, WorkCounter()

@@ -19,7 +19,6 @@ from jaxlstm.inference.host_arrays import (
     host_lengths,
     host_state,
     time_major_inputs,
-    without_padding,
 )
 from jaxlstm.inference.native import NativeEngine, is_available
 from jaxlstm.inference.program_runner import ProgramRunner
@@ -167,8 +166,6 @@ class Runner:
         lengths = None
         if seq_lengths is not None:
             lengths = host_lengths(seq_lengths, batch, time)
-            if self._engine.needs_zero_padding:
-                x = without_padding(x, lengths)
         state = None
         if initial_state is not None:
             state = host_state(initial_state, self.config, batch, self.dtype, unbatched)

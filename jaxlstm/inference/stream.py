@@ -6,13 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.inference.compiled import CompiledEngine
-from jaxlstm.inference.host_arrays import (
-    checked_array,
-    host_lengths,
-    host_state,
-    time_major_inputs,
-    without_padding,
-)
+from jaxlstm.inference.host_arrays import checked_array, host_lengths, host_state, time_major_inputs
 from jaxlstm.inference.native import NativeEngine
 from jaxlstm.layer.cell import LSTMState
 
@@ -91,8 +85,6 @@ class Stream:
             outputs = self.step(np.ascontiguousarray(x[0]))[None]
         else:
             lengths = host_lengths(seq_lengths, self.batch, len(x), minimum=0)
-            if self._engine.needs_zero_padding:
-                x = without_padding(x, lengths)
             # Hold the lock over all pieces, so that another caller cannot advance the state between them.
             with self._lock:
                 outputs = self._in_pieces(x, lengths)
