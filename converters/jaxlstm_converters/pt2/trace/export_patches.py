@@ -17,9 +17,10 @@ from unittest import mock
 import torch
 from torch._export.passes import replace_autocast_with_hop_pass as autocast_pass
 from torch._export.passes import replace_set_grad_with_hop_pass as set_grad_pass
-from torch._subclasses.fake_tensor import is_fake
+from torch._subclasses.fake_tensor import FakeTensorMode, is_fake
 from torch.export.graph_signature import InputKind
 from torch.fx import _symbolic_trace
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules._functions import BackwardHookFunction
 from torch.nn.utils.rnn import PackedSequence
@@ -118,11 +119,26 @@ def kept_regions() -> Iterator[None]:
     # torch itself replaces methods of all modules, and would trace the modules of other threads.
     methods = replaced(_symbolic_trace._PatchedFnSetAttr, "patch", _set_by_thread)
     arrays = replaced(torch, "from_numpy", torch.as_tensor)  # No mode sees from_numpy.
-    replacements = (no_grad, autocast, functions, inference, methods, arrays)
+    # A second description of each result, with its memory format, which no file holds.
+    formats = replaced(proxy_tensor, "_extract_tensor_metadata", lambda tensor: None)
+    results = replaced(FakeTensorMode, "_make_cache_entry", _entry_of_second)
+    replacements = (no_grad, autocast, functions, inference, methods, arrays, formats, results)
     with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
         for replacement in replacements:
             stack.enter_context(replacement)
         yield
+
+
+_ENTRY: Any = FakeTensorMode._make_cache_entry
+
+
+def _entry_of_second(mode: Any, state: Any, key: Any, *call: Any) -> Any:
+    """Return torch's entry for the result of a call that occurs again, and None for the first one.
+
+    To make an entry takes as long as to compute a result, and most calls of a model occur once.
+    """
+    cache = state.shape_env.fake_tensor_cache if state.cache_on_shape_env() else mode.cache
+    return _ENTRY(mode, state, key, *call) if key in cache else None
 
 
 def _set_by_thread(patch: Any) -> None:
