@@ -104,7 +104,7 @@ class CompiledProgram:
         packs = any(node.op == "jaxlstm.pack_padded.default" for node in graph.nodes)
         if error.code == "guard" and (is_alone or packs):
             try:
-                return leaves_of(self.program, self.program.params, tensors, lengths)[0]
+                return [*map(on_host, leaves_of(self.program, self.program.params, tensors, lengths)[0])]
             except ProgramError as refused:
                 if is_alone:
                     raise
@@ -199,4 +199,9 @@ class Executable:
 
     def results(self, arguments: Sequence[Any]) -> list[Any]:
         """Return the leaves of the results, with NumPy arrays, see :meth:`leaves`."""
-        return [np.asarray(x) if isinstance(x, jax.Array) else x for x in self.leaves(arguments)]
+        return [*map(on_host, self.leaves(arguments))]
+
+
+def on_host(leaf: Any) -> Any:
+    """Return a result as a NumPy array if it is an array."""
+    return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxlstm.inference.compiled import SHORTEST, bucket_of, padded
-from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram, Shape
+from jaxlstm.inference.compiled_program import EXECUTABLES, CompiledProgram, Shape, on_host
 from jaxlstm.inference.engine import Recent, Stats
 from jaxlstm.inference.host_arrays import host_lengths
 from jaxlstm.inference.padding import SMALLEST, Padding, find_padding
@@ -132,7 +132,7 @@ class ProgramRunner:
                 return self._structured(self._compiled.elsewhere(tensors, lengths, error))
         # The program checks the lengths at sizes that only another one takes.
         results = self.program(self.program.params, *args, seq_lengths=seq_lengths, **kwargs)
-        return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, results)
+        return jax.tree.map(on_host, results)
 
     def _checked_lengths(self, seq_lengths: Any, call: _Call) -> np.ndarray:
         if self._lengths is None:
@@ -309,7 +309,7 @@ class ProgramRunner:
                 raise
             # For example a table of positions that ends before the bucket.
             self._refused.add(tuple(call.buckets.values()))
-            self._calls.clear()
+            self._calls = Recent(SIGNATURES)
             return self._run(self._call_of(tensors), tensors, lengths)
         self._compiled.work.add_call(*call.elements)
         leaves = executable.results((valid, *arrays))

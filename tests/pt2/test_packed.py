@@ -170,7 +170,9 @@ def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> N
         else:
             arrays = [*map(to_numpy, args)]
             assert np.isnan(jax.jit(program)(program.params, *arrays)).all()
-            np.testing.assert_allclose(compile(program)(*arrays), to_numpy(model(*args)), atol=1e-5)
+            result = compile(program)(*arrays)
+            assert isinstance(result, np.ndarray)
+            np.testing.assert_allclose(result, to_numpy(model(*args)), atol=1e-5)
 
 
 @pytest.mark.quick("first step backwards")
