@@ -38,7 +38,7 @@ class CompiledProgram:
     """A program compiled for the shapes that were used last. Threads may share it.
 
     Attributes:
-      tensors: the inputs that are tensors.
+      tensors: name and type of each input that is a tensor.
       work: the counts of compilations and calls.
     """
 
@@ -46,7 +46,7 @@ class CompiledProgram:
         self, program: Program, executables: int, device: Any, work: WorkCounter | None = None
     ) -> None:
         self.program, self.device = program, one_device(device)
-        self.tensors = [declared for declared in program.inputs if declared.type is not None]
+        self.tensors = [*program.graph.input_types.items()]
         self.work = work or WorkCounter()
         self._most = positive_int("executables", executables)
         native = self.device.platform == "cpu" and program.options.backend != "scan"
@@ -70,21 +70,19 @@ class CompiledProgram:
     def checked(self, tensors: Sequence[Any]) -> list[int]:
         """Check the shapes and dtypes of the tensors of a call, and return the places of those to cast."""
         if len(tensors) != len(self.tensors):
-            names = [declared.name for declared in self.tensors]
+            names = [name for name, _ in self.tensors]
             raise ValueError(f"the program takes the tensors {names}, got {len(tensors)}")
         self.program.bind(*as_arguments(self.program.graph, tensors))
-        dtypes = [declared.type.dtype for declared in self.tensors]  # type: ignore[union-attr]
+        dtypes = [(leaf.dtype, type_.dtype) for leaf, (_, type_) in zip(tensors, self.tensors, strict=True)]
         # Integers of fewer bits are accepted, too, and JAX may hold 64 bits in 32.
-        pairs = enumerate(zip(tensors, dtypes, strict=True))
-        return [k for k, (leaf, expected) in pairs if leaf.dtype != expected or expected.itemsize > 4]
+        return [k for k, (dtype, declared) in enumerate(dtypes) if dtype != declared or declared.itemsize > 4]
 
     def cast(self, arrays: list[Any], places: Sequence[int]) -> list[Any]:
         """Return arrays with the dtypes in which JAX holds the program's tensors."""
         for k in places:
-            declared, subject = self.tensors[k].type, f"input {self.tensors[k].name}"
-            assert declared is not None
-            held_without_loss(arrays[k], subject)
-            arrays[k] = arrays[k].astype(held(declared.dtype, subject), copy=False)
+            name, type_ = self.tensors[k]
+            held_without_loss(arrays[k], f"input {name}")
+            arrays[k] = arrays[k].astype(held(type_.dtype, f"input {name}"), copy=False)
         return arrays
 
     def executable(

@@ -21,9 +21,7 @@ class ProgramStream:
     def __init__(
         self, compiled: CompiledProgram, states: Mapping[str, str], initial: Mapping[str, Any]
     ) -> None:
-        types = {declared.name: declared.type for declared in compiled.tensors}
-        self._inputs = {name: type_.shape for name, type_ in types.items() if type_}
-        self._dtypes = {name: type_.dtype for name, type_ in types.items() if type_}
+        self._inputs = dict(compiled.tensors)
         results = list(compiled.result_types)
         pairs = [pair for state in states.items() for pair in self._pairs(results, *state)]
         if not pairs or len({name for name, _ in pairs}) < len(pairs):
@@ -55,14 +53,12 @@ class ProgramStream:
         )
 
     def _require_equal_types(self, name: str, result: str) -> None:
-        shape, dtype, type_ = self._inputs[name], self._dtypes[name], self._compiled.result_types[result]
-        pairs = zip(shape, type_.shape, strict=False)
+        types = state, new = self._inputs[name], self._compiled.result_types[result]
+        pairs = zip(state.shape, new.shape, strict=False)
         differs = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
-        if differs or len(shape) != len(type_.shape) or dtype != type_.dtype:
-            raise ValueError(
-                f"the state {name} is {dtype.name} {shown_shape(shape)}, but the result {result} is "
-                f"{type_.dtype.name} {shown_shape(type_.shape)}"
-            )
+        if differs or len(state.shape) != len(new.shape) or state.dtype != new.dtype:
+            shown = [f"{type_.dtype.name} {shown_shape(type_.shape)}" for type_ in types]
+            raise ValueError(f"the state {name} is {shown[0]}, but the result {result} is {shown[1]}")
 
     def reset(self, mask: Any = None) -> None:
         """Return to the state of the first step.
@@ -87,8 +83,8 @@ class ProgramStream:
 
     def _batch_axis(self, name: str, mask: np.ndarray, shape: Sequence[int]) -> int:
         """Return the axis of the rows: it has the name of the inputs' first axis, or the size of the mask."""
-        first = next((s[0] for n, s in self._inputs.items() if n not in self._fed and s), None)
-        declared = self._inputs[name]
+        first = next((t.shape[0] for n, t in self._inputs.items() if n not in self._fed and t.shape), None)
+        declared = self._inputs[name].shape
         by_name = [axis for axis, size in enumerate(declared) if isinstance(size, str) and size == first]
         axes = by_name or [axis for axis, size in enumerate(shape) if mask.shape == (size,)]
         if mask.dtype != bool or len(axes) != 1 or mask.shape != (shape[axes[0]],):
@@ -151,19 +147,20 @@ class ProgramStream:
         if len(tensors) != len(names):
             raise ValueError(f"a step takes the inputs {names}, got {len(tensors)} arrays")
         values = {**dict(zip(names, tensors, strict=True)), **self._state}
-        pairs = [(self._inputs[name], np.shape(value)) for name, value in values.items()]
+        pairs = [(self._inputs[name].shape, np.shape(value)) for name, value in values.items()]
         sizes = {n: actual for declared, shape in pairs for n, actual in zip(declared, shape, strict=False)}
         types = list(self._compiled.result_types.values())
         for name in self._fed.keys() - values.keys():
             # The size of a free axis, or the fixed size of the result.
-            pairs = zip(self._inputs[name], types[self._fed[name]].shape, strict=False)
+            state = self._inputs[name]
+            pairs = zip(state.shape, types[self._fed[name]].shape, strict=False)
             shape = [size if isinstance(size, int) else sizes.get(size, last) for size, last in pairs]
             if not all(isinstance(size, int) for size in shape):
                 raise ValueError(
-                    f"the size of the state {name}, {shown_shape(self._inputs[name])}, does not follow from "
+                    f"the size of the state {name}, {shown_shape(state.shape)}, does not follow from "
                     "the other inputs; pass the state as initial"
                 )
-            values[name] = np.zeros(shape, self._dtypes[name])
+            values[name] = np.zeros(shape, state.dtype)
         arguments = [values[name] for name in self._inputs]
         self._casts = self._compiled.checked(arguments)
         arrays = self._compiled.cast(list(map(np.asarray, arguments)), self._casts)
