@@ -143,7 +143,8 @@ class WrongPort:
         parts = self.product(x, w["ih"]), self.product(h, w["hh"]), bias[None]
         z: dict[str, Any] = dict.fromkeys("ifgo", xp.zeros_like(parts[0][:, :1]))
         for part, names in zip(parts, self.orders(("ifgo",) * 3), strict=True):
-            for name, block in zip(names, xp.split(part, 4, axis=-1), strict=True):
+            blocks = part.reshape(len(part), 4, part.shape[1] // 4).swapaxes(0, 1)
+            for name, block in zip(names, blocks, strict=True):
                 z[name] = z[name] + block
         i, f, o = self.gates([self.sigmoid(a) for a in (z["i"], self.forget(z["f"], c), z["o"])])
         c_new = self.new_c(i, f, self.candidate(z["g"]), c)

@@ -90,8 +90,10 @@ def _activations(
         for gate, (value, expected) in pairs.items():
             if value.shape != expected.shape:
                 raise ValueError(f"{name} {gate} has shape {value.shape}, expected {expected.shape}")
-        for times, rows in oracle.running(case.valid.sum(0), bool(reverse)):
-            for index in zip(times.tolist(), rows.tolist(), strict=True):
+        lengths = case.valid.sum(0)
+        for times, rows in oracle.running(lengths, bool(reverse)):
+            numbers = np.arange(len(lengths))[rows]
+            for index in zip(np.broadcast_to(times, len(numbers)).tolist(), numbers.tolist(), strict=True):
                 yield (layer, reverse, *index), {gate: (a[index], b[index]) for gate, (a, b) in pairs.items()}
 
 

@@ -86,7 +86,7 @@ def cell(eq: Equations, w: Weights, x: Array, h: Array, c: Array) -> Step:
     if "bias_ih" in w:
         z = z + w["bias_ih"] + w["bias_hh"]
     i, f, g, o = z.reshape(len(z), 4, z.shape[-1] // 4).swapaxes(0, 1)
-    i, f, g, o = eq.sigmoid(i), eq.sigmoid(f), eq.candidate(eq, g), eq.sigmoid(o)
+    (i, f, o), g = eq.sigmoid(np.stack([i, f, o])), eq.candidate(eq, g)
     c_next = f * c + i * g
     h = o * eq.squashed(eq, c_next)
     if "weight_hr" in w:
@@ -104,16 +104,22 @@ def direction(
     steps = Step(i, f, g, o, c_next, np.zeros_like(h_prev))
     for t, rows in running(lengths, reverse):
         h_prev[t, rows], c_prev[t, rows] = h_now[rows], c_now[rows]
-        step = eq.cell(eq, w, x[t, rows], h_now[rows], c_now[rows])
+        step = eq.cell(eq, w, x[t, rows], h_prev[t, rows], c_prev[t, rows])
         h_now[rows], c_now[rows] = step.h, step.c
         for whole, new in zip(steps, step, strict=True):
             whole[t, rows] = new
     return DirectionRun(x, h_prev, c_prev, steps, h_now, c_now)
 
 
-def running(lengths: Array, reverse: bool) -> list[tuple[Array, Array]]:
-    """Return, for each step, the rows that have not ended and the time that each of them reads."""
-    steps = []
+def running(lengths: Array, reverse: bool) -> list[tuple[Any, Any]]:
+    """Return, for each step, the rows that have not ended and the time that each of them reads.
+
+    If all lengths are equal, these are a slice and one number, which give views.
+    """
+    if len(lengths) and lengths.min() == lengths.max():
+        times = [(t, slice(None)) for t in range(lengths[0])]
+        return times[::-1] if reverse else times
+    steps: list[tuple[Any, Any]] = []
     for s in range(lengths.max(initial=0)):
         rows = np.flatnonzero(lengths > s)
         steps.append((lengths[rows] - 1 - s if reverse else np.full(len(rows), s), rows))
