@@ -249,7 +249,8 @@ class ProgramRunner:
 
     def _call_of(self, tensors: Sequence[Any]) -> _Call:
         """Return the call of these tensors, which are checked once for each signature."""
-        return self._calls.get_or_make(_signature(tensors), lambda: self._call_at(tensors))
+        key = _signature(tensors)
+        return self._calls.get(key) or self._calls.get_or_make(key, lambda: self._call_at(tensors))
 
     def _call_at(self, tensors: Sequence[Any]) -> _Call:
         """Return the call of these tensors after the checks."""
