@@ -192,6 +192,12 @@ def _is_about_values(error: Exception) -> bool:
     return bool(symbols) and all(symbol_is_type(symbol, _OF_VALUES) for symbol in symbols)
 
 
+def _reads_truth(error: Exception) -> bool:
+    """Return True if code read the truth of a tensor, for which no symbol stands."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(getattr(frame.f_locals.get("func"), "__name__", "") == "__bool__" for frame in frames)
+
+
 def _export_with(
     call: ExportCall, shapes: Any, exporter: str, settings: _Settings, failed: dict[_Settings, Exception]
 ) -> Any:
@@ -234,7 +240,7 @@ def _export_with(
         failed[settings] = error
         again = functools.partial(_export_with, call, shapes, exporter, failed=failed)
         is_unknown = isinstance(error, GuardOnDataDependentSymNode)
-        if is_unknown and not settings.values:
+        if is_unknown and not settings.values and not _reads_truth(error):
             # torch takes int as a dtype, and not a class in its place.
             with contextlib.suppress(TypeError, GuardOnDataDependentSymNode):
                 program = again(settings._replace(values=True))
