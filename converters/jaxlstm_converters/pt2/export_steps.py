@@ -173,17 +173,20 @@ class _Settings(NamedTuple):
     one: bool = True
 
 
-def _export(call: ExportCall, shapes: Any, exporter: str = "export") -> Any:
+_DEFAULT = _Settings()
+
+
+def _export(call: ExportCall, shapes: Any, exporter: str = "export", settings: _Settings = _DEFAULT) -> Any:
     """Return the program of an export function of torch, right from size 1 on or if torch fails, from 2."""
     failed: dict[_Settings, Exception] = {}
     try:
-        return _export_with(call, shapes, exporter, _Settings(), failed)
+        return _export_with(call, shapes, exporter, settings, failed)
     except ProgramError:
         raise
     except Exception as error:
         if _is_about_values(error):
             raise
-        return _export_with(call, shapes, exporter, _Settings(one=False), failed)
+        return _export_with(call, shapes, exporter, settings._replace(one=False), failed)
 
 
 def _is_about_values(error: Exception) -> bool:
@@ -221,7 +224,7 @@ def _export_with(
             kept_state(call.module, call.changed),
             tensor_attributes(call.module),
             plain_results(call.module),
-            SymbolicSizes(call.module, values=settings.values)
+            SymbolicSizes(call.module, values=settings.values, as_list=tracing.as_list)
             if settings.sizes
             else contextlib.nullcontext(),
             KnownValues(call.module),
@@ -325,13 +328,24 @@ def _sizes_in(error: Exception) -> set[str]:
 
 def _as_draft(call: ExportCall, first: Exception, given: tuple[bool, ...] = ()) -> ExportStep:
     """Decide conditions on values as the example does, except for the given first truths."""
+    step = _draft(call, given, _DEFAULT)
+    if step.truths is None:
+        # Numbers that are not fixed may leave truths only.
+        with contextlib.suppress(Exception):  # torch raises many types.
+            symbolic = _draft(call, given, _Settings(values=True))
+            if symbolic.truths is not None and call.runs(call, symbolic.program):
+                return symbolic
+    return step
+
+
+def _draft(call: ExportCall, given: tuple[bool, ...], settings: _Settings) -> ExportStep:
     decisions = DraftDecisions(given)
     # torch leaves the values of parameters undefined. It would spend a third of its time on the stacks of
     # expressions, for a report that nobody reads.
     values = replaced(meta_utils, "_safe_copy", _copy_values)
     report = replaced(sym_node, "dtrace_structured", lambda *args, **kwargs: None)
     with decisions.recorded(), values, report:
-        program = _export(call, _shapes(call), "draft_export")
+        program = _export(call, _shapes(call), "draft_export", settings)
     decisions.name_lines(program)
     reason = "the model has conditions on values"
     return ExportStep(program, decisions.conditions, reason, truths=decisions.truths())

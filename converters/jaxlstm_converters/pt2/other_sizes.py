@@ -72,7 +72,8 @@ class OtherSizes:
         self._truths: dict[int, tuple[Any, Truths | None]] = {}  # by the identity of a program's graph
         self._first, self._first_truths = program, first.truths
         self._branches = dict[Any, tuple[Program, ...]]()  # by graph and shapes
-        self._programs: tuple[Program, ...] = ()  # replaced as a whole: other threads may read it
+        # With True for the values of a call. Replaced as a whole: other threads may read it.
+        self._programs: tuple[tuple[Program, bool], ...] = ()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Leave the module out of a pickled program."""
@@ -87,38 +88,41 @@ class OtherSizes:
         run: Callable[[Program], Any],
     ) -> Any:
         """Run a program that takes the arguments, for which the first raised an error."""
-        branches = self.stored() if error.code == "guard" else ()
-        fitting = [program for program in (*self._programs, *branches) if program.takes(args, kwargs)]
-        for program in fitting:
-            try:
-                return run(program)
-            except ProgramError as refused:  # Its values differ.
-                error = refused
-        fits = bool(fitting) or (self._has_values and first.takes(args, kwargs))
         # Under jax.grad outside of jit, the values are known.
         leaves, structure = jax.tree.flatten((args, kwargs))
         leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
         is_allowed = ALLOWED.get() and not is_known
-        exports = [partial(self._export, _zeros, 1)] * (not fits)
-        exports += [partial(self._export, _given, 4)] * (self._has_values and is_known)
+        programs = (program for program, of_call in self._programs if is_known or not of_call)
+        fitting = [program for program in programs if program.takes(args, kwargs)]
+        stored = self.stored() if error.code == "guard" else ()
+        branches = [program for program in stored if program.takes(args, kwargs)]
+        fits = bool(fitting or branches) or (self._has_values and first.takes(args, kwargs))
         # A value that follows from sizes may decide a condition in another way than in the example.
         is_repeated = self._has_values and is_allowed and (not fits or error.code == "guard")
-        exports += [partial(self._export, _repeated, 3)] * (is_repeated and self._first_truths is not None)
-        for export in exports:
+        is_draft = is_repeated and self._first_truths is not None
+        zeros, given, repeated = (
+            partial(self._export, *kind) for kind in ((_zeros, 1), (_given, 4), (_repeated, 3))
+        )
+        exports = [zeros] * (not fits) + [given] * (self._has_values and is_known) + [repeated] * is_draft
+        # Where jit hides the values, some of the branches are not enough, unless torch cannot export more.
+        ready, others = (fitting, branches) if is_draft else ([*fitting, *branches], [])
+        for program in (*ready, *exports, *others):
             try:
-                program = export(first, args, kwargs, error)
-                self._programs = (*self._programs, program)[-_MOST:]
-                return run(program)
-            except ProgramError as refused:
+                if isinstance(program, Program):
+                    return run(program)
+                exported = program(first, args, kwargs, error)
+                self._programs = (*self._programs, (exported, program is given))[-_MOST:]
+                return run(exported)
+            except ProgramError as refused:  # Its values differ, or it has other sizes.
                 error = refused
         if is_repeated and self._first_truths is None:
             # Fixed values must follow from sizes and constants: others would nearly always differ.
             with contextlib.suppress(ProgramError), without(ASSERTED):
                 program = self._export(_repeated, 4, first, args, kwargs, error)
                 result = run(program)
-                self._programs = (*self._programs, program)[-_MOST:]
+                self._programs = (*self._programs, (program, False))[-_MOST:]
                 return result
         if is_allowed and error.code == "node-failed" and self._is_example((args, dict(kwargs))):
             result = run(self._export(_repeated, 4, first, args, kwargs, error))

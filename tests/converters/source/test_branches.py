@@ -73,6 +73,18 @@ def buffers(self: Any, x: Tensor, n: Tensor) -> Tensor:
     return x * self.total
 
 
+def number(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    k = n.min().item()
+    return self.linear(x) * 2 + k if k > 1 else self.linear(x) + k
+
+
+def masked(self: Any, x: Tensor, n: Tensor) -> Tensor:
+    """A comparison in a branch, of the same kind as the condition."""
+    if not n.min().item() >= 2:
+        return self.linear(x)
+    return x.masked_fill((torch.arange(x.shape[1]) < n[:, None])[..., None], 0.0)
+
+
 def two(self: Any, x: Tensor, n: Tensor) -> Tensor:
     if (n == 0).any():
         x = x + 1
@@ -114,7 +126,7 @@ def _listed(results: Any) -> list[Any]:
     return [*results] if isinstance(results, tuple) else [results]
 
 
-@pytest.mark.quick("middle-text", "last-text", "constants-text", "steps-text")
+@pytest.mark.quick("middle-text", "last-text", "constants-text", "number-text")
 @pytest.mark.parametrize(
     ("forward", "text"),
     [
@@ -124,6 +136,8 @@ def _listed(results: Any) -> list[Any]:
         (all_of_it, r"return lax\.cond\(n\[0\] == 2, branch, branch2\)"),
         (results, r"= lax\.cond\(n\[0\] == 2, branch, branch2\)"),
         (constants, r"return x \* lax\.cond\(n\.sum\(\) > 9, branch, branch2\)"),
+        (number, r"return lax\.cond\(n > 1, branch, branch2\) \+ n"),
+        (masked, r"lax\.cond\(n\.min\(\) (>=|<) 2"),
         (steps, r"step2, \(lax\.cond\(\(n == 0\)\.any\(\), branch, branch2\), c\)"),
     ],
     ids=lambda value: getattr(value, "__name__", "text"),
@@ -195,6 +209,9 @@ CONDITIONS: dict[str, Callable[..., Any]] = {
     "not all": lambda x, n: not (n > 1).all(),
     "an element": lambda x, n: n[0] == 2,
     "a float": lambda x, n: x.sum() > 0,
+    "a number": lambda x, n: n.max().item() > 4,
+    "a float's number": lambda x, n: x.sum().item() > 0,
+    "a remainder": lambda x, n: int(n.sum()) % 2 == 0,
 }
 
 

@@ -10,7 +10,9 @@ import functools
 import inspect
 import linecache
 import math
+import operator
 import re
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -84,6 +86,19 @@ class _SymbolicFloat(metaclass=_StandIn):
         return torch.sym_float(value) if is_symbolic else float(value)
 
 
+def _list_class(as_list: Callable[[Any], Any]) -> type:
+    """Return ``list``, whose result is of ``as_list``."""
+
+    class List(metaclass=_StandIn):
+        kinds = (list,)
+        __class_getitem__ = list.__class_getitem__
+
+        def __new__(cls, value: Any = ()) -> Any:
+            return as_list(value)
+
+    return List
+
+
 def _extreme(original: Any, symbolic: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the largest or smallest of sizes or lengths; a list or an array of lengths has their tensor."""
     if kwargs or not args:
@@ -92,7 +107,7 @@ def _extreme(original: Any, symbolic: Any, *args: Any, **kwargs: Any) -> Any:
     is_tensor = isinstance(lengths, torch.Tensor) and lengths.ndim == 1
     if len(args) == 1 and is_tensor and not lengths.is_floating_point():
         extreme = getattr(lengths, original.__name__)()
-        return extreme if lengths is args[0] else extreme.item()
+        return getattr(args[0], "element", torch.Tensor.item)(extreme) if lengths is not args[0] else extreme
     sizes = args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
     are_sizes = all(type(size) in _SizeInt.kinds for size in sizes) and torch.SymInt in map(type, sizes)
     return functools.reduce(symbolic, sizes) if are_sizes else original(*args)
@@ -104,8 +119,8 @@ _FUNCTIONS = {
     "max": functools.partial(_extreme, max, torch.sym_max),
     "len": lambda x: x.shape[0] if isinstance(x, torch.Tensor) and x.ndim else len(x),
 }
-# A class that stands for int or float is another object.
-_IDENTITY = re.compile(r"\bis (not )?(int|float)\b")
+# A class that stands for another is another object.
+_IDENTITY = re.compile(r"\bis (not )?(int|float|list)\b")
 
 
 def _rounded(number: Any, digits: int | None = None) -> Any:
@@ -118,6 +133,30 @@ def _rounded(number: Any, digits: int | None = None) -> Any:
 
 def _xor(one: Any, other: Any) -> Any:
     return (one & torch.sym_not(other)) | (torch.sym_not(one) & other)
+
+
+def _comparison(name: str, tensors: dict[Any, torch.Tensor]) -> Callable[[Any, Any], Any]:
+    """Return a comparison of floats of the trace as tensors: torch writes no assertion about some floats.
+
+    ``tensors`` has the tensor of each symbol. A number that its dtype rounds is compared as a float.
+    """
+    original, compare = getattr(torch.SymFloat, name), getattr(operator, name)
+
+    def compared(number: torch.SymFloat, other: Any) -> Any:
+        one = tensors.get(number.node.expr)
+        if isinstance(other, torch.SymFloat):
+            other_tensor = tensors.get(other.node.expr)
+        else:
+            is_exact = isinstance(other, int | float) and other == float(np.float32(other))
+            other_tensor = other if is_exact and one is not None and one.dtype in _WIDE else None
+        is_known = one is not None and other_tensor is not None
+        return compare(one, other_tensor).item() if is_known else original(number, other)
+
+    return compared
+
+
+_WIDE = torch.float32, torch.float64
+_COMPARISONS = ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__")
 
 
 def _sqrt(number: Any) -> Any:
@@ -209,15 +248,20 @@ def _require_strides(tensor: torch.Tensor, memory_format: torch.memory_format | 
 class SymbolicSizes(TorchFunctionMode):
     """A mode that replaces Python's functions in the files of a module and in others that call torch.
 
-    With ``values``, ``int`` and ``float`` of a tensor are symbolic too.
+    With ``values``, ``int`` and ``float`` of a tensor are symbolic too. ``as_list`` stands for ``list``.
     """
 
-    def __init__(self, module: torch.nn.Module, *, values: bool) -> None:
+    def __init__(
+        self, module: torch.nn.Module, *, values: bool, as_list: Callable[[Any], Any] = list
+    ) -> None:
         super().__init__()
         self._values = values
-        self._functions = _FUNCTIONS | ({"int": _SymbolicInt, "float": _SymbolicFloat} if values else {})
+        self._functions = {**_FUNCTIONS, "list": _list_class(as_list)}
+        if values:
+            self._functions |= {"int": _SymbolicInt, "float": _SymbolicFloat}
         self._kinds = {kind for part in module.modules() for kind in type(part).__mro__}
         self._seen: set[str] = set()
+        self._tensors: dict[Any, torch.Tensor] = {}  # of floats, by their symbols
         self._replaced = contextlib.ExitStack()
 
     def __enter__(self) -> SymbolicSizes:
@@ -227,6 +271,7 @@ class SymbolicSizes(TorchFunctionMode):
             (torch.SymBool, "__xor__", _xor),
             (torch.SymBool, "__rxor__", _xor),
             *([(math, "sqrt", _sqrt)] if self._values else []),
+            *((torch.SymFloat, name, _comparison(name, self._tensors)) for name in _COMPARISONS),
         ):
             self._replaced.enter_context(replaced(kind, name, function))
         for kind in self._kinds:
@@ -256,7 +301,10 @@ class SymbolicSizes(TorchFunctionMode):
         ):
             with contextlib.suppress(TypeError):  # It has settings that are not known here.
                 return replacement(*args, **kwargs or {})
-        return func(*args, **kwargs or {})
+        result = func(*args, **kwargs or {})
+        if name == "item" and isinstance(result, torch.SymFloat):
+            self._tensors[result.node.expr] = args[0].detach().clone()  # The model may change it in place.
+        return result
 
     def _replace(self, path: str, names: dict[str, Any]) -> None:
         if path in self._seen or not is_of_model(path):

@@ -39,13 +39,14 @@ _OPERATORS = torch.ops.jaxlstm
 
 
 class HostLengths(Sequence[Any]):
-    """The result of ``lengths.tolist()`` inside the mode.
+    """The result of ``lengths.tolist()`` or ``list(lengths)`` inside the mode.
 
-    `pack_padded_sequence` takes the tensor back. Any other use reads the elements.
+    `pack_padded_sequence` takes the tensor back. Any other use reads the elements, as numbers or as tensors.
     """
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, element: Callable[[Tensor], Any]) -> None:
         self.tensor = tensor
+        self.element = element
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -54,7 +55,7 @@ class HostLengths(Sequence[Any]):
 
     @functools.cached_property
     def _items(self) -> list[Any]:
-        return [element.item() for element in self.tensor]
+        return [self.element(element) for element in self.tensor]
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -222,9 +223,16 @@ class PackedSequences(TorchFunctionMode):
         self.lists += 1
         return True
 
+    def as_list(self, value: Any) -> list[Any] | HostLengths:
+        """Return the result of ``list(value)``."""
+        is_traced = isinstance(value, FakeTensor | FunctionalTensor)
+        # The elements of the list are views.
+        return HostLengths(value, lambda element: element) if is_traced and self.takes(value) else list(value)
+
     def tolist(self, tensor: Any) -> Any:
         """Return the result of ``tensor.tolist()``."""
-        return HostLengths(tensor.clone()) if self.takes(tensor) else _TOLIST[type(tensor)](tensor)
+        is_taken = self.takes(tensor)
+        return HostLengths(tensor.clone(), Tensor.item) if is_taken else _TOLIST[type(tensor)](tensor)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from jaxlstm_converters.source.graph.equal_graphs import (
     equal_values,
     in_terms_of,
 )
-from jaxlstm_converters.source.graph.guarded_results import with_asserted_values
+from jaxlstm_converters.source.graph.guarded_results import OPPOSITES, with_asserted_values
 
 _NOT = "aten.logical_not.default"
 
@@ -42,8 +42,11 @@ def with_branches(
         return graph, conditions
     constants = {name: np.asarray(array) for name, array in others[0].constants.items()}
     try:
-        graph_, other, added = in_terms_of(graph, tensors, others[0].graph, constants)
-        other, other_conditions = with_asserted_values(other)
+        asserted, values = with_asserted_values(others[0].graph)
+        asserted = replace(asserted, outputs=(*asserted.outputs, *values))
+        graph_, other, added = in_terms_of(graph, tensors, asserted, constants)
+        count = len(others[0].graph.outputs)
+        other, other_conditions = replace(other, outputs=other.outputs[:count]), other.outputs[count:]
         joined = _joined(
             _without_assertions(graph_, conditions), _without_assertions(other, other_conditions)
         )
@@ -53,7 +56,7 @@ def with_branches(
     return joined, []
 
 
-def _without_assertions(graph: Graph, conditions: Sequence[Value]) -> Graph:
+def _without_assertions(graph: Graph, conditions: Sequence[Argument]) -> Graph:
     """Return a graph without assertions, whose last result is whether its only condition holds.
 
     Raises:
@@ -90,16 +93,30 @@ def _joined(first: Graph, second: Graph) -> Graph:
         raise DifferentError
     types = {**second.types, **first.types}
     end = _End(rests, outputs, types)
-    negated = {name: node.kwargs["self"] for node in head if node.op == _NOT for name in results_of(node)}
     holds, otherwise = truths
-    if negated.get(holds.name) != otherwise and negated.get(otherwise.name) != holds:
+    makers = {name: node for node in head for name in results_of(node)}
+    is_negated = _is_opposite(holds, otherwise, makers, types)
+    if not is_negated and not _is_opposite(otherwise, holds, makers, types):
         raise DifferentError
     if end.pairs:
         branches = [*zip(end.starts, zip(*end.pairs, strict=True), strict=True)]
-        if negated.get(holds.name) == otherwise:
+        if is_negated and makers[holds.name].op == _NOT:
             holds, branches = otherwise, branches[::-1]
         head.append(_cond(holds, branches, [*end.pairs.values()], types, first.result))
     return live_graph(replace(first, nodes=(*head, *end.nodes), outputs=end.outputs))
+
+
+def _is_opposite(
+    truth: Value, other: Value, makers: Mapping[str, Node], types: Mapping[str, TensorType]
+) -> bool:
+    """Return True for a truth that is made of another as its opposite, or by comparing integers."""
+    one, another = makers.get(truth.name), makers.get(other.name)
+    if one is None or one.op == _NOT or another is None:
+        return one is not None and one.op == _NOT and one.kwargs["self"] == other
+    tensor = one.kwargs.get("self")
+    is_integer = isinstance(tensor, Value) and types[tensor.name].dtype.kind in "iu"
+    kinds = [node.op.split(".")[1] for node in (one, another)]
+    return is_integer and OPPOSITES.get(kinds[0]) == kinds[1] and one.kwargs == another.kwargs
 
 
 class _End:

@@ -13,7 +13,7 @@ from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 
 TRUTH = TensorType(np.dtype(bool), ())
-_OPPOSITES = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge", "eq": "ne", "ne": "eq"}
+OPPOSITES = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge", "eq": "ne", "ne": "eq"}
 # A bound that torch derives from a condition -> the condition.
 _BOUNDS = {"ge": ("gt", -1), "le": ("lt", 1)}
 
@@ -67,7 +67,7 @@ class _Asserted:
             self._add(maker.args[0], site, add, is_true=not is_true)
             return
         one, other = (
-            (_tensor(item, site) for item in maker.args) if maker and kind in _OPPOSITES else (None, None)
+            (_tensor(item, site) for item in maker.args) if maker and kind in OPPOSITES else (None, None)
         )
         if not isinstance(one, Value) or one.name not in site.types:
             if _depends_on_values(condition, site):
@@ -76,7 +76,7 @@ class _Asserted:
                 holds = holds if is_true else add("aten.logical_not.default", {"self": holds}, TRUTH)
                 self.conditions[str(is_true), condition, None] = holds
             return
-        kind, is_truth = kind if is_true else _OPPOSITES[kind], site.types[one.name].dtype == bool
+        kind, is_truth = kind if is_true else OPPOSITES[kind], site.types[one.name].dtype == bool
         if is_truth and (kind, other) in (("ge", 0), ("le", 1)):
             return
         if is_truth and (kind, other) in (("ge", 1), ("eq", 1), ("ne", 0)):
