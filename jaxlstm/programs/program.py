@@ -46,7 +46,7 @@ class FileWriter(Protocol):
         ...
 
 
-_NOT_TAKEN = ("input-shape", "guard", "static-shape", "node-failed")
+_NOT_TAKEN = ("input-structure", "input-constant", "input-shape", "guard", "static-shape", "node-failed")
 """Errors about sizes, or about values that the export fixed."""
 
 

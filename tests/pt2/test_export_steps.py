@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
@@ -188,6 +189,31 @@ def test_other_sizes_are_exported_when_they_occur(tmp_path: Path) -> None:
     for other in (jaxlstm.load_program(tmp_path / "loop.pt2"), fixed):
         with pytest.raises(ProgramError, match="must have size 4"):
             other(other.params, x)
+
+
+def test_other_lists_and_constants_are_exported() -> None:
+    def forward(self: Any, x: Tensor, lengths: list[int], states: list[Tensor], scale: int = 2) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)  # type: ignore[arg-type]
+        y, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return y * scale + sum(states)
+
+    module = module_of(forward, lstm=nn.LSTM(3, 3, batch_first=True)).eval()
+    states = torch.randn(4, 3).unbind()
+    program = jaxlstm.from_module(module, (torch.randn(2, 5, 3), [5, 3], [*states[:2]]), {"scale": 2})
+    for rows, lengths, count, scale in ((2, [4, 5], 2, 2), (3, [4, 6, 1], 4, 2), (2, [5, 3], 1, 7)):
+        x, given = torch.randn(rows, max(lengths), 3), [*states[:count]]
+        expected = module(x, lengths, given, scale=scale).detach().numpy()
+
+        def call(x: Any, given: Any, lengths: Any = lengths, scale: int = scale) -> Any:
+            return program(program.params, x, lengths, given, scale=scale)
+
+        for run in (call, jax.jit(call)):
+            actual = run(x.numpy(), [state.numpy() for state in given])
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    x = np.zeros((2, 5, 3), np.float32)
+    for arguments in ((x, (5, 3), [x[0, 0]] * 2), (x, [5, 3])):
+        with pytest.raises(ProgramError, match="input-structure"):
+            program(program.params, *arguments, scale=2)
 
 
 def test_functions_that_torch_does_not_take() -> None:

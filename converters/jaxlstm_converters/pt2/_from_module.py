@@ -60,8 +60,8 @@ def from_module(
 
     If torch cannot export the module with free axes, fewer axes are free. Conditions on values are decided as
     in the example. A warning lists the fixed parts. The program keeps a copy of the module, which shares the
-    memory of the parameters. Sizes and, outside of ``jit``, values that it does not take export it again;
-    under ``jit``, both branches of one or two conditions on values are exported.
+    memory of the parameters. Sizes, lengths of lists, constants and, outside of ``jit``, values that it does
+    not take export it again; under ``jit``, all branches of one or two conditions on values are exported.
 
     Args:
       torch_module: the module, in evaluation mode, or a bound method of it such as ``model.encode``. A

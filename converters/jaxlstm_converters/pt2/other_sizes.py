@@ -43,11 +43,12 @@ _KEPT = (
 class OtherSizes:
     """The programs of a module at other sizes than its first, each exported for the first call of its sizes.
 
-    Examples of zeros are enough, unless an export depends on values. If the first one may, a call outside of
-    ``jit`` that no program takes is exported with its values. Under ``jit`` values are hidden. If the first
-    export fixed truths only, the values of an export at other sizes are the example's, repeated, and the
-    other branches of a few conditions are programs too. At the sizes of the example, an operator that cannot
-    do without hidden values has the example's. Programs assert the values that their exports fixed.
+    Other lengths of lists and other constants have programs too. Examples of zeros are enough, unless an
+    export depends on values. If the first one may, a call outside of ``jit`` that no program takes is
+    exported with its values. Under ``jit`` values are hidden. If the first export fixed truths only, the
+    values of an export at other sizes are the example's, repeated, and the other branches of a few
+    conditions are programs too. At the sizes of the example, an operator that cannot do without hidden
+    values has the example's. Programs assert the values that their exports fixed.
     """
 
     def __init__(
@@ -88,6 +89,12 @@ class OtherSizes:
         run: Callable[[Program], Any],
     ) -> Any:
         """Run a program that takes the arguments, for which the first raised an error."""
+        given_tree = _pytree.tree_structure((args, dict(kwargs)))
+        if (
+            error.code == "input-structure"
+            and _pytree.tree_structure(self._examples(args, kwargs)) != given_tree
+        ):
+            raise error
         # Under jax.grad outside of jit, the values are known.
         leaves, structure = jax.tree.flatten((args, kwargs))
         leaves = [stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf for leaf in leaves]
@@ -129,6 +136,10 @@ class OtherSizes:
             warnings.warn(_ONLY_EXAMPLE.format(error.message), UserWarning, stacklevel=2)
             return result
         raise error
+
+    def _examples(self, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Return the arguments of the example, whose lists are as long as others."""
+        return _with_lists((self._call.args, self._call.kwargs), (args, dict(kwargs)))
 
     def _is_example(self, given: Any) -> bool:
         """Return True for arguments with the shapes of the first example."""
@@ -206,13 +217,12 @@ class OtherSizes:
 
         def leaf_for(example: Any, other: Any) -> Any:
             if not isinstance(example, torch.Tensor):
-                return example
+                return other if type(other) is type(example) else example
             return example_for(example, other).requires_grad_(example.requires_grad)
 
-        examples = self._call.args, self._call.kwargs
         try:
             with LOCK, jax.ensure_compile_time_eval():
-                args, kwargs = _pytree.tree_map(leaf_for, examples, (args, dict(kwargs)))
+                args, kwargs = _pytree.tree_map(leaf_for, self._examples(args, kwargs), (args, dict(kwargs)))
                 call = self._call._replace(args=args, kwargs=kwargs, changed={})
                 exported = export_at_sizes(call, step, truths, free=free)
                 program = program_of(self._finish(exported.program))
@@ -232,6 +242,17 @@ class OtherSizes:
 
 def _shapes(tree: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(getattr(leaf, "shape", ())) for leaf in _pytree.tree_leaves(tree))
+
+
+def _with_lists(example: Any, other: Any) -> Any:
+    """Return an example whose lists have the lengths of others, their elements repeated or cut off."""
+    if isinstance(example, list) and isinstance(other, list) and example:
+        return [_with_lists(example[n % len(example)], part) for n, part in enumerate(other)]
+    if isinstance(example, dict) and isinstance(other, dict) and example.keys() == other.keys():
+        return {name: _with_lists(part, other[name]) for name, part in example.items()}
+    if type(example) is type(other) is tuple and len(example) == len(other):
+        return tuple(map(_with_lists, example, other))
+    return example
 
 
 def _zeros(example: torch.Tensor, other: Any) -> torch.Tensor:
