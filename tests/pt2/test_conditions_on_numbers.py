@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jaxlstm
+from jaxlstm.programs.errors import ProgramError
 from testing.gradients import require_results
 from testing.modules import module_of
 
@@ -64,7 +67,7 @@ def cases(self: Any, x: Tensor, n: Tensor) -> Tensor:
 
 def floats(self: Any, x: Tensor, n: Tensor) -> Tensor:
     a, b = x[0, 0, 0].item(), x[1, 0, 0].item()
-    x += 1  # The numbers are from before.
+    x.neg_()  # The numbers are from before.
     if a < b:
         x = x * a
     return x + b
@@ -127,3 +130,17 @@ def test_a_number_that_float32_rounds() -> None:
     program = jaxlstm.from_module(module, (torch.ones(3),))
     require_results(program, module, torch.full((3,), 0.2))
     require_results(program, module, torch.full((3,), 0.1), hides=True)
+
+
+def test_many_conditions_on_numbers_are_refused_at_other_sizes() -> None:
+    """They would nearly always differ from the example's, and give NaN."""
+
+    def forward(self: Any, x: Tensor, n: Tensor) -> Tensor:
+        for step in range(4):
+            if step < n[0].item():
+                x = x * 1.5
+        return x + sum(length for length in n)
+
+    program = jaxlstm.from_module(model(forward), (torch.ones(2, 3), torch.tensor([3, 2])))
+    with pytest.raises(ProgramError, match="axis 0 of input n must have size 2"):
+        jax.jit(program)(program.params, np.ones((3, 3), np.float32), np.array([1, 2, 3]))

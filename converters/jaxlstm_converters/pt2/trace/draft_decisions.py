@@ -102,8 +102,6 @@ class DraftDecisions:
                 return evaluate_expr(env, *args, **kwargs)
             except _OtherTruthError as other:
                 env.set_real_tensor_prop_unbacked_vals(other.condition, other.truth)
-                if _is_tensor(env, other.condition):
-                    env.set_real_tensor_prop_unbacked_vals(other.condition.lhs, int(other.truth))
                 return evaluate_expr(env, *args, **kwargs)
 
         def dispatch(mode: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
