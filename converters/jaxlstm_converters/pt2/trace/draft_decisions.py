@@ -81,7 +81,8 @@ class DraftDecisions:
         def decide(env: Any, expression: Any, value: Any) -> None:
             is_truth = expression.is_Boolean or expression.is_Relational
             # torch traces the module more than once.
-            given = self._truths.get(expression, self._next_given()) if is_truth else None
+            is_given = is_truth and self._given
+            given = self._truths.get(expression, self._next_given()) if is_given else None
             if given not in (None, bool(value)):
                 raise _OtherTruthError(expression, given)
             if expression.has(*_NOT_ASSERTED) or _is_bound_of_float(expression, value):
