@@ -214,6 +214,8 @@ def test_other_lists_and_constants_are_exported() -> None:
     for arguments in ((x, (5, 3), [x[0, 0]] * 2), (x, [5, 3])):
         with pytest.raises(ProgramError, match="input-structure"):
             program(program.params, *arguments, scale=2)
+    with pytest.raises(ProgramError, match="list of length 2, got list of length 3"):  # jit hides the lengths
+        jax.jit(program)(program.params, np.zeros((3, 5, 3), np.float32), [5, 3, 5], [x[0, 0]] * 2, scale=2)
 
 
 def test_functions_that_torch_does_not_take() -> None:

@@ -89,11 +89,7 @@ class OtherSizes:
         run: Callable[[Program], Any],
     ) -> Any:
         """Run a program that takes the arguments, for which the first raised an error."""
-        given_tree = _pytree.tree_structure((args, dict(kwargs)))
-        if (
-            error.code == "input-structure"
-            and _pytree.tree_structure(self._examples(args, kwargs)) != given_tree
-        ):
+        if error.code == "input-structure" and not self._has_lists_for(args, kwargs):
             raise error
         # Under jax.grad outside of jit, the values are known.
         leaves, structure = jax.tree.flatten((args, kwargs))
@@ -140,6 +136,15 @@ class OtherSizes:
     def _examples(self, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Return the arguments of the example, whose lists are as long as others."""
         return _with_lists((self._call.args, self._call.kwargs), (args, dict(kwargs)))
+
+    def _has_lists_for(self, args: Any, kwargs: Mapping[str, Any]) -> bool:
+        """Return True if only lists have other lengths than in the example, and ``jit`` hides no constant."""
+        examples, structure = _pytree.tree_flatten(self._examples(args, kwargs))
+        others, other_structure = _pytree.tree_flatten((args, dict(kwargs)))
+        return structure == other_structure and not any(
+            isinstance(other, Tracer) and not isinstance(example, torch.Tensor)
+            for example, other in zip(examples, others, strict=True)
+        )
 
     def _is_example(self, given: Any) -> bool:
         """Return True for arguments with the shapes of the first example."""
