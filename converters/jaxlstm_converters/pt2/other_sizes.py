@@ -89,7 +89,7 @@ class OtherSizes:
         run: Callable[[Program], Any],
     ) -> Any:
         """Run a program that takes the arguments, for which the first raised an error."""
-        if error.code == "input-structure" and not self._has_lists_for(args, kwargs):
+        if error.code == "input-structure" and not self._differs_in_lists(args, kwargs):
             raise error
         # Under jax.grad outside of jit, the values are known.
         leaves, structure = jax.tree.flatten((args, kwargs))
@@ -137,7 +137,7 @@ class OtherSizes:
         """Return the arguments of the example, whose lists are as long as others."""
         return _with_lists((self._call.args, self._call.kwargs), (args, dict(kwargs)))
 
-    def _has_lists_for(self, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    def _differs_in_lists(self, args: Any, kwargs: Mapping[str, Any]) -> bool:
         """Return True if only lists have other lengths than in the example, and ``jit`` hides no constant."""
         examples, structure = _pytree.tree_flatten(self._examples(args, kwargs))
         others, other_structure = _pytree.tree_flatten((args, dict(kwargs)))

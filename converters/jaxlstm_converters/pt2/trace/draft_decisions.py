@@ -51,7 +51,7 @@ def _is_bound_of_float(expression: Any, value: Any) -> bool:
     return operator in (">=", "<=") and not all(symbol.is_integer for symbol in expression.free_symbols)
 
 
-def _is_tensor(env: Any, condition: Any) -> bool:
+def _is_truth_of_tensor(env: Any, condition: Any) -> bool:
     """Return True for ``u0 == 1``, the truth of a tensor of truths."""
     if not condition.is_Relational or condition.rel_op != "==":
         return False
@@ -89,7 +89,7 @@ class DraftDecisions:
                 raise ValueError(f"torch writes no assertion that {expression} is {value}")
             if is_truth:
                 self._truths[expression] = bool(value)
-                self._are_of_tensors &= _is_tensor(env, expression)
+                self._are_of_tensors &= _is_truth_of_tensor(env, expression)
             self._has_numbers |= not is_truth
             text = f"{expression} is {value} at {line_of_model() or 'an unknown line'}"
             self._conditions.append(text)
