@@ -35,14 +35,15 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
 class Experience {
  public:
   // `slow` and `fast` are the weights of a call that is slower or faster than usual: equal ones for the mean, and a
-  // larger one for slow calls where the tail hurts.
-  Experience(double slow, double fast) : slow_(slow), fast_(fast) {}
+  // larger one for slow calls where the tail hurts. With helpers, a call may take `patience` times as long as without:
+  // where calls follow each other closely, it wakes them for the next one, which then takes less time.
+  Experience(double slow, double fast, double patience) : slow_(slow), fast_(fast), patience_(patience) {}
 
   bool helpers_pay(double seconds) {
     const auto& [alone, helped] = like(seconds);
     const uint32_t calls = alone.calls.load() + helped.calls.load();
     const bool is_trial = calls % kTrial == 0 || (calls & (calls - 1)) == 0;  // more often at first
-    return (helped.share.load() < alone.share.load()) != is_trial;
+    return (helped.share.load() < patience_ * alone.share.load()) != is_trial;
   }
   // Adds a call that began at `begin` and ends now. Threads may overwrite each other's additions.
   void add(double seconds, bool helped, Clock::time_point begin) {
@@ -63,9 +64,9 @@ class Experience {
   };
   Ways& like(double seconds) { return ways_[std::clamp(std::ilogb(seconds * 1e6), 0, 31)]; }
   Ways ways_[32];
-  const double slow_, fast_;
+  const double slow_, fast_, patience_;
 };
-constexpr double kSlow = 0.25, kFast = 0.05;
+constexpr double kSlow = 0.25, kFast = 0.05, kPatience = 1.25;
 
 // A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It moves to
 // another core, but a call below this time goes on without it. Waking helpers costs little to a longer call of XLA's,
@@ -90,7 +91,7 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
     Barrier* barrier = nullptr;
     std::thread::id caller = std::this_thread::get_id();
   };
-  static Experience soon{kFast, kFast}, later{kSlow, kFast};
+  static Experience soon{kFast, kFast, kPatience}, later{kSlow, kFast, 1};
   static std::atomic<Clock::time_point> last_end{Clock::time_point::min()};
   const auto begin = Clock::now();
   const bool is_soon = begin < last_end.load() + kPoolSpins, crowded = cores_stay_crowded();
@@ -280,7 +281,7 @@ class Helpers {
   std::atomic<bool> busy_{false};
   std::vector<Helper*> helpers_;  // only used by the thread that set busy_
   Clock::time_point last_end_{}, alone_until_{};
-  Experience experience_{kSlow, kFast};  // of calls whose helpers sleep
+  Experience experience_{kSlow, kFast, 1};  // of calls whose helpers sleep
 };
 
 }  // namespace jaxlstm
