@@ -167,26 +167,30 @@ class Convolution {
 
   // One input channel for each output channel; weights[element of the kernel][channel].
   void depthwise(long tile) const {
-    const long C = p.channels, row = tile / tiles_per_row_;
+    // Local copies: for the compiler, each store might change the arguments.
+    const long C = p.channels, row = tile / tiles_per_row_, step = p.stride[1] * C, next = p.dilation[1] * C;
+    const long next_line = p.dilation[0] * p.width * C, weights_line = p.kernel[1] * C;
     const Range lines = inside(0, start(0, row % p.out_height));
     for_blocks(tile, [&](long column, auto block, Range elements) {
       constexpr int M = decltype(block)::count;
+      const float* const x = element(row, column, lines.begin, elements.begin);
+      const float* const all_weights = p.weights + lines.begin * weights_line + elements.begin * C;
+      float* const y = p.y + (row * p.out_width + column) * C;
       for (long channel = 0; channel < C; channel += L) {
         const long n = std::min(L, C - channel);
         const Vector<float> bias = load(p.bias + channel, n);
         Vector<float> sums[M];
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) sums[m] = bias;
-        for (long i = lines.begin; i < lines.end; i++) {
-          const float* from = element(row, column, i, elements.begin) + channel;
-          const float* weights = p.weights + (i * p.kernel[1] + elements.begin) * C + channel;
-          for (long j = elements.begin; j < elements.end; j++, from += p.dilation[1] * C, weights += C) {
+        for (long i = 0; i < lines.size(); i++) {
+          const float *from = x + i * next_line + channel, *weights = all_weights + i * weights_line + channel;
+          for (long j = 0; j < elements.size(); j++, from += next, weights += C) {
             const Vector<float> weight = load(weights, n);
 #pragma GCC unroll 8
-            for (int m = 0; m < M; m++) sums[m] += load(from + m * p.stride[1] * C, n) * weight;
+            for (int m = 0; m < M; m++) sums[m] += load(from + m * step, n) * weight;
           }
         }
-        float* const to = p.y + (row * p.out_width + column) * C + channel;
+        float* const to = y + channel;
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) store(to + m * C, finished(sums[m], to + m * C, n), n);
       }
