@@ -1,6 +1,7 @@
 """Written source of packed sequences: padded batches with lengths."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
+import jaxlstm
+from jaxlstm.programs.program import Program
+from jaxlstm_converters.source.graph.longest_sequence import without_longer_steps
 from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.written import assert_equal, assert_holds, write
@@ -128,6 +132,22 @@ def test_steps_after_the_longest_sequence_do_not_count(forward: Any) -> None:
         assert_equal(written, *args)
         ours, theirs = (function(*map(to_numpy, args)) for function in gradients)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_file_need_not_record_the_sizes_of_its_example() -> None:
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        rows = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return rnn.pad_packed_sequence(self.lstm(rows)[0], batch_first=True)[0].mean(1)
+
+    module = module_of(forward, lstm=nn.LSTM(3, 4, batch_first=True))
+    program = jaxlstm.from_module(module, (torch.randn(3, 6, 3), torch.tensor([3, 6, 5])))
+    inputs = tuple(replace(declared, example=()) for declared in program.graph.inputs)
+    bare = Program(
+        replace(program.graph, inputs=inputs), {k: np.asarray(x) for k, x in program.params.items()}
+    )
+    (graph, conditions), (expected, _) = (without_longer_steps(p, p.graph) for p in (bare, program))
+    assert not conditions
+    assert graph.nodes == expected.nodes
 
 
 MASK = torch.arange(6) < torch.tensor([[6], [2], [4]])
