@@ -188,4 +188,4 @@ def _shared_tensors(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...
         else:
             groups.append([name])
         reached = max(reached, (storage, end))
-    return tuple(tuple(group) for group in groups if len(group) > 1)
+    return tuple(sorted(tuple(group) for group in groups if len(group) > 1))
