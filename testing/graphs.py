@@ -6,6 +6,7 @@
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,14 @@ def graph(
         out_tree=Tree("leaf"),
         **fields,
     )
+
+
+def without_example(program: Program) -> Program:
+    """Return a program as a file has it that does not record the sizes of its example."""
+    inputs = tuple(replace(declared, example=()) for declared in program.graph.inputs)
+    tensors = {**program.params, **program.buffers, **program.constants}
+    arrays = {name: np.asarray(array) for name, array in tensors.items()}
+    return Program(replace(program.graph, inputs=inputs), arrays)
 
 
 X = Value("x")

@@ -149,15 +149,13 @@ def _plain(results: Any) -> Any:
 def shapes_at(program: Program, sizes: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
     """Return the shapes of the tensors among the inputs at these sizes of the free axes.
 
-    Sizes that are expressions of free axes, or are left out, are those of the example; 1 without one.
+    Sizes that are expressions of free axes are those of the example.
     """
     shapes = []
     for declared in program.inputs:
         if (type_ := declared.type) is not None:
             pairs = zip(type_.shape, declared.example or (1,) * len(type_.shape), strict=True)
-            shape = [
-                like if n is None else sizes.get(n, like) if isinstance(n, str) else n for n, like in pairs
-            ]
+            shape = [sizes[n] if isinstance(n, str) else like if n is None else n for n, like in pairs]
             shapes.append(jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(type_.dtype)))
     return shapes
 

@@ -96,7 +96,6 @@ class ProgramRunner:
                 "tied. Leave pad out"
             )
         self.padded = {name: name in along for name in self._place}
-        self._takes_lengths = self._lengths is not None and self.padded[self._lengths[1]]
         self._calls = Recent(SIGNATURES)
         self._refused: set[Shape] = set()
         positional, named = program.graph.in_tree.children
@@ -245,7 +244,8 @@ class ProgramRunner:
 
     def _along(self, sizes: Mapping[str, int]) -> Mapping[str, list[Long]]:
         """Return free axis that is padded in a call of these sizes -> long axes of the results."""
-        return {} if self._pad is False or not sizes else self._proof(sizes).along
+        are_unknown = self._proven is None and not sizes
+        return {} if self._pad is False or are_unknown else self._proof(sizes).along
 
     def _call_of(self, tensors: Sequence[Any]) -> _Call:
         """Return the call of these tensors, which are checked once for each signature."""
@@ -266,13 +266,14 @@ class ProgramRunner:
             for declared, shape in pairs
         )
         lengths = None
-        if self._lengths is not None and self._takes_lengths:
+        along = self._along(sizes)
+        if self._lengths is not None and self._lengths[1] in along:
             batch, time = self._lengths
             rows = batch if isinstance(batch, int) else sizes[batch]
             lengths = padded(np.full(rows, sizes[time], np.int32), (buckets.get(str(batch), rows),))
         cuts = {
-            name: (along, sizes[name], buckets[name])
-            for name, along in self._along(sizes).items()
+            name: (axes, sizes[name], buckets[name])
+            for name, axes in along.items()
             if sizes[name] != buckets[name]
         }
         elements = prod(sizes.values()), prod(buckets.values())
@@ -336,7 +337,8 @@ class ProgramRunner:
             np.stack([padded(row.arrays[i], shape) for row in filled]) for i, shape in enumerate(shapes)
         ]
         lengths = None
-        if self._takes_lengths and self._lengths is not None and self._lengths[1] != self._batch_axis:
+        has_lengths = rows[0].call.lengths is not None
+        if has_lengths and self._lengths is not None and self._lengths[1] != self._batch_axis:
             lengths = np.array([row.call.sizes[self._lengths[1]] for row in filled], np.int32)
         try:
             leaves = self._run(self._call_of(tensors), tensors, lengths)

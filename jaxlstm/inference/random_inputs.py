@@ -37,8 +37,7 @@ def random_inputs(program: Program, seed: int = 0, smallest: int = 0) -> list[np
     tried = [max(size, smallest) for size in SIZES]
     tensors = [declared for declared in program.inputs if declared.type]
     example = tensors_of(program.graph, *program.example) if program.example else None
-    of_example = {**dict.fromkeys(program.graph.free_axes, 1), **example_sizes(program.graph)}
-    for sizes in (*map(partial(_sizes, program.graph), tried), of_example):
+    for sizes in (*map(partial(_sizes, program.graph), tried), example_sizes_or_one(program.graph)):
         shapes = shapes_at(program, sizes)
         if _accepts(program, shapes):
             inputs = zip(tensors, shapes, example or [None] * len(tensors), strict=True)
@@ -73,6 +72,11 @@ def example_sizes(graph: Graph) -> dict[str, int]:
     inputs = [(declared.type, declared.example) for declared in graph.inputs if declared.type]
     pairs = (pair for type_, example in inputs for pair in zip(type_.shape, example, strict=False))
     return {size: actual for size, actual in pairs if isinstance(size, str)}
+
+
+def example_sizes_or_one(graph: Graph) -> dict[str, int]:
+    """Return the sizes of the free axes in the example of the export; 1 where none is recorded."""
+    return {**dict.fromkeys(graph.free_axes, 1), **example_sizes(graph)}
 
 
 def clipped(graph: Graph, axis: str, size: int) -> int:

@@ -26,6 +26,19 @@ def program_of(module: nn.Module | Callable[[torch.Tensor], Any]) -> jaxlstm.Pro
     return jaxlstm.from_module(module.eval(), (torch.randn(3, 7, 3),), dynamic_shapes=({0: AUTO, 1: AUTO},))
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_a_reverse_direction_starts_at_the_last_step_without_an_example(layer: Any) -> None:
+    """A file need not record the sizes of the example. Time is padded, and the layer takes the lengths."""
+    options = {"batch_first": True, "bidirectional": True}
+    program = program_of(module_of(lambda m, x: m.layer(x)[0], layer=layer(3, 4, **options)))
+    runner = compile(graphs.without_example(program))
+    assert runner.padded == compile(program).padded
+    for steps in (5, 9, 13):
+        x = normal(3, steps, 3)
+        np.testing.assert_allclose(runner(x), program(program.params, x), atol=1e-6)
+    assert runner.stats().padding_waste > 0
+
+
 @pytest.mark.slow
 def test_few_executables() -> None:
     program = program_of(recurrent_layers())

@@ -1,7 +1,6 @@
 """Written source of packed sequences: padded batches with lengths."""
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn
 
 import jaxlstm
-from jaxlstm.programs.program import Program
 from jaxlstm_converters.source.graph.longest_sequence import without_longer_steps
-from testing.graphs import to_numpy
+from testing.graphs import to_numpy, without_example
 from testing.modules import module_of
 from testing.written import assert_equal, assert_holds, write
 
@@ -141,11 +139,9 @@ def test_a_file_need_not_record_the_sizes_of_its_example() -> None:
 
     module = module_of(forward, lstm=nn.LSTM(3, 4, batch_first=True))
     program = jaxlstm.from_module(module, (torch.randn(3, 6, 3), torch.tensor([3, 6, 5])))
-    inputs = tuple(replace(declared, example=()) for declared in program.graph.inputs)
-    bare = Program(
-        replace(program.graph, inputs=inputs), {k: np.asarray(x) for k, x in program.params.items()}
+    (graph, conditions), (expected, _) = (
+        without_longer_steps(p, p.graph) for p in (without_example(program), program)
     )
-    (graph, conditions), (expected, _) = (without_longer_steps(p, p.graph) for p in (bare, program))
     assert not conditions
     assert graph.nodes == expected.nodes
 

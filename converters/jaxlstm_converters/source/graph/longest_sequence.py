@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxlstm.inference.artifact import shapes_at
-from jaxlstm.inference.random_inputs import example_sizes
+from jaxlstm.inference.random_inputs import example_sizes_or_one
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Node, Site, TensorType, Value, results_of, rewrite
 from jaxlstm.programs.graph.graph import RESULT
@@ -61,7 +61,7 @@ def _counting(program: Program) -> set[str] | None:
         found.update(values.counting)
 
     try:
-        jax.eval_shape(run, program.params, *shapes_at(program, example_sizes(program.graph)))
+        jax.eval_shape(run, program.params, *shapes_at(program, example_sizes_or_one(program.graph)))
     except ProgramError:
         return None
     return found & {node.name for node in live_graph(program.graph).nodes}
