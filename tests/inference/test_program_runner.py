@@ -331,3 +331,15 @@ def test_random_inputs_are_within_a_budget_of_memory() -> None:
         return x[:, None] + x
 
     assert random_inputs(jaxlstm.from_module(module_of(forward), (torch.ones(20_001),))) is None
+
+
+def test_long_rows_are_found_in_loops() -> None:
+    """Sums of many terms over the last axis, also in a loop, and neither few terms nor another axis."""
+    x = jax.numpy.zeros((64, 512))
+
+    def total(axis: int) -> Any:
+        return jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y + x.sum(axis)[0], 0.0))(x)
+
+    assert compiled_program.adds_up_long_rows(total(1).jaxpr)
+    assert not compiled_program.adds_up_long_rows(total(0).jaxpr)
+    assert not compiled_program.adds_up_long_rows(jax.make_jaxpr(lambda x: x[:8].sum(1))(x).jaxpr)

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -177,3 +178,38 @@ def test_cells() -> None:
     assert len(runner._compiled._executables) == 3
     for executable in runner._compiled._executables.values():
         assert executable.call.as_text().count("jaxlstm_layer") >= 3
+
+
+def norms(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Norms with the channels last, first, and without a convolution's order."""
+    x = m.third(torch.relu(m.second(m.conv(x))))
+    return m.layer(x) + m.tracked(x).sum(1, keepdim=True) + m.first(x.flatten(0, 1)).reshape(x.shape)
+
+
+def test_norms() -> None:
+    """Norms run on the native kernel, except by running statistics and in float64, which are XLA's."""
+    module = module_of(
+        norms,
+        conv=nn.Conv2d(3, 12, 3),
+        second=nn.GroupNorm(3, 12),
+        third=nn.InstanceNorm2d(12, affine=True),
+        layer=nn.LayerNorm([5, 7], bias=False),
+        tracked=nn.InstanceNorm2d(12, track_running_stats=True),
+        first=nn.GroupNorm(5, 5, eps=0.1),
+    )
+    module = randomized(module).eval()
+    x = torch.randn(2, 3, 7, 9)
+    program = jaxlstm.from_module(module, (x,))
+    operators = Counter(node.op for node in program.for_inference()._steps.graph.nodes if "norm" in node.op)
+    assert sum(op.startswith("inference.") for op in operators.elements()) == 5
+    assert "inference.group_norm.channels_last" in operators
+    with torch.inference_mode():
+        assert_close(compile(program)(x.numpy()), module(x), 1e-5, 0)
+        assert_close(compile(program)(x[:1].numpy()), module(x[:1]), 1e-5, 0)
+
+
+def test_norms_in_float64() -> None:
+    with jax.enable_x64(True):
+        module = nn.LayerNorm(6).double()
+        x = torch.randn(4, 6, dtype=torch.float64)
+        assert_close(compile(jaxlstm.from_module(module, (x,)))(x.numpy()), module(x), 1e-14, 0)

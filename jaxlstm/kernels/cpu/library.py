@@ -37,10 +37,11 @@ TARGETS = (
     "jaxlstm_backward",
     "jaxlstm_gradients",
     "jaxlstm_convolve",
+    "jaxlstm_normalize",
     "jaxlstm_layer",
 )
 
-INTERFACE = 10
+INTERFACE = 11
 """The version of the interface of the library, ``jaxlstm_interface`` in python.cc."""
 
 DTYPE_NUMBERS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

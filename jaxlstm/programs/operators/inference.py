@@ -7,6 +7,7 @@ it. Arrays that the kernel does not take run as the operators that these replace
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax.export
@@ -17,6 +18,7 @@ from jax.core import Tracer
 
 from jaxlstm.kernels.cpu.convolution import convolve, packed, takes_convolution
 from jaxlstm.kernels.cpu.library import library
+from jaxlstm.kernels.cpu.norm import normalize, takes_norm
 from jaxlstm.layer.cell import LSTM, Cell
 from jaxlstm.layer.convolution import Geometry
 from jaxlstm.layer.gru_rnn import GRU
@@ -25,7 +27,13 @@ from jaxlstm.programs.operators.axes import repeated
 from jaxlstm.programs.operators.convolution import conv, pads_of
 from jaxlstm.programs.operators.normalization import batch_norm
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, run_layer
-from jaxlstm.programs.operators.registry import INFERENCE, Options, find_operator, register_operator
+from jaxlstm.programs.operators.registry import (
+    CHANNELS_LAST,
+    INFERENCE,
+    Options,
+    find_operator,
+    register_operator,
+)
 
 CONVOLUTION, MEAN = INFERENCE + "convolution.default", INFERENCE + "mean.default"
 LINEAR = INFERENCE + "linear.default"
@@ -38,6 +46,16 @@ RECURRENT = {
     for op in ops
 }
 """An operator -> the operator of torch, and the cell of the kernel."""
+
+NORMS = {
+    INFERENCE + "layer_norm.default": "aten.layer_norm.default",
+    **{
+        f"{INFERENCE}{name}_norm.{overload}": f"{namespace}{name}_norm.default"
+        for name in ("group", "instance")
+        for overload, namespace in (("default", "aten."), ("channels_last", CHANNELS_LAST))
+    },
+}
+"""An operator -> the operator that it replaces."""
 
 FEW_ROWS = 32
 """Up to so many rows, the kernel multiplies by the weight of a linear layer.
@@ -142,6 +160,29 @@ def prepared_linear(
     x = input.reshape(1, rows, -1)
     y = fused_convolution(x, weight[..., None], bias, prepared=prepared, options=options)
     return y.reshape(*input.shape[:-1], -1)
+
+
+def native_norm(
+    op: str,
+    input: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    **others: Any,
+) -> Array:
+    """Run a layer, group or instance norm: the operator ``op``."""
+    if not takes_norm(input) or others.get("use_input_stats") is False:
+        return _operator(op)(input, weight=weight, bias=bias, eps=eps, **others)
+    if "normalized_shape" in others:
+        weight, bias = (None if value is None else value.reshape(-1) for value in (weight, bias))
+        rows = input.reshape(-1, prod(others["normalized_shape"]))
+        return normalize(rows, 1, 1, weight, bias, eps).reshape(input.shape)
+    place = input.ndim - 1 if op.startswith(CHANNELS_LAST) else 1
+    return normalize(input, place, others.get("num_groups", input.shape[place]), weight, bias, eps)
+
+
+for _op, _replaced in NORMS.items():
+    register_operator(_op)(partial(native_norm, _replaced))
 
 
 def prepared_cell(

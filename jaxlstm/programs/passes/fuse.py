@@ -15,16 +15,29 @@ from jaxlstm.programs.operators.inference import (
     CONVOLUTION,
     LINEAR,
     MEAN,
+    NORMS,
     RECURRENT,
     prepare_convolution,
 )
 from jaxlstm.programs.operators.linear_algebra import linear
+from jaxlstm.programs.operators.normalization import group_norm, instance_norm, layer_norm
 from jaxlstm.programs.operators.recurrent import SEQUENCE_LAYERS, run_cell, run_layer
 from jaxlstm.programs.operators.registry import CHANNELS_LAST, find_operator
 
 _CONVOLUTIONS = {f"{CHANNELS_LAST}conv{n}d.{overload}" for n in (1, 2) for overload in ("default", "padding")}
-_LAYERS = {"aten.linear.default": LINEAR, **{of_torch: op for op, (of_torch, _) in RECURRENT.items()}}
-_FUNCTIONS = (linear, run_cell, run_layer)  # and not others, which the user may have registered
+_LAYERS = {
+    "aten.linear.default": LINEAR,
+    **{of_torch: op for op, (of_torch, _) in RECURRENT.items()},
+    **{replaced: op for op, replaced in NORMS.items()},
+}
+_FUNCTIONS = (
+    linear,
+    run_cell,
+    run_layer,
+    layer_norm,
+    group_norm,
+    instance_norm,
+)  # and not others, which the user may have registered
 _COMPUTED = ("input", "hx", "gate", "residual")
 """The arguments that the program computes; the others are weights and settings."""
 _LARGEST_LINEAR = 1 << 22
@@ -111,7 +124,7 @@ def _mean(node: Node, site: Site) -> dict[str, Any] | None:
 
 
 def _native_layer(node: Node) -> str:
-    """Return the operator for a layer or a cell, or "" for other nodes and operators of the user."""
+    """Return the operator for a layer, cell or norm, or "" for other nodes and operators of the user."""
     function = getattr(find_operator(node.op), "function", None)
     return _LAYERS.get(node.op, "") if getattr(function, "func", function) in _FUNCTIONS else ""
 

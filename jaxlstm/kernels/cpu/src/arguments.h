@@ -103,6 +103,19 @@ struct ConvolutionArguments {
   float* y;
 };
 
+// A norm: x [batch, outer, channels, inner] -> y, where outer or inner is 1. A group of adjacent channels has a mean
+// and a variance.
+struct NormArguments {
+  long batch, outer, channels, inner, groups;
+  float eps;
+  const float *x, *weight, *bias;  // weight and bias [channels], or null
+  float* room;                     // room_floats() for each thread
+  float* y;
+
+  static constexpr long kSlots = 16;
+  long room_floats() const { return (2 * kSlots + 2) * channels; }
+};
+
 // One compiled pass. All threads of a call run it at the same time, each with its own index `thread`. They share one
 // barrier, and scratch memory of scratch_bytes(arguments) bytes that is aligned to 64 bytes.
 template <class Arguments>
@@ -133,8 +146,9 @@ struct InstructionSet {
   const Passes<double>& double_passes;
   const Passes<Bfloat16>& bfloat16_passes;
   const Passes<Float16>& float16_passes;
-  // Computes a thread's share of a convolution.
+  // Each computes a thread's share.
   void (*convolve)(const ConvolutionArguments&, int thread, int threads, Barrier&);
+  void (*normalize)(const NormArguments&, int thread, int threads, Barrier&);
   long float_lanes;
 
   template <class T>

@@ -322,6 +322,30 @@ ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias,
   return ffi::Error::Success();
 }
 
+ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer weight, Buffer bias, Result y, bool, int64_t threads,
+                     int64_t groups, double eps) {
+  BufferChecker checker(x);
+  NormArguments p{};
+  const auto [N, outer, C, inner] = checker.sizes<4>("x", x);
+  p.batch = N, p.outer = outer, p.channels = C, p.inner = inner, p.groups = groups, p.eps = float(eps);
+  if (groups < 1 || C % groups || std::min({outer, C, inner}) < 1 || (outer > 1 && inner > 1))
+    checker.fail("sizes do not fit");
+  p.x = checker.input<float>("x", x, {N, outer, C, inner});
+  p.weight = checker.optional_input<float>("weight", weight, {C});
+  p.bias = checker.optional_input<float>("bias", bias, {C});
+  p.y = checker.output<float>("y", y, {N, outer, C, inner});
+  if (checker.failed()) return checker.error();
+  const Call call({2 * x.size_bytes() / kImageBytesPerSecond, 1e9}, threads, pool.num_threads(), kMinSecondsInProgram);
+  Scratch room(call.threads * p.room_floats() * sizeof(float));
+  if (!room.data()) return no_memory();
+  p.room = static_cast<float*>(room.data());
+  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
+              [&](int thread, int size, Barrier& barrier) {
+                active_instruction_set().normalize(p, thread, size, barrier);
+              });
+  return ffi::Error::Success();
+}
+
 // Returns f(T()) for the type T of a buffer, against which a handler checks the others. Other dtypes are errors too.
 template <class F>
 ffi::Error by_dtype(const Buffer& buffer, F&& f) {
@@ -369,6 +393,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_gradients, gradients_by_dtype, (signature<
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_layer, layer, (cell_signature<5, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_convolve, convolve,
                               (signature<5, 1>().Attr<ffi::Span<const int64_t>>("geometry")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxlstm_normalize, normalize,
+                              (signature<3, 1>().Attr<int64_t>("groups").Attr<double>("eps")));
 }
 #pragma GCC visibility pop
 

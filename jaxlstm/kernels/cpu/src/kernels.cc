@@ -3,6 +3,7 @@
 #include "convolution.h"
 #include "forward.h"
 #include "gradients.h"
+#include "norm.h"
 #include "widened.h"
 
 #if defined(__AMX_BF16__)
@@ -207,6 +208,11 @@ void JAXLSTM_JOIN(convolve_, JAXLSTM_TARGET)(const ConvolutionArguments& argumen
   const NoSubnormals zeros;
   Convolution(arguments).run(thread, threads, barrier);
 }
+void JAXLSTM_JOIN(normalize_, JAXLSTM_TARGET)(const NormArguments& arguments, int thread, int threads,
+                                              Barrier& barrier) {
+  const NoSubnormals zeros;
+  Norm(arguments).run(thread, threads, barrier);
+}
 #endif
 #if !defined(JAXLSTM_FLOAT_OF)
 #define JAXLSTM_FLOAT_OF JAXLSTM_TARGET
@@ -222,6 +228,7 @@ const Passes<Bfloat16> JAXLSTM_JOIN(bfloat16_passes_, JAXLSTM_TARGET) = kBfloat1
 #endif
 JAXLSTM_PASSES(double_passes_, double, JAXLSTM_DOUBLE_OF);
 void JAXLSTM_JOIN(convolve_, JAXLSTM_DOUBLE_OF)(const ConvolutionArguments&, int thread, int threads, Barrier&);
+void JAXLSTM_JOIN(normalize_, JAXLSTM_DOUBLE_OF)(const NormArguments&, int thread, int threads, Barrier&);
 JAXLSTM_PASSES(float_passes_, float, JAXLSTM_FLOAT_OF);
 JAXLSTM_PASSES(float16_passes_, Float16, JAXLSTM_FLOAT_OF);
 JAXLSTM_PASSES(bfloat16_passes_, Bfloat16, JAXLSTM_BFLOAT16_OF);
@@ -234,6 +241,7 @@ const InstructionSet JAXLSTM_JOIN(instruction_set_, JAXLSTM_TARGET) = {
     JAXLSTM_JOIN(bfloat16_passes_, JAXLSTM_BFLOAT16_OF),
     JAXLSTM_JOIN(float16_passes_, JAXLSTM_FLOAT_OF),
     JAXLSTM_JOIN(convolve_, JAXLSTM_DOUBLE_OF),
+    JAXLSTM_JOIN(normalize_, JAXLSTM_DOUBLE_OF),
     kLanes<float>,
 };
 

@@ -47,7 +47,7 @@ void prepare_weights(Cell cell, int64_t input_size, int64_t hidden_size, int64_t
 #pragma GCC visibility push(default)
 extern "C" {
 // Returns the version of the interface to Python.
-int jaxlstm_interface() { return 10; }
+int jaxlstm_interface() { return 11; }
 
 // Returns the name of the active instruction set.
 const char* jaxlstm_instruction_set() { return active_instruction_set().name; }
