@@ -12,18 +12,18 @@
 namespace jaxlstm {
 namespace {
 
-// Returns x clipped to between -limit and limit. NaN passes through: the minimum and maximum of x86 return their second
+// Returns x clipped to between two limits. NaN passes through: the minimum and maximum of x86 return their second
 // operand if one is NaN, and elsewhere both comparisons are false.
-JAXLSTM_INLINE Floats clip(Floats x, float limit) {
+JAXLSTM_INLINE Floats clip(Floats x, float low, float high) {
 #if defined(__AVX512F__)
-  return (Floats)_mm512_max_ps(_mm512_set1_ps(-limit), _mm512_min_ps(_mm512_set1_ps(limit), (__m512)x));
+  return (Floats)_mm512_max_ps(_mm512_set1_ps(low), _mm512_min_ps(_mm512_set1_ps(high), (__m512)x));
 #elif defined(__AVX2__)
-  return (Floats)_mm256_max_ps(_mm256_set1_ps(-limit), _mm256_min_ps(_mm256_set1_ps(limit), (__m256)x));
+  return (Floats)_mm256_max_ps(_mm256_set1_ps(low), _mm256_min_ps(_mm256_set1_ps(high), (__m256)x));
 #elif defined(__x86_64__)
-  return (Floats)_mm_max_ps(_mm_set1_ps(-limit), _mm_min_ps(_mm_set1_ps(limit), (__m128)x));
+  return (Floats)_mm_max_ps(_mm_set1_ps(low), _mm_min_ps(_mm_set1_ps(high), (__m128)x));
 #else
-  x = x > limit ? Floats{} + limit : x;
-  return x < -limit ? Floats{} - limit : x;
+  x = x > high ? Floats{} + high : x;
+  return x < low ? Floats{} + low : x;
 #endif
 }
 
@@ -63,7 +63,7 @@ JAXLSTM_INLINE Floats exp_polynomial(Floats r) {
 // Splits exp(x), for x clipped to between -limit and limit, into power * (1 + rest) with power = 2^n and |rest| < 0.42.
 // It uses Cody and Waite's range reduction.
 JAXLSTM_INLINE void exp_parts(Floats x, float limit, Floats& power, Floats& rest) {
-  x = clip(x, limit);
+  x = clip(x, -limit, limit);
   const Floats n = nearest_power(x, 1.44269504f, power);
   const Floats r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
   rest = (r * r) * exp_polynomial(r) + r;
@@ -127,7 +127,7 @@ JAXLSTM_INLINE Vector<T> tanh(Vector<T> x) { return tanh(x); }
 // As exp_parts in activations.h, with a shorter minimax polynomial, whose relative error is 1.5e-5.
 JAXLSTM_INLINE void short_exp_parts(Floats x, float limit, Floats& power, Floats& rest) {
   constexpr float kLog2E = 1.44269504f;
-  x = clip(x, limit);
+  x = clip(x, -limit, limit);
   const Floats n = nearest_power(x, kLog2E, power);
   const Floats r = x * kLog2E - n;
   Floats p = Floats{} + 0x1.3b2a92p-7f;

@@ -14,17 +14,13 @@
 namespace jaxlstm {
 namespace {
 
-// Each of these passes NaN on, as torch's functions do.
-JAXLSTM_INLINE Floats clipped_below(Floats x) { return x < 0.0f ? Floats{} : x; }
-JAXLSTM_INLINE Floats clipped(Floats x, float high) {
-  x = clipped_below(x);
-  return x > high ? Floats{} + high : x;
-}
-JAXLSTM_INLINE Floats activated(Activation activation, Floats x) {
-  switch (activation) {
-    case Activation::kRelu: return clipped_below(x);
-    case Activation::kRelu6: return clipped(x, 6.0f);
-    case Activation::kHardswish: return x * clipped(x + 3.0f, 6.0f) * (1.0f / 6.0f);
+// Each activation passes NaN on, as torch's functions do.
+template <Activation kActivation>
+JAXLSTM_INLINE Floats activated(Floats x) {
+  switch (kActivation) {
+    case Activation::kRelu: return clip(x, 0.0f, INFINITY);
+    case Activation::kRelu6: return clip(x, 0.0f, 6.0f);
+    case Activation::kHardswish: return x * clip(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
     case Activation::kSilu: return x * sigmoid(x);
     default: return x;
   }
@@ -91,10 +87,29 @@ class Convolution {
     return p.x + ((row / p.out_height * p.height + y) * p.width + x) * p.channels;
   }
 
-  // Returns the results for `to`, an address in y.
-  Vector<float> finished(Vector<float> sums, const float* to, long count) const {
-    if (p.residual) sums += load(p.residual + (to - p.y), count);
-    return activated(p.activation, sums);
+  // Adds the residual to the sums of adjacent windows, from the address y on, and applies the activation. This is a step
+  // of its own, so that the products need no registers for it.
+  void finish(float* y, long windows, long outputs) const {
+    switch (p.activation) {
+      case Activation::kRelu: return finish<Activation::kRelu>(y, windows, outputs);
+      case Activation::kRelu6: return finish<Activation::kRelu6>(y, windows, outputs);
+      case Activation::kHardswish: return finish<Activation::kHardswish>(y, windows, outputs);
+      case Activation::kSilu: return finish<Activation::kSilu>(y, windows, outputs);
+      default:
+        if (p.residual) finish<Activation::kNone>(y, windows, outputs);
+    }
+  }
+  template <Activation kActivation>
+  __attribute__((noinline)) void finish(float* y, long windows, long outputs) const {
+    const float* const residual = p.residual ? p.residual + (y - p.y) : nullptr;
+    const long stride = p.outputs;
+    for (long at = 0; at < windows * stride; at += stride)
+      for (long i = at; i < at + outputs; i += L) {
+        const long count = std::min(L, at + outputs - i);
+        Vector<float> sums = load(y + i, count);
+        if (residual) sums += load(residual + i, count);
+        store(y + i, activated<kActivation>(sums), count);
+      }
   }
 
   // Multiplies weights by the gate instead of images, which are larger. `rows` counts the inputs of the weights of all
@@ -129,7 +144,9 @@ class Convolution {
     const long image_weights = K * ceil_divide(outputs, L) * L;
     const float* const bias = p.bias + group * outputs + first;
     const long step = p.stride[1] * p.channels, last = std::min(L, outputs - first - (V - 1) * L);
-    const auto count = [&](int v) { return v < V - 1 ? L : last; };
+    const auto get = [&](const float* from, int v) {
+      return v < V - 1 ? load(from + v * L) : load(from + v * L, last);
+    };
     const bool adjacent = p.groups == 1 && p.dilation[1] == 1;  // the elements of a row of the kernel
     const long at_once = std::max(1L, kDepth / (inputs * p.kernel[1]));
     for (long begin = 0; begin < p.kernel[0]; begin += at_once)
@@ -147,7 +164,7 @@ class Convolution {
           for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++)
-              sums[m][v] = begin ? load(to + m * p.outputs + v * L, count(v)) : Vector<float>{};
+              sums[m][v] = get(begin ? to + m * p.outputs : bias, v);
           const long together = adjacent ? elements.size() : 1;
           for (long i = lines.begin; i < lines.end; i++)
             for (long j = elements.begin; j < elements.end; j += together)
@@ -157,10 +174,10 @@ class Convolution {
           for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++) {
-              if (begin + at_once >= p.kernel[0])
-                sums[m][v] = finished(sums[m][v] + load(bias + v * L, count(v)), to + m * p.outputs + v * L, count(v));
-              store(to + m * p.outputs + v * L, sums[m][v], count(v));
+              float* const result = to + m * p.outputs + v * L;
+              v < V - 1 ? store(result, sums[m][v]) : store(result, sums[m][v], last);
             }
+          if (begin + at_once >= p.kernel[0]) finish(to, M, (V - 1) * L + last);
         });
       }
   }
@@ -190,10 +207,10 @@ class Convolution {
             for (int m = 0; m < M; m++) sums[m] += load(from + m * step, n) * weight;
           }
         }
-        float* const to = y + channel;
 #pragma GCC unroll 8
-        for (int m = 0; m < M; m++) store(to + m * C, finished(sums[m], to + m * C, n), n);
+        for (int m = 0; m < M; m++) store(y + channel + m * C, sums[m], n);
       }
+      finish(y, M, C);
     });
   }
 
