@@ -34,10 +34,10 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
 // goes the way that was faster for calls of about its length, and now and then tries the other.
 class Experience {
  public:
-  // `slow` and `fast` are the weights of a call that is slower or faster than usual: equal ones for the mean, and a
-  // larger one for slow calls where the tail hurts. With helpers, a call may take `patience` times as long as without:
-  // where calls follow each other closely, it wakes them for the next one, which then takes less time.
-  Experience(double slow, double fast, double patience) : slow_(slow), fast_(fast), patience_(patience) {}
+  // The weights of a call that is slower or faster than usual. A slower one counts as at most `most` times the usual one.
+  struct Weights { double slow, fast, most; };
+  // With helpers, a call may take `patience` times as long as without.
+  Experience(Weights weights, double patience) : weights_(weights), patience_(patience) {}
 
   bool helpers_pay(double seconds) {
     const auto& [alone, helped] = like(seconds);
@@ -47,10 +47,11 @@ class Experience {
   }
   // Adds a call that began at `begin` and ends now. Threads may overwrite each other's additions.
   void add(double seconds, bool helped, Clock::time_point begin) {
-    const double share = std::chrono::duration<double>(Clock::now() - begin).count() / seconds;
     Way& way = helped ? like(seconds).helped : like(seconds).alone;
     const double old = way.share.load(), first = 1.0 / (way.calls.fetch_add(1) + 1);
-    way.share.store(old + std::max(first, share > old ? slow_ : fast_) * (share - old));
+    double share = std::chrono::duration<double>(Clock::now() - begin).count() / seconds;
+    if (old > 0) share = std::min(share, weights_.most * old);
+    way.share.store(old + std::max(first, share > old ? weights_.slow : weights_.fast) * (share - old));
   }
 
  private:
@@ -64,17 +65,23 @@ class Experience {
   };
   Ways& like(double seconds) { return ways_[std::clamp(std::ilogb(seconds * 1e6), 0, 31)]; }
   Ways ways_[32];
-  const double slow_, fast_, patience_;
+  const Weights weights_;
+  const double patience_;
 };
-constexpr double kSlow = 0.25, kFast = 0.05, kPatience = 1.25;
+// Of calls that follow each other closely, what is usual counts, and of others what is slow.
+constexpr Experience::Weights kInARow{0.05, 0.25, 2}, kApart{0.25, 0.05, INFINITY};
+// A call that wakes helpers may take so many times as long: the calls after it then take less time.
+constexpr double kPatience = 1.25;
 
 // A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It moves to
 // another core, but a call below this time goes on without it. Waking helpers costs little to a longer call of XLA's,
 // so that it does not ask experience, which cold calls would spoil.
 constexpr double kTooShortToMove = 2e-3;
 
-// A thread of the pool sleeps about this time after its last work.
-constexpr auto kPoolSpins = std::chrono::microseconds(200);
+// A thread of the pool sleeps about this time after its last work. On a virtual machine with Zen 4, helpers came in 0.7
+// microseconds (median) up to 40 after the last team, and in 35 from 60 on.
+constexpr auto kPoolSpins = std::chrono::microseconds(40);
+inline std::atomic<Clock::time_point> last_call_end{Clock::time_point::min()}, last_team_end{Clock::time_point::min()};
 
 // Calls work(thread, threads, barrier) on at most `max_threads` threads, including this one, and returns when all have
 // finished. `seconds` is the estimated time of the work on one thread. `schedule` takes a copyable function without
@@ -91,17 +98,17 @@ void run_as_team(int max_threads, double seconds, Schedule&& schedule, const Wor
     Barrier* barrier = nullptr;
     std::thread::id caller = std::this_thread::get_id();
   };
-  static Experience soon{kFast, kFast, kPatience}, later{kSlow, kFast, 1};
-  static std::atomic<Clock::time_point> last_end{Clock::time_point::min()};
+  static Experience awake{kInARow, 1}, waking{kInARow, kPatience}, apart{kApart, 1};  // for this kind of work
   const auto begin = Clock::now();
-  const bool is_soon = begin < last_end.load() + kPoolSpins, crowded = cores_stay_crowded();
-  Experience& experience = is_soon ? soon : later;
-  const bool learns = max_threads > 1 && !crowded && seconds < (is_soon ? kMinSecondsForHelpers : kTooShortToMove);
+  const bool are_awake = begin < last_team_end.load() + kPoolSpins, crowded = cores_stay_crowded();
+  Experience& experience = are_awake ? awake : begin < last_call_end.load() + kPoolSpins ? waking : apart;
+  const bool learns = max_threads > 1 && !crowded && seconds < (are_awake ? kMinSecondsForHelpers : kTooShortToMove);
   const bool pays = learns ? experience.helpers_pay(seconds) : !crowded || seconds >= kLongCall;
   const bool alone = max_threads <= 1 || !pays;
   const auto finish = [&] {
     if (learns) experience.add(seconds, !alone, begin);
-    last_end.store(Clock::now());
+    last_call_end.store(Clock::now());
+    if (!alone) last_team_end.store(last_call_end.load());
   };
   if (alone) {
     Barrier barrier(1);
@@ -281,7 +288,7 @@ class Helpers {
   std::atomic<bool> busy_{false};
   std::vector<Helper*> helpers_;  // only used by the thread that set busy_
   Clock::time_point last_end_{}, alone_until_{};
-  Experience experience_{kSlow, kFast, 1};  // of calls whose helpers sleep
+  Experience experience_{kApart, 1};  // of calls whose helpers sleep
 };
 
 }  // namespace jaxlstm
