@@ -241,7 +241,7 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
 }
 
 // The operators of a program follow each other closely, so the threads of the pool are still awake.
-constexpr double kMinSecondsInProgram = 30e-6;
+constexpr double kMinSecondsInProgram = 10e-6;
 // A depthwise convolution loads an element for each product.
 constexpr double kDepthwiseShare = 0.25;
 // Other threads have just written the images, in part to the caches of other cores.
