@@ -16,12 +16,18 @@ inline ffi::Error no_memory() {
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxlstm: no memory for packed weights");
 }
 
+template <class Work>
+void run_on(ffi::ThreadPool& pool, const Call& call, const Work& work) {
+  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); }, work);
+}
+
 template <class Arguments>
 ffi::Error run(const Arguments& p, const Pass<Arguments>& pass, const Call& call, ffi::ThreadPool& pool) {
   Scratch scratch(pass.scratch_bytes(p));
   if (!scratch.data()) return no_memory();
-  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
-              [&](int thread, int size, Barrier& barrier) { pass.run(p, scratch.data(), thread, size, barrier); });
+  run_on(pool, call, [&](int thread, int size, Barrier& barrier) {
+    pass.run(p, scratch.data(), thread, size, barrier);
+  });
   return ffi::Error::Success();
 }
 // Runs the pass unless the batch is empty.
@@ -144,11 +150,10 @@ ffi::Error run_layer(const LayerPasses<Real>& layer, int64_t threads, double min
   if (!scratch.data()) return no_memory();
   const Call call(layer.cost(), threads, pool.num_threads(), min_seconds);
   Halves halves;
-  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
-              [&](int thread, int size, Barrier& barrier) {
-                if (layer.directions == 2 && size > 1) halves.make(thread, size, barrier);
-                layer.run(static_cast<char*>(scratch.data()), thread, size, barrier, halves);
-              });
+  run_on(pool, call, [&](int thread, int size, Barrier& barrier) {
+    if (layer.directions == 2 && size > 1) halves.make(thread, size, barrier);
+    layer.run(static_cast<char*>(scratch.data()), thread, size, barrier, halves);
+  });
   return ffi::Error::Success();
 }
 
@@ -315,10 +320,9 @@ ffi::Error convolve(ffi::ThreadPool pool, Buffer x, Buffer weights, Buffer bias,
   const double multiplying = products / (kMultiplicationsPerSecond<float> * (depthwise ? kDepthwiseShare : 1));
   const double seconds = std::max(multiplying, x.size_bytes() / kImageBytesPerSecond);
   const Call call({seconds, 1e9}, threads, pool.num_threads(), kMinSecondsInProgram);
-  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
-              [&](int thread, int size, Barrier& barrier) {
-                active_instruction_set().convolve(p, thread, size, barrier);
-              });
+  run_on(pool, call, [&](int thread, int size, Barrier& barrier) {
+    active_instruction_set().convolve(p, thread, size, barrier);
+  });
   return ffi::Error::Success();
 }
 
@@ -339,10 +343,9 @@ ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer weight, Buffer bias,
   Scratch room(call.threads * p.room_floats() * sizeof(float));
   if (!room.data()) return no_memory();
   p.room = static_cast<float*>(room.data());
-  run_as_team(call.threads, call.seconds, [&](auto task) { pool.Schedule(std::move(task)); },
-              [&](int thread, int size, Barrier& barrier) {
-                active_instruction_set().normalize(p, thread, size, barrier);
-              });
+  run_on(pool, call, [&](int thread, int size, Barrier& barrier) {
+    active_instruction_set().normalize(p, thread, size, barrier);
+  });
   return ffi::Error::Success();
 }
 

@@ -34,7 +34,7 @@ inline std::chrono::nanoseconds wait_for_helpers(double seconds) {
 // goes the way that was faster for calls of about its length, and now and then tries the other.
 class Experience {
  public:
-  // The weights of a call that is slower or faster than usual. A slower one counts as at most `most` times the usual one.
+  // The weights of a call that is slower or faster than usual. It counts at most as `most` times the usual one.
   struct Weights { double slow, fast, most; };
   // With helpers, a call may take `patience` times as long as without.
   Experience(Weights weights, double patience) : weights_(weights), patience_(patience) {}
