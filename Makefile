@@ -80,7 +80,7 @@ sanitize: $(VENV)/.test  ## the tests of the native kernel under AddressSanitize
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0,detect_stack_use_after_return=0 PYTHONPATH=.:converters \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -m "not slow" -k "not ulp" \
-		tests/kernels/test_native.py tests/kernels/test_convolution.py
+		tests/kernels/test_native.py tests/kernels/test_convolution.py tests/kernels/test_norm.py
 
 FUZZ_FILES ?= 100000
 FUZZ_SEED ?= $(shell date +%s)
