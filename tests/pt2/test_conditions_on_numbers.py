@@ -1,5 +1,6 @@
 """Conditions on numbers, values of tensors: under ``jit``, each of their branches is exported."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,43 @@ def test_each_branch_runs_under_jit(forward: Callable[..., Any]) -> None:
         x = torch.randn(len(lengths), 6 if len(lengths) > 2 else 5, 3)
         torch_model = lambda *args: module(*map(torch.clone, args))  # noqa: E731
         require_results(program, torch_model, x, torch.tensor(lengths), atol=1e-5)
+
+
+def completed(self: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """Pack the sorted sequences by a list of lengths, and add the steps of padding that the batch lacks."""
+    lengths, order = mask.long().sum(1).sort(descending=True)
+    packed = pack_padded_sequence(x[order], list(lengths), batch_first=True)  # type: ignore[arg-type]
+    y, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+    if y.size(1) != mask.size(1):
+        y = torch.cat([y, torch.zeros(y.size(0), mask.size(1) - y.size(1), y.size(2))], 1)
+    return y[order.argsort()]
+
+
+def batches(*lengths: list[int]) -> list[Tensor]:
+    """Return for each batch its five steps and their mask."""
+    masks = [torch.arange(5) < torch.tensor(n)[:, None] for n in lengths]
+    return [tensor for mask in masks for tensor in (torch.randn(*mask.shape, 3), mask)]
+
+
+FULL, SHORT = [2, 5], [3, 1]
+
+
+@pytest.mark.quick("example0")
+@pytest.mark.parametrize("example", [(SHORT, FULL), (FULL, FULL)])
+@pytest.mark.filterwarnings("error:.*does not take its example")
+def test_each_of_two_batches_may_end_before_its_padding(example: Any) -> None:
+    module = model(lambda self, *given: (completed(self, *given[:2]), completed(self, *given[2:])))
+    program = jaxlstm.from_module(module, tuple(batches(*example)))
+    for lengths in itertools.product((FULL, SHORT), repeat=2):
+        require_results(program, module, *batches(*lengths), atol=1e-5)
+
+
+def test_one_of_three_batches_that_ends_before_its_padding_is_warned_of() -> None:
+    def forward(self: Any, *given: Tensor) -> Tensor:
+        return completed(self, *given[:2]) + completed(self, *given[2:4]) + completed(self, *given[4:])
+
+    with pytest.warns(UserWarning, match="does not take its example"):
+        jaxlstm.from_module(model(forward), tuple(batches(FULL, SHORT, FULL)))
 
 
 def test_a_number_that_float32_rounds() -> None:

@@ -90,7 +90,7 @@ class ExportStep(NamedTuple):
 def export_at_sizes(
     call: ExportCall,
     step: Literal[1, 3, 4],
-    truths: tuple[bool, ...] | Cut | None = None,
+    truths: tuple[bool, ...] | tuple[Cut, ...] | None = None,
     *,
     free: bool = False,
 ) -> ExportStep:
@@ -106,7 +106,7 @@ def export_at_sizes(
         call = call._replace(shapes=free_axes(call, lambda axis: free))
         if step == 1:
             return ExportStep(_export(call, call.shapes))
-        if isinstance(truths, str):
+        if truths and isinstance(truths[0], str):
             return ExportStep(_export_with(call, call.shapes, "export", _Settings(cut=truths), {}))
         if truths is not None:
             return _as_draft(call, ValueError("other truths"), truths)
@@ -166,7 +166,7 @@ _OF_VALUES = SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT
 class _Settings(NamedTuple):
     """How an export traces; see `_export`."""
 
-    cut: Cut = "any"
+    cut: Cut | tuple[Cut, ...] = "any"
     host: bool = True
     sizes: bool = True
     values: bool = False
@@ -253,7 +253,7 @@ def _export_with(
         if settings.cut == "any" and tracing.batches and is_unknown:
             return again(settings._replace(cut="none"))
         if settings.host and tracing.lists:
-            return again(settings._replace(cut="any", host=False))
+            return again(settings._replace(cut="any" if settings.cut == "none" else settings.cut, host=False))
         if settings.sizes and not is_unknown:
             return again(settings._replace(sizes=False))
         raise

@@ -26,7 +26,7 @@ from jaxlstm_converters.pt2.export_steps import ExportCall, ExportStep, export_a
 from jaxlstm_converters.pt2.trace.draft_decisions import Truths
 from jaxlstm_converters.pt2.trace.export_patches import own_gradients
 from jaxlstm_converters.pt2.trace.module_copies import copied
-from jaxlstm_converters.pt2.trace.trace_packed import Cut, requires_cut
+from jaxlstm_converters.pt2.trace.trace_packed import Cut, other_cuts, requires_cut
 
 _ONLY_EXAMPLE = (
     "{}. Under jax.jit the program has the values of the example of from_module, and gives NaN for others"
@@ -174,9 +174,9 @@ class OtherSizes:
     ) -> tuple[Program, ...]:
         key = id(program.graph), free, *_shapes((args, dict(kwargs)))
         if key not in self._branches:
-            found, waiting = list[Program](), list[tuple[bool, ...] | Cut](truths.others() if truths else [])
-            if requires_cut(program.graph):
-                waiting.append("some")
+            found = list[Program]()
+            waiting: list[tuple[bool, ...] | tuple[Cut, ...]] = [*(truths.others() if truths else [])]
+            waiting += other_cuts(program.graph)
             for first in waiting:
                 failed = ProgramError("node-failed", "there is no other branch")
                 # A branch may not run on the example.
@@ -215,7 +215,7 @@ class OtherSizes:
         args: Any,
         kwargs: Mapping[str, Any],
         error: ProgramError,
-        truths: tuple[bool, ...] | Cut | None = None,
+        truths: tuple[bool, ...] | tuple[Cut, ...] | None = None,
         free: bool = False,
     ) -> Program:
         """Return the program of another export, or raise the error with the reason why there is none."""

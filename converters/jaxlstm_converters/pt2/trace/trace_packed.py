@@ -9,6 +9,7 @@ The mode is local to its thread, and needs no name of a module to be replaced.
 import contextlib
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -65,14 +66,24 @@ class HostLengths(Sequence[Any]):
 
 
 Cut = Literal["any", "none", "some"]
-"""The steps of padding after the longest sequence of the batches that an export takes."""
+"""The steps of padding after the longest sequence of a batch that an export takes."""
 
 _FULL = "the longest of the packed sequences must be as long as its padding: cut the inputs after it"
 
 
 def requires_cut(graph: Graph) -> bool:
     """Return True for a program that requires batches without steps of padding only."""
-    return any(node.kwargs.get("assert_msg") == _FULL for node in graph.nodes)
+    return bool(other_cuts(graph))
+
+
+def other_cuts(graph: Graph) -> list[tuple[Cut, ...]]:
+    """Return what other exports take of a program that requires batches without steps of padding only.
+
+    Of one or two batches, each may have such steps; of more, all have them.
+    """
+    count = sum(node.kwargs.get("assert_msg") == _FULL for node in graph.nodes)
+    cuts: list[tuple[Cut, ...]] = [*itertools.product(("none", "some"), repeat=count)]
+    return cuts[1 if count <= 2 else -1 :]
 
 
 def padded_example(args: Any, kwargs: Any, program: Any) -> str:
@@ -82,19 +93,21 @@ def padded_example(args: Any, kwargs: Any, program: Any) -> str:
     args, kwargs = _pytree.tree_map(
         lambda x: x.detach().numpy() if isinstance(x, Tensor) else x, (args, kwargs)
     )
-    others = getattr(program.at_sizes, "branches", None)
-    first = copy.copy(program)
-    first.at_sizes = None
-    try:
-        first(program.params, *args, **kwargs)
-    except ProgramError as error:
-        if others is not None and others(program, args, kwargs):
-            return ""
-        return (
-            f"from_module: the program does not take its example: {error.message}. A call with such padding "
-            "exports the module again outside of jax.jit, and gives NaN under jax.jit"
-        )
-    return ""
+    others = getattr(program.at_sizes, "branches", lambda *call: ())
+    message = ""
+    for make in (lambda: (program,), lambda: others(program, args, kwargs)):
+        for branch in map(copy.copy, make()):
+            branch.at_sizes = None
+            try:
+                branch(program.params, *args, **kwargs)
+            except ProgramError as error:
+                message = message or error.message
+            else:
+                return ""
+    return (
+        f"from_module: the program does not take its example: {message}. A call with such padding "
+        "exports the module again outside of jax.jit, and gives NaN under jax.jit"
+    )
 
 
 def _pack(input: Tensor, lengths: Tensor, batch_first: bool, cut: Cut) -> tuple[Any, Any]:
@@ -180,14 +193,14 @@ class PackedSequences(TorchFunctionMode):
         cut: "any" if a packed batch ends after its longest sequence, as in torch. Its number of steps is then
             unknown in the trace, and a condition about it cannot be decided. With "none", the batch ends
             with its padding, and the program requires that it is as long as its longest sequence; with
-            "some", it requires that it is longer.
+            "some", it requires that it is longer. A tuple has the cut of each batch.
         host: lists and arrays of lengths stand for their tensor.
         batches, lists: number of packed batches, and of lists and arrays of lengths, so far.
     """
 
-    def __init__(self, *, cut: Cut, host: bool = True) -> None:
+    def __init__(self, *, cut: Cut | tuple[Cut, ...], host: bool = True) -> None:
         super().__init__()
-        self.cut: Cut = cut
+        self.cut: Cut | tuple[Cut, ...] = cut
         self.host = host
         self.batches = self.lists = 0
 
@@ -210,8 +223,13 @@ class PackedSequences(TorchFunctionMode):
         if name == "pad_sequence" and not is_packed:
             _require_equal_features(*args, **kwargs)
         if name == "_pack_padded_sequence":
+            cut = (
+                self.cut
+                if isinstance(self.cut, str)
+                else [*self.cut, "none"][min(self.batches, len(self.cut))]
+            )
             self.batches += 1
-            return _pack(*args, **kwargs, cut=self.cut)
+            return _pack(*args, **kwargs, cut=cut)
         if is_packed and name in _FUNCTIONS:
             return _FUNCTIONS[name](*args, **kwargs)
         return on_rows(func, args, kwargs) if is_packed else func(*args, **kwargs)
