@@ -30,14 +30,8 @@ _LAYERS = {
     **{of_torch: op for op, (of_torch, _) in RECURRENT.items()},
     **{replaced: op for op, replaced in NORMS.items()},
 }
-_FUNCTIONS = (
-    linear,
-    run_cell,
-    run_layer,
-    layer_norm,
-    group_norm,
-    instance_norm,
-)  # and not others, which the user may have registered
+_FUNCTIONS = (linear, run_cell, run_layer, layer_norm, group_norm, instance_norm)
+"""The functions of these operators, and not others, which the user may have registered."""
 _COMPUTED = ("input", "hx", "gate", "residual")
 """The arguments that the program computes; the others are weights and settings."""
 _LARGEST_LINEAR = 1 << 22

@@ -112,8 +112,9 @@ struct NormArguments {
   float* room;                     // room_floats() for each thread
   float* y;
 
-  static constexpr long kSlots = 16;
-  long room_floats() const { return (2 * kSlots + 2) * channels; }
+  // The number of parts of the outer positions.
+  long slots() const { return outer < 16 ? outer : 16; }
+  long room_floats() const { return (2 * slots() + 2) * channels; }
 };
 
 // One compiled pass. All threads of a call run it at the same time, each with its own index `thread`. They share one

@@ -2,7 +2,7 @@
 // times a weight plus a bias for each channel.
 //
 // An image has a channel at several outer positions (channels last), at several inner ones (channels first), or at one
-// (a layer norm). It has parts, which threads share: of the outer positions, at most kSlots, and otherwise each channel
+// (a layer norm). It has parts, which threads share: of the outer positions, at most 16, and otherwise each channel
 // or, in a layer norm, each group. A part is summed up on its own, so the bits do not depend on the number of threads.
 #pragma once
 #include <algorithm>
@@ -21,15 +21,15 @@ class Norm {
   explicit Norm(const NormArguments& arguments)
       : p(arguments),
         each_(p.channels / p.groups),
-        parts_(p.outer > 1 ? std::min(p.outer, NormArguments::kSlots) : p.inner > 1 ? p.channels : p.groups) {}
+        parts_(p.outer > 1 ? p.slots() : p.inner > 1 ? p.channels : p.groups) {}
 
   void run(int thread, int threads, Barrier& barrier) const {
     const bool shares_images = p.batch >= threads;
     const Range images = shares_images ? share_of({0, p.batch}, thread, threads) : Range{0, p.batch};
     const Range parts = shares_images ? Range{0, parts_} : share_of({0, parts_}, thread, threads);
     float *const own = p.room + thread * p.room_floats(), *const sums = shares_images ? own : p.room;
-    float* const squares = sums + NormArguments::kSlots * p.channels;
-    float *const mean = own + 2 * NormArguments::kSlots * p.channels, *const factor = mean + p.channels;
+    float* const squares = sums + p.slots() * p.channels;
+    float *const mean = own + 2 * p.slots() * p.channels, *const factor = mean + p.channels;
     const auto wait = [&] {
       if (!shares_images) barrier.wait();
     };
@@ -127,10 +127,10 @@ class Norm {
   // Calls f(average of a group's elements, its first channel, its end) for each group.
   template <class F>
   void for_groups(const float* sums, F&& f) const {
-    const long slots = p.outer > 1 ? parts_ : 1, width = p.outer > 1 ? p.channels : parts_, n = width / p.groups;
+    const long width = p.outer > 1 ? p.channels : parts_, n = width / p.groups;
     for (long group = 0; group < p.groups; group++) {
       float all = 0;
-      for (long slot = 0; slot < slots; slot++) all += sum<false>(sums + slot * width + group * n, n, 0);
+      for (long slot = 0; slot < p.slots(); slot++) all += sum<false>(sums + slot * width + group * n, n, 0);
       f(all / float(p.outer * each_ * p.inner), group * each_, (group + 1) * each_);
     }
   }
