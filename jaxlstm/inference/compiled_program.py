@@ -174,7 +174,7 @@ def _cpu_options() -> dict[str, Any]:
 def adds_up_long_rows(jaxpr: Any) -> bool:
     """Return True if a sum over the last axis has many terms."""
     for equation in jaxpr.eqns:
-        x = equation.invars[0].aval if equation.invars else None
+        x: Any = equation.invars[0].aval if equation.invars else None
         if (
             equation.primitive.name == "reduce_sum"
             and x.size > MANY_TERMS

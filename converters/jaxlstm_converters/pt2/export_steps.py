@@ -106,10 +106,11 @@ def export_at_sizes(
         call = call._replace(shapes=free_axes(call, lambda axis: free))
         if step == 1:
             return ExportStep(_export(call, call.shapes))
+        given: Any = truths
         if truths and isinstance(truths[0], str):
-            return ExportStep(_export_with(call, call.shapes, "export", _Settings(cut=truths), {}))
+            return ExportStep(_export_with(call, call.shapes, "export", _Settings(cut=given), {}))
         if truths is not None:
-            return _as_draft(call, ValueError("other truths"), truths)
+            return _as_draft(call, ValueError("other truths"), given)
         return (_as_draft if step == 3 else _with_values)(call, ValueError("other sizes or values"))
 
 

@@ -223,13 +223,9 @@ class PackedSequences(TorchFunctionMode):
         if name == "pad_sequence" and not is_packed:
             _require_equal_features(*args, **kwargs)
         if name == "_pack_padded_sequence":
-            cut = (
-                self.cut
-                if isinstance(self.cut, str)
-                else [*self.cut, "none"][min(self.batches, len(self.cut))]
-            )
+            cuts: list[Cut] = [self.cut] if isinstance(self.cut, str) else [*self.cut, "none"]
             self.batches += 1
-            return _pack(*args, **kwargs, cut=cut)
+            return _pack(*args, **kwargs, cut=cuts[min(self.batches, len(cuts)) - 1])
         if is_packed and name in _FUNCTIONS:
             return _FUNCTIONS[name](*args, **kwargs)
         return on_rows(func, args, kwargs) if is_packed else func(*args, **kwargs)
