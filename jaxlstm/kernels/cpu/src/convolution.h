@@ -87,8 +87,8 @@ class Convolution {
     return p.x + ((row / p.out_height * p.height + y) * p.width + x) * p.channels;
   }
 
-  // Adds the residual to the sums of adjacent windows, from the address y on, and applies the activation. This is a
-  // step of its own, so that the products need no registers for it.
+  // Adds the residual to the sums of adjacent windows, from the address y on, and applies the activation. A separate
+  // step, so that the products need no registers for it.
   void finish(float* y, long windows, long outputs) const {
     switch (p.activation) {
       case Activation::kRelu: return finish<Activation::kRelu>(y, windows, outputs);

@@ -245,7 +245,7 @@ ffi::Error gradients(ffi::ThreadPool& pool, Buffer& grad_gates, Buffer& x, Buffe
   return run(p, active_instruction_set().passes<Real>().gradients, call, pool);
 }
 
-// The operators of a program follow each other closely, so the threads of the pool are still awake.
+// The operators of a program follow each other closely, so the helpers are often awake and come in a microsecond.
 constexpr double kMinSecondsInProgram = 10e-6;
 // A depthwise convolution loads an element for each product.
 constexpr double kDepthwiseShare = 0.25;

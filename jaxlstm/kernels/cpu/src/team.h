@@ -68,9 +68,9 @@ class Experience {
   const Weights weights_;
   const double patience_;
 };
-// Of calls that follow each other closely, what is usual counts, and of others what is slow.
+// For calls that follow each other closely, the usual time counts most; for other calls, the slow ones do.
 constexpr Experience::Weights kInARow{0.05, 0.25, 2}, kApart{0.25, 0.05, INFINITY};
-// A call that wakes helpers may take so many times as long: the calls after it then take less time.
+// A call that wakes helpers may take this many times as long as one without them: the next calls then take less time.
 constexpr double kPatience = 1.25;
 
 // A helper that wakes up on the core of its caller keeps the caller from running, with its spins too. It moves to
