@@ -160,8 +160,8 @@ def _inline_cpu() -> Any:
 def _cpu_options() -> dict[str, Any]:
     """Return compiler options with which XLA computes sums itself, and not with YNNPACK.
 
-    A decoder with attention, 25 steps of (4, 64, 512), then takes 0.73 of the time on a Xeon with AMX. But XLA
-    adds the elements of a row one by one: a norm of 64 rows of 512 takes 1.9 times as long, on Zen 4.
+    A decoder with attention, 25 steps of (4, 64, 512), then takes 0.73 of the time on a Xeon with AMX. But
+    XLA adds the elements of a row one by one: a norm of 64 rows of 512 takes 1.9 times as long, on Zen 4.
     """
     options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
     try:
