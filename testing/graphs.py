@@ -14,9 +14,11 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from jaxlstm._shared.torch_tensors import tensor_to_numpy as to_numpy
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Argument, Graph, Input, ModuleCall, Node, Size, TensorType, Tree, Value
 from jaxlstm.programs.operators.registry import find_operator
 from jaxlstm.programs.program import Program
+from jaxlstm_converters.pt2.trace.decompositions import decomposed
 
 
 def node(
@@ -81,7 +83,13 @@ X = Value("x")
 
 def program_of_function(function: Callable[..., Any], args: Sequence[torch.Tensor]) -> Program:
     """Trace a function from tensors to a tuple of tensors, and return it as a program."""
-    traced = make_fx(function, pre_dispatch=True)(*args)
+    try:
+        with decomposed():
+            traced = make_fx(function, pre_dispatch=True)(*args)
+    except RuntimeError as error:
+        if "value out of a tracing tensor" not in str(error):
+            raise
+        raise ProgramError("unsupported-operator", "the parts of an operator read a value") from error
     by_kind: defaultdict[str, list[torch.fx.Node]] = defaultdict(list)
     for node in traced.graph.nodes:
         by_kind["item" if node.target is operator.getitem else node.op].append(node)

@@ -83,6 +83,29 @@ NAMES = """
     var.unbiased var_mean var_mean.unbiased vdot view view_as view_as_complex vsplit vstack where xlogy
     zero_
     zeros zeros_like
+    combinations cholesky cholesky_inverse cholesky_solve unsafe_chunk sum_to_size resolve_neg
+    expand_copy diagonal_copy alias_copy i0 gradient isin kthvalue ldexp matrix_exp quantile nanquantile
+    _softmax_backward_data nn.functional.linear_cross_entropy native_batch_norm
+    nn.functional.upsample_bilinear nn.functional.soft_margin_loss nn.functional.upsample_nearest
+    nn.functional.margin_ranking_loss nn.functional.multi_margin_loss
+    nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
+    max_pool2d_with_indices_backward nn.functional.max_unpool1d.grad nn.functional.max_unpool2d.grad
+    nn.functional.max_unpool3d.grad nn.functional.triplet_margin_loss
+    nn.functional.triplet_margin_with_distance_loss nextafter topk igamma igammac mode
+    mvlgamma.mvlgamma_p_1 mvlgamma.mvlgamma_p_3 mvlgamma.mvlgamma_p_5 narrow_copy view_copy permute_copy
+    qr unsafe_split split_with_sizes_copy signbit triangular_solve isposinf isneginf isreal pinverse
+    _unsafe_masked_index _unsafe_masked_index_put_accumulate sort _chunk_cat unbind_copy unfold_copy
+    msort renorm squeeze_copy trapz trapezoid cumulative_trapezoid unsqueeze_copy transpose_copy H
+    logdet norm.nuc t_copy native_dropout_backward argwhere nn.functional.ctc_loss
+    nn.functional.cosine_embedding_loss nn.functional.hinge_embedding_loss
+    nn.functional.poisson_nll_loss fft.hfft fft.hfft2 fft.hfftn fft.ihfft fft.ihfft2 fft.ihfftn
+    linalg.det linalg.diagonal linalg.cholesky linalg.cholesky_ex linalg.cond linalg.eigvalsh
+    linalg.matrix_power linalg.multi_dot linalg.qr linalg.slogdet linalg.vander linalg.inv linalg.inv_ex
+    linalg.solve linalg.solve_ex linalg.solve_triangular linalg.pinv linalg.pinv.singular
+    linalg.pinv.hermitian linalg.svdvals linalg.tensorinv linalg.tensorsolve signal.windows.kaiser
+    special.i0e special.i1 special.i1e special.ndtr special.xlog1py special.entr special.ndtri
+    special.log_ndtr masked.cumprod masked.median masked.var masked.std masked.normalize
+    masked.logaddexp histc
 """.split()  # noqa: SIM905
 # Operators to run with integers, bools and half precision, too.
 OTHER_DTYPES = """
@@ -138,9 +161,12 @@ def has_gradient(name: str) -> bool:
     # torch ignores the gradients of the statistics of native norms, and multiplies by a sixth in float32
     # in the gradient of hardsigmoid.
     # Exponentials in the gradient of logcumsumexp round numbers of 10,000, and the series in the gradient of
-    # digamma ends at 1e-10.
+    # digamma ends at 1e-10. torch gives a gradient to the triangle that the solvers of Cholesky do not read,
+    # and none to nextafter; that of a Hermitian pseudoinverse is not symmetric. The loss of CTC rounds
+    # logarithms of 300.
     statistics = ("native_layer_norm", "_native_batch_norm_legit")
-    differs = (*statistics, "nn.functional.hardsigmoid", "logcumsumexp", "digamma")
+    differs = (*statistics, "nn.functional.hardsigmoid", "logcumsumexp", "digamma", "cholesky_solve")
+    differs += ("cholesky_inverse", "nextafter", "nn.functional.ctc_loss", "linalg.pinv.hermitian")
     return op_infos()[name].supports_autograd and name not in differs
 
 

@@ -265,6 +265,8 @@ SPELLINGS = {
     "x.detach()": "lax.stop_gradient(x)",
     'torch.div(i, 2, rounding_mode="trunc")': "lax.div(i, 2)",
     "x.narrow(1, 0, 2)": "x[:, :2]",
+    "x.narrow(1, -2, 2)": "x[:, -2:]",
+    "x.narrow(1, -2, 1)": "x[:, -2:-2 + 1]",
     "F.adaptive_avg_pool2d(w, (4, 4))": "w",
     "x[None].squeeze(())": "x[None]",
     "torch.fft.rfft(x, dim=1)": "jnp.fft.rfft(x, axis=1)",

@@ -73,6 +73,7 @@ NAMES = ("encode", "frozen", "around", "forward", "__call__")
 @pytest.mark.parametrize(("name", "closes"), [("around", True), *((name, False) for name in NAMES)])
 def test_values_and_gradients(name: str, closes: bool) -> None:
     """At several sizes, with the parameters of the whole module."""
+    torch.manual_seed(0)  # The gradients of a few others cancel.
     model = Model(closes=closes).eval()
     before, registered = dict(vars(model)), list(REGISTERED)
     program = jaxlstm.from_module(model, (torch.randn(2, 3, requires_grad=True),), method=name)

@@ -76,15 +76,20 @@ _TENSORS = {
     # A number wins over NaN.
     "fmax": lambda x, y: jnp.where((x >= y) | jnp.isnan(y), x, y),
     "fmin": lambda x, y: jnp.where((x <= y) | jnp.isnan(y), x, y),
+    "gcd": jnp.gcd,
+    "lcm": jnp.lcm,
     "logical_and": jnp.logical_and,
     "logical_or": jnp.logical_or,
     "logical_xor": jnp.logical_xor,
     "maximum": jnp.maximum,
     "minimum": jnp.minimum,
+    "nextafter": jnp.nextafter,
 }
 _TENSORS_OF_FLOATS = {
     "atan2 arctan2": _flat(jnp.arctan2, lambda x, y: (x == 0) & (y == 0)),
     "hypot": lambda x, y: _beside_infinity(jnp.hypot, jnp.abs(x), jnp.abs(y)),
+    "igamma special_gammainc": jax.scipy.special.gammainc,
+    "igammac special_gammaincc": jax.scipy.special.gammaincc,
     "logaddexp": functools.partial(_beside_infinity, jnp.logaddexp),
     "logaddexp2": functools.partial(_beside_infinity, jnp.logaddexp2),
 }

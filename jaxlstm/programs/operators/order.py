@@ -147,6 +147,74 @@ def argsort(self: Array, dim: int = -1, descending: bool = False, stable: bool =
     return sort(self, dim, descending)[1]
 
 
+@register_operator("aten.kthvalue.default")
+def kthvalue(self: Array, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Array, Array]:
+    """Return the element at place ``k`` (from 1) in order along an axis, and its index."""
+    if self.ndim == 0:
+        return self, jnp.zeros((), held("int64"))
+    place = axis(self, dim)
+    both = (jax.lax.slice_in_dim(x, k - 1, k, axis=place) for x in sort(self, place))
+    values, indices = both if keepdim else (x.squeeze(place) for x in both)
+    return values, indices
+
+
+@register_operator("aten.mode.default")
+def mode(self: Array, dim: int = -1, keepdim: bool = False) -> tuple[Array, Array]:
+    """Return the most frequent element along an axis, the smallest of several, and the last index of it."""
+    if self.ndim == 0:
+        return self, jnp.zeros((), held("int64"))
+    rows = jnp.moveaxis(self, axis(self, dim), -1)
+    ordered, order = sort(rows)
+    starts = jnp.concatenate([jnp.ones_like(ordered[..., :1], bool), jnp.diff(ordered) != 0], -1)
+    places = jnp.arange(ordered.shape[-1])
+    first = jax.lax.cummax(jnp.where(starts, places, 0), ordered.ndim - 1)
+    # The first of the largest numbers is at the last element of the first longest run.
+    last = jnp.argmax(places - first, -1, keepdims=True)
+    both = (jnp.take_along_axis(x, last, -1) for x in (ordered, order))
+    back = (jnp.moveaxis(x, -1, axis(self, dim)) if keepdim else x.squeeze(-1) for x in both)
+    values, indices = back
+    return values, indices
+
+
+_ROUNDED = {"lower": jnp.floor, "higher": jnp.ceil, "nearest": jnp.round}
+
+
+def _quantile(
+    skips_nan: bool,
+    self: Array,
+    q: Any,
+    dim: int | None = None,
+    keepdim: bool = False,
+    interpolation: str = "linear",
+) -> Array:
+    """Return elements at fractions of the way through the order along an axis, or of all; q.shape first.
+
+    NaN makes a quantile NaN, or is skipped.
+    """
+    places = axes(self, dim)
+    rows = jnp.sort(self.reshape(-1) if dim is None else jnp.moveaxis(jnp.atleast_1d(self), dim, -1))
+    numbers = (rows == rows).sum(-1)
+    fractions = jnp.asarray(q, self.dtype)
+    column = fractions.reshape(-1, *[1] * numbers.ndim)
+    ranks = column * jnp.maximum(numbers - 1, 0).astype(self.dtype)
+    if not skips_nan:
+        ranks = jnp.where(numbers < rows.shape[-1], rows.shape[-1] - 1, ranks)
+    low, high = jnp.floor(ranks), jnp.ceil(ranks)
+    if rounded := _ROUNDED.get(interpolation):
+        low = high = rounded(ranks)
+    weight = 0.5 if interpolation == "midpoint" else ranks - low
+    below, above = (
+        jnp.take_along_axis(rows[None], x[..., None].astype(int), -1)[..., 0] for x in (low, high)
+    )
+    result = jnp.where(low == high, below, below + weight * (above - below))
+    if keepdim:
+        result = jnp.expand_dims(result, [place + 1 for place in places])
+    return result if fractions.ndim else result[0]
+
+
+register_family(_quantile, {"quantile": False, "nanquantile": True}, "default scalar")
+
+
 @register_operator("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
 def searchsorted(
     sorted_sequence: Array,

@@ -143,6 +143,17 @@ def _running_extremum(running: Callable[..., Array], self: Array, dim: int) -> t
 register_family(_running_extremum, {"cummax": jax.lax.cummax, "cummin": jax.lax.cummin})
 
 
+@register_operator("aten.histc.default")
+def histc(self: Array, bins: int = 100, min: Operand = 0, max: Operand = 0) -> Array:
+    """Return the numbers of elements in intervals of one size, by default between the extrema."""
+    low, high = (self.min(), self.max()) if min == max else (min, max)
+    low, high = jnp.asarray(low, self.dtype), jnp.asarray(high, self.dtype)
+    low, high = jnp.where(low == high, low - 1, low), jnp.where(low == high, high + 1, high)
+    places = ((self - low) / (high - low) * bins).astype(int)
+    is_inside = (self >= low) & (self <= high)
+    return jnp.zeros(bins, self.dtype).at[jnp.minimum(places, bins - 1)].add(is_inside.astype(self.dtype))
+
+
 @register_operator("aten.diff.default")
 def diff(
     self: Array, n: int = 1, dim: int = -1, prepend: Array | None = None, append: Array | None = None

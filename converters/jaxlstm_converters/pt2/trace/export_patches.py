@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 from jaxlstm._shared.own_thread import ByThread, replaced
+from jaxlstm_converters.pt2.trace.decompositions import decomposed
 from jaxlstm_converters.pt2.trace.model_lines import is_of_model, line_of_model
 from jaxlstm_converters.pt2.trace.shared_arrays import ReturnedArray
 
@@ -122,7 +123,7 @@ def kept_regions() -> Iterator[None]:
     # A second description of each result, with its memory format, which no file holds.
     formats = replaced(proxy_tensor, "_extract_tensor_metadata", lambda tensor: None)
     results = replaced(FakeTensorMode, "_make_cache_entry", _entry_of_second)
-    replacements = (no_grad, autocast, functions, inference, methods, arrays, formats, results)
+    replacements = (no_grad, autocast, functions, inference, methods, arrays, formats, results, decomposed())
     with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
         for replacement in replacements:
             stack.enter_context(replacement)
@@ -168,13 +169,16 @@ def free_time() -> Iterator[None]:
 
     torch traces these layers as loops over a fixed number of steps, and fixes the length in ``max_pool1d``,
     although the exported graph holds each as one node. Only the shapes of its results are needed for that.
+    For ``ctc_loss`` it computes a size from the lengths of the targets.
     """
     key: Any = torch._C.DispatchKey.CompositeImplicitAutograd
     aten = torch.ops.aten
     layers = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
     kernels = {op: functools.partial(_shapes, op, op.py_kernels[key]) for op in layers}
+    kernels |= {aten.max_pool1d.default: _max_pool1d}
+    kernels |= {op: functools.partial(_loss, op) for op in (aten.ctc_loss.Tensor, aten.ctc_loss.IntList)}
     with contextlib.ExitStack() as stack:
-        for op, kernel in {**kernels, aten.max_pool1d.default: _max_pool1d}.items():
+        for op, kernel in kernels.items():
             others = op.py_kernels.get(key, functools.partial(op._op_dk, key))
             by_thread = ByThread(kernel, others)
             stack.callback(by_thread.end)
@@ -199,6 +203,14 @@ def _max_pool1d(
 
     sizes = (in_2d(kernel_size, 1), in_2d(stride or kernel_size, 1), in_2d(padding, 0), in_2d(dilation, 1))
     return torch.max_pool2d(input.unsqueeze(-2), *sizes, bool(ceil_mode)).squeeze(-2)
+
+
+def _loss(ctc_loss: Any, log_probs: Any, targets: Any, *settings: Any) -> Any:
+    """Return a tensor with the shape of a CTC loss; ``settings[3]`` is its reduction, the mean by default."""
+    if not is_fake(log_probs):
+        return ctc_loss._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, log_probs, targets, *settings)
+    is_each = settings[3:4] == (0,)
+    return log_probs.sum(0).sum(-1) if is_each else log_probs.sum()
 
 
 def _shapes(

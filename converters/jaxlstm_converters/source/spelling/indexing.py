@@ -33,6 +33,18 @@ def _sliced(operation: TypedNode) -> str | None:
     return "self" if item == ":" else _part(operation, item)
 
 
+def _narrow(operation: TypedNode) -> str | None:
+    """Return ``length`` elements from ``start``, which counts from the end if it is negative."""
+    start, length = operation["start"], operation["length"]
+    if start == 0 or not isinstance(start, int):  # The sign of a symbolic start is not known.
+        text = _part(operation, "start:") if start != 0 else "self"
+        index = index_of(operation["dim"], operation.ndim(), ":length")
+        return f"{text}[{index}]" if text and index else None
+    if start < 0 and start + length == 0:
+        return _part(operation, "start:")
+    return _part(operation, "start:start + length")
+
+
 def _slice(operation: TypedNode) -> str:
     """Return the slice of an axis, without the bounds that do not matter."""
     own, part = operation.type("self"), operation.type("src") or operation.result
@@ -187,7 +199,7 @@ def _stacked(operation: TypedNode) -> str | None:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("split", "chunk", "split_with_sizes"), _split),
     "select": lambda op: _part(op, "index"),
-    "narrow": lambda op: _part(op, ":length" if op["start"] == 0 else "start:start + length"),
+    "narrow": _narrow,
     "slice": _sliced,
     "unbind": "jnp.unstack(self, axis=dim)",
     "index": lambda op: f"self[{index}]" if (index := _index(op)) else None,
