@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jaxlstm.programs.operators.registry import register_operator
 
@@ -48,7 +49,7 @@ def _rows(targets: Array, lengths: Array) -> Array:
     if targets.ndim == 2:
         return targets
     starts = jnp.cumsum(lengths) - lengths
-    most = targets.shape[0] if isinstance(lengths, jax.core.Tracer) else int(lengths.max(initial=0))
+    most = targets.shape[0] if isinstance(lengths, Tracer) else int(lengths.max(initial=0))
     places = starts[:, None] + jnp.arange(most)
     return targets[jnp.minimum(places, targets.shape[0] - 1)] if targets.size else targets[None][:, :0]
 
