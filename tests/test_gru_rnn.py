@@ -42,6 +42,7 @@ def close(actual: Any, expected: Any) -> None:
         np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.quick("GRU-kwargs0", "RNN-kwargs2")
 @pytest.mark.parametrize(("kind", "kwargs"), KINDS)
 def test_values_gradients_and_weights(kind: str, kwargs: dict[str, Any]) -> None:
     theirs, ours = pair(kind, **kwargs)

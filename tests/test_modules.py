@@ -225,6 +225,7 @@ CONVOLUTIONS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.quick("depthwise", "SAME", "dilated input")
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_conv_equals_flax(name: str) -> None:
     settings, shape = CONVOLUTIONS[name]

@@ -130,8 +130,8 @@ def test_threads_on_one_core_do_not_spin() -> None:
     assert two < 10 * one
 
 
-CASES = ["sharded_batch", "same_bits", "uneven_batch", "float64", "shard_map", "export"]
-MORE_CASES = ["plain_scan"]
+CASES = ["sharded_batch", "same_bits", "shard_map"]
+MORE_CASES = ["plain_scan", "uneven_batch", "float64", "export"]
 
 
 @needs_native

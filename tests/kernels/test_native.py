@@ -270,7 +270,7 @@ def test_special_values() -> None:
 
 CONFIGS, FIRST, SEED = (
     int(os.environ.get(name, default))
-    for name, default in (("CONFIGS", "8"), ("FIRST_CONFIG", "0"), ("CONFIGS_SEED", "1"))
+    for name, default in (("CONFIGS", "4"), ("FIRST_CONFIG", "0"), ("CONFIGS_SEED", "1"))
 )
 TOLERANCE = {"float32": 5e-6, "float64": 2e-14, "bfloat16": 3e-2, "float16": 4e-3}
 """Largest accepted ``worst_error`` of each dtype. In half precision the scan's own error is as large."""

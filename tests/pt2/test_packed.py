@@ -143,6 +143,7 @@ UNPROVEN_AFTER_PACKING: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.quick("attention", "reductions", "parts", "roll", "missing steps", "first step backwards")
 @pytest.mark.parametrize("name", [*AFTER_PACKING, *UNPROVEN_AFTER_PACKING])
 def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> None:
     """Torch's values and gradients, or NaN, where the padding is longer than the longest sequence."""
@@ -175,7 +176,7 @@ def test_steps_after_the_longest_sequence_do_not_count_under_jit(name: str) -> N
             np.testing.assert_allclose(result, to_numpy(model(*args)), atol=1e-5)
 
 
-@pytest.mark.quick("first step backwards")
+@pytest.mark.quick("attention")
 @pytest.mark.parametrize("name", ["attention", "roll", "first step backwards"])
 def test_a_program_after_packing_is_a_reference(name: str) -> None:
     """Where jit does not know the steps, it runs outside of jit."""

@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_stream_of_silero_at_both_rates() -> None:
     """Windows of 32 ms with the state of the archive; and the inner models in JAX, with state as argument."""
     path = fetch_pinned("silero-vad", "silero_vad/data/silero_vad.jit")
@@ -66,7 +67,7 @@ ARCHIVES = {
 """Package, file and module -> sizes of the arguments."""
 
 
-@pytest.mark.quick("silero-vad@5.1 silero_vad/data/silero_vad.jit _model", "deepbet data/models/model.pt")
+@pytest.mark.quick("silero-vad@5.1 silero_vad/data/silero_vad.jit _model")
 @pytest.mark.parametrize("archive", ARCHIVES)
 def test_published_archives(archive: str) -> None:
     """Scripts of other versions, and U-Nets for volumes."""
@@ -94,6 +95,7 @@ def test_an_archive_of_torch_1_4(language: str, tmp_path: Path) -> None:
         jaxlstm.load_torchscript(fetch_pinned("nnsplit", f"{folder}/ts_cpu.pt"))
 
 
+@pytest.mark.slow
 def test_scripts_in_a_torch_package() -> None:
     """Silero's stress: n-grams of words in bytes, and a BERT with words of tensors."""
     path = fetch_pinned("silero-stress", "silero_stress/data/accentor.pt")

@@ -87,11 +87,12 @@ _SLOW = {
     ),
     "packed": (
         "arithmetic; attention_without_gradient; embedded; initial_state; integers; list; list of "
-        "numbers; norms; of integers; other_layers; rows; several; tensors_of_numbers"
+        "numbers; norms; of integers; other_layers; rows; several; some; tensors_of_numbers"
     ),
     "regions": "loop without gradient; recurrence",
     "selections": (
-        "characters; documents; graph; groups; last_steps; longest; reversed_steps; selected; sorted_rows"
+        "characters; documents; graph; groups; last_steps; longest; masks; put; reversed_steps; selected; "
+        "sorted_rows"
     ),
     "series": (
         "features; linear; max; mean of rows; merged; pairs; pairs of rows; parity of rows; places of "
@@ -99,7 +100,7 @@ _SLOW = {
     ),
     "statements": "averaged; filled; framed; frozen; own sizes; viewed",
     "structure": (
-        "attention; cells; channels first; computed; derived; masked attention; "
+        "attention; attention as layers; cells; channels first; computed; derived; masked attention; "
         "norms; rounds; smaller; transposed; twice; zipped"
     ),
 }
