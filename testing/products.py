@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxlstm.check.reference.jax_runs import equations
+from jaxlstm._shared.jaxprs import equations
 
 NAMES = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 

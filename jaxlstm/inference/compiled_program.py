@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 from jaxlib import xla_client
 
+from jaxlstm._shared.jaxprs import equations
 from jaxlstm.inference.engine import Recent, WorkCounter
 from jaxlstm.inference.host_arrays import one_device
 from jaxlstm.inference.padding import ARRAY, leaves_of, split_leaves
@@ -173,17 +173,9 @@ def _cpu_options() -> dict[str, Any]:
 
 def adds_up_long_rows(jaxpr: Any) -> bool:
     """Return True if a sum over the last axis has many terms."""
-    for equation in jaxpr.eqns:
-        x: Any = equation.invars[0].aval if equation.invars else None
-        if (
-            equation.primitive.name == "reduce_sum"
-            and x.size > MANY_TERMS
-            and x.ndim - 1 in equation.params["axes"]
-        ):
-            return True
-        if any(map(adds_up_long_rows, jaxprs_in_params(equation.params))):
-            return True
-    return False
+    sums = (e for e in equations(jaxpr) if e.primitive.name == "reduce_sum")
+    operands = ((e.invars[0].aval, e.params["axes"]) for e in sums)
+    return any(x.size > MANY_TERMS and x.ndim - 1 in axes for x, axes in operands)
 
 
 @dataclass(frozen=True)

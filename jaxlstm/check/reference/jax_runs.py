@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.errors import ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError
-from jax.extend.core import Literal, jaxprs_in_params
+from jax.extend.core import Literal
 
+from jaxlstm._shared.jaxprs import equations
 from jaxlstm.check.cases.case import Array, Case, is_floating
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.sizes.prefix import UnprovenError
@@ -121,14 +122,6 @@ class Jitted:
         """
         is_small = sum(np.size(leaf) for leaf in jax.tree.leaves(args)) <= SMALL
         return is_small and not _compares(self._quick.trace(*args).jaxpr.jaxpr)
-
-
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield the equations of a function, inner functions first."""
-    for equation in jaxpr.eqns:
-        for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
-        yield equation
 
 
 def _compares(jaxpr: Any) -> bool:
