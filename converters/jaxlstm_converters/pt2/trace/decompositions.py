@@ -30,9 +30,11 @@ def decomposed() -> Iterator[None]:
 
 def _composed(operator: torch._ops.OpOverload) -> Callable[..., Any] | None:
     """Return torch's function that computes an unknown operator by others, or None."""
-    name, schema = str(operator), operator._schema
-    is_pure = not schema.is_mutable and all("Tensor" in str(result.type) for result in schema.returns)
-    if not is_pure or operator.namespace != "aten" or find_operator(name) or refusal(name):
+    name = str(operator)
+    if operator.namespace != "aten" or find_operator(name) or refusal(name):
+        return None
+    schema = operator._schema
+    if schema.is_mutable or not all("Tensor" in str(result.type) for result in schema.returns):
         return None
     kernel = "CompositeImplicitAutograd"
     if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), kernel):
