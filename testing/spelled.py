@@ -265,7 +265,6 @@ SPELLINGS = {
     "x.detach()": "lax.stop_gradient(x)",
     'torch.div(i, 2, rounding_mode="trunc")': "lax.div(i, 2)",
     "torch.linalg.inv(m)": "jnp.linalg.inv(m)",
-    "torch.quantile(x, 0.3, 1)": "jnp.quantile(x, 0.3, axis=1)",
     "x.narrow(1, 0, 2)": "x[:, :2]",
     "x.narrow(1, -2, 2)": "x[:, -2:]",
     "x.narrow(1, -2, 1)": "x[:, -2:-2 + 1]",

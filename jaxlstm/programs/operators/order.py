@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm.programs.operators.arithmetic import lerp
 from jaxlstm.programs.operators.axes import axes, axis
 from jaxlstm.programs.operators.dtypes import Operand, held, promoted
 from jaxlstm.programs.operators.reductions import over_axes
@@ -176,6 +177,11 @@ def mode(self: Array, dim: int = -1, keepdim: bool = False) -> tuple[Array, Arra
     return values, indices
 
 
+def _at(rows: Array, ranks: Array) -> Array:
+    """Return the elements of rows (..., n) at whole ranks (k, ...)."""
+    return jnp.take_along_axis(rows[None], ranks[..., None].astype(int), -1)[..., 0]
+
+
 _ROUNDED = {"lower": jnp.floor, "higher": jnp.ceil, "nearest": jnp.round}
 
 
@@ -199,14 +205,11 @@ def _quantile(
     ranks = column * jnp.maximum(numbers - 1, 0).astype(self.dtype)
     if not skips_nan:
         ranks = jnp.where(numbers < rows.shape[-1], rows.shape[-1] - 1, ranks)
-    low, high = jnp.floor(ranks), jnp.ceil(ranks)
     if rounded := _ROUNDED.get(interpolation):
-        low = high = rounded(ranks)
-    weight = 0.5 if interpolation == "midpoint" else ranks - low
-    below, above = (
-        jnp.take_along_axis(rows[None], x[..., None].astype(int), -1)[..., 0] for x in (low, high)
-    )
-    result = jnp.where(low == high, below, below + weight * (above - below))
+        result = _at(rows, rounded(ranks))
+    else:
+        weight = 0.5 if interpolation == "midpoint" else ranks - jnp.floor(ranks)
+        result = lerp(_at(rows, jnp.floor(ranks)), _at(rows, jnp.ceil(ranks)), weight)
     if keepdim:
         result = jnp.expand_dims(result, [place + 1 for place in places])
     return result if fractions.ndim else result[0]

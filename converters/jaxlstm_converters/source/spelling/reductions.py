@@ -20,12 +20,6 @@ def _over(operation: TypedNode) -> str:
     return "axis=place, keepdims=keepdim" if "keepdim" in operation.arguments else "axis=place"
 
 
-def _quantile(function: str, operation: TypedNode) -> str | None:
-    """Return quantiles between neighbours; NumPy's nearest element is another one half way."""
-    is_linear = operation.arguments.get("interpolation", "linear") == "linear"
-    return f"jnp.{function}(self, q, {_over(operation)})" if is_linear else None
-
-
 def _reduced(method: str) -> Rule:
     """Return a method of the array, for tensors with axes."""
     return with_axes(lambda operation: f"self.{method}({_over(operation)})")
@@ -189,7 +183,6 @@ RULES: dict[str, Rule] = {
     "argsort": with_axes(_ORDER),
     **dict.fromkeys(_PRODUCTS.split(), _plain("self @ other")),
     **dict.fromkeys(("linalg_inv", "inverse"), "jnp.linalg.inv(self)"),
-    **{name: with_axes(partial(_quantile, name)) for name in ("quantile", "nanquantile")},
     "vdot": _plain("jnp.vdot(self, other)"),
     "linear": _linear,
     "lstm_cell": _lstm_cell,
