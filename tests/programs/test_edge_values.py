@@ -15,6 +15,7 @@ from testing.op_samples import require_equal_gradients, require_equal_results
 
 NAN, INF = float("nan"), float("inf")
 NUMBERS = torch.tensor([0.0, -1.0, NAN, 2.0, INF, 2.0, NAN, -INF])
+MODES = ("linear", "lower", "higher", "nearest", "midpoint")
 INDICES = torch.tensor([1, 1, 0, 3, 1, 3, 3, 0])
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -51,6 +52,33 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         [NUMBERS],
     ),
     "running extrema, ties and NaN": (lambda x: (*x.cummax(0), *x[3:].cummin(0)), [NUMBERS]),
+    "quantiles beside infinity and NaN": (
+        lambda x, q: (
+            *(torch.quantile(x[3:6], q, interpolation=mode) for mode in MODES),
+            *(torch.nanquantile(x[None], 0.4, 1, True, interpolation=mode) for mode in MODES),
+            torch.quantile(x, q, 0),
+        ),
+        [NUMBERS, torch.tensor([0.0, 0.25, 1.0])],
+    ),
+    "modes and histograms": (
+        lambda x, i: (
+            *i.mode(0),
+            *x[3:6].mode(),
+            x[:2].histc(3),
+            x[3:6].abs().histc(4, 0, 3),
+            x[1:2].histc(2),
+        ),
+        [NUMBERS, INDICES],
+    ),
+    "one triangle is read": (
+        lambda x: (
+            torch.linalg.cholesky(x),
+            torch.linalg.cholesky(x, upper=True),
+            torch.linalg.eigvalsh(x),
+            torch.linalg.eigvalsh(x, UPLO="U"),
+        ),
+        [torch.tensor([[4.0, 2.0], [1.0, 3.0]])],
+    ),
     "xlogy": (lambda x: (torch.xlogy(x[:, None], x), torch.xlogy(x, 2), torch.xlogy(0, x)), [NUMBERS]),
     "heaviside": (lambda x: (torch.heaviside(x, torch.tensor(0.25)),), [NUMBERS]),
     "bounds beyond 32 bits": (lambda x: (x.clamp(1, 2**40), x.clamp(max=2**63 - 1)), [INDICES]),
@@ -262,3 +290,19 @@ def test_refused_arguments(name: str, arguments: tuple[Any, ...], message: str) 
     options = {"options": None} if name.startswith("affine") else {}
     with pytest.raises(ValueError, match=message):
         operator_function(f"aten.{name}")(*arguments, **options)
+
+
+def test_matrices_without_a_result() -> None:
+    """The code is not that of success; torch's is the size of the smallest block without a factor."""
+    program = program_of_function(
+        lambda x: (
+            *torch.linalg.cholesky_ex(x),
+            *torch.linalg.inv_ex(x),
+            *torch.linalg.solve_ex(x, x[..., 0]),
+        ),
+        [torch.eye(2)],
+    )
+    factor, of_factor, _, of_inverse, _, of_solution = jax.jit(program)({}, -jnp.ones((2, 2)))
+    assert jnp.isnan(factor[1]).all()
+    assert of_factor == of_inverse == of_solution == jnp.iinfo(jnp.int32).min
+    assert [int(x) for x in program({}, jnp.eye(2))[1::2]] == [0, 0, 0]

@@ -35,9 +35,10 @@ def _of_triangle(x: Array, upper: bool) -> Array:
     return symmetric + jax.lax.stop_gradient(exact - symmetric)
 
 
-def _info(self: Array) -> Array:
-    """Return 0 for each matrix: the code for success."""
-    return jnp.zeros(self.shape[:-2], jnp.int32)
+def _info(result: Array) -> Array:
+    """Return 0 for each matrix of a result that is finite. For others, torch's code is not known."""
+    is_finite = jnp.isfinite(result).all((-2, -1))
+    return jnp.where(is_finite, 0, jnp.iinfo(jnp.int32).min).astype(jnp.int32)
 
 
 def cholesky(self: Array, upper: bool = False) -> Array:
@@ -47,7 +48,8 @@ def cholesky(self: Array, upper: bool = False) -> Array:
 
 
 def _with_info(function: Any, self: Array, upper: bool = False, check_errors: bool = False) -> Any:
-    return function(self, upper), _info(self)
+    result = function(self, upper)
+    return result, _info(result)
 
 
 def _determinant(self: Array) -> Array:
@@ -95,13 +97,15 @@ def solve(A: Array, B: Array, left: bool = True) -> Array:
 @register_operator("aten.linalg_solve_ex.default")
 def solve_ex(A: Array, B: Array, left: bool = True, check_errors: bool = False) -> tuple[Array, Array]:
     """Return the solution and the code for success."""
-    return solve(A, B, left), _info(A)
+    result = solve(A, B, left)
+    return result, _info(result[..., None] if result.ndim < A.ndim else result)
 
 
 @register_operator("aten._linalg_solve_ex.default")
 def solve_with_factors(A: Array, B: Array, left: bool = True, check_errors: bool = False) -> Any:
     """Return the solution, without the factors of torch's backward pass, and the code for success."""
-    return solve(A, B, left), None, None, _info(A)
+    result, info = solve_ex(A, B, left)
+    return result, None, None, info
 
 
 @register_operator("aten.linalg_solve_triangular.default")
