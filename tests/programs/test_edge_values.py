@@ -64,6 +64,7 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         lambda x, i: (
             *i.mode(0),
             *x[3:6].mode(),
+            *x[[4, 4, 3]].mode(),
             x[:2].histc(3),
             x[3:6].abs().histc(4, 0, 3),
             x[1:2].histc(2),
@@ -78,6 +79,10 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
             torch.linalg.eigvalsh(x, UPLO="U"),
         ),
         [torch.tensor([[4.0, 2.0], [1.0, 3.0]])],
+    ),
+    "divisors of the smallest integer": (
+        lambda i, j: (torch.gcd(i, j), torch.lcm(i, j)),
+        [torch.tensor([-(2**31), 0, 2**31 - 1, -4]).int(), torch.tensor([12, -4, 9, 6]).int()],
     ),
     "xlogy": (lambda x: (torch.xlogy(x[:, None], x), torch.xlogy(x, 2), torch.xlogy(0, x)), [NUMBERS]),
     "heaviside": (lambda x: (torch.heaviside(x, torch.tensor(0.25)),), [NUMBERS]),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.operators.registry import find_operator
 from testing.gradients import require_equal
+from testing.graphs import to_numpy
 from testing.modules import module_of
 
 COMPOSED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,3 +90,19 @@ def test_ctc_loss(settings: dict[str, Any], in_one_row: bool) -> None:
         losses = require_equal(program, model, *example(*sizes))[0]
         if "zero_infinity" in settings:
             assert losses[0] == 0 < losses[1]
+
+
+def test_ctc_loss_of_wrong_arguments() -> None:
+    """Torch raises an error, or documents that a target has no blank. The gradient of infinity is NaN."""
+    torch.manual_seed(0)
+    model = Recogniser(reduction="none").eval()
+    x, y, ones = torch.randn(8, 4, 5), torch.randint(1, 6, (4, 3)), torch.ones(4, dtype=torch.int64)
+    y[0, 0] = 0
+    program = jaxlstm.from_module(model, (x, y, 8 * ones, ones))
+    x, y = to_numpy(x), to_numpy(y)
+    losses = jax.jit(program)(program.params, x, y, np.array([8, 9, 8, 8]), np.array([1, 1, 4, 1]))
+    assert np.isnan(losses).tolist() == [True, True, True, False]
+    args = x, y, np.array([8, 8, 8, 1]), np.array([1, 1, 1, 3])
+    loss, gradient = jax.value_and_grad(lambda params: program(params, *args)[3])(program.params)
+    assert loss == np.inf
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -56,6 +56,12 @@ def _beside_infinity(function: _Binary, x: Array, y: Array) -> Array:
     return function(*(jnp.where(jnp.isposinf(b), lax.stop_gradient(a), a) for a, b in ((x, y), (y, x))))
 
 
+def _common_divisor(x: Array, y: Array) -> Array:
+    """Return the greatest common divisor; jnp.gcd does not end for the smallest integer."""
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")
+    return jnp.gcd(jnp.abs(x).astype(unsigned), jnp.abs(y).astype(unsigned)).astype(x.dtype)
+
+
 _COMPARISONS = {
     "eq": jnp.equal,
     "ge greater_equal": jnp.greater_equal,
@@ -76,8 +82,8 @@ _TENSORS = {
     # A number wins over NaN.
     "fmax": lambda x, y: jnp.where((x >= y) | jnp.isnan(y), x, y),
     "fmin": lambda x, y: jnp.where((x <= y) | jnp.isnan(y), x, y),
-    "gcd": jnp.gcd,
-    "lcm": jnp.lcm,
+    "gcd": _common_divisor,
+    "lcm": lambda x, y: jnp.abs(x // jnp.where((d := _common_divisor(x, y)) == 0, 1, d) * y),
     "logical_and": jnp.logical_and,
     "logical_or": jnp.logical_or,
     "logical_xor": jnp.logical_xor,
@@ -88,8 +94,6 @@ _TENSORS = {
 _TENSORS_OF_FLOATS = {
     "atan2 arctan2": _flat(jnp.arctan2, lambda x, y: (x == 0) & (y == 0)),
     "hypot": lambda x, y: _beside_infinity(jnp.hypot, jnp.abs(x), jnp.abs(y)),
-    "igamma special_gammainc": jax.scipy.special.gammainc,
-    "igammac special_gammaincc": jax.scipy.special.gammaincc,
     "logaddexp": functools.partial(_beside_infinity, jnp.logaddexp),
     "logaddexp2": functools.partial(_beside_infinity, jnp.logaddexp2),
 }

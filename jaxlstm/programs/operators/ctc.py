@@ -29,14 +29,30 @@ def ctc_loss(
 ) -> Array:
     """Return -log of the probability of all paths through the frames that spell the target.
 
-    ``log_probs`` has the shape (T, N, classes) or (T, classes); ``targets`` (N, S), or all in one row.
+    ``log_probs`` has the shape (T, N, classes) or (T, classes); ``targets`` (N, S), or all in one row. The
+    loss is NaN for lengths beyond these sizes, and for the blank as a class of a target.
     """
     is_single = log_probs.ndim == 2
     frames = log_probs[:, None] if is_single else log_probs
     input_lengths, lengths = (jnp.asarray(x).reshape(-1) for x in (input_lengths, target_lengths))
-    losses = _losses(frames, _rows(targets, lengths), input_lengths, lengths, blank)
-    if zero_infinity:
-        losses = jnp.where(jnp.isinf(losses), 0, losses)
+    if input_lengths.shape != lengths.shape or lengths.shape != frames.shape[1:2]:
+        raise ValueError(f"lengths must be one for each of {frames.shape[1]} sequences")
+    if not 0 <= blank < frames.shape[2]:
+        raise ValueError(f"blank must be a class, from 0 to {frames.shape[2] - 1}, got {blank}")
+    rows = _rows(targets, lengths)
+    total = _total(frames, rows, input_lengths, lengths, blank)
+    is_impossible = total < _NEVER / 2
+    # torch adds the probabilities to the gradient: after a log softmax, they change nothing.
+    used = jnp.arange(frames.shape[0])[:, None] < input_lengths
+    probabilities = jnp.where(used[..., None], jnp.exp(frames), 0).sum((0, 2))
+    losses = probabilities - jax.lax.stop_gradient(probabilities) - total
+    # The gradient of infinity is NaN.
+    infinity = 0 if zero_infinity else -jnp.log(jnp.exp(jnp.where(is_impossible, total, 0)))
+    losses = jnp.where(is_impossible, infinity, losses)
+    has_blank = ((rows == blank) & (jnp.arange(rows.shape[1]) < lengths[:, None])).any(1)
+    fits = lengths <= targets.shape[1] if targets.ndim == 2 else lengths.sum() == targets.shape[0]
+    fits &= (lengths >= 0) & (input_lengths >= 0) & (input_lengths <= frames.shape[0])
+    losses = jnp.where(fits & ~has_blank, losses, jnp.nan)
     if reduction == _MEAN:
         return (losses / jnp.maximum(lengths, 1).astype(losses.dtype)).mean()
     if reduction != _NONE:
@@ -54,8 +70,8 @@ def _rows(targets: Array, lengths: Array) -> Array:
     return targets[jnp.minimum(places, targets.shape[0] - 1)] if targets.size else targets[None][:, :0]
 
 
-def _losses(frames: Array, targets: Array, input_lengths: Array, lengths: Array, blank: int) -> Array:
-    """Return the loss of each sequence by the forward recursion over its states."""
+def _total(frames: Array, targets: Array, input_lengths: Array, lengths: Array, blank: int) -> Array:
+    """Return the logarithm of the probability of each target by the forward recursion over its states."""
     batch, most = targets.shape
     states = jnp.full((batch, 2 * most + 1), blank, targets.dtype).at[:, 1::2].set(targets)
     # A class follows another one without a blank between them.
@@ -77,9 +93,4 @@ def _losses(frames: Array, targets: Array, input_lengths: Array, lengths: Array,
     ends = jnp.stack([2 * lengths, jnp.maximum(2 * lengths - 1, 0)], 1)
     last = jnp.take_along_axis(alpha, ends, 1)
     last = jnp.where((lengths == 0)[:, None] & (jnp.arange(2) == 1), _NEVER, last)
-    # torch adds the probabilities to the gradient: after a log softmax, they change nothing.
-    used = jnp.arange(frames.shape[0])[:, None] < input_lengths
-    probabilities = jnp.where(used[..., None], jnp.exp(frames), 0).sum((0, 2))
-    total = jnp.logaddexp(last[:, 0], last[:, 1])
-    losses = jnp.where(total < _NEVER / 2, jnp.inf, -total)
-    return losses + (probabilities - jax.lax.stop_gradient(probabilities))
+    return jnp.logaddexp(last[:, 0], last[:, 1])

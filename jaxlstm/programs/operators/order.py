@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxlstm.programs.operators.arithmetic import lerp
 from jaxlstm.programs.operators.axes import axes, axis
-from jaxlstm.programs.operators.dtypes import Operand, held, promoted
+from jaxlstm.programs.operators.dtypes import Operand, held, is_float, promoted
 from jaxlstm.programs.operators.reductions import over_axes
 from jaxlstm.programs.operators.registry import register_family, register_operator
 from jaxlstm.programs.operators.unary import of_tensor
@@ -161,17 +161,27 @@ def kthvalue(self: Array, k: int, dim: int = -1, keepdim: bool = False) -> tuple
 
 @register_operator("aten.mode.default")
 def mode(self: Array, dim: int = -1, keepdim: bool = False) -> tuple[Array, Array]:
-    """Return the most frequent element along an axis, the smallest of several, and the last index of it."""
+    """Return the most frequent element along an axis, the smallest of several, and the last index of it.
+
+    Beside several NaN, the result is unknown: torch's depends on its order of sorting.
+    """
     if self.ndim == 0:
         return self, jnp.zeros((), held("int64"))
     rows = jnp.moveaxis(self, axis(self, dim), -1)
     ordered, order = sort(rows)
-    starts = jnp.concatenate([jnp.ones_like(ordered[..., :1], bool), jnp.diff(ordered) != 0], -1)
+    starts = jnp.concatenate(
+        [jnp.ones_like(ordered[..., :1], bool), ordered[..., 1:] != ordered[..., :-1]], -1
+    )
     places = jnp.arange(ordered.shape[-1])
     first = jax.lax.cummax(jnp.where(starts, places, 0), ordered.ndim - 1)
     # The first of the largest numbers is at the last element of the first longest run.
     last = jnp.argmax(places - first, -1, keepdims=True)
-    both = (jnp.take_along_axis(x, last, -1) for x in (ordered, order))
+    is_unknown = (rows != rows).sum(-1, keepdims=True) > 1
+    unknown = jnp.nan if is_float(rows) else 0, jnp.iinfo(order.dtype).min
+    both = (
+        jnp.where(is_unknown, other, jnp.take_along_axis(x, last, -1)).astype(x.dtype)
+        for x, other in zip((ordered, order), unknown, strict=True)
+    )
     back = (jnp.moveaxis(x, -1, axis(self, dim)) if keepdim else x.squeeze(-1) for x in both)
     values, indices = back
     return values, indices
@@ -201,6 +211,7 @@ def _quantile(
     rows = jnp.sort(self.reshape(-1) if dim is None else jnp.moveaxis(jnp.atleast_1d(self), dim, -1))
     numbers = (rows == rows).sum(-1)
     fractions = jnp.asarray(q, self.dtype)
+    fractions = jnp.where((fractions < 0) | (fractions > 1), jnp.nan, fractions)
     column = fractions.reshape(-1, *[1] * numbers.ndim)
     ranks = column * jnp.maximum(numbers - 1, 0).astype(self.dtype)
     if not skips_nan:

@@ -146,12 +146,15 @@ register_family(_running_extremum, {"cummax": jax.lax.cummax, "cummin": jax.lax.
 @register_operator("aten.histc.default")
 def histc(self: Array, bins: int = 100, min: Operand = 0, max: Operand = 0) -> Array:
     """Return the numbers of elements in intervals of one size, by default between the extrema."""
+    if self.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"self must be float32 or float64, got {self.dtype}, which holds no large numbers")
     low, high = (self.min(), self.max()) if min == max else (min, max)
     low, high = jnp.asarray(low, self.dtype), jnp.asarray(high, self.dtype)
     low, high = jnp.where(low == high, low - 1, low), jnp.where(low == high, high + 1, high)
     places = ((self - low) / (high - low) * bins).astype(int)
     is_inside = (self >= low) & (self <= high)
-    return jnp.zeros(bins, self.dtype).at[jnp.minimum(places, bins - 1)].add(is_inside.astype(self.dtype))
+    numbers = jnp.zeros(bins, jnp.int32).at[jnp.minimum(places, bins - 1)].add(is_inside.astype(jnp.int32))
+    return jnp.where(jnp.isfinite(low) & jnp.isfinite(high), numbers, jnp.nan).astype(self.dtype)
 
 
 @register_operator("aten.diff.default")
