@@ -82,6 +82,7 @@ def test_single_sequence(with_state: bool, batch_first: bool) -> None:
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=2e-15)
 
 
+@pytest.mark.quick("bfloat16", "float32")
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
 def test_splitting_a_sequence_changes_no_bit(dtype: type) -> None:
     config = LSTMConfig(3, 5, num_layers=2)

@@ -143,7 +143,7 @@ def test_refused() -> None:
             call()
 
 
-@pytest.mark.quick("RNN-kwargs1")
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kwargs"), [KINDS[1], KINDS[3]])
 def test_verify_model(kind: str, kwargs: dict[str, Any]) -> None:
     """The checker accepts a right layer, and rejects one with swapped gates or another activation."""

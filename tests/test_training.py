@@ -67,6 +67,7 @@ def assert_close(expected: Any, found: Any) -> None:
         np.testing.assert_allclose(b, a, rtol=0, atol=3e-6 * scale)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_square_root_of_time() -> None:
     """Compare the temporary memory of compiled training steps at two lengths."""
     config = LSTMConfig(4, 32)

@@ -19,7 +19,7 @@ from testing.modules import arrays, module_of
 
 
 @pytest.mark.usefixtures("random_texts")
-@pytest.mark.quick("crnn, flatten order", "tagger, dropout")
+@pytest.mark.quick("crnn, flatten order")
 @pytest.mark.parametrize(("model", "fault"), FAULTS, ids=map(", ".join, FAULTS))
 def test_planted_fault(model, fault):
     torch.manual_seed(0)

@@ -176,7 +176,7 @@ def check(kind: type[nn.Module], fault: tuple[str, str], steps: int, *, scanned:
     return verify_model(ours, theirs, (x,), params=arrays(theirs), gradients=False, seconds=300)
 
 
-@pytest.mark.parametrize("seed", seeds(fast=1, slow=60))
+@pytest.mark.parametrize("seed", seeds(fast=0, slow=60))
 def test_planted_fault(seed):
     rng = np.random.default_rng(seed)
     kind = list(FAULTS)[seed % 3]

@@ -58,7 +58,7 @@ def run(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES[::5] if name not in (*NEED_FLOAT64, *PARTLY_REFUSED)]
+    "name", [name for name in NAMES[::8] if name not in (*NEED_FLOAT64, *PARTLY_REFUSED)]
 )
 def test_first_sample(name: str) -> None:
     # Without JAX's 64-bit mode, as most users run. A third of the programs are compiled.

@@ -100,7 +100,7 @@ NO_LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[LAYERS, NO_LAYERS])
+@pytest.fixture(scope="module", params=[LAYERS, pytest.param(NO_LAYERS, marks=pytest.mark.slow)])
 def side(request: pytest.FixtureRequest) -> tuple[Written, tuple[torch.Tensor, ...]]:
     """The written modules: layers of Flax and this library, or classes of the file."""
 
