@@ -162,7 +162,7 @@ def has_gradient(name: str) -> bool:
     # in the gradient of hardsigmoid.
     # Exponentials in the gradient of logcumsumexp round numbers of 10,000, and the series in the gradient of
     # digamma ends at 1e-10. torch gives a gradient to the triangle that the solvers of Cholesky do not read,
-    # and none to nextafter; that of a Hermitian pseudoinverse is not symmetric. The loss of CTC rounds
+    # none to nextafter, and one that is not symmetric to a Hermitian pseudoinverse. The CTC loss rounds
     # logarithms of 300.
     statistics = ("native_layer_norm", "_native_batch_norm_legit")
     differs = (*statistics, "nn.functional.hardsigmoid", "logcumsumexp", "digamma", "cholesky_solve")

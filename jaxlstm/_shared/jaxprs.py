@@ -7,7 +7,7 @@ from jax.extend.core import jaxprs_in_params
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield the equations of a function, those of inner functions first."""
+    """Yield the equations of a function; inner functions come before the equation that calls them."""
     for equation in jaxpr.eqns:
         for inner in jaxprs_in_params(equation.params):
             yield from equations(inner)

@@ -298,7 +298,7 @@ def test_refused_arguments(name: str, arguments: tuple[Any, ...], message: str) 
 
 
 def test_matrices_without_a_result() -> None:
-    """The code is not that of success; torch's is the size of the smallest block without a factor."""
+    """Their codes are not 0, for success. Torch counts the rows of the smallest block without a factor."""
     program = program_of_function(
         lambda x: (
             *torch.linalg.cholesky_ex(x),
@@ -311,3 +311,21 @@ def test_matrices_without_a_result() -> None:
     assert jnp.isnan(factor[1]).all()
     assert of_factor == of_inverse == of_solution == jnp.iinfo(jnp.int32).min
     assert [int(x) for x in program({}, jnp.eye(2))[1::2]] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fractions_outside_of_quantiles(mode: str) -> None:
+    program = program_of_function(
+        lambda x, q: (torch.quantile(x, q, interpolation=mode),), [torch.ones(3), torch.ones(3)]
+    )
+    (result,) = jax.jit(program)({}, jnp.arange(3.0), jnp.array([-0.5, 0.5, 1.5]))
+    assert jnp.isnan(result).tolist() == [True, False, True]
+
+
+def test_histograms_without_a_range() -> None:
+    """Torch raises an error. Half precision cannot count."""
+    histogram = operator_function("aten.histc.default")
+    for x in ([1.0, NAN], [1.0, INF]):
+        assert jnp.isnan(histogram(jnp.array(x), 4)).all()
+    with pytest.raises(ValueError, match="float32 or float64, got bfloat16"):
+        histogram(jnp.ones(3, jnp.bfloat16), 4)

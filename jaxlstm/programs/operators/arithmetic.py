@@ -62,6 +62,12 @@ def _common_divisor(x: Array, y: Array) -> Array:
     return jnp.gcd(jnp.abs(x).astype(unsigned), jnp.abs(y).astype(unsigned)).astype(x.dtype)
 
 
+def _common_multiple(x: Array, y: Array) -> Array:
+    """Return the least common multiple, 0 beside 0; it wraps as in torch."""
+    divisor = _common_divisor(x, y)
+    return jnp.abs(x // jnp.where(divisor == 0, 1, divisor) * y)
+
+
 _COMPARISONS = {
     "eq": jnp.equal,
     "ge greater_equal": jnp.greater_equal,
@@ -83,7 +89,7 @@ _TENSORS = {
     "fmax": lambda x, y: jnp.where((x >= y) | jnp.isnan(y), x, y),
     "fmin": lambda x, y: jnp.where((x <= y) | jnp.isnan(y), x, y),
     "gcd": _common_divisor,
-    "lcm": lambda x, y: jnp.abs(x // jnp.where((d := _common_divisor(x, y)) == 0, 1, d) * y),
+    "lcm": _common_multiple,
     "logical_and": jnp.logical_and,
     "logical_or": jnp.logical_or,
     "logical_xor": jnp.logical_xor,

@@ -21,7 +21,7 @@ refuse_operators(
 )
 
 
-def transposed(x: Array) -> Array:
+def _transposed(x: Array) -> Array:
     """Return the conjugate transpose of matrices."""
     return jnp.conj(x.mT)
 
@@ -30,8 +30,8 @@ def _of_triangle(x: Array, upper: bool) -> Array:
     """Return Hermitian matrices of one triangle, whose gradient is spread over both, as in torch."""
     triangle = jnp.triu(x) if upper else jnp.tril(x)
     diagonal = jnp.eye(x.shape[-1], dtype=bool)
-    exact = jnp.where(diagonal, triangle, triangle + transposed(triangle))
-    symmetric = (x + transposed(x)) / 2
+    exact = jnp.where(diagonal, triangle, triangle + _transposed(triangle))
+    symmetric = (x + _transposed(x)) / 2
     return symmetric + jax.lax.stop_gradient(exact - symmetric)
 
 
@@ -44,7 +44,7 @@ def _info(result: Array) -> Array:
 def cholesky(self: Array, upper: bool = False) -> Array:
     """Return the triangular L with self = L @ L.H, or its conjugate transpose."""
     factor = jax.lax.linalg.cholesky(_of_triangle(self, upper), symmetrize_input=False)
-    return transposed(factor) if upper else factor
+    return _transposed(factor) if upper else factor
 
 
 def _with_info(function: Any, self: Array, upper: bool = False, check_errors: bool = False) -> Any:
@@ -135,8 +135,8 @@ def triangular_solve(
 @register_operator("aten.cholesky_solve.default")
 def cholesky_solve(self: Array, input2: Array, upper: bool = False) -> Array:
     """Return X with L @ L.H @ X = self, for a triangular factor as `cholesky` returns it."""
-    factor = transposed(input2) if upper else input2
-    return solve_triangular(transposed(factor), solve_triangular(factor, self, upper=False), upper=True)
+    factor = _transposed(input2) if upper else input2
+    return solve_triangular(_transposed(factor), solve_triangular(factor, self, upper=False), upper=True)
 
 
 @register_operator("aten.cholesky_inverse.default")

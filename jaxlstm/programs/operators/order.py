@@ -205,13 +205,12 @@ def _quantile(
 ) -> Array:
     """Return elements at fractions of the way through the order along an axis, or of all; q.shape first.
 
-    NaN makes a quantile NaN, or is skipped.
+    NaN makes a quantile NaN, or is skipped. A fraction outside of 0 to 1 gives NaN.
     """
     places = axes(self, dim)
     rows = jnp.sort(self.reshape(-1) if dim is None else jnp.moveaxis(jnp.atleast_1d(self), dim, -1))
     numbers = (rows == rows).sum(-1)
     fractions = jnp.asarray(q, self.dtype)
-    fractions = jnp.where((fractions < 0) | (fractions > 1), jnp.nan, fractions)
     column = fractions.reshape(-1, *[1] * numbers.ndim)
     ranks = column * jnp.maximum(numbers - 1, 0).astype(self.dtype)
     if not skips_nan:
@@ -221,6 +220,7 @@ def _quantile(
     else:
         weight = 0.5 if interpolation == "midpoint" else ranks - jnp.floor(ranks)
         result = lerp(_at(rows, jnp.floor(ranks)), _at(rows, jnp.ceil(ranks)), weight)
+    result = jnp.where((column >= 0) & (column <= 1), result, jnp.nan)
     if keepdim:
         result = jnp.expand_dims(result, [place + 1 for place in places])
     return result if fractions.ndim else result[0]
