@@ -58,7 +58,7 @@ TESTS ?=
 TEST_EXTRAS := .[flax,optax,export,source] beartype hypothesis pytest pytest-xdist safetensors
 test-oldest:  ## the tests with the lower bounds of pyproject.toml
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
-	tools/lower_bounds.sh dependencies flax optax > $(VENV)-oldest/lower_bounds.txt
+	tools/lower_bounds.sh dependencies flax optax torch > $(VENV)-oldest/lower_bounds.txt
 	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)-oldest/lower_bounds.txt -e $(TEST_EXTRAS) torch expecttest
 	$(VENV)-oldest/bin/python -m pip list --format=freeze
 	XLA_FLAGS= $(VENV)-oldest/bin/python -m pytest -q $(PARALLEL) -m "not slow and not network" $(TESTS)

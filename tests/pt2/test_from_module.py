@@ -69,6 +69,12 @@ def test_modules_and_arguments_that_are_refused() -> None:
         jaxlstm.from_module(module_of(lambda self, x: x.argmax(-1).cpu().numpy() + 1), (torch.ones(2, 3),))
 
 
+def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.12.1+cu130")
+    with pytest.raises(ImportError, match=r"needs torch 2\.13 or newer, got 2\.12\.1.*load_program"):
+        jaxlstm.from_module(nn.Linear(2, 2).eval(), (torch.ones(2, 2),))
+
+
 @pytest.mark.parametrize(("start", "end"), [(0, 3), (2, 4)])
 def test_a_buffer_that_changes_and_shares_memory_is_refused(start: int, end: int) -> None:
     with pytest.raises(ProgramError, match=r"changes (state|other).*shares memory.*\.clone\(\)") as caught:

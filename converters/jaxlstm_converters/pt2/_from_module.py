@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 
 _COMPARISONS = (operator.le, operator.lt, operator.ge, operator.gt)
+_OLDEST_TORCH = (2, 13)
+"""The oldest torch with the internals that the export relies on. With 2.11, programs take wrong branches."""
 
 
 def from_module(
@@ -74,6 +76,7 @@ def from_module(
         ``torch.export.Dim.AUTO``: free unless the module fixes it. With others, no call exports again.
 
     Raises:
+      ImportError: torch is older than 2.13.
       TypeError: an argument has the wrong type or is a packed sequence, or the module returns a type that
         ``torch.export.save`` cannot write.
       ValueError: the module has no such method.
@@ -87,6 +90,11 @@ def from_module(
     import torch
     from torch.utils import _pytree
 
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
+        raise ImportError(
+            f"from_module needs torch 2.13 or newer, got {torch.__version__}; run pip install -U torch, or write "
+            "a file with torch.export.save and read it with jaxlstm.load_program, which takes those of torch 2.6"
+        )
     torch_module, method = _without_script(torch_module, method)
     torch_module, function = method_of(torch_module, method)
     if not isinstance(torch_module, torch.nn.Module):
