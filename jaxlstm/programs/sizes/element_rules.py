@@ -58,6 +58,26 @@ def _cat(apply: Apply, tensors: Sequence[Any], dim: int = 0) -> Prefix | None:
     return Prefix(array, (place,), Count(valid.sum(), valid.size, 1, is_packed, whole)).repeated()
 
 
+def _pad_sequence(
+    apply: Apply,
+    sequences: Sequence[Any],
+    batch_first: bool = False,
+    padding_value: float = 0.0,
+    padding_side: str = "right",
+) -> Prefix:
+    """Stack sequences of several unknown lengths, padded to the longest."""
+    if not all(is_along(x, 0) for x in sequences if is_unknown(x)) or padding_side != "right":
+        raise UnprovenError  # Other operators than this one need equal lengths, which a proof assumes.
+    arrays = [
+        jnp.where(x.valid(), x.array, jnp.asarray(padding_value, x.array.dtype)) if is_unknown(x) else x
+        for x in sequences
+    ]
+    longest = [x.count.number() if is_unknown(x) else x.shape[0] for x in sequences]
+    count = Count(jnp.max(jnp.stack([*map(jnp.asarray, longest)])), max(len(array) for array in arrays))
+    array = apply(arrays, batch_first, padding_value)
+    return Prefix(array, (1 if batch_first else 0,), count).repeated()
+
+
 def _pad_constant(apply: Apply, self: Any, pad: Sequence[Any], **settings: Any) -> Prefix | None:
     """Add constants before and after the elements that torch has, as many as a number or a size says."""
     array, sides = array_of(self), [*pad, *(0,) * (2 * array_of(self).ndim - len(pad))]
@@ -200,6 +220,7 @@ ELEMENTS: dict[str, Callable[..., Any]] = {
         (f"aten.{name}.{form}" for name in ("sort", "argsort") for form in ("default", "stable")), _sort
     ),
     "aten.cat.default": _cat,
+    "aten.pad_sequence.default": _pad_sequence,
     **dict.fromkeys(("aten.pad.default", "aten.constant_pad_nd.default"), _pad_constant),
     "aten.index_select.default": _index_select,
     "aten.select.int": _select,
