@@ -21,6 +21,7 @@ from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.known_draws import known_draws
 from jaxlstm.programs.passes.known_sizes import known_sizes
 from jaxlstm.programs.passes.shown_conditions import with_shown_condition
+from jaxlstm.programs.passes.tiny_offsets import without_tiny_offset
 from jaxlstm.programs.passes.views import without_out
 from jaxlstm.programs.passes.whole_arrays import whole_arrays
 
@@ -50,7 +51,7 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     if pure is not graph:
         _operators_of(pure)
     pure = whole_arrays(known_sizes(pure), types or {})
-    return rewrite(pure, _with_accepted_functions), mutated
+    return rewrite(pure, without_tiny_offset, _with_accepted_functions), mutated
 
 
 def _without_offsets(node: Node, site: Site) -> Sequence[Node] | None:

@@ -29,6 +29,17 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         lambda n: (6 & n, torch.bitwise_or(True, n > 1), 5 ^ n, torch.remainder(7, n), 9 % n),
         [torch.arange(1, 6)],
     ),
+    "logarithms of numbers that XLA takes for zero": (
+        lambda x, mask: (
+            (x + 1e-45).log(),
+            torch.log(3e-42 + mask),
+            x.clamp(1e-40).log().sum(),
+            x.clamp_min(1e-45).log_(),
+            (x + 1e-46).log(),
+            torch.add(x, 1e-45, alpha=2).log() + torch.clamp(x, 1e-45, 0.5).log(),
+        ),
+        [torch.tensor([0.5, 1.0, 1e-30, 0.0]), torch.tensor([True, False])],
+    ),
     "windows": (
         lambda x: (
             *(torch.hamming_window(9, periodic, dtype=x.dtype) for periodic in (True, False)),

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.indexing import masked_scatter, take
-from jaxlstm.programs.sizes.prefix import Apply, Count, Prefix, array_of, is_unknown
+from jaxlstm.programs.sizes.prefix import Apply, Count, Prefix, UnprovenError, array_of, is_unknown
 from jaxlstm.programs.sizes.selections import bound_of, is_along, rows_at, slice_
 
 

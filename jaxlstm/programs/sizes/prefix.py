@@ -120,6 +120,16 @@ class Prefix:
             tuple(slice(size if place in self.axes else None) for place in range(self.array.ndim))
         ]
 
+    def unless_empty(self, result: Any) -> Any:
+        """Return a result, with NaN or the smallest number where torch fails because it has no element."""
+        place = jnp.where(self.count.number() > 0, 0, 1)
+
+        def known(leaf: Any) -> Any:
+            array = take(array_of(leaf)[None], place, 0)
+            return replace(leaf, array=array) if isinstance(leaf, Prefix) else array
+
+        return jax.tree.map(known, result, is_leaf=is_unknown)
+
     def at_size(self, size: int) -> Array:
         """Return the array with the size that the graph asserts; NaN if it is another."""
         places, array = jnp.where(self.count.number() == size, jnp.arange(size), -1), self.array

@@ -175,7 +175,7 @@ def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **s
         return None
     lengths = jnp.broadcast_to(input.count.number(), input.array.shape[0 if batch_first else 1])
     results = apply(input.array, *operands, batch_first=batch_first, seq_lengths=lengths, **settings)
-    return replace(input, array=results[0]), *results[1:]
+    return input.unless_empty((replace(input, array=results[0]), *results[1:]))
 
 
 _RULES: dict[str, Callable[..., Any]] = {

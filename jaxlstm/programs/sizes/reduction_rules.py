@@ -36,6 +36,12 @@ def _reduce(fill: float | None, apply: Apply, self: Any, dim: Any = None, **sett
     return jax.tree.map(partial(_without_axes, self, over), results)
 
 
+def _extremum(fill: float | None, apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
+    """Return a largest or smallest element, or its place."""
+    result = _reduce(fill, apply, self, dim, **settings)
+    return None if result is None else self.unless_empty(result)
+
+
 def _without_axes(self: Prefix, over: Sequence[int], result: Array) -> Any:
     """Return a result without some axes, which may keep them with one element."""
     left = [place for place in self.axes if place not in over]
@@ -67,6 +73,8 @@ def _moment(is_root: bool, apply: Apply, self: Any, dim: Any = None, **settings:
     size, number = self.array.shape[self.axis], self.count.number()
     average = masked(self, 0, self.axes).sum(self.axis, keepdims=True) / number
     result = apply(jnp.where(self.valid(), self.array, average), dim, **settings)
+    # The mean of equal elements may differ from them by rounding.
+    result = jnp.where(number == 1, jnp.zeros((), result.dtype), result)
     correction = settings.get("correction")
     removed = int(settings.get("unbiased", True)) if correction is None else correction
     factor = (size - removed) / jnp.maximum(number - removed, 0)
@@ -190,10 +198,12 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("aten.prod.default", "aten.prod.dim_int"), partial(_reduce, 1.0)),
     **dict.fromkeys(("aten.mean.default", "aten.mean.dim"), _mean),
     "aten.logsumexp.default": partial(_reduce, -math.inf),
-    **dict.fromkeys((f"aten.{name}.dim" for name in ("max", "min", "any", "all")), partial(_reduce, None)),
-    **dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), partial(_reduce, None)),
-    **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_reduce, -math.inf)),
-    **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_reduce, math.inf)),
+    **{f"aten.any.{form}": partial(_reduce, 0.0) for form in ("default", "dim", "dims")},
+    **{f"aten.all.{form}": partial(_reduce, 1.0) for form in ("default", "dim", "dims")},
+    **dict.fromkeys(("aten.max.dim", "aten.min.dim"), partial(_extremum, None)),
+    **dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), partial(_extremum, None)),
+    **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_extremum, -math.inf)),
+    **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_extremum, math.inf)),
     **{f"aten.var.{form}": partial(_moment, False) for form in ("default", "dim", "correction")},
     **{f"aten.std.{form}": partial(_moment, True) for form in ("default", "dim", "correction")},
     "aten.linalg_vector_norm.default": _norm,

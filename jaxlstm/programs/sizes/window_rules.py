@@ -33,7 +33,7 @@ def _convolution(
         {"same": reach, "valid": 0}[padding] if isinstance(padding, str) else 2 * repeated(padding, n)[place]
     )
     array = apply(masked(input, 0, input.axes), weight, bias, stride, padding, dilation, groups)
-    return _windows(input, array, pads - reach, repeated(stride, n)[place])
+    return input.unless_empty(_windows(input, array, pads - reach, repeated(stride, n)[place]))
 
 
 def _pooling(fill: float, last: bool, n: int, apply: Apply, self: Any, **settings: Any) -> Any:
