@@ -121,7 +121,11 @@ class ProgramRunner:
         """
         kwargs, (seq_lengths,) = own_keywords(self.program.graph, kwargs, seq_lengths=seq_lengths)
         is_flat = len(args) == self._flat_arguments and not kwargs
-        tensors, lengths = args if is_flat else tensors_of(self.program.graph, args, kwargs), None
+        lengths = None
+        try:
+            tensors = args if is_flat else tensors_of(self.program.graph, args, kwargs)
+        except ProgramError:  # Another program may take other lists and constants.
+            return self._uncompiled(args, kwargs, seq_lengths)
         try:
             call = self._call_of(tensors)
             lengths = None if seq_lengths is None else self._checked_lengths(seq_lengths, call)
@@ -130,6 +134,9 @@ class ProgramRunner:
             if seq_lengths is None or lengths is not None:
                 return self._structured(self._compiled.elsewhere(tensors, lengths, error))
         # The program checks the lengths at sizes that only another one takes.
+        return self._uncompiled(args, kwargs, seq_lengths)
+
+    def _uncompiled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], seq_lengths: Any) -> Any:
         results = self.program(self.program.params, *args, seq_lengths=seq_lengths, **kwargs)
         return jax.tree.map(on_host, results)
 

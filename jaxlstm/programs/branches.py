@@ -11,19 +11,19 @@ from jaxlstm.programs.errors import ProgramError
 
 
 class Branches:
-    """The programs of a model that decide its conditions on values in other ways, from a file.
+    """The programs of a model from a file: other decisions of its conditions on values, and other sizes.
 
     It is the ``at_sizes`` of the first program.
     """
 
-    def __init__(self, programs: Sequence[Any]) -> None:
-        self._programs = tuple(programs)
+    def __init__(self, programs: Sequence[Any], sizes: Sequence[Any] = ()) -> None:
+        self._programs, self._sizes = tuple(programs), tuple(sizes)
 
     def __call__(
         self, first: Any, args: Any, kwargs: Any, error: ProgramError, run: Callable[[Any], Any]
     ) -> Any:
         """Run the first of the programs that takes the arguments, or raise the error."""
-        for program in self._programs:
+        for program in (*self._programs, *self._sizes):
             with contextlib.suppress(ProgramError):
                 return run(program)
         raise error
@@ -34,8 +34,12 @@ class Branches:
         return tuple(other for other in self._programs if is_first and other.takes(args, kwargs))
 
     def stored(self) -> tuple[Any, ...]:
-        """Return the programs to write into a file."""
+        """Return the programs of other branches, to write into a file."""
         return self._programs
+
+    def of_sizes(self) -> tuple[Any, ...]:
+        """Return the programs of other sizes, to write into a file."""
+        return self._sizes
 
 
 Run = Callable[..., tuple[Any, Any, jax.Array | None]]

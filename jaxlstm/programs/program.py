@@ -369,7 +369,9 @@ class Program:
         """Write the program as a ``.pt2`` file, atomically.
 
         ``torch.export.load`` of torch 2.9 or later opens the file, and so does ``jaxlstm.load_program``. It
-        holds the example of the export, and the branches of one or two conditions on values.
+        holds the example of the export, and the branches of one or two conditions on values. If calls of a
+        program of ``from_module`` had other sizes than it takes, lists of other lengths or other constants,
+        the file takes these, too: call the program, or ``jax.eval_shape`` of it, once for each.
 
         Args:
           path: the file.
@@ -389,10 +391,13 @@ class Program:
     def as_saved(
         self, name: str, params: Mapping[str, Any] | None, buffers: Mapping[str, Any] | None
     ) -> dict[str, tuple[FileWriter, dict[str, Any]]]:
-        """Return the writer and the tensors of this program and of its branches, by name in a file."""
-        stored = getattr(self.at_sizes, "stored", tuple)
-        branches = {f"{name}@{n}": other._as_saved(params, buffers) for n, other in enumerate(stored(), 1)}
-        return {name: self._as_saved(params, buffers), **branches}
+        """Return the writer and the tensors of this program and of others of its model, by name in a file."""
+        others = {
+            f"{name}@{kind}{n}": other._as_saved(params, buffers)
+            for kind, stored in (("", "stored"), ("sizes", "of_sizes"))
+            for n, other in enumerate(getattr(self.at_sizes, stored, tuple)(), 1)
+        }
+        return {name: self._as_saved(params, buffers), **others}
 
     def _as_saved(
         self, params: Mapping[str, Any] | None, buffers: Mapping[str, Any] | None

@@ -277,6 +277,7 @@ TABLE: Table = {
         "second program": _second(document={**VALID.document, "graph_module": {}}),
         "branch of other arguments": _second(document=_with_keyword(), name="model@1"),
         "four branches": lambda members: _many(members, 4, "model@"),
+        "65 programs of other sizes": lambda members: _many(members, 65, "model@sizes"),
     }
     | {
         f"calls {label}": added(Member("m/extra/jaxlstm_calls", text.encode()))

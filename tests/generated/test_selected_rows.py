@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import rnn
 
 import jaxlstm
@@ -40,27 +39,27 @@ EXACT: dict[str, Callable[[Tensor], Any]] = {
     "reversed": lambda a: a.flip(0),
     "moment": lambda a: a.T @ a,
     "number": lambda a: torch.ones(4) * a.shape[0],
-    "loss": lambda a: F.mse_loss(a, a * 2),
-    "pooled": lambda a: F.adaptive_max_pool1d(a.T, 1),
+    "loss": lambda a: nn.functional.mse_loss(a, a * 2),
+    "pooled": lambda a: nn.functional.adaptive_max_pool1d(a.T, 1),
     "padded": lambda a: rnn.pad_sequence([a, a[:1], a.new_ones(3, 2)], padding_value=-7.0),
 }
 OTHERS: dict[str, Callable[[Tensor], Any]] = {
     **{name: lambda a, name=name: getattr(a, name)(0) for name in ("median", "mode", "unbind", "cummax")},
     "kthvalue": lambda a: a.kthvalue(1, 0),
     "unbiased": lambda a: a.var(0, unbiased=False),
-    "convolution": lambda a: F.conv1d(a.T[None], torch.ones(1, 2, 2), padding=1),
-    "pools": lambda a: F.max_pool1d(a.T, 2, padding=1),
+    "convolution": lambda a: nn.functional.conv1d(a.T[None], torch.ones(1, 2, 2), padding=1),
+    "pools": lambda a: nn.functional.max_pool1d(a.T, 2, padding=1),
     "differences": lambda a: a.diff(dim=0),
     "rolled": lambda a: a.roll(1, 0),
     "flat": lambda a: a.T.reshape(-1),
     "halves": lambda a: a.chunk(2, 0)[0],
     "distances": lambda a: torch.cdist(a, a).max(),
     "places": lambda a: torch.where(a > 0)[0].sum(),
-    "normalized": lambda a: F.normalize(a, dim=0),
+    "normalized": lambda a: nn.functional.normalize(a, dim=0),
     "lower": lambda a: (a @ a.T).tril().sum(),
     "counts": lambda a: torch.bincount(a.argmax(-1), minlength=2),
     "unique": lambda a: a.long().unique(),
-    "resized": lambda a: F.interpolate(a.T[None], size=3),
+    "resized": lambda a: nn.functional.interpolate(a.T[None], size=3),
 }
 TWO: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "pad_sequence": lambda a, b: rnn.pad_sequence([a, b], batch_first=True, padding_value=-7.0),
@@ -70,7 +69,7 @@ TWO: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "products": lambda a, b: a @ b.T,
     "grid": lambda a, b: torch.meshgrid(a[:, 0], b[:, 0], indexing="ij"),
     "blocks": torch.block_diag,
-    "attention": lambda a, b: F.scaled_dot_product_attention(a[None], b[None], b[None])[0],
+    "attention": lambda a, b: nn.functional.scaled_dot_product_attention(a[None], b[None], b[None])[0],
     "searchsorted": lambda a, b: torch.searchsorted(a[:, 0].sort()[0], b[:, 0]),
     "index_select": lambda a, b: a.index_select(0, (b[:, 0] * 0).long()),
     "index_add": lambda a, b: torch.zeros(6, 2).index_add(0, (b[:, 0] * 0).long(), b) + a.sum(0),

@@ -190,11 +190,13 @@ def test_arguments() -> None:
     assert "padded={" in repr(compile(program))
     with pytest.raises(ValueError, match=r"takes the tensors \['input'\], got 2"):
         compile(program).map([(normal(4, 3), normal(4, 3))])
-    scaled = compile(jaxlstm.from_module(module_of(lambda _, x, factor: x * factor), (torch.ones(3), 2.0)))
-    np.testing.assert_array_equal(scaled(np.ones(3, np.float32), 2.0), 2)
-    for other in (3.0, 2):  # An integer multiplies other dtypes.
-        with pytest.raises(ProgramError, match=r"factor was fixed to 2\.0"):
-            scaled(np.ones(3, np.float32), other)
+    program_of_factor = jaxlstm.from_module(module_of(lambda _, x, factor: x * factor), (torch.ones(3), 2.0))
+    scaled = compile(program_of_factor)
+    for factor in (2.0, 3.0, 2):  # An integer multiplies other dtypes.
+        np.testing.assert_array_equal(scaled(np.ones(3, np.float32), factor), factor)
+    program_of_factor.at_sizes = None
+    with pytest.raises(ProgramError, match=r"factor was fixed to 2\.0"):
+        compile(program_of_factor)(np.ones(3, np.float32), 3.0)
     with pytest.raises(ValueError, match="the first axis of each of the program's inputs must be the batch"):
         compile(voice_detector()).map([])
     with pytest.raises(TypeError, match=r"got \['max_length'\]; set precision and backend by program.with"):

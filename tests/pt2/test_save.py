@@ -33,6 +33,7 @@ import pytest
 import torch
 
 import jaxlstm
+from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.graph import Graph, ModuleCall
 from jaxlstm_converters.pt2._read_pt2 import read_pt2
 from testing.checkpoints.seed import CORPUS
@@ -149,6 +150,53 @@ def test_dtypes(tmp_path: Path) -> None:
         assert tensors[name].tolist() == tensor.tolist()
         assert actual[name].dtype == tensor.dtype
         assert torch.equal(actual[name], tensor)
+
+
+def stepwise(self: Any, x: Any) -> Any:
+    h = x.new_zeros(x.shape[0], 4)
+    for t in range(x.shape[1]):
+        h = self.cell(x[:, t], h)
+    return h
+
+
+def test_a_file_takes_the_sizes_of_calls(tmp_path: Path) -> None:
+    """Of a loop over time at any batch, also after the file is written again."""
+    model = module_of(stepwise, cell=torch.nn.GRUCell(3, 4))
+    program = jaxlstm.from_module(model, (torch.randn(2, 5, 3),))
+    for steps in (7, 8):
+        jax.eval_shape(program, program.params, jax.ShapeDtypeStruct((3, steps, 3), np.float32))
+    params = {name: 2 * array for name, array in program.params.items()}
+    program.save(tmp_path / "a.pt2", params)
+    jaxlstm.load_program(tmp_path / "a.pt2").save(tmp_path / "b.pt2")
+    stored = jaxlstm.load_program(tmp_path / "b.pt2")
+    compiled = jaxlstm.inference.compile(stored)
+    model.load_state_dict({name: 2 * tensor for name, tensor in model.state_dict().items()})
+    for shape in ((2, 5, 3), (4, 7, 3), (3, 8, 3), (1, 7, 3)):
+        x = torch.randn(*shape)
+        for results in (stored(stored.params, x.numpy()), jax.jit(stored)(stored.params, x.numpy())):
+            assert_close(results, model(x), 1e-6)
+        assert_close(compiled(x.numpy()), model(x), 1e-6)
+    with pytest.raises(ProgramError, match="must have size 5, which the export fixed, got 6"):
+        stored(stored.params, np.ones((2, 6, 3), np.float32))
+    assert list(torch.export.load(tmp_path / "b.pt2").state_dict) == [*model.state_dict()]
+
+
+def test_a_file_takes_the_lists_and_constants_of_calls(tmp_path: Path) -> None:
+    model = module_of(lambda self, xs, n=2: [self.lstm(x)[0] * n for x in xs], lstm=torch.nn.LSTM(3, 4))
+    lists = {size: [torch.randn(3 + n, 2, 3) for n in range(size)] for size in (2, 3, 4)}
+    program = jaxlstm.from_module(model, (lists[2], 2))
+    for size, n in ((3, 2), (2, 5)):
+        program(program.params, [x.numpy() for x in lists[size]], n)
+    program.save(tmp_path / "a.pt2")
+    stored = jaxlstm.load_program(tmp_path / "a.pt2")
+    compiled = jaxlstm.inference.compile(stored)
+    for size, n in ((2, 2), (3, 2), (2, 5)):
+        xs = [torch.randn(2 * len(x), 1, 3) for x in lists[size]]
+        arrays = [x.numpy() for x in xs]
+        assert_close(stored(stored.params, arrays, n), model(xs, n), 1e-6)
+        assert_close(compiled(arrays, n), model(xs, n), 1e-6)
+    with pytest.raises(ProgramError, match="a list of length 2, got list of length 4"):
+        compiled([x.numpy() for x in lists[4]], 2)
 
 
 def test_existing_files(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def from_module(
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
         raise ImportError(
-            f"from_module needs torch 2.13 or newer, got {torch.__version__}; run pip install -U torch, or write "
-            "a file with torch.export.save and read it with jaxlstm.load_program, which takes those of torch 2.6"
+            f"from_module needs torch 2.13 or newer, got {torch.__version__}; run pip install -U torch, or "
+            "write a file with torch.export.save, and read it with jaxlstm.load_program"
         )
     torch_module, method = _without_script(torch_module, method)
     torch_module, function = method_of(torch_module, method)

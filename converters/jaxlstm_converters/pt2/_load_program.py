@@ -70,10 +70,11 @@ def program_of(file: ProgramFile) -> Program:
 
     example = partial(example_tensors, file.example, file.graph.inputs)
     program = Program(file.graph, file.tensors, write=ProgramWriter.of(file), example=example, copy=False)
-    if others := [program_of(branch) for branch in file.branches]:
-        for other in others:
+    branches, sizes = ([*map(program_of, files)] for files in (file.branches, file.sizes))
+    if branches or sizes:
+        for other in (*branches, *sizes):
             require_tensors("params", program.params, other.params)
             require_tensors("buffers", program.buffers, other.buffers)
             other.params, other.buffers = program.params, program.buffers
-        program.at_sizes = Branches(others)
+        program.at_sizes = Branches(branches, sizes)
     return program

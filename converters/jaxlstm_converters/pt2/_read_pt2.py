@@ -24,7 +24,10 @@ from jaxlstm_converters.pt2.schema.tree_spec import MAX_DEPTH
 _LARGEST_EXAMPLE = 256 << 20
 _MOST_BRANCHES = 3
 """Number of other branches of two conditions, which `Program.save` writes."""
+_MOST_SIZES = 64
+"""Number of programs of other sizes in a file."""
 LINES, CALLS = "extra/jaxlstm", "extra/jaxlstm_calls"
+SIZES = "sizes"
 _NOT_A_PROGRAM = "not a program of torch.export.save; jaxlstm.load and load_state_dict read checkpoints"
 
 
@@ -38,6 +41,7 @@ class ProgramFile(NamedTuple):
         document: the JSON text from which the graph was read.
         example: the inner file of torch.save with the example; b"" if it is missing or exceeds 256 MiB.
         branches: the programs of other branches of conditions on values, which `Program.save` wrote.
+        sizes: the programs of other sizes, lengths of lists and constants, which it wrote too.
     """
 
     graph: Graph
@@ -45,6 +49,7 @@ class ProgramFile(NamedTuple):
     document: bytes
     example: bytes
     branches: tuple[Any, ...] = ()
+    sizes: tuple[Any, ...] = ()
 
 
 def read_pt2(file: str | os.PathLike[str] | CheckpointFile, name: str | None = None) -> ProgramFile:
@@ -75,15 +80,22 @@ def read_programs(
         programs = {program.name: part for program, part in read if not program.first}
         for program, part in read:
             if program.first:
-                programs[program.first] = _with_branch(programs[program.first], program.name, part)
+                programs[program.first] = _with_other(programs[program.first], program.name, part)
         return programs
     except CheckpointError as error:
         error.path = error.path or source.path
         raise
 
 
-def _with_branch(first: ProgramFile, name: str, branch: ProgramFile) -> ProgramFile:
-    """Return a program with another branch of the same arguments. A call may run each of them."""
+def _with_other(first: ProgramFile, name: str, branch: ProgramFile) -> ProgramFile:
+    """Return a program with one of other sizes, or another branch of the same arguments.
+
+    A call may run each of them.
+    """
+    if name.partition("@")[2].startswith(SIZES):
+        if len(first.sizes) == _MOST_SIZES:
+            raise malformed(name, f"not one of at most {_MOST_SIZES} programs of other sizes")
+        return first._replace(sizes=(*first.sizes, branch))
     if branch.graph.in_tree != first.graph.in_tree or len(first.branches) == _MOST_BRANCHES:
         raise malformed(name, f"not one of at most {_MOST_BRANCHES} branches of a program with its arguments")
     return first._replace(branches=(*first.branches, branch))

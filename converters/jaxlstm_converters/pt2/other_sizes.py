@@ -5,7 +5,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -38,6 +38,19 @@ _KEPT = (
     "A call exported the module again with its values. The results are right, but call_with_buffers keeps "
     "the old {}, which forward changes"
 )
+
+
+class _Other(NamedTuple):
+    """A program that a call has made.
+
+    Attributes:
+        has_values: the export depends on the values of the call.
+        call: the arguments of the call as zeros, if their sizes, lists and constants are all that matters.
+    """
+
+    program: Program
+    has_values: bool
+    call: tuple[Any, Any] | None = None
 
 
 class OtherSizes:
@@ -73,8 +86,7 @@ class OtherSizes:
         self._truths: dict[int, tuple[Any, Truths | None]] = {}  # by the identity of a program's graph
         self._first, self._first_truths = program, first.truths
         self._branches = dict[Any, tuple[Program, ...]]()  # by graph and shapes
-        # With True for the values of a call. Replaced as a whole: other threads may read it.
-        self._programs: tuple[tuple[Program, bool], ...] = ()
+        self._programs: tuple[_Other, ...] = ()  # Replaced as a whole: other threads may read it.
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Leave the module out of a pickled program."""
@@ -97,7 +109,7 @@ class OtherSizes:
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
         is_allowed = ALLOWED.get() and not is_known
-        programs = (program for program, of_call in self._programs if is_known or not of_call)
+        programs = (other.program for other in self._programs if is_known or not other.has_values)
         fitting = [program for program in programs if program.takes(args, kwargs)]
         stored = self.stored() if error.code == "guard" else ()
         branches = [program for program in stored if program.takes(args, kwargs)]
@@ -116,7 +128,8 @@ class OtherSizes:
                 if isinstance(program, Program):
                     return run(program)
                 exported = program(first, args, kwargs, error)
-                self._programs = (*self._programs, (exported, program is given))[-_MOST:]
+                call = _as_zeros((args, dict(kwargs))) if program is zeros else None
+                self._programs = (*self._programs, _Other(exported, program is given, call))[-_MOST:]
                 return run(exported)
             except ProgramError as refused:  # Its values differ, or it has other sizes.
                 error = refused
@@ -125,7 +138,7 @@ class OtherSizes:
             with contextlib.suppress(ProgramError), without(ASSERTED):
                 program = self._export(_repeated, 4, first, args, kwargs, error)
                 result = run(program)
-                self._programs = (*self._programs, (program, False))[-_MOST:]
+                self._programs = (*self._programs, _Other(program, False))[-_MOST:]
                 return result
         if is_allowed and error.code == "node-failed" and self._is_example((args, dict(kwargs))):
             result = run(self._export(_repeated, 4, first, args, kwargs, error))
@@ -168,6 +181,21 @@ class OtherSizes:
         """Return the other branches of the first program with free axes; none if torch cannot export one."""
         example = self._call.args, self._call.kwargs
         return self._branches_of(self._first, self._first_truths, *example, free=True)
+
+    def of_sizes(self) -> tuple[Program, ...]:
+        """Return programs of the sizes, lists and constants of former calls, with free axes if possible."""
+        found = list[Program]()
+        for other in self._programs:
+            call = other.call
+            if call is None:
+                found += [] if other.has_values else [other.program]
+            elif not any(program.takes(*call) for program in found):
+                failed = ProgramError("input-shape", "no axis can be free")
+                try:
+                    found.append(self._export(_zeros, 1, self._first, *call, failed, free=True))
+                except ProgramError:
+                    found.append(other.program)
+        return tuple(found)
 
     def _branches_of(
         self, program: Program, truths: Truths | None, args: Any, kwargs: Any, *, free: bool = False
@@ -258,6 +286,16 @@ def _with_lists(example: Any, other: Any) -> Any:
     if type(example) is type(other) is tuple and len(example) == len(other):
         return tuple(map(_with_lists, example, other))
     return example
+
+
+def _as_zeros(tree: Any) -> Any:
+    """Return arguments whose arrays are zeros of the same shapes, without memory of their own."""
+    return jax.tree.map(
+        lambda leaf: (
+            np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) if hasattr(leaf, "shape") else leaf
+        ),
+        tree,
+    )
 
 
 def _zeros(example: torch.Tensor, other: Any) -> torch.Tensor:

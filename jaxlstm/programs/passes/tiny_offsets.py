@@ -13,7 +13,7 @@ from jaxlstm.programs.graph import Node, Site, Value
 from jaxlstm.programs.graph.rewrite import new_node
 
 _FLOAT = np.dtype(np.float32)
-# An operator -> the argument that is its result for a tensor of 0, and how the elements with it compare with 0.
+# An operator -> the argument that is its result for 0, and how the elements with this result compare with 0.
 _LEAST = {
     "aten.add.Tensor": ("other", "eq"),
     "aten.clamp.default": ("min", "le"),
