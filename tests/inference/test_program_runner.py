@@ -192,8 +192,12 @@ def test_arguments() -> None:
         compile(program).map([(normal(4, 3), normal(4, 3))])
     program_of_factor = jaxlstm.from_module(module_of(lambda _, x, factor: x * factor), (torch.ones(3), 2.0))
     scaled = compile(program_of_factor)
-    for factor in (2.0, 3.0, 2):  # An integer multiplies other dtypes.
+    for factor in (2.0, 3.0):
         np.testing.assert_array_equal(scaled(np.ones(3, np.float32), factor), factor)
+    with pytest.raises(
+        ProgramError, match=r"factor was fixed to 2\.0"
+    ):  # An integer multiplies other dtypes.
+        scaled(np.ones(3, np.float32), 2)
     program_of_factor.at_sizes = None
     with pytest.raises(ProgramError, match=r"factor was fixed to 2\.0"):
         compile(program_of_factor)(np.ones(3, np.float32), 3.0)

@@ -188,7 +188,7 @@ def test_other_sizes_are_exported_when_they_occur(tmp_path: Path) -> None:
     fixed = jaxlstm.from_module(reference, (torch.randn(2, 4, 3),), dynamic_shapes=({0: Dim.AUTO},))
     for other in (jaxlstm.load_program(tmp_path / "loop.pt2"), fixed):
         with pytest.raises(ProgramError, match="must have size 4"):
-            other(other.params, x)
+            other(other.params, np.ones((2, 9, 3), np.float32))
 
 
 def test_other_lists_and_constants_are_exported() -> None:
