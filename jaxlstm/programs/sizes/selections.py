@@ -83,11 +83,16 @@ def slice_(self: Any, dim: int = 0, start: Any = None, end: Any = None, step: in
 
 def pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
     """Return the steps up to the longest sequence, which is the first one."""
-    place = 1 if batch_first else 0
-    if isinstance(input, Prefix) and (input.axis != place or not input.count.is_packed):
+    place, array = 1 if batch_first else 0, array_of(input)
+    is_cut = isinstance(input, Prefix) and not input.count.is_packed  # such as x[:, : lengths.max()]
+    if isinstance(input, Prefix) and input.axis != place:
         raise UnprovenError
-    array = array_of(input)
-    return Prefix(array, (place,), Count(lengths[0], array.shape[place], is_packed=True), is_padded=True)
+    if is_cut:  # torch requires that it has the steps of the longest sequence.
+        if not jnp.issubdtype(array.dtype, jnp.inexact):
+            raise UnprovenError
+        array = jnp.where(lengths[0] <= input.count.number(), array, jnp.nan)
+    count = Count(lengths[0], array.shape[place], is_packed=True)
+    return Prefix(array, (place,), count, is_padded=not is_cut)
 
 
 def _unique(
