@@ -15,6 +15,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from jaxlstm_converters.pt2.trace.model_lines import asserted_truth, line_of_model
+from jaxlstm_converters.pt2.trace.written_places import set_at
 
 
 class FixedValues(TorchFunctionMode):
@@ -150,7 +151,9 @@ class KnownValues(TorchFunctionMode):
             return truth
         if name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], self._number), *args[2:])
-        result = _traced(func, *args, **kwargs)
+        result = None
+        if name != "__setitem__" or not _traced(set_at, *args):
+            result = _traced(func, *args, **kwargs)
         if changes_in_place(name, kwargs):
             changed = {_memory(self._find(leaf)) for leaf in _pytree.tree_leaves((args, kwargs))} - {None}
             self._known = {key: item for key, item in self._known.items() if _memory(item[1]) not in changed}
