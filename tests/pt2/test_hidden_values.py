@@ -182,6 +182,27 @@ def test_conditions_are_decided_with_the_values_of_parameters(name: str) -> None
     require_results(program, model, torch.randn(7, 3), jit=True, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_earlier_calls_do_not_matter() -> None:
+    """A call whose arguments alone are known runs an export of its values, not of an earlier call's."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = x * self.weight
+        y = h.repeat(len(x[h[:, 0] > 0]), 1).sum(0)
+        for step in range(3):
+            y = y * 2 if h[step].sum() > 0 else y + 1
+        return y
+
+    model = module_of(forward, weight=nn.Parameter(torch.ones(2)))
+    x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+    program = jaxlstm.from_module(model, (x,))
+    for other in (-x, x, -x):
+        results = [program(program.params, other.numpy())]
+        results.append(jax.jit(lambda params, x=other.numpy(): program(params, x))(program.params))
+        for result in results:
+            np.testing.assert_array_equal(result, model(other).detach())
+
+
 def test_results_as_numpy_arrays() -> None:
     """A module may return a NumPy array of a tensor, and do nothing else with it."""
 

@@ -1,13 +1,15 @@
 """`OtherSizes`: exports of a module for calls whose sizes or values its program does not take."""
 
 import contextlib
+import hashlib
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from jax.core import Tracer
@@ -44,12 +46,12 @@ class _Other(NamedTuple):
     """A program that a call has made.
 
     Attributes:
-        has_values: the export depends on the values of the call.
+        values: a hash of the values of the call, if the export depends on them.
         call: the arguments of the call as zeros, if their sizes, lists and constants are all that matters.
     """
 
     program: Program
-    has_values: bool
+    values: bytes | None = None
     call: tuple[Any, Any] | None = None
 
 
@@ -109,8 +111,15 @@ class OtherSizes:
         args, kwargs = jax.tree.unflatten(structure, leaves)
         is_known = not any(isinstance(leaf, Tracer) for leaf in leaves)
         is_allowed = ALLOWED.get() and not is_known
-        programs = (other.program for other in self._programs if is_known or not other.has_values)
-        fitting = [program for program in programs if program.takes(args, kwargs)]
+        values = _hash(leaves) if is_known and self._programs else None
+        # Under jit with known arguments, parameters may be unknown, and no error shows that a value differs.
+        is_traced = isinstance(jnp.zeros(()), Tracer)
+        fitting = [
+            other.program
+            for other in self._programs
+            if other.values is None or (is_known and (not is_traced or other.values == values))
+            if other.program.takes(args, kwargs)
+        ]
         stored = self.stored() if error.code == "guard" else ()
         branches = [program for program in stored if program.takes(args, kwargs)]
         fits = bool(fitting or branches) or (self._has_values and first.takes(args, kwargs))
@@ -128,8 +137,12 @@ class OtherSizes:
                 if isinstance(program, Program):
                     return run(program)
                 exported = program(first, args, kwargs, error)
-                call = _as_zeros((args, dict(kwargs))) if program is zeros else None
-                self._programs = (*self._programs, _Other(exported, program is given, call))[-_MOST:]
+                other = _Other(
+                    exported,
+                    _hash(leaves) if program is given else None,
+                    _as_zeros((args, dict(kwargs))) if program is zeros else None,
+                )
+                self._programs = (*self._programs, other)[-_MOST:]
                 return run(exported)
             except ProgramError as refused:  # Its values differ, or it has other sizes.
                 error = refused
@@ -138,7 +151,7 @@ class OtherSizes:
             with contextlib.suppress(ProgramError), without(ASSERTED):
                 program = self._export(_repeated, 4, first, args, kwargs, error)
                 result = run(program)
-                self._programs = (*self._programs, _Other(program, False))[-_MOST:]
+                self._programs = (*self._programs, _Other(program))[-_MOST:]
                 return result
         if is_allowed and error.code == "node-failed" and self._is_example((args, dict(kwargs))):
             result = run(self._export(_repeated, 4, first, args, kwargs, error))
@@ -188,7 +201,7 @@ class OtherSizes:
         for other in self._programs:
             call = other.call
             if call is None:
-                found += [] if other.has_values else [other.program]
+                found += [other.program] if other.values is None else []
             elif not any(program.takes(*call) for program in found):
                 failed = ProgramError("input-shape", "no axis can be free")
                 try:
@@ -286,6 +299,16 @@ def _with_lists(example: Any, other: Any) -> Any:
     if type(example) is type(other) is tuple and len(example) == len(other):
         return tuple(map(_with_lists, example, other))
     return example
+
+
+def _hash(leaves: Sequence[Any]) -> bytes:
+    """Return a hash of the values of arguments, which are known."""
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        array = np.asarray(leaf)
+        value = repr(leaf).encode() if array.dtype == object else array.tobytes()
+        digest.update(f"{array.dtype} {array.shape} ".encode() + value)
+    return digest.digest()
 
 
 def _as_zeros(tree: Any) -> Any:
