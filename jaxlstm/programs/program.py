@@ -35,7 +35,7 @@ from jaxlstm.programs.passes.fuse import fuse, prepare_weights
 from jaxlstm.programs.passes.repeat_to_scan import repeat_to_scan
 from jaxlstm.programs.passes.settle_sizes import settle_sizes
 from jaxlstm.programs.sizes.guards import require_guards
-from jaxlstm.programs.sizes.prefix import SIZE_OF, as_result
+from jaxlstm.programs.sizes.prefix import SIZE_OF, as_result, if_valid
 
 
 class FileWriter(Protocol):
@@ -435,19 +435,10 @@ def _tied_names(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> 
 
 
 def _if_valid(output: Any, result: Any, valid: jax.Array | None) -> Any:
-    """Return a result; unless valid, NaN, the smallest or for unsigned integers the largest number.
-
-    Booleans stay as they are.
-    """
+    """Return a result of the graph; unless valid, see `if_valid`."""
     if valid is not None and type(output) in (int, float):  # The export may have fixed it.
         result = jnp.asarray(result)
-    if valid is None or not isinstance(result, jax.Array) or result.dtype == bool:
-        return result
-    if jnp.issubdtype(result.dtype, jnp.integer):
-        limits = jnp.iinfo(result.dtype)
-        return jnp.where(valid, result, limits.min or limits.max)
-    # A product also gives a gradient of NaN.
-    return result * jnp.where(valid, 1, jnp.nan).astype(result.dtype)
+    return result if valid is None or not isinstance(result, jax.Array) else if_valid(result, valid)
 
 
 def _hold_tensors(

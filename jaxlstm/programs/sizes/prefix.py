@@ -121,11 +121,10 @@ class Prefix:
         ]
 
     def unless_empty(self, result: Any) -> Any:
-        """Return a result, with NaN or the smallest number where torch fails because it has no element."""
-        place = jnp.where(self.count.number() > 0, 0, 1)
+        """Return a result, with NaN or the smallest number if torch fails because it has no element."""
 
         def known(leaf: Any) -> Any:
-            array = take(array_of(leaf)[None], place, 0)
+            array = if_valid(array_of(leaf), self.count.number() > 0)
             return replace(leaf, array=array) if isinstance(leaf, Prefix) else array
 
         return jax.tree.map(known, result, is_leaf=is_unknown)
@@ -140,6 +139,20 @@ class Prefix:
 
 jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed", "at_whole", "possible"])
 jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axes", "is_padded"])
+
+
+def if_valid(array: Array, valid: Array) -> Array:
+    """Return an array; unless valid, NaN, the smallest or for unsigned integers the largest number.
+
+    Booleans stay as they are.
+    """
+    if array.dtype == bool:
+        return array
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        limits = jnp.iinfo(array.dtype)
+        return jnp.where(valid, array, limits.min or limits.max)
+    # A product also gives a gradient of NaN.
+    return array * jnp.where(valid, 1, jnp.nan).astype(array.dtype)
 
 
 def is_unknown(value: Any) -> bool:

@@ -11,7 +11,7 @@ from jax import Array
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
-from jaxlstm.programs.sizes.prefix import Count, Prefix, UnprovenError, array_of, is_unknown
+from jaxlstm.programs.sizes.prefix import Count, Prefix, UnprovenError, array_of, if_valid, is_unknown
 
 
 def selected(op: str, kwargs: Mapping[str, Any]) -> Any:
@@ -88,9 +88,7 @@ def pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
     if isinstance(input, Prefix) and input.axis != place:
         raise UnprovenError
     if is_cut:  # torch requires that it has the steps of the longest sequence.
-        if not jnp.issubdtype(array.dtype, jnp.inexact):
-            raise UnprovenError
-        array = jnp.where(lengths[0] <= input.count.number(), array, jnp.nan)
+        array = if_valid(array, lengths[0] <= input.count.number())
     count = Count(lengths[0], array.shape[place], is_packed=True)
     return Prefix(array, (place,), count, is_padded=not is_cut)
 
