@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import jaxlstm
 from jaxlstm.programs.errors import ProgramError
 from testing.gradients import require_equal
+from testing.graphs import to_numpy
 from testing.modules import module_of
 from testing.written import assert_holds, written_program
 
@@ -58,6 +59,24 @@ def test_a_place_out_of_range() -> None:
         np.testing.assert_allclose(result, (1.5 * x).sin(), rtol=1e-5, atol=1e-6)
         with pytest.raises(ProgramError, match="index"):
             program(program.params, *args)
+
+
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8", "ignore:from_module fixed parts")
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_byte_is_a_mask(writes: bool) -> None:
+    """``torch.export`` takes it for a place."""
+
+    def forward(self: Any, x: Tensor, n: Tensor) -> Tensor:
+        if not writes:
+            return x[n.to(torch.uint8)[0]]
+        y = x.clone()
+        y[n.to(torch.uint8)[0]] = 3.0
+        return y
+
+    program = jaxlstm.from_module(model := module_of(forward), (torch.ones(3, 2), torch.tensor([2, 1])))
+    for n in (0, 1, 2):
+        args = torch.randn(3, 2), torch.tensor([n, 1])
+        np.testing.assert_array_equal(program({}, *map(to_numpy, args)), model(*args))
 
 
 def test_written_source() -> None:

@@ -29,6 +29,7 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from jaxlstm._shared.own_thread import replaced
 from jaxlstm.programs.errors import ProgramError
+from jaxlstm_converters.pt2.trace.byte_masks import byte_masks
 from jaxlstm_converters.pt2.trace.call_signatures import SIGNATURES, CallSignatures
 from jaxlstm_converters.pt2.trace.draft_decisions import DraftDecisions, Truths
 from jaxlstm_converters.pt2.trace.export_patches import (
@@ -229,6 +230,7 @@ def _export_with(
             if settings.sizes
             else contextlib.nullcontext(),
             KnownValues(call.module),
+            byte_masks(),
             packed_sequences(call.module, tracing),
             SharedArrays(),
             signatures.recorded(call.module),

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from jaxlstm_converters.pt2.trace.byte_masks import as_masks
 from jaxlstm_converters.pt2.trace.model_lines import asserted_truth, line_of_model
 from jaxlstm_converters.pt2.trace.written_places import set_at
 
@@ -52,7 +53,7 @@ class FixedValues(TorchFunctionMode):
         return result
 
     def _number(self, index: torch.Tensor) -> Any:
-        if index.ndim or index.is_floating_point() or index.dtype == torch.bool:
+        if index.ndim or index.is_floating_point() or index.dtype in (torch.bool, torch.uint8):
             return index
         return self._read(torch.Tensor.item, index)
 
@@ -152,6 +153,8 @@ class KnownValues(TorchFunctionMode):
         if name in ("__getitem__", "__setitem__"):
             args = (args[0], with_bounds(args[1], self._number), *args[2:])
         result = None
+        if name == "__setitem__":
+            args = (args[0], as_masks(args[1]), *args[2:])
         if name != "__setitem__" or not _traced(set_at, *args):
             result = _traced(func, *args, **kwargs)
         if changes_in_place(name, kwargs):
