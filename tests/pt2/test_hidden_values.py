@@ -1,5 +1,6 @@
 """Modules that read values of their arguments, under jit: results at the example and elsewhere."""
 
+import functools
 import pickle
 import warnings
 from pathlib import Path
@@ -182,6 +183,10 @@ def test_conditions_are_decided_with_the_values_of_parameters(name: str) -> None
     require_results(program, model, torch.randn(7, 3), jit=True, atol=1e-6)
 
 
+def _call(program: jaxlstm.Program, x: Any, params: Any) -> Any:
+    return program(params, x)
+
+
 @pytest.mark.filterwarnings("ignore:from_module fixed parts")
 def test_earlier_calls_do_not_matter() -> None:
     """A call whose arguments alone are known runs an export of its values, not of an earlier call's."""
@@ -197,10 +202,9 @@ def test_earlier_calls_do_not_matter() -> None:
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
     program = jaxlstm.from_module(model, (x,))
     for other in (-x, x, -x):
-        results = [program(program.params, other.numpy())]
-        results.append(jax.jit(lambda params, x=other.numpy(): program(params, x))(program.params))
-        for result in results:
-            np.testing.assert_array_equal(result, model(other).detach())
+        known = functools.partial(_call, program, other.numpy())
+        for run in (known, jax.jit(known)):
+            np.testing.assert_array_equal(run(program.params), model(other).detach())
 
 
 def test_results_as_numpy_arrays() -> None:
