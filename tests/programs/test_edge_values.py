@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[Function, list[Tensor]]] = {
         lambda x, mask: (
             (x + 1e-45).log(),
             torch.log(3e-42 + mask),
+            (x + 1e-45).log2() + (x + 1e-45).log10(),
             x.clamp(1e-40).log().sum(),
             x.clamp_min(1e-45).log_(),
             (x + 1e-46).log(),

@@ -12,6 +12,7 @@ import numpy as np
 from jaxlstm.programs.graph import Node, Site, Value
 from jaxlstm.programs.graph.rewrite import new_node
 
+_LOGARITHMS = {"aten.log.default": math.log, "aten.log2.default": math.log2, "aten.log10.default": math.log10}
 _FLOAT = np.dtype(np.float32)
 # An operator -> the argument that is its result for 0, and how the elements with this result compare with 0.
 _LEAST = {
@@ -24,7 +25,7 @@ _LEAST = {
 def without_tiny_offset(node: Node, site: Site) -> list[Node] | None:
     """Set the logarithm where nothing but the number is left."""
     maker, type_ = site.maker(node.kwargs.get("self")), node.types.get(node.name)
-    if node.op != "aten.log.default" or maker is None or maker.op not in _LEAST or type_ is None:
+    if node.op not in _LOGARITHMS or maker is None or maker.op not in _LEAST or type_ is None:
         return None
     name, comparison = _LEAST[maker.op]
     numbers: list[Any] = [maker.kwargs.get(name), maker.kwargs.get("alpha", 1), maker.kwargs.get("max")]
@@ -39,5 +40,5 @@ def without_tiny_offset(node: Node, site: Site) -> list[Node] | None:
     truths = replace(type_, dtype=np.dtype(bool))
     log = new_node(node, site, node.op, type_, self=node.kwargs["self"])
     is_least = new_node(node, site, f"aten.{comparison}.Scalar", truths, self=maker.kwargs["self"], other=0)
-    kwargs = {"self": Value(log.name), "mask": Value(is_least.name), "value": math.log(least)}
+    kwargs = {"self": Value(log.name), "mask": Value(is_least.name), "value": _LOGARITHMS[node.op](least)}
     return [log, is_least, replace(node, op="aten.masked_fill.Scalar", kwargs=kwargs)]
