@@ -23,7 +23,8 @@ class Branches:
         self, first: Any, args: Any, kwargs: Any, error: ProgramError, run: Callable[[Any], Any]
     ) -> Any:
         """Run the first of the programs that takes the arguments, or raise the error."""
-        for program in (*self._programs, *self._sizes):
+        # What runs a program may check its tensors only.
+        for program in (other for other in (*self._programs, *self._sizes) if other.takes(args, kwargs)):
             with contextlib.suppress(ProgramError):
                 return run(program)
         raise error

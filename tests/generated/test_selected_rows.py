@@ -31,6 +31,8 @@ EXACT: dict[str, Callable[[Tensor], Any]] = {
     "logsumexp": lambda a: a.logsumexp(0),
     "softmax": lambda a: a.softmax(0),
     "norm": lambda a: a.norm(dim=0),
+    "place in columns": lambda a: torch.stack([a.T.argmax(), a.T.argmin()]),
+    "place with all axes": lambda a: a.T[:, None].argmax(keepdim=True),
     "cumsum": lambda a: a.cumsum(0),
     "first": lambda a: a[0],
     "last two": lambda a: a[-2:].sum(0),
@@ -117,7 +119,12 @@ def _is_right(program: Any, model: nn.Module, *args: Tensor) -> bool:
 @pytest.mark.parametrize("selects", [False, True], ids=["slice", "selection"])
 @pytest.mark.parametrize("name", [*EXACT, *OTHERS])
 @pytest.mark.quick(
-    "any of truths-slice", "max-slice", "std-slice", "padded-slice", "max of numbers-selection"
+    "any of truths-slice",
+    "max-slice",
+    "std-slice",
+    "padded-slice",
+    "max of numbers-selection",
+    "place in columns-slice",
 )
 def test_rows(name: str, selects: bool) -> None:
     function = (EXACT | OTHERS)[name]

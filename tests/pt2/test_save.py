@@ -199,6 +199,22 @@ def test_a_file_takes_the_lists_and_constants_of_calls(tmp_path: Path) -> None:
         compiled([x.numpy() for x in lists[4]], 2)
 
 
+def test_a_compiled_file_does_not_mix_up_constants(tmp_path: Path) -> None:
+    """Of another size and another constant, a call that has one of them is refused."""
+    model = module_of(lambda self, x, n=1: (x * 2 if x.shape[1] > 5 else x) + n)
+    program = jaxlstm.from_module(model, (torch.ones(3, 6), 1))
+    program(program.params, np.ones((3, 4), np.float32), 2)
+    program.save(tmp_path / "a.pt2")
+    stored = jaxlstm.load_program(tmp_path / "a.pt2")
+    compiled = jaxlstm.inference.compile(stored)
+    for columns, n in ((6, 1), (4, 2)):
+        x = torch.randn(3, columns)
+        assert_close(compiled(x.numpy(), n), model(x, n), 1e-6)
+    for columns, n in ((4, 1), (6, 2)):
+        with pytest.raises(ProgramError):
+            compiled(np.ones((3, columns), np.float32), n)
+
+
 def test_existing_files(tmp_path: Path) -> None:
     """A file of jaxlstm is replaced; any other file only with overwrite=True."""
     program = jaxlstm.load_program(NEWEST)

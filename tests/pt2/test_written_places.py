@@ -24,6 +24,8 @@ WRITES: dict[str, Callable[[Any, Tensor], Any]] = {
     "column": lambda x, n: x.__setitem__((slice(None), n[1]), x[:, 0] * 2),
     "part of a column": lambda x, n: x.__setitem__((slice(1, None), n[1]), x[:2, 0]),
     "ellipsis": lambda x, n: x.__setitem__((..., n[1]), x[1, 0]),
+    "leading axes of 1": lambda x, n: [x.__setitem__((i, n[0]), x[None, i, :1]) for i in range(3)],
+    "leading axis of a row": lambda x, n: x.__setitem__((slice(None), n[0]), x[None, :, 0]),
     "two": lambda x, n: x.__setitem__((n[0], n[1]), True),
     "whole numbers": lambda x, n: x.__setitem__((n[0], n[2]), torch.tensor(3)),
     "from the end": lambda x, n: x.__setitem__((-1, -n[0]), n[2]),

@@ -42,6 +42,18 @@ def _extremum(fill: float | None, apply: Apply, self: Any, dim: Any = None, **se
     return None if result is None else self.unless_empty(result)
 
 
+def _place(apply: Apply, self: Any, dim: Any = None, **settings: Any) -> Any:
+    """Return the place of a largest or smallest element: without ``dim``, among those that torch has."""
+    result = _reduce(None, apply, self, dim, **settings)
+    if result is None or dim is not None:
+        return None if result is None else self.unless_empty(result)
+    place = jnp.zeros((), result.dtype)
+    for axis, index in enumerate(jnp.unravel_index(result, self.array.shape)):
+        size = self.count.number() if axis in self.axes else self.array.shape[axis]
+        place = place * size + index
+    return self.unless_empty(place.astype(result.dtype))
+
+
 def _without_axes(self: Prefix, over: Sequence[int], result: Array) -> Any:
     """Return a result without some axes, which may keep them with one element."""
     left = [place for place in self.axes if place not in over]
@@ -201,7 +213,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     **{f"aten.any.{form}": partial(_reduce, 0.0) for form in ("default", "dim", "dims")},
     **{f"aten.all.{form}": partial(_reduce, 1.0) for form in ("default", "dim", "dims")},
     **dict.fromkeys(("aten.max.dim", "aten.min.dim"), partial(_extremum, None)),
-    **dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), partial(_extremum, None)),
+    **dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), _place),
     **dict.fromkeys(("aten.amax.default", "aten.max.default"), partial(_extremum, -math.inf)),
     **dict.fromkeys(("aten.amin.default", "aten.min.default"), partial(_extremum, math.inf)),
     **{f"aten.var.{form}": partial(_moment, False) for form in ("default", "dim", "correction")},

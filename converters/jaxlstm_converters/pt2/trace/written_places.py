@@ -22,6 +22,8 @@ def set_at(x: torch.Tensor, index: Any, value: Any) -> bool:
     places = [None if isinstance(part, slice) else _as_tensor(part, x.device) for part in kept]
     if not isinstance(value, torch.Tensor):
         value = torch.full((), value, dtype=x.dtype, device=x.device)
+    ndim = sum(place is None for place in places) + view.ndim - len(places)
+    value = value.reshape(value.shape[max(value.ndim - ndim, 0) :])  # torch ignores leading axes of 1
     torch.ops.aten.index_put_.default(view, places, value.to(x.dtype))
     return True
 
