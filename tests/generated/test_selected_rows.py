@@ -80,6 +80,33 @@ TWO: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "masked": lambda a, b: torch.zeros(6, 2).masked_scatter((torch.arange(6) < len(b))[:, None], b) + a.sum(),
     "extrema": lambda a, b: a.max() - b.min(),
 }
+STEPS: dict[str, Callable[[Tensor], Any]] = {
+    "rows": lambda a: a.reshape(-1, 4).cumsum(0),
+    "halves": lambda a: a.reshape(-1, 2),
+    "halves and back": lambda a: a.reshape(-1, 2).tanh().reshape(-1, a.size(1), 4),
+    "quarters": lambda a: a.reshape(-1, 2, 2),
+    "flat and back": lambda a: a.reshape(-1).tanh().reshape(a.size(0), -1, 4),
+    "scores": lambda a: (a.reshape(-1, 4) @ torch.ones(4)).reshape(-1, a.size(1)).softmax(1),
+    "scores of the batch": lambda a: (a.reshape(-1, 4) @ torch.ones(4)).reshape(a.size(0), -1),
+    "both sizes": lambda a: (a.reshape(-1, 4) @ torch.ones(4, 2)).reshape(a.size(0), a.size(1), 2),
+    "wide": lambda a: a.reshape(a.size(0), -1).tanh().reshape(a.size(0), -1, 4),
+    "time first": lambda a: a.transpose(0, 1).reshape(-1, 4).tanh().reshape(-1, a.size(0), 4),
+    "heads": lambda a: a.reshape(a.size(0), -1, 2, 2).transpose(1, 2).reshape(-1, a.size(1), 2).softmax(1),
+    "beams": lambda a: torch.stack([a, a * 2], 2).reshape(a.size(0), -1, 4).reshape(a.size(0), -1, 2, 4),
+    "flattened": lambda a: a.flatten(0, 1).tanh().unflatten(0, (a.size(0), -1)),
+    "view_as": lambda a: nn.functional.layer_norm(a.reshape(-1, 4), (4,)).view_as(a),
+    "mean": lambda a: a.reshape(-1, 4).mean(0),
+    "loss": lambda a: nn.functional.cross_entropy(a.reshape(-1, 4), a.argmax(-1).reshape(-1)),
+    "losses": lambda a: nn.functional.cross_entropy(a.mT, a.argmax(-1), torch.arange(1.0, 5), ignore_index=2),
+}
+OTHER_STEPS: dict[str, Callable[[Tensor], Any]] = {
+    "swapped": lambda a: a.reshape(-1, 4).reshape(a.size(1), -1, 4),
+    "batch of two": lambda a: a.reshape(-1, 4).reshape(2, -1, 4),
+    "batch of six": lambda a: a.reshape(-1, 4).reshape(6, -1, 2),
+    "rows of steps": lambda a: a.reshape(-1, 4).reshape(-1, a.size(1)),
+    "stacked": lambda a: torch.stack([a, a * 2], 1).reshape(a.size(0), -1, 4),
+    "pairs": lambda a: (a[:, None] + a[:, :, None]).reshape(-1, 4),
+}
 
 
 def _rows(selects: bool, x: Tensor, n: Tensor) -> Tensor:
@@ -147,3 +174,17 @@ def test_rows_of_two(name: str, selects: bool) -> None:
     for n in ([2, 4], [4, 2], [3, 3], [1, 5], *([[0, 3], [3, 0]] if name != "pack_sequence" else [])):
         is_right = _is_right(program, model, x, y, torch.tensor(n))
         assert is_right or name not in ("pad_sequence", "cat")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("selects", [False, True], ids=["slice", "selection"])
+@pytest.mark.parametrize("name", [*STEPS, *OTHER_STEPS])
+@pytest.mark.quick("scores-slice", "halves and back-slice", "losses-selection", "swapped-slice")
+def test_steps(name: str, selects: bool) -> None:
+    function = (STEPS | OTHER_STEPS)[name]
+    model = module_of(lambda self, x, n: function(x[:, torch.arange(5) < n] if selects else x[:, :n]))
+    x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    program = jaxlstm.from_module(model, (x, torch.tensor(3)))
+    for batch in (x, x[:2]):
+        right = [_is_right(program, model, batch, torch.tensor(n)) for n in range(1, 6)]
+        assert all(right) or name in OTHER_STEPS

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.registry import functional_name
@@ -17,6 +18,7 @@ from jaxlstm.programs.sizes.prefix import (
     Prefix,
     UnprovenError,
     array_of,
+    if_valid,
     is_among,
     is_unknown,
     run_proven,
@@ -122,7 +124,8 @@ def _pad(apply: Apply, data: Any, total_length: Any = None, **kwargs: Any) -> An
 
 
 def _size(apply: Apply, self: Any, dim: int) -> Count | None:
-    return self.count if isinstance(self, Prefix) and axis(self.array, dim) in self.axes else None
+    size = _sizes(self)[axis(array_of(self), dim)]
+    return size if isinstance(size, Count) else None
 
 
 def _number_of_elements(apply: Apply, self: Prefix) -> Count:
@@ -133,7 +136,8 @@ def _number_of_elements(apply: Apply, self: Prefix) -> Count:
 
 def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Any:
     """Return flat elements in rows, whose number may be known, or sequences as rows and back."""
-    result = _flat_steps(self, size) if isinstance(self, Prefix) and len(self.axes) == 1 else None
+    is_one = isinstance(self, Prefix) and len(self.axes) == 1 and self.count.at_whole is None
+    result = (_rows_of_steps(self, size) if self.axis else _steps_of_rows(self, size)) if is_one else None
     if result is not None:
         return result
     row = math.prod(size[1:]) if all(type(n) is int for n in size) else 0
@@ -145,22 +149,66 @@ def _view(apply: Apply, self: Any, size: Sequence[Any]) -> Any:
     return Prefix(self.array.reshape(-1, *size[1:]), (0,), count)
 
 
-def _flat_steps(self: Prefix, size: Sequence[Any]) -> Prefix | None:
-    """Return the steps of sequences as rows, (B, T, ...) -> (B * T, ...), or such rows as sequences."""
+def _rows_of_steps(self: Prefix, size: Sequence[Any]) -> Prefix | None:
+    """Return the steps of sequences as rows: (B, T, ...) -> (B * T, ...)."""
     first, *inner = size
-    if self.count.at_whole is not None:
+    steps, features = self.array.shape[: self.axis + 1], math.prod(self.array.shape[self.axis + 1 :])
+    if not all(type(n) is int and n > 0 for n in inner) or features % math.prod(inner):
         return None
-    number, (steps, *features) = self.count.number(), self.array.shape[self.axis :]
-    if self.axis == 1 and not is_among(inner) and tuple(inner) == tuple(features) and self.count.is_packed:
-        rows = rows_at(self.array, jnp.broadcast_to(self.valid().reshape(-1), self.array.shape[:2]), 0)
-        return replace(rows, count=replace(rows.count, is_packed=True))
-    is_batch = type(first) is int and first > 0 and steps % first == 0 and len(inner) == len(features) + 1
-    if self.axis or not is_batch or not self.count.is_packed or tuple(inner[1:]) != tuple(features):
+    times = features // math.prod(inner)
+    valid = jnp.broadcast_to(self.valid().reshape(-1), steps)
+    rows = rows_at(self.array, valid, 0)
+    count = replace(rows.count, times=times, is_packed=self.count.is_packed)
+    array = _if_equal(rows.array.reshape(-1, *inner), first, count.number())
+    return Prefix(array, (0,), count)
+
+
+def _steps_of_rows(self: Prefix, size: Sequence[Any]) -> Prefix | None:
+    """Return rows as the steps of sequences: (B * T, ...) -> (B, T, ...)."""
+    if len(size) < 2 or not all(type(n) is int and n > 0 for n in size[2:]):
         return None
-    longest = number // first
-    places = jnp.arange(first)[:, None] * longest + jnp.arange(steps // first)
-    count = Count(longest, steps // first, is_packed=True)
-    return Prefix(jnp.take(self.array, places, 0, mode="clip"), (1,), count).repeated()
+    (batch, steps, *inner), row = size, math.prod(size[2:])
+    rows = self.array.size // row
+    if type(batch) is int and batch < 0 and isinstance(steps, Count) and steps.size:
+        batch = rows // (steps.size * steps.times)
+    is_batch = type(batch) is int and batch > 0 and rows % batch == 0
+    if not is_batch or rows * row != self.array.size or (type(steps) is int and steps >= 0):
+        return None
+    number = self.count.number() * math.prod(self.array.shape[1:])
+    count = Count(number // (batch * row), rows // batch, is_packed=self.count.is_packed)
+    if isinstance(steps, Count) and steps.size * steps.times == count.size:
+        count = steps
+    longest = count.number()
+    places = jnp.arange(batch)[:, None] * longest + jnp.arange(rows // batch)
+    array = jnp.take(self.array.reshape(-1, *inner), places, 0, mode="clip")
+    return Prefix(_if_equal(array, batch * longest * row, number), (1,), count).repeated()
+
+
+def _if_equal(array: Array, size: Any, number: Array) -> Array:
+    """Return an array if a size, which may be -1, is the number that it should be, else NaN."""
+    size = size.number() if isinstance(size, Count) else size
+    return array if type(size) is int and size < 0 else if_valid(array, size == number)
+
+
+def _flatten(apply: Apply, self: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    first, last = (axis(array_of(self), dim) for dim in (start_dim, end_dim))
+    size = _sizes(self)
+    return _view(apply, self, (*size[:first], -1, *size[last + 1 :])) if first < last else None
+
+
+def _unflatten(apply: Apply, self: Any, dim: int, sizes: Sequence[Any]) -> Any:
+    place, size = axis(array_of(self), dim), _sizes(self)
+    return _view(lambda x, _: apply(x, dim, sizes), self, (*size[:place], *sizes, *size[place + 1 :]))
+
+
+def _view_as(apply: Apply, self: Any, other: Any) -> Any:
+    return _view(jnp.reshape, self, _sizes(other))
+
+
+def _sizes(x: Any) -> list[Any]:
+    """Return the sizes of the axes, some of which may be unknown."""
+    unknown = x.axes if isinstance(x, Prefix) else ()
+    return [x.count if place in unknown else size for place, size in enumerate(array_of(x).shape)]
 
 
 def _new(apply: Apply, self: Any, size: Any, **settings: Any) -> Any:
@@ -184,6 +232,9 @@ _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys((f"aten.new_{name}.default" for name in ("zeros", "ones", "full")), _new),
     "aten.view.default": _view,
     "aten.reshape.default": _view,
+    "aten.flatten.using_ints": _flatten,
+    "aten.unflatten.int": _unflatten,
+    "aten.view_as.default": _view_as,
     **dict.fromkeys((f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), _recurrence),
     **REDUCTIONS,
     **WINDOWS,

@@ -106,6 +106,25 @@ def _loss(apply: Apply, reduction: int = 1, **kwargs: Any) -> Any:
     return _mean(mean, losses) if reduction == 1 else _reduce(0.0, sum_, losses)
 
 
+def _loss_of_classes(
+    apply: Apply,
+    self: Any,
+    target: Any,
+    weight: Any = None,
+    reduction: int = 1,
+    ignore_index: int = -100,
+    **settings: Any,
+) -> Any:
+    """Return the loss of scores (N, classes, ...), which leaves out the targets that torch lacks."""
+    if not isinstance(self, Prefix) or not isinstance(target, Prefix) or reduction == 0:
+        return None
+    is_one = self.axes == (target.axis + (target.axis > 0),)
+    if not is_one or not jnp.issubdtype(target.array.dtype, jnp.integer):
+        return None
+    places = jnp.where(target.valid(), target.array, ignore_index)
+    return apply(self.array, places, weight, reduction, ignore_index, **settings)
+
+
 def _softmax(apply: Apply, self: Any, dim: int, **settings: Any) -> Any:
     over = axes(self.array, dim) if isinstance(self, Prefix) else ()
     if not isinstance(self, Prefix) or not {*over}.intersection(self.axes):
@@ -220,6 +239,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     **{f"aten.std.{form}": partial(_moment, True) for form in ("default", "dim", "correction")},
     "aten.linalg_vector_norm.default": _norm,
     **dict.fromkeys((f"aten.{name}.default" for name in _LOSSES), _loss),
+    **dict.fromkeys(("aten.cross_entropy_loss.default", "aten.nll_loss_nd.default"), _loss_of_classes),
     **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
     "aten.topk.default": _largest,
     **dict.fromkeys(("aten.bmm.default", "aten.matmul.default"), _product),
