@@ -25,8 +25,14 @@ class PackedLengths:
 
     def has(self, number: Node) -> bool:
         """Return True for a length that is read as a number. torch packs no sequence of length 0."""
-        names = self._owners(number.kwargs["self"], _PARTS) if number.op in ITEMS else ()
-        return not self._packed.keys().isdisjoint(names)
+        return number.op in ITEMS and self.hold(number.kwargs["self"])
+
+    def hold(self, value: Argument) -> bool:
+        """Return True for a tensor whose elements are lengths, or for a length that is read as a number."""
+        maker = self._makers.get(value.name) if isinstance(value, Value) else None
+        if maker is not None and maker.op in ITEMS:
+            value = maker.kwargs["self"]
+        return not self._packed.keys().isdisjoint(self._owners(value, _PARTS))
 
     def cut_by(self, number: Node) -> tuple[str, int] | None:
         """Return the packed batch and its axis whose size is a number, the largest length; or None."""

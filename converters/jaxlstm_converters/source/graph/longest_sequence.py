@@ -19,6 +19,7 @@ from jaxlstm.programs.graph import Argument, Graph, Node, Site, TensorType, Valu
 from jaxlstm.programs.graph.graph import RESULT
 from jaxlstm.programs.graph.values import live_graph
 from jaxlstm.programs.inputs import as_arguments
+from jaxlstm.programs.passes.packed_lengths import PackedLengths
 from jaxlstm.programs.program import Program
 from jaxlstm_converters.source.graph.guarded_results import TRUTH, Added
 
@@ -28,6 +29,9 @@ _ARITHMETIC = frozenset(f"aten.{name}.Tensor" for name in ("add", "sub", "mul", 
 _INTEGER = TensorType(np.dtype(np.int64), ())
 _PRODUCTS = frozenset({"aten.bmm.default", "aten.matmul.default"})
 _ZERO_AT_ZERO = frozenset({"dropout", "relu", "tanh", "index_select", "slice", "unsqueeze", "transpose"})
+_SAME_SIGNS = frozenset(
+    {"item", "_local_scalar_dense", "to", "view", "reshape", "unsqueeze", "squeeze", "expand"}
+)
 _NEUTRAL: Mapping[str, float] = {
     **dict.fromkeys(("aten.sum.dim_IntList", "aten.sum.default", "aten.mean.dim"), 0.0),
     **dict.fromkeys((f"aten.{name}" for name in ("max.dim", "max.default", "amax.default")), -math.inf),
@@ -46,7 +50,7 @@ def without_longer_steps(program: Program, graph: Graph) -> tuple[Graph, list[Va
     """
     if not any(node.op == _PACK for node in graph.nodes):
         return graph, []
-    rule = _LongestOnly(_counting(program))
+    rule = _LongestOnly(_counting(program), PackedLengths(graph))
     graph = rewrite(graph, rule)
     return graph, rule.conditions
 
@@ -73,7 +77,8 @@ class _LongestOnly:
     ``counting`` has the names of the nodes for which they count; None for any.
     """
 
-    def __init__(self, counting: Set[str] | None) -> None:
+    def __init__(self, counting: Set[str] | None, lengths: PackedLengths) -> None:
+        self._lengths = lengths
         self._counting, self._is_right = counting or set(), counting is not None
         self._left = {*self._counting}
         self._longest: dict[str, Value] = {}  # torch's text of the size of a cut axis -> the longest length
@@ -92,7 +97,7 @@ class _LongestOnly:
         if node.name not in self._counting:
             return None
         self._left.remove(node.name)
-        rules = self._with_number, self._reduced, self._product
+        rules = self._with_number, self._reduced, self._product, self._at_places
         replacement = next((new for rule in rules if (new := rule(node, site))), None)
         self._is_right &= replacement is not None
         return replacement
@@ -163,6 +168,32 @@ class _LongestOnly:
         add, names = Added(node, site), [*node.kwargs][:2]
         masked = [self._masked(item, 0.0, add, site) for item in operands if isinstance(item, Value)]
         return [*add.nodes, replace(node, kwargs=dict(zip(names, masked, strict=True)))]
+
+    def _at_places(self, node: Node, site: Site) -> Node | None:
+        """Return a node that reads steps at places that it does not count from the end."""
+        source, places = node.kwargs.get("self"), node.kwargs.get("indices", ())
+        axis = self._axis(source, site)
+        if axis is None or not isinstance(source, Value) or not isinstance(places, tuple):
+            return None
+        if node.op == "aten.select.int" and node.kwargs["dim"] in (
+            axis,
+            axis - len(site.types[source.name].shape),
+        ):
+            place = node.kwargs["index"]
+        else:
+            place = places[axis] if node.op == "aten.index.Tensor" and axis < len(places) else None
+        return node if self._is_place(place, site) else None
+
+    def _is_place(self, value: Argument, site: Site) -> bool:
+        """Return True for numbers that are not negative, such as ``lengths - 1``."""
+        if not isinstance(value, Value) or (maker := site.maker(value)) is None:
+            return isinstance(value, int) and value >= 0
+        kind, source = maker.op.split(".")[1], maker.kwargs.get("self", maker.args[0] if maker.args else None)
+        if kind in _SAME_SIGNS:
+            return self._is_place(source, site)
+        less = maker.args[1] if maker.args[1:] else maker.kwargs.get("other")
+        is_less = (kind, less) in (("sub", 1), ("add", -1)) and maker.kwargs.get("alpha", 1) == 1
+        return self._lengths.hold(source) if is_less else kind in ("argmax", "argmin")
 
     def _reduced(self, node: Node, site: Site) -> list[Node] | None:
         """Return a function along the axis without the steps after the longest sequence."""
