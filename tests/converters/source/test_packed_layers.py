@@ -96,7 +96,8 @@ def reduced(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...]:
         (y * mask[..., None]).sum(1),
         (y * whole[:, : y.shape[1], None] * early[..., None]).sum(1),
     )
-    return *reductions, *sums, last, scores.sum(), y.sum(1) / y.shape[1], mask.sum(1), y.shape[1]
+    lasts = y[torch.arange(y.shape[0]), n - 1], y[0, lengths[0] - 1], y[1][int(lengths[1]) - 1]
+    return *reductions, *sums, last, *lasts, scores.sum(), y.sum(1) / y.shape[1], mask.sum(1), y.shape[1]
 
 
 def masked_by_row(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...]:
@@ -166,6 +167,7 @@ def test_a_batch_may_have_more_steps_than_its_mask() -> None:
     "function",
     [
         lambda y: (y[:, -1], y.argmax(1)),
+        lambda y: y[torch.arange(y.shape[0]), y.argmax(1)[:, 0] - 1],
         lambda y: y.transpose(0, 1).var(0),
         lambda y: torch.mean(y, ()),
         lambda y: y.cumsum(1).reshape(-1, 4).amax(0),
