@@ -187,7 +187,7 @@ def _steps_of_rows(self: Prefix, size: Sequence[Any]) -> Prefix | None:
 def _if_equal(array: Array, size: Any, number: Array) -> Array:
     """Return an array if a size, which may be -1, is the number that it should be, else NaN."""
     size = size.number() if isinstance(size, Count) else size
-    return array if type(size) is int and size < 0 else if_valid(array, size == number)
+    return array if type(size) is int and size < 0 else if_valid(array, jnp.equal(size, number))
 
 
 def _flatten(apply: Apply, self: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
