@@ -41,6 +41,19 @@ def new_node(node: Node, site: "Site", op: str, type_: TensorType | None, **kwar
     return replace(node, name=name, op=op, args=(), kwargs=kwargs, outputs=(name,), types=types, size="")
 
 
+def twin_of(node: Node, site: "Site", twins: dict[str, Value]) -> Node | None:
+    """Return a node that computes a number from the twins of its arguments, and note its own twin.
+
+    ``twins`` has name of a number -> the number that a rule computes instead; None without any of them.
+    """
+    if twins.keys().isdisjoint(uses_of(node)):
+        return None
+    (result,), name = results_of(node), site.fresh(f"{node.name} part")
+    twins[result] = Value(name)
+    node = with_arguments(node, lambda value: twins.get(value.name, value))
+    return replace(node, name=name, outputs=(name,), size="")
+
+
 def with_functions(node: Node, change: Callable[[Graph], Graph]) -> Node:
     """Return a node whose functions are changed."""
     args = (change(argument) if isinstance(argument, Graph) else argument for argument in node.args)

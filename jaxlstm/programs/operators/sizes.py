@@ -19,13 +19,13 @@ from jaxlstm.programs.operators.registry import register_operator
 from jaxlstm.programs.sizes.guards import UNDECIDED, equal
 
 
-@register_operator("aten.sym_size.int", layout="along")
+@register_operator("aten.sym_size.int", "jaxlstm.sym_size.int", layout="along")
 def sym_size(self: Array, dim: int) -> int:
     """Return the size of an axis."""
     return self.shape[axis(self, dim)]
 
 
-@register_operator("aten.sym_numel.default")
+@register_operator("aten.sym_numel.default", "jaxlstm.sym_numel.default")
 def sym_numel(self: Array) -> int:
     """Return the number of elements."""
     return self.size

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlstm.programs.graph.graph import Argument, Graph, Node, TensorType, Value, same_size, same_sizes
-from jaxlstm.programs.graph.rewrite import Site, new_node
+from jaxlstm.programs.graph.rewrite import Site, new_node, twin_of
 from jaxlstm.programs.graph.values import results_of, uses_of
 from jaxlstm.programs.passes.equal_values import EqualValues
 from jaxlstm.programs.passes.packed_lengths import ITEMS, PackedLengths
@@ -41,6 +41,7 @@ class Selections:
       selected: name of a value -> the elements that it holds.
       broadcast: the same, where the array or the mask may be broadcast.
       counts: name of a number -> the elements whose number it is.
+      twins: name of a number -> the same number, computed from masks.
       numbers: names of all numbers that depend on values of tensors.
       made: names of nodes and values of which nothing is left if nothing uses them.
       made_by: text of arguments -> the value that the rule has made of them.
@@ -52,6 +53,7 @@ class Selections:
         self.made: set[str] = set()
         self.broadcast: dict[str, Selected] = {}
         self.counts: dict[str, Selected] = {}
+        self.twins: dict[str, Value] = {}
         self._unknown: set[str] = set()  # numbers that the model reads from tensors
         self.numbers: set[str] = set()
         self._positive: set[str] = set()  # numbers that are not negative
@@ -59,21 +61,29 @@ class Selections:
         self.equal = EqualValues()
         self._lengths = PackedLengths(graph)
 
-    def note_number(self, node: Node) -> None:
-        """Note whether a number depends on values of tensors."""
+    def note_number(self, node: Node, site: Site) -> list[Node] | None:
+        """Note whether a number depends on values of tensors, and on which numbers of elements."""
         self._positive.update(results_of(node) if self._lengths.has(node) else ())
         is_unknown = node.op in ITEMS or not self._unknown.isdisjoint(uses_of(node))
         self._unknown.update(results_of(node) if is_unknown else ())
         is_number = is_unknown or not self.numbers.isdisjoint(uses_of(node))
         self.numbers.update(results_of(node) if is_number else ())
+        twin = twin_of(node, site, self.twins)
+        self.made.update((twin.name,) if twin else ())
+        return [node, twin] if twin else None
 
-    def note_count(self, node: Node) -> None:
+    def note_count(self, node: Node, site: Site) -> list[Node] | None:
         """Note the number of selected elements."""
-        part = self.selected[next(uses_of(node))]
-        if node.kwargs["dim"] == part.axis:
-            self.made.update(results_of(node))
-            self.counts[results_of(node)[0]] = part
-            self.numbers.update(results_of(node))
+        part, result = self.selected[next(uses_of(node))], results_of(node)[0]
+        if node.kwargs["dim"] != part.axis:
+            return None
+        self.made.add(result)
+        self.counts[result] = part
+        self.numbers.add(result)
+        count = self.add(node, site, "aten.sum.default", TensorType(np.dtype("int64"), ()), self=part.mask)
+        number = self.add(node, site, ITEMS[0], None, self=Value(count.name))
+        self.twins[result] = Value(number.name)
+        return [count, number, node]
 
     def note(self, node: Node, site: Site) -> None:
         """Remember the elements at a mask with the sizes of the axes that it covers."""
@@ -141,12 +151,15 @@ class Selections:
             self._positive.add(size.name)
             is_certain = part is not None
         else:
-            maker = site.maker(other)
-            if maker is not None and maker.op == "aten.sym_size.int":
-                known, dim = self.type_of(maker.kwargs["self"], site), maker.kwargs["dim"]
-                other = known.shape[dim] if known is not None and isinstance(dim, int) else None
-            sizes = site.types[part.mask.name].shape if part is not None else ()
-            is_certain = compared.op == "_operator.le" and other is not None and sizes == (other,)
+            maker, is_certain = site.maker(other), False
+            type_ = site.types[part.mask.name] if part is not None else None
+            if type_ is not None and len(type_.shape) == 1 and compared.op == "_operator.le":
+                is_certain = other == type_.shape[0]
+                if maker is not None and maker.op == "aten.sym_size.int":
+                    known, dim = self.type_of(maker.kwargs["self"], site), maker.kwargs["dim"]
+                    is_certain = (
+                        known is not None and isinstance(dim, int) and same_size(type_, 0, known, dim)
+                    )
         self.made.update(results_of(compared) if is_certain else ())
         return is_certain
 
@@ -170,7 +183,7 @@ class Selections:
         """Return the type of an argument that is a tensor, if known."""
         return site.types.get(value.name) if isinstance(value, Value) else None
 
-    def add(self, node: Node, site: Site, op: str, type_: TensorType, /, **kwargs: Any) -> Node:
+    def add(self, node: Node, site: Site, op: str, type_: TensorType | None, /, **kwargs: Any) -> Node:
         """Return a new node, of which nothing is left if nothing uses it."""
         new = new_node(node, site, op, type_, **kwargs)
         self.made.add(new.name)

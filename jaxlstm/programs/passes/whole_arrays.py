@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlstm.programs.graph.graph import Graph, Node, TensorType, Value, same_sizes
 from jaxlstm.programs.graph.rewrite import Site, rewrite
-from jaxlstm.programs.graph.values import live_graph, results_of, uses_of, values_in
+from jaxlstm.programs.graph.values import live_graph, results_of, uses_of, values_in, with_arguments
 from jaxlstm.programs.passes.loop_copies import SLICE
 from jaxlstm.programs.passes.packed_lengths import ITEMS
 from jaxlstm.programs.passes.selected_elements import INDEX, SELECT, Selected, Selections, masks_of
@@ -51,9 +51,9 @@ class _WholeArrays(Selections):
         if node.op in (SELECT, INDEX):
             self.note(node, site)
         elif kind == "_assert_scalar":
-            return () if self.always_holds(node, site) else None
+            return () if self.always_holds(node, site) else [with_arguments(node, self._twin)]
         elif node.op in ITEMS or node.op.startswith(("_operator.", "math.", "torch.sym")):
-            self.note_number(node)
+            return self.note_number(node, site)
         elif node.op == SLICE and self.places(node, site):
             return self.note_slice(node, site)
         elif kind == "slice_scatter":
@@ -83,8 +83,12 @@ class _WholeArrays(Selections):
         if kind in _OF_CLASSES and node.kwargs.get("reduction", _MEAN):
             return self._loss_of_classes(node, site)
         if kind == "sym_size":
-            self.note_count(node)
+            return self.note_count(node, site)
         return self._elementwise(node, kind, site) if kind in _FINITE_AT_1 else None
+
+    def _twin(self, value: Value) -> Value:
+        """Return the number that takes the place of another in a condition."""
+        return self.twins.get(value.name, value)
 
     def _put_slice_back(self, node: Node, site: Site) -> list[Node] | None:
         """Return nodes for selected elements that are written at the same bounds."""

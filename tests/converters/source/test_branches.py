@@ -1,5 +1,6 @@
 """Conditions on values in written source: both branches, or NaN where the source has only one."""
 
+import contextlib
 import random
 import re
 from collections.abc import Callable
@@ -106,16 +107,20 @@ def model(forward: Callable[..., Any]) -> nn.Module:
     return module_of(forward, **parts, inner=inner, total=torch.ones(4)).eval()
 
 
-def are_right(written: Written, forward: Callable[..., Any]) -> list[bool]:
+def are_right(written: Written, forward: Callable[..., Any], *, is_jitted: bool = True) -> list[bool]:
     """Return for each run whether the source has torch's results; raise if it has other numbers."""
-    module, jitted = model(forward), jax.jit(lambda *arrays: written.model(*arrays))
-    right = []
+    module, right = model(forward), []
+    runs = [written.model, jax.jit(lambda *arrays: written.model(*arrays))][: 1 + is_jitted]
     for lengths in LENGTHS:
         x, n = torch.randn(3, 5, 4), torch.tensor(lengths)
         expected = [part.detach().numpy() for part in _listed(module(x, n))]
-        for run in (written.model, jitted):
+        for run in runs:
             actual = [np.asarray(part) for part in _listed(run(jnp.asarray(x), jnp.asarray(n)))]
-            is_nan = all(np.isnan(part).all() for part in actual if part.dtype.kind == "f")
+            is_nan = all(
+                np.isnan(part).all() if part.dtype.kind == "f" else (part == np.iinfo(part.dtype).min).all()
+                for part in actual
+                if part.dtype.kind != "b"
+            )
             for ours, theirs in zip(actual, expected if not is_nan else (), strict=not is_nan):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
             right.append(not is_nan)
@@ -238,3 +243,45 @@ def test_random_branches(seed: int) -> None:
 
     written = write(model(forward), torch.randn(3, 5, 4), EXAMPLE)
     assert all(are_right(written, forward)) or "lax.cond" not in written.text
+
+
+CUTS: dict[str, Callable[..., Tensor]] = {
+    "rows": lambda x, n: x[n > 1],
+    "selected rows": lambda x, n: x.index_select(0, (n > 1).nonzero().squeeze(1)),
+    "first steps": lambda x, n: x[:, : n.max()].transpose(0, 1),
+    "steps between": lambda x, n: x.transpose(0, 1)[n.min() : n.max()],
+    "elements": lambda x, n: x[(x > 0) & (n > 1)[:, None, None]],
+    "rows twice": lambda x, n: x[n > 1].repeat(2, 1, 1),
+    "rows and others": lambda x, n: torch.cat([x[n > 1], x[n <= 1] * 2, x[:1]]),
+    "masked_select": lambda x, n: torch.masked_select(x, n[:, None, None] > 1),
+    "nonzero": lambda x, n: torch.nonzero(n > 1),
+    "unique": lambda x, n: torch.unique(n),
+    "repeat_interleave": lambda x, n: torch.repeat_interleave(x, n, 0),
+    "zeros": lambda x, n: torch.zeros(int(n.max()), 2),
+}
+USES: dict[str, Callable[..., Any]] = {
+    "more": lambda x, y: x * 2 if y.shape[0] > 2 else x * 3,
+    "equal": lambda x, y: x * 2 if y.shape[0] == 3 else x * 3,
+    "arithmetic": lambda x, y: x * 2 if y.shape[0] * 2 + 1 > 5 else x * 3,
+    "an axis": lambda x, y: x * 2 if y.shape[0] >= x.shape[0] else x * 3,
+    "numel": lambda x, y: x * 2 if y.numel() > 9 else x * 3,
+    "a loop": lambda x, y: sum((x + y[i].sum() * i for i in range(y.shape[0])), x),
+    "itself": lambda x, y: y * 2 if y.shape[0] > 2 else y * 3,
+    "its sum": lambda x, y: (y * 2.0).sum() if len(y) > 2 else y.sum() * 3.0,
+}
+EAGER = {"selected rows", "rows and others", "masked_select", "nonzero", "unique", "repeat_interleave"}
+EAGER |= {"a loop", "itself", "its sum"}
+
+
+@pytest.mark.quick("first steps-more", "rows-equal", "unique-equal", "steps between-a loop")
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("cut", CUTS)
+def test_conditions_on_sizes_that_depend_on_values(cut: str, use: str) -> None:
+    def forward(self: Any, x: Tensor, n: Tensor) -> Tensor:
+        x = self.linear(x)
+        return USES[use](x, CUTS[cut](x, n))
+
+    written = write(model(forward), torch.randn(3, 5, 4), EXAMPLE)
+    # The source has as many steps as the example.
+    with contextlib.suppress(*[IndexError] * (use == "a loop")):
+        assert are_right(written, forward, is_jitted=cut not in EAGER and use not in EAGER)[0]

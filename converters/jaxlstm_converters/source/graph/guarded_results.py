@@ -3,19 +3,36 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.graph import Argument, Graph, Node, Site, TensorType, Value, rewrite
+from jaxlstm.programs.graph import (
+    Argument,
+    Graph,
+    Node,
+    Site,
+    TensorType,
+    Value,
+    results_of,
+    rewrite,
+    uses_of,
+    with_arguments,
+)
 from jaxlstm.programs.graph.graph import RESULT
+from jaxlstm.programs.graph.rewrite import new_node, twin_of
 from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.sizes import ASSERTIONS
+from jaxlstm.programs.passes.packed_lengths import ITEMS
 
 TRUTH = TensorType(np.dtype(bool), ())
 OPPOSITES = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge", "eq": "ne", "ne": "eq"}
-# A bound that torch derives from a condition -> the condition.
-_BOUNDS = {"ge": ("gt", -1), "le": ("lt", 1)}
+# A size -> the size without what torch has recorded.
+_SIZES = {"aten.sym_size.int": "jaxlstm.sym_size.int", "aten.sym_numel.default": "jaxlstm.sym_numel.default"}
+_STRICT = {"ge": ("gt", -1), "le": ("lt", 1)}
+_PACKED = ("jaxlstm.pack_padded.default", "jaxlstm.pad_packed.default")
+Condition: TypeAlias = tuple[str, Argument, Argument]
 
 
 class Added:
@@ -39,18 +56,30 @@ def with_asserted_values(graph: Graph) -> tuple[Graph, list[Value]]:
     """Return the graph, and the conditions on values that its assertions have."""
     rule = _Asserted()
     graph = rewrite(graph, rule)
-    return graph, [*rule.conditions.values()]
+    return graph, [value for key, value in rule.conditions.items() if not rule.is_implied(*key)]
 
 
 class _Asserted:
     """A rule that makes tensors of asserted conditions on numbers, which are values of tensors."""
 
     def __init__(self) -> None:
-        self.conditions: dict[tuple[str, Argument, Argument], Value] = {}
+        self.conditions: dict[Condition, Value] = {}
+        self._integers: set[Argument] = set()  # what conditions compare
+        self._of_values: set[str] = set()  # numbers
+        self._twins: dict[str, Value] = {}
+
+    def is_implied(self, kind: str, one: Argument, other: Argument) -> bool:
+        """Return True for a bound that torch has derived from another condition."""
+        if kind not in _STRICT or type(other) is not int:
+            return False
+        strict, step = _STRICT[kind]
+        exact = (strict, one, other + step) in self.conditions and one in self._integers
+        return exact or ("eq", one, other) in self.conditions
 
     def __call__(self, node: Node, site: Site) -> list[Node] | None:
         if node.op not in ASSERTIONS:
-            return None
+            return self._number(node, site)
+        node = with_arguments(node, lambda value: self._twins.get(value.name, value))
         add, asserted = Added(node, site), node.kwargs["self"]
         if isinstance(asserted, Value) and asserted.name in site.types:
             is_one = site.types[asserted.name] == TRUTH
@@ -59,6 +88,27 @@ class _Asserted:
         else:
             self._add(asserted, site, add, is_true=True)
         return [*add.nodes, node]
+
+    def _number(self, node: Node, site: Site) -> list[Node] | None:
+        """Note whether a number depends on values of tensors, and compute it without recorded sizes.
+
+        A tensor that the graph makes has other sizes than its inputs where values cut it: a graph asserts no
+        others. torch may have recorded the size that a condition requires.
+        """
+        if node.types or len(results := results_of(node)) != 1:
+            return None
+        if node.op in _SIZES:
+            made = site.maker(node.kwargs["self"])
+            if made is None or made.op in _PACKED:
+                return None
+            twin = new_node(node, site, _SIZES[node.op], None, **node.kwargs)
+            self._twins[results[0]] = Value(twin.name)
+        else:
+            twin = twin_of(node, site, self._twins)
+            is_of_values = node.op in ITEMS or not self._of_values.isdisjoint(uses_of(node))
+            self._of_values.update(results if is_of_values else ())
+        self._of_values.update((twin.name,) if twin else ())
+        return [node, twin] if twin else None
 
     def _add(self, condition: Argument, site: Site, add: Added, *, is_true: bool) -> None:
         maker = site.maker(condition)
@@ -70,11 +120,16 @@ class _Asserted:
             (_tensor(item, site) for item in maker.args) if maker and kind in OPPOSITES else (None, None)
         )
         if not isinstance(one, Value) or one.name not in site.types:
-            if _depends_on_values(condition, site):
+            if maker and not self._of_values.isdisjoint(results_of(maker)):
                 kwargs = {"s": condition, "dtype": TRUTH.dtype}
                 holds = add("aten.scalar_tensor.default", kwargs, TRUTH)
                 holds = holds if is_true else add("aten.logical_not.default", {"self": holds}, TRUTH)
-                self.conditions[str(is_true), condition, None] = holds
+                if one is None:
+                    self.conditions[str(is_true), condition, None] = holds
+                    return
+                self.conditions[kind if is_true else OPPOSITES[kind], one, other] = holds
+                compared = site.maker(one)
+                self._integers.update((one,) if compared and compared.op in _SIZES.values() else ())
             return
         kind, is_truth = kind if is_true else OPPOSITES[kind], site.types[one.name].dtype == bool
         if is_truth and (kind, other) in (("ge", 0), ("le", 1)):
@@ -88,17 +143,8 @@ class _Asserted:
         form = "Tensor" if isinstance(other, Value) and other.name in site.types else "Scalar"
         made = add(f"aten.{kind}.{form}", {"self": one, "other": other}, TRUTH)
         self.conditions[kind, one, other] = made
-        for bound, (exact, step) in _BOUNDS.items():
-            if kind == exact and type(other) is int and site.types[one.name].dtype.kind in "iu":
-                self.conditions.pop((bound, one, other - step), None)
-
-
-def _depends_on_values(number: Argument, site: Site) -> bool:
-    """Return True for a number that is computed from values of tensors, and not only from sizes."""
-    maker = site.maker(number)
-    if maker is None or maker.op.startswith("aten.sym_"):
-        return False
-    return bool(maker.kwargs) or any(_depends_on_values(item, site) for item in maker.args)
+        if site.types[one.name].dtype.kind in "iu":
+            self._integers.add(one)
 
 
 def _tensor(number: Argument, site: Site) -> Argument:
@@ -106,7 +152,7 @@ def _tensor(number: Argument, site: Site) -> Argument:
     maker = site.maker(number)
     if maker and maker.op == "torch.sym_ite" and maker.args[1:] == (1, 0):
         maker = site.maker(maker.args[0])
-    if not maker or maker.op.split(".")[1] not in ("item", "_local_scalar_dense"):
+    if not maker or maker.op not in ITEMS:
         return number
     tensor = maker.kwargs["self"]
     compared = site.maker(tensor)

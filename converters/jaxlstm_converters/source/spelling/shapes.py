@@ -81,8 +81,8 @@ _NEW: dict[str, Rule] = {
     "tril": "jnp.tril(self, k=diagonal)",
     "triu": "jnp.triu(self, k=diagonal)",
     # Sizes
-    "sym_size": "self.shape[dim]",
-    "sym_numel": "self.size",
+    **dict.fromkeys(("sym_size", "jaxlstm.sym_size"), "self.shape[dim]"),
+    **dict.fromkeys(("sym_numel", "jaxlstm.sym_numel"), "self.size"),
     "_operator.add": partial(_arithmetic, "+"),
     "_operator.sub": "a - b",
     "_operator.mul": partial(_arithmetic, "*"),
