@@ -180,7 +180,9 @@ def test_the_conditions_of_both_branches_on_sizes() -> None:
 
 
 def test_gradients_of_a_branch_ignore_the_other() -> None:
-    forward = lambda self, x, n: x.sum(1) / n[:, None] if n.min() > 0 else self.linear(x).mean(1)  # noqa: E731
+    def forward(self: Any, x: Tensor, n: Tensor) -> Tensor:
+        return x.sum(1) / n[:, None] if n.min() > 0 else self.linear(x).mean(1)
+
     written = write(model(forward), torch.randn(3, 5, 4), EXAMPLE)
     x, n = torch.randn(3, 5, 4, requires_grad=True), torch.tensor([0, 3, 1])
     model(forward)(x, n).square().sum().backward()
