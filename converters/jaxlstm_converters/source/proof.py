@@ -4,7 +4,7 @@ import contextlib
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from jaxlstm.check import Report, verify_model
 from jaxlstm.check.cases.case import Array, Case, is_floating, named_outputs
 from jaxlstm.check.exceptions import PORT_EXCEPTIONS
 from jaxlstm.check.reference.jax_model import JaxModel
-from jaxlstm.check.reference.jax_runs import Jitted, jax_settings, split, to_numpy
+from jaxlstm.check.reference.jax_runs import Jitted, depends_on_values, jax_settings, split, to_numpy
 from jaxlstm.check.reference.program import ProgramModel
 from jaxlstm.check.subjects.flax_model import FlaxModel
 from jaxlstm.inference.random_inputs import random_inputs
@@ -53,6 +53,7 @@ class Proof:
       sizes: the number of sizes of the inputs.
       arguments: the example, as (args, kwargs).
       compared: the comparisons at the example besides values.
+      is_jitted: False for a model with shapes that depend on values, which runs only outside of ``jax.jit``.
     """
 
     report: Report | None
@@ -60,6 +61,7 @@ class Proof:
     sizes: int
     arguments: Arguments
     compared: str = "gradients"
+    is_jitted: bool = True
 
     @property
     def holds(self) -> bool:
@@ -79,7 +81,9 @@ class Proof:
         untested = {item.id for item in self.report.items if item.ok is None} if self.report else set()
         dtypes = "float32" if "float64" in untested else "float64 and float32"
         compared = "values" if "untested" in untested else f"values and {self.compared}"
-        return f"equal to the program in {dtypes}, {compared}, at {self.sizes} size{'s' * (self.sizes != 1)}"
+        where = "" if self.is_jitted else ", outside of jax.jit only"
+        sizes = f"{self.sizes} size{'s' * (self.sizes != 1)}"
+        return f"equal to the program in {dtypes}, {compared}, at {sizes}{where}"
 
     @property
     def lines(self) -> list[str]:
@@ -136,7 +140,8 @@ def prove(
             continue
         problem = _difference(model, program, example, method, forward=True) if forward and report.ok else ""
         compared = "forward derivatives" if forward else "gradients"
-        return Proof(report, problem, report.settings["sizes"], example, compared)
+        is_jitted = not report.ok or _is_jitted(model, example, method)
+        return Proof(report, problem, report.settings["sizes"], example, compared, is_jitted)
     return Proof(
         None, f"nothing was compared, since the program takes no input of the proof{refusal}", 0, ((), {})
     )
@@ -256,19 +261,40 @@ def lacks_reverse(graph: Graph) -> bool:
     return any(node.op == "higher_order.while_loop" for node in all_nodes(graph))
 
 
+def _is_jitted(model: Any, arguments: Arguments, method: str) -> bool:
+    """Return True unless JAX cannot trace a model, because shapes depend on values."""
+    with jax_settings(np.float64, "highest"):
+        run, given = _function(
+            FlaxModel(model, partial(_call, method)), Case.of_model("example", *arguments), False
+        )
+        try:
+            jax.eval_shape(run, *given)
+        except PORT_EXCEPTIONS as error:
+            if not depends_on_values(error):
+                raise
+            return False
+    return True
+
+
 def _run(subject: JaxModel, case: Case, forward: bool) -> dict[str, Array]:
     with jax_settings(np.float64, "highest"):
-        call = subject.call_in(np.float64)
-        floating, others = split(case, np.float64)
-        given, buffers = (jax.device_put(dict(call.params)), floating), jax.device_put(dict(call.buffers))
-
-        def outputs(params: Any, floating: Any) -> dict[str, Any]:
-            args, kwargs = case.call({**floating, **others})
-            found = named_outputs(call.function({**params, **buffers}, args, kwargs)).items()
-            return {n: a for n, a in found if not forward or (hasattr(a, "dtype") and is_floating(a))}
-
+        outputs, given = _function(subject, case, forward)
         if not forward:
             return to_numpy(Jitted(outputs)(*given))
         # Torch's layout of a parameter and Flax's have the same direction.
         direction = jax.tree.map(lambda a: jnp.cos(1_000 * a), given)
         return to_numpy(Jitted(lambda *point: jax.jvp(outputs, point, direction)[1])(*given))
+
+
+def _function(subject: JaxModel, case: Case, forward: bool) -> tuple[Callable[..., dict[str, Any]], Any]:
+    """Return the results of a model as a function of parameters and inputs, and these."""
+    call = subject.call_in(np.float64)
+    floating, others = split(case, np.float64)
+    buffers = jax.device_put(dict(call.buffers))
+
+    def outputs(params: Any, floating: Any) -> dict[str, Any]:
+        args, kwargs = case.call({**floating, **others})
+        found = named_outputs(call.function({**params, **buffers}, args, kwargs)).items()
+        return {n: a for n, a in found if not forward or (hasattr(a, "dtype") and is_floating(a))}
+
+    return outputs, (jax.device_put(dict(call.params)), floating)

@@ -9,7 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.errors import ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError
+from jax.errors import (
+    ConcretizationTypeError,
+    NonConcreteBooleanIndexError,
+    TracerArrayConversionError,
+    TracerIntegerConversionError,
+)
 from jax.extend.core import Literal
 
 from jaxlstm._shared.jaxprs import equations
@@ -17,7 +22,15 @@ from jaxlstm.check.cases.case import Array, Case, is_floating
 from jaxlstm.programs.errors import ProgramError
 from jaxlstm.programs.sizes.prefix import UnprovenError
 
-_UNKNOWN = (ConcretizationTypeError, NonConcreteBooleanIndexError, TracerArrayConversionError, UnprovenError)
+_UNKNOWN = (
+    ConcretizationTypeError,
+    NonConcreteBooleanIndexError,
+    TracerArrayConversionError,
+    TracerIntegerConversionError,
+    UnprovenError,
+)
+# JAX's texts for bounds and shapes that are traced numbers, whose types tell nothing.
+_BOUNDS = ("Slice entries must be static integers", "Shapes must be 1D sequences of concrete values")
 
 
 def default_device() -> Any:
@@ -108,7 +121,7 @@ class Jitted:
         """Call the function."""
         try:
             return (self._quick if self._quickly and self._is_quick(args) else self._optimized)(*args)
-        except (*_UNKNOWN, ProgramError) as error:
+        except (*_UNKNOWN, ProgramError, IndexError, TypeError) as error:
             if not depends_on_values(error):
                 raise
             self.is_eager = True
@@ -136,7 +149,8 @@ def _compares(jaxpr: Any) -> bool:
 
 def depends_on_values(error: Exception) -> bool:
     """Return True for an error of a function that JAX cannot trace, because it depends on values."""
-    return isinstance(error, _UNKNOWN) or isinstance(error.__cause__, _UNKNOWN)
+    is_bound = str(error).startswith(_BOUNDS) and "Tracer" in str(error)
+    return is_bound or isinstance(error, _UNKNOWN) or isinstance(error.__cause__, _UNKNOWN)
 
 
 def to_numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:

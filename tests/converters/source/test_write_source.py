@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from torch import nn
+from torch import Tensor, nn
 
 import jaxlstm
 from jaxlstm.check import Item, Report
 from jaxlstm.cli.convert import _summary
 from jaxlstm_converters.porting_warning import PortingWarning
 from jaxlstm_converters.source._write_source import SourceFiles
-from jaxlstm_converters.source.proof import Proof, load_written, make_written
+from jaxlstm_converters.source.proof import Proof, load_written, make_written, prove
 from testing.command import jaxlstm_command
 from testing.image_reader import Block, Reader
 from testing.modules import module_of
@@ -257,3 +257,18 @@ def test_what_the_export_fixed(
     np.testing.assert_allclose(run(*arguments(given)), expected)
     with pytest.raises(AssertionError, match="fixed by the export"):
         run(*arguments(others))
+
+
+@pytest.mark.filterwarnings("ignore:.*fixed parts of the model")
+def test_the_proof_names_a_source_that_runs_outside_of_jit_only(tmp_path: Path) -> None:
+    def forward(self: Any, x: Tensor, n: Tensor) -> Tensor:
+        y = self.linear(x)[:, : n.max()]
+        return torch.stack([y[:, step] * step for step in range(y.shape[1])], 1)
+
+    module = module_of(forward, linear=nn.Linear(4, 4)).eval()
+    program = jaxlstm.from_module(module, (torch.randn(3, 5, 4), torch.tensor([2, 4, 3])))
+    files = SourceFiles.of(program, tmp_path / "written.py")
+    files.write(overwrite=False)
+    proof = prove(files, program)
+    assert proof.holds, proof.lines
+    assert proof.verdict.endswith("outside of jax.jit only")
