@@ -41,6 +41,11 @@ EXACT: dict[str, Callable[[Tensor], Any]] = {
     "reversed": lambda a: a.flip(0),
     "moment": lambda a: a.T @ a,
     "number": lambda a: torch.ones(4) * a.shape[0],
+    "ranks": lambda a: a.T * torch.arange(1, a.shape[0] + 1),
+    "numbers": lambda a: a[:, 0] - torch.arange(-2, a.shape[0] - 2, dtype=torch.float32),
+    "numbers downwards": lambda a: a[:, 1] + torch.arange(a.shape[0] - 1, -1, -1),
+    "ranks downwards": lambda a: a[:, 1] + torch.arange(a.shape[0], 0, -1),
+    "places from the end": lambda a: a[torch.arange(a.shape[0] - 1, -1, -1)],
     "loss": lambda a: nn.functional.mse_loss(a, a * 2),
     "pooled": lambda a: nn.functional.adaptive_max_pool1d(a.T, 1),
     "padded": lambda a: rnn.pad_sequence([a, a[:1], a.new_ones(3, 2)], padding_value=-7.0),
@@ -61,6 +66,9 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
     "lower": lambda a: (a @ a.T).tril().sum(),
     "counts": lambda a: torch.bincount(a.argmax(-1), minlength=2),
     "unique": lambda a: a.long().unique(),
+    "even numbers": lambda a: a[:, 0] + torch.arange(1, 2 * a.shape[0] + 1, 2),
+    "one more": lambda a: torch.arange(1, a.shape[0] + 2).sum(),
+    "one less": lambda a: torch.arange(a.shape[0] - 1, 0, -1).sum(),
     "resized": lambda a: nn.functional.interpolate(a.T[None], size=3),
 }
 TWO: dict[str, Callable[[Tensor, Tensor], Any]] = {
