@@ -139,6 +139,26 @@ def test_a_loop_over_a_tensor_fixes_its_size() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_rows_of_unknown_number_are_read_and_returned() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        places = (x > 0).nonzero()
+        places, y = places[places[:, 0] >= 0], torch.zeros(3, 5)
+        for row, start in places.tolist():
+            y[row, start:] += 1.0
+        return y, places
+
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    program = jaxlstm.from_module(model := model_of(forward), (x,))
+    require_results(program, model, x)
+    # A trace has the number of the example: none, one and all.
+    for other in (-abs(x), x - x.max() + 0.1, abs(x)):
+        require_results(program, model, other, jit=False)
+        y, places = jax.jit(program)(program.params, other.numpy())
+        assert np.isnan(y).all()
+        assert (places == np.iinfo(np.int32).min).all()
+
+
 class Counts(nn.Module):
     """Results by ``out``, and values that an overridden ``__call__`` reads, as in torch_geometric."""
 
