@@ -34,6 +34,10 @@ EXACT: dict[str, Callable[[Tensor], Any]] = {
     "place in columns": lambda a: torch.stack([a.T.argmax(), a.T.argmin()]),
     "place with all axes": lambda a: a.T[:, None].argmax(keepdim=True),
     "cumsum": lambda a: a.cumsum(0),
+    "medians": lambda a: a.median(0, keepdim=True),
+    "median of all": lambda a: a.median(),
+    "median of numbers": lambda a: (a * 2).long().median(0).values,
+    "median with others": lambda a: torch.stack([a * torch.inf, a.log()], -1).median(0)[0],
     "first": lambda a: a[0],
     "last two": lambda a: a[-2:].sum(0),
     "sorted": lambda a: a.sort(0)[0][0],
@@ -51,7 +55,7 @@ EXACT: dict[str, Callable[[Tensor], Any]] = {
     "padded": lambda a: rnn.pad_sequence([a, a[:1], a.new_ones(3, 2)], padding_value=-7.0),
 }
 OTHERS: dict[str, Callable[[Tensor], Any]] = {
-    **{name: lambda a, name=name: getattr(a, name)(0) for name in ("median", "mode", "unbind", "cummax")},
+    **{name: lambda a, name=name: getattr(a, name)(0) for name in ("mode", "unbind", "cummax", "nanmedian")},
     "kthvalue": lambda a: a.kthvalue(1, 0),
     "unbiased": lambda a: a.var(0, unbiased=False),
     "convolution": lambda a: nn.functional.conv1d(a.T[None], torch.ones(1, 2, 2), padding=1),

@@ -143,6 +143,21 @@ def _largest(apply: Apply, self: Any, k: int, dim: int = -1, largest: bool = Tru
     return jax.tree.map(lambda result: take(result, places, self.axis), found)
 
 
+def _median(apply: Apply, self: Any, **settings: Any) -> Any:
+    """Return the lower median. As many other elements are the least number as keep it in the middle."""
+    array, valid = self.array, jnp.broadcast_to(self.valid(), self.array.shape)
+    if "dim" not in settings:
+        array, valid = array.reshape(-1), valid.reshape(-1)
+    elif axes(array, settings["dim"]) != (self.axis,):
+        return None
+    along = self.axis if "dim" in settings else 0
+    limits = None if jnp.issubdtype(array.dtype, jnp.inexact) else jnp.iinfo(array.dtype)
+    least, most = (-math.inf, math.inf) if limits is None else (limits.min, limits.max)
+    before = (array.shape[along] - 1) // 2 - (valid.sum(along, keepdims=True) - 1) // 2
+    others = jnp.where(jnp.cumsum(~valid, along) <= before, least, most)
+    return self.unless_empty(apply(jnp.where(valid, array, others), **settings))
+
+
 def _product(apply: Apply, self: Any, other: Any) -> Any:
     """Multiply matrices, if the sums of products are over the axis."""
     ranks = array_of(self).ndim, array_of(other).ndim
@@ -242,6 +257,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("aten.cross_entropy_loss.default", "aten.nll_loss_nd.default"), _loss_of_classes),
     **dict.fromkeys(("aten.softmax.int", "aten.log_softmax.int"), _softmax),
     "aten.topk.default": _largest,
+    **dict.fromkeys(("aten.median.default", "aten.median.dim"), _median),
     **dict.fromkeys(("aten.bmm.default", "aten.matmul.default"), _product),
     "aten.einsum.default": _einsum,
     "aten.scaled_dot_product_attention.default": _attention,
