@@ -38,6 +38,18 @@ EXACT: dict[str, Callable[[Tensor], Any]] = {
     "median of all": lambda a: a.median(),
     "median of numbers": lambda a: (a * 2).long().median(0).values,
     "median with others": lambda a: torch.stack([a * torch.inf, a.log()], -1).median(0)[0],
+    "places": lambda a: torch.where(a > 0)[0].sum(),
+    "nonzero": lambda a: (a > 0.2).nonzero().float(),
+    "nonzero of columns": lambda a: (a.T < 0).nonzero(as_tuple=True)[1] * 1.0,
+    "unique": lambda a: a.long()[:, 0].unique() * 1.0,
+    "groups": lambda a: [
+        x * 1.0 for x in (a[:, 1] > 0).long().unique(return_inverse=True, return_counts=True)
+    ],
+    "runs": lambda a: [
+        x * 1.0 for x in (a[:, 0] > 0).unique_consecutive(return_inverse=True, return_counts=True)
+    ],
+    "number of runs": lambda a: torch.unique_consecutive(a[:, 0] > 0, return_counts=True)[1].max(),
+    "unlike numbers": lambda a: a[:, 0].log().unique(),
     "first": lambda a: a[0],
     "last two": lambda a: a[-2:].sum(0),
     "sorted": lambda a: a.sort(0)[0][0],
@@ -65,11 +77,9 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
     "flat": lambda a: a.T.reshape(-1),
     "halves": lambda a: a.chunk(2, 0)[0],
     "distances": lambda a: torch.cdist(a, a).max(),
-    "places": lambda a: torch.where(a > 0)[0].sum(),
     "normalized": lambda a: nn.functional.normalize(a, dim=0),
     "lower": lambda a: (a @ a.T).tril().sum(),
     "counts": lambda a: torch.bincount(a.argmax(-1), minlength=2),
-    "unique": lambda a: a.long().unique(),
     "even numbers": lambda a: a[:, 0] + torch.arange(1, 2 * a.shape[0] + 1, 2),
     "one more": lambda a: torch.arange(1, a.shape[0] + 2).sum(),
     "one less": lambda a: torch.arange(a.shape[0] - 1, 0, -1).sum(),

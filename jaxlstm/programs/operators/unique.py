@@ -10,7 +10,7 @@ from jaxlstm.programs.operators.dtypes import held
 from jaxlstm.programs.operators.indexing import require_in_range
 from jaxlstm.programs.operators.registry import register_operator
 
-Groups = tuple[Any, Array, Any]
+Groups = tuple[Any, Any, Any]
 """One element of each group, the number of the group of each element, and the sizes of the groups."""
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from jaxlstm.programs.sizes.prefix import (
     run_proven,
 )
 from jaxlstm.programs.sizes.reduction_rules import REDUCTIONS
-from jaxlstm.programs.sizes.selections import is_along, pack, rows_at
+from jaxlstm.programs.sizes.selections import AGAIN, is_along, pack, rows_at
 from jaxlstm.programs.sizes.window_rules import WINDOWS
 
 _MOST = 1 << 14
@@ -226,7 +227,12 @@ def _recurrence(apply: Apply, input: Any, *operands: Any, batch_first: bool, **s
     return input.unless_empty((replace(input, array=results[0]), *results[1:]))
 
 
+def _again(op: str, apply: Apply, **kwargs: Any) -> Any:
+    return AGAIN[op](**kwargs)
+
+
 _RULES: dict[str, Callable[..., Any]] = {
+    **{op: partial(_again, op) for op in AGAIN},
     "aten.sym_size.int": _size,
     "aten.sym_numel.default": _number_of_elements,
     **dict.fromkeys((f"aten.new_{name}.default" for name in ("zeros", "ones", "full")), _new),

@@ -33,6 +33,13 @@ def rows_at(self: Array, mask: Array, place: int) -> Prefix:
     return Prefix(jnp.take(rows, order, place), (place,), Count(mask.sum(), size)).repeated()
 
 
+def _elements_of(self: Any) -> tuple[Array, Array]:
+    """Return the elements, and True for those that torch has."""
+    array: Any = array_of(self)
+    valid = self.valid() if isinstance(self, Prefix) else True
+    return array, jnp.broadcast_to(valid, array.shape)
+
+
 def _index_by_mask(self: Array, indices: Sequence[Array | None]) -> Prefix | None:
     mask = indices[-1]
     if any(item is not None for item in indices[:-1]) or mask is None or mask.dtype != bool:
@@ -45,13 +52,14 @@ def _masked_select(self: Array, mask: Array) -> Prefix:
     return rows_at(jnp.broadcast_to(self, shape), jnp.broadcast_to(mask, shape), 0)
 
 
-def _nonzero(self: Array) -> tuple[Prefix, ...]:
-    places = jnp.indices(self.shape).astype(held("int64"))
-    return tuple(rows_at(place, self != 0, 0) for place in places)
+def _nonzero(self: Any) -> tuple[Prefix, ...]:
+    array, valid = _elements_of(self)
+    places = jnp.indices(array.shape).astype(held("int64"))
+    return tuple(rows_at(place, (array != 0) & valid, 0) for place in places)
 
 
-def _nonzero_in_rows(self: Array) -> Prefix | None:
-    if self.ndim == 0:
+def _nonzero_in_rows(self: Any) -> Prefix | None:
+    if array_of(self).ndim == 0:
         return None
     places = _nonzero(self)
     return replace(places[0], array=jnp.stack([place.array for place in places], 1))
@@ -94,37 +102,52 @@ def pack(input: Any, lengths: Array, batch_first: bool) -> Prefix:
 
 
 def _unique(
-    self: Array, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
-) -> Groups:
-    settings: Any = {"return_inverse": True, "return_counts": True, "equal_nan": False}
-    values, inverse, counts = jnp.unique(self, size=self.size, **settings)
-    count = Count(inverse.max(initial=-1) + 1, self.size)
-    inverse, counts = (array.astype(held("int64")) for array in (inverse, counts))
-    groups = Prefix(values, (0,), count).repeated(), inverse, Prefix(counts, (0,), count).repeated()
-    return asked_for(groups, return_inverse, return_counts)
+    self: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> Groups | None:
+    array, valid = _elements_of(self)
+    order = jnp.lexsort((array.reshape(-1), ~valid.reshape(-1)))
+    ordered = array.reshape(-1)[order], valid.reshape(-1)[order]
+    return _groups(self, *ordered, jnp.argsort(order), return_inverse, return_counts)
 
 
 def _unique_consecutive(
-    self: Array, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+    self: Any, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Groups | None:
-    if dim is not None and self.ndim > 1:
+    array, valid = _elements_of(self)
+    if dim is not None and array.ndim > 1:
         return None
-    starts = starts_of_groups(self.reshape(-1))
-    values, groups = rows_at(self, starts.reshape(self.shape), 0), jnp.cumsum(starts) - 1
-    counts = jnp.bincount(groups, length=self.size).astype(held("int64"))
-    inverse = groups.reshape(self.shape).astype(held("int64"))
+    order = jnp.arange(array.size)
+    return _groups(self, array.reshape(-1), valid.reshape(-1), order, return_inverse, return_counts)
+
+
+def _groups(
+    self: Any, ordered: Array, valid: Array, places: Array, return_inverse: bool, return_counts: bool
+) -> Groups | None:
+    """Return the groups of equal elements that follow each other; ``places`` are those of the elements."""
+    if isinstance(self, Prefix) and self.axis:
+        return None
+    starts = starts_of_groups(ordered) & valid
+    values, groups = rows_at(ordered, starts, 0), jnp.cumsum(starts) - 1
+    counts = jnp.bincount(jnp.where(valid, groups, ordered.size), length=ordered.size).astype(held("int64"))
+    inverse = groups[places].reshape(array_of(self).shape).astype(held("int64"))
+    numbers = replace(self, array=inverse).repeated() if isinstance(self, Prefix) else inverse
     return asked_for(
-        (values, inverse, replace(values, array=counts).repeated()), return_inverse, return_counts
+        (values, numbers, replace(values, array=counts).repeated()), return_inverse, return_counts
     )
 
 
-_SELECTIONS: dict[str, Callable[..., Any]] = {
+AGAIN: dict[str, Callable[..., Any]] = {
     "aten._unique2.default": _unique,
     "aten.unique_consecutive.default": _unique_consecutive,
-    "aten.index.Tensor": _index_by_mask,
-    "aten.masked_select.default": _masked_select,
     "aten.nonzero.default": _nonzero_in_rows,
     **dict.fromkeys(("aten.nonzero_numpy.default", "aten.where.default"), _nonzero),
+}
+"""Operators that also select from arrays of unknown size."""
+
+_SELECTIONS: dict[str, Callable[..., Any]] = {
+    **AGAIN,
+    "aten.index.Tensor": _index_by_mask,
+    "aten.masked_select.default": _masked_select,
     "aten.slice.Tensor": slice_,
     "jaxlstm.pack_padded.default": pack,
 }
