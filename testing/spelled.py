@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import jaxlstm
 from jaxlstm.programs import Program
-from jaxlstm.programs.graph import Node, TensorType, Value, named_results, uses_of
+from jaxlstm.programs.graph import Node, TensorType, Value, named_results, results_of, uses_of
 from jaxlstm.programs.passes.channels_last import channels_last
 from jaxlstm_converters.source.spelling import spell
 from jaxlstm_converters.source.syntax.simplify import simplified
@@ -165,8 +165,9 @@ def spelled(expression: str) -> str:
         assert isinstance(argument, Value)
         return trees[argument.name]
 
+    producers = {name: node for node in graph.nodes for name in results_of(node)}
     for node in graph.nodes:
-        tree = spell(node, types, of_value).expr
+        tree = spell(node, types, of_value, producers).expr
         (first, *others) = node.outputs
         if isinstance(first, str) and not others:
             trees[first] = tree
@@ -209,7 +210,7 @@ SPELLINGS = {
     "x.scatter(1, i[:, :2], x[:, :2])": ("jnp.put_along_axis(x, i[:, :2], x[:, :2], axis=1, inplace=False)"),
     "x.index_put((t,), y[None])": "x.at[t].set(y[None])",
     "torch.select_scatter(x, y, 0, 1)": "x.at[1].set(y)",
-    "F.embedding(t, y)": "y[t]",
+    "F.embedding(t, y)": "jnp.take(y, t, axis=0)",
     "x.new_zeros(2, 3)": "jnp.zeros((2, 3))",
     "torch.full((), 0.5)": "jnp.array(0.5)",
     "torch.arange(1, 9, 2)": "jnp.arange(1, 9, 2)",
@@ -284,7 +285,10 @@ SPELLINGS = {
     "torch.hann_window(4)": "jnp.hanning(4 + 1)[:-1]",
     "torch.ops.aten.copy(x, i)": "i.astype(x.dtype)",
     "torch.view_as_complex(m[:, :2]).abs()": "jnp.abs(lax.complex(m[:, :2][..., 0], m[:, :2][..., 1]))",
-    "torch.ops.aten.index(x, [t, None])": "x[t]",
+    "torch.ops.aten.index(x, [t, None])": "jnp.take(x, t, axis=0)",
+    "x[t, t - 1]": "x.at[t, t - 1].get(mode='fill')",
+    "x[torch.arange(2), x[:, :, 0].argmax(1)]": "x[jnp.arange(2), x[..., 0].argmax(axis=1)]",
+    "x[:, y.argsort(0)]": "x[:, jnp.argsort(y, axis=0)]",
     "torch.ops.aten.pad_sequence([y, y], True)": "jnp.stack([y, y])",
     "y.expand(3, 4)": "y",
     "x.float()": "x",

@@ -46,8 +46,9 @@ def ctc_loss(
     used = jnp.arange(frames.shape[0])[:, None] < input_lengths
     probabilities = jnp.where(used[..., None], jnp.exp(frames), 0).sum((0, 2))
     losses = probabilities - jax.lax.stop_gradient(probabilities) - total
-    # The gradient of infinity is NaN.
-    infinity = 0 if zero_infinity else -jnp.log(jnp.exp(jnp.where(is_impossible, total, 0)))
+    # The gradient of infinity is NaN. Under jit, XLA simplifies the logarithm of an exponential.
+    zero = jnp.where(is_impossible, total - jax.lax.stop_gradient(total), 1)
+    infinity = 0 if zero_infinity else -jnp.log(zero * zero)
     losses = jnp.where(is_impossible, infinity, losses)
     has_blank = ((rows == blank) & (jnp.arange(rows.shape[1]) < lengths[:, None])).any(1)
     fits = lengths <= targets.shape[1] if targets.ndim == 2 else lengths.sum() == targets.shape[0]

@@ -70,7 +70,7 @@ class Context:
                 what = f"{layer.constructor} in a function of jax.lax, where Flax refuses training"
                 self.remarks[f"{place_of(node)}: {what}"] = None
             return called if node.with_gradient else without_gradient(called)
-        spelling = spell(node, model.types, expression)
+        spelling = spell(node, model.types, expression, model.layers.producers)
         if drop_rate(node) or node.op.startswith(("aten.batch_norm.", "aten.rrelu.")):
             self.remarks[f"{place_of(node)}: {node.op} is written as in evaluation"] = None
         if not spelling.idiomatic:

@@ -44,9 +44,9 @@ class Layers:
         called = {call.path for node in all_nodes(graph) for call in node.calls}
         self._taken = [*owners.values(), *called]
         self._dropouts: dict[str, LayerSpelling] = {}
-        producers = {name: node for node in all_nodes(graph) for name in results_of(node)}
+        self.producers = {name: node for node in all_nodes(graph) for name in results_of(node)}
         for node in all_nodes(graph):
-            if (layer := layer_of(node, types, owners, producers)) is not None:
+            if (layer := layer_of(node, types, owners, self.producers)) is not None:
                 self._of_nodes[node.name] = self._with_path(layer, node)
         for name, layer in attention_layers(calls, types, owners).items():
             for value in layer.consumed:

@@ -33,15 +33,21 @@ class Spelling(NamedTuple):
     idiomatic: bool
 
 
-def spell(node: Node, types: Mapping[str, TensorType], expression: Expression) -> Spelling:
+def spell(
+    node: Node,
+    types: Mapping[str, TensorType],
+    expression: Expression,
+    producers: Mapping[str, Node] | None = None,
+) -> Spelling:
     """Return the expression that a person would write for a node.
 
     Args:
       node: a call of a registered operator. An operator that writes in place is spelled as a function.
       types: the types of the tensors of the graph, by name of value. Other values are sizes.
       expression: gives the tree of a value, or of a graph that ``cond`` and the like call.
+      producers: the node that makes a value, by name of the value, to recognize indices that are in range.
     """
-    operation = TypedNode(node, types)
+    operation = TypedNode(node, types, producers=producers or {})
     template = _template(operation)
     is_idiomatic = template is not None
     if template is None:

@@ -1,4 +1,8 @@
-"""Templates of operators that read or write parts of a tensor."""
+"""Templates of operators that read or write parts of a tensor.
+
+An index that is out of range reads NaN, as in `jaxlstm.programs`. The square brackets of JAX, which read the
+closest element instead, are for indices that are known to be in range.
+"""
 
 from functools import partial
 from itertools import accumulate
@@ -6,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.programs.graph import same_size, same_sizes
+from jaxlstm.programs.graph import Value, same_size, same_sizes
+from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm_converters.source.spelling.typed_node import Rule, TypedNode, cast, only_if
 
 _TO_THE_END = 2**63 - 1
@@ -26,6 +31,12 @@ def _part(operation: TypedNode, item: str) -> str | None:
     """Return the part of ``self`` that an index of the axis ``dim`` gives."""
     index = index_of(operation["dim"], operation.ndim(), item)
     return f"self[{index}]" if index else None
+
+
+def _selected(operation: TypedNode) -> str | None:
+    """Return one slice of an axis; an index that is computed may be out of range."""
+    is_known = isinstance(operation["index"], int)
+    return _part(operation, "index") if is_known else "jnp.take(self, index, axis=dim)"
 
 
 def _sliced(operation: TypedNode) -> str | None:
@@ -87,6 +98,40 @@ def _index(operation: TypedNode) -> str | None:
         return None
     items = [":" if item is None else f"indices[{place}]" for place, item in enumerate(indices)]
     return ", ".join(items) or None
+
+
+def _indexed(operation: TypedNode) -> str | None:
+    """Return the elements at indices; those of one array are whole slices."""
+    index = _index(operation)
+    indices = {axis: array for axis, array in enumerate(operation["indices"]) if array is not None}
+    is_mask = any(type_.dtype == np.bool_ for type_ in operation.tensors("indices"))
+    if index is None or is_mask or all(_is_inside(operation, *item) for item in indices.items()):
+        return index and f"self[{index}]"
+    if len(indices) > 1:
+        return f'self.at[{index}].get(mode="fill")'
+    return f"jnp.take(self, indices[{next(iter(indices))}], axis={next(iter(indices))})"
+
+
+def _is_inside(operation: TypedNode, axis: int, index: Value) -> bool:
+    """Return True for places of an axis that has as many elements as the axis of ``self``."""
+    node, own = operation.producers.get(index.name), operation.type("self")
+    while node is not None and functional_name(node.op) in _VIEWS:
+        viewed = node.kwargs["self"]
+        node = operation.producers.get(viewed.name) if isinstance(viewed, Value) else None
+    kind = "" if node is None else node.op.split(".")[1]
+    if node is None or own is None or kind not in ("arange", *_SEARCHES):
+        return False
+    is_range = kind == "arange" and node.kwargs.get("start", 0) == 0 and node.kwargs.get("step", 1) == 1
+    searched = node.kwargs.get("self")
+    counted = node.name if is_range else searched.name if isinstance(searched, Value) else ""
+    dim = 0 if is_range else node.kwargs.get("dim", -1 if kind == "argsort" else None)
+    found = operation.types.get(counted)
+    return found is not None and isinstance(dim, int) and same_size(found, dim, own, axis)
+
+
+_VIEWS = {f"aten.{name}.default" for name in ("unsqueeze", "view", "reshape", "expand", "clone", "squeeze")}
+_VIEWS |= {"aten.squeeze.dim", "aten.to.dtype", "aten._to_copy.default"}
+_SEARCHES = ("argmax", "argmin", "argsort")
 
 
 def _index_put(operation: TypedNode) -> str | None:
@@ -198,11 +243,11 @@ def _stacked(operation: TypedNode) -> str | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("split", "chunk", "split_with_sizes"), _split),
-    "select": lambda op: _part(op, "index"),
+    "select": _selected,
     "narrow": _narrow,
     "slice": _sliced,
     "unbind": "jnp.unstack(self, axis=dim)",
-    "index": lambda op: f"self[{index}]" if (index := _index(op)) else None,
+    "index": _indexed,
     "index_put": _index_put,
     "index_select": lambda op: (
         "jnp.take(self, index, axis=dim)" if op.ndim("index") == 1 and op.ndim() else None
@@ -213,8 +258,8 @@ RULES: dict[str, Rule] = {
     "select_scatter": partial(_written, "index"),
     "slice_scatter": partial(_written, _slice),
     "copy": _copied,
-    "embedding": lambda op: (
-        "weight[indices]" if op["padding_idx"] < 0 and not op["scale_grad_by_freq"] else None
+    "embedding": only_if(
+        lambda op: op["padding_idx"] < 0 and not op["scale_grad_by_freq"], "jnp.take(weight, indices, axis=0)"
     ),
     "pad_sequence": _stacked,
     "jaxlstm.pad_packed": _ended,

@@ -24,7 +24,8 @@ class TypedNode:
       node: the call.
       types: the types of the tensors, by name of value. Other values are sizes.
       extra: further names that a rule may put into its template.
-      producers: the node that makes a value, by name of the value, to recognize initial states of zeros.
+      producers: the node that makes a value, by name of the value, to recognize initial states of zeros
+        and indices that are in range.
     """
 
     node: Node
