@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from jax import dtypes
 
 from jaxlstm.programs.errors import ProgramError
@@ -46,5 +48,7 @@ def _argument(value: Any) -> Any:
     """Return an argument as an operator takes it."""
     if isinstance(value, list | tuple):
         return tuple(map(_argument, value))
+    if isinstance(value, np.ndarray):
+        return jnp.asarray(value)
     is_default = isinstance(value, type) and value in (bool, int, float, complex)
     return dtypes.canonicalize_dtype(value) if is_default else value

@@ -27,6 +27,7 @@ from jaxlstm.programs.interpreter import Steps
 from jaxlstm.programs.listing import listing
 from jaxlstm.programs.node_step import Values, resolve
 from jaxlstm.programs.operators.dtypes import held_without_loss
+from jaxlstm.programs.operators.indexing import if_valid
 from jaxlstm.programs.operators.registry import OptionChanges, Options
 from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.channels_last import channels_last
@@ -35,7 +36,7 @@ from jaxlstm.programs.passes.fuse import fuse, prepare_weights
 from jaxlstm.programs.passes.repeat_to_scan import repeat_to_scan
 from jaxlstm.programs.passes.settle_sizes import settle_sizes
 from jaxlstm.programs.sizes.guards import require_guards
-from jaxlstm.programs.sizes.prefix import SIZE_OF, as_result, if_valid
+from jaxlstm.programs.sizes.prefix import SIZE_OF, as_result
 
 
 class FileWriter(Protocol):

@@ -1,8 +1,7 @@
 """Look-ups and writes by index or mask.
 
 An index that is out of range raises when its value is known, that is outside of ``jax.jit``. Under ``jit``
-a look-up gives NaN for floats (the smallest number for integers) and a write drops the element, so a wrong
-index never selects a wrong row.
+a look-up gives NaN for floats (the smallest number for integers), and so do all elements after a write.
 """
 
 import math
@@ -21,16 +20,31 @@ from jaxlstm.programs.operators.dtypes import Operand, as_array, held
 from jaxlstm.programs.operators.registry import register_operator
 
 
-def require_in_range(indices: Array, low: int, high: int, subject: str) -> None:
-    """Raise if known indices are outside of low <= index < high."""
-    if isinstance(indices, Tracer) or not indices.size:
-        return
+def require_in_range(indices: Array, low: int, high: int, subject: str) -> Array | bool:
+    """Return whether all indices satisfy low <= index < high; if they are known, raise unless they do."""
+    if isinstance(indices, Tracer):
+        return ((indices >= low) & (indices < high)).all()
     values = np.asarray(indices)
     outside = (values < low) | (values >= high)
     if outside.any():
         raise ProgramError(
             "index-range", f"{subject} must be from {low} to {high - 1}, got {values[outside].flat[0]}"
         )
+    return True
+
+
+def if_valid(array: Array, valid: Array | bool) -> Array:
+    """Return an array; unless valid, NaN, the smallest or for unsigned integers the largest number.
+
+    Booleans stay as they are.
+    """
+    if valid is True or array.dtype == bool:
+        return array
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        limits = jnp.iinfo(array.dtype)
+        return jnp.where(valid, array, limits.min or limits.max)
+    # A product also gives a gradient of NaN.
+    return array * jnp.where(valid, 1, jnp.nan).astype(array.dtype)
 
 
 @register_operator("aten.index_select.default")
@@ -63,14 +77,12 @@ def gather(self: Array, dim: int, index: Array, sparse_grad: bool = False) -> Ar
 def take_along_dim(self: Array, indices: Array, dim: int | None = None) -> Array:
     """Return elements along an axis, one for each index; None flattens both tensors.
 
-    Along an axis, negative indices count from the end.
+    Along an axis, torch takes the remainder of an index that is out of range.
     """
     if dim is None:
         return gather(self.reshape(-1), 0, indices.reshape(-1))
     place = axis(self, dim)
-    size = self.shape[place]
-    require_in_range(indices, -size, size, f"indices of axis {place}")
-    return jnp.take_along_axis(self, indices, place, mode="fill")
+    return jnp.take_along_axis(self, indices % self.shape[place], place, mode="fill")
 
 
 def places_along(x: Array, dim: int, index: Array) -> tuple[Array, ...]:
@@ -88,7 +100,7 @@ def index(self: Array, indices: Sequence[Array | None]) -> Array:
 
     The shape of the result depends on the values of a bool array; under ``jax.jit`` see `prefix`.
     """
-    return self.at[_index(self, indices)].get(mode="fill")
+    return self.at[_index(self, indices)[0]].get(mode="fill")
 
 
 @register_operator("aten.masked_select.default")
@@ -140,8 +152,9 @@ def index_put(self: Array, indices: Sequence[Array | None], values: Array, accum
         written = _put_masked(self, mask, values)
         if written is not None:
             return written
-    places = self.at[_index(self, indices)]
-    return places.add(values, mode="drop") if accumulate else places.set(values, mode="drop")
+    places, valid = _index(self, indices)
+    update = self.at[places].add if accumulate else self.at[places].set
+    return if_valid(update(values, mode="drop"), valid)
 
 
 def _put_masked(self: Array, mask: Array, values: Array) -> Array | None:
@@ -162,10 +175,10 @@ def _put_masked(self: Array, mask: Array, values: Array) -> Array | None:
     return masked_scatter(self, of_elements | ~fits, values.at[rows].get(mode="fill"))
 
 
-def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
-    """Return an index for NumPy's rules, after a check of integers that are known."""
+def _index(x: Array, indices: Sequence[Array | None]) -> tuple[tuple[Any, ...], Any]:
+    """Return an index for NumPy's rules, and whether all integers in it are in range."""
     result: list[Any] = []
-    place = 0
+    place, valid = 0, True
     for item in indices:
         if item is None:
             result.append(slice(None))
@@ -175,10 +188,10 @@ def _index(x: Array, indices: Sequence[Array | None]) -> tuple[Any, ...]:
             place += item.ndim
         else:
             size = x.shape[place]
-            require_in_range(item, -size, size, f"indices of axis {place}")
+            valid &= require_in_range(item, -size, size, f"indices of axis {place}")
             result.append(item)
             place += 1
-    return tuple(result)
+    return tuple(result), valid
 
 
 @register_operator("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", layout="elementwise")
@@ -209,8 +222,8 @@ def one_hot(self: Array, num_classes: int = -1) -> Array:
     """Return 1 at the index of each element in a new last axis, else 0."""
     if num_classes < 0:
         raise ValueError("one_hot needs num_classes: without it the shape depends on the values")
-    require_in_range(self, 0, num_classes, "indices of one_hot")
-    return jax.nn.one_hot(self, num_classes, dtype=held("int64"))
+    valid = require_in_range(self, 0, num_classes, "indices of one_hot")
+    return if_valid(jax.nn.one_hot(self, num_classes, dtype=held("int64")), valid)
 
 
 @register_operator("aten.take.default")
@@ -223,7 +236,7 @@ def take_flat(self: Array, index: Array) -> Array:
 @register_operator("aten.put.default")
 def put(self: Array, index: Array, source: Array, accumulate: bool = False) -> Array:
     """Write elements of the flattened tensor; negative indices count from the end."""
-    require_in_range(index, -self.size, self.size, "indices of a flattened tensor")
+    valid = require_in_range(index, -self.size, self.size, "indices of a flattened tensor")
     places = self.reshape(-1).at[index.reshape(-1)]
     update = places.add if accumulate else places.set
-    return update(source.reshape(-1).astype(self.dtype), mode="drop").reshape(self.shape)
+    return if_valid(update(source.reshape(-1).astype(self.dtype), mode="drop"), valid).reshape(self.shape)

@@ -17,6 +17,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.programs.operators.axes import axis, slice_of
+from jaxlstm.programs.operators.indexing import if_valid
 from jaxlstm.programs.operators.registry import Kwargs, register_operator, shares_elements
 
 Part = int | slice
@@ -67,15 +68,27 @@ def _register_parts(*names: str, **declared: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-@_register_parts("aten.select.int", layout="without")
-def select(self: Array, dim: int, index: int) -> tuple[int, int]:
-    """Return one slice of an axis, without the axis."""
+def _select_back(base: Array, view: Array, index: int, kwargs: Kwargs) -> Array:
+    return select_scatter(base, view, **kwargs)
+
+
+@register_operator("aten.select.int", layout="without", write_back=_select_back)
+def select(self: Array, dim: int, index: int, in_range: bool = False) -> Array:
+    """Return one slice of an axis, without the axis.
+
+    ``in_range`` marks an index that moves with the steps of a loop; repeat_to_scan.py checks its values.
+    """
     place = axis(self, dim)
-    size = self.shape[place]
-    # In a loop, an index moves with the iterations; repeat_to_scan.py checks all of its values.
-    if not isinstance(index, Tracer) and not -size <= index < size:
+    return if_valid(_get_part(self, place, index), in_range or _is_in_range(self.shape[place], dim, index))
+
+
+def _is_in_range(size: int, dim: int, index: Any) -> Array | bool:
+    """Return whether an index is in range; if it is known, raise unless it is."""
+    if isinstance(index, Tracer):
+        return (-size <= index) & (index < size)
+    if not -size <= index < size:
         raise IndexError(f"index {index} is out of range for axis {dim} of size {size}")
-    return place, index
+    return True
 
 
 @_register_parts("aten.slice.Tensor", layout="along")
@@ -178,9 +191,11 @@ for _name, _dim_of in {
 
 
 @register_operator("aten.select_scatter.default", layout="writes")
-def select_scatter(self: Array, src: Array, dim: int, index: int) -> Array:
-    """Write one slice of an axis."""
-    return set_part(self, src.astype(self.dtype), *select(self, dim, index))
+def select_scatter(self: Array, src: Array, dim: int, index: int, in_range: bool = False) -> Array:
+    """Write one slice of an axis; ``in_range`` as in :func:`select`."""
+    place = axis(self, dim)
+    valid = in_range or _is_in_range(self.shape[place], dim, index)
+    return if_valid(set_part(self, src.astype(self.dtype), place, index), valid)
 
 
 @register_operator("aten.slice_scatter.default", layout="writes")

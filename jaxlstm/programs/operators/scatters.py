@@ -1,7 +1,7 @@
 """Elements written or accumulated at indices along an axis.
 
-An index that is out of range raises an error when its value is known, as in :mod:`indexing`; under
-``jax.jit`` the element is dropped.
+An index that is out of range raises an error when its value is known; under ``jax.jit`` all results are NaN
+or the smallest number, as in :mod:`indexing`.
 """
 
 import math
@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import Operand, as_array, is_float
-from jaxlstm.programs.operators.indexing import places_along, require_in_range
+from jaxlstm.programs.operators.indexing import if_valid, places_along, require_in_range
 from jaxlstm.programs.operators.registry import register_operator
 
 
@@ -33,9 +33,9 @@ def scatter(
     if reduce is not None:
         src = jnp.full(index.shape, as_array(value, self.dtype)) if src is None else src
         return scatter_reduce(self, dim, index, src, {"add": "sum", "multiply": "prod"}[reduce])
-    flat, places, source = _along(self, dim, index, src)
+    flat, places, source, valid = _along(self, dim, index, src)
     update = as_array(value, self.dtype) if source is None else source.astype(self.dtype)
-    return flat.at[places].set(update, mode="drop").reshape(self.shape)
+    return if_valid(flat.at[places].set(update, mode="drop"), valid).reshape(self.shape)
 
 
 @register_operator("aten.scatter_add.default")
@@ -44,26 +44,29 @@ def scatter_add(self: Array, dim: int, index: Array, src: Array) -> Array:
     return scatter_reduce(self, dim, index, src, "sum")
 
 
-def _along(x: Array, dim: int, index: Array, src: Array | None) -> tuple[Array, tuple[Array, ...], Any]:
-    """Return ``x`` with at least one axis, NumPy's index of its elements, and their elements of ``src``."""
+def _along(x: Array, dim: int, index: Array, src: Array | None) -> tuple[Array, tuple[Array, ...], Any, Any]:
+    """Return ``x`` with at least one axis, NumPy's index of its elements, and their elements of ``src``.
+
+    The last result tells whether all indices are in range.
+    """
     if x.ndim == 0:
         x, index, src = x.reshape(1), index.reshape(-1), None if src is None else src.reshape(-1)
     elif src is not None:
         src = src[tuple(slice(size) for size in index.shape)]
-    require_in_range(index, 0, x.shape[axis(x, dim)], "indices of a scatter")
-    return x, places_along(x, dim, index), src
+    valid = require_in_range(index, 0, x.shape[axis(x, dim)], "indices of a scatter")
+    return x, places_along(x, dim, index), src, valid
 
 
-def _slices(x: Array, dim: int, index: Array, *, from_end: bool = False) -> tuple[Array, int, Any]:
-    """Return ``x`` with at least one axis, the axis ``dim``, and NumPy's index of its slices.
+def _slices(x: Array, dim: int, index: Array, *, from_end: bool = False) -> tuple[Array, int, Any, Any]:
+    """Return ``x`` with at least one axis, the axis ``dim``, NumPy's index of its slices, and if it is valid.
 
     With ``from_end``, negative indices count from the end. Otherwise they are out of range, as if too large.
     """
     flat, place = x.reshape(x.shape or (1,)), axis(x, dim)
     size = flat.shape[place]
-    require_in_range(index, -size if from_end else 0, size, "indices of slices")
+    valid = require_in_range(index, -size if from_end else 0, size, "indices of slices")
     index = index if from_end else jnp.where(index < 0, size, index)
-    return flat, place, (slice(None),) * place + (index.reshape(-1),)
+    return flat, place, (slice(None),) * place + (index.reshape(-1),), valid
 
 
 def _as_slices(source: Array, flat: Array, place: int, index: Array) -> Array:
@@ -73,8 +76,9 @@ def _as_slices(source: Array, flat: Array, place: int, index: Array) -> Array:
 @register_operator("aten.index_copy.default")
 def index_copy(self: Array, dim: int, index: Array, source: Array) -> Array:
     """Write slices to the slices of an axis at indices."""
-    flat, place, slices = _slices(self, dim, index)
-    return flat.at[slices].set(_as_slices(source, flat, place, index), mode="drop").reshape(self.shape)
+    flat, place, slices, valid = _slices(self, dim, index)
+    written = flat.at[slices].set(_as_slices(source, flat, place, index), mode="drop")
+    return if_valid(written, valid).reshape(self.shape)
 
 
 @register_operator("aten.index_add.default")
@@ -82,16 +86,16 @@ def index_add(self: Array, dim: int, index: Array, source: Array, alpha: Operand
     """Add slices, times ``alpha``, to the slices of an axis at indices; equal indices accumulate."""
     if self.dtype == jnp.bool_:
         return index_add(self.astype(jnp.int32), dim, index, source, int(alpha)).astype(jnp.bool_)
-    flat, place, slices = _slices(self, dim, index)
+    flat, place, slices, valid = _slices(self, dim, index)
     update = _as_slices(source, flat, place, index) * as_array(alpha, self.dtype)
-    return flat.at[slices].add(update, mode="drop").reshape(self.shape)
+    return if_valid(flat.at[slices].add(update, mode="drop"), valid).reshape(self.shape)
 
 
 @register_operator("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
 def index_fill(self: Array, dim: int, index: Array, value: Operand) -> Array:
     """Write a number to the slices of an axis at indices; negative indices count from the end."""
-    flat, _, slices = _slices(self, dim, index, from_end=True)
-    return flat.at[slices].set(as_array(value, self.dtype), mode="drop").reshape(self.shape)
+    flat, _, slices, valid = _slices(self, dim, index, from_end=True)
+    return if_valid(flat.at[slices].set(as_array(value, self.dtype), mode="drop"), valid).reshape(self.shape)
 
 
 @register_operator("aten.scatter_reduce.two")
@@ -107,7 +111,7 @@ def scatter_reduce(
     if self.dtype == jnp.bool_:
         numbers = (self.astype(jnp.int32), dim, index, src.astype(jnp.int32))
         return scatter_reduce(*numbers, reduce, include_self).astype(jnp.bool_)
-    flat, places, source = _along(self, dim, index, src)
+    flat, places, source, valid = _along(self, dim, index, src)
     counts = jnp.zeros(flat.shape, jnp.int32).at[places].add(1, mode="drop")
     start = flat if include_self else jnp.where(counts > 0, _identity(reduce, flat.dtype), flat)
     if reduce == "prod":
@@ -116,7 +120,7 @@ def scatter_reduce(
         result = getattr(start.at[places], _METHODS[reduce])(source, mode="drop")
     if reduce == "mean":
         result = _divided(result, jnp.maximum(counts + int(include_self), 1))
-    return result.reshape(self.shape)
+    return if_valid(result, valid).reshape(self.shape)
 
 
 _METHODS = {"sum": "add", "prod": "multiply", "mean": "add", "amax": "max", "amin": "min"}

@@ -137,7 +137,7 @@ class LoopCopies:
             return None
         _refuse_if(keep)
         self.indices[f"{output} index"] = tuple(index)
-        return replace(node, kwargs={**node.kwargs, "index": Value(f"{output} index")})
+        return replace(node, kwargs={**node.kwargs, "index": Value(f"{output} index"), "in_range": True})
 
     def _settle(self, names: Sequence[str]) -> str:
         """Settle the role of an argument, given its names in the copies, and return its name in a step."""

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxlstm.programs.errors import ProgramError
-from jaxlstm.programs.operators.indexing import take
+from jaxlstm.programs.operators.indexing import if_valid, take
 from jaxlstm.programs.sizes.flow import Axes, Flow
 from jaxlstm.programs.sizes.guards import UNDECIDED
 
@@ -139,20 +139,6 @@ class Prefix:
 
 jax.tree_util.register_dataclass(Count, ["value"], ["size", "times", "is_packed", "at_whole", "possible"])
 jax.tree_util.register_dataclass(Prefix, ["array", "count"], ["axes", "is_padded"])
-
-
-def if_valid(array: Array, valid: Array) -> Array:
-    """Return an array; unless valid, NaN, the smallest or for unsigned integers the largest number.
-
-    Booleans stay as they are.
-    """
-    if array.dtype == bool:
-        return array
-    if jnp.issubdtype(array.dtype, jnp.integer):
-        limits = jnp.iinfo(array.dtype)
-        return jnp.where(valid, array, limits.min or limits.max)
-    # A product also gives a gradient of NaN.
-    return array * jnp.where(valid, 1, jnp.nan).astype(array.dtype)
 
 
 def is_unknown(value: Any) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
+from jaxlstm.programs.operators.indexing import if_valid
 from jaxlstm.programs.operators.registry import functional_name
 from jaxlstm.programs.sizes.element_rules import ELEMENTS
 from jaxlstm.programs.sizes.prefix import (
@@ -19,7 +20,6 @@ from jaxlstm.programs.sizes.prefix import (
     Prefix,
     UnprovenError,
     array_of,
-    if_valid,
     is_among,
     is_unknown,
     run_proven,

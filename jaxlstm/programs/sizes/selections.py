@@ -10,8 +10,9 @@ from jax import Array
 
 from jaxlstm.programs.operators.axes import axis
 from jaxlstm.programs.operators.dtypes import held
+from jaxlstm.programs.operators.indexing import if_valid
 from jaxlstm.programs.operators.unique import Groups, asked_for, starts_of_groups
-from jaxlstm.programs.sizes.prefix import Count, Prefix, UnprovenError, array_of, if_valid, is_unknown
+from jaxlstm.programs.sizes.prefix import Count, Prefix, UnprovenError, array_of, is_unknown
 
 
 def selected(op: str, kwargs: Mapping[str, Any]) -> Any:

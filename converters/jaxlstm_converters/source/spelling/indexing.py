@@ -35,7 +35,7 @@ def _part(operation: TypedNode, item: str) -> str | None:
 
 def _selected(operation: TypedNode) -> str | None:
     """Return one slice of an axis; an index that is computed may be out of range."""
-    is_known = isinstance(operation["index"], int)
+    is_known = isinstance(operation["index"], int) or operation["in_range"]
     return _part(operation, "index") if is_known else "jnp.take(self, index, axis=dim)"
 
 
