@@ -171,6 +171,8 @@ def test_a_batch_may_have_more_steps_than_its_mask() -> None:
         lambda y: y.transpose(0, 1).var(0),
         lambda y: torch.mean(y, ()),
         lambda y: y.cumsum(1).reshape(-1, 4).amax(0),
+        lambda y: y.sum(1) / (y.size(1) - 1),
+        lambda y: torch.linspace(0, 1, y.shape[1])[:, None] * y,
     ],
 )
 def test_without_a_mask_a_batch_with_longer_steps_gives_nan(function: Any) -> None:

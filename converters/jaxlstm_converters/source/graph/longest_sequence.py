@@ -130,7 +130,8 @@ class _LongestOnly:
 
     def _axis(self, value: Argument, site: Site) -> int | None:
         """Return the only axis of a tensor that torch has cut, if it has one."""
-        texts = site.types[value.name].expressions if isinstance(value, Value) else ()
+        type_ = site.types.get(value.name) if isinstance(value, Value) else None  # None for a number.
+        texts = type_.expressions if type_ is not None else ()
         cut = [axis for axis, text in enumerate(texts) if text in self._longest]
         return cut[0] if len(cut) == 1 else None
 
@@ -160,10 +161,12 @@ class _LongestOnly:
 
     def _product(self, node: Node, site: Site) -> list[Node] | None:
         """Return a product of matrices that sums over the steps up to the longest sequence."""
+        if node.op not in _PRODUCTS:
+            return None
         operands = [node.kwargs.get("self"), node.kwargs.get("other", node.kwargs.get("mat2"))]
         axes = [self._axis(item, site) for item in operands]
         ranks = [len(site.types[item.name].shape) for item in operands if isinstance(item, Value)]
-        if node.op not in _PRODUCTS or min(ranks) < 2 or axes != [ranks[0] - 1, ranks[1] - 2]:
+        if min(ranks) < 2 or axes != [ranks[0] - 1, ranks[1] - 2]:
             return None
         add, names = Added(node, site), [*node.kwargs][:2]
         masked = [self._masked(item, 0.0, add, site) for item in operands if isinstance(item, Value)]
