@@ -96,6 +96,8 @@ def _middle(skips_nan: bool, x: Array) -> Array:
 def _median_along(skips_nan: bool, self: Array, dim: int, keepdim: bool = False) -> tuple[Array, Array]:
     """Return the lower medians along an axis and their indices. Only the elements there have a gradient."""
     rows = jnp.moveaxis(self, axis(self, dim), -1) if self.ndim else self[None]
+    if rows.shape[-1] == 0:
+        raise IndexError(f"the median along axis {dim} needs elements, got the shape {self.shape}")
     indices = _middle(skips_nan, rows)
     both = jnp.take_along_axis(rows, indices, -1), indices.astype(held("int64"))
     shaped = (jnp.moveaxis(x, -1, axis(self, dim)) if keepdim and self.ndim else x.squeeze(-1) for x in both)

@@ -134,7 +134,10 @@ def split(self: Array, split_size: int, dim: int = 0) -> tuple[int, list[Part]]:
 @_register_parts("aten.chunk.default", layout="along")
 def chunk(self: Array, chunks: int, dim: int = 0) -> tuple[int, list[Part]]:
     """Split an axis into at most ``chunks`` parts of equal size; the last part may be smaller."""
-    return split(self, max(-(-self.shape[axis(self, dim)] // chunks), 1), dim)
+    place = axis(self, dim)
+    if self.shape[place] == 0:
+        return place, [slice(0, 0)] * chunks
+    return split(self, -(-self.shape[place] // chunks), dim)
 
 
 @_register_parts(

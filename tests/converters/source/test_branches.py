@@ -165,6 +165,20 @@ def test_other_values_are_nan_where_one_branch_is_written(forward: Callable[...,
     assert np.isnan(written.model(x, n)).all()
 
 
+@pytest.mark.filterwarnings("ignore:from_module fixed parts")
+def test_a_number_that_the_export_fixed_is_none_for_other_values() -> None:
+    def forward(self: Any, x: Tensor) -> tuple[Tensor, int, float]:
+        steps = 0
+        while float(x.sum()) < 100:
+            x, steps = x * 2, steps + 1
+        return x, steps, steps / 2
+
+    written = write(module_of(forward), torch.ones(3) * 3)
+    assert [np.asarray(y).item() for y in written.model(np.ones(3, np.float32) * 3)[1:]] == [4, 2.0]
+    y, steps, half = written.model(np.ones(3, np.float32))
+    assert np.isnan(y).all() and steps == np.iinfo(np.int32).min and np.isnan(half)
+
+
 def pairs(self: Any, x: Tensor, n: Tensor) -> Tensor:
     if n.max() > 9:
         return (x * n[:, None, None]).reshape(x.shape[0], -1, 2, 4).flip(2).reshape(x.shape)

@@ -27,6 +27,7 @@ from jaxlstm.programs.operators.sizes import ASSERTIONS
 from jaxlstm.programs.passes.packed_lengths import ITEMS
 
 TRUTH = TensorType(np.dtype(bool), ())
+_NUMBERS = {int: TensorType(np.dtype(np.int64), ()), float: TensorType(np.dtype(np.float32), ())}
 OPPOSITES = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge", "eq": "ne", "ne": "eq"}
 # A size -> the size without what torch has recorded.
 _SIZES = {"aten.sym_size.int": "jaxlstm.sym_size.int", "aten.sym_numel.default": "jaxlstm.sym_numel.default"}
@@ -187,10 +188,12 @@ class _Guarded:
         for other in others:
             holds = add("aten.logical_and.default", {"self": holds, "other": other}, TRUTH)
         for place, output in enumerate(outputs):
-            type_ = site.types.get(output.name) if isinstance(output, Value) else None
+            # The export may have fixed a number.
+            type_ = site.types.get(output.name) if isinstance(output, Value) else _NUMBERS.get(type(output))
             if type_ is not None and type_.dtype.kind != "b":
                 kwargs = {"condition": holds, "self": output, "other": _number_of_no_result(type_.dtype)}
-                outputs[place] = add("aten.where.ScalarOther", kwargs, type_)
+                op = "aten.where.ScalarOther" if isinstance(output, Value) else "aten.where.Scalar"
+                outputs[place] = add(op, kwargs, type_)
         if outputs == [*node.args]:
             raise ProgramError(
                 "unproven-source",
