@@ -147,8 +147,13 @@ def _require_right_outside_of_jit(program: Any, model: nn.Module, *args: Tensor)
         results = jax.tree.leaves(program(program.params, *map(to_numpy, args)))
     except (ProgramError, IndexError, ValueError, TypeError):
         return
-    # If torch raises an error, so must the program.
-    found = model(*args)
+    try:
+        found = model(*args)
+    except RuntimeError as error:
+        # If torch raises an error, so must the program, unless torch says that it lacks a kernel.
+        if "inputs are supported" in str(error):
+            return
+        raise
     for actual, expected in zip(results, [found] if isinstance(found, Tensor) else found, strict=True):
         np.testing.assert_allclose(actual, to_numpy(expected), rtol=1e-5, atol=1e-5)
 
