@@ -20,6 +20,7 @@ from jaxlstm.programs.operators.registry import Operator, find_operator, functio
 from jaxlstm.programs.passes.functionalize import functionalize
 from jaxlstm.programs.passes.known_draws import known_draws
 from jaxlstm.programs.passes.known_sizes import known_sizes
+from jaxlstm.programs.passes.merged_axes import whole_axes
 from jaxlstm.programs.passes.ranges import from_zero
 from jaxlstm.programs.passes.shown_conditions import with_shown_condition
 from jaxlstm.programs.passes.tiny_offsets import without_tiny_offset
@@ -51,7 +52,7 @@ def accept(graph: Graph, types: Mapping[str, TensorType] | None = None) -> tuple
     _require_unshared(graph, mutated)
     if pure is not graph:
         _operators_of(pure)
-    pure = whole_arrays(known_sizes(pure), types or {})
+    pure = whole_arrays(whole_axes(known_sizes(pure), types or {}), types or {})
     return rewrite(pure, without_tiny_offset, from_zero, _with_accepted_functions), mutated
 
 

@@ -24,6 +24,7 @@ from jaxlstm.programs.passes.orders import (
     Order,
     Orders,
     channel_order,
+    dims_of,
     first_tensor,
     is_convolution,
     own_order,
@@ -107,17 +108,6 @@ def _tensors(state: Orders, node: Node, operator: Operator) -> list[Value]:
     return typed if alike and len(typed) == len(argument if isinstance(argument, tuple) else (1,)) else []
 
 
-def _dims(node: Node, operator: Operator, rank: int) -> tuple[str, Any, tuple[int, ...]] | None:
-    """Return the name of the argument with axes, its value, and the axes as a tuple; None if unknown."""
-    names = [name for name in ("dim", "dims") if name in operator.signature.parameters]
-    name = names[0] if names else ""
-    value: Any = node.kwargs.get(name, operator.signature.parameters[name].default) if names else None
-    listed = (value,) if isinstance(value, int) else () if value is None else value
-    if not isinstance(listed, tuple) or not all(type(dim) is int and -rank <= dim < rank for dim in listed):
-        return None
-    return name, value, tuple(dim % rank for dim in listed)
-
-
 def _arrays(
     state: Orders, node: Node, operator: Operator, tensors: Sequence[Value], order: Order
 ) -> dict[str, Any]:
@@ -132,7 +122,7 @@ def _by_axes(
 ) -> Node | None:
     """Emit a node with its axes renamed; ``order_after`` returns the order of the results."""
     tensors = _tensors(state, node, operator)
-    named_dims = _dims(node, operator, state.rank(tensors[0])) if tensors else None
+    named_dims = dims_of(node, operator, state.rank(tensors[0])) if tensors else None
     if named_dims is None:
         return None
     name, value, dims = named_dims
@@ -193,7 +183,7 @@ def _writes(state: Orders, node: Node, operator: Operator) -> Node | None:
 
 def _squeezes(state: Orders, node: Node, operator: Operator) -> Node | None:
     operand = _single(state, node, operator)
-    dims = operand and _dims(node, operator, state.rank(operand[0]))
+    dims = operand and dims_of(node, operator, state.rank(operand[0]))
     if not operand or not dims:
         return None
     value, order, rank = operand

@@ -231,3 +231,14 @@ def _common_depth(first: Sequence[ModuleCall], second: Sequence[ModuleCall]) -> 
     """Return the number of calls, from the outermost one, that two nodes share."""
     pairs = zip(first, second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0].key == pair[1].key, pairs))
+
+
+def dims_of(node: Node, operator: Operator, rank: int) -> tuple[str, Any, tuple[int, ...]] | None:
+    """Return the name of the argument with axes, its value, and the axes as a tuple; None if unknown."""
+    names = [name for name in ("dim", "dims") if name in operator.signature.parameters]
+    name = names[0] if names else ""
+    value: Any = node.kwargs.get(name, operator.signature.parameters[name].default) if names else None
+    listed = (value,) if isinstance(value, int) else () if value is None else value
+    if not isinstance(listed, tuple) or not all(type(dim) is int and -rank <= dim < rank for dim in listed):
+        return None
+    return name, value, tuple(dim % rank for dim in listed)

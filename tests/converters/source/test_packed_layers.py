@@ -186,3 +186,63 @@ def test_without_a_mask_a_batch_with_longer_steps_gives_nan(function: Any) -> No
     for result in jax.tree.leaves(written.model(np.ones((3, 6, 3), np.float32), np.array([2, 5, 1]))):
         limit = np.iinfo(result.dtype).min if result.dtype.kind == "i" else np.nan
         np.testing.assert_array_equal(result, np.full(result.shape, limit, result.dtype))
+
+
+ROWS: dict[str, Any] = {
+    "layers": lambda self, rows: nn.functional.log_softmax(self.norm(self.linear(rows).relu()), dim=1),
+    "matrix": lambda self, rows: torch.mm(rows, self.linear.weight),
+    "one number": lambda self, rows: (rows @ self.linear.weight[0]).sigmoid(),
+    "parts": lambda self, rows: torch.cat([a * b.sigmoid() for a, b in [rows.chunk(2, 1)]] * 2, 1),
+    "reductions": lambda self, rows: rows - rows.mean(1, keepdim=True) * rows.amax(1)[:, None],
+    "new axes": lambda self, rows: torch.stack([rows, rows.tanh()], 1).sum(1),
+    "places": lambda self, rows: rows.gather(1, rows.argsort(1)) * rows.topk(1, 1)[0],
+    "slope": lambda self, rows: self.prelu(rows[:, 1:3]),
+    "classes": lambda self, rows: self.embedding(rows.argmax(1)),
+}
+MIXED: dict[str, Any] = {
+    "mean of rows": lambda self, rows: rows - rows.mean(0),
+    "softmax over rows": lambda self, rows: rows.softmax(0),
+    "other rows": lambda self, rows: rows + rows.flip(0),
+    "running sum": lambda self, rows: rows.cumsum(0),
+}
+
+
+def of_rows(function: Any) -> nn.Module:
+    """Return a model that merges batch and steps for a function of rows, and splits them again."""
+
+    def forward(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        sequences = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, _ = rnn.pad_packed_sequence(self.lstm(sequences)[0], batch_first=True)
+        batch, steps, size = y.shape
+        return function(self, y.contiguous().view(-1, size)).view(batch, steps, -1)
+
+    layers = {
+        "linear": nn.Linear(4, 4),
+        "norm": nn.LayerNorm(4),
+        "embedding": nn.Embedding(4, 3),
+        "prelu": nn.PReLU(),
+    }
+    return module_of(forward, lstm=nn.LSTM(3, 4, batch_first=True), **layers)
+
+
+@pytest.mark.parametrize("name", [*ROWS, *MIXED])
+def test_rows_that_are_split_again_are_never_merged(name: str) -> None:
+    module, x = of_rows((ROWS | MIXED)[name]), torch.randn(3, 5, 3)
+    written = write(module, x, torch.tensor([2, 5, 3]))
+    assert ("nan" in written.text) == (name in MIXED)
+    for lengths in ([2, 5, 3], [2, 4, 3], [1, 1, 1]):
+        arguments = x.numpy(), np.array(lengths)
+        expected = to_numpy(module(x, torch.tensor(lengths)))
+        for function in (written.program.__call__, jax.jit(written.program.__call__)):
+            result = np.asarray(function(written.program.params, *arguments))[:, : max(lengths)]
+            if name in MIXED and np.isnan(result).any():
+                assert max(lengths) < 5
+            else:
+                np.testing.assert_allclose(result, expected, atol=1e-5)
+        result = np.asarray(written.model(*arguments))[:, : max(lengths)]
+        if name not in MIXED or max(lengths) == 5:
+            np.testing.assert_allclose(result, expected, atol=1e-5)
+        else:
+            assert np.isnan(result).all()
+    if name in ROWS and name not in ("classes", "places"):
+        assert_holds(written, x, torch.tensor([2, 4, 3]))
